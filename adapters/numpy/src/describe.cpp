@@ -1,0 +1,108 @@
+// ndarray -> Loan.
+#include <algorithm>
+#include <bit>
+
+#include "dlbridge/numpy.h"
+#include "dtype_map.h"
+#include "loan_base.h"
+#include "numpy_api.h"
+#include "python_owner.h"
+
+namespace dlbridge {
+namespace {
+
+// numpy.ma.MaskedArray, if anyone imported numpy.ma: without that no instance can exist. Borrowed.
+PyObject* masked_array_type() noexcept {
+  PyObject* modules = PyImport_GetModuleDict();
+  PyObject* module = modules ? PyDict_GetItemString(modules, "numpy.ma") : nullptr;
+  PyObject* type = module ? PyObject_GetAttrString(module, "MaskedArray") : nullptr;
+  if (type == nullptr) {
+    PyErr_Clear();
+    return nullptr;
+  }
+  Py_DECREF(type);  // the module keeps it
+  return type;
+}
+
+bool is_masked(PyObject* array) noexcept {
+  if (Py_TYPE(array) == &PyArray_Type) [[likely]]
+    return false;
+  PyObject* type = masked_array_type();
+  return type != nullptr && PyType_IsSubtype(Py_TYPE(array), reinterpret_cast<PyTypeObject*>(type));
+}
+
+// Byte strides to element strides. Returns false where one does not divide, extents of 0 and 1 aside.
+bool read_strides(PyArrayObject* array, int64_t itemsize, Loan& loan) noexcept {
+  const npy_intp* shape = PyArray_DIMS(array);
+  const npy_intp* stride_bytes = PyArray_STRIDES(array);
+  const int ndim = PyArray_NDIM(array);
+  const auto size = static_cast<uint64_t>(itemsize);
+  // Every type that can be shared has a power of two as its size: shifting is exact, negative strides included.
+  const int shift = std::countr_zero(size);
+  int64_t odd = 0;
+  bool empty = false;
+  for (int i = 0; i < ndim; ++i) {
+    loan.shape()[i] = shape[i];
+    loan.strides()[i] = stride_bytes[i] >> shift;
+    if (shape[i] > 1) odd |= stride_bytes[i];
+    empty |= shape[i] == 0;
+  }
+  return empty || (static_cast<uint64_t>(odd) & (size - 1)) == 0;
+}
+
+// The loan behind an array of ours, through any number of NumPy views.
+Owner origin_of(PyArrayObject* array) noexcept {
+  PyObject* base = PyArray_BASE(array);
+  while (base != nullptr && Py_TYPE(base) != &loan_base_type && PyArray_Check(base))
+    base = PyArray_BASE(as_array(base));
+  if (base == nullptr || Py_TYPE(base) != &loan_base_type) return {};
+  return reinterpret_cast<LoanBase*>(base)->owner;
+}
+
+}  // namespace
+
+bool is_ndarray(PyObject* object) noexcept { return PyArray_Check(object); }
+
+void describe_ndarray(PyObject* object, Loan& loan) {
+  PyArrayObject* array = as_array(object);
+  loan.set_rank(PyArray_NDIM(array));
+  TensorView& view = loan.view();
+  view.data = PyArray_DATA(array);
+  view.access = PyArray_ISWRITEABLE(array) ? Access::writable : Access::read_only;
+  if (is_masked(object)) [[unlikely]]
+    view.obstacles.add(ErrorCode::masked_array);
+  if (PyArray_CHKFLAGS(array, NPY_ARRAY_WRITEBACKIFCOPY)) [[unlikely]]
+    view.obstacles.add(ErrorCode::writeback_if_copy);
+  const DTypeEntry& entry = entry_for(PyArray_TYPE(array));
+  if (!entry.held) [[unlikely]] {
+    view.obstacles.add(ErrorCode::unsupported_dtype);
+    view.found = entry.refused;
+    view.dtype = DType(TypeCode::opaque, 8);
+    std::copy_n(PyArray_DIMS(array), view.ndim, loan.shape());
+    std::fill_n(loan.strides(), view.ndim, 0);
+    return;
+  }
+  view.dtype = entry.dtype;
+  const DType dtype(entry.dtype);
+  view.subbyte_padded = dtype.is_subbyte();
+  if (!PyArray_ISNOTSWAPPED(array)) [[unlikely]]
+    view.obstacles.add(ErrorCode::byte_order);
+  if (!read_strides(array, dtype.itemsize(), loan)) [[unlikely]]
+    view.obstacles.add(ErrorCode::stride_not_multiple);
+}
+
+void lend_ndarray(PyObject* array, Loan& loan) noexcept {
+  loan.attach({Py_NewRef(array), release_python_object});
+  if (PyArray_BASE(as_array(array)) != nullptr) loan.origin = origin_of(as_array(array));
+}
+
+Loan share_ndarray(PyObject* array) {
+  Loan loan;
+  describe_ndarray(array, loan);
+  const Plan decision = plan(loan.view(), neutral_traits(), {});
+  if (decision.verdict != Verdict::share) throw refusal(loan.view(), neutral_traits(), {}, decision);
+  lend_ndarray(array, loan);
+  return loan;
+}
+
+}  // namespace dlbridge

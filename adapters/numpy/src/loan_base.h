@@ -1,0 +1,21 @@
+// LoanBase: the Python object that stands behind an ndarray of ours and owns the loan's memory.
+#pragma once
+
+#include <Python.h>
+
+#include "dlbridge/loan.h"
+
+namespace dlbridge {
+
+struct LoanBase {
+  PyObject_HEAD
+  Owner owner;
+};
+
+/// The type, ready for use after initialize_numpy(). Instances hold no Python objects.
+extern PyTypeObject loan_base_type;
+
+/// A new LoanBase without an owner, or null with MemoryError set.
+LoanBase* new_loan_base() noexcept;
+
+}  // namespace dlbridge

@@ -1,0 +1,114 @@
+// Loan -> ndarray, and memory of NumPy's own for copies.
+#include <algorithm>
+#include <array>
+#include <string>
+
+#include "dlbridge/layout.h"
+#include "dlbridge/numpy.h"
+#include "dtype_map.h"
+#include "loan_base.h"
+#include "numpy_api.h"
+
+namespace dlbridge {
+namespace {
+
+// Stands in for the null pointer of an empty tensor, which NumPy would take as "allocate".
+char g_no_elements = 0;
+
+constexpr int32_t kMaxNdim = 64;
+
+PyArray_Descr* new_descriptor(DLDataType dtype) {
+  PyArray_Descr* descriptor = descriptor_for(dtype);
+  if (descriptor == nullptr) {
+    throw Error(ErrorCode::unsupported_dtype, "dtype",
+                "dtype is " + DType(dtype).name() + ", which NumPy does not have here");
+  }
+  Py_INCREF(descriptor);
+  return descriptor;
+}
+
+// An array over `data`, without a base; `data` null: NumPy allocates.
+PyObject* new_array(const TensorView& view, const int64_t* strides, DLDataType dtype, void* data,
+                    int flags) {
+  PyArray_Descr* descriptor = new_descriptor(dtype);
+  std::array<npy_intp, kMaxNdim> stride_bytes;
+  const int64_t itemsize = DType(dtype).itemsize();
+  for (int32_t i = 0; i < view.ndim; ++i) stride_bytes[i] = strides[i] * itemsize;
+  PyObject* array = PyArray_NewFromDescr(&PyArray_Type, descriptor, view.ndim, view.shape,
+                                         stride_bytes.data(), data, flags, nullptr);
+  if (array == nullptr) throw_python_error();
+  return array;
+}
+
+// An array over memory that someone else keeps alive while it is used.
+PyObject* borrow(const TensorView& memory, int flags) {
+  return new_array(memory, memory.strides, memory.dtype, memory.data ? memory.data : &g_no_elements,
+                   flags);
+}
+
+bool is_writable(const TensorView& view) noexcept {
+  if (view.access != Access::writable) return false;
+  for (int32_t i = 0; i < view.ndim; ++i) {
+    if (view.strides[i] == 0 && view.shape[i] > 1) return false;  // one write would show in many places
+  }
+  return true;
+}
+
+}  // namespace
+
+PyObject* to_ndarray(Loan&& loan) {
+  const TensorView& view = loan.view();
+  if (view.ndim > kMaxNdim) {
+    throw Error(ErrorCode::too_many_dimensions, "ndim",
+                "ndim is " + std::to_string(view.ndim) + "; NumPy has at most 64 dimensions");
+  }
+  LoanBase* base = new_loan_base();
+  if (base == nullptr) throw_python_error();
+  PyObject* array = nullptr;
+  try {
+    array = new_array(view, view.strides, view.dtype, view.data ? view.data : &g_no_elements,
+                      is_writable(view) ? NPY_ARRAY_WRITEABLE : 0);
+  } catch (...) {
+    Py_DECREF(base);
+    throw;
+  }
+  // Steals the base, also when it fails, which it does only for a base that is the array itself.
+  if (PyArray_SetBaseObject(as_array(array), reinterpret_cast<PyObject*>(base)) < 0) {
+    Py_DECREF(array);
+    throw_python_error();
+  }
+  base->owner = loan.release_owner();
+  return array;
+}
+
+PyObject* empty_ndarray(const TensorView& like, DLDataType dtype, Loan& memory) {
+  memory.set_rank(like.ndim);
+  std::copy_n(like.shape, like.ndim, memory.shape());
+  dense_strides_like(like, memory.strides());
+  TensorView& view = memory.view();
+  view.dtype = dtype;
+  view.subbyte_padded = DType(dtype).is_subbyte();
+  PyObject* array = new_array(view, view.strides, dtype, nullptr, 0);
+  view.data = PyArray_DATA(as_array(array));
+  return array;
+}
+
+void fill_from_ndarray(PyObject* array, const TensorView& dst) {
+  PyObject* target = borrow(dst, NPY_ARRAY_WRITEABLE);
+  const int status = PyArray_CopyInto(as_array(target), as_array(array));
+  Py_DECREF(target);
+  if (status < 0) throw_python_error();
+}
+
+void cast_with_numpy(const TensorView& src, const TensorView& dst) {
+  PyObject* source = borrow(src, 0);
+  try {
+    fill_from_ndarray(source, dst);
+  } catch (...) {
+    Py_DECREF(source);
+    throw;
+  }
+  Py_DECREF(source);
+}
+
+}  // namespace dlbridge

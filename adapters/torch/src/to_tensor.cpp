@@ -1,0 +1,165 @@
+// Loan -> at::Tensor, and memory of torch's own for copies.
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/lift_fresh.h>
+#include <c10/core/CPUAllocator.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <string>
+
+#include "dlbridge/layout.h"
+#include "dlbridge/torch.h"
+#include "plain_dispatch.h"
+#include "shared_bytes.h"
+
+namespace dlbridge {
+namespace {
+
+caffe2::TypeMeta type_meta(DLDataType dtype) {
+  const auto scalar = scalar_type_of(dtype);
+  if (!scalar) {
+    throw Error(ErrorCode::unsupported_dtype, "dtype",
+                "dtype is " + DType(dtype).name() + ", which torch does not have");
+  }
+  return caffe2::TypeMeta::fromScalarType(*scalar);
+}
+
+c10::Device torch_device(DLDevice device) {
+  switch (Device(device).type()) {
+    case DeviceType::cpu:
+    case DeviceType::cuda_host:
+      return c10::Device(c10::kCPU);
+    case DeviceType::cuda:
+    case DeviceType::cuda_managed:
+      return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device.device_id));
+    default:
+      throw Error(ErrorCode::unsupported_device, "device",
+                  "device is " + Device(device).name() + ", which torch does not take");
+  }
+}
+
+// Writes canonical strides for dimensions that take any: size 1, and all of an empty tensor's.
+void canonicalise_strides(Loan& loan) noexcept {
+  const TensorView& view = loan.view();
+  bool any = false;
+  bool empty = false;
+  for (int32_t i = 0; i < view.ndim; ++i) {
+    any |= view.shape[i] == 1;
+    empty |= view.shape[i] == 0;
+  }
+  if (empty) return compact_strides(view.extents(), loan.strides());
+  if (!any) return;
+  for (int32_t i = view.ndim - 1; i >= 0; --i) {
+    if (view.shape[i] != 1) continue;
+    loan.strides()[i] = i + 1 < view.ndim ? view.strides[i + 1] * view.shape[i + 1] : 1;
+  }
+}
+
+// Bytes from the first element to the end of the last. Requires: no negative strides.
+int64_t span_bytes(const TensorView& view) noexcept {
+  int64_t last = 0;
+  for (int32_t i = 0; i < view.ndim; ++i) {
+    if (view.shape[i] == 0) return 0;
+    last += (view.shape[i] - 1) * view.strides[i];
+  }
+  return (last + 1) * view.itemsize();
+}
+
+at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl> storage, int64_t offset,
+                       const TensorView& view, caffe2::TypeMeta meta) {
+  const auto key = storage->device_type() == c10::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
+  auto impl = c10::make_intrusive<c10::TensorImpl>(c10::Storage(std::move(storage)),
+                                                   c10::DispatchKeySet(key), meta);
+  const auto rank = static_cast<size_t>(view.ndim);
+  impl->set_sizes_and_strides({view.shape, rank}, {view.strides, rank}, offset);
+  return at::Tensor(std::move(impl));
+}
+
+// The tensor over the storage that the memory was exported from, if it is still there and holds all of the view.
+at::Tensor back_to_storage(const Loan& loan, caffe2::TypeMeta meta) {
+  auto storage = storage_behind(loan.origin);
+  if (!storage) return {};
+  const TensorView& view = loan.view();
+  const int64_t offset = static_cast<char*>(view.data) -
+                         static_cast<char*>(storage->_mutable_data_ptr_no_checks().get());
+  const int64_t itemsize = view.itemsize();
+  if (offset < 0 || offset % itemsize != 0 ||
+      offset + span_bytes(view) > static_cast<int64_t>(storage->nbytes())) {
+    return {};
+  }
+  return make_tensor(std::move(storage), offset / itemsize, view, meta);
+}
+
+at::Tensor new_storage(Loan& loan, caffe2::TypeMeta meta) {
+  const TensorView& view = loan.view();
+  const c10::Device device = torch_device(view.device);
+  // From here on the DataPtr owns, whatever fails.
+  const Owner owner = loan.release_owner();
+  at::DataPtr data(view.data, owner.context, owner ? owner.release : nullptr, device);
+  auto storage = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(),
+                                                       span_bytes(view), std::move(data), nullptr,
+                                                       /*resizable=*/false);
+  return make_tensor(std::move(storage), 0, view, meta);
+}
+
+// A tensor over memory that someone else keeps alive while it is used.
+at::Tensor borrow(const TensorView& memory) {
+  Loan loan;
+  loan.set_rank(memory.ndim);
+  std::copy_n(memory.shape, memory.ndim, loan.shape());
+  std::copy_n(memory.strides, memory.ndim, loan.strides());
+  loan.view().data = memory.data;
+  loan.view().dtype = memory.dtype;
+  loan.view().device = memory.device;
+  return to_tensor(std::move(loan));
+}
+
+}  // namespace
+
+at::Tensor finish_copy(at::Tensor&& tensor) {
+  if (dispatch_is_plain()) [[likely]]
+    return std::move(tensor);
+  return at::lift_fresh(tensor);
+}
+
+at::Tensor to_tensor(Loan&& loan) {
+  const caffe2::TypeMeta meta = type_meta(loan.view().dtype);
+  canonicalise_strides(loan);
+  at::Tensor tensor;
+  if (loan.origin.release != nullptr) tensor = back_to_storage(loan, meta);
+  if (!tensor.defined()) tensor = new_storage(loan, meta);
+  tensor = finish_copy(std::move(tensor));
+  loan.reset();
+  return tensor;
+}
+
+at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) {
+  memory.set_rank(like.ndim);
+  std::copy_n(like.shape, like.ndim, memory.shape());
+  dense_strides_like(like, memory.strides());
+  TensorView& view = memory.view();
+  view.dtype = dtype;
+  const caffe2::TypeMeta meta = type_meta(dtype);
+  auto storage = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), view.nbytes(),
+                                                       c10::GetCPUAllocator(), /*resizable=*/true);
+  view.data = storage->_mutable_data_ptr_no_checks().get();
+  return make_tensor(std::move(storage), 0, view, meta);
+}
+
+void fill_from_tensor(const at::Tensor& tensor, const TensorView& dst) {
+  const PlainDispatchGuard plain;
+  const c10::AutoGradMode no_grad(false);
+  try {
+    borrow(dst).copy_(tensor);
+  } catch (const c10::Error& error) {
+    throw Error(ErrorCode::framework_error, "tensor",
+                std::string("torch could not copy the tensor: ") + error.what_without_backtrace());
+  }
+}
+
+void cast_with_torch(const TensorView& src, const TensorView& dst) {
+  const PlainDispatchGuard plain;
+  fill_from_tensor(borrow(src), dst);
+}
+
+}  // namespace dlbridge

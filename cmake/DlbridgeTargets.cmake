@@ -1,0 +1,36 @@
+# What every target of the project shares: standard, warnings, visibility, sanitizers, names and install rules.
+
+add_library(dlbridge_flags INTERFACE)
+target_compile_features(dlbridge_flags INTERFACE cxx_std_20)
+target_compile_options(dlbridge_flags INTERFACE
+  -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual -Woverloaded-virtual -Wformat=2 -Wno-missing-field-initializers -Werror
+  -fvisibility=hidden -fvisibility-inlines-hidden -fno-plt -fno-semantic-interposition)
+target_link_options(dlbridge_flags INTERFACE -Wl,-z,now)
+if(DLBRIDGE_SANITIZE)
+  set(sanitize -fsanitize=${DLBRIDGE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  target_compile_options(dlbridge_flags INTERFACE ${sanitize})
+  target_link_options(dlbridge_flags INTERFACE ${sanitize})
+endif()
+
+set(DLBRIDGE_SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
+set(DLBRIDGE_COMPONENTS "" CACHE INTERNAL "")
+# One folder for all libraries of the build tree, so that RPATH $ORIGIN finds them there as it does when installed.
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+
+# dlbridge_library(target NAME file-name COMPONENT name [OPEN]): a public shared library in the module whose folder we are
+# in. OPEN: symbols may be left to the process that loads it (Python's).
+function(dlbridge_library target)
+  cmake_parse_arguments(arg "OPEN" "NAME;COMPONENT" "" ${ARGN})
+  target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:dlbridge_flags>)
+  if(NOT arg_OPEN AND NOT DLBRIDGE_SANITIZE)  # a sanitizer's runtime comes with the executable
+    target_link_options(${target} PRIVATE -Wl,--no-undefined)
+  endif()
+  target_compile_features(${target} PUBLIC cxx_std_20)
+  target_include_directories(${target} PUBLIC
+    $<BUILD_INTERFACE:${CMAKE_CURRENT_SOURCE_DIR}/include> $<INSTALL_INTERFACE:include>)
+  set_target_properties(${target} PROPERTIES
+    OUTPUT_NAME ${arg_NAME} EXPORT_NAME ${arg_COMPONENT}
+    VERSION ${DLBRIDGE_SOVERSION} SOVERSION ${DLBRIDGE_SOVERSION}
+    BUILD_RPATH_USE_ORIGIN ON INSTALL_RPATH "$ORIGIN" POSITION_INDEPENDENT_CODE ON)
+  set(DLBRIDGE_COMPONENTS ${DLBRIDGE_COMPONENTS} ${arg_COMPONENT} CACHE INTERNAL "")
+endfunction()

@@ -1,0 +1,9 @@
+// Visibility of public symbols. Every module is compiled with hidden visibility; what a header promises carries
+// DLBRIDGE_API, everything else stays inside its shared library.
+#pragma once
+
+#if defined(_WIN32)
+#error "dlbridge supports ELF and Mach-O platforms only"
+#endif
+
+#define DLBRIDGE_API __attribute__((visibility("default")))

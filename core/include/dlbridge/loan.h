@@ -1,0 +1,112 @@
+// Loan: the neutral value that every adapter gives and takes, made on the stack.
+//
+// Holds a description (shape and strides inline up to rank 8) and, once lent, the owner of the memory. Move-only.
+// Whoever holds a Loan with an owner keeps the memory alive; destroying it gives the memory back exactly once.
+// Thread: a Loan is used by one thread at a time; its release may run on any thread.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <new>
+#include <utility>
+
+#include "dlbridge/export.h"
+#include "dlbridge/tensor_view.h"
+
+namespace dlbridge {
+
+/// One share in some memory: an opaque pointer and the function that gives it back. A null release means nobody
+/// has to be told.
+struct Owner {
+  using Release = void (*)(void*) noexcept;
+
+  void* context = nullptr;
+  Release release = nullptr;
+
+  explicit operator bool() const noexcept { return release != nullptr; }
+};
+
+class Loan {
+ public:
+  static constexpr int32_t kInlineRank = 8;
+
+  Loan() noexcept { view_.shape = view_.strides = inline_; }
+  Loan(Loan&& other) noexcept { take(other); }
+  Loan& operator=(Loan&& other) noexcept {
+    if (this != &other) {
+      reset();
+      take(other);
+    }
+    return *this;
+  }
+  Loan(const Loan&) = delete;
+  Loan& operator=(const Loan&) = delete;
+  ~Loan() { reset(); }
+
+  const TensorView& view() const noexcept { return view_; }
+  /// The description, to be filled in by an adapter. `shape` and `strides` are set by set_rank alone.
+  TensorView& view() noexcept { return view_; }
+
+  /// Makes room for `ndim` extents and strides, whose values are not set. Throws std::bad_alloc above kInlineRank.
+  void set_rank(int32_t ndim) {
+    if (ndim > kInlineRank) [[unlikely]]
+      heap_.reset(new int64_t[2 * static_cast<size_t>(ndim)]);
+    view_.ndim = ndim;
+    view_.shape = base();
+    view_.strides = base() + stride_offset();
+  }
+  int64_t* shape() noexcept { return base(); }
+  int64_t* strides() noexcept { return base() + stride_offset(); }
+
+  /// Owns: from here on the loan gives `owner` back. Requires: no owner yet.
+  void attach(Owner owner) noexcept { owner_ = owner; }
+  bool has_owner() const noexcept { return static_cast<bool>(owner_); }
+  const Owner& owner() const noexcept { return owner_; }
+
+  /// Moves the owner out: the caller gives it back. The description stays.
+  [[nodiscard]] Owner release_owner() noexcept { return std::exchange(owner_, Owner{}); }
+
+  /// The deepest owner known behind the memory: identity only, borrowed, kept alive by owner(). An adapter that
+  /// finds its own release function here recognises memory that it lent itself.
+  Owner origin;
+
+  /// Gives the memory back, if it was lent, and forgets the description.
+  void reset() noexcept {
+    if (owner_) [[unlikely]] {
+      const Owner owner = release_owner();
+      owner.release(owner.context);
+    }
+    heap_.reset();
+    view_ = TensorView{};
+    view_.shape = view_.strides = inline_;
+    origin = Owner{};
+  }
+
+ private:
+  int64_t* base() noexcept { return heap_ ? heap_.get() : inline_; }
+  int32_t stride_offset() const noexcept { return heap_ ? view_.ndim : kInlineRank; }
+
+  void take(Loan& other) noexcept {
+    view_ = other.view_;
+    heap_ = std::move(other.heap_);
+    owner_ = other.release_owner();
+    origin = std::exchange(other.origin, Owner{});
+    if (!heap_) {
+      for (int32_t i = 0; i < view_.ndim; ++i) {
+        inline_[i] = other.inline_[i];
+        inline_[kInlineRank + i] = other.inline_[kInlineRank + i];
+      }
+    }
+    view_.shape = base();
+    view_.strides = base() + stride_offset();
+    other.view_ = TensorView{};
+    other.view_.shape = other.view_.strides = other.inline_;
+  }
+
+  TensorView view_;
+  Owner owner_;
+  std::unique_ptr<int64_t[]> heap_;
+  int64_t inline_[2 * kInlineRank];  // shape, then strides; set only up to the rank
+};
+
+}  // namespace dlbridge

@@ -1,0 +1,66 @@
+// TensorView: what one side says about its memory. Borrowed, trivially copyable, never owns.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "dlbridge/device.h"
+#include "dlbridge/dlpack.h"
+#include "dlbridge/dtype.h"
+#include "dlbridge/error.h"
+
+namespace dlbridge {
+
+/// How much is known about whether memory may be written.
+enum class Access : uint8_t {
+  writable,
+  read_only,
+  unknown,  ///< a legacy capsule cannot say (rule 74)
+};
+
+/// A borrowed description of strided memory. `shape` and `strides` belong to someone else and live as long as the
+/// Loan or descriptor that the view was taken from.
+struct TensorView {
+  void* data = nullptr;         ///< first element (byte_offset folded in where the device has addresses)
+  uint64_t byte_offset = 0;     ///< non-zero only where `data` is an opaque handle
+  const int64_t* shape = nullptr;
+  const int64_t* strides = nullptr;  ///< in elements; never null above rank 0
+  int32_t ndim = 0;
+  DLDevice device{static_cast<DLDeviceType>(1), 0};
+  DLDataType dtype{2, 32, 1};
+  Access access = Access::writable;
+  bool is_copied = false;        ///< the memory was copied for this exchange (DLPack's IS_COPIED)
+  bool subbyte_padded = false;   ///< elements below a byte are padded to one
+  ReasonSet obstacles;           ///< what the source itself says stands against sharing (conj bit, mask …)
+  const char* found = nullptr;   ///< static text naming what the first obstacle is about, or null
+
+  std::span<const int64_t> extents() const noexcept {
+    return {shape, static_cast<size_t>(ndim)};
+  }
+  std::span<const int64_t> stride_elements() const noexcept {
+    return {strides, static_cast<size_t>(ndim)};
+  }
+  int64_t itemsize() const noexcept { return DType(dtype).itemsize(); }
+
+  /// Product of the extents; 1 at rank 0. Requires: a validated view (no overflow).
+  int64_t size() const noexcept {
+    int64_t count = 1;
+    for (int32_t i = 0; i < ndim; ++i) count *= shape[i];
+    return count;
+  }
+
+  /// Bytes that the elements need when packed densely; broadcast dimensions count in full.
+  int64_t nbytes() const noexcept {
+    const DType type(dtype);
+    if (type.is_subbyte() && !subbyte_padded) return (size() * type.item_bits() + 7) / 8;
+    return size() * type.itemsize();
+  }
+
+  /// DLPack's flag word for this memory. Unknown access counts as read-only.
+  uint32_t flags() const noexcept {
+    return (access == Access::writable ? 0u : kReadOnly) | (is_copied ? kIsCopied : 0u) |
+           (subbyte_padded ? kSubbytePadded : 0u);
+  }
+};
+
+}  // namespace dlbridge

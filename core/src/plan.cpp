@@ -1,0 +1,179 @@
+#include "dlbridge/plan.h"
+
+#include <limits>
+
+#include "dlbridge/layout.h"
+#include "dlbridge/transfer.h"
+
+namespace dlbridge {
+namespace {
+
+constexpr ReasonSet kCuredByCopy = [] {
+  enum class Cure { never, copy, dtype, device };
+  ReasonSet set;
+#define DLBRIDGE_X(code, field, cure) \
+  if (Cure::cure == Cure::copy) set.add(ErrorCode::code);
+  DLBRIDGE_REASON_CODES(DLBRIDGE_X)
+#undef DLBRIDGE_X
+  return set;
+}();
+
+constexpr ReasonSet kCuredByCast = [] {
+  enum class Cure { never, copy, dtype, device };
+  ReasonSet set;
+#define DLBRIDGE_X(code, field, cure) \
+  if (Cure::cure == Cure::dtype) set.add(ErrorCode::code);
+  DLBRIDGE_REASON_CODES(DLBRIDGE_X)
+#undef DLBRIDGE_X
+  return set;
+}();
+
+ReasonSet float4_reasons(const TensorView& view, const TargetTraits& target) noexcept {
+  const DType type(view.dtype);
+  if (target.float4 == Float4::both) return {};
+  if (type == kFloat4Pair) {
+    if (target.float4 == Float4::pairs) return {};
+    if (target.float4 == Float4::padded) return ErrorCode::float4_packing;
+  }
+  if (type == kFloat4Padded && view.subbyte_padded) {
+    if (target.float4 == Float4::padded) return {};
+    if (target.float4 == Float4::pairs) {
+      const bool even = view.ndim > 0 && view.shape[view.ndim - 1] % 2 == 0;
+      return even ? ErrorCode::float4_packing : ErrorCode::float4_odd_extent;
+    }
+  }
+  return target.dtypes_missing.contains(kFloat4Padded) ? ErrorCode::missing_ml_dtypes
+                                                       : ErrorCode::unsupported_dtype;
+}
+
+ReasonSet dtype_reasons(const TensorView& view, const TargetTraits& target) noexcept {
+  const DType type(view.dtype);
+  if (target.dtypes.contains(type)) [[likely]] {
+    if (type.is_subbyte() && !view.subbyte_padded && !target.packed_subbyte)
+      return ErrorCode::packed_subbyte;
+    return {};
+  }
+  if (type.code() == TypeCode::float4_e2m1fn) return float4_reasons(view, target);
+  if (target.every_dtype && type.is_known()) return {};
+  if (target.dtypes_missing.contains(type)) return ErrorCode::missing_ml_dtypes;
+  return ErrorCode::unsupported_dtype;
+}
+
+// A type the target can be asked for by name.
+bool can_hold(DType type, const TargetTraits& target) noexcept {
+  return target.dtypes.contains(type) || (target.every_dtype && type.is_known());
+}
+
+bool is_aligned(const TensorView& view) noexcept {
+  // torch's complex types and the vector loads its compiler emits assume the whole element's size, up to 16 bytes.
+  const int64_t itemsize = view.itemsize();
+  const uintptr_t alignment = itemsize >= 16 ? 16 : static_cast<uintptr_t>(itemsize);
+  if ((alignment & (alignment - 1)) != 0) return true;
+  return (reinterpret_cast<uintptr_t>(view.data) & (alignment - 1)) == 0;
+}
+
+ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target) noexcept {
+  ReasonSet reasons;
+  if (!is_contiguous(view)) {
+    bool zero_stride = false;
+    bool negative = false;
+    for (int32_t i = 0; i < view.ndim; ++i) {
+      if (view.shape[i] <= 1) continue;
+      zero_stride |= view.strides[i] == 0;
+      negative |= view.strides[i] < 0;
+    }
+    if (negative && !target.negative_strides) reasons.add(ErrorCode::negative_stride);
+    if (zero_stride && !target.zero_strides) reasons.add(ErrorCode::overlap);
+    if (!target.partial_overlap && view.access != Access::read_only && has_partial_overlap(view))
+      reasons.add(ErrorCode::overlap);
+  }
+  if (!target.misaligned && !is_aligned(view) && view.size() != 0)
+    reasons.add(ErrorCode::misaligned);
+  return reasons;
+}
+
+int64_t result_bytes(const TensorView& view, const TargetTraits& target, const Request& request,
+                     bool casts) noexcept {
+  if (casts) return view.size() * DType(*request.dtype).itemsize();
+  const DType type(view.dtype);
+  if (type == kFloat4Padded && target.float4 == Float4::pairs) return view.size() / 2;
+  if (type == kFloat4Pair && target.float4 == Float4::padded) return view.size() * 2;
+  return view.nbytes();
+}
+
+}  // namespace
+
+std::string_view name(Verdict verdict) noexcept {
+  switch (verdict) {
+    case Verdict::share: return "share";
+    case Verdict::copy: return "copy";
+    case Verdict::cast: return "cast";
+    case Verdict::stage: return "stage";
+    case Verdict::refuse: return "refuse";
+  }
+  return "unknown";
+}
+
+Plan plan(const TensorView& view, const TargetTraits& target, const Request& request) noexcept {
+  ReasonSet reasons = view.obstacles;
+  Plan result;
+  result.casts = request.dtype && !(DType(*request.dtype) == DType(view.dtype));
+  result.stages = request.device && !Device::same_place(*request.device, view.device);
+
+  if (view.ndim > target.max_ndim) reasons.add(ErrorCode::too_many_dimensions);
+  // An obstacle set on the dtype means that the view's own dtype is only a stand-in.
+  if (!reasons.has(ErrorCode::unsupported_dtype)) reasons.add(dtype_reasons(view, target));
+  if (result.stages) {
+    if (!target.accepts_device(*request.device)) reasons.add(ErrorCode::unsupported_device);
+    if (!find_transfer(view.device, *request.device)) reasons.add(ErrorCode::no_transfer);
+  } else if (!target.accepts_device(view.device)) {
+    reasons.add(target.host_only ? ErrorCode::device_not_named : ErrorCode::unsupported_device);
+  }
+  if (view.access == Access::read_only && !target.read_only) reasons.add(ErrorCode::read_only);
+  reasons.add(layout_reasons(view, target));
+
+  if (reasons.empty() && request.copy <= CopyMode::if_needed && !request.into_existing &&
+      !result.casts && !result.stages) [[likely]] {
+    return result;
+  }
+
+  const bool makes_memory = result.casts || result.stages || request.into_existing;
+  if (makes_memory) reasons = reasons.without(kCuredByCopy);
+  if (result.casts) {
+    if (request.source_casts && !view.obstacles.has(ErrorCode::unsupported_dtype))
+      reasons = reasons.without(kCuredByCast);
+    const bool float4 = DType(view.dtype).code() == TypeCode::float4_e2m1fn;  // nobody casts it
+    if (float4 || !can_hold(*request.dtype, target)) reasons.add(ErrorCode::unsupported_dtype);
+  }
+  if (makes_memory && request.copy == CopyMode::never) reasons.add(ErrorCode::copy_forbidden);
+
+  result.reasons = reasons;
+  result.bytes = result_bytes(view, target, request, result.casts);
+  const bool copy_named = makes_memory || request.copy >= CopyMode::if_needed;
+  if (!reasons.without(copy_named ? kCuredByCopy : ReasonSet{}).empty()) {
+    result.verdict = Verdict::refuse;
+  } else if (result.stages) {
+    result.verdict = Verdict::stage;
+  } else if (result.casts) {
+    result.verdict = Verdict::cast;
+  } else {
+    result.verdict = Verdict::copy;
+  }
+  return result;
+}
+
+const TargetTraits& neutral_traits() noexcept {
+  static constexpr TargetTraits traits = [] {
+    TargetTraits t;
+    t.name = "dlpack";
+    t.max_ndim = std::numeric_limits<int32_t>::max();
+    t.negative_strides = t.zero_strides = t.partial_overlap = true;
+    t.read_only = t.misaligned = t.packed_subbyte = t.every_dtype = true;
+    t.float4 = Float4::both;
+    t.devices = ~0u;
+    return t;
+  }();
+  return traits;
+}
+
+}  // namespace dlbridge

@@ -1,0 +1,24 @@
+"""The one exception of dlbridge."""
+
+
+class ExchangeError(BufferError, ValueError):
+    """A conversion was refused, or its arguments do not fit together.
+
+    It is both a BufferError, as the DLPack protocol asks, and a ValueError, as the array API asks. Nothing was copied,
+    moved or leaked when it is raised. A wrong kind of object is a TypeError instead.
+
+    Attributes:
+        code: what is wrong, a fixed lower-case string such as ``negative_stride``.
+        field: where, such as ``strides``.
+    """
+
+    code: str
+    field: str
+
+    def __init__(self, message: str, code: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.code = code
+        self.field = field
+
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
+        return type(self), (str(self), self.code, self.field)

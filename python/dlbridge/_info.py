@@ -1,0 +1,44 @@
+"""What is active in this process."""
+
+import importlib.util
+from typing import TypedDict
+
+from . import _adapters, _build_facts
+
+
+class BuildInfo(TypedDict):
+    """The answer of build_info()."""
+
+    version: str
+    numpy: str
+    torch: str | None
+    torch_tier: str
+    torch_tier_reason: str
+    cuda: bool
+    dlpack: str
+
+
+def build_info() -> BuildInfo:
+    """Versions, and which adapters and paths are active. Imports torch if it is installed.
+
+    ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``none`` when torch cannot be reached;
+    ``torch_tier_reason`` says why. ``dlpack`` is the version of the header this build was made with. ``cuda`` says
+    whether the CUDA module is part of this build.
+    """
+    import numpy
+
+    version = None
+    if importlib.util.find_spec("torch") is not None:
+        import torch
+
+        version = str(torch.__version__)
+    obstacle = _adapters.torch_obstacle()
+    return {
+        "version": _build_facts.VERSION,
+        "numpy": numpy.__version__,
+        "torch": version,
+        "torch_tier": "direct" if obstacle is None else "none",
+        "torch_tier_reason": obstacle or f"built for this torch ({_build_facts.TORCH_VERSION})",
+        "cuda": False,
+        "dlpack": _build_facts.DLPACK_VERSION,
+    }

@@ -1,0 +1,151 @@
+#include "capsule.h"
+
+#include <cstring>
+#include <string>
+
+#include "dlbridge/managed_tensor.h"
+#include "errors.h"
+
+namespace dlbridge::python {
+namespace {
+
+// The names the standard gives, static as it asks (rule 46).
+constexpr const char* kLegacy = "dltensor";
+constexpr const char* kLegacyUsed = "used_dltensor";
+constexpr const char* kVersioned = "dltensor_versioned";
+constexpr const char* kVersionedUsed = "used_dltensor_versioned";
+
+template <typename Managed>
+void destroy(PyObject* capsule, const char* name) noexcept {
+  if (!PyCapsule_IsValid(capsule, name)) return;  // consumed: the consumer owns
+  auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
+  const Owner owner = owner_of(managed);
+  owner.release(owner.context);
+}
+
+void destroy_legacy(PyObject* capsule) { destroy<DLManagedTensor>(capsule, kLegacy); }
+void destroy_versioned(PyObject* capsule) { destroy<DLManagedTensorVersioned>(capsule, kVersioned); }
+
+template <typename Managed>
+PyObject* new_capsule(Managed* managed, const char* name, PyCapsule_Destructor destructor) noexcept {
+  PyObject* capsule = PyCapsule_New(managed, name, destructor);
+  if (capsule == nullptr) managed->deleter(managed);
+  return capsule;
+}
+
+[[noreturn]] void refuse_name(const char* name) {
+  const std::string found = name ? name : "(none)";
+  if (found.starts_with("used_")) {
+    throw Error(ErrorCode::capsule_used, "capsule",
+                "the capsule is named " + found +
+                    ": it was consumed before; a capsule can be taken once: call __dlpack__() again");
+  }
+  throw Error(ErrorCode::capsule_name, "capsule",
+              "the capsule is named " + found + "; expected dltensor or dltensor_versioned");
+}
+
+bool has_name(PyObject* capsule, const char* expected) noexcept {
+  const char* name = PyCapsule_GetName(capsule);
+  return name != nullptr && std::strcmp(name, expected) == 0;
+}
+
+bool accepts(PyObject* x) noexcept { return is_capsule(x); }
+
+Error* describe(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] {
+    if (has_name(x, kVersioned)) {
+      describe_managed(static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(x, kVersioned)), *loan);
+    } else if (has_name(x, kLegacy)) {
+      describe_managed(static_cast<DLManagedTensor*>(PyCapsule_GetPointer(x, kLegacy)), *loan);
+    } else {
+      refuse_name(PyCapsule_GetName(x));
+    }
+  });
+}
+
+// Renames first: only a capsule that is ours may be given back (rules 49, 50).
+Error* lend(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] {
+    const bool versioned = has_name(x, kVersioned);
+    void* managed = PyCapsule_GetPointer(x, versioned ? kVersioned : kLegacy);
+    if (managed == nullptr || PyCapsule_SetName(x, versioned ? kVersionedUsed : kLegacyUsed) != 0)
+      throw Error(ErrorCode::python_exception, "capsule", "the capsule could not be consumed");
+    loan->attach(versioned ? owner_of(static_cast<DLManagedTensorVersioned*>(managed))
+                           : owner_of(static_cast<DLManagedTensor*>(managed)));
+  });
+}
+
+const Adapter g_capsule_adapter = [] {
+  Adapter adapter;
+  adapter.core = &neutral_traits();
+  adapter.traits = &neutral_traits();
+  adapter.accepts = accepts;
+  adapter.describe = describe;
+  adapter.lend = lend;
+  return adapter;
+}();
+
+// Whether the pending TypeError says that a keyword is not known, rather than something that went wrong inside.
+bool is_signature_error() noexcept {
+  if (!PyErr_ExceptionMatches(PyExc_TypeError)) return false;
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  const Reference text(value ? PyObject_Str(value) : nullptr);
+  const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+  const bool signature = message != nullptr && (std::strstr(message, "keyword argument") != nullptr ||
+                                                std::strstr(message, "max_version") != nullptr ||
+                                                std::strstr(message, "incompatible function arguments") != nullptr);
+  if (!text) PyErr_Clear();
+  PyErr_Restore(type, value, traceback);
+  return signature;
+}
+
+}  // namespace
+
+PyObject* to_capsule(Loan&& loan, bool versioned) {
+  if (versioned) return new_capsule(to_managed(std::move(loan)), kVersioned, destroy_versioned);
+  return new_capsule(to_managed_legacy(std::move(loan)), kLegacy, destroy_legacy);
+}
+
+const Adapter& capsule_adapter() noexcept { return g_capsule_adapter; }
+
+Reference call_dlpack(PyObject* x) noexcept {
+  const Reference method(PyObject_GetAttrString(x, "__dlpack__"));
+  if (!method) {
+    if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+      PyErr_Clear();
+      raise_type_error(
+          "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object "
+          "with __dlpack__: pass numpy.asarray(x)",
+          Py_TYPE(x)->tp_name);
+    }
+    return {};
+  }
+  const Reference arguments(PyTuple_New(0));
+  const Reference keywords(Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
+  if (!arguments || !keywords) return {};
+  Reference capsule(PyObject_Call(method.get(), arguments.get(), keywords.get()));
+  if (!capsule && is_signature_error()) {
+    PyErr_Clear();
+    capsule = Reference(PyObject_CallNoArgs(method.get()));
+  }
+  if (capsule && !is_capsule(capsule.get())) {
+    raise_type_error("%.200s.__dlpack__() returned %.200s; expected a DLPack capsule", Py_TYPE(x)->tp_name,
+                     Py_TYPE(capsule.get())->tp_name);
+    return {};
+  }
+  return capsule;
+}
+
+bool is_immutable_producer(PyTypeObject* type) noexcept {
+  const Reference module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
+  const char* name = module && PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
+  if (name == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  const std::string_view text(name);
+  return text.starts_with("jaxlib") || text == "jax" || text.starts_with("jax.");
+}
+
+}  // namespace dlbridge::python

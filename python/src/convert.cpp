@@ -1,0 +1,203 @@
+#include "convert.h"
+
+#include <algorithm>
+#include <ranges>
+
+#include "dlbridge/copy.h"
+#include "dlbridge/layout.h"
+#include "errors.h"
+
+namespace dlbridge::python {
+namespace {
+
+// What only the source's own framework can resolve while copying.
+constexpr ReasonSet kNeedsSource = ReasonSet(ErrorCode::byte_order) | ErrorCode::stride_not_multiple |
+                                   ErrorCode::conj_bit | ErrorCode::neg_bit | ErrorCode::zero_tensor |
+                                   ErrorCode::copy_on_write;
+
+// Below this a copy is over before the GIL has changed hands.
+constexpr int64_t kReleaseGilBytes = 64 * 1024;
+
+bool succeeded(Error* error) noexcept {
+  if (error == nullptr) return true;
+  raise(error);
+  return false;
+}
+
+// Runs core's copies, without the GIL where that pays.
+template <typename Copy>
+bool run_host_copy(int64_t bytes, Copy&& copy) noexcept {
+  PyThreadState* state = bytes >= kReleaseGilBytes ? PyEval_SaveThread() : nullptr;
+  Error* error = guarded(copy);
+  if (state != nullptr) PyEval_RestoreThread(state);
+  return succeeded(error);
+}
+
+bool host_copy(const TensorView& src, const TensorView& dst) noexcept {
+  return run_host_copy(dst.nbytes(), [&] { copy_host(src, dst); });
+}
+
+// Whether `adapter`'s framework can read this memory as it stands, read-only or not.
+bool can_read(const Adapter& adapter, const TensorView& view) noexcept {
+  TensorView readable = view;
+  readable.access = Access::read_only;
+  readable.obstacles = {};
+  TargetTraits traits = *adapter.traits;
+  traits.read_only = true;
+  return plan(readable, traits, {}).verdict == Verdict::share;
+}
+
+// Casts into `dst`: by the framework that does it on several threads if it can, else by the other.
+bool cast_into(const Source& source, const Adapter& target, const TensorView& dst) noexcept {
+  const Adapter& own = source.adapter();
+  const bool target_can = target.cast != nullptr && target.traits->dtypes.contains(dst.dtype);
+  const bool source_can = own.fill != nullptr && own.traits->dtypes.contains(dst.dtype);
+  const bool needs_source = !(source.view().obstacles & kNeedsSource).empty();
+  const bool target_reads = target_can && !needs_source && can_read(target, source.view());
+  if (target_reads && (target.threaded_casts || !source_can))
+    return succeeded(target.cast(&source.view(), &dst));
+  if (source_can) return succeeded(own.fill(source.object(), &dst));
+  if (target_reads) return succeeded(target.cast(&source.view(), &dst));
+
+  // Neither at once: a plain copy first.
+  Loan plain;
+  TensorView from = source.view();
+  if (!succeeded(guarded([&] { plain = allocate_like(from); }))) return false;
+  if (needs_source ? !succeeded(own.fill(source.object(), &plain.view())) : !host_copy(from, plain.view()))
+    return false;
+  return succeeded(target.cast(&plain.view(), &dst));
+}
+
+bool fill(const Source& source, const Adapter& target, const Plan& plan, const TensorView& dst) noexcept {
+  const TensorView& view = source.view();
+  if (plan.reasons.has(ErrorCode::float4_packing))
+    return run_host_copy(dst.nbytes(), [&] { repack_float4(view, dst); });
+  if (plan.casts) return cast_into(source, target, dst);
+  if (!(view.obstacles & kNeedsSource).empty()) return succeeded(source.adapter().fill(source.object(), &dst));
+  return host_copy(view, dst);
+}
+
+// The description of the result: the source's, with the last extent halved or doubled where float4 is repacked.
+struct ResultShape {
+  Loan dims;
+  DLDataType dtype;
+};
+
+void describe_result(const TensorView& view, const Request& request, const Plan& plan, ResultShape& result) {
+  result.dtype = request.dtype ? *request.dtype : view.dtype;
+  Loan& dims = result.dims;
+  const bool repacks = plan.reasons.has(ErrorCode::float4_packing);
+  const bool unpacks = repacks && DType(view.dtype) == kFloat4Pair;
+  dims.set_rank(unpacks && view.ndim == 0 ? 1 : view.ndim);
+  dims.shape()[0] = 1;  // a single pair becomes a vector of two
+  std::copy_n(view.shape, view.ndim, dims.shape());
+  std::copy_n(view.strides, view.ndim, dims.strides());
+  dims.view().dtype = result.dtype;
+  dims.view().subbyte_padded = view.subbyte_padded;
+  if (!repacks) return;
+  const int32_t last = dims.view().ndim - 1;
+  dims.shape()[last] = unpacks ? dims.shape()[last] * 2 : dims.shape()[last] / 2;
+  compact_strides(dims.view().extents(), dims.strides());
+  result.dtype = unpacks ? kFloat4Padded : kFloat4Pair;
+}
+
+PyObject* convert_by_copy(const Source& source, const Adapter& target, const Request& request,
+                          const Plan& plan) noexcept {
+  ResultShape shape;
+  if (!succeeded(guarded([&] { describe_result(source.view(), request, plan, shape); }))) return nullptr;
+  PyObject* made = nullptr;
+  Loan memory;
+  if (!succeeded(target.empty(&shape.dims.view(), shape.dtype, &made, &memory))) return nullptr;
+  const Reference owned(made);
+  if (!fill(source, target, plan, memory.view())) return nullptr;
+  if (target.finish == nullptr) return Py_NewRef(made);
+  PyObject* finished = nullptr;
+  Py_INCREF(made);  // finish takes one reference
+  if (!succeeded(target.finish(made, &finished))) {
+    Py_DECREF(made);
+    return nullptr;
+  }
+  return finished;
+}
+
+bool check_out(const TensorView& view, const TensorView& out) noexcept {
+  if (!out.obstacles.empty() || out.access != Access::writable) {
+    raise(Error(out.access != Access::writable ? ErrorCode::read_only : out.obstacles.first(), "out",
+                "out is not a writable array that DLPack can describe: pass a plain, writable ndarray"));
+    return false;
+  }
+  if (!std::ranges::equal(view.extents(), out.extents())) {
+    raise(Error(ErrorCode::shape_mismatch, "out",
+                "out has another shape than x: pass numpy.empty_like(x) or an array of x's shape"));
+    return false;
+  }
+  if (has_partial_overlap(out) ||
+      std::ranges::any_of(std::views::iota(0, out.ndim),
+                          [&](int32_t i) { return out.strides[i] == 0 && out.shape[i] > 1; })) {
+    raise(Error(ErrorCode::overlap, "out", "out's elements overlap each other: pass an array without overlap"));
+    return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+Plan plan_for(const Source& source, const Adapter& target, Request& request) noexcept {
+  request.source_casts = source.adapter().fill != nullptr;
+  Plan decision = plan(source.view(), *target.traits, request);
+  if (decision.verdict == Verdict::refuse && target.extend != nullptr &&
+      (decision.reasons.has(ErrorCode::missing_ml_dtypes) || decision.reasons.has(ErrorCode::unsupported_dtype)) &&
+      target.extend()) {
+    decision = plan(source.view(), *target.traits, request);
+  }
+  return decision;
+}
+
+PyObject* convert(PyObject* x, const Adapter& target, const Request& asked) noexcept {
+  Source source;
+  if (!source.open(x)) return nullptr;
+  Request request = asked;
+  const Plan decision = plan_for(source, target, request);
+  if (decision.verdict == Verdict::share) [[likely]] {
+    PyObject* result = nullptr;
+    if (!source.lend()) return nullptr;
+    if (Error* error = target.wrap(&source.loan(), &result)) return raise(error);
+    return result;
+  }
+  if (decision.verdict == Verdict::refuse)
+    return raise(refusal(source.view(), *target.traits, request, decision));
+  if (decision.stages) {
+    // A Transfer is registered, but only its own module knows how to allocate on both sides.
+    return raise(Error(ErrorCode::no_transfer, "device", "staging is not available in this build of dlbridge"));
+  }
+  return convert_by_copy(source, target, request, decision);
+}
+
+PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) noexcept {
+  if (!target.accepts(out))
+    return raise_type_error("out is %.200s; expected a numpy.ndarray", Py_TYPE(out)->tp_name);
+  Source source;
+  Loan memory;
+  if (!source.open(x) || !succeeded(target.describe(out, &memory))) return nullptr;
+  if (!check_out(source.view(), memory.view())) return nullptr;
+  if (request.dtype && !(DType(*request.dtype) == DType(memory.view().dtype))) {
+    return raise(Error(ErrorCode::invalid_dtype, "dtype",
+                       "dtype is " + DType(*request.dtype).name() + ", but out is " +
+                           DType(memory.view().dtype).name() + ": leave dtype out"));
+  }
+  request.into_existing = true;
+  request.dtype = memory.view().dtype;
+  const Plan decision = plan_for(source, target, request);
+  if (decision.verdict == Verdict::refuse)
+    return raise(refusal(source.view(), *target.traits, request, decision));
+  if (!ranges_intersect(source.view(), memory.view())) {
+    if (!fill(source, target, decision, memory.view())) return nullptr;
+    return Py_NewRef(out);
+  }
+  Loan apart;
+  if (!succeeded(guarded([&] { apart = allocate_like(memory.view()); }))) return nullptr;
+  if (!fill(source, target, decision, apart.view()) || !host_copy(apart.view(), memory.view())) return nullptr;
+  return Py_NewRef(out);
+}
+
+}  // namespace dlbridge::python

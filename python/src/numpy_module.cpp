@@ -1,0 +1,84 @@
+// dlbridge._numpy: puts the NumPy adapter into a capsule. No types of its own, so plain C API.
+#include "adapter.h"
+#include "dlbridge/numpy.h"
+#include "errors.h"
+
+namespace dlbridge::python {
+namespace {
+
+Error* describe(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] { describe_ndarray(x, *loan); });
+}
+
+Error* lend(PyObject* x, Loan* loan) noexcept {
+  lend_ndarray(x, *loan);
+  return nullptr;
+}
+
+Error* wrap(Loan* loan, PyObject** out) noexcept {
+  return guarded([&] { *out = to_ndarray(std::move(*loan)); });
+}
+
+Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
+  return guarded([&] { *out = empty_ndarray(*like, dtype, *memory); });
+}
+
+Error* fill(PyObject* x, const TensorView* dst) noexcept {
+  return guarded([&] { fill_from_ndarray(x, *dst); });
+}
+
+Error* cast(const TensorView* src, const TensorView* dst) noexcept {
+  return guarded([&] { cast_with_numpy(*src, *dst); });
+}
+
+Error* parse_dtype(PyObject* dtype, DLDataType* out) noexcept {
+  return guarded([&] { *out = parse_numpy_dtype(dtype); });
+}
+
+Adapter make_adapter() noexcept {
+  Adapter adapter;
+  adapter.core = &neutral_traits();
+  adapter.traits = &numpy_traits();
+  adapter.accepts = is_ndarray;
+  adapter.describe = describe;
+  adapter.lend = lend;
+  adapter.wrap = wrap;
+  adapter.empty = empty;
+  adapter.fill = fill;
+  adapter.cast = cast;
+  adapter.parse_dtype = parse_dtype;
+  adapter.extend = load_ml_dtypes;
+  return adapter;
+}
+
+PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "_numpy", "The NumPy adapter of dlbridge.",
+                                 -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+}  // namespace dlbridge::python
+
+PyMODINIT_FUNC PyInit__numpy() {
+  using namespace dlbridge::python;
+  try {
+    dlbridge::initialize_numpy();
+  } catch (const dlbridge::Error& error) {
+    if (!PyErr_Occurred()) PyErr_SetString(PyExc_ImportError, error.what());
+    return nullptr;
+  }
+  PyObject* numpy = PyImport_ImportModule("numpy");
+  PyObject* type = numpy ? PyObject_GetAttrString(numpy, "ndarray") : nullptr;
+  Py_XDECREF(numpy);
+  if (type == nullptr) return nullptr;
+  static Adapter adapter = make_adapter();
+  adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(type);  // kept for good
+
+  PyObject* module = PyModule_Create(&module_definition);
+  if (module == nullptr) return nullptr;
+  PyObject* capsule = PyCapsule_New(&adapter, kAdapterCapsule, nullptr);
+  if (capsule == nullptr || PyModule_AddObject(module, "adapter", capsule) < 0) {
+    Py_XDECREF(capsule);
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
+}

@@ -1,0 +1,32 @@
+// Reference: a strong reference to a Python object, dropped at the end of its scope. Needs the GIL.
+#pragma once
+
+#include <Python.h>
+
+#include <utility>
+
+namespace dlbridge::python {
+
+class Reference {
+ public:
+  Reference() noexcept = default;
+  /// Owns: steals a new reference, null included.
+  explicit Reference(PyObject* stolen) noexcept : object_(stolen) {}
+  Reference(Reference&& other) noexcept : object_(other.release()) {}
+  Reference& operator=(Reference&& other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  Reference(const Reference&) = delete;
+  Reference& operator=(const Reference&) = delete;
+  ~Reference() { Py_XDECREF(object_); }
+
+  PyObject* get() const noexcept { return object_; }
+  [[nodiscard]] PyObject* release() noexcept { return std::exchange(object_, nullptr); }
+  explicit operator bool() const noexcept { return object_ != nullptr; }
+
+ private:
+  PyObject* object_ = nullptr;
+};
+
+}  // namespace dlbridge::python

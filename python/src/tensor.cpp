@@ -1,0 +1,222 @@
+#include "tensor.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "arguments.h"
+#include "capsule.h"
+#include "convert.h"
+#include "dlbridge/copy.h"
+#include "dlbridge/layout.h"
+#include "errors.h"
+#include "reference.h"
+#include "registry.h"
+
+namespace nb = nanobind;
+
+namespace dlbridge::python {
+
+void copy_description(const TensorView& view, Loan& loan) {
+  loan.set_rank(view.ndim);
+  std::copy_n(view.shape, view.ndim, loan.shape());
+  std::copy_n(view.strides, view.ndim, loan.strides());
+  TensorView& to = loan.view();
+  to.data = view.data;
+  to.byte_offset = view.byte_offset;
+  to.device = view.device;
+  to.dtype = view.dtype;
+  to.access = view.access;
+  to.is_copied = view.is_copied;
+  to.subbyte_padded = view.subbyte_padded;
+}
+
+namespace {
+
+[[noreturn]] void throw_python() { throw nb::python_error(); }
+
+nb::object steal_or_throw(PyObject* object) {
+  if (object == nullptr) throw_python();
+  return nb::steal(object);
+}
+
+nb::tuple to_tuple(std::span<const int64_t> values) {
+  nb::object tuple = steal_or_throw(PyTuple_New(static_cast<Py_ssize_t>(values.size())));
+  for (size_t i = 0; i < values.size(); ++i) {
+    PyObject* value = PyLong_FromLongLong(values[i]);
+    if (value == nullptr) throw_python();
+    PyTuple_SET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i), value);
+  }
+  return nb::borrow<nb::tuple>(tuple);
+}
+
+std::string repr(const Tensor& self) {
+  const TensorView& view = self.memory.view();
+  const auto list = [](std::span<const int64_t> values) {
+    return std::string(nb::repr(to_tuple(values)).c_str());
+  };
+  char address[32];
+  std::snprintf(address, sizeof address, "%#llx", reinterpret_cast<unsigned long long>(view.data));
+  return "dlbridge.Tensor(shape=" + list(view.extents()) + ", strides=" + list(view.stride_elements()) +
+         ", dtype=" + DType(view.dtype).name() + ", device=" + Device(view.device).name() +
+         ", data_ptr=" + address + (view.access == Access::writable ? "" : ", read_only") +
+         (view.is_copied ? ", is_copied" : "") + ")";
+}
+
+// The loan that __dlpack__ exports: the memory itself, or a copy of it.
+Loan loan_for_export(const Tensor& self, CopyMode copy) {
+  const TensorView& view = self.memory.view();
+  if (copy != CopyMode::always) {
+    Loan loan;
+    copy_description(view, loan);
+    loan.attach(self.memory.share());
+    return loan;
+  }
+  Loan loan = allocate_like(view);
+  const nb::gil_scoped_release released;
+  copy_host(view, loan.view());
+  return loan;
+}
+
+nb::object dlpack(const Tensor& self, nb::object stream, nb::object max_version, nb::object dl_device,
+                  nb::object copy) {
+  try {
+    const TensorView& view = self.memory.view();
+    check_cpu_stream(stream.ptr(), view);
+    const bool versioned = wants_versioned(max_version.ptr());
+    check_export_device(dl_device.ptr(), view);
+    const CopyMode mode = parse_copy(copy.ptr());
+    return steal_or_throw(to_capsule(loan_for_export(self, mode), versioned));
+  } catch (const Error& error) {
+    raise(error);
+    throw_python();
+  }
+}
+
+nb::object convert_or_throw(const nb::object& self, const char* to, Request request, nb::object dtype) {
+  const Adapter* target = adapter_named(to);
+  if (target == nullptr) throw_python();
+  if (!dtype.is_none()) {
+    DLDataType parsed;
+    if (Error* error = target->parse_dtype(dtype.ptr(), &parsed)) {
+      raise(error);
+      throw_python();
+    }
+    request.dtype = parsed;
+  }
+  return steal_or_throw(convert(self.ptr(), *target, request));
+}
+
+// numpy.asarray(tensor): NumPy's copy=None means "if needed", which is our unset state.
+nb::object as_array(const nb::object& self, nb::object dtype, nb::object copy) {
+  Request request;
+  if (!copy.is_none()) request.copy = nb::cast<bool>(copy) ? CopyMode::always : CopyMode::never;
+  return convert_or_throw(self, "numpy", request, std::move(dtype));
+}
+
+// ---- the adapter ----
+
+nb::handle g_tensor_type;
+
+const Tensor& unpack(PyObject* x) noexcept { return *nb::inst_ptr<Tensor>(nb::handle(x)); }
+
+bool accepts(PyObject* x) noexcept { return nb::isinstance<Tensor>(nb::handle(x)); }
+
+Error* describe(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] { copy_description(unpack(x).memory.view(), *loan); });
+}
+
+Error* lend(PyObject* x, Loan* loan) noexcept {
+  loan->attach(unpack(x).memory.share());
+  loan->origin = unpack(x).memory.origin();
+  return nullptr;
+}
+
+Error* wrap(Loan* loan, PyObject** out) noexcept {
+  return guarded([&] { *out = nb::cast(Tensor{SharedLoan(std::move(*loan))}).release().ptr(); });
+}
+
+Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
+  return guarded([&] {
+    TensorView shape = *like;
+    shape.dtype = dtype;
+    Loan loan = allocate_like(shape);
+    copy_description(loan.view(), *memory);
+    *out = nb::cast(Tensor{SharedLoan(std::move(loan))}).release().ptr();
+  });
+}
+
+const Adapter g_tensor_adapter = [] {
+  Adapter adapter;
+  adapter.core = &neutral_traits();
+  adapter.traits = &neutral_traits();
+  adapter.accepts = accepts;
+  adapter.describe = describe;
+  adapter.lend = lend;
+  adapter.wrap = wrap;
+  adapter.empty = empty;
+  return adapter;
+}();
+
+}  // namespace
+
+const Adapter& tensor_adapter() noexcept { return g_tensor_adapter; }
+
+void bind_tensor(PyObject* module_object) {
+  nb::module_ module = nb::borrow<nb::module_>(module_object);
+  nb::class_<Tensor> type(module, "Tensor",
+                          "Neutral handle over memory that some framework lends. Made by from_dlpack(); keeps the memory\n"
+                          "alive until the last handle or export of it is gone.");
+  type.def_prop_ro("shape", [](const Tensor& t) { return to_tuple(t.memory.view().extents()); },
+                   nb::sig("def shape(self) -> tuple[int, ...]"), "Extents, one a dimension.")
+      .def_prop_ro("strides", [](const Tensor& t) { return to_tuple(t.memory.view().stride_elements()); },
+                   nb::sig("def strides(self) -> tuple[int, ...]"),
+                   "Strides in elements (not bytes), one a dimension.")
+      .def_prop_ro("dtype", [](const Tensor& t) { return DType(t.memory.view().dtype).name(); },
+                   "Name of the element type, such as 'float32'.")
+      .def_prop_ro("device", [](const Tensor& t) { return Device(t.memory.view().device).name(); },
+                   "Where the memory is, such as 'cpu' or 'cuda:0'.")
+      .def_prop_ro("ndim", [](const Tensor& t) { return t.memory.view().ndim; }, "Number of dimensions.")
+      .def_prop_ro("nbytes", [](const Tensor& t) { return t.memory.view().nbytes(); },
+                   "Bytes of all elements, packed densely.")
+      .def_prop_ro("data_ptr",
+                   [](const Tensor& t) {
+                     const TensorView& view = t.memory.view();
+                     return reinterpret_cast<uint64_t>(view.data) + view.byte_offset;
+                   },
+                   "Address of the first element; byte_offset is included.")
+      .def_prop_ro("read_only", [](const Tensor& t) { return t.memory.view().access != Access::writable; },
+                   "Whether the memory must not be written. Memory from a legacy capsule counts as read-only.")
+      .def_prop_ro("is_copied", [](const Tensor& t) { return t.memory.view().is_copied; },
+                   "Whether the memory was copied for this exchange.")
+      .def("numpy", [](const nb::object& self) { return convert_or_throw(self, "numpy", {}, nb::none()); },
+           nb::sig("def numpy(self) -> numpy.typing.NDArray[typing.Any]"), "to_numpy(self).")
+      .def("torch", [](const nb::object& self) { return convert_or_throw(self, "torch", {}, nb::none()); },
+           nb::sig("def torch(self) -> torch.Tensor"), "to_torch(self).")
+      .def("__dlpack__", dlpack, nb::kw_only(), nb::arg("stream").none() = nb::none(),
+           nb::arg("max_version").none() = nb::none(), nb::arg("dl_device").none() = nb::none(),
+           nb::arg("copy").none() = nb::none(),
+           nb::sig("def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None, "
+                   "dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> typing.Any"),
+           "A capsule as the Python array API says: versioned if max_version is (1, 0) or later.")
+      .def("__dlpack_device__",
+           [](const Tensor& t) {
+             const Device device(t.memory.view().device);
+             return std::pair<int, int>(static_cast<int>(device.type()), device.is_host() ? 0 : device.id());
+           },
+           "Device type and id, as DLPack numbers them.")
+      .def("__array__", as_array, nb::arg("dtype").none() = nb::none(), nb::arg("copy").none() = nb::none(),
+           nb::sig("def __array__(self, dtype: typing.Any = None, copy: bool | None = None) -> "
+                   "numpy.typing.NDArray[typing.Any]"))
+      .def("__repr__", repr);
+  g_tensor_type = type;
+  static Adapter adapter = g_tensor_adapter;
+  adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(type.ptr());
+  add_adapter(&adapter);
+}
+
+}  // namespace dlbridge::python

@@ -1,0 +1,64 @@
+// Tensor: the neutral handle that from_dlpack() returns, and its adapter.
+#pragma once
+
+#include <Python.h>
+
+#include <atomic>
+#include <utility>
+
+#include "adapter.h"
+
+namespace dlbridge::python {
+
+/// A loan that several holders share: the handle itself and every export of it. Needs no GIL; released on any thread.
+class SharedLoan {
+ public:
+  explicit SharedLoan(Loan&& loan) : block_(new Block{1, std::move(loan)}) {}
+  SharedLoan(SharedLoan&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
+  SharedLoan(const SharedLoan&) = delete;
+  SharedLoan& operator=(const SharedLoan&) = delete;
+  SharedLoan& operator=(SharedLoan&&) = delete;
+  ~SharedLoan() {
+    if (block_ != nullptr) release(block_);
+  }
+
+  const TensorView& view() const noexcept { return block_->loan.view(); }
+
+  /// One more share in the memory.
+  Owner share() const noexcept {
+    block_->references.fetch_add(1, std::memory_order_relaxed);
+    return {block_, release};
+  }
+
+  /// The deepest owner behind the memory, as Loan::origin.
+  Owner origin() const noexcept {
+    return block_->loan.origin ? block_->loan.origin : block_->loan.owner();
+  }
+
+ private:
+  struct Block {
+    std::atomic<int64_t> references;
+    Loan loan;
+  };
+  static void release(void* context) noexcept {
+    auto* block = static_cast<Block*>(context);
+    if (block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete block;
+  }
+  Block* block_;
+};
+
+/// Copies the description in `view` into `loan`, which gets no owner.
+void copy_description(const TensorView& view, Loan& loan);
+
+/// The Python class's content.
+struct Tensor {
+  SharedLoan memory;
+};
+
+/// Adds the class to the module and its adapter to the registry.
+void bind_tensor(PyObject* module);
+
+/// The adapter that makes and takes Tensors.
+const Adapter& tensor_adapter() noexcept;
+
+}  // namespace dlbridge::python

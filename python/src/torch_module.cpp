@@ -1,0 +1,146 @@
+// dlbridge._torch: puts the Torch adapter (direct tier) into a capsule. Built against exactly one torch, whose version
+// is compared in Python before this file is loaded; torch is imported first, so its libraries are found by name.
+#include <torch/csrc/Dtype.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "adapter.h"
+#include "dlbridge/torch.h"
+
+namespace dlbridge::python {
+namespace {
+
+// Torch may run for long and take locks that a thread waiting for the GIL holds.
+class GilReleased {
+ public:
+  GilReleased() noexcept : state_(PyEval_SaveThread()) {}
+  ~GilReleased() { PyEval_RestoreThread(state_); }
+  GilReleased(const GilReleased&) = delete;
+  GilReleased& operator=(const GilReleased&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+bool accepts(PyObject* x) noexcept {
+  const int answer = PyObject_IsInstance(x, THPVariableClass);
+  if (answer < 0) PyErr_Clear();
+  return answer == 1;
+}
+
+Error* describe(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] { dlbridge::describe(THPVariable_Unpack(x), *loan); });
+}
+
+Error* lend(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] { dlbridge::lend(THPVariable_Unpack(x), *loan); });
+}
+
+PyObject* wrap_tensor(at::Tensor&& tensor) {
+  PyObject* wrapped = THPVariable_Wrap(std::move(tensor));
+  if (wrapped == nullptr) throw Error(ErrorCode::python_exception, "", "torch could not wrap a tensor");
+  return wrapped;
+}
+
+Error* wrap(Loan* loan, PyObject** out) noexcept {
+  return guarded([&] { *out = wrap_tensor(to_tensor(std::move(*loan))); });
+}
+
+Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
+  return guarded([&] { *out = wrap_tensor(empty_tensor(*like, dtype, *memory)); });
+}
+
+Error* finish(PyObject* made, PyObject** out) noexcept {
+  return guarded([&] {
+    at::Tensor tensor = THPVariable_Unpack(made);
+    at::Tensor finished = finish_copy(at::Tensor(tensor));
+    if (finished.is_same(tensor)) {
+      *out = made;
+      return;
+    }
+    *out = wrap_tensor(std::move(finished));
+    Py_DECREF(made);
+  });
+}
+
+Error* fill(PyObject* x, const TensorView* dst) noexcept {
+  const at::Tensor tensor = THPVariable_Unpack(x);
+  return guarded([&] {
+    const GilReleased released;
+    fill_from_tensor(tensor, *dst);
+  });
+}
+
+Error* cast(const TensorView* src, const TensorView* dst) noexcept {
+  return guarded([&] {
+    const GilReleased released;
+    cast_with_torch(*src, *dst);
+  });
+}
+
+Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
+  return guarded([&] {
+    if (THPDtype_Check(object)) {
+      const at::ScalarType scalar = reinterpret_cast<THPDtype*>(object)->scalar_type;
+      const auto dtype = dtype_of(scalar);
+      if (!dtype) {
+        throw Error(ErrorCode::invalid_dtype, "dtype",
+                    std::string("dtype is ") + c10::toString(scalar) +
+                        ", which DLPack does not have; expected one such as torch.float32");
+      }
+      *out = *dtype;
+      return;
+    }
+    const char* text = PyUnicode_Check(object) ? PyUnicode_AsUTF8(object) : nullptr;
+    const auto dtype = text ? DType::parse(text) : std::nullopt;
+    if (!dtype) {
+      PyErr_Clear();
+      throw Error(ErrorCode::invalid_dtype, "dtype",
+                  std::string("dtype is a ") + Py_TYPE(object)->tp_name +
+                      " that names no type; expected a torch.dtype or its name, such as torch.float32");
+    }
+    *out = *dtype;
+  });
+}
+
+Adapter make_adapter() noexcept {
+  Adapter adapter;
+  adapter.core = &neutral_traits();
+  adapter.traits = &torch_traits();
+  adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(THPVariableClass);
+  adapter.exact_types[1] = reinterpret_cast<PyTypeObject*>(ParameterClass);
+  adapter.threaded_casts = true;
+  adapter.accepts = accepts;
+  adapter.describe = describe;
+  adapter.lend = lend;
+  adapter.wrap = wrap;
+  adapter.empty = empty;
+  adapter.finish = finish;
+  adapter.fill = fill;
+  adapter.cast = cast;
+  adapter.parse_dtype = parse_dtype;
+  return adapter;
+}
+
+PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "_torch", "The Torch adapter of dlbridge, direct tier.",
+                                 -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+
+}  // namespace
+}  // namespace dlbridge::python
+
+PyMODINIT_FUNC PyInit__torch() {
+  using namespace dlbridge::python;
+  if (THPVariableClass == nullptr || ParameterClass == nullptr) {
+    PyErr_SetString(PyExc_ImportError, "dlbridge._torch: import torch first");
+    return nullptr;
+  }
+  static Adapter adapter = make_adapter();
+  PyObject* module = PyModule_Create(&module_definition);
+  if (module == nullptr) return nullptr;
+  PyObject* capsule = PyCapsule_New(&adapter, kAdapterCapsule, nullptr);
+  if (capsule == nullptr || PyModule_AddObject(module, "adapter", capsule) < 0) {
+    Py_XDECREF(capsule);
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
+}
