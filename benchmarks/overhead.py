@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/overhead.py [--json PATH] [--rounds N] [--calls N]
 
-Functions are bound before the loop. A round times every contestant once, in random order; a ratio is the median of the
+Functions are bound before the loop. A round times both sides, each first in turn; a ratio is the median of the
 per-round ratios, so slow drifts of the machine cancel out. All of dlbridge's checks are on. Timings of different runs
 or machines are not comparable; ratios of one run are.
 """
@@ -11,19 +11,24 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import platform
-import random
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 import dlbridge
+
+
+# Runs a conversion that many times; nanoseconds a call.
+Timer = Callable[[int], float]
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,8 @@ class Contest:
 
     name: str
     native_name: str
-    native: Callable[[], object]
-    ours: Callable[[], object]
+    native: Timer
+    ours: Timer
     bar: float | None
 
 
@@ -49,12 +54,24 @@ class Row:
     bar: float | None
 
 
-def _call(function: Callable[[object], object], argument: object) -> Callable[[], object]:
-    return lambda: function(argument)
+def _call(function: Callable[[Any], object], argument: object) -> Timer:
+    def timer(calls: int) -> float:
+        begin = time.perf_counter_ns()
+        for _ in itertools.repeat(None, calls):
+            function(argument)
+        return (time.perf_counter_ns() - begin) / calls
+
+    return timer
 
 
-def _round_trip(there: Callable, back: Callable, argument: object) -> Callable[[], object]:
-    return lambda: back(there(argument))
+def _round_trip(there: Callable[[Any], object], back: Callable[[Any], object], argument: object) -> Timer:
+    def timer(calls: int) -> float:
+        begin = time.perf_counter_ns()
+        for _ in itertools.repeat(None, calls):
+            back(there(argument))
+        return (time.perf_counter_ns() - begin) / calls
+
+    return timer
 
 
 def contests() -> list[Contest]:
@@ -91,22 +108,15 @@ def contests() -> list[Contest]:
     return table
 
 
-def _time(function: Callable[[], object], calls: int) -> float:
-    begin = time.perf_counter_ns()
-    for _ in range(calls):
-        function()
-    return (time.perf_counter_ns() - begin) / calls
-
-
-def measure(contest: Contest, empty: Callable[[], object], rounds: int, calls: int) -> Row:
-    """Times one contest; the loop's and the closure's own cost is measured in each round and taken off both sides."""
+def measure(contest: Contest, rounds: int, calls: int) -> Row:
+    """Times one contest. The loop's own cost counts on both sides."""
     samples: list[tuple[float, float]] = []
-    for _ in range(rounds):
-        order = [contest.native, contest.ours, empty]
-        random.shuffle(order)
-        took = {id(function): _time(function, calls) for function in order}
-        idle = took[id(empty)]
-        samples.append((took[id(contest.native)] - idle, took[id(contest.ours)] - idle))
+    for turn in range(rounds):
+        if turn % 2:
+            native, ours = contest.native(calls), contest.ours(calls)
+        else:
+            ours, native = contest.ours(calls), contest.native(calls)
+        samples.append((native, ours))
     return Row(
         contest.name,
         contest.native_name,
@@ -115,10 +125,6 @@ def measure(contest: Contest, empty: Callable[[], object], rounds: int, calls: i
         statistics.median(native / ours for native, ours in samples),
         contest.bar,
     )
-
-
-def _nothing(argument: object) -> object:
-    return argument
 
 
 def main() -> None:
@@ -130,8 +136,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     gc.disable()
-    empty = _call(_nothing, None)
-    rows = [measure(contest, empty, options.rounds, options.calls) for contest in contests()]
+    rows = [measure(contest, options.rounds, options.calls) for contest in contests()]
     machine = {
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -6,6 +6,11 @@ target_compile_options(dlbridge_flags INTERFACE
   -Wall -Wextra -Wshadow -Wnon-virtual-dtor -Wold-style-cast -Wcast-qual -Woverloaded-virtual -Wformat=2 -Wno-missing-field-initializers -Werror
   -fvisibility=hidden -fvisibility-inlines-hidden -fno-plt -fno-semantic-interposition)
 target_link_options(dlbridge_flags INTERFACE -Wl,-z,now)
+include(CheckCXXCompilerFlag)
+check_cxx_compiler_flag(-mtls-dialect=gnu2 DLBRIDGE_HAS_TLS_DESCRIPTORS)
+if(DLBRIDGE_HAS_TLS_DESCRIPTORS)  # thread-local state without a function call
+  target_compile_options(dlbridge_flags INTERFACE -mtls-dialect=gnu2)
+endif()
 if(DLBRIDGE_SANITIZE)
   set(sanitize -fsanitize=${DLBRIDGE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
   target_compile_options(dlbridge_flags INTERFACE ${sanitize})

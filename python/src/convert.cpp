@@ -101,6 +101,13 @@ void describe_result(const TensorView& view, const Request& request, const Plan&
   result.dtype = unpacks ? kFloat4Padded : kFloat4Pair;
 }
 
+PyObject* convert_by_sharing(Source& source, const Adapter& target) noexcept {
+  PyObject* result = nullptr;
+  if (!source.lend()) return nullptr;
+  if (Error* error = target.wrap(&source.loan(), &result)) return raise(error);
+  return result;
+}
+
 PyObject* convert_by_copy(const Source& source, const Adapter& target, const Request& request,
                           const Plan& plan) noexcept {
   ResultShape shape;
@@ -156,14 +163,11 @@ Plan plan_for(const Source& source, const Adapter& target, Request& request) noe
 PyObject* convert(PyObject* x, const Adapter& target, const Request& asked) noexcept {
   Source source;
   if (!source.open(x)) return nullptr;
+  if (plan(source.view(), *target.traits, asked).verdict == Verdict::share) [[likely]]
+    return convert_by_sharing(source, target);
   Request request = asked;
   const Plan decision = plan_for(source, target, request);
-  if (decision.verdict == Verdict::share) [[likely]] {
-    PyObject* result = nullptr;
-    if (!source.lend()) return nullptr;
-    if (Error* error = target.wrap(&source.loan(), &result)) return raise(error);
-    return result;
-  }
+  if (decision.verdict == Verdict::share) return convert_by_sharing(source, target);
   if (decision.verdict == Verdict::refuse)
     return raise(refusal(source.view(), *target.traits, request, decision));
   if (decision.stages) {

@@ -1,12 +1,38 @@
 #include "loan_base.h"
 
+#include <array>
+
 namespace dlbridge {
 namespace {
+
+#ifndef Py_GIL_DISABLED
+// Freed objects for reuse: conversions in a loop allocate nothing. Guarded by the GIL.
+constexpr size_t kSpares = 32;
+std::array<LoanBase*, kSpares> g_spares;
+size_t g_spare_count = 0;
+
+LoanBase* allocate() noexcept {
+  if (g_spare_count == 0) return PyObject_New(LoanBase, &loan_base_type);
+  LoanBase* base = g_spares[--g_spare_count];
+  PyObject_Init(reinterpret_cast<PyObject*>(base), &loan_base_type);
+  return base;
+}
+
+void free_memory(PyObject* self) noexcept {
+  if (g_spare_count < kSpares)
+    g_spares[g_spare_count++] = reinterpret_cast<LoanBase*>(self);
+  else
+    PyObject_Free(self);
+}
+#else
+LoanBase* allocate() noexcept { return PyObject_New(LoanBase, &loan_base_type); }
+void free_memory(PyObject* self) noexcept { PyObject_Free(self); }
+#endif
 
 void deallocate(PyObject* self) {
   const Owner owner = reinterpret_cast<LoanBase*>(self)->owner;
   if (owner) owner.release(owner.context);
-  PyObject_Free(self);
+  free_memory(self);
 }
 
 PyTypeObject make_type() noexcept {
@@ -24,7 +50,7 @@ PyTypeObject make_type() noexcept {
 PyTypeObject loan_base_type = make_type();
 
 LoanBase* new_loan_base() noexcept {
-  auto* base = PyObject_New(LoanBase, &loan_base_type);
+  LoanBase* base = allocate();
   if (base != nullptr) base->owner = Owner{};
   return base;
 }

@@ -71,12 +71,12 @@ void enqueue(PyObject* object) noexcept {
   if (Py_AddPendingCall(call, nullptr) != 0) g_scheduled.store(false);
 }
 
-// Takes the GIL. Up to Python 3.13 a daemon thread that waits for it while the interpreter finalises is ended by
+// Takes the GIL for this thread's own state. Up to Python 3.13 a daemon thread that waits for it while the interpreter finalises is ended by
 // pthread_exit, whose unwinding must not cross our noexcept frames: such a thread is parked for good instead, which
 // is what Python does from 3.14 on.
-PyGILState_STATE take_gil() noexcept {
+void take_gil(PyThreadState* mine) noexcept {
   try {
-    return PyGILState_Ensure();
+    PyEval_RestoreThread(mine);
   } catch (abi::__forced_unwind&) {
     while (true) pause();
   }
@@ -98,9 +98,9 @@ void release_python_object(void* context) noexcept {
     enqueue(object);
     return;
   }
-  const PyGILState_STATE state = take_gil();
+  take_gil(mine);
   drop(object);
-  PyGILState_Release(state);
+  PyEval_SaveThread();
 }
 
 }  // namespace dlbridge

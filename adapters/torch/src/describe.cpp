@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "dlbridge/torch.h"
+#include "dtype_table.h"
 #include "shared_bytes.h"
 
 namespace dlbridge {
@@ -83,14 +84,15 @@ void describe_obstacle(ReasonSet reasons, Loan& loan) {
 }
 
 DLDevice device_of(const c10::TensorImpl& impl) noexcept {
-  const c10::Device device = impl.device();
-  if (device.is_cuda()) return Device(DeviceType::cuda, device.index());
-  return Device(DeviceType::cpu);
+  if (impl.is_cpu()) [[likely]]
+    return Device(DeviceType::cpu);
+  return Device(DeviceType::cuda, impl.device().index());
 }
 
 void describe_dtype(at::ScalarType scalar, TensorView& view) noexcept {
-  if (const auto dtype = dtype_of(scalar)) [[likely]] {
-    view.dtype = *dtype;
+  const auto index = static_cast<size_t>(scalar);
+  if (index < kByScalar.size() && kByScalar[index].held) [[likely]] {
+    view.dtype = kByScalar[index].dtype;
   } else {
     view.obstacles.add(ErrorCode::unsupported_dtype);
     view.found = c10::toString(scalar);
@@ -134,8 +136,9 @@ void describe(const at::Tensor& tensor, Loan& loan) {
 }
 
 void lend(const at::Tensor& tensor, Loan& loan) {
-  loan.attach(share_storage(*tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl()));
-  loan.origin = loan.owner();
+  const Owner owner = share_storage(*tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+  loan.attach(owner);
+  loan.origin = owner;
 }
 
 Loan share(const at::Tensor& tensor) {

@@ -9,19 +9,21 @@
 
 #include "dlbridge/layout.h"
 #include "dlbridge/torch.h"
+#include "dtype_table.h"
 #include "plain_dispatch.h"
+#include "recycled.h"
 #include "shared_bytes.h"
 
 namespace dlbridge {
 namespace {
 
 caffe2::TypeMeta type_meta(DLDataType dtype) {
-  const auto scalar = scalar_type_of(dtype);
-  if (!scalar) {
+  const at::ScalarType scalar = lookup_scalar_type(dtype);
+  if (scalar == at::ScalarType::Undefined) [[unlikely]] {
     throw Error(ErrorCode::unsupported_dtype, "dtype",
                 "dtype is " + DType(dtype).name() + ", which torch does not have");
   }
-  return caffe2::TypeMeta::fromScalarType(*scalar);
+  return caffe2::TypeMeta::fromScalarType(scalar);
 }
 
 c10::Device torch_device(DLDevice device) {
@@ -38,29 +40,22 @@ c10::Device torch_device(DLDevice device) {
   }
 }
 
-// Writes canonical strides for dimensions that take any: size 1, and all of an empty tensor's.
-void canonicalise_strides(Loan& loan) noexcept {
+// Writes canonical strides for dimensions that take any (size 1, and all of an empty tensor's). Returns the bytes from
+// the first element to the end of the last. Requires: no negative strides on extents above 1.
+int64_t settle_strides(Loan& loan) noexcept {
   const TensorView& view = loan.view();
-  bool any = false;
-  bool empty = false;
-  for (int32_t i = 0; i < view.ndim; ++i) {
-    any |= view.shape[i] == 1;
-    empty |= view.shape[i] == 0;
-  }
-  if (empty) return compact_strides(view.extents(), loan.strides());
-  if (!any) return;
-  for (int32_t i = view.ndim - 1; i >= 0; --i) {
-    if (view.shape[i] != 1) continue;
-    loan.strides()[i] = i + 1 < view.ndim ? view.strides[i + 1] * view.shape[i + 1] : 1;
-  }
-}
-
-// Bytes from the first element to the end of the last. Requires: no negative strides.
-int64_t span_bytes(const TensorView& view) noexcept {
+  int64_t* strides = loan.strides();
   int64_t last = 0;
-  for (int32_t i = 0; i < view.ndim; ++i) {
-    if (view.shape[i] == 0) return 0;
-    last += (view.shape[i] - 1) * view.strides[i];
+  int64_t next = 1;  // the stride that a row-major neighbour would have
+  for (int32_t i = view.ndim - 1; i >= 0; --i) {
+    const int64_t extent = view.shape[i];
+    if (extent == 0) {
+      compact_strides(view.extents(), strides);
+      return 0;
+    }
+    if (extent == 1) strides[i] = next;
+    last += (extent - 1) * strides[i];
+    next = extent * strides[i];
   }
   return (last + 1) * view.itemsize();
 }
@@ -68,7 +63,7 @@ int64_t span_bytes(const TensorView& view) noexcept {
 at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl> storage, int64_t offset,
                        const TensorView& view, caffe2::TypeMeta meta) {
   const auto key = storage->device_type() == c10::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
-  auto impl = c10::make_intrusive<c10::TensorImpl>(c10::Storage(std::move(storage)),
+  auto impl = c10::make_intrusive<Recycled<c10::TensorImpl>>(c10::Storage(std::move(storage)),
                                                    c10::DispatchKeySet(key), meta);
   const auto rank = static_cast<size_t>(view.ndim);
   impl->set_sizes_and_strides({view.shape, rank}, {view.strides, rank}, offset);
@@ -76,7 +71,7 @@ at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl> storage, int64_t off
 }
 
 // The tensor over the storage that the memory was exported from, if it is still there and holds all of the view.
-at::Tensor back_to_storage(const Loan& loan, caffe2::TypeMeta meta) {
+at::Tensor back_to_storage(const Loan& loan, int64_t bytes, caffe2::TypeMeta meta) {
   auto storage = storage_behind(loan.origin);
   if (!storage) return {};
   const TensorView& view = loan.view();
@@ -84,21 +79,20 @@ at::Tensor back_to_storage(const Loan& loan, caffe2::TypeMeta meta) {
                          static_cast<char*>(storage->_mutable_data_ptr_no_checks().get());
   const int64_t itemsize = view.itemsize();
   if (offset < 0 || offset % itemsize != 0 ||
-      offset + span_bytes(view) > static_cast<int64_t>(storage->nbytes())) {
+      offset + bytes > static_cast<int64_t>(storage->nbytes())) {
     return {};
   }
   return make_tensor(std::move(storage), offset / itemsize, view, meta);
 }
 
-at::Tensor new_storage(Loan& loan, caffe2::TypeMeta meta) {
+at::Tensor new_storage(Loan& loan, int64_t bytes, caffe2::TypeMeta meta) {
   const TensorView& view = loan.view();
   const c10::Device device = torch_device(view.device);
   // From here on the DataPtr owns, whatever fails.
   const Owner owner = loan.release_owner();
-  at::DataPtr data(view.data, owner.context, owner ? owner.release : nullptr, device);
-  auto storage = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(),
-                                                       span_bytes(view), std::move(data), nullptr,
-                                                       /*resizable=*/false);
+  at::DataPtr data(view.data, owner.context, owner.release, device);
+  c10::intrusive_ptr<c10::StorageImpl> storage = c10::make_intrusive<Recycled<c10::StorageImpl>>(
+      c10::StorageImpl::use_byte_size_t(), bytes, std::move(data), nullptr, /*resizable=*/false);
   return make_tensor(std::move(storage), 0, view, meta);
 }
 
@@ -124,13 +118,14 @@ at::Tensor finish_copy(at::Tensor&& tensor) {
 
 at::Tensor to_tensor(Loan&& loan) {
   const caffe2::TypeMeta meta = type_meta(loan.view().dtype);
-  canonicalise_strides(loan);
-  at::Tensor tensor;
-  if (loan.origin.release != nullptr) tensor = back_to_storage(loan, meta);
-  if (!tensor.defined()) tensor = new_storage(loan, meta);
-  tensor = finish_copy(std::move(tensor));
-  loan.reset();
-  return tensor;
+  const int64_t bytes = settle_strides(loan);
+  if (loan.origin.release != nullptr) {
+    if (at::Tensor tensor = back_to_storage(loan, bytes, meta); tensor.defined()) {
+      loan.reset();
+      return finish_copy(std::move(tensor));
+    }
+  }
+  return finish_copy(new_storage(loan, bytes, meta));
 }
 
 at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) {

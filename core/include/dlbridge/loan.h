@@ -41,7 +41,7 @@ class Loan {
   }
   Loan(const Loan&) = delete;
   Loan& operator=(const Loan&) = delete;
-  ~Loan() { reset(); }
+  ~Loan() { give_back(); }
 
   const TensorView& view() const noexcept { return view_; }
   /// The description, to be filled in by an adapter. `shape` and `strides` are set by set_rank alone.
@@ -72,10 +72,7 @@ class Loan {
 
   /// Gives the memory back, if it was lent, and forgets the description.
   void reset() noexcept {
-    if (owner_) [[unlikely]] {
-      const Owner owner = release_owner();
-      owner.release(owner.context);
-    }
+    give_back();
     heap_.reset();
     view_ = TensorView{};
     view_.shape = view_.strides = inline_;
@@ -83,6 +80,13 @@ class Loan {
   }
 
  private:
+  void give_back() noexcept {
+    if (owner_) {
+      const Owner owner = release_owner();
+      owner.release(owner.context);
+    }
+  }
+
   int64_t* base() noexcept { return heap_ ? heap_.get() : inline_; }
   int32_t stride_offset() const noexcept { return heap_ ? view_.ndim : kInlineRank; }
 
