@@ -26,7 +26,6 @@ import torch
 
 import dlbridge
 
-
 # Runs a conversion that many times; nanoseconds a call.
 Timer = Callable[[int], float]
 
@@ -84,7 +83,9 @@ def contests() -> list[Contest]:
     table: list[Contest] = []
     for size, array, tensor in (("(4, 5)", small_array, small_tensor), ("100 MB strided", big_array, big_tensor)):
         table += [
-            Contest(f"to_torch(a), {size}", "torch.from_numpy(a)", _call(from_numpy, array), _call(to_torch, array), 1.8),
+            Contest(
+                f"to_torch(a), {size}", "torch.from_numpy(a)", _call(from_numpy, array), _call(to_torch, array), 1.8
+            ),
             Contest(f"to_numpy(t), {size}", "t.numpy()", _call(tensor_numpy, tensor), _call(to_numpy, tensor), 6.0),
             Contest(
                 f"array and back, {size}",
@@ -102,8 +103,20 @@ def contests() -> list[Contest]:
             ),
         ]
     table += [
-        Contest("from_dlpack(a)", "np.from_dlpack(a)", _call(np.from_dlpack, small_array), _call(from_dlpack, small_array), None),
-        Contest("from_dlpack(t)", "torch.from_dlpack(t)", _call(torch.from_dlpack, small_tensor), _call(from_dlpack, small_tensor), None),
+        Contest(
+            "from_dlpack(a)",
+            "np.from_dlpack(a)",
+            _call(np.from_dlpack, small_array),
+            _call(from_dlpack, small_array),
+            None,
+        ),
+        Contest(
+            "from_dlpack(t)",
+            "torch.from_dlpack(t)",
+            _call(torch.from_dlpack, small_tensor),
+            _call(from_dlpack, small_tensor),
+            None,
+        ),
     ]
     return table
 
@@ -153,7 +166,9 @@ def main() -> None:
         bar = f"{row.bar:>6.1f}" if row.bar is not None else "     -"
         print(f"{row.name:34}{row.native:32}{row.native_ns:>10.0f}{row.dlbridge_ns:>13.0f}{row.ratio:>8.2f}{bar}")
     if options.json is not None:
-        options.json.write_text(json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=2) + "\n")
+        options.json.write_text(
+            json.dumps({"machine": machine, "rows": [asdict(row) for row in rows]}, indent=2) + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -13,9 +13,10 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from dlbridge import to_numpy, to_torch
 from observe import Case, Report, address, same_memory
 from PIL import Image
+
+from dlbridge import to_numpy, to_torch
 
 BIG = 64 * 1024 * 1024  # above malloc's mmap threshold: freed memory of this size is unmapped
 

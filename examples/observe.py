@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dlbridge
 import numpy as np
 import torch
+
+import dlbridge
 
 WIDTH = 118
 ROUNDS = 15

@@ -15,14 +15,15 @@ import sys
 from pathlib import Path
 
 import conversions
-import dlbridge
 import numpy as np
 import skimage
 import torch
-from dlbridge import to_numpy, to_torch
 from observe import ROUNDS, Report, Trace, busy_cpus
 from PIL import Image
 from torch.nn.functional import conv2d, pad
+
+import dlbridge
+from dlbridge import to_numpy, to_torch
 
 ROOT = Path(__file__).resolve().parent.parent
 PHOTO = Path(skimage.__file__).parent / "data" / "coffee.png"

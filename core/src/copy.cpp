@@ -6,7 +6,6 @@
 #include <cstring>
 #include <memory>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -20,6 +19,8 @@ constexpr int64_t kBytesPerThread = int64_t{1} << 20;
 constexpr int64_t kMaxThreads = 16;
 // Elements along each side of a transposed tile: a tile's lines stay in the first-level cache.
 constexpr int64_t kTile = 32;
+// The longest contiguous run that is treated as one element.
+constexpr int64_t kLongestElement = 16;
 
 // A copy as nested loops; index 0 is innermost in the destination.
 struct Loops {
@@ -52,8 +53,8 @@ void copy_row(char* dst, const char* src, const LoopDim& dim, int64_t itemsize) 
   }
 }
 
-// Two dimensions of which one is contiguous on each side: walked in tiles, so that neither side is read or written
-// a whole cache line for one element.
+// Two dimensions of which one is contiguous on each side: walked in tiles, so that neither side is
+// read or written a whole cache line for one element.
 template <int64_t kSize>
 void copy_tiles(char* dst, const char* src, const LoopDim& a, const LoopDim& b,
                 int64_t itemsize) noexcept {
@@ -65,21 +66,24 @@ void copy_tiles(char* dst, const char* src, const LoopDim& a, const LoopDim& b,
         char* to = dst + j * b.dst_stride_bytes;
         const char* from = src + j * b.src_stride_bytes;
         for (int64_t i = aa; i < a_end; ++i) {
-          Element<kSize>::copy(to + i * a.dst_stride_bytes, from + i * a.src_stride_bytes, itemsize);
+          Element<kSize>::copy(to + i * a.dst_stride_bytes, from + i * a.src_stride_bytes,
+                               itemsize);
         }
       }
     }
   }
 }
 
-// The dimension that is contiguous in the source, if it is not the innermost one: the partner of a tiled walk.
+// The dimension that is contiguous in the source, if it is not the innermost one: the partner of a
+// tiled walk.
 int32_t transposed_partner(const Loops& loops) noexcept {
   if (loops.count < 2 || loops.dims[0].src_stride_bytes == loops.itemsize) return -1;
   int32_t partner = -1;
   for (int32_t i = 1; i < loops.count; ++i) {
-    if (std::abs(loops.dims[i].src_stride_bytes) >= std::abs(loops.dims[0].src_stride_bytes)) continue;
-    if (partner < 0 || std::abs(loops.dims[i].src_stride_bytes) <
-                           std::abs(loops.dims[partner].src_stride_bytes)) {
+    if (std::abs(loops.dims[i].src_stride_bytes) >= std::abs(loops.dims[0].src_stride_bytes))
+      continue;
+    if (partner < 0 ||
+        std::abs(loops.dims[i].src_stride_bytes) < std::abs(loops.dims[partner].src_stride_bytes)) {
       partner = i;
     }
   }
@@ -103,25 +107,51 @@ void walk(char* dst, const char* src, const Loops& loops, int32_t depth, int32_t
   }
 }
 
-void run(const Loops& loops) noexcept {
-  if (loops.count == 0) {
-    std::memcpy(loops.dst, loops.src, static_cast<size_t>(loops.itemsize));
+// A short run that is contiguous on both sides (the three bytes of a pixel) is copied as if it were
+// one element: a call of memcpy a run would cost more than the run.
+Loops fold_short_runs(Loops loops) noexcept {
+  while (loops.count > 1 && loops.dims[0].dst_stride_bytes == loops.itemsize &&
+         loops.dims[0].src_stride_bytes == loops.itemsize &&
+         loops.dims[0].extent * loops.itemsize <= kLongestElement) {
+    loops.itemsize *= loops.dims[0].extent;
+    ++loops.dims;
+    --loops.count;
+  }
+  return loops;
+}
+
+void run(const Loops& unfolded) noexcept {
+  if (unfolded.count == 0) {
+    std::memcpy(unfolded.dst, unfolded.src, static_cast<size_t>(unfolded.itemsize));
     return;
   }
+  const Loops loops = fold_short_runs(unfolded);
   const int32_t partner = transposed_partner(loops);
   const int32_t top = loops.count - 1;
   switch (loops.itemsize) {
-    case 1: return walk<1>(loops.dst, loops.src, loops, top, partner);
-    case 2: return walk<2>(loops.dst, loops.src, loops, top, partner);
-    case 4: return walk<4>(loops.dst, loops.src, loops, top, partner);
-    case 8: return walk<8>(loops.dst, loops.src, loops, top, partner);
-    case 16: return walk<16>(loops.dst, loops.src, loops, top, partner);
-    default: return walk<0>(loops.dst, loops.src, loops, top, partner);
+    case 1:
+      return walk<1>(loops.dst, loops.src, loops, top, partner);
+    case 2:
+      return walk<2>(loops.dst, loops.src, loops, top, partner);
+    case 3:
+      return walk<3>(loops.dst, loops.src, loops, top, partner);
+    case 4:
+      return walk<4>(loops.dst, loops.src, loops, top, partner);
+    case 6:
+      return walk<6>(loops.dst, loops.src, loops, top, partner);
+    case 8:
+      return walk<8>(loops.dst, loops.src, loops, top, partner);
+    case 12:
+      return walk<12>(loops.dst, loops.src, loops, top, partner);
+    case 16:
+      return walk<16>(loops.dst, loops.src, loops, top, partner);
+    default:
+      return walk<0>(loops.dst, loops.src, loops, top, partner);
   }
 }
 
-// Splits the longest outer dimension (or the only one) into slices, one a thread. The calling thread takes one too,
-// and takes over the slices for which no thread could be started.
+// Splits the longest outer dimension (or the only one) into slices, one a thread. The calling
+// thread takes one too, and takes over the slices for which no thread could be started.
 void run_threaded(const Loops& loops, int64_t threads) {
   int32_t split = 0;
   for (int32_t i = loops.count - 1; i >= 0; --i) {
@@ -137,14 +167,15 @@ void run_threaded(const Loops& loops, int64_t threads) {
     const int64_t begin = extent * index / threads;
     dims[split].extent = extent * (index + 1) / threads - begin;
     run({loops.dst + begin * dims[split].dst_stride_bytes,
-         loops.src + begin * dims[split].src_stride_bytes, dims.data(), loops.count, loops.itemsize});
+         loops.src + begin * dims[split].src_stride_bytes, dims.data(), loops.count,
+         loops.itemsize});
   };
   std::vector<std::jthread> workers;
   workers.reserve(static_cast<size_t>(threads));
   int64_t started = 1;
   try {
     for (; started < threads; ++started) workers.emplace_back(slice, started);
-  } catch (const std::system_error&) {
+  } catch (const std::exception&) {
     // No more threads to be had: the caller does the rest.
   }
   auto own = slice;

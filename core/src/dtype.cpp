@@ -10,8 +10,8 @@ struct NamedType {
   std::string_view name;
 };
 
-// One row a type that DLPack 1.3 defines and some framework uses. Looked up linearly: only names and hostile input
-// come here, never the hot path.
+// One row a type that DLPack 1.3 defines and some framework uses. Looked up linearly: only names
+// and hostile input come here, never the hot path.
 constexpr std::array kNamedTypes{
     NamedType{{TypeCode::boolean, 8}, "bool"},
     NamedType{{TypeCode::int_, 8}, "int8"},

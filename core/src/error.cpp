@@ -24,7 +24,8 @@ Error::Error(ErrorCode code, std::string field, std::string message)
 Error::Error(const Error&) = default;
 Error& Error::operator=(const Error&) = default;
 
-// The key functions: one type_info and one vtable in libdlbridge, so that a catch works across libraries.
+// The key functions: one type_info and one vtable in libdlbridge, so that a catch works across
+// libraries.
 Error::~Error() = default;
 const char* Error::what() const noexcept { return message_.c_str(); }
 

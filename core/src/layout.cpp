@@ -9,7 +9,9 @@
 namespace dlbridge {
 namespace {
 
-bool multiply(int64_t a, int64_t b, int64_t* out) noexcept { return !__builtin_mul_overflow(a, b, out); }
+bool multiply(int64_t a, int64_t b, int64_t* out) noexcept {
+  return !__builtin_mul_overflow(a, b, out);
+}
 bool add(int64_t a, int64_t b, int64_t* out) noexcept { return !__builtin_add_overflow(a, b, out); }
 
 // One term of a bounded sum: a positive stride times a digit in [low, high].
@@ -21,8 +23,9 @@ struct Term {
 
 constexpr int32_t kMaxTerms = 130;
 
-// Searches for digits with start + sum(digit_i * stride_i) == 0: two element addresses that meet. Depth first; a
-// branch dies when what is left cannot bring the sum back to zero. Terms come sorted by stride, downwards.
+// Searches for digits with start + sum(digit_i * stride_i) == 0: two element addresses that meet.
+// Depth first; a branch dies when what is left cannot bring the sum back to zero. Terms come sorted
+// by stride, downwards.
 class BoundedSum {
  public:
   explicit BoundedSum(std::span<const Term> terms) noexcept : terms_(terms) {
@@ -88,7 +91,8 @@ uint64_t address_of(const TensorView& view) noexcept {
   return reinterpret_cast<uint64_t>(view.data) + view.byte_offset;
 }
 
-// The terms of a view's element bytes, counted from its lowest address; `sign` -1 for the side that is subtracted.
+// The terms of a view's element bytes, counted from its lowest address; `sign` -1 for the side that
+// is subtracted.
 bool add_bytes(const TensorView& view, int sign, Terms& terms) noexcept {
   const auto range = [sign](int64_t stride, int64_t reach) {
     return sign > 0 ? Term{stride, 0, reach} : Term{stride, -reach, 0};
@@ -96,7 +100,8 @@ bool add_bytes(const TensorView& view, int sign, Terms& terms) noexcept {
   if (!terms.add(range(1, view.itemsize() - 1))) return false;
   for (int32_t i = 0; i < view.ndim; ++i) {
     if (view.shape[i] == 1 || view.strides[i] == 0) continue;
-    if (!terms.add(range(std::abs(view.strides[i]) * view.itemsize(), view.shape[i] - 1))) return false;
+    if (!terms.add(range(std::abs(view.strides[i]) * view.itemsize(), view.shape[i] - 1)))
+      return false;
   }
   return true;
 }
@@ -113,8 +118,8 @@ std::optional<int64_t> element_count(std::span<const int64_t> shape) noexcept {
   return count;
 }
 
-std::optional<ByteRange> byte_range(std::span<const int64_t> shape, std::span<const int64_t> strides,
-                                    int64_t itemsize) noexcept {
+std::optional<ByteRange> byte_range(std::span<const int64_t> shape,
+                                    std::span<const int64_t> strides, int64_t itemsize) noexcept {
   if (std::ranges::find(shape, 0) != shape.end()) return ByteRange{};
   int64_t before = 0;
   int64_t after = itemsize;
@@ -125,20 +130,22 @@ std::optional<ByteRange> byte_range(std::span<const int64_t> shape, std::span<co
       return std::nullopt;
     }
     if (reach == INT64_MIN) return std::nullopt;
-    if (!(reach < 0 ? add(before, -reach, &before) : add(after, reach, &after))) return std::nullopt;
+    if (!(reach < 0 ? add(before, -reach, &before) : add(after, reach, &after)))
+      return std::nullopt;
   }
   return ByteRange{before, after};
 }
 
 void compact_strides(std::span<const int64_t> shape, int64_t* out) noexcept {
-  int64_t stride = 1;
+  uint64_t stride = 1;  // unsigned: an empty shape may hold extents whose product wraps
   for (size_t i = shape.size(); i-- > 0;) {
-    out[i] = stride;
-    stride *= std::max<int64_t>(shape[i], 1);
+    out[i] = static_cast<int64_t>(stride);
+    stride *= static_cast<uint64_t>(std::max<int64_t>(shape[i], 1));
   }
 }
 
 void dense_strides_like(const TensorView& view, int64_t* out) {
+  if (view.is_empty()) return compact_strides(view.extents(), out);
   std::array<int32_t, 64> inline_order;
   std::vector<int32_t> heap_order;
   int32_t* order = inline_order.data();
@@ -147,28 +154,31 @@ void dense_strides_like(const TensorView& view, int64_t* out) {
     order = heap_order.data();
   }
   std::iota(order, order + view.ndim, 0);
-  // Outermost first: by stride downwards; dimensions without one (extent 1, broadcast) keep their place as well
-  // as a stable insertion can, so that an all-equal array comes out row-major.
-  const auto magnitude = [&](int32_t i) {
-    return view.shape[i] <= 1 ? 0 : std::abs(view.strides[i]);
+  // Insertion sort, outermost first by stride. A dimension without a stride of its own (extent 1,
+  // broadcast) decides nothing: it keeps its place, and the comparison goes on beyond it.
+  const auto magnitude = [&](int32_t dim) {
+    return view.shape[dim] == 1 ? 0 : std::abs(view.strides[dim]);
   };
   for (int32_t i = 1; i < view.ndim; ++i) {
-    for (int32_t j = i; j > 0; --j) {
-      const int64_t left = magnitude(order[j - 1]);
-      const int64_t here = magnitude(order[j]);
-      if (left == 0 || here == 0 || left >= here) break;
-      std::swap(order[j - 1], order[j]);
+    int32_t moving = i;
+    for (int32_t j = i - 1; j >= 0; --j) {
+      const int64_t outer = magnitude(order[j]);
+      const int64_t inner = magnitude(order[moving]);
+      if (outer == 0 || inner == 0) continue;
+      if (outer >= inner) break;
+      std::swap(order[j], order[moving]);
+      moving = j;
     }
   }
   int64_t stride = 1;
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
     out[order[i]] = stride;
-    stride *= std::max<int64_t>(view.shape[order[i]], 1);
+    stride *= view.shape[order[i]];
   }
 }
 
 int32_t negative_stride_dimension(const TensorView& view) noexcept {
-  if (view.size() == 0) return -1;
+  if (view.is_empty()) return -1;
   for (int32_t i = 0; i < view.ndim; ++i) {
     if (view.strides[i] < 0 && view.shape[i] > 1) return i;
   }
@@ -177,8 +187,8 @@ int32_t negative_stride_dimension(const TensorView& view) noexcept {
 
 namespace {
 
-// Whether each stride goes beyond all that the inner dimensions reach together, taken in the order they stand: then no
-// two index tuples meet. Most layouts answer here.
+// Whether each stride goes beyond all that the inner dimensions reach together, taken in the order
+// they stand: then no two index tuples meet. Most layouts answer here.
 bool is_nested_in_order(const TensorView& view) noexcept {
   int64_t inner_reach = 0;
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
@@ -193,10 +203,9 @@ bool is_nested_in_order(const TensorView& view) noexcept {
 }  // namespace
 
 bool has_partial_overlap(const TensorView& view) noexcept {
-  if (is_nested_in_order(view)) return false;
+  if (view.is_empty() || is_nested_in_order(view)) return false;
   Terms collected;
   for (int32_t i = 0; i < view.ndim; ++i) {
-    if (view.shape[i] == 0) return false;
     if (view.shape[i] == 1 || view.strides[i] == 0) continue;
     const int64_t reach = view.shape[i] - 1;
     if (!collected.add({std::abs(view.strides[i]), -reach, reach})) return true;  // undecided

@@ -41,8 +41,10 @@ Managed* make_block(Loan& loan) {
   auto* dims = reinterpret_cast<int64_t*>(block + 1);
   std::copy_n(view.shape, rank, dims);
   std::copy_n(view.strides, rank, dims + rank);
-  block->managed.dl_tensor = {view.data,  view.device, view.ndim,        view.dtype,
-                              dims,       dims + rank, view.byte_offset};
+  DLDevice device = view.device;
+  if (Device(device).is_host()) device.device_id = 0;  // rule 24
+  block->managed.dl_tensor = {view.data, device,      view.ndim,       view.dtype,
+                              dims,      dims + rank, view.byte_offset};
   block->managed.manager_ctx = block;
   block->managed.deleter = delete_block<Managed>;
   block->owner = loan.release_owner();

@@ -65,7 +65,8 @@ bool can_hold(DType type, const TargetTraits& target) noexcept {
 }
 
 bool is_aligned(const TensorView& view) noexcept {
-  // torch's complex types and the vector loads its compiler emits assume the whole element's size, up to 16 bytes.
+  // torch's complex types and the vector loads its compiler emits assume the whole element's size,
+  // up to 16 bytes.
   const int64_t itemsize = view.itemsize();
   const uintptr_t alignment = itemsize >= 16 ? 16 : static_cast<uintptr_t>(itemsize);
   if ((alignment & (alignment - 1)) != 0) return true;
@@ -87,17 +88,21 @@ ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target) noe
     if (!target.partial_overlap && view.access != Access::read_only && has_partial_overlap(view))
       reasons.add(ErrorCode::overlap);
   }
-  if (!target.misaligned && !is_aligned(view) && view.size() != 0)
+  if (!target.misaligned && !is_aligned(view) && view.size() != 0) [[unlikely]]
     reasons.add(ErrorCode::misaligned);
   return reasons;
 }
 
-// The common case, decided with a handful of comparisons: nothing was named, and everything is plain.
-bool is_plainly_shareable(const TensorView& view, const TargetTraits& target, const Request& request) noexcept {
-  return request.copy <= CopyMode::if_needed && !request.into_existing && !request.device && !request.dtype &&
-         view.obstacles.empty() && view.ndim <= target.max_ndim && view.dtype.bits >= 8 &&
-         target.dtypes.contains(view.dtype) && target.accepts_device(view.device) &&
-         (view.access != Access::read_only || target.read_only) && is_contiguous(view) && is_aligned(view);
+// The common case, decided with a handful of comparisons: nothing was named, and nothing stands
+// against sharing.
+bool is_plainly_shareable(const TensorView& view, const TargetTraits& target,
+                          const Request& request) noexcept {
+  return request.copy <= CopyMode::if_needed && !request.into_existing && !request.device &&
+         !request.dtype && view.obstacles.empty() && view.ndim <= target.max_ndim &&
+         view.dtype.bits >= 8 && target.dtypes.contains(view.dtype) &&
+         target.accepts_device(view.device) &&
+         (view.access != Access::read_only || target.read_only) &&
+         layout_reasons(view, target).empty();
 }
 
 int64_t result_bytes(const TensorView& view, const TargetTraits& target, const Request& request,
@@ -113,11 +118,16 @@ int64_t result_bytes(const TensorView& view, const TargetTraits& target, const R
 
 std::string_view name(Verdict verdict) noexcept {
   switch (verdict) {
-    case Verdict::share: return "share";
-    case Verdict::copy: return "copy";
-    case Verdict::cast: return "cast";
-    case Verdict::stage: return "stage";
-    case Verdict::refuse: return "refuse";
+    case Verdict::share:
+      return "share";
+    case Verdict::copy:
+      return "copy";
+    case Verdict::cast:
+      return "cast";
+    case Verdict::stage:
+      return "stage";
+    case Verdict::refuse:
+      return "refuse";
   }
   return "unknown";
 }

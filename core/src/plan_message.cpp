@@ -62,7 +62,8 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
     case ErrorCode::masked_array:
       return "x is a MaskedArray, whose mask would be lost; expected a plain array";
     case ErrorCode::writeback_if_copy:
-      return "x has WRITEBACKIFCOPY set: it is a temporary that is written back later; expected the array itself";
+      return "x has WRITEBACKIFCOPY set: it is a temporary that is written back later; expected "
+             "the array itself";
     case ErrorCode::sparse_layout:
       return "layout is sparse; expected strided memory";
     case ErrorCode::nested_tensor:
@@ -72,7 +73,8 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
     case ErrorCode::mkldnn_layout:
       return "layout is mkldnn; expected strided memory";
     case ErrorCode::fake_tensor:
-      return "x is a tensor without memory of its own (FakeTensor or another __torch_dispatch__ subclass)";
+      return "x is a tensor without memory of its own (FakeTensor or another __torch_dispatch__ "
+             "subclass)";
     case ErrorCode::functorch_tensor:
       return "x is wrapped by a functorch transform (vmap, grad, jvp); expected a plain tensor";
     case ErrorCode::functional_tensor:
@@ -98,19 +100,21 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
     }
     case ErrorCode::no_transfer:
       return "device is " + device + ", " + Device(*request.device).name() +
-             " was asked for, and no transfer between them is registered (no CUDA module is loaded)";
+             " was asked for, and no transfer between them is registered (no CUDA module is "
+             "loaded)";
     case ErrorCode::unsupported_device:
-      return "device is " +
-             (request.device ? Device(*request.device).name() : device) + ", which " + to +
-             " does not hold";
+      return "device is " + (request.device ? Device(*request.device).name() : device) +
+             ", which " + to + " does not hold";
     case ErrorCode::device_not_named:
       return "device is " + device + "; " + to + " arrays live in host memory";
     case ErrorCode::unsupported_dtype: {
-      const bool named = request.dtype && !target.dtypes.contains(*request.dtype) &&
-                         !view.obstacles.has(code);
+      const bool named =
+          request.dtype && !target.dtypes.contains(*request.dtype) && !view.obstacles.has(code);
       return "dtype is " +
-             (named ? DType(*request.dtype).name() : found.empty() ? dtype : found) + ", which " +
-             to + " cannot share";
+             (named           ? DType(*request.dtype).name()
+              : found.empty() ? dtype
+                              : found) +
+             ", which " + to + " cannot share";
     }
     case ErrorCode::missing_ml_dtypes:
       return "dtype is " + dtype + ", which NumPy has only with the package ml_dtypes";
@@ -123,7 +127,8 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
              "; torch packs two float4 in a byte and needs an even one";
     case ErrorCode::float4_packing:
       return DType(view.dtype) == kFloat4Pair
-                 ? "dtype is float4_e2m1fn_x2, two elements in a byte; ml_dtypes keeps one in a byte"
+                 ? "dtype is float4_e2m1fn_x2, two elements in a byte; ml_dtypes keeps one in a "
+                   "byte"
                  : "dtype is float4_e2m1fn, one element in a byte; torch packs two in a byte";
     case ErrorCode::packed_subbyte:
       return "dtype is " + dtype + ", packed below a byte; " + to + " keeps one element in a byte";
@@ -161,23 +166,35 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
 std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& target,
                     const Request& request, int64_t bytes) {
   switch (code) {
-    case ErrorCode::masked_array: return "pass x.filled(value)";
-    case ErrorCode::writeback_if_copy: return "pass x.copy()";
+    case ErrorCode::masked_array:
+      return "pass x.filled(value)";
+    case ErrorCode::writeback_if_copy:
+      return "pass x.copy()";
     case ErrorCode::sparse_layout:
-    case ErrorCode::mkldnn_layout: return "pass x.to_dense()";
-    case ErrorCode::nested_tensor: return "pass torch.nested.to_padded_tensor(x, padding)";
-    case ErrorCode::quantized_tensor: return "pass x.dequantize() or x.int_repr()";
+    case ErrorCode::mkldnn_layout:
+      return "pass x.to_dense()";
+    case ErrorCode::nested_tensor:
+      return "pass torch.nested.to_padded_tensor(x, padding)";
+    case ErrorCode::quantized_tensor:
+      return "pass x.dequantize() or x.int_repr()";
     case ErrorCode::fake_tensor:
     case ErrorCode::functorch_tensor:
     case ErrorCode::functional_tensor:
       return "convert before the mode or transform begins, or after it ends";
-    case ErrorCode::meta_tensor: return "pass torch.empty_like(x, device=\"cpu\") or the real tensor";
-    case ErrorCode::unsupported_keys: return "pass a dense tensor, such as x.to_dense() or x.clone()";
-    case ErrorCode::undefined_tensor: return "pass a defined tensor";
-    case ErrorCode::symbolic_shape: return "convert outside of tracing";
-    case ErrorCode::storage_inaccessible: return "pass x.clone() taken where its data may be read";
-    case ErrorCode::requires_grad: return "pass x.detach()";
-    case ErrorCode::copy_forbidden: return "leave copy= out, or pass copy=None";
+    case ErrorCode::meta_tensor:
+      return "pass torch.empty_like(x, device=\"cpu\") or the real tensor";
+    case ErrorCode::unsupported_keys:
+      return "pass a dense tensor, such as x.to_dense() or x.clone()";
+    case ErrorCode::undefined_tensor:
+      return "pass a defined tensor";
+    case ErrorCode::symbolic_shape:
+      return "convert outside of tracing";
+    case ErrorCode::storage_inaccessible:
+      return "pass x.clone() taken where its data may be read";
+    case ErrorCode::requires_grad:
+      return "pass x.detach()";
+    case ErrorCode::copy_forbidden:
+      return "leave copy= out, or pass copy=None";
     case ErrorCode::no_transfer:
       return "move it with its own framework first, such as tensor.to(\"" +
              Device(*request.device).name() + "\")";
@@ -187,13 +204,17 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
     case ErrorCode::device_not_named:
       return "pass device=\"cpu\" to stage " + byte_text(bytes);
     case ErrorCode::unsupported_dtype:
-      return view.obstacles.has(code) ? "convert it with its own framework first, such as x.astype(...)"
-                                      : "pass a dtype= that " + title(target) + " has, to cast";
+      return view.obstacles.has(code)
+                 ? "convert it with its own framework first, such as x.astype(...)"
+                 : "pass a dtype= that " + title(target) + " has, to cast";
     case ErrorCode::missing_ml_dtypes:
       return "install ml_dtypes, or pass dtype=\"float32\" to cast";
-    case ErrorCode::packed_subbyte: return "pass dtype= to cast";
-    case ErrorCode::too_many_dimensions: return "reshape it to fewer dimensions";
-    case ErrorCode::float4_odd_extent: return "pad the last dimension to an even extent";
+    case ErrorCode::packed_subbyte:
+      return "pass dtype= to cast";
+    case ErrorCode::too_many_dimensions:
+      return "reshape it to fewer dimensions";
+    case ErrorCode::float4_odd_extent:
+      return "pad the last dimension to an even extent";
     default:
       return "pass copy=None to copy " + byte_text(bytes);
   }
@@ -203,12 +224,10 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
 
 Error refusal(const TensorView& view, const TargetTraits& target, const Request& request,
               const Plan& plan) {
-  const ReasonSet forbidden = plan.reasons & ReasonSet(ErrorCode::copy_forbidden);
   const ErrorCode code = plan.reasons.first();
   return Error(code, std::string(field_of(code)),
                finding(code, view, target, request) + ": " +
-                   way_out(forbidden.empty() ? code : ErrorCode::copy_forbidden, view, target,
-                           request, plan.bytes));
+                   way_out(code, view, target, request, plan.bytes));
 }
 
 std::string describe(const TensorView& view, const TargetTraits& target, const Request& request,
@@ -221,7 +240,8 @@ std::string describe(const TensorView& view, const TargetTraits& target, const R
     return text;
   }
   std::string text;
-  for (const std::string& step : path(view, request, plan)) text += (text.empty() ? "" : ", ") + step;
+  for (const std::string& step : path(view, request, plan))
+    text += (text.empty() ? "" : ", ") + step;
   text += ": " + byte_text(plan.bytes);
   if (!plan.reasons.empty())
     text += ", because " + finding(plan.reasons.first(), view, target, request);
@@ -230,15 +250,20 @@ std::string describe(const TensorView& view, const TargetTraits& target, const R
 
 std::vector<std::string> path(const TensorView& view, const Request& request, const Plan& plan) {
   switch (plan.verdict) {
-    case Verdict::refuse: return {};
-    case Verdict::share: return {"share"};
-    case Verdict::copy: return {"host copy"};
+    case Verdict::refuse:
+      return {};
+    case Verdict::share:
+      return {"share"};
+    case Verdict::copy:
+      return {"host copy"};
     case Verdict::cast:
-    case Verdict::stage: break;
+    case Verdict::stage:
+      break;
   }
   std::vector<std::string> steps;
   if (plan.stages)
-    steps.push_back("stage " + Device(view.device).name() + " to " + Device(*request.device).name());
+    steps.push_back("stage " + Device(view.device).name() + " to " +
+                    Device(*request.device).name());
   if (plan.casts) steps.push_back("cast to " + DType(*request.dtype).name());
   return steps;
 }

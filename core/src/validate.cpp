@@ -65,7 +65,8 @@ void read_layout(const DLTensor& tensor, Loan& loan) {
 
 uint64_t check_address(const DLTensor& tensor, const TensorView& view) {
   const auto range = byte_range(view.extents(), view.stride_elements(), view.itemsize());
-  if (!range) {
+  int64_t span = 0;
+  if (!range || __builtin_add_overflow(range->before, range->after, &span)) {
     refuse(ErrorCode::stride_overflow, "strides",
            "reach further than 64 bits of bytes; expected memory that fits the address space");
   }
@@ -82,7 +83,8 @@ uint64_t check_address(const DLTensor& tensor, const TensorView& view) {
       __builtin_add_overflow(first, static_cast<uint64_t>(range->after), &end)) {
     refuse(ErrorCode::address_overflow, "byte_offset",
            "is " + std::to_string(tensor.byte_offset) +
-               ", which together with data and strides leaves the address space");
+               ", which together with data and strides leaves the address space; expected memory "
+               "within it");
   }
   return first;
 }

@@ -1,7 +1,7 @@
 """Loads the adapter modules when they are first needed.
 
-`import dlbridge` loads NumPy's only. Torch's direct adapter is compiled against exactly one torch, whose inlined code it
-contains; the version is compared here, before the module's first instruction runs.
+`import dlbridge` loads NumPy's only. Torch's direct adapter is compiled against exactly one torch, whose inlined code
+it contains; the version is compared here, before the module's first instruction runs.
 """
 
 import importlib

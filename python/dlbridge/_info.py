@@ -21,9 +21,9 @@ class BuildInfo(TypedDict):
 def build_info() -> BuildInfo:
     """Versions, and which adapters and paths are active. Imports torch if it is installed.
 
-    ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``none`` when torch cannot be reached;
-    ``torch_tier_reason`` says why. ``dlpack`` is the version of the header this build was made with. ``cuda`` says
-    whether the CUDA module is part of this build.
+    ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``none`` when torch cannot be
+    reached; ``torch_tier_reason`` says why. ``dlpack`` is the version of the header this build was made with. ``cuda``
+    says whether the CUDA module is part of this build.
     """
     import numpy
 

@@ -1,9 +1,9 @@
-// Adapter: what a framework's extension module puts into the capsule that _core takes. The only place where two
-// modules meet; plain data and function pointers, so that _core links no adapter.
+// Adapter: what a framework's extension module puts into the capsule that _core takes. The only
+// place where two modules meet; plain data and function pointers, so that _core links no adapter.
 //
-// Every function is noexcept and called with the GIL held. Those that can fail return null on success, or an Error
-// that the caller owns; after an Error nothing was consumed or leaked. Error code python_exception means that a Python
-// exception is set.
+// Every function is noexcept and called with the GIL held. Those that can fail return null on
+// success, or an Error that the caller owns; after an Error nothing was consumed or leaked. Error
+// code python_exception means that a Python exception is set.
 #pragma once
 
 #include <Python.h>
@@ -45,8 +45,10 @@ struct Adapter {
   /// Consumes the loan: a new reference to this framework's object over its memory.
   Error* (*wrap)(Loan* loan, PyObject** out) noexcept = nullptr;
   /// Fresh memory: a new reference, and a borrowed writable view of it.
-  Error* (*empty)(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept = nullptr;
-  /// What `empty` gave, once it is filled: takes that reference and gives one back. Null if nothing is to be done.
+  Error* (*empty)(const TensorView* like, DLDataType dtype, PyObject** out,
+                  Loan* memory) noexcept = nullptr;
+  /// What `empty` gave, once it is filled: takes that reference and gives one back. Null if nothing
+  /// is to be done.
   Error* (*finish)(PyObject* made, PyObject** out) noexcept = nullptr;
   /// Lets the framework write its object's elements into memory, casting. Null if it cannot.
   Error* (*fill)(PyObject* x, const TensorView* dst) noexcept = nullptr;
@@ -54,7 +56,8 @@ struct Adapter {
   Error* (*cast)(const TensorView* src, const TensorView* dst) noexcept = nullptr;
   /// The DLPack type that a dtype= argument names. Null if it takes none.
   Error* (*parse_dtype)(PyObject* dtype, DLDataType* out) noexcept = nullptr;
-  /// Tries to load an optional package that widens the traits; whether they grew. Null if there is none.
+  /// Tries to load an optional package that widens the traits; whether they grew. Null if there is
+  /// none.
   bool (*extend)() noexcept = nullptr;
 };
 

@@ -8,7 +8,9 @@
 namespace dlbridge::python {
 namespace {
 
-[[noreturn]] void throw_pending() { throw Error(ErrorCode::python_exception, "", "a Python exception is set"); }
+[[noreturn]] void throw_pending() {
+  throw Error(ErrorCode::python_exception, "", "a Python exception is set");
+}
 
 std::string repr_of(PyObject* object) {
   const Reference text(PyObject_Repr(object));
@@ -20,7 +22,8 @@ std::string repr_of(PyObject* object) {
 [[noreturn]] void refuse_device(PyObject* device) {
   throw Error(ErrorCode::invalid_device, "device",
               "device is " + repr_of(device) +
-                  "; expected None, \"cpu\", \"cuda:0\" and the like, a torch.device or a DLPack pair such as (1, 0)");
+                  "; expected None, \"cpu\", \"cuda:0\" and the like, a torch.device or a DLPack "
+                  "pair such as (1, 0)");
 }
 
 // A pair of integers (IntEnum members included).
@@ -69,7 +72,8 @@ bool read_call(const char* function, PyObject* const* args, Py_ssize_t nargs, Py
     taken = 2;
   }
   if (nargs > taken) {
-    raise_type_error("%s() takes one positional argument, x, but %zd were given: name the others", function, nargs);
+    raise_type_error("%s() takes one positional argument, x, but %zd were given: name the others",
+                     function, nargs);
     return false;
   }
   const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
@@ -135,8 +139,9 @@ void check_cpu_stream(PyObject* stream, const TensorView& view) {
     throw_pending();
   }
   if (Device(view.device).is_host()) {
-    throw Error(ErrorCode::invalid_argument, "stream",
-                "stream is " + repr_of(stream) + ", but host memory has no streams: pass stream=None");
+    throw Error(
+        ErrorCode::invalid_argument, "stream",
+        "stream is " + repr_of(stream) + ", but host memory has no streams: pass stream=None");
   }
 }
 
@@ -144,7 +149,8 @@ bool wants_versioned(PyObject* max_version) {
   if (max_version == Py_None) return false;
   if (!PyTuple_Check(max_version) || PyTuple_GET_SIZE(max_version) != 2 ||
       !PyLong_Check(PyTuple_GET_ITEM(max_version, 0))) {
-    raise_type_error("max_version is %.200s; expected None or a pair (major, minor)", Py_TYPE(max_version)->tp_name);
+    raise_type_error("max_version is %.200s; expected None or a pair (major, minor)",
+                     Py_TYPE(max_version)->tp_name);
     throw_pending();
   }
   const long major = PyLong_AsLong(PyTuple_GET_ITEM(max_version, 0));
@@ -158,7 +164,8 @@ void check_export_device(PyObject* dl_device, const TensorView& view) {
   if (!asked) refuse_device(dl_device);
   if (!Device::same_place(*asked, view.device)) {
     throw Error(ErrorCode::unsupported_device, "device",
-                "device " + Device(*asked).name() + " was asked for, the memory is on " + Device(view.device).name() +
+                "device " + Device(*asked).name() + " was asked for, the memory is on " +
+                    Device(view.device).name() +
                     ": leave dl_device out, or pass device= to dlbridge.from_dlpack");
   }
 }

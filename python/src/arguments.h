@@ -10,7 +10,8 @@
 
 namespace dlbridge::python {
 
-/// What to_torch, to_numpy, from_dlpack and explain were called with. Pointers are borrowed, null if not given.
+/// What to_torch, to_numpy, from_dlpack and explain were called with. Pointers are borrowed, null
+/// if not given.
 struct CallArguments {
   PyObject* x = nullptr;
   PyObject* to = nullptr;
@@ -23,19 +24,20 @@ struct CallArguments {
 /// One keyword that a function takes, and where its value goes.
 struct Keyword {
   const char* name;
-  PyObject* CallArguments::*member;
+  PyObject* CallArguments::* member;
 };
 
-/// Reads a METH_FASTCALL | METH_KEYWORDS call with exactly one positional argument (`to` may be a second one where it
-/// is among the keywords). False with TypeError set.
+/// Reads a METH_FASTCALL | METH_KEYWORDS call with exactly one positional argument (`to` may be a
+/// second one where it is among the keywords). False with TypeError set.
 bool read_call(const char* function, PyObject* const* args, Py_ssize_t nargs, PyObject* names,
                std::span<const Keyword> keywords, CallArguments& call) noexcept;
 
-/// True -> always, False -> never, None -> if_needed. Throws Error (python_exception) with TypeError set.
+/// True -> always, False -> never, None -> if_needed. Throws Error (python_exception) with
+/// TypeError set.
 CopyMode parse_copy(PyObject* copy);
 
-/// None, "cpu", "cuda:1", (type, id), or an object with `type` and `index` such as torch.device. Throws Error
-/// (invalid_device).
+/// None, "cpu", "cuda:1", (type, id), or an object with `type` and `index` such as torch.device.
+/// Throws Error (invalid_device).
 std::optional<DLDevice> parse_device(PyObject* device);
 
 /// What the call named, for `target`. Throws Error.

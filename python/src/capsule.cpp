@@ -24,10 +24,13 @@ void destroy(PyObject* capsule, const char* name) noexcept {
 }
 
 void destroy_legacy(PyObject* capsule) { destroy<DLManagedTensor>(capsule, kLegacy); }
-void destroy_versioned(PyObject* capsule) { destroy<DLManagedTensorVersioned>(capsule, kVersioned); }
+void destroy_versioned(PyObject* capsule) {
+  destroy<DLManagedTensorVersioned>(capsule, kVersioned);
+}
 
 template <typename Managed>
-PyObject* new_capsule(Managed* managed, const char* name, PyCapsule_Destructor destructor) noexcept {
+PyObject* new_capsule(Managed* managed, const char* name,
+                      PyCapsule_Destructor destructor) noexcept {
   PyObject* capsule = PyCapsule_New(managed, name, destructor);
   if (capsule == nullptr) managed->deleter(managed);
   return capsule;
@@ -36,9 +39,10 @@ PyObject* new_capsule(Managed* managed, const char* name, PyCapsule_Destructor d
 [[noreturn]] void refuse_name(const char* name) {
   const std::string found = name ? name : "(none)";
   if (found.starts_with("used_")) {
-    throw Error(ErrorCode::capsule_used, "capsule",
-                "the capsule is named " + found +
-                    ": it was consumed before; a capsule can be taken once: call __dlpack__() again");
+    throw Error(
+        ErrorCode::capsule_used, "capsule",
+        "the capsule is named " + found +
+            ": it was consumed before; a capsule can be taken once: call __dlpack__() again");
   }
   throw Error(ErrorCode::capsule_name, "capsule",
               "the capsule is named " + found + "; expected dltensor or dltensor_versioned");
@@ -54,7 +58,8 @@ bool accepts(PyObject* x) noexcept { return is_capsule(x); }
 Error* describe(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
     if (has_name(x, kVersioned)) {
-      describe_managed(static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(x, kVersioned)), *loan);
+      describe_managed(static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(x, kVersioned)),
+                       *loan);
     } else if (has_name(x, kLegacy)) {
       describe_managed(static_cast<DLManagedTensor*>(PyCapsule_GetPointer(x, kLegacy)), *loan);
     } else {
@@ -85,16 +90,18 @@ const Adapter g_capsule_adapter = [] {
   return adapter;
 }();
 
-// Whether the pending TypeError says that a keyword is not known, rather than something that went wrong inside.
+// Whether the pending TypeError says that a keyword is not known, rather than something that went
+// wrong inside.
 bool is_signature_error() noexcept {
   if (!PyErr_ExceptionMatches(PyExc_TypeError)) return false;
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
   const Reference text(value ? PyObject_Str(value) : nullptr);
   const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-  const bool signature = message != nullptr && (std::strstr(message, "keyword argument") != nullptr ||
-                                                std::strstr(message, "max_version") != nullptr ||
-                                                std::strstr(message, "incompatible function arguments") != nullptr);
+  const bool signature =
+      message != nullptr && (std::strstr(message, "keyword argument") != nullptr ||
+                             std::strstr(message, "max_version") != nullptr ||
+                             std::strstr(message, "incompatible function arguments") != nullptr);
   if (!text) PyErr_Clear();
   PyErr_Restore(type, value, traceback);
   return signature;
@@ -115,14 +122,16 @@ Reference call_dlpack(PyObject* x) noexcept {
     if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
       PyErr_Clear();
       raise_type_error(
-          "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object "
+          "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack "
+          "capsule or an object "
           "with __dlpack__: pass numpy.asarray(x)",
           Py_TYPE(x)->tp_name);
     }
     return {};
   }
   const Reference arguments(PyTuple_New(0));
-  const Reference keywords(Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
+  const Reference keywords(
+      Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
   if (!arguments || !keywords) return {};
   Reference capsule(PyObject_Call(method.get(), arguments.get(), keywords.get()));
   if (!capsule && is_signature_error()) {
@@ -130,8 +139,8 @@ Reference call_dlpack(PyObject* x) noexcept {
     capsule = Reference(PyObject_CallNoArgs(method.get()));
   }
   if (capsule && !is_capsule(capsule.get())) {
-    raise_type_error("%.200s.__dlpack__() returned %.200s; expected a DLPack capsule", Py_TYPE(x)->tp_name,
-                     Py_TYPE(capsule.get())->tp_name);
+    raise_type_error("%.200s.__dlpack__() returned %.200s; expected a DLPack capsule",
+                     Py_TYPE(x)->tp_name, Py_TYPE(capsule.get())->tp_name);
     return {};
   }
   return capsule;
@@ -139,7 +148,8 @@ Reference call_dlpack(PyObject* x) noexcept {
 
 bool is_immutable_producer(PyTypeObject* type) noexcept {
   const Reference module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
-  const char* name = module && PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
+  const char* name =
+      module && PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
   if (name == nullptr) {
     PyErr_Clear();
     return false;

@@ -8,21 +8,25 @@
 
 namespace dlbridge::python {
 
-/// A new capsule that owns the loan ("dltensor_versioned" or "dltensor"); null with a Python exception set. Throws
-/// Error (read_only) for a legacy capsule of memory that may not be written, std::bad_alloc.
+/// A new capsule that owns the loan ("dltensor_versioned" or "dltensor"); null with a Python
+/// exception set. Throws Error (read_only) for a legacy capsule of memory that may not be written,
+/// std::bad_alloc.
 PyObject* to_capsule(Loan&& loan, bool versioned);
 
 /// Whether `x` is a PyCapsule of any name.
 inline bool is_capsule(PyObject* x) noexcept { return PyCapsule_CheckExact(x); }
 
-/// The adapter whose objects are unconsumed capsules. It describes and lends (which consumes the capsule), no more.
+/// The adapter whose objects are unconsumed capsules. It describes and lends (which consumes the
+/// capsule), no more.
 const Adapter& capsule_adapter() noexcept;
 
-/// Calls x.__dlpack__(max_version=(1, 3)), or without arguments where the producer is too old to know them. The
-/// producer's own exceptions pass through. Null with a Python exception set; TypeError if x is no producer.
+/// Calls x.__dlpack__(max_version=(1, 3)), or without arguments where the producer is too old to
+/// know them. The producer's own exceptions pass through. Null with a Python exception set;
+/// TypeError if x is no producer.
 Reference call_dlpack(PyObject* x) noexcept;
 
-/// Whether objects of this type never let their memory be written though their capsules cannot say so (JAX).
+/// Whether objects of this type never let their memory be written though their capsules cannot say
+/// so (JAX).
 bool is_immutable_producer(PyTypeObject* type) noexcept;
 
 }  // namespace dlbridge::python

@@ -11,9 +11,9 @@ namespace dlbridge::python {
 namespace {
 
 // What only the source's own framework can resolve while copying.
-constexpr ReasonSet kNeedsSource = ReasonSet(ErrorCode::byte_order) | ErrorCode::stride_not_multiple |
-                                   ErrorCode::conj_bit | ErrorCode::neg_bit | ErrorCode::zero_tensor |
-                                   ErrorCode::copy_on_write;
+constexpr ReasonSet kNeedsSource =
+    ReasonSet(ErrorCode::byte_order) | ErrorCode::stride_not_multiple | ErrorCode::conj_bit |
+    ErrorCode::neg_bit | ErrorCode::zero_tensor | ErrorCode::copy_on_write;
 
 // Below this a copy is over before the GIL has changed hands.
 constexpr int64_t kReleaseGilBytes = 64 * 1024;
@@ -63,27 +63,32 @@ bool cast_into(const Source& source, const Adapter& target, const TensorView& ds
   Loan plain;
   TensorView from = source.view();
   if (!succeeded(guarded([&] { plain = allocate_like(from); }))) return false;
-  if (needs_source ? !succeeded(own.fill(source.object(), &plain.view())) : !host_copy(from, plain.view()))
+  if (needs_source ? !succeeded(own.fill(source.object(), &plain.view()))
+                   : !host_copy(from, plain.view()))
     return false;
   return succeeded(target.cast(&plain.view(), &dst));
 }
 
-bool fill(const Source& source, const Adapter& target, const Plan& plan, const TensorView& dst) noexcept {
+bool fill(const Source& source, const Adapter& target, const Plan& plan,
+          const TensorView& dst) noexcept {
   const TensorView& view = source.view();
   if (plan.reasons.has(ErrorCode::float4_packing))
     return run_host_copy(dst.nbytes(), [&] { repack_float4(view, dst); });
   if (plan.casts) return cast_into(source, target, dst);
-  if (!(view.obstacles & kNeedsSource).empty()) return succeeded(source.adapter().fill(source.object(), &dst));
+  if (!(view.obstacles & kNeedsSource).empty())
+    return succeeded(source.adapter().fill(source.object(), &dst));
   return host_copy(view, dst);
 }
 
-// The description of the result: the source's, with the last extent halved or doubled where float4 is repacked.
+// The description of the result: the source's, with the last extent halved or doubled where float4
+// is repacked.
 struct ResultShape {
   Loan dims;
   DLDataType dtype;
 };
 
-void describe_result(const TensorView& view, const Request& request, const Plan& plan, ResultShape& result) {
+void describe_result(const TensorView& view, const Request& request, const Plan& plan,
+                     ResultShape& result) {
   result.dtype = request.dtype ? *request.dtype : view.dtype;
   Loan& dims = result.dims;
   const bool repacks = plan.reasons.has(ErrorCode::float4_packing);
@@ -111,7 +116,8 @@ PyObject* convert_by_sharing(Source& source, const Adapter& target) noexcept {
 PyObject* convert_by_copy(const Source& source, const Adapter& target, const Request& request,
                           const Plan& plan) noexcept {
   ResultShape shape;
-  if (!succeeded(guarded([&] { describe_result(source.view(), request, plan, shape); }))) return nullptr;
+  if (!succeeded(guarded([&] { describe_result(source.view(), request, plan, shape); })))
+    return nullptr;
   PyObject* made = nullptr;
   Loan memory;
   if (!succeeded(target.empty(&shape.dims.view(), shape.dtype, &made, &memory))) return nullptr;
@@ -129,8 +135,9 @@ PyObject* convert_by_copy(const Source& source, const Adapter& target, const Req
 
 bool check_out(const TensorView& view, const TensorView& out) noexcept {
   if (!out.obstacles.empty() || out.access != Access::writable) {
-    raise(Error(out.access != Access::writable ? ErrorCode::read_only : out.obstacles.first(), "out",
-                "out is not a writable array that DLPack can describe: pass a plain, writable ndarray"));
+    raise(Error(
+        out.access != Access::writable ? ErrorCode::read_only : out.obstacles.first(), "out",
+        "out is not a writable array that DLPack can describe: pass a plain, writable ndarray"));
     return false;
   }
   if (!std::ranges::equal(view.extents(), out.extents())) {
@@ -141,7 +148,8 @@ bool check_out(const TensorView& view, const TensorView& out) noexcept {
   if (has_partial_overlap(out) ||
       std::ranges::any_of(std::views::iota(0, out.ndim),
                           [&](int32_t i) { return out.strides[i] == 0 && out.shape[i] > 1; })) {
-    raise(Error(ErrorCode::overlap, "out", "out's elements overlap each other: pass an array without overlap"));
+    raise(Error(ErrorCode::overlap, "out",
+                "out's elements overlap each other: pass an array without overlap"));
     return false;
   }
   return true;
@@ -153,7 +161,8 @@ Plan plan_for(const Source& source, const Adapter& target, Request& request) noe
   request.source_casts = source.adapter().fill != nullptr;
   Plan decision = plan(source.view(), *target.traits, request);
   if (decision.verdict == Verdict::refuse && target.extend != nullptr &&
-      (decision.reasons.has(ErrorCode::missing_ml_dtypes) || decision.reasons.has(ErrorCode::unsupported_dtype)) &&
+      (decision.reasons.has(ErrorCode::missing_ml_dtypes) ||
+       decision.reasons.has(ErrorCode::unsupported_dtype)) &&
       target.extend()) {
     decision = plan(source.view(), *target.traits, request);
   }
@@ -172,12 +181,14 @@ PyObject* convert(PyObject* x, const Adapter& target, const Request& asked) noex
     return raise(refusal(source.view(), *target.traits, request, decision));
   if (decision.stages) {
     // A Transfer is registered, but only its own module knows how to allocate on both sides.
-    return raise(Error(ErrorCode::no_transfer, "device", "staging is not available in this build of dlbridge"));
+    return raise(Error(ErrorCode::no_transfer, "device",
+                       "staging is not available in this build of dlbridge"));
   }
   return convert_by_copy(source, target, request, decision);
 }
 
-PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) noexcept {
+PyObject* convert_into(PyObject* x, const Adapter& target, Request request,
+                       PyObject* out) noexcept {
   if (!target.accepts(out))
     return raise_type_error("out is %.200s; expected a numpy.ndarray", Py_TYPE(out)->tp_name);
   Source source;
@@ -200,7 +211,8 @@ PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyOb
   }
   Loan apart;
   if (!succeeded(guarded([&] { apart = allocate_like(memory.view()); }))) return nullptr;
-  if (!fill(source, target, decision, apart.view()) || !host_copy(apart.view(), memory.view())) return nullptr;
+  if (!fill(source, target, decision, apart.view()) || !host_copy(apart.view(), memory.view()))
+    return nullptr;
   return Py_NewRef(out);
 }
 

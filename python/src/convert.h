@@ -8,14 +8,16 @@
 
 namespace dlbridge::python {
 
-/// Converts `x` for `target`, as `request` says. A new reference, or null with a Python exception set.
+/// Converts `x` for `target`, as `request` says. A new reference, or null with a Python exception
+/// set.
 PyObject* convert(PyObject* x, const Adapter& target, const Request& request) noexcept;
 
-/// Copies `x` into the existing array `out` (owned by `target`), casting to its dtype. Returns a new reference to out.
+/// Copies `x` into the existing array `out` (owned by `target`), casting to its dtype. Returns a
+/// new reference to out.
 PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) noexcept;
 
-/// The plan for an opened source; widens the target's traits by optional packages where that helps. `request` is
-/// completed with what the source can do.
+/// The plan for an opened source; widens the target's traits by optional packages where that helps.
+/// `request` is completed with what the source can do.
 Plan plan_for(const Source& source, const Adapter& target, Request& request) noexcept;
 
 }  // namespace dlbridge::python

@@ -1,4 +1,5 @@
-// dlbridge._core: the entry points. Plain METH_FASTCALL functions where nanoseconds count, nanobind for the rest.
+// dlbridge._core: the entry points. Plain METH_FASTCALL functions where nanoseconds count, nanobind
+// for the rest.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -20,25 +21,25 @@ namespace {
 constexpr std::array kToTorchKeywords{Keyword{"device", &CallArguments::device},
                                       Keyword{"dtype", &CallArguments::dtype},
                                       Keyword{"copy", &CallArguments::copy}};
-constexpr std::array kToNumpyKeywords{Keyword{"device", &CallArguments::device},
-                                      Keyword{"dtype", &CallArguments::dtype},
-                                      Keyword{"copy", &CallArguments::copy},
-                                      Keyword{"out", &CallArguments::out}};
+constexpr std::array kToNumpyKeywords{
+    Keyword{"device", &CallArguments::device}, Keyword{"dtype", &CallArguments::dtype},
+    Keyword{"copy", &CallArguments::copy}, Keyword{"out", &CallArguments::out}};
 constexpr std::array kFromDlpackKeywords{Keyword{"device", &CallArguments::device},
                                          Keyword{"copy", &CallArguments::copy}};
-constexpr std::array kExplainKeywords{Keyword{"to", &CallArguments::to},
-                                      Keyword{"device", &CallArguments::device},
-                                      Keyword{"dtype", &CallArguments::dtype},
-                                      Keyword{"copy", &CallArguments::copy}};
+constexpr std::array kExplainKeywords{
+    Keyword{"to", &CallArguments::to}, Keyword{"device", &CallArguments::device},
+    Keyword{"dtype", &CallArguments::dtype}, Keyword{"copy", &CallArguments::copy}};
 
 // The general way: everything but a call with one positional argument.
-PyObject* convert_call(const char* function, const Adapter& target, PyObject* const* args, Py_ssize_t nargs,
-                       PyObject* names, std::span<const Keyword> keywords) noexcept {
+PyObject* convert_call(const char* function, const Adapter& target, PyObject* const* args,
+                       Py_ssize_t nargs, PyObject* names,
+                       std::span<const Keyword> keywords) noexcept {
   CallArguments call;
   if (!read_call(function, args, nargs, names, keywords, call)) return nullptr;
   try {
     const Request request = read_request(call, target);
-    if (call.out != nullptr && call.out != Py_None) return convert_into(call.x, target, request, call.out);
+    if (call.out != nullptr && call.out != Py_None)
+      return convert_into(call.x, target, request, call.out);
     return convert(call.x, target, request);
   } catch (const Error& error) {
     return raise(error);
@@ -85,7 +86,8 @@ struct Explanation {
 
 std::string repr(const Explanation& plan) {
   std::string text = "dlbridge.Plan(" + plan.verdict;
-  for (size_t i = 0; i < plan.reasons.size(); ++i) text += (i == 0 ? ", reasons=" : "+") + plan.reasons[i];
+  for (size_t i = 0; i < plan.reasons.size(); ++i)
+    text += (i == 0 ? ", reasons=" : "+") + plan.reasons[i];
   return text + ", bytes=" + std::to_string(plan.bytes) + "): " + plan.message;
 }
 
@@ -110,7 +112,8 @@ const Adapter* explain_target(PyObject* to) {
   if (wanted == "dlpack") return &tensor_adapter();
   if (wanted == "torch" || wanted == "numpy") return adapter_named(text);
   PyErr_Clear();
-  raise(Error(ErrorCode::invalid_argument, "to", "to is no known target; expected \"torch\", \"numpy\" or \"dlpack\""));
+  raise(Error(ErrorCode::invalid_argument, "to",
+              "to is no known target; expected \"torch\", \"numpy\" or \"dlpack\""));
   return nullptr;
 }
 
@@ -162,7 +165,8 @@ PyMethodDef g_functions[] = {
      "explain(x, to, *, device=None, dtype=None, copy=<not given>)\n--\n\n"
      "What a conversion would do and why, without doing it: a Plan."},
     {"shares_memory", as_c_function(shares_memory), METH_FASTCALL,
-     "shares_memory(a, b, /)\n--\n\nWhether two objects of any frameworks have a byte of an element in common."},
+     "shares_memory(a, b, /)\n--\n\nWhether two objects of any frameworks have a byte of an "
+     "element in common."},
     {"_register_adapter", register_capsule, METH_O, "Takes the capsule of an adapter module."},
     {nullptr, nullptr, 0, nullptr},
 };
@@ -175,7 +179,8 @@ NB_MODULE(_core, module) {
       .def_ro("verdict", &Explanation::verdict, "'share', 'copy', 'cast', 'stage' or 'refuse'.")
       .def_ro("reasons", &Explanation::reasons, "Codes: what stands against sharing.")
       .def_ro("bytes", &Explanation::bytes,
-              "Bytes written into new memory; 0 when shared. When refused: what the way out would copy.")
+              "Bytes written into new memory; 0 when shared. When refused: what the way out would "
+              "copy.")
       .def_ro("path", &Explanation::path, "The steps, in order; empty when refused.")
       .def_ro("message", &Explanation::message, "One sentence; when refused, the error's.")
       .def("__repr__", repr);

@@ -22,7 +22,8 @@ PyObject* exchange_error_type() noexcept {
 
 PyObject* raise(const Error& error) noexcept {
   if (error.code() == ErrorCode::python_exception) {
-    if (!PyErr_Occurred()) PyErr_SetString(PyExc_SystemError, "dlbridge: error without an exception");
+    if (!PyErr_Occurred())
+      PyErr_SetString(PyExc_SystemError, "dlbridge: error without an exception");
     return nullptr;
   }
   if (error.code() == ErrorCode::unsupported_type) {

@@ -7,8 +7,9 @@
 
 namespace dlbridge::python {
 
-/// Sets the Python exception for `error` (TypeError for unsupported_type, what is already set for python_exception,
-/// dlbridge.ExchangeError for the rest). Returns null, so that callers can return it.
+/// Sets the Python exception for `error` (TypeError for unsupported_type, what is already set for
+/// python_exception, dlbridge.ExchangeError for the rest). Returns null, so that callers can return
+/// it.
 PyObject* raise(const Error& error) noexcept;
 
 /// The same for an Error that crossed a module boundary; takes it.

@@ -51,8 +51,15 @@ Adapter make_adapter() noexcept {
   return adapter;
 }
 
-PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "_numpy", "The NumPy adapter of dlbridge.",
-                                 -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module_definition = {PyModuleDef_HEAD_INIT,
+                                 "_numpy",
+                                 "The NumPy adapter of dlbridge.",
+                                 -1,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
 
 }  // namespace
 }  // namespace dlbridge::python

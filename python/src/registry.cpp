@@ -65,7 +65,8 @@ const Adapter* adapter_named(const char* name) noexcept {
   const Reference done(PyObject_CallMethod(loader.get(), "load", "s", name));
   if (!done) return nullptr;
   const Adapter* adapter = find_named(name);
-  if (adapter == nullptr) PyErr_Format(PyExc_SystemError, "dlbridge: no adapter %s was registered", name);
+  if (adapter == nullptr)
+    PyErr_Format(PyExc_SystemError, "dlbridge: no adapter %s was registered", name);
   return adapter;
 }
 
@@ -74,8 +75,9 @@ PyObject* register_adapter(PyObject* capsule) noexcept {
   if (adapter == nullptr) return nullptr;
   if (adapter->struct_size != sizeof(Adapter) || adapter->version != kAdapterVersion ||
       adapter->core != &neutral_traits()) {
-    PyErr_SetString(PyExc_ImportError,
-                    "dlbridge: an adapter module of another build of dlbridge was loaded: reinstall dlbridge");
+    PyErr_SetString(
+        PyExc_ImportError,
+        "dlbridge: an adapter module of another build of dlbridge was loaded: reinstall dlbridge");
     return nullptr;
   }
   if (find_named(adapter->traits->name) == nullptr) add_adapter(adapter);

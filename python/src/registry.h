@@ -10,14 +10,16 @@ namespace dlbridge::python {
 /// The adapter whose exact type `type` is, or null. The hot path: a few comparisons.
 const Adapter* adapter_by_type(PyTypeObject* type) noexcept;
 
-/// The adapter that takes `x`, subclasses included. Loads torch's if torch is imported and `x` might be its. Null
-/// without a Python exception: none does; null with one: loading failed.
+/// The adapter that takes `x`, subclasses included. Loads torch's if torch is imported and `x`
+/// might be its. Null without a Python exception: none does; null with one: loading failed.
 const Adapter* adapter_for(PyObject* x) noexcept;
 
-/// The adapter called `name` ("torch", "numpy"), loaded if need be; null with a Python exception set.
+/// The adapter called `name` ("torch", "numpy"), loaded if need be; null with a Python exception
+/// set.
 const Adapter* adapter_named(const char* name) noexcept;
 
-/// Takes a module's capsule. Throws nothing; returns null with a Python exception where it does not fit this _core.
+/// Takes a module's capsule. Throws nothing; returns null with a Python exception where it does not
+/// fit this _core.
 PyObject* register_adapter(PyObject* capsule) noexcept;
 
 /// Adds one that is part of _core itself. Borrows: lives as long as the process.

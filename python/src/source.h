@@ -1,4 +1,5 @@
-// Source: any object that a conversion may start from, opened: its adapter found, its memory described.
+// Source: any object that a conversion may start from, opened: its adapter found, its memory
+// described.
 #pragma once
 
 #include <Python.h>
@@ -10,8 +11,9 @@ namespace dlbridge::python {
 
 class Source {
  public:
-  /// Finds the adapter and describes `x` (borrowed: it outlives this). Objects that only have __dlpack__ are asked for
-  /// a capsule here; it goes back to its producer unless lend() takes it. False with a Python exception set.
+  /// Finds the adapter and describes `x` (borrowed: it outlives this). Objects that only have
+  /// __dlpack__ are asked for a capsule here; it goes back to its producer unless lend() takes it.
+  /// False with a Python exception set.
   bool open(PyObject* x) noexcept;
 
   const TensorView& view() const noexcept { return loan_.view(); }

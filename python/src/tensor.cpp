@@ -61,9 +61,10 @@ std::string repr(const Tensor& self) {
   };
   char address[32];
   std::snprintf(address, sizeof address, "%#llx", reinterpret_cast<unsigned long long>(view.data));
-  return "dlbridge.Tensor(shape=" + list(view.extents()) + ", strides=" + list(view.stride_elements()) +
-         ", dtype=" + DType(view.dtype).name() + ", device=" + Device(view.device).name() +
-         ", data_ptr=" + address + (view.access == Access::writable ? "" : ", read_only") +
+  return "dlbridge.Tensor(shape=" + list(view.extents()) +
+         ", strides=" + list(view.stride_elements()) + ", dtype=" + DType(view.dtype).name() +
+         ", device=" + Device(view.device).name() + ", data_ptr=" + address +
+         (view.access == Access::writable ? "" : ", read_only") +
          (view.is_copied ? ", is_copied" : "") + ")";
 }
 
@@ -82,8 +83,8 @@ Loan loan_for_export(const Tensor& self, CopyMode copy) {
   return loan;
 }
 
-nb::object dlpack(const Tensor& self, nb::object stream, nb::object max_version, nb::object dl_device,
-                  nb::object copy) {
+nb::object dlpack(const Tensor& self, nb::object stream, nb::object max_version,
+                  nb::object dl_device, nb::object copy) {
   try {
     const TensorView& view = self.memory.view();
     check_cpu_stream(stream.ptr(), view);
@@ -97,7 +98,8 @@ nb::object dlpack(const Tensor& self, nb::object stream, nb::object max_version,
   }
 }
 
-nb::object convert_or_throw(const nb::object& self, const char* to, Request request, nb::object dtype) {
+nb::object convert_or_throw(const nb::object& self, const char* to, Request request,
+                            nb::object dtype) {
   const Adapter* target = adapter_named(to);
   if (target == nullptr) throw_python();
   if (!dtype.is_none()) {
@@ -169,49 +171,69 @@ const Adapter& tensor_adapter() noexcept { return g_tensor_adapter; }
 void bind_tensor(PyObject* module_object) {
   nb::module_ module = nb::borrow<nb::module_>(module_object);
   nb::class_<Tensor> type(module, "Tensor",
-                          "Neutral handle over memory that some framework lends. Made by from_dlpack(); keeps the memory\n"
+                          "Neutral handle over memory that some framework lends. Made by "
+                          "from_dlpack(); keeps the memory\n"
                           "alive until the last handle or export of it is gone.");
-  type.def_prop_ro("shape", [](const Tensor& t) { return to_tuple(t.memory.view().extents()); },
-                   nb::sig("def shape(self) -> tuple[int, ...]"), "Extents, one a dimension.")
-      .def_prop_ro("strides", [](const Tensor& t) { return to_tuple(t.memory.view().stride_elements()); },
-                   nb::sig("def strides(self) -> tuple[int, ...]"),
-                   "Strides in elements (not bytes), one a dimension.")
-      .def_prop_ro("dtype", [](const Tensor& t) { return DType(t.memory.view().dtype).name(); },
-                   "Name of the element type, such as 'float32'.")
-      .def_prop_ro("device", [](const Tensor& t) { return Device(t.memory.view().device).name(); },
-                   "Where the memory is, such as 'cpu' or 'cuda:0'.")
-      .def_prop_ro("ndim", [](const Tensor& t) { return t.memory.view().ndim; }, "Number of dimensions.")
-      .def_prop_ro("nbytes", [](const Tensor& t) { return t.memory.view().nbytes(); },
-                   "Bytes of all elements, packed densely.")
-      .def_prop_ro("data_ptr",
-                   [](const Tensor& t) {
-                     const TensorView& view = t.memory.view();
-                     return reinterpret_cast<uint64_t>(view.data) + view.byte_offset;
-                   },
-                   "Address of the first element; byte_offset is included.")
-      .def_prop_ro("read_only", [](const Tensor& t) { return t.memory.view().access != Access::writable; },
-                   "Whether the memory must not be written. Memory from a legacy capsule counts as read-only.")
-      .def_prop_ro("is_copied", [](const Tensor& t) { return t.memory.view().is_copied; },
-                   "Whether the memory was copied for this exchange.")
-      .def("numpy", [](const nb::object& self) { return convert_or_throw(self, "numpy", {}, nb::none()); },
-           nb::sig("def numpy(self) -> numpy.typing.NDArray[typing.Any]"), "to_numpy(self).")
-      .def("torch", [](const nb::object& self) { return convert_or_throw(self, "torch", {}, nb::none()); },
-           nb::sig("def torch(self) -> torch.Tensor"), "to_torch(self).")
+  type.def_prop_ro(
+          "shape", [](const Tensor& t) { return to_tuple(t.memory.view().extents()); },
+          nb::sig("def shape(self) -> tuple[int, ...]"), "Extents, one a dimension.")
+      .def_prop_ro(
+          "strides", [](const Tensor& t) { return to_tuple(t.memory.view().stride_elements()); },
+          nb::sig("def strides(self) -> tuple[int, ...]"),
+          "Strides in elements (not bytes), one a dimension.")
+      .def_prop_ro(
+          "dtype", [](const Tensor& t) { return DType(t.memory.view().dtype).name(); },
+          "Name of the element type, such as 'float32'.")
+      .def_prop_ro(
+          "device", [](const Tensor& t) { return Device(t.memory.view().device).name(); },
+          "Where the memory is, such as 'cpu' or 'cuda:0'.")
+      .def_prop_ro(
+          "ndim", [](const Tensor& t) { return t.memory.view().ndim; }, "Number of dimensions.")
+      .def_prop_ro(
+          "nbytes", [](const Tensor& t) { return t.memory.view().nbytes(); },
+          "Bytes of all elements, packed densely.")
+      .def_prop_ro(
+          "data_ptr",
+          [](const Tensor& t) {
+            const TensorView& view = t.memory.view();
+            return reinterpret_cast<uint64_t>(view.data) + view.byte_offset;
+          },
+          "Address of the first element; byte_offset is included.")
+      .def_prop_ro(
+          "read_only", [](const Tensor& t) { return t.memory.view().access != Access::writable; },
+          "Whether the memory must not be written. Memory from a legacy capsule counts as "
+          "read-only.")
+      .def_prop_ro(
+          "is_copied", [](const Tensor& t) { return t.memory.view().is_copied; },
+          "Whether the memory was copied for this exchange.")
+      .def(
+          "numpy",
+          [](const nb::object& self) { return convert_or_throw(self, "numpy", {}, nb::none()); },
+          nb::sig("def numpy(self) -> NDArray[typing.Any]"), "to_numpy(self).")
+      .def(
+          "torch",
+          [](const nb::object& self) { return convert_or_throw(self, "torch", {}, nb::none()); },
+          nb::sig("def torch(self) -> torch.Tensor"), "to_torch(self).")
       .def("__dlpack__", dlpack, nb::kw_only(), nb::arg("stream").none() = nb::none(),
            nb::arg("max_version").none() = nb::none(), nb::arg("dl_device").none() = nb::none(),
            nb::arg("copy").none() = nb::none(),
-           nb::sig("def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | None = None, "
-                   "dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> typing.Any"),
+           nb::sig(
+               "def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | "
+               "None = None, "
+               "dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> typing.Any"),
            "A capsule as the Python array API says: versioned if max_version is (1, 0) or later.")
-      .def("__dlpack_device__",
-           [](const Tensor& t) {
-             const Device device(t.memory.view().device);
-             return std::pair<int, int>(static_cast<int>(device.type()), device.is_host() ? 0 : device.id());
-           },
-           "Device type and id, as DLPack numbers them.")
-      .def("__array__", as_array, nb::arg("dtype").none() = nb::none(), nb::arg("copy").none() = nb::none(),
+      .def(
+          "__dlpack_device__",
+          [](const Tensor& t) {
+            const Device device(t.memory.view().device);
+            return std::pair<int, int>(static_cast<int>(device.type()),
+                                       device.is_host() ? 0 : device.id());
+          },
+          "Device type and id, as DLPack numbers them.")
+      .def("__array__", as_array, nb::arg("dtype").none() = nb::none(),
+           nb::arg("copy").none() = nb::none(),
            nb::sig("def __array__(self, dtype: typing.Any = None, copy: bool | None = None) -> "
-                   "numpy.typing.NDArray[typing.Any]"))
+                   "NDArray[typing.Any]"))
       .def("__repr__", repr);
   g_tensor_type = type;
   static Adapter adapter = g_tensor_adapter;

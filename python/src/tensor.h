@@ -10,7 +10,8 @@
 
 namespace dlbridge::python {
 
-/// A loan that several holders share: the handle itself and every export of it. Needs no GIL; released on any thread.
+/// A loan that several holders share: the handle itself and every export of it. Needs no GIL;
+/// released on any thread.
 class SharedLoan {
  public:
   explicit SharedLoan(Loan&& loan) : block_(new Block{1, std::move(loan)}) {}

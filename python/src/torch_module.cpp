@@ -1,5 +1,6 @@
-// dlbridge._torch: puts the Torch adapter (direct tier) into a capsule. Built against exactly one torch, whose version
-// is compared in Python before this file is loaded; torch is imported first, so its libraries are found by name.
+// dlbridge._torch: puts the Torch adapter (direct tier) into a capsule. Built against exactly one
+// torch, whose version is compared in Python before this file is loaded; torch is imported first,
+// so its libraries are found by name.
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/autograd/python_variable.h>
 
@@ -37,7 +38,8 @@ Error* lend(PyObject* x, Loan* loan) noexcept {
 
 PyObject* wrap_tensor(at::Tensor&& tensor) {
   PyObject* wrapped = THPVariable_Wrap(std::move(tensor));
-  if (wrapped == nullptr) throw Error(ErrorCode::python_exception, "", "torch could not wrap a tensor");
+  if (wrapped == nullptr)
+    throw Error(ErrorCode::python_exception, "", "torch could not wrap a tensor");
   return wrapped;
 }
 
@@ -94,9 +96,10 @@ Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
     const auto dtype = text ? DType::parse(text) : std::nullopt;
     if (!dtype) {
       PyErr_Clear();
-      throw Error(ErrorCode::invalid_dtype, "dtype",
-                  std::string("dtype is a ") + Py_TYPE(object)->tp_name +
-                      " that names no type; expected a torch.dtype or its name, such as torch.float32");
+      throw Error(
+          ErrorCode::invalid_dtype, "dtype",
+          std::string("dtype is a ") + Py_TYPE(object)->tp_name +
+              " that names no type; expected a torch.dtype or its name, such as torch.float32");
     }
     *out = *dtype;
   });
@@ -121,8 +124,15 @@ Adapter make_adapter() noexcept {
   return adapter;
 }
 
-PyModuleDef module_definition = {PyModuleDef_HEAD_INIT, "_torch", "The Torch adapter of dlbridge, direct tier.",
-                                 -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+PyModuleDef module_definition = {PyModuleDef_HEAD_INIT,
+                                 "_torch",
+                                 "The Torch adapter of dlbridge, direct tier.",
+                                 -1,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr,
+                                 nullptr};
 
 }  // namespace
 }  // namespace dlbridge::python

@@ -31,13 +31,15 @@ bool is_masked(PyObject* array) noexcept {
   return type != nullptr && PyType_IsSubtype(Py_TYPE(array), reinterpret_cast<PyTypeObject*>(type));
 }
 
-// Byte strides to element strides. Returns false where one does not divide, extents of 0 and 1 aside.
+// Byte strides to element strides. Returns false where one does not divide, extents of 0 and 1
+// aside.
 bool read_strides(PyArrayObject* array, int64_t itemsize, Loan& loan) noexcept {
   const npy_intp* shape = PyArray_DIMS(array);
   const npy_intp* stride_bytes = PyArray_STRIDES(array);
   const int ndim = PyArray_NDIM(array);
   const auto size = static_cast<uint64_t>(itemsize);
-  // Every type that can be shared has a power of two as its size: shifting is exact, negative strides included.
+  // Every type that can be shared has a power of two as its size: shifting is exact, negative
+  // strides included.
   const int shift = std::countr_zero(size);
   int64_t odd = 0;
   bool empty = false;
@@ -100,7 +102,8 @@ Loan share_ndarray(PyObject* array) {
   Loan loan;
   describe_ndarray(array, loan);
   const Plan decision = plan(loan.view(), neutral_traits(), {});
-  if (decision.verdict != Verdict::share) throw refusal(loan.view(), neutral_traits(), {}, decision);
+  if (decision.verdict != Verdict::share)
+    throw refusal(loan.view(), neutral_traits(), {}, decision);
   lend_ndarray(array, loan);
   return loan;
 }

@@ -14,18 +14,24 @@ struct Builtin {
   DType dtype;
 };
 
-// C types come before their fixed-width twins, so that the canonical descriptor of a width is the one NumPy prints
-// without a surprise (int64 is NPY_LONG here, longlong only maps one way).
+// C types come before their fixed-width twins, so that the canonical descriptor of a width is the
+// one NumPy prints without a surprise (int64 is NPY_LONG here, longlong only maps one way).
 constexpr std::array kBuiltins{
-    Builtin{NPY_LONGLONG, {TypeCode::int_, 64}},   Builtin{NPY_ULONGLONG, {TypeCode::uint, 64}},
-    Builtin{NPY_BOOL, {TypeCode::boolean, 8}},     Builtin{NPY_BYTE, {TypeCode::int_, 8}},
-    Builtin{NPY_UBYTE, {TypeCode::uint, 8}},       Builtin{NPY_SHORT, {TypeCode::int_, 16}},
-    Builtin{NPY_USHORT, {TypeCode::uint, 16}},     Builtin{NPY_INT, {TypeCode::int_, 32}},
+    Builtin{NPY_LONGLONG, {TypeCode::int_, 64}},
+    Builtin{NPY_ULONGLONG, {TypeCode::uint, 64}},
+    Builtin{NPY_BOOL, {TypeCode::boolean, 8}},
+    Builtin{NPY_BYTE, {TypeCode::int_, 8}},
+    Builtin{NPY_UBYTE, {TypeCode::uint, 8}},
+    Builtin{NPY_SHORT, {TypeCode::int_, 16}},
+    Builtin{NPY_USHORT, {TypeCode::uint, 16}},
+    Builtin{NPY_INT, {TypeCode::int_, 32}},
     Builtin{NPY_UINT, {TypeCode::uint, 32}},
     Builtin{NPY_LONG, {TypeCode::int_, 8 * sizeof(long)}},
     Builtin{NPY_ULONG, {TypeCode::uint, 8 * sizeof(long)}},
-    Builtin{NPY_HALF, {TypeCode::float_, 16}},     Builtin{NPY_FLOAT, {TypeCode::float_, 32}},
-    Builtin{NPY_DOUBLE, {TypeCode::float_, 64}},   Builtin{NPY_CFLOAT, {TypeCode::complex, 64}},
+    Builtin{NPY_HALF, {TypeCode::float_, 16}},
+    Builtin{NPY_FLOAT, {TypeCode::float_, 32}},
+    Builtin{NPY_DOUBLE, {TypeCode::float_, 64}},
+    Builtin{NPY_CFLOAT, {TypeCode::complex, 64}},
     Builtin{NPY_CDOUBLE, {TypeCode::complex, 128}},
 };
 
@@ -78,15 +84,24 @@ const DTypeEntry kUnknown{{}, false, "of a type that DLPack does not have"};
 
 const char* refused_name(int type_num) noexcept {
   switch (type_num) {
-    case NPY_OBJECT: return "object";
-    case NPY_STRING: return "bytes (S)";
-    case NPY_UNICODE: return "str (U)";
-    case NPY_VOID: return "structured or void";
-    case NPY_DATETIME: return "datetime64";
-    case NPY_TIMEDELTA: return "timedelta64";
-    case NPY_LONGDOUBLE: return "longdouble";
-    case NPY_CLONGDOUBLE: return "clongdouble";
-    default: return kUnknown.refused;
+    case NPY_OBJECT:
+      return "object";
+    case NPY_STRING:
+      return "bytes (S)";
+    case NPY_UNICODE:
+      return "str (U)";
+    case NPY_VOID:
+      return "structured or void";
+    case NPY_DATETIME:
+      return "datetime64";
+    case NPY_TIMEDELTA:
+      return "timedelta64";
+    case NPY_LONGDOUBLE:
+      return "longdouble";
+    case NPY_CLONGDOUBLE:
+      return "clongdouble";
+    default:
+      return kUnknown.refused;
   }
 }
 

@@ -11,14 +11,15 @@ namespace dlbridge {
 /// One row of the map from type number to DLPack type.
 struct DTypeEntry {
   DLDataType dtype{};
-  bool held = false;             ///< the type can be exchanged
-  const char* refused = nullptr; ///< otherwise: what it is, in words
+  bool held = false;              ///< the type can be exchanged
+  const char* refused = nullptr;  ///< otherwise: what it is, in words
 };
 
 /// Fills the tables for NumPy's own types. Requires: NumPy's C API is loaded.
 void initialize_dtype_map();
 
-/// What an array's type number stands for. ml_dtypes' numbers are found once the package is imported by anyone.
+/// What an array's type number stands for. ml_dtypes' numbers are found once the package is
+/// imported by anyone.
 const DTypeEntry& entry_for(int type_num) noexcept;
 
 /// Borrowed descriptor for `dtype`, or null. ml_dtypes' types need load_ml_dtypes() first.

@@ -11,8 +11,9 @@ void initialize_numpy() {
   if (initialized) return;
   if (PyArray_ImportNumPyAPI() < 0) {
     PyErr_Clear();
-    throw Error(ErrorCode::adapter_unavailable, "numpy",
-                "NumPy's C API could not be loaded; expected NumPy 1.26 or later: pip install numpy");
+    throw Error(
+        ErrorCode::adapter_unavailable, "numpy",
+        "NumPy's C API could not be loaded; expected NumPy 1.26 or later: pip install numpy");
   }
   if (PyType_Ready(&loan_base_type) < 0) throw_python_error();
   initialize_dtype_map();

@@ -8,8 +8,7 @@
 namespace dlbridge {
 
 struct LoanBase {
-  PyObject_HEAD
-  Owner owner;
+  PyObject_HEAD Owner owner;
 };
 
 /// The type, ready for use after initialize_numpy(). Instances hold no Python objects.

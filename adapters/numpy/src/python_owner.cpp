@@ -10,7 +10,8 @@
 namespace dlbridge {
 namespace {
 
-// Objects that threads unknown to Python want to drop: a stack without a lock, since a fork may happen at any time.
+// Objects that threads unknown to Python want to drop: a stack without a lock, since a fork may
+// happen at any time.
 struct Dropped {
   PyObject* object;
   Dropped* next;
@@ -34,7 +35,8 @@ bool holds_gil(PyThreadState* mine) noexcept {
 #endif
 }
 
-// Drops with the GIL held; whatever the object's destructor raises or clears, the caller's exception stays.
+// Drops with the GIL held; whatever the object's destructor raises or clears, the caller's
+// exception stays.
 void drop(PyObject* object) noexcept {
   if (Py_REFCNT(object) > 1) {
     Py_DECREF(object);
@@ -67,13 +69,15 @@ void enqueue(PyObject* object) noexcept {
     drain();
     return 0;
   };
-  // The interpreter's queue of pending calls is short; when it is full, the next release tries again.
+  // The interpreter's queue of pending calls is short; when it is full, the next release tries
+  // again.
   if (Py_AddPendingCall(call, nullptr) != 0) g_scheduled.store(false);
 }
 
-// Takes the GIL for this thread's own state. Up to Python 3.13 a daemon thread that waits for it while the interpreter finalises is ended by
-// pthread_exit, whose unwinding must not cross our noexcept frames: such a thread is parked for good instead, which
-// is what Python does from 3.14 on.
+// Takes the GIL for this thread's own state. Up to Python 3.13 a daemon thread that waits for it
+// while the interpreter finalises is ended by pthread_exit, whose unwinding must not cross our
+// noexcept frames: such a thread is parked for good instead, which is what Python does from 3.14
+// on.
 void take_gil(PyThreadState* mine) noexcept {
   try {
     PyEval_RestoreThread(mine);
@@ -86,8 +90,7 @@ void take_gil(PyThreadState* mine) noexcept {
 
 void release_python_object(void* context) noexcept {
   auto* object = static_cast<PyObject*>(context);
-  if (!Py_IsInitialized()) return;
-  PyThreadState* mine = PyGILState_GetThisThreadState();
+  PyThreadState* mine = PyGILState_GetThisThreadState();  // null, too, without an interpreter
   if (mine != nullptr && holds_gil(mine)) {
     drop(object);
     if (g_dropped.load(std::memory_order_relaxed) != nullptr) drain();
@@ -95,7 +98,7 @@ void release_python_object(void* context) noexcept {
   }
   if (is_finalizing()) return;
   if (mine == nullptr) {
-    enqueue(object);
+    if (Py_IsInitialized()) enqueue(object);
     return;
   }
   take_gil(mine);

@@ -32,8 +32,10 @@ PyObject* new_array(const TensorView& view, const int64_t* strides, DLDataType d
                     int flags) {
   PyArray_Descr* descriptor = new_descriptor(dtype);
   std::array<npy_intp, kMaxNdim> stride_bytes;
-  const int64_t itemsize = DType(dtype).itemsize();
-  for (int32_t i = 0; i < view.ndim; ++i) stride_bytes[i] = strides[i] * itemsize;
+  const auto itemsize = static_cast<uint64_t>(DType(dtype).itemsize());
+  // Unsigned: the stride of a dimension without a step (extent 0 or 1) may be any number.
+  for (int32_t i = 0; i < view.ndim; ++i)
+    stride_bytes[i] = static_cast<npy_intp>(static_cast<uint64_t>(strides[i]) * itemsize);
   PyObject* array = PyArray_NewFromDescr(&PyArray_Type, descriptor, view.ndim, view.shape,
                                          stride_bytes.data(), data, flags, nullptr);
   if (array == nullptr) throw_python_error();
@@ -49,7 +51,8 @@ PyObject* borrow(const TensorView& memory, int flags) {
 bool is_writable(const TensorView& view) noexcept {
   if (view.access != Access::writable) return false;
   for (int32_t i = 0; i < view.ndim; ++i) {
-    if (view.strides[i] == 0 && view.shape[i] > 1) return false;  // one write would show in many places
+    if (view.strides[i] == 0 && view.shape[i] > 1)
+      return false;  // one write would show in many places
   }
   return true;
 }

@@ -14,12 +14,13 @@ namespace {
 using c10::DispatchKey;
 using c10::DispatchKeySet;
 
-// The one allowlist: a dense tensor on the CPU or a CUDA device, with what autograd and autocast add. The Python type
-// proves nothing (a FakeTensor may look like a Parameter); the keys do.
-// Kept as bits: DispatchKeySet's own difference leaves backend bits in.
+// The one allowlist: a dense tensor on the CPU or a CUDA device, with what autograd and autocast
+// add. The Python type proves nothing (a FakeTensor may look like a Parameter); the keys do. Kept
+// as bits: DispatchKeySet's own difference leaves backend bits in.
 const uint64_t kPlainKeys =
-    DispatchKeySet({DispatchKey::CPU, DispatchKey::CUDA, DispatchKey::AutogradCPU, DispatchKey::AutogradCUDA,
-                    DispatchKey::ADInplaceOrView, DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA})
+    DispatchKeySet({DispatchKey::CPU, DispatchKey::CUDA, DispatchKey::AutogradCPU,
+                    DispatchKey::AutogradCUDA, DispatchKey::ADInplaceOrView,
+                    DispatchKey::AutocastCPU, DispatchKey::AutocastCUDA})
         .raw_repr();
 
 struct KeyReason {
@@ -74,8 +75,8 @@ bool is_inaccessible(const Storage& storage) {
   return false;
 }
 
-constexpr ReasonSet kCurableKeys = ReasonSet(ErrorCode::conj_bit) | ErrorCode::neg_bit |
-                                   ErrorCode::zero_tensor;
+constexpr ReasonSet kCurableKeys =
+    ReasonSet(ErrorCode::conj_bit) | ErrorCode::neg_bit | ErrorCode::zero_tensor;
 
 // No memory may be looked at: rank 0 and the reasons are all there is to say.
 void describe_obstacle(ReasonSet reasons, Loan& loan) {
@@ -136,7 +137,8 @@ void describe(const at::Tensor& tensor, Loan& loan) {
 }
 
 void lend(const at::Tensor& tensor, Loan& loan) {
-  const Owner owner = share_storage(*tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
+  const Owner owner =
+      share_storage(*tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
   loan.attach(owner);
   loan.origin = owner;
 }
@@ -145,7 +147,8 @@ Loan share(const at::Tensor& tensor) {
   Loan loan;
   describe(tensor, loan);
   const Plan decision = plan(loan.view(), neutral_traits(), {});
-  if (decision.verdict != Verdict::share) throw refusal(loan.view(), neutral_traits(), {}, decision);
+  if (decision.verdict != Verdict::share)
+    throw refusal(loan.view(), neutral_traits(), {}, decision);
   lend(tensor, loan);
   return loan;
 }

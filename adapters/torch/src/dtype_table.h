@@ -56,7 +56,8 @@ inline constexpr auto kByScalar = [] {
 inline constexpr auto kByDType = [] {
   std::array<at::ScalarType, DTypeSet::kSlots> table{};
   for (auto& scalar : table) scalar = at::ScalarType::Undefined;
-  for (const DTypeRow& row : kDTypeRows) table[static_cast<size_t>(DTypeSet::slot(row.dtype))] = row.scalar;
+  for (const DTypeRow& row : kDTypeRows)
+    table[static_cast<size_t>(DTypeSet::slot(row.dtype))] = row.scalar;
   return table;
 }();
 

@@ -5,7 +5,8 @@
 
 namespace dlbridge {
 
-/// Whether no mode, transform or tracer is active on this thread: torch keeps the plain state as zeros.
+/// Whether no mode, transform or tracer is active on this thread: torch keeps the plain state as
+/// zeros.
 inline bool dispatch_is_plain() noexcept {
   const auto& state = c10::impl::raw_local_dispatch_key_set;
   return (state.included_ | state.excluded_) == 0;

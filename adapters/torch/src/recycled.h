@@ -1,8 +1,8 @@
 // Recycled: torch's StorageImpl and TensorImpl, with memory that a thread reuses.
 //
-// A conversion makes one of each and usually drops both soon after; taking their memory from a short list of the
-// thread's own saves the general allocator's work. What is handed out and taken back is raw memory: construction and
-// destruction are torch's, unchanged.
+// A conversion makes one of each and usually drops both soon after; taking their memory from a
+// short list of the thread's own saves the general allocator's work. What is handed out and taken
+// back is raw memory: construction and destruction are torch's, unchanged.
 #pragma once
 
 #include <array>
@@ -12,7 +12,8 @@
 
 namespace dlbridge {
 
-/// Memory blocks of one size, kept for reuse by the thread that owns the list. Blocks may come from other threads.
+/// Memory blocks of one size, kept for reuse by the thread that owns the list. Blocks may come from
+/// other threads.
 class SpareBlocks {
  public:
   SpareBlocks() = default;
@@ -33,7 +34,8 @@ class SpareBlocks {
  private:
   std::array<void*, 16> blocks_;
   size_t count_ = 0;
-  bool closed_ = false;  // the thread is ending: objects that outlive the list free their memory themselves
+  bool closed_ =
+      false;  // the thread is ending: objects that outlive the list free their memory themselves
 };
 
 /// An Impl whose memory is recycled. Adds no state: everywhere else it is an Impl.

@@ -7,20 +7,29 @@
 #include <atomic>
 #include <thread>
 
-// THManagedMapAllocator::fromDataPtr lives in libshm, which torch's Python package loads and a LibTorch program need not
-// have: then no such memory exists, and the weak symbol is null.
+#include "recycled.h"
+
+// THManagedMapAllocator::fromDataPtr lives in libshm, which torch's Python package loads and a
+// LibTorch program need not have: then no such memory exists, and the weak symbol is null.
 [[gnu::weak]] void* managed_map_allocator(const c10::DataPtr& data) __asm__(
     "_ZN21THManagedMapAllocator11fromDataPtrERKN3c107DataPtrE");
 
 namespace dlbridge {
 namespace {
 
-// Referenced by the storage's DataPtr and by every export. The weak pointer finds the way back; it keeps the
-// StorageImpl's few words, not its memory.
+// Referenced by the storage's DataPtr and by every export. The weak pointer finds the way back; it
+// keeps the StorageImpl's few words, not its memory.
 struct SharedBytes {
   std::atomic<int64_t> references;
   at::DataPtr original;
-  c10::weak_intrusive_ptr<c10::StorageImpl> storage;
+  c10::StorageImpl* storage;  // one weak reference
+
+  ~SharedBytes() { c10::raw::weak_intrusive_ptr::decref(storage); }
+  static void* operator new(size_t size) { return spares_.take(size); }
+  static void operator delete(void* block) noexcept { spares_.put(block); }
+
+ private:
+  static inline thread_local SpareBlocks spares_;
 };
 
 void release_bytes(void* context) noexcept {
@@ -34,7 +43,8 @@ void release_storage(void* context) noexcept {
 
 c10::DeleterFnPtr bytes_deleter() noexcept { return release_bytes; }
 
-// Shared memory and mapped files are what their deleter says they are (is_shared(), the file's name).
+// Shared memory and mapped files are what their deleter says they are (is_shared(), the file's
+// name).
 bool is_mapped(const at::DataPtr& data) {
   return at::MapAllocator::fromDataPtr(data) != nullptr ||
          at::RefcountedMapAllocator::fromDataPtr(data) != nullptr ||
@@ -57,11 +67,10 @@ class StorageLock {
   std::atomic_flag& flag_;
 };
 
+// Two references: the storage's and the first export's.
 SharedBytes* swap_to_shared(c10::StorageImpl& storage) {
-  auto* bytes = new SharedBytes{
-      1, at::DataPtr(),
-      c10::weak_intrusive_ptr<c10::StorageImpl>(
-          c10::intrusive_ptr<c10::StorageImpl>::unsafe_reclaim_from_nonowning(&storage))};
+  auto* bytes = new SharedBytes{2, at::DataPtr(), &storage};
+  c10::raw::weak_intrusive_ptr::incref(&storage);
   at::DataPtr& data = storage._mutable_data_ptr_no_checks();
   at::DataPtr shared(data.get(), bytes, release_bytes, data.device());
   bytes->original = std::move(data);
@@ -82,7 +91,6 @@ Owner share_storage(c10::StorageImpl& storage) {
     }
     if (!is_mapped(data)) {
       SharedBytes* bytes = swap_to_shared(storage);
-      bytes->references.fetch_add(1, std::memory_order_relaxed);
       storage.set_resizable(false);
       return {bytes, release_bytes};
     }
@@ -95,7 +103,8 @@ Owner share_storage(c10::StorageImpl& storage) {
 c10::intrusive_ptr<c10::StorageImpl> storage_behind(const Owner& origin) noexcept {
   if (origin.release == release_bytes) {
     auto* bytes = static_cast<SharedBytes*>(origin.context);
-    auto storage = bytes->storage.lock();
+    auto storage = c10::intrusive_ptr<c10::StorageImpl>::reclaim(
+        c10::raw::weak_intrusive_ptr::lock(bytes->storage));
     // share_memory_() and the like give the storage other bytes; then there is no way back.
     if (storage && storage->_mutable_data_ptr_no_checks().get_context() == bytes) return storage;
   } else if (origin.release == release_storage) {

@@ -40,8 +40,9 @@ c10::Device torch_device(DLDevice device) {
   }
 }
 
-// Writes canonical strides for dimensions that take any (size 1, and all of an empty tensor's). Returns the bytes from
-// the first element to the end of the last. Requires: no negative strides on extents above 1.
+// Writes canonical strides for dimensions that take any (size 1, and all of an empty tensor's).
+// Returns the bytes from the first element to the end of the last. Requires: no negative strides on
+// extents above 1.
 int64_t settle_strides(Loan& loan) noexcept {
   const TensorView& view = loan.view();
   int64_t* strides = loan.strides();
@@ -62,15 +63,17 @@ int64_t settle_strides(Loan& loan) noexcept {
 
 at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl> storage, int64_t offset,
                        const TensorView& view, caffe2::TypeMeta meta) {
-  const auto key = storage->device_type() == c10::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
+  const auto key =
+      storage->device_type() == c10::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
   auto impl = c10::make_intrusive<Recycled<c10::TensorImpl>>(c10::Storage(std::move(storage)),
-                                                   c10::DispatchKeySet(key), meta);
+                                                             c10::DispatchKeySet(key), meta);
   const auto rank = static_cast<size_t>(view.ndim);
   impl->set_sizes_and_strides({view.shape, rank}, {view.strides, rank}, offset);
   return at::Tensor(std::move(impl));
 }
 
-// The tensor over the storage that the memory was exported from, if it is still there and holds all of the view.
+// The tensor over the storage that the memory was exported from, if it is still there and holds all
+// of the view.
 at::Tensor back_to_storage(const Loan& loan, int64_t bytes, caffe2::TypeMeta meta) {
   auto storage = storage_behind(loan.origin);
   if (!storage) return {};
@@ -135,8 +138,9 @@ at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) 
   TensorView& view = memory.view();
   view.dtype = dtype;
   const caffe2::TypeMeta meta = type_meta(dtype);
-  auto storage = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), view.nbytes(),
-                                                       c10::GetCPUAllocator(), /*resizable=*/true);
+  auto storage =
+      c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), view.nbytes(),
+                                            c10::GetCPUAllocator(), /*resizable=*/true);
   view.data = storage->_mutable_data_ptr_no_checks().get();
   return make_tensor(std::move(storage), 0, view, meta);
 }

@@ -7,18 +7,20 @@
 
 namespace dlbridge {
 
-/// Copies the elements of `src` into `dst`, in any layouts, on several threads from the size where that pays.
-/// Requires: same shape and itemsize (whole bytes), host memory, dst writable, without overlap in itself or with src.
-/// Thread: any; takes no lock. Throws std::bad_alloc above rank 64 only.
+/// Copies the elements of `src` into `dst`, in any layouts, on several threads from the size where
+/// that pays. Requires: same shape and itemsize (whole bytes), host memory, dst writable, without
+/// overlap in itself or with src. Thread: any; takes no lock. Throws std::bad_alloc; dst is then
+/// untouched.
 DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst);
 
-/// Repacks float4 between one element a byte (dtype (17,4,1), padded) and two a byte ((17,4,2)); the side that
-/// has pairs has half the extent in the last dimension. The first element of a pair is the low nibble.
-/// Requires: host memory; shapes as said; dst writable.
+/// Repacks float4 between one element a byte (dtype (17,4,1), padded) and two a byte ((17,4,2));
+/// the side that has pairs has half the extent in the last dimension. The first element of a pair
+/// is the low nibble. Requires: host memory; shapes as said; dst writable.
 DLBRIDGE_API void repack_float4(const TensorView& src, const TensorView& dst);
 
-/// A Loan over fresh host memory, 64-byte aligned, not initialised, with shape, dtype and padding of `like` and dense
-/// strides in the same dimension order. Its view is writable and marked IS_COPIED. Throws std::bad_alloc.
+/// A Loan over fresh host memory, 64-byte aligned, not initialised, with shape, dtype and padding
+/// of `like` and dense strides in the same dimension order. Its view is writable and marked
+/// IS_COPIED. Throws std::bad_alloc.
 DLBRIDGE_API Loan allocate_like(const TensorView& like);
 
 }  // namespace dlbridge

@@ -1,4 +1,5 @@
-// Device: a value over DLDevice with names, parsing and the two questions that an exchange asks of it.
+// Device: a value over DLDevice with names, parsing and the two questions that an exchange asks of
+// it.
 #pragma once
 
 #include <cstdint>
@@ -53,14 +54,15 @@ class DLBRIDGE_API Device {
     return type_ >= 1 && type_ <= 21 && type_ != 5 && type_ != 6;
   }
 
-  /// Whether the CPU may follow a pointer to it without further ado: ordinary and pinned memory. Managed memory
-  /// is not among them: host access to it needs synchronisation first (rule 75).
+  /// Whether the CPU may follow a pointer to it without further ado: ordinary and pinned memory.
+  /// Managed memory is not among them: host access to it needs synchronisation first (rule 75).
   constexpr bool is_host() const noexcept {
     return type() == DeviceType::cpu || type() == DeviceType::cuda_host ||
            type() == DeviceType::rocm_host;
   }
 
-  /// Whether `data` is an address, so that a byte_offset can be folded into it. Elsewhere it is an opaque handle.
+  /// Whether `data` is an address, so that a byte_offset can be folded into it. Elsewhere it is an
+  /// opaque handle.
   constexpr bool has_addresses() const noexcept {
     return is_host() || type() == DeviceType::cuda || type() == DeviceType::cuda_managed ||
            type() == DeviceType::rocm || type() == DeviceType::oneapi;
@@ -72,7 +74,8 @@ class DLBRIDGE_API Device {
   /// Parses "cpu", "cuda" (id 0), "cuda:1" and the like.
   static std::optional<Device> parse(std::string_view text);
 
-  /// Whether memory on `a` is memory on `b` for the purpose of naming a device: all host memory is "cpu".
+  /// Whether memory on `a` is memory on `b` for the purpose of naming a device: all host memory is
+  /// "cpu".
   static constexpr bool same_place(Device a, Device b) noexcept {
     if (a.is_host() && b.is_host()) return true;
     return a.type_ == b.type_ && a.id_ == b.id_;

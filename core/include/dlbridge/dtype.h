@@ -1,7 +1,7 @@
 // DType: a value over DLDataType with names and sizes.
 //
-// Enum values are judged one by one: the DLPack minor version does not gate them, and an unknown code survives
-// being stored and printed. Nothing here allocates except name().
+// Enum values are judged one by one: the DLPack minor version does not gate them, and an unknown
+// code survives being stored and printed. Nothing here allocates except name().
 #pragma once
 
 #include <cstdint>
@@ -61,7 +61,8 @@ class DLBRIDGE_API DType {
   /// Whether code, bits and lanes are a combination that DLPack's tables define (rule 5, 17-22).
   bool is_known() const noexcept;
 
-  /// The name NumPy, torch and ml_dtypes would use ("float32", "float8_e4m3fn"); "code=40,bits=8,lanes=1" if unknown.
+  /// The name NumPy, torch and ml_dtypes would use ("float32", "float8_e4m3fn");
+  /// "code=40,bits=8,lanes=1" if unknown.
   std::string name() const;
 
   /// The type called `name`, if there is one. Accepts what name() returns.

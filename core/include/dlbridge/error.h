@@ -1,8 +1,8 @@
 // Error: the one exception type of dlbridge, and the codes that plans and errors share.
 //
-// A code says what is wrong, `field` says where, what() says what was found, what was expected and which call
-// works. The codes below 64 can stand in a plan's ReasonSet; their order is their precedence: the first one that
-// applies is the one an error reports.
+// A code says what is wrong, `field` says where, what() says what was found, what was expected and
+// which call works. The codes below 64 can stand in a plan's ReasonSet; their order is their
+// precedence: the first one that applies is the one an error reports.
 #pragma once
 
 #include <bit>
@@ -20,67 +20,67 @@ namespace dlbridge {
 //   copy    a named copy cures it (copy=None, copy=True), and so does a named cast or staging
 //   dtype   only a named dtype= cures it
 //   device  only a named device= cures it
-#define DLBRIDGE_REASON_CODES(X)                  \
-  X(undefined_tensor, "tensor", never)            \
-  X(masked_array, "type", never)                  \
-  X(writeback_if_copy, "flags", never)            \
-  X(sparse_layout, "layout", never)               \
-  X(nested_tensor, "layout", never)               \
-  X(quantized_tensor, "dtype", never)             \
-  X(mkldnn_layout, "layout", never)               \
-  X(fake_tensor, "type", never)                   \
-  X(functorch_tensor, "type", never)              \
-  X(functional_tensor, "type", never)             \
-  X(meta_tensor, "device", never)                 \
-  X(unsupported_keys, "dispatch keys", never)     \
-  X(symbolic_shape, "shape", never)               \
-  X(storage_inaccessible, "storage", never)       \
-  X(requires_grad, "requires_grad", never)        \
-  X(copy_forbidden, "copy", never)                \
-  X(no_transfer, "device", never)                 \
-  X(unsupported_device, "device", never)          \
-  X(device_not_named, "device", device)           \
-  X(unsupported_dtype, "dtype", dtype)            \
-  X(missing_ml_dtypes, "dtype", dtype)            \
-  X(too_many_dimensions, "ndim", never)           \
-  X(float4_odd_extent, "shape", never)            \
-  X(float4_packing, "dtype", copy)                \
-  X(packed_subbyte, "dtype", dtype)               \
-  X(byte_order, "dtype", copy)                    \
-  X(stride_not_multiple, "strides", copy)         \
-  X(negative_stride, "strides", copy)             \
-  X(overlap, "strides", copy)                     \
-  X(misaligned, "data", copy)                     \
-  X(conj_bit, "conj", copy)                       \
-  X(neg_bit, "neg", copy)                         \
-  X(zero_tensor, "zero", copy)                    \
-  X(copy_on_write, "storage", copy)               \
+#define DLBRIDGE_REASON_CODES(X)              \
+  X(undefined_tensor, "tensor", never)        \
+  X(masked_array, "type", never)              \
+  X(writeback_if_copy, "flags", never)        \
+  X(sparse_layout, "layout", never)           \
+  X(nested_tensor, "layout", never)           \
+  X(quantized_tensor, "dtype", never)         \
+  X(mkldnn_layout, "layout", never)           \
+  X(fake_tensor, "type", never)               \
+  X(functorch_tensor, "type", never)          \
+  X(functional_tensor, "type", never)         \
+  X(meta_tensor, "device", never)             \
+  X(unsupported_keys, "dispatch keys", never) \
+  X(symbolic_shape, "shape", never)           \
+  X(storage_inaccessible, "storage", never)   \
+  X(requires_grad, "requires_grad", never)    \
+  X(copy_forbidden, "copy", never)            \
+  X(unsupported_device, "device", never)      \
+  X(no_transfer, "device", never)             \
+  X(device_not_named, "device", device)       \
+  X(unsupported_dtype, "dtype", dtype)        \
+  X(missing_ml_dtypes, "dtype", dtype)        \
+  X(too_many_dimensions, "ndim", never)       \
+  X(float4_odd_extent, "shape", never)        \
+  X(float4_packing, "dtype", copy)            \
+  X(packed_subbyte, "dtype", dtype)           \
+  X(byte_order, "dtype", copy)                \
+  X(stride_not_multiple, "strides", copy)     \
+  X(negative_stride, "strides", copy)         \
+  X(overlap, "strides", copy)                 \
+  X(misaligned, "data", copy)                 \
+  X(conj_bit, "conj", copy)                   \
+  X(neg_bit, "neg", copy)                     \
+  X(zero_tensor, "zero", copy)                \
+  X(copy_on_write, "storage", copy)           \
   X(read_only, "flags", copy)
 
 // Codes of errors that no plan gives: arguments, foreign descriptors, the environment.
-#define DLBRIDGE_OTHER_CODES(X)   \
-  X(invalid_argument)             \
-  X(invalid_device)               \
-  X(invalid_dtype)                \
-  X(unsupported_type)             \
-  X(shape_mismatch)               \
-  X(out_of_memory)                \
-  X(adapter_unavailable)          \
-  X(framework_error)              \
-  X(capsule_name)                 \
-  X(capsule_used)                 \
-  X(unsupported_version)          \
-  X(null_descriptor)              \
-  X(invalid_ndim)                 \
-  X(null_shape)                   \
-  X(null_strides)                 \
-  X(negative_extent)              \
-  X(extent_overflow)              \
-  X(stride_overflow)              \
-  X(unknown_dtype)                \
-  X(unknown_device)               \
-  X(null_data)                    \
-  X(address_overflow)             \
+#define DLBRIDGE_OTHER_CODES(X) \
+  X(invalid_argument)           \
+  X(invalid_device)             \
+  X(invalid_dtype)              \
+  X(unsupported_type)           \
+  X(shape_mismatch)             \
+  X(out_of_memory)              \
+  X(adapter_unavailable)        \
+  X(framework_error)            \
+  X(capsule_name)               \
+  X(capsule_used)               \
+  X(unsupported_version)        \
+  X(null_descriptor)            \
+  X(invalid_ndim)               \
+  X(null_shape)                 \
+  X(null_strides)               \
+  X(negative_extent)            \
+  X(extent_overflow)            \
+  X(stride_overflow)            \
+  X(unknown_dtype)              \
+  X(unknown_device)             \
+  X(null_data)                  \
+  X(address_overflow)           \
   X(python_exception)
 
 /// What can be wrong. Spelled the same in `ExchangeError.code`.
@@ -88,7 +88,7 @@ enum class ErrorCode : uint8_t {
 #define DLBRIDGE_X(code, ...) code,
   DLBRIDGE_REASON_CODES(DLBRIDGE_X)
 #undef DLBRIDGE_X
-  reason_count_,
+      reason_count_,
   first_other_ = 63,
 #define DLBRIDGE_X(code) code,
   DLBRIDGE_OTHER_CODES(DLBRIDGE_X)

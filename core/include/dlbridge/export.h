@@ -1,5 +1,5 @@
-// Visibility of public symbols. Every module is compiled with hidden visibility; what a header promises carries
-// DLBRIDGE_API, everything else stays inside its shared library.
+// Visibility of public symbols. Every module is compiled with hidden visibility; what a header
+// promises carries DLBRIDGE_API, everything else stays inside its shared library.
 #pragma once
 
 #if defined(_WIN32)

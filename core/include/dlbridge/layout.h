@@ -1,4 +1,5 @@
-// Layout: pure questions about shape and strides. Strides are in elements; nothing here follows a pointer.
+// Layout: pure questions about shape and strides. Strides are in elements; nothing here follows a
+// pointer.
 //
 // "Overflow-checked" functions accept any 64-bit input; the others require a validated view.
 #pragma once
@@ -12,13 +13,15 @@
 
 namespace dlbridge {
 
-/// Extent of memory around the first element: bytes that lie before it and after it (its own bytes included).
+/// Extent of memory around the first element: bytes that lie before it and after it (its own bytes
+/// included).
 struct ByteRange {
   int64_t before = 0;
   int64_t after = 0;
 };
 
-/// Product of the extents. Overflow-checked: nothing on overflow or a negative extent. Zero if any extent is zero.
+/// Product of the extents. Overflow-checked: nothing on overflow or a negative extent. Zero if any
+/// extent is zero.
 DLBRIDGE_API std::optional<int64_t> element_count(std::span<const int64_t> shape) noexcept;
 
 /// The bytes that strided memory spans. Overflow-checked. An empty shape spans nothing.
@@ -26,22 +29,25 @@ DLBRIDGE_API std::optional<ByteRange> byte_range(std::span<const int64_t> shape,
                                                  std::span<const int64_t> strides,
                                                  int64_t itemsize) noexcept;
 
-/// Row-major strides for `shape`, written to `out` (same length). Size-1 and empty dimensions count as 1.
+/// Row-major strides for `shape`, written to `out` (same length). Size-1 and empty dimensions count
+/// as 1.
 DLBRIDGE_API void compact_strides(std::span<const int64_t> shape, int64_t* out) noexcept;
 
-/// Dense strides in the same dimension order as `view` (NumPy's order "K"), so that a copy of a permuted array
-/// keeps its layout. Broadcast dimensions become real ones. Throws std::bad_alloc above rank 64.
+/// Dense strides in the same dimension order as `view` (NumPy's order "K"), so that a copy of a
+/// permuted array keeps its layout. Broadcast dimensions become real ones. Throws std::bad_alloc
+/// above rank 64.
 DLBRIDGE_API void dense_strides_like(const TensorView& view, int64_t* out);
 
-/// Whether the elements lie row-major without gaps. Extent-1 dimensions do not count; empty is contiguous.
+/// Whether the elements lie row-major without gaps. Extent-1 dimensions do not count; empty is
+/// contiguous.
 inline bool is_contiguous(const TensorView& view) noexcept {
-  int64_t expected = 1;
+  uint64_t expected = 1;  // unsigned: see TensorView::size
   bool dense = true;
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
     const int64_t extent = view.shape[i];
     if (extent == 0) return true;
-    dense &= extent == 1 || view.strides[i] == expected;
-    expected *= extent;
+    dense &= extent == 1 || view.strides[i] == static_cast<int64_t>(expected);
+    expected *= static_cast<uint64_t>(extent);
   }
   return dense;
 }
@@ -49,15 +55,15 @@ inline bool is_contiguous(const TensorView& view) noexcept {
 /// Index of the first dimension of extent > 1 with a negative stride, or -1.
 DLBRIDGE_API int32_t negative_stride_dimension(const TensorView& view) noexcept;
 
-/// Whether two different index tuples can reach the same byte, broadcast (stride 0) dimensions left aside. A search
-/// that is not decided within its bound counts as overlapping.
+/// Whether two different index tuples can reach the same byte, broadcast (stride 0) dimensions left
+/// aside. A search that is not decided within its bound counts as overlapping.
 DLBRIDGE_API bool has_partial_overlap(const TensorView& view) noexcept;
 
 /// Whether the address ranges of two views meet on one device.
 DLBRIDGE_API bool ranges_intersect(const TensorView& a, const TensorView& b) noexcept;
 
-/// Whether two views have a byte of an element in common: interleaved views do not. A search that is not decided within
-/// its bound counts as common.
+/// Whether two views have a byte of an element in common: interleaved views do not. A search that
+/// is not decided within its bound counts as common.
 DLBRIDGE_API bool elements_intersect(const TensorView& a, const TensorView& b) noexcept;
 
 /// One dimension of a coalesced layout, in bytes, for a pair of views walked together.
@@ -67,8 +73,9 @@ struct LoopDim {
   int64_t src_stride_bytes;
 };
 
-/// Sorts dimensions so that the destination is walked innermost-first (index 0 is innermost) and merges those that
-/// are contiguous in both. `out` has room for ndim entries. Returns how many dimensions remain; 0 for one element.
+/// Sorts dimensions so that the destination is walked innermost-first (index 0 is innermost) and
+/// merges those that are contiguous in both. `out` has room for ndim entries. Returns how many
+/// dimensions remain; 0 for one element.
 DLBRIDGE_API int32_t coalesce(const TensorView& dst, const TensorView& src, LoopDim* out) noexcept;
 
 }  // namespace dlbridge

@@ -1,8 +1,9 @@
 // Loan: the neutral value that every adapter gives and takes, made on the stack.
 //
-// Holds a description (shape and strides inline up to rank 8) and, once lent, the owner of the memory. Move-only.
-// Whoever holds a Loan with an owner keeps the memory alive; destroying it gives the memory back exactly once.
-// Thread: a Loan is used by one thread at a time; its release may run on any thread.
+// Holds a description (shape and strides inline up to rank 8) and, once lent, the owner of the
+// memory. Move-only. Whoever holds a Loan with an owner keeps the memory alive; destroying it gives
+// the memory back exactly once. Thread: a Loan is used by one thread at a time; its release may run
+// on any thread.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +16,8 @@
 
 namespace dlbridge {
 
-/// One share in some memory: an opaque pointer and the function that gives it back. A null release means nobody
-/// has to be told.
+/// One share in some memory: an opaque pointer and the function that gives it back. A null release
+/// means nobody has to be told.
 struct Owner {
   using Release = void (*)(void*) noexcept;
 
@@ -44,10 +45,12 @@ class Loan {
   ~Loan() { give_back(); }
 
   const TensorView& view() const noexcept { return view_; }
-  /// The description, to be filled in by an adapter. `shape` and `strides` are set by set_rank alone.
+  /// The description, to be filled in by an adapter. `shape` and `strides` are set by set_rank
+  /// alone.
   TensorView& view() noexcept { return view_; }
 
-  /// Makes room for `ndim` extents and strides, whose values are not set. Throws std::bad_alloc above kInlineRank.
+  /// Makes room for `ndim` extents and strides, whose values are not set. Throws std::bad_alloc
+  /// above kInlineRank.
   void set_rank(int32_t ndim) {
     if (ndim > kInlineRank) [[unlikely]]
       heap_.reset(new int64_t[2 * static_cast<size_t>(ndim)]);
@@ -66,8 +69,8 @@ class Loan {
   /// Moves the owner out: the caller gives it back. The description stays.
   [[nodiscard]] Owner release_owner() noexcept { return std::exchange(owner_, Owner{}); }
 
-  /// The deepest owner known behind the memory: identity only, borrowed, kept alive by owner(). An adapter that
-  /// finds its own release function here recognises memory that it lent itself.
+  /// The deepest owner known behind the memory: identity only, borrowed, kept alive by owner(). An
+  /// adapter that finds its own release function here recognises memory that it lent itself.
   Owner origin;
 
   /// Gives the memory back, if it was lent, and forgets the description.

@@ -1,8 +1,8 @@
-// ManagedTensor: the owner of a heap DLManagedTensorVersioned, for what crosses a boundary (a capsule, a C ABI,
-// another library), and the ways between it, the legacy struct and a Loan.
+// ManagedTensor: the owner of a heap DLManagedTensorVersioned, for what crosses a boundary (a
+// capsule, a C ABI, another library), and the ways between it, the legacy struct and a Loan.
 //
-// Raw ownership enters through adopt and leaves through release. On success the callee owns; when something throws,
-// the caller still does, and the producer's deleter was not called.
+// Raw ownership enters through adopt and leaves through release. On success the callee owns; when
+// something throws, the caller still does, and the producer's deleter was not called.
 #pragma once
 
 #include <utility>
@@ -13,24 +13,28 @@
 
 namespace dlbridge {
 
-/// Describes a foreign versioned tensor without taking it: validated, no owner. Throws Error (null_descriptor,
-/// unsupported_version, and all of read_descriptor); with a foreign major version nothing but it is read.
+/// Describes a foreign versioned tensor without taking it: validated, no owner. Throws Error
+/// (null_descriptor, unsupported_version, and all of read_descriptor); with a foreign major version
+/// nothing but it is read.
 DLBRIDGE_API void describe_managed(const DLManagedTensorVersioned* managed, Loan& loan);
 /// The same for the legacy struct, which cannot say whether it is read-only: Access::unknown.
 DLBRIDGE_API void describe_managed(const DLManagedTensor* managed, Loan& loan);
 
-/// The share that owning `managed` is: release calls its deleter, if it has one, exactly once. Owns.
+/// The share that owning `managed` is: release calls its deleter, if it has one, exactly once.
+/// Owns.
 DLBRIDGE_API Owner owner_of(DLManagedTensorVersioned* managed) noexcept;
 DLBRIDGE_API Owner owner_of(DLManagedTensor* managed) noexcept;
 
-/// Moves `loan` into a fresh descriptor, one allocation for descriptor, shape and strides. The caller owns the result
-/// and gives it back through its deleter. Strides are never null. Throws std::bad_alloc, the loan then keeps its owner.
+/// Moves `loan` into a fresh descriptor, one allocation for descriptor, shape and strides. The
+/// caller owns the result and gives it back through its deleter. Strides are never null. Throws
+/// std::bad_alloc, the loan then keeps its owner.
 DLBRIDGE_API DLManagedTensorVersioned* to_managed(Loan&& loan);
-/// The same as a legacy struct. Throws Error (read_only) where the memory may not be written: a legacy struct cannot
-/// say so (rule 32).
+/// The same as a legacy struct. Throws Error (read_only) where the memory may not be written: a
+/// legacy struct cannot say so (rule 32).
 DLBRIDGE_API DLManagedTensor* to_managed_legacy(Loan&& loan);
 
-/// Move-only owner of a DLManagedTensorVersioned. Thread: used by one thread at a time; released on any.
+/// Move-only owner of a DLManagedTensorVersioned. Thread: used by one thread at a time; released on
+/// any.
 class ManagedTensor {
  public:
   ManagedTensor() noexcept = default;
@@ -55,9 +59,12 @@ class ManagedTensor {
   }
 
   /// Moves ownership to the caller, who calls the deleter.
-  [[nodiscard]] DLManagedTensorVersioned* release() noexcept { return std::exchange(managed_, nullptr); }
+  [[nodiscard]] DLManagedTensorVersioned* release() noexcept {
+    return std::exchange(managed_, nullptr);
+  }
 
-  /// Calls the deleter, if there is something to give back. A foreign descriptor may have none (rule 53).
+  /// Calls the deleter, if there is something to give back. A foreign descriptor may have none
+  /// (rule 53).
   void reset() noexcept {
     if (DLManagedTensorVersioned* managed = release(); managed != nullptr && managed->deleter)
       managed->deleter(managed);

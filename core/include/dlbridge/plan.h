@@ -1,8 +1,9 @@
 // plan: the one decision function. Conversions obey it, explain() prints it.
 //
-// A target says as data what it can hold (TargetTraits), a caller says what was named (Request), a source says what
-// it lends (TensorView with its obstacles). plan() answers with codes only: no allocation, no strings, no lock, a few
-// nanoseconds when sharing is possible. Texts are made afterwards, by refusal() and describe().
+// A target says as data what it can hold (TargetTraits), a caller says what was named (Request), a
+// source says what it lends (TensorView with its obstacles). plan() answers with codes only: no
+// allocation, no strings, no lock, a few nanoseconds when sharing is possible. Texts are made
+// afterwards, by refusal() and describe().
 #pragma once
 
 #include <bit>
@@ -17,7 +18,8 @@
 
 namespace dlbridge {
 
-/// A set of single-lane data types: one bit for each code (0-31) and width (1, 2, 4, 6, 8 … 128 bits).
+/// A set of single-lane data types: one bit for each code (0-31) and width (1, 2, 4, 6, 8 … 128
+/// bits).
 class DTypeSet {
  public:
   constexpr DTypeSet() noexcept = default;
@@ -33,7 +35,8 @@ class DTypeSet {
     return bit >= 0 && (words_[bit / 64] >> (bit % 64) & 1) != 0;
   }
 
-  /// How many slots there are, and the slot of a type: an index for tables beside this set; -1 if it has none.
+  /// How many slots there are, and the slot of a type: an index for tables beside this set; -1 if
+  /// it has none.
   static constexpr int kSlots = 32 * 9;
   static constexpr int slot(DType type) noexcept {
     const auto code = static_cast<unsigned>(type.code());
@@ -48,25 +51,26 @@ class DTypeSet {
   uint64_t words_[(kSlots + 63) / 64] = {};
 };
 
-/// How a target stores float4: not at all, one in a byte (ml_dtypes), two in a byte (torch), or either.
+/// How a target stores float4: not at all, one in a byte (ml_dtypes), two in a byte (torch), or
+/// either.
 enum class Float4 : uint8_t { none, padded, pairs, both };
 
 /// What a target can hold. Declared by its adapter as data; never changed while conversions run.
 struct TargetTraits {
-  const char* name = "";               ///< "torch", "numpy", "dlpack"
+  const char* name = "";  ///< "torch", "numpy", "dlpack"
   int32_t max_ndim = 0;
-  bool negative_strides = false;       ///< accepts negative strides on extents above 1
-  bool zero_strides = false;           ///< accepts broadcast dimensions
-  bool partial_overlap = false;        ///< computes correctly on writable memory that overlaps itself
-  bool read_only = false;              ///< can promise not to write
-  bool misaligned = false;             ///< accepts data that is not aligned to its element
-  bool packed_subbyte = false;         ///< accepts elements below a byte that are not padded
-  bool every_dtype = false;            ///< passes on any type that DLPack defines
+  bool negative_strides = false;  ///< accepts negative strides on extents above 1
+  bool zero_strides = false;      ///< accepts broadcast dimensions
+  bool partial_overlap = false;   ///< computes correctly on writable memory that overlaps itself
+  bool read_only = false;         ///< can promise not to write
+  bool misaligned = false;        ///< accepts data that is not aligned to its element
+  bool packed_subbyte = false;    ///< accepts elements below a byte that are not padded
+  bool every_dtype = false;       ///< passes on any type that DLPack defines
   Float4 float4 = Float4::none;
   DTypeSet dtypes;
-  DTypeSet dtypes_missing;             ///< would be held if an optional package were there (ml_dtypes)
-  uint32_t devices = 0;                ///< bit n: device type n
-  bool host_only = false;              ///< lives in host memory: others must be staged with device="cpu"
+  DTypeSet dtypes_missing;  ///< would be held if an optional package were there (ml_dtypes)
+  uint32_t devices = 0;     ///< bit n: device type n
+  bool host_only = false;   ///< lives in host memory: others must be staged with device="cpu"
 
   constexpr bool accepts_device(DLDevice device) const noexcept {
     const auto type = static_cast<uint32_t>(device.device_type);
@@ -86,7 +90,8 @@ enum class CopyMode : uint8_t {
 struct Request {
   CopyMode copy = CopyMode::unset;
   bool into_existing = false;  ///< out= was given: a copy (and a cast to its dtype) is named
-  bool source_casts = false;   ///< the source's framework can cast, so a dtype the target lacks is no obstacle
+  bool source_casts =
+      false;  ///< the source's framework can cast, so a dtype the target lacks is no obstacle
   std::optional<DLDevice> device;
   std::optional<DLDataType> dtype;
 };
@@ -101,15 +106,19 @@ struct Plan {
   Verdict verdict = Verdict::share;
   bool casts = false;   ///< the dtype changes
   bool stages = false;  ///< the device changes
-  ReasonSet reasons;    ///< refuse: all that stands against it; copy: why sharing is not possible (empty: asked for)
-  int64_t bytes = 0;    ///< bytes written into new memory; 0 when shared. When refused: what the way out would copy
+  ReasonSet reasons;    ///< refuse: all that stands against it; copy: why sharing is not possible
+                        ///< (empty: asked for)
+  int64_t bytes = 0;  ///< bytes written into new memory; 0 when shared. When refused: what the way
+                      ///< out would copy
 };
 
-/// Decides. Requires: a validated view. Thread: any; pure, but for the look-up of a registered Transfer.
+/// Decides. Requires: a validated view. Thread: any; pure, but for the look-up of a registered
+/// Transfer.
 DLBRIDGE_API Plan plan(const TensorView& view, const TargetTraits& target,
                        const Request& request) noexcept;
 
-/// The error for a refused plan: field, found, expected, and the call that works. Requires: verdict refuse.
+/// The error for a refused plan: field, found, expected, and the call that works. Requires: verdict
+/// refuse.
 DLBRIDGE_API Error refusal(const TensorView& view, const TargetTraits& target,
                            const Request& request, const Plan& plan);
 
@@ -117,7 +126,8 @@ DLBRIDGE_API Error refusal(const TensorView& view, const TargetTraits& target,
 DLBRIDGE_API std::string describe(const TensorView& view, const TargetTraits& target,
                                   const Request& request, const Plan& plan);
 
-/// The steps a plan takes, in order ("share"; "cast float32"; "stage cuda:0 to cpu"). Empty when refused.
+/// The steps a plan takes, in order ("share"; "cast float32"; "stage cuda:0 to cpu"). Empty when
+/// refused.
 DLBRIDGE_API std::vector<std::string> path(const TensorView& view, const Request& request,
                                            const Plan& plan);
 

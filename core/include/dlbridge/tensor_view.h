@@ -18,25 +18,23 @@ enum class Access : uint8_t {
   unknown,  ///< a legacy capsule cannot say (rule 74)
 };
 
-/// A borrowed description of strided memory. `shape` and `strides` belong to someone else and live as long as the
-/// Loan or descriptor that the view was taken from.
+/// A borrowed description of strided memory. `shape` and `strides` belong to someone else and live
+/// as long as the Loan or descriptor that the view was taken from.
 struct TensorView {
-  void* data = nullptr;         ///< first element (byte_offset folded in where the device has addresses)
-  uint64_t byte_offset = 0;     ///< non-zero only where `data` is an opaque handle
+  void* data = nullptr;  ///< first element (byte_offset folded in where the device has addresses)
+  uint64_t byte_offset = 0;  ///< non-zero only where `data` is an opaque handle
   const int64_t* shape = nullptr;
   const int64_t* strides = nullptr;  ///< in elements; never null above rank 0
   int32_t ndim = 0;
   DLDevice device{static_cast<DLDeviceType>(1), 0};
   DLDataType dtype{2, 32, 1};
   Access access = Access::writable;
-  bool is_copied = false;        ///< the memory was copied for this exchange (DLPack's IS_COPIED)
-  bool subbyte_padded = false;   ///< elements below a byte are padded to one
-  ReasonSet obstacles;           ///< what the source itself says stands against sharing (conj bit, mask …)
-  const char* found = nullptr;   ///< static text naming what the first obstacle is about, or null
+  bool is_copied = false;       ///< the memory was copied for this exchange (DLPack's IS_COPIED)
+  bool subbyte_padded = false;  ///< elements below a byte are padded to one
+  ReasonSet obstacles;  ///< what the source itself says stands against sharing (conj bit, mask …)
+  const char* found = nullptr;  ///< static text naming what the first obstacle is about, or null
 
-  std::span<const int64_t> extents() const noexcept {
-    return {shape, static_cast<size_t>(ndim)};
-  }
+  std::span<const int64_t> extents() const noexcept { return {shape, static_cast<size_t>(ndim)}; }
   std::span<const int64_t> stride_elements() const noexcept {
     return {strides, static_cast<size_t>(ndim)};
   }
@@ -44,9 +42,16 @@ struct TensorView {
 
   /// Product of the extents; 1 at rank 0. Requires: a validated view (no overflow).
   int64_t size() const noexcept {
-    int64_t count = 1;
-    for (int32_t i = 0; i < ndim; ++i) count *= shape[i];
-    return count;
+    uint64_t count =
+        1;  // unsigned: an empty shape may hold extents whose product wraps before the zero comes
+    for (int32_t i = 0; i < ndim; ++i) count *= static_cast<uint64_t>(shape[i]);
+    return static_cast<int64_t>(count);
+  }
+  bool is_empty() const noexcept {
+    for (int32_t i = 0; i < ndim; ++i) {
+      if (shape[i] == 0) return true;
+    }
+    return false;
   }
 
   /// Bytes that the elements need when packed densely; broadcast dimensions count in full.

@@ -1,6 +1,8 @@
-// Transfer: the interface that a device module implements so that core can move memory it cannot reach itself.
+// Transfer: the interface that a device module implements so that core can move memory it cannot
+// reach itself.
 //
-// A module registers its Transfer by an explicit call, never by a static initialiser; core never names a device API.
+// A module registers its Transfer by an explicit call, never by a static initialiser; core never
+// names a device API.
 #pragma once
 
 #include "dlbridge/export.h"
@@ -8,7 +10,8 @@
 
 namespace dlbridge {
 
-/// An opaque stream: a device and that device API's own handle (DLPack's numbering where it has one).
+/// An opaque stream: a device and that device API's own handle (DLPack's numbering where it has
+/// one).
 struct Stream {
   DLDevice device;
   void* handle;

@@ -1,7 +1,8 @@
 // Validation of descriptors that come from elsewhere: nothing in them is trusted.
 //
-// Source of the rules: DLPack specification and the defects of its implementations. Every field is checked before any
-// pointer in the descriptor is followed, except `shape` and `strides`, which are read once ndim is in range.
+// Source of the rules: DLPack specification and the defects of its implementations. Every field is
+// checked before any pointer in the descriptor is followed, except `shape` and `strides`, which are
+// read once ndim is in range.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +23,13 @@ struct DescriptorTraits {
   bool subbyte_padded = false;
 };
 
-/// Checks `tensor` and writes its description into `loan` (which gets no owner): shape and strides are copied, null
-/// strides become compact ones, byte_offset is folded into the pointer where the device has addresses, unknown flag
-/// bits are dropped. The descriptor is only read.
-/// Throws Error (invalid_ndim, null_shape, negative_extent, extent_overflow, unknown_dtype, unknown_device,
-/// stride_overflow, null_data, address_overflow, packed_subbyte), std::bad_alloc; the loan is then unchanged in effect.
-DLBRIDGE_API void read_descriptor(const DLTensor& tensor, const DescriptorTraits& traits, Loan& loan);
+/// Checks `tensor` and writes its description into `loan` (which gets no owner): shape and strides
+/// are copied, null strides become compact ones, byte_offset is folded into the pointer where the
+/// device has addresses, unknown flag bits are dropped. The descriptor is only read. Throws Error
+/// (invalid_ndim, null_shape, negative_extent, extent_overflow, unknown_dtype, unknown_device,
+/// stride_overflow, null_data, address_overflow, packed_subbyte), std::bad_alloc; the loan's
+/// description is then undefined.
+DLBRIDGE_API void read_descriptor(const DLTensor& tensor, const DescriptorTraits& traits,
+                                  Loan& loan);
 
 }  // namespace dlbridge

@@ -1,13 +1,14 @@
 // The Torch adapter: at::Tensor <-> Loan, without a copy and without Python.
 //
-// A CPU export owns bytes, not a storage: the first export of a storage replaces its DataPtr by one that shares the
-// original with every export, so the bytes live until the last holder, whatever happens to the tensor afterwards
-// (share_memory_, pickling, resize_, set_). Storages in shared or mapped files are held instead, since a swap would
-// change what they are; so are CUDA storages, whose allocator looks at the deleter. An exported storage is marked not
-// resizable, as Tensor.numpy() does.
+// A CPU export owns bytes, not a storage: the first export of a storage replaces its DataPtr by one
+// that shares the original with every export, so the bytes live until the last holder, whatever
+// happens to the tensor afterwards (share_memory_, pickling, resize_, set_). Storages in shared or
+// mapped files are held instead, since a swap would change what they are; so are CUDA storages,
+// whose allocator looks at the deleter. An exported storage is marked not resizable, as
+// Tensor.numpy() does.
 //
-// Thread: any. Exports of one storage may run concurrently; like every torch accessor they must not race with
-// functions that replace the storage's memory.
+// Thread: any. Exports of one storage may run concurrently; like every torch accessor they must not
+// race with functions that replace the storage's memory.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -21,37 +22,43 @@ namespace dlbridge {
 /// What an at::Tensor can hold.
 DLBRIDGE_API const TargetTraits& torch_traits() noexcept;
 
-/// Describes `tensor` without touching its memory or its reference count. Whatever is not a dense CPU or CUDA tensor
-/// that may be shared becomes an obstacle: dispatch keys outside the allowlist, requires_grad while grad mode is on,
-/// copy-on-write, symbolic sizes, a storage that throws. Throws std::bad_alloc.
+/// Describes `tensor` without touching its memory or its reference count. Whatever is not a dense
+/// CPU or CUDA tensor that may be shared becomes an obstacle: dispatch keys outside the allowlist,
+/// requires_grad while grad mode is on, copy-on-write, symbolic sizes, a storage that throws.
+/// Throws std::bad_alloc.
 DLBRIDGE_API void describe(const at::Tensor& tensor, Loan& loan);
 
-/// Makes a described loan an owning one. Requires: no obstacle. Throws std::bad_alloc; nothing has changed then.
+/// Makes a described loan an owning one. Requires: no obstacle. Throws std::bad_alloc; nothing has
+/// changed then.
 DLBRIDGE_API void lend(const at::Tensor& tensor, Loan& loan);
 
 /// describe and lend. Throws Error where an obstacle stands against sharing.
 DLBRIDGE_API Loan share(const at::Tensor& tensor);
 
-/// A tensor over the loan's memory, not resizable; its storage owns the loan. Memory that was exported from a torch
-/// storage comes back as that storage, if it still holds the bytes. Size-1 and empty dimensions get canonical strides.
-/// When thread-local dispatch state is not the plain one (fake mode, functorch, tracing …) the result passes through
-/// at::lift_fresh, as torch.from_numpy's does. Consumes the loan; when this throws, its memory is given back once, at
+/// A tensor over the loan's memory, not resizable; its storage owns the loan. Memory that was
+/// exported from a torch storage comes back as that storage, if it still holds the bytes. Size-1
+/// and empty dimensions get canonical strides. When thread-local dispatch state is not the plain
+/// one (fake mode, functorch, tracing …) the result passes through at::lift_fresh, as
+/// torch.from_numpy's does. Consumes the loan; when this throws, its memory is given back once, at
 /// the latest when the loan is destroyed.
 DLBRIDGE_API at::Tensor to_tensor(Loan&& loan);
 
-/// A fresh, uninitialised CPU tensor of `dtype` with the shape of `like` and dense strides in the same order; `memory`
-/// becomes a borrowed, writable view of it. The tensor must pass through finish_copy() once it is filled.
+/// A fresh, uninitialised CPU tensor of `dtype` with the shape of `like` and dense strides in the
+/// same order; `memory` becomes a borrowed, writable view of it. The tensor must pass through
+/// finish_copy() once it is filled.
 DLBRIDGE_API at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory);
 
-/// What a fresh tensor has to become under the thread's dispatch state: at::lift_fresh where that is not plain.
+/// What a fresh tensor has to become under the thread's dispatch state: at::lift_fresh where that
+/// is not plain.
 DLBRIDGE_API at::Tensor finish_copy(at::Tensor&& tensor);
 
-/// Lets torch write the elements of `tensor` into `dst` (same shape, host memory), casting and resolving conj, neg,
-/// zero and copy-on-write on the way, outside of autograd and of every dispatch mode. Throws Error (framework_error).
+/// Lets torch write the elements of `tensor` into `dst` (same shape, host memory), casting and
+/// resolving conj, neg, zero and copy-on-write on the way, outside of autograd and of every
+/// dispatch mode. Throws Error (framework_error).
 DLBRIDGE_API void fill_from_tensor(const at::Tensor& tensor, const TensorView& dst);
 
-/// Lets torch cast between two host memories of the same shape, as fill_from_tensor does. Requires: both dtypes are
-/// torch's, `src` has no negative strides. Throws Error (framework_error).
+/// Lets torch cast between two host memories of the same shape, as fill_from_tensor does. Requires:
+/// both dtypes are torch's, `src` has no negative strides. Throws Error (framework_error).
 DLBRIDGE_API void cast_with_torch(const TensorView& src, const TensorView& dst);
 
 /// The scalar type for a DLPack type, and back; nothing where torch has none.

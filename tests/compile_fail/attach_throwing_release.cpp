@@ -1,0 +1,10 @@
+// A release runs where nothing may be thrown: the type asks for noexcept.
+#include "dlbridge/loan.h"
+
+#ifdef DLBRIDGE_MUST_FAIL
+void release(void*) {}
+#else
+void release(void*) noexcept {}
+#endif
+
+void lend(dlbridge::Loan& loan) { loan.attach({nullptr, release}); }

@@ -1,0 +1,10 @@
+// Torch is out of core's reach.
+#include "dlbridge/plan.h"
+
+#ifdef DLBRIDGE_MUST_FAIL
+#include <ATen/ATen.h>
+#endif
+
+dlbridge::Plan decide(const dlbridge::TensorView& view) {
+  return dlbridge::plan(view, dlbridge::neutral_traits(), {});
+}

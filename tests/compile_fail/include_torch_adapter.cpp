@@ -1,0 +1,10 @@
+// Core's include root holds nothing of the Torch adapter.
+#include "dlbridge/plan.h"
+
+#ifdef DLBRIDGE_MUST_FAIL
+#include "dlbridge/torch.h"
+#endif
+
+dlbridge::Plan decide(const dlbridge::TensorView& view) {
+  return dlbridge::plan(view, dlbridge::neutral_traits(), {});
+}

@@ -1,0 +1,317 @@
+// copy_host against a naive element loop, over every pair of layouts and item size, with poisoned
+// destinations between guard bytes; repack_float4 both ways; allocate_like.
+#include "dlbridge/copy.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <optional>
+
+#include "dlbridge/layout.h"
+#include "memory.h"
+#include "shaped.h"
+
+namespace dlbridge {
+namespace {
+
+using test::for_each_index;
+using test::GuardedBuffer;
+using test::offset_bytes;
+using test::Shaped;
+
+using Dims = std::vector<int64_t>;
+
+// How a layout departs from the compact one.
+struct Kind {
+  const char* name;
+  bool reversed;  // dimensions in the other order (Fortran)
+  bool rotated;   // first dimension innermost
+  int negative;   // bit i: dimension i runs backwards
+  int64_t gap;    // every stride times this
+  int broadcast;  // bit i: dimension i has stride 0
+};
+
+constexpr Kind kKinds[] = {
+    {"compact", false, false, 0, 1, 0},
+    {"fortran", true, false, 0, 1, 0},
+    {"rotated", false, true, 0, 1, 0},
+    {"backwards", false, false, 7, 1, 0},
+    {"last backwards", false, false, 4, 1, 0},
+    {"fortran, first backwards", true, false, 1, 1, 0},
+    {"gaps", false, false, 0, 3, 0},
+    {"rotated gaps backwards", false, true, 2, 2, 0},
+    {"broadcast first", false, false, 0, 1, 1},
+    {"broadcast last", false, false, 0, 1, 4},
+    {"broadcast all", false, false, 0, 1, 7},
+};
+
+// Memory in some layout: a guarded buffer and the view of it.
+class Placed {
+ public:
+  Placed(const Dims& shape, DType dtype, const Kind& kind)
+      : Placed(shape, dtype, strides_of(shape, kind)) {}
+
+  Placed(const Dims& shape, DType dtype, const Dims& strides)
+      : range_(*byte_range(shape, strides, dtype.itemsize())),
+        buffer_(static_cast<size_t>(range_.before + range_.after)),
+        shaped_(shape, strides, dtype, buffer_.data() + range_.before) {}
+
+  TensorView view() const { return shaped_.view(); }
+  GuardedBuffer& buffer() { return buffer_; }
+
+ private:
+  static Dims strides_of(const Dims& shape, const Kind& kind) {
+    const size_t n = shape.size();
+    Dims order;  // outermost first
+    for (size_t i = 0; i < n; ++i)
+      order.push_back(static_cast<int64_t>(kind.reversed ? n - 1 - i : i));
+    if (kind.rotated && n > 0) std::rotate(order.begin(), order.begin() + 1, order.end());
+    Dims strides(n);
+    int64_t stride = kind.gap;
+    for (size_t i = n; i-- > 0;) {
+      const auto dim = static_cast<size_t>(order[i]);
+      const int bit = 1 << dim;
+      strides[dim] = kind.broadcast & bit ? 0 : kind.negative & bit ? -stride : stride;
+      if (!(kind.broadcast & bit)) stride *= shape[dim];
+    }
+    return strides;
+  }
+
+  ByteRange range_;
+  GuardedBuffer buffer_;
+  Shaped shaped_;
+};
+
+void copy_naively(const TensorView& src, const TensorView& dst) {
+  for_each_index(dst.extents(), [&](const Dims& index) {
+    std::memcpy(static_cast<char*>(dst.data) + offset_bytes(dst, index),
+                static_cast<const char*>(src.data) + offset_bytes(src, index),
+                static_cast<size_t>(dst.itemsize()));
+  });
+}
+
+// The bytes between elements must stay poisoned, so whole buffers are compared.
+void expect_copied(Placed& src, Placed& dst, Placed& expected) {
+  src.buffer().fill_with_pattern(1);
+  copy_naively(src.view(), expected.view());
+  copy_host(src.view(), dst.view());
+  EXPECT_EQ(std::memcmp(dst.buffer().data(), expected.buffer().data(), dst.buffer().size()), 0);
+  EXPECT_TRUE(dst.buffer().guards_intact());
+  EXPECT_TRUE(src.buffer().guards_intact());
+}
+
+class CopyHost : public testing::TestWithParam<int> {
+ protected:
+  static DType dtype() { return DType(TypeCode::uint, 8 * GetParam()); }
+};
+
+TEST_P(CopyHost, AgreesWithANaiveLoopOnEveryPairOfLayouts) {
+  for (const Dims& shape : {Dims{3, 4, 5}, Dims{1, 7, 2}, Dims{33, 2, 65}, Dims{6}, Dims{40, 70}}) {
+    for (const Kind& from : kKinds) {
+      for (const Kind& to : kKinds) {
+        if (to.broadcast != 0) continue;
+        SCOPED_TRACE(std::string(from.name) + " to " + to.name);
+        Placed src(shape, dtype(), from);
+        Placed dst(shape, dtype(), to);
+        Placed expected(shape, dtype(), to);
+        expect_copied(src, dst, expected);
+      }
+    }
+  }
+}
+
+TEST_P(CopyHost, CopiesOneElementAtRankZeroAndWithExtentsOfOne) {
+  for (const Dims& shape : {Dims{}, Dims{1}, Dims{1, 1, 1}}) {
+    Placed src(shape, dtype(), kKinds[0]);
+    Placed dst(shape, dtype(), kKinds[0]);
+    Placed expected(shape, dtype(), kKinds[0]);
+    expect_copied(src, dst, expected);
+  }
+}
+
+TEST_P(CopyHost, TouchesNothingWhenEmpty) {
+  GuardedBuffer buffer(64);
+  const Shaped src({0, 3}, {3, 1}, dtype(), nullptr);
+  const Shaped dst({0, 3}, {3, 1}, dtype(), buffer.data());
+  copy_host(src.view(), dst.view());
+  for (size_t i = 0; i < buffer.size(); ++i) ASSERT_EQ(buffer.data()[i], GuardedBuffer::kPoison);
+}
+
+TEST_P(CopyHost, CopiesFromAndToMisalignedMemory) {
+  GuardedBuffer from(static_cast<size_t>(12 * GetParam()), 1);
+  GuardedBuffer to(static_cast<size_t>(12 * GetParam()), 3);
+  from.fill_with_pattern(5);
+  copy_host(Shaped({3, 4}, {1, 3}, dtype(), from.data()).view(),
+            Shaped({3, 4}, {4, 1}, dtype(), to.data()).view());
+  for (int64_t row = 0; row < 3; ++row) {
+    for (int64_t column = 0; column < 4; ++column) {
+      const auto size = static_cast<size_t>(GetParam());
+      EXPECT_EQ(std::memcmp(to.data() + static_cast<size_t>(row * 4 + column) * size,
+                            from.data() + static_cast<size_t>(row + column * 3) * size, size),
+                0);
+    }
+  }
+  EXPECT_TRUE(to.guards_intact());
+}
+
+INSTANTIATE_TEST_SUITE_P(ItemSizes, CopyHost, testing::Values(1, 2, 3, 4, 8, 16),
+                         testing::PrintToStringParamName());
+
+struct Large {
+  const char* name;
+  Dims shape;
+  Dims src_strides;
+  Dims dst_strides;
+};
+
+void PrintTo(const Large& row, std::ostream* out) { *out << row.name; }
+
+class LargeCopy : public testing::TestWithParam<Large> {};
+
+// 8 MiB and a little more of four-byte elements: enough for threads, and not a multiple of
+// anything.
+TEST_P(LargeCopy, AgreesWithANaiveLoopAboveTheThreadingSize) {
+  const Large& row = GetParam();
+  const DType dtype(TypeCode::uint, 32);
+  Placed src(row.shape, dtype, row.src_strides);
+  Placed dst(row.shape, dtype, row.dst_strides);
+  Placed expected(row.shape, dtype, row.dst_strides);
+  ASSERT_GE(dst.view().nbytes(), int64_t{8} << 20);
+  expect_copied(src, dst, expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Layouts, LargeCopy,
+    testing::Values(Large{"Contiguous", {2097153}, {1}, {1}},
+                    Large{"Backwards", {2097153}, {-1}, {1}},
+                    Large{"Broadcast", {2097153}, {0}, {1}},
+                    Large{"Transposed", {1449, 1451}, {1, 1449}, {1451, 1}},
+                    Large{"TransposedDestination", {1449, 1451}, {1451, 1}, {1, 1449}},
+                    Large{"Gapped", {1449, 1451}, {2902, 2}, {1451, 1}},
+                    Large{"ThreeOuterRows", {3, 699053}, {700000, 1}, {699053, 1}},
+                    Large{"OneOuterRow", {1, 2097153}, {5, 2}, {5, 1}},
+                    Large{"TwoInner", {1048577, 2}, {1, 1048577}, {2, 1}},
+                    Large{"Rotated", {101, 103, 211}, {1, 21311, 101}, {21733, 211, 1}}),
+    [](const auto& row_info) { return std::string(row_info.param.name); });
+
+TEST(CopyHost, WorksAboveRankSixtyFour) {
+  Dims shape(70, 1);
+  shape[3] = 2;
+  shape[68] = 3;
+  Dims strides(70, 1);
+  strides[68] = 2;
+  Placed src(shape, test::kInt32, strides);
+  strides[3] = 3;
+  strides[68] = 1;
+  Placed dst(shape, test::kInt32, strides);
+  Placed expected(shape, test::kInt32, strides);
+  expect_copied(src, dst, expected);
+}
+
+TEST(CopyHost, PackedSubbyteCopiesWholeBytes) {
+  GuardedBuffer from(8);
+  GuardedBuffer to(8);
+  from.fill_with_pattern(3);
+  const DType int4(TypeCode::int_, 4);
+  copy_host(Shaped({3, 3}, {3, 1}, int4, from.data()).view(),
+            Shaped({3, 3}, {3, 1}, int4, to.data()).view());
+  EXPECT_EQ(std::memcmp(from.data(), to.data(), 5), 0);
+  EXPECT_EQ(to.data()[5], GuardedBuffer::kPoison);
+}
+
+// A padded float4 view and one of pairs.
+TensorView padded(Shaped& shaped) {
+  shaped.fields().subbyte_padded = true;
+  return shaped.view();
+}
+
+TEST(RepackFloat4, PutsTheFirstElementInTheLowNibble) {
+  uint8_t pairs[] = {0x21, 0x43};
+  uint8_t singles[4] = {0xFF, 0xFF, 0xFF, 0xFF};
+  const Shaped from({2}, {1}, kFloat4Pair, pairs);
+  Shaped to({4}, {1}, kFloat4Padded, singles);
+  repack_float4(from.view(), padded(to));
+  EXPECT_EQ(singles[0], 1);
+  EXPECT_EQ(singles[1], 2);
+  EXPECT_EQ(singles[2], 3);
+  EXPECT_EQ(singles[3], 4);
+}
+
+TEST(RepackFloat4, PacksAndIgnoresThePadding) {
+  uint8_t singles[] = {0xF1, 0x72, 0x03, 0xE4};
+  uint8_t pairs[2] = {};
+  Shaped from({4}, {1}, kFloat4Padded, singles);
+  const Shaped to({2}, {1}, kFloat4Pair, pairs);
+  repack_float4(padded(from), to.view());
+  EXPECT_EQ(pairs[0], 0x21);
+  EXPECT_EQ(pairs[1], 0x43);
+}
+
+TEST(RepackFloat4, ReturnsToTheSameBytesThroughAnyLayout) {
+  GuardedBuffer pairs(3 * 5 * 2);
+  GuardedBuffer singles(3 * 5 * 4 * 2);
+  GuardedBuffer back(3 * 5 * 2);
+  pairs.fill_with_pattern(11);
+  const Shaped from({3, 5, 2}, {2, 6, 1}, kFloat4Pair, pairs.data());
+  Shaped middle({3, 5, 4}, {-40, 2, 10}, kFloat4Padded, singles.data() + 80);
+  const Shaped to({3, 5, 2}, {2, 6, 1}, kFloat4Pair, back.data());
+  repack_float4(from.view(), padded(middle));
+  repack_float4(padded(middle), to.view());
+  EXPECT_EQ(std::memcmp(pairs.data(), back.data(), pairs.size()), 0);
+  EXPECT_TRUE(singles.guards_intact());
+  EXPECT_TRUE(back.guards_intact());
+}
+
+TEST(RepackFloat4, TouchesNothingWhenEmpty) {
+  uint8_t byte = 0xCD;
+  const Shaped from({0}, {1}, kFloat4Pair, nullptr);
+  Shaped to({0}, {1}, kFloat4Padded, &byte);
+  repack_float4(from.view(), padded(to));
+  EXPECT_EQ(byte, 0xCD);
+}
+
+TEST(AllocateLike, IsAlignedOwnedWritableAndMarkedCopied) {
+  Shaped like({3, 5});
+  like.fields().access = Access::read_only;
+  const Loan loan = allocate_like(like.view());
+  EXPECT_EQ(reinterpret_cast<uintptr_t>(loan.view().data) % 64, 0u);
+  EXPECT_TRUE(loan.has_owner());
+  EXPECT_EQ(loan.view().access, Access::writable);
+  EXPECT_TRUE(loan.view().is_copied);
+  EXPECT_TRUE(DType(loan.view().dtype) == test::kFloat32);
+  EXPECT_EQ(loan.view().flags(), kIsCopied);
+  std::memset(loan.view().data, 1, 60);
+}
+
+TEST(AllocateLike, IsInHostMemoryWhereverTheOriginalIs) {
+  Shaped like({3});
+  like.fields().device = {kDLCUDA, 1};
+  EXPECT_TRUE(Device(allocate_like(like.view()).view().device) == Device(DeviceType::cpu));
+}
+
+TEST(AllocateLike, KeepsTheOrderOfDimensionsAndMakesBroadcastOnesReal) {
+  const Loan permuted = allocate_like(Shaped({2, 3}, {1, 2}).view());
+  EXPECT_EQ(permuted.view().strides[0], 1);
+  EXPECT_EQ(permuted.view().strides[1], 2);
+  const Loan broadcast = allocate_like(Shaped({2, 3}, {0, 1}).view());
+  EXPECT_EQ(broadcast.view().strides[0], 3);
+  std::memset(broadcast.view().data, 1, 24);
+}
+
+TEST(AllocateLike, GivesAnEmptyArrayAnAddressToo) {
+  const Loan loan = allocate_like(Shaped({0, 3}).view());
+  EXPECT_NE(loan.view().data, nullptr);
+  EXPECT_EQ(loan.view().nbytes(), 0);
+}
+
+TEST(AllocateLike, KeepsPaddingAndCountsItsBytes) {
+  Shaped like({3, 3}, {3, 1}, DType(TypeCode::int_, 4));
+  EXPECT_EQ(allocate_like(like.view()).view().nbytes(), 5);
+  like.fields().subbyte_padded = true;
+  const Loan loan = allocate_like(like.view());
+  EXPECT_TRUE(loan.view().subbyte_padded);
+  EXPECT_EQ(loan.view().nbytes(), 9);
+}
+
+}  // namespace
+}  // namespace dlbridge

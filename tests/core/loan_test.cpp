@@ -1,0 +1,205 @@
+// Loan: gives its owner back exactly once on every way out, keeps its description when moved, goes
+// to the heap above rank 8.
+#include "dlbridge/loan.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <thread>
+#include <type_traits>
+
+#include "memory.h"
+
+namespace dlbridge {
+namespace {
+
+using test::ReleaseCounter;
+
+static_assert(!std::is_copy_constructible_v<Loan> && !std::is_copy_assignable_v<Loan>);
+static_assert(std::is_nothrow_move_constructible_v<Loan> &&
+              std::is_nothrow_move_assignable_v<Loan>);
+
+// Extents 1, 2, 3 …, strides 100, 101, 102 …
+void describe_rank(Loan& loan, int32_t ndim) {
+  loan.set_rank(ndim);
+  for (int32_t i = 0; i < ndim; ++i) {
+    loan.shape()[i] = i + 1;
+    loan.strides()[i] = 100 + i;
+  }
+}
+
+void expect_rank(const TensorView& view, int32_t ndim) {
+  ASSERT_EQ(view.ndim, ndim);
+  for (int32_t i = 0; i < ndim; ++i) {
+    EXPECT_EQ(view.shape[i], i + 1);
+    EXPECT_EQ(view.strides[i], 100 + i);
+  }
+}
+
+bool lies_inside(const void* pointer, const Loan& loan) {
+  const auto* begin = reinterpret_cast<const char*>(&loan);
+  const auto* at = static_cast<const char*>(pointer);
+  return std::less_equal<>()(begin, at) && std::less<>()(at, begin + sizeof(Loan));
+}
+
+TEST(Loan, IsEmptyAndUsableWhenMade) {
+  Loan loan;
+  EXPECT_FALSE(loan.has_owner());
+  EXPECT_EQ(loan.view().ndim, 0);
+  EXPECT_NE(loan.view().shape, nullptr);
+  EXPECT_NE(loan.view().strides, nullptr);
+  EXPECT_EQ(loan.view().size(), 1);
+}
+
+TEST(Loan, ReleasesOnceWhenDestroyed) {
+  ReleaseCounter counter;
+  {
+    Loan loan;
+    loan.attach(counter.owner());
+    EXPECT_TRUE(loan.has_owner());
+    EXPECT_EQ(counter.count(), 0);
+  }
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(Loan, ReleasesOnceAfterMove) {
+  ReleaseCounter counter;
+  {
+    Loan first;
+    first.attach(counter.owner());
+    Loan second(std::move(first));
+    Loan third;
+    third = std::move(second);
+    EXPECT_TRUE(third.has_owner());
+    EXPECT_EQ(counter.count(), 0);
+  }
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(Loan, MoveAssignmentGivesBackWhatItHeld) {
+  ReleaseCounter old_one;
+  ReleaseCounter new_one;
+  Loan target;
+  target.attach(old_one.owner());
+  Loan source;
+  source.attach(new_one.owner());
+  target = std::move(source);
+  EXPECT_EQ(old_one.count(), 1);
+  EXPECT_EQ(new_one.count(), 0);
+}
+
+TEST(Loan, SelfMoveKeepsTheOwner) {
+  ReleaseCounter counter;
+  Loan loan;
+  describe_rank(loan, 3);
+  loan.attach(counter.owner());
+  Loan& same = loan;
+  loan = std::move(same);
+  EXPECT_TRUE(loan.has_owner());
+  expect_rank(loan.view(), 3);
+  EXPECT_EQ(counter.count(), 0);
+}
+
+TEST(Loan, ResetReleasesOnceAndForgetsTheDescription) {
+  ReleaseCounter counter;
+  Loan loan;
+  describe_rank(loan, 12);
+  loan.view().access = Access::read_only;
+  loan.origin = counter.owner();
+  loan.attach(counter.owner());
+  loan.reset();
+  loan.reset();
+  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(loan.view().ndim, 0);
+  EXPECT_EQ(loan.view().access, Access::writable);
+  EXPECT_FALSE(loan.origin);
+  EXPECT_TRUE(lies_inside(loan.view().shape, loan));
+}
+
+TEST(Loan, ReleasedOwnerIsTheCallersToGiveBack) {
+  ReleaseCounter counter;
+  Owner owner;
+  {
+    Loan loan;
+    describe_rank(loan, 2);
+    loan.attach(counter.owner());
+    owner = loan.release_owner();
+    EXPECT_FALSE(loan.has_owner());
+    expect_rank(loan.view(), 2);
+  }
+  EXPECT_EQ(counter.count(), 0);
+  owner.release(owner.context);
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(Loan, OriginIsNeverReleased) {
+  ReleaseCounter origin;
+  ReleaseCounter owner;
+  {
+    Loan loan;
+    loan.origin = origin.owner();
+    loan.attach(owner.owner());
+    Loan moved(std::move(loan));
+    EXPECT_EQ(moved.origin.context, &origin);
+    EXPECT_FALSE(loan.origin);
+  }
+  EXPECT_EQ(origin.count(), 0);
+  EXPECT_EQ(owner.count(), 1);
+}
+
+TEST(Loan, MayBeReleasedOnAnotherThread) {
+  ReleaseCounter counter;
+  Loan loan;
+  loan.attach(counter.owner());
+  std::thread([moved = std::move(loan)]() mutable { moved.reset(); }).join();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+class LoanRank : public testing::TestWithParam<int> {};
+
+TEST_P(LoanRank, KeepsShapeAndStridesWhenMoved) {
+  Loan source;
+  describe_rank(source, GetParam());
+  source.view().data = &source;
+  Loan moved(std::move(source));
+  expect_rank(moved.view(), GetParam());
+  EXPECT_EQ(moved.view().data, &source);
+  Loan assigned;
+  describe_rank(assigned, 10);
+  assigned = std::move(moved);
+  expect_rank(assigned.view(), GetParam());
+}
+
+TEST_P(LoanRank, LeavesAnEmptyLoanBehind) {
+  Loan source;
+  describe_rank(source, GetParam());
+  const Loan moved(std::move(source));
+  EXPECT_EQ(source.view().ndim, 0);
+  EXPECT_TRUE(lies_inside(source.view().shape, source));
+  describe_rank(source, GetParam());
+  expect_rank(source.view(), GetParam());
+  expect_rank(moved.view(), GetParam());
+}
+
+TEST_P(LoanRank, StoresUpToEightDimensionsInline) {
+  Loan loan;
+  describe_rank(loan, GetParam());
+  EXPECT_EQ(lies_inside(loan.view().shape, loan), GetParam() <= Loan::kInlineRank);
+  EXPECT_EQ(lies_inside(loan.view().strides, loan), GetParam() <= Loan::kInlineRank);
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, LoanRank, testing::Values(0, 1, 7, 8, 9, 64, 100),
+                         testing::PrintToStringParamName());
+
+TEST(Loan, RankCanChangeInBothDirections) {
+  Loan loan;
+  for (int32_t rank : {3, 12, 3, 20, 9, 8, 0, 64}) {
+    describe_rank(loan, rank);
+    expect_rank(loan.view(), rank);
+    EXPECT_EQ(loan.view().shape, loan.shape());
+    EXPECT_EQ(loan.view().strides, loan.strides());
+  }
+}
+
+}  // namespace
+}  // namespace dlbridge

@@ -1,0 +1,476 @@
+// plan(): the four-state table of copy=, cell by cell; every reason it finds by itself; what cures
+// each reason.
+#include "dlbridge/plan.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <optional>
+
+#include "dlbridge/transfer.h"
+#include "shaped.h"
+#include "traits.h"
+
+namespace dlbridge {
+namespace {
+
+using test::kFloat32;
+using test::kFloat64;
+using test::numpy_like;
+using test::Shaped;
+using test::torch_like;
+
+const Device kCpu(DeviceType::cpu);
+const Device kGpu(DeviceType::cuda, 0);
+
+constexpr CopyMode kModes[] = {CopyMode::unset, CopyMode::never, CopyMode::if_needed,
+                               CopyMode::always};
+
+// Connects the CPU with the first GPU while it lives.
+class HostAndGpu final : public Transfer {
+ public:
+  HostAndGpu() { register_transfer(*this); }
+  ~HostAndGpu() override { unregister_transfer(*this); }
+  bool connects(Device from, Device to) const noexcept override {
+    return (from == kGpu && to == kCpu) || (from == kCpu && to == kGpu);
+  }
+  void copy(const TensorView&, const TensorView&, Stream) override {}
+};
+
+void* odd_address() { return reinterpret_cast<void*>(uintptr_t{0x10001}); }
+
+Shaped plain() { return Shaped({4, 6}); }
+
+Shaped with(ErrorCode obstacle) {
+  Shaped source = plain();
+  source.fields().obstacles.add(obstacle);
+  return source;
+}
+
+Shaped read_only() {
+  Shaped source = plain();
+  source.fields().access = Access::read_only;
+  return source;
+}
+
+Shaped on(Device device) {
+  Shaped source = plain();
+  source.fields().device = device;
+  return source;
+}
+
+Shaped backwards() { return {{4, 6}, {-6, 1}, kFloat32, Shaped::aligned_address()}; }
+Shaped sliding() { return {{4, 3}, {1, 1}, kFloat32, Shaped::aligned_address()}; }
+Shaped misaligned() { return {{4, 6}, {6, 1}, kFloat32, odd_address()}; }
+
+// The table of copy=.
+
+struct Column {
+  const char* name;
+  Shaped source;
+  TargetTraits target;
+  std::optional<DLDevice> device;
+  std::optional<DLDataType> dtype;
+  Verdict expected[4];  // not given, False, None, True
+};
+
+void PrintTo(const Column& row, std::ostream* out) { *out << row.name; }
+
+using enum Verdict;
+
+std::vector<Column> columns() {
+  const auto share_row = [](const char* name, Shaped source, TargetTraits target) {
+    return Column{name, std::move(source), target, {}, {}, {share, share, share, copy}};
+  };
+  const auto unshareable = [](const char* name, Shaped source, TargetTraits target) {
+    return Column{name, std::move(source), target, {}, {}, {refuse, refuse, copy, copy}};
+  };
+  const auto staged = [](const char* name, Shaped source, TargetTraits target, Device device) {
+    return Column{name, std::move(source), target, device, {}, {stage, refuse, stage, stage}};
+  };
+  const auto cast_to = [](const char* name, Shaped source, TargetTraits target, DType dtype) {
+    return Column{name, std::move(source), target, {}, dtype, {cast, refuse, cast, cast}};
+  };
+  return {
+      share_row("TorchShareable", plain(), torch_like()),
+      share_row("TorchBroadcast", {{4, 6}, {0, 1}, kFloat32, Shaped::aligned_address()},
+                torch_like()),
+      share_row("TorchOnItsGpu", on(kGpu), torch_like()),
+      share_row("NumpyShareable", plain(), numpy_like()),
+      share_row("NumpyNegativeStride", backwards(), numpy_like()),
+      share_row("NumpyMisaligned", misaligned(), numpy_like()),
+      share_row("NumpyReadOnly", read_only(), numpy_like()),
+      share_row("NumpyOverlap", sliding(), numpy_like()),
+      unshareable("TorchNegativeStride", backwards(), torch_like()),
+      unshareable("TorchMisaligned", misaligned(), torch_like()),
+      unshareable("TorchReadOnly", read_only(), torch_like()),
+      unshareable("TorchOverlap", sliding(), torch_like()),
+      unshareable("TorchForeignByteOrder", with(ErrorCode::byte_order), torch_like()),
+      unshareable("TorchOddStride", with(ErrorCode::stride_not_multiple), torch_like()),
+      unshareable("NumpyConjBit", with(ErrorCode::conj_bit), numpy_like()),
+      unshareable("NumpyNegBit", with(ErrorCode::neg_bit), numpy_like()),
+      unshareable("NumpyZeroTensor", with(ErrorCode::zero_tensor), numpy_like()),
+      unshareable("NumpyCopyOnWrite", with(ErrorCode::copy_on_write), numpy_like()),
+      staged("NumpyFromTheGpu", on(kGpu), numpy_like(), kCpu),
+      staged("TorchFromTheGpu", on(kGpu), torch_like(), kCpu),
+      staged("TorchToTheGpu", plain(), torch_like(), kGpu),
+      staged("TorchToTheGpuNegativeStride", backwards(), torch_like(), kGpu),
+      staged("TorchToTheGpuReadOnly", read_only(), torch_like(), kGpu),
+      cast_to("NumpyCast", plain(), numpy_like(), kFloat64),
+      cast_to("TorchCast", plain(), torch_like(), kFloat64),
+      cast_to("TorchCastNegativeStride", backwards(), torch_like(), kFloat64),
+      cast_to("TorchCastReadOnly", read_only(), torch_like(), kFloat64),
+      cast_to("TorchCastMisaligned", misaligned(), torch_like(), kFloat64),
+  };
+}
+
+class CopyTable : public testing::TestWithParam<Column> {};
+
+TEST_P(CopyTable, EveryStateOfCopyGivesItsVerdict) {
+  const HostAndGpu transfer;
+  const Column& column = GetParam();
+  for (size_t i = 0; i < 4; ++i) {
+    const Request request{.copy = kModes[i], .device = column.device, .dtype = column.dtype};
+    const Plan decision = plan(column.source.view(), column.target, request);
+    EXPECT_EQ(name(decision.verdict), name(column.expected[i])) << "state " << i;
+    EXPECT_EQ(decision.casts, column.dtype.has_value());
+    EXPECT_EQ(decision.stages, column.device.has_value());
+    if (decision.verdict == share) {
+      EXPECT_EQ(decision.bytes, 0);
+      EXPECT_TRUE(decision.reasons.empty());
+    } else {
+      const int64_t itemsize = column.dtype ? DType(*column.dtype).itemsize() : 4;
+      EXPECT_EQ(decision.bytes, column.source.view().size() * itemsize);
+    }
+    EXPECT_TRUE(decision.verdict != refuse || !decision.reasons.empty());
+  }
+}
+
+// copy=False with a named change is refused for that and nothing else.
+TEST_P(CopyTable, FalseForbidsWhatDeviceOrDtypeNames) {
+  const HostAndGpu transfer;
+  const Column& column = GetParam();
+  if (!column.device && !column.dtype) return;
+  const Request request{.copy = CopyMode::never, .device = column.device, .dtype = column.dtype};
+  EXPECT_EQ(plan(column.source.view(), column.target, request).reasons,
+            ReasonSet(ErrorCode::copy_forbidden));
+}
+
+// Naming the device and the dtype that the source has changes nothing.
+TEST_P(CopyTable, AnUnnecessaryNameIsNotMade) {
+  const HostAndGpu transfer;
+  const Column& column = GetParam();
+  if (column.device || column.dtype) return;
+  const TensorView view = column.source.view();
+  for (size_t i = 0; i < 4; ++i) {
+    const Request request{.copy = kModes[i], .device = view.device, .dtype = view.dtype};
+    EXPECT_EQ(name(plan(view, column.target, request).verdict), name(column.expected[i]));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cells, CopyTable, testing::ValuesIn(columns()),
+                         [](const auto& row_info) { return std::string(row_info.param.name); });
+
+TEST(Plan, StagingAndCastTogetherIsOneStaging) {
+  const HostAndGpu transfer;
+  const Shaped source = on(kGpu);
+  const Plan decision = plan(source.view(), numpy_like(), {.device = kCpu, .dtype = kFloat64});
+  EXPECT_EQ(decision.verdict, stage);
+  EXPECT_TRUE(decision.casts);
+  EXPECT_TRUE(decision.stages);
+  EXPECT_EQ(decision.bytes, 24 * 8);
+}
+
+TEST(Plan, OutNamesACopyThatFalseForbids) {
+  const Shaped source = backwards();
+  for (CopyMode mode : {CopyMode::unset, CopyMode::if_needed, CopyMode::always}) {
+    EXPECT_EQ(plan(source.view(), torch_like(), {.copy = mode, .into_existing = true}).verdict,
+              copy);
+  }
+  const Plan refused =
+      plan(source.view(), torch_like(), {.copy = CopyMode::never, .into_existing = true});
+  EXPECT_EQ(refused.verdict, refuse);
+  EXPECT_EQ(refused.reasons, ReasonSet(ErrorCode::copy_forbidden));
+}
+
+TEST(Plan, OutNamesACastToItsDtype) {
+  const Shaped source = plain();
+  const Plan decision =
+      plan(source.view(), numpy_like(), {.into_existing = true, .dtype = kFloat64});
+  EXPECT_EQ(decision.verdict, cast);
+}
+
+TEST(Plan, CopySaysWhySharingIsNotPossible) {
+  const Shaped source = backwards();
+  const Plan decision = plan(source.view(), torch_like(), {.copy = CopyMode::if_needed});
+  EXPECT_EQ(decision.verdict, copy);
+  EXPECT_EQ(decision.reasons, ReasonSet(ErrorCode::negative_stride));
+  const Shaped good = plain();
+  EXPECT_TRUE(plan(good.view(), torch_like(), {.copy = CopyMode::always}).reasons.empty());
+}
+
+TEST(Plan, AllReasonsAreCollected) {
+  Shaped source({4, 6}, {-6, 1}, kFloat32, odd_address());
+  source.fields().access = Access::read_only;
+  const Plan decision = plan(source.view(), torch_like(), {});
+  EXPECT_EQ(decision.reasons,
+            ReasonSet(ErrorCode::negative_stride) | ErrorCode::misaligned | ErrorCode::read_only);
+}
+
+// The reasons that plan finds by itself.
+
+struct Reason {
+  ErrorCode code;
+  Shaped source;
+  TargetTraits target;
+  Request request;
+  Verdict with_copy_none;  // what copy=None makes of it
+  const char* name = "";
+};
+
+void PrintTo(const Reason& row, std::ostream* out) { *out << name(row.code); }
+
+std::vector<Reason> reasons() {
+  TargetTraits no_broadcast = torch_like();
+  no_broadcast.zero_strides = false;
+  Shaped odd_float4({3}, {1}, kFloat4Padded, Shaped::aligned_address());
+  odd_float4.fields().subbyte_padded = true;
+  Shaped even_float4({4}, {1}, kFloat4Padded, Shaped::aligned_address());
+  even_float4.fields().subbyte_padded = true;
+  TargetTraits int4_holder = torch_like();
+  int4_holder.dtypes.add(DType(TypeCode::int_, 4));
+  Shaped rank65(std::vector<int64_t>(65, 1));
+  return {
+      {ErrorCode::too_many_dimensions, rank65, torch_like(), {}, refuse},
+      {ErrorCode::unsupported_dtype,
+       Shaped({4}, DType(TypeCode::uint, 64)),
+       torch_like(),
+       {},
+       refuse},
+      {ErrorCode::missing_ml_dtypes,
+       Shaped({4}, DType(TypeCode::bfloat, 16)),
+       numpy_like(),
+       {},
+       refuse},
+      {ErrorCode::float4_odd_extent, odd_float4, torch_like(), {}, refuse},
+      {ErrorCode::float4_packing, even_float4, torch_like(), {}, copy, "IntoPairs"},
+      {ErrorCode::float4_packing, Shaped({4}, kFloat4Pair), numpy_like(), {}, copy, "OutOfPairs"},
+      {ErrorCode::packed_subbyte, Shaped({4}, DType(TypeCode::int_, 4)), int4_holder, {}, refuse},
+      {ErrorCode::unsupported_device, on(Device(DeviceType::metal)), torch_like(), {}, refuse},
+      {ErrorCode::unsupported_device,
+       on(kGpu),
+       torch_like(),
+       {.device = Device(DeviceType::metal)},
+       refuse,
+       "Named"},
+      {ErrorCode::device_not_named, on(kGpu), numpy_like(), {}, refuse},
+      {ErrorCode::no_transfer, on(kGpu), torch_like(), {.device = kCpu}, refuse},
+      {ErrorCode::copy_forbidden,
+       plain(),
+       torch_like(),
+       {.copy = CopyMode::never, .dtype = kFloat64},
+       cast},
+      {ErrorCode::negative_stride, backwards(), torch_like(), {}, copy},
+      {ErrorCode::overlap, sliding(), torch_like(), {}, copy, "SlidingWindow"},
+      {ErrorCode::overlap,
+       {{4, 6}, {0, 1}, kFloat32, Shaped::aligned_address()},
+       no_broadcast,
+       {},
+       copy,
+       "Broadcast"},
+      {ErrorCode::misaligned, misaligned(), torch_like(), {}, copy},
+      {ErrorCode::read_only, read_only(), torch_like(), {}, copy},
+  };
+}
+
+class PlanReason : public testing::TestWithParam<Reason> {};
+
+TEST_P(PlanReason, RefusesForIt) {
+  const Reason& row = GetParam();
+  const Plan decision = plan(row.source.view(), row.target, row.request);
+  EXPECT_EQ(decision.verdict, refuse);
+  EXPECT_TRUE(decision.reasons.has(row.code));
+  EXPECT_EQ(name(decision.reasons.first()), name(row.code));
+}
+
+TEST_P(PlanReason, CopyNoneCuresItOrDoesNot) {
+  const Reason& row = GetParam();
+  Request request = row.request;
+  request.copy = CopyMode::if_needed;
+  EXPECT_EQ(name(plan(row.source.view(), row.target, request).verdict), name(row.with_copy_none));
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PlanReason, testing::ValuesIn(reasons()), [](const auto& row_info) {
+  return std::string(name(row_info.param.code)) + row_info.param.name;
+});
+
+// What a source says of itself.
+
+struct Obstacle {
+  ErrorCode code;
+  bool copy_cures;
+};
+
+void PrintTo(const Obstacle& row, std::ostream* out) { *out << name(row.code); }
+
+// Design, section 7: a copy cures layouts and pending operations; never a kind of object or a
+// promise.
+constexpr Obstacle kObstacles[] = {
+    {ErrorCode::undefined_tensor, false},  {ErrorCode::masked_array, false},
+    {ErrorCode::writeback_if_copy, false}, {ErrorCode::sparse_layout, false},
+    {ErrorCode::nested_tensor, false},     {ErrorCode::quantized_tensor, false},
+    {ErrorCode::mkldnn_layout, false},     {ErrorCode::fake_tensor, false},
+    {ErrorCode::functorch_tensor, false},  {ErrorCode::functional_tensor, false},
+    {ErrorCode::meta_tensor, false},       {ErrorCode::unsupported_keys, false},
+    {ErrorCode::symbolic_shape, false},    {ErrorCode::storage_inaccessible, false},
+    {ErrorCode::requires_grad, false},     {ErrorCode::unsupported_dtype, false},
+    {ErrorCode::byte_order, true},         {ErrorCode::stride_not_multiple, true},
+    {ErrorCode::conj_bit, true},           {ErrorCode::neg_bit, true},
+    {ErrorCode::zero_tensor, true},        {ErrorCode::copy_on_write, true},
+};
+
+class PlanObstacle : public testing::TestWithParam<Obstacle> {};
+
+TEST_P(PlanObstacle, RefusesUntilACopyIsNamedAndThenOnlyIfNothingCuresIt) {
+  const Shaped source = with(GetParam().code);
+  for (const TargetTraits& target : {torch_like(), numpy_like(), neutral_traits()}) {
+    const auto verdict = [&](const Request& request) {
+      return plan(source.view(), target, request).verdict;
+    };
+    const Verdict cured = GetParam().copy_cures ? copy : refuse;
+    EXPECT_EQ(verdict({}), refuse);
+    EXPECT_EQ(verdict({.copy = CopyMode::never}), refuse);
+    EXPECT_EQ(verdict({.copy = CopyMode::if_needed}), cured);
+    EXPECT_EQ(verdict({.copy = CopyMode::always}), cured);
+    EXPECT_EQ(verdict({.dtype = kFloat64}), GetParam().copy_cures ? cast : refuse);
+    EXPECT_EQ(verdict({.into_existing = true}), cured);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PlanObstacle, testing::ValuesIn(kObstacles),
+                         [](const auto& row_info) {
+                           return std::string(name(row_info.param.code));
+                         });
+
+// Single rules.
+
+TEST(Plan, LegacyMemoryOfUnknownAccessIsSharedWithTorch) {
+  Shaped source = plain();
+  source.fields().access = Access::unknown;
+  EXPECT_EQ(plan(source.view(), torch_like(), {}).verdict, share);
+}
+
+TEST(Plan, OverlapOfReadOnlyMemoryIsNotHeldAgainstIt) {
+  Shaped source = sliding();
+  source.fields().access = Access::read_only;
+  EXPECT_EQ(plan(source.view(), torch_like(), {}).reasons, ReasonSet(ErrorCode::read_only));
+}
+
+TEST(Plan, SizeOneAndEmptyDimensionsTakeAnyStride) {
+  const Shaped one({1, 6}, {-999, 1}, kFloat32, Shaped::aligned_address());
+  EXPECT_EQ(plan(one.view(), torch_like(), {}).verdict, share);
+  const Shaped empty({0, 6}, {-5, -7}, kFloat32, odd_address());
+  EXPECT_EQ(plan(empty.view(), torch_like(), {}).verdict, share);
+}
+
+TEST(Plan, AlignmentIsToTheElementUpToSixteenBytes) {
+  const auto verdict = [](DType dtype, uintptr_t address) {
+    const Shaped source({4}, {1}, dtype, reinterpret_cast<void*>(address));
+    return plan(source.view(), torch_like(), {}).verdict;
+  };
+  EXPECT_EQ(verdict(test::kInt8, 0x10001), share);
+  EXPECT_EQ(verdict(kFloat32, 0x10004), share);
+  EXPECT_EQ(verdict(kFloat32, 0x10002), refuse);
+  EXPECT_EQ(verdict(kFloat64, 0x10004), refuse);
+  EXPECT_EQ(verdict(DType(TypeCode::complex, 128), 0x10008), refuse);
+  EXPECT_EQ(verdict(DType(TypeCode::complex, 128), 0x10010), share);
+}
+
+TEST(Plan, PinnedMemoryIsHostMemory) {
+  const Shaped source = on(Device(DeviceType::cuda_host));
+  EXPECT_EQ(plan(source.view(), numpy_like(), {}).verdict, share);
+  EXPECT_EQ(plan(source.view(), numpy_like(), {.device = kCpu}).verdict, share);
+}
+
+TEST(Plan, SourceThatCastsGetsOverADtypeTheTargetLacks) {
+  const Shaped source({4}, DType(TypeCode::bfloat, 16));
+  const Request request{.source_casts = true, .dtype = kFloat32};
+  EXPECT_EQ(plan(source.view(), numpy_like(), request).verdict, cast);
+  const Request nobody{.dtype = kFloat32};
+  EXPECT_EQ(plan(source.view(), numpy_like(), nobody).verdict, refuse);
+}
+
+TEST(Plan, CastToADtypeTheTargetLacksIsRefused) {
+  const Shaped source = plain();
+  const Plan decision = plan(source.view(), numpy_like(), {.dtype = DType(TypeCode::complex, 32)});
+  EXPECT_EQ(decision.reasons, ReasonSet(ErrorCode::unsupported_dtype));
+}
+
+TEST(Plan, NobodyCastsFloat4) {
+  Shaped source({4}, {1}, kFloat4Padded, Shaped::aligned_address());
+  source.fields().subbyte_padded = true;
+  const Request request{.source_casts = true, .dtype = kFloat32};
+  EXPECT_EQ(plan(source.view(), torch_like(), request).verdict, refuse);
+}
+
+TEST(Plan, Float4CopyCountsTheBytesOfTheOtherPacking) {
+  Shaped padded({6}, {1}, kFloat4Padded, Shaped::aligned_address());
+  padded.fields().subbyte_padded = true;
+  EXPECT_EQ(plan(padded.view(), torch_like(), {.copy = CopyMode::if_needed}).bytes, 3);
+  const Shaped pairs({6}, kFloat4Pair);
+  EXPECT_EQ(plan(pairs.view(), numpy_like(), {.copy = CopyMode::if_needed}).bytes, 12);
+}
+
+TEST(Plan, NeutralTargetTakesWhateverDlpackCanSay) {
+  for (const Shaped& source :
+       {plain(), backwards(), misaligned(), read_only(), sliding(), on(kGpu),
+        on(Device(DeviceType::ascend, 7)), Shaped({4}, kFloat4Pair),
+        Shaped({4}, DType(TypeCode::int_, 4)), Shaped(std::vector<int64_t>(64, 1))}) {
+    EXPECT_EQ(plan(source.view(), neutral_traits(), {}).verdict, share);
+  }
+}
+
+TEST(Path, NamesTheStepsInOrder) {
+  const HostAndGpu transfer;
+  const auto steps = [](const Shaped& source, const TargetTraits& target, const Request& request) {
+    return path(source.view(), request, plan(source.view(), target, request));
+  };
+  using Steps = std::vector<std::string>;
+  EXPECT_EQ(steps(plain(), torch_like(), {}), Steps{"share"});
+  EXPECT_EQ(steps(plain(), torch_like(), {.copy = CopyMode::always}), Steps{"host copy"});
+  EXPECT_EQ(steps(backwards(), torch_like(), {}), Steps{});
+  EXPECT_EQ(steps(plain(), torch_like(), {.dtype = kFloat64}), Steps{"cast to float64"});
+  EXPECT_EQ(steps(on(kGpu), numpy_like(), {.device = kCpu, .dtype = kFloat64}),
+            (Steps{"stage cuda:0 to cpu", "cast to float64"}));
+}
+
+TEST(DTypeSet, HoldsEachKnownTypeAlone) {
+  std::vector<DType> known;
+  for (int code = 0; code < 32; ++code) {
+    for (int bits : {1, 2, 4, 6, 8, 16, 32, 64, 128}) {
+      const DType type(static_cast<TypeCode>(code), bits);
+      if (type.is_known()) known.push_back(type);
+    }
+  }
+  ASSERT_GT(known.size(), 30u);
+  for (DType one : known) {
+    DTypeSet set;
+    set.add(one);
+    for (DType other : known) EXPECT_EQ(set.contains(other), one == other) << other.name();
+    set.remove(one);
+    EXPECT_FALSE(set.contains(one));
+  }
+}
+
+TEST(DTypeSet, HasNoSlotForStrangeTypes) {
+  for (DLDataType type : {DLDataType{200, 8, 1}, DLDataType{2, 32, 2}, DLDataType{2, 0, 1},
+                          DLDataType{2, 24, 1}, DLDataType{2, 255, 1}}) {
+    EXPECT_EQ(DTypeSet::slot(type), -1);
+    DTypeSet set;
+    set.add(type);
+    EXPECT_FALSE(set.contains(type));
+  }
+}
+
+}  // namespace
+}  // namespace dlbridge

@@ -1,0 +1,351 @@
+// Foreign descriptors: one table of hostile ones with the code each must get, and what a good one
+// is read as.
+#include "dlbridge/validate.h"
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <limits>
+
+#include "dlbridge/layout.h"
+#include "dlbridge/managed_tensor.h"
+#include "dlbridge/plan.h"
+#include "errors.h"
+#include "producer.h"
+#include "traits.h"
+
+namespace dlbridge {
+namespace {
+
+using test::error_of;
+using test::LegacyProducer;
+using test::VersionedProducer;
+
+constexpr int64_t kMax = std::numeric_limits<int64_t>::max();
+constexpr int64_t kMin = std::numeric_limits<int64_t>::min();
+
+void* at(uint64_t address) { return reinterpret_cast<void*>(address); }
+
+struct Hostile {
+  const char* name;
+  ErrorCode code;
+  const char* field;
+  std::function<void(VersionedProducer&)> spoil;
+};
+
+void PrintTo(const Hostile& row, std::ostream* out) { *out << row.name; }
+
+// Shorthand for a row that gives the tensor another layout.
+std::function<void(VersionedProducer&)> layout(std::vector<int64_t> shape,
+                                               std::vector<int64_t> strides) {
+  return [=](VersionedProducer& p) { p.set_layout(shape, strides); };
+}
+
+std::function<void(VersionedProducer&)> dtype(int code, int bits, int lanes) {
+  return [=](VersionedProducer& p) {
+    p.tensor().dtype = {static_cast<uint8_t>(code), static_cast<uint8_t>(bits),
+                        static_cast<uint16_t>(lanes)};
+  };
+}
+
+std::function<void(VersionedProducer&)> device(int type, int id) {
+  return [=](VersionedProducer& p) { p.tensor().device = {static_cast<DLDeviceType>(type), id}; };
+}
+
+const std::vector<Hostile>& hostile_descriptors() {
+  using enum ErrorCode;
+  using P = VersionedProducer;
+  static const std::vector<Hostile> rows = {
+      {"NdimMinusOne", invalid_ndim, "ndim", [](P& p) { p.tensor().ndim = -1; }},
+      {"NdimMinimum", invalid_ndim, "ndim", [](P& p) { p.tensor().ndim = INT32_MIN; }},
+      {"NdimSixtyFive", invalid_ndim, "ndim", [](P& p) { p.tensor().ndim = 65; }},
+      {"NdimMaximum", invalid_ndim, "ndim", [](P& p) { p.tensor().ndim = INT32_MAX; }},
+      {"NdimOutOfRangeBeatsNullShape", invalid_ndim, "ndim",
+       [](P& p) {
+         p.tensor().ndim = 1000;
+         p.tensor().shape = nullptr;
+       }},
+      {"ShapeNull", null_shape, "shape", [](P& p) { p.tensor().shape = nullptr; }},
+      {"ExtentMinusOne", negative_extent, "shape", layout({2, -1}, {3, 1})},
+      {"ExtentMinimum", negative_extent, "shape", layout({kMin, 1}, {1, 1})},
+      {"ExtentNegativeBesideZero", negative_extent, "shape", layout({0, -3}, {1, 1})},
+      {"ProductOverflows", extent_overflow, "shape", layout({kMax, 2}, {1, 1})},
+      {"ProductWrapsToZero", extent_overflow, "shape",
+       layout({int64_t{1} << 32, int64_t{1} << 32}, {1, 1})},
+      {"ProductWrapsToASmallNumber", extent_overflow, "shape",
+       layout({(int64_t{1} << 32) + 1, (int64_t{1} << 32) + 1}, {0, 0})},
+      {"BytesOverflow", extent_overflow, "shape", layout({kMax / 4 + 1}, {0})},
+      {"StrideTimesItemsizeOverflows", stride_overflow, "strides", layout({2}, {kMax})},
+      {"StrideTimesItemsizeUnderflows", stride_overflow, "strides", layout({2}, {kMin})},
+      {"StrideTimesExtentOverflows", stride_overflow, "strides", layout({1 << 20}, {kMax / 8})},
+      {"StridesOverflowTogether", stride_overflow, "strides",
+       layout({2, 2, 2}, {kMax / 8, kMax / 8, kMax / 8})},
+      {"StridesUnderflowTogether", stride_overflow, "strides",
+       layout({2, 2, 2}, {-(kMax / 8), -(kMax / 8), -(kMax / 8)})},
+      {"DtypeCodeUnknown", unknown_dtype, "dtype", dtype(18, 8, 1)},
+      {"DtypeCodeMaximum", unknown_dtype, "dtype", dtype(255, 255, 65535)},
+      {"DtypeBitsZero", unknown_dtype, "dtype", dtype(kDLFloat, 0, 1)},
+      {"DtypeBitsOdd", unknown_dtype, "dtype", dtype(kDLInt, 24, 1)},
+      {"DtypeBoolOfOneBit", unknown_dtype, "dtype", dtype(kDLBool, 1, 1)},
+      {"DtypeLanesZero", unknown_dtype, "dtype", dtype(kDLFloat, 32, 0)},
+      {"DtypeLanesTwo", unknown_dtype, "dtype", dtype(kDLFloat, 32, 2)},
+      {"DtypeOpaque", unknown_dtype, "dtype", dtype(kDLOpaqueHandle, 64, 1)},
+      {"DeviceZero", unknown_device, "device", device(0, 0)},
+      {"DeviceInTheGap", unknown_device, "device", device(5, 0)},
+      {"DeviceBeyondTheTable", unknown_device, "device", device(22, 0)},
+      {"DeviceNegative", unknown_device, "device", device(-1, 0)},
+      {"DataNull", null_data, "data", [](P& p) { p.tensor().data = nullptr; }},
+      {"DataNullWithOffset", null_data, "data",
+       [](P& p) {
+         p.tensor().data = nullptr;
+         p.tensor().byte_offset = 4096;
+       }},
+      {"DataNullAtRankZero", null_data, "data",
+       [](P& p) {
+         p.tensor().data = nullptr;
+         p.tensor().ndim = 0;
+       }},
+      {"DataNullOnAnOpaqueDevice", null_data, "data",
+       [](P& p) {
+         p.tensor().data = nullptr;
+         p.tensor().device = {kDLOpenCL, 0};
+       }},
+      {"OffsetLeavesTheAddressSpace", address_overflow, "byte_offset",
+       [](P& p) { p.tensor().byte_offset = UINT64_MAX; }},
+      {"EndLeavesTheAddressSpace", address_overflow, "byte_offset",
+       [](P& p) { p.tensor().data = at(UINT64_MAX - 7); }},
+      {"NegativeStridesReachBelowZero", address_overflow, "byte_offset",
+       [](P& p) {
+         p.set_layout({5}, {-4096});
+         p.tensor().data = at(4096);
+       }},
+      {"PackedSubbyteWithGaps", packed_subbyte, "strides",
+       [](P& p) {
+         p.tensor().dtype = {kDLInt, 4, 1};
+         p.set_layout({2, 3}, {4, 1});
+       }},
+      {"PackedSubbyteTransposed", packed_subbyte, "strides",
+       [](P& p) {
+         p.tensor().dtype = {kDLUInt, 2, 1};
+         p.set_layout({2, 3}, {1, 2});
+       }},
+  };
+  return rows;
+}
+
+class HostileDescriptor : public testing::TestWithParam<Hostile> {};
+
+TEST_P(HostileDescriptor, IsRefusedNamesItsFieldAndStaysTheProducers) {
+  VersionedProducer producer;
+  GetParam().spoil(producer);
+  Loan loan;
+  const auto error = error_of([&] { describe_managed(producer.get(), loan); });
+  ASSERT_TRUE(error.has_value());
+  EXPECT_EQ(name(error->code()), name(GetParam().code)) << error->what();
+  EXPECT_EQ(error->field(), GetParam().field);
+  EXPECT_NE(std::string(error->what()).find("expected"), std::string::npos) << error->what();
+  EXPECT_FALSE(loan.has_owner());
+  EXPECT_EQ(producer.deletions(), 0);
+}
+
+TEST_P(HostileDescriptor, IsGivenBackOnceByItsOwner) {
+  VersionedProducer producer;
+  GetParam().spoil(producer);
+  {
+    ManagedTensor tensor = ManagedTensor::adopt(producer.get());
+    EXPECT_THROW(std::move(tensor).to_loan(), Error);
+    EXPECT_EQ(producer.deletions(), 0);
+  }
+  EXPECT_EQ(producer.deletions(), 1);
+}
+
+TEST_P(HostileDescriptor, LeavesALoanThatCanBeUsedAgain) {
+  VersionedProducer producer;
+  GetParam().spoil(producer);
+  Loan loan;
+  EXPECT_THROW(describe_managed(producer.get(), loan), Error);
+  VersionedProducer good;
+  describe_managed(good.get(), loan);
+  EXPECT_EQ(loan.view().ndim, 2);
+  EXPECT_EQ(loan.view().data, good.values());
+}
+
+INSTANTIATE_TEST_SUITE_P(All, HostileDescriptor, testing::ValuesIn(hostile_descriptors()),
+                         [](const auto& row_info) { return std::string(row_info.param.name); });
+
+struct Tolerated {
+  const char* name;
+  std::function<void(VersionedProducer&)> change;
+};
+
+void PrintTo(const Tolerated& row, std::ostream* out) { *out << row.name; }
+
+// Odd, but within the rules.
+const std::vector<Tolerated>& tolerated_descriptors() {
+  using P = VersionedProducer;
+  static const std::vector<Tolerated> rows = {
+      {"RankZeroWithoutShape",
+       [](P& p) { p.tensor().ndim = 0, p.tensor().shape = p.tensor().strides = nullptr; }},
+      {"EmptyWithNullData",
+       [](P& p) {
+         p.set_layout({0, 3}, {3, 1});
+         p.tensor().data = nullptr;
+       }},
+      {"EmptyWithAbsurdStrides", layout({0, 3}, {kMax, kMin})},
+      {"EmptyLastWithAbsurdStrides", layout({3, 0}, {kMin, kMax})},
+      {"EmptyWithAbsurdExtents", layout({0, kMax, kMax}, {1, 1, 1})},
+      {"EmptyLastWithAbsurdExtents", layout({kMax, kMax, 0}, {1, 1, 1})},
+      {"EmptyWithAbsurdExtentsAndNoStrides",
+       [](P& p) {
+         p.set_layout({kMax, kMax, 0}, {1, 1, 1});
+         p.tensor().strides = nullptr;
+       }},
+      {"SizeOneWithAbsurdStrides", layout({1, 3}, {kMax, 1})},
+      {"SizeOneWithMinimumStride", layout({1, 3}, {kMin, 1})},
+      {"BroadcastAcrossHugeExtents", layout({kMax / 4}, {0})},
+      {"RankSixtyFour",
+       [](P& p) { p.set_layout(std::vector<int64_t>(64, 1), std::vector<int64_t>(64, 1)); }},
+      {"HighestUsableAddress",
+       [](P& p) { p.tensor().data = at(UINT64_MAX - 24), p.set_layout({2, 3}, {3, 1}); }},
+      {"NegativeStridesDownToZero",
+       [](P& p) {
+         p.set_layout({5}, {-1024});
+         p.tensor().data = at(4 * 4096);
+       }},
+      {"PackedSubbyteContiguous", dtype(kDLInt, 4, 1)},
+      {"PairOfFloat4", dtype(17, 4, 2)},
+      {"EveryYoungDevice", device(21, 0)},
+  };
+  return rows;
+}
+
+class ToleratedDescriptor : public testing::TestWithParam<Tolerated> {};
+
+// Under UndefinedBehaviorSanitizer this also shows that no step overflows on the way.
+TEST_P(ToleratedDescriptor, IsReadAsItIs) {
+  VersionedProducer producer;
+  GetParam().change(producer);
+  Loan loan;
+  ASSERT_NO_THROW(describe_managed(producer.get(), loan));
+  ASSERT_EQ(loan.view().ndim, producer.tensor().ndim);
+  for (int32_t i = 0; i < loan.view().ndim; ++i)
+    EXPECT_EQ(loan.view().shape[i], producer.tensor().shape[i]);
+}
+
+// What a plan asks of a validated view must not overflow either.
+TEST_P(ToleratedDescriptor, CanBePlanned) {
+  VersionedProducer producer;
+  GetParam().change(producer);
+  Loan loan;
+  ASSERT_NO_THROW(describe_managed(producer.get(), loan));
+  const Plan decision = plan(loan.view(), neutral_traits(), {.copy = CopyMode::if_needed});
+  EXPECT_EQ(name(decision.verdict), "share");
+  plan(loan.view(), test::torch_like(), {.copy = CopyMode::if_needed});
+  EXPECT_EQ(name(plan(loan.view(), neutral_traits(), {.copy = CopyMode::always}).verdict), "copy");
+}
+
+// The same for the other questions that are asked about a validated view.
+TEST_P(ToleratedDescriptor, AnswersEveryQuestionAboutItsLayout) {
+  VersionedProducer producer;
+  GetParam().change(producer);
+  Loan loan;
+  ASSERT_NO_THROW(describe_managed(producer.get(), loan));
+  const TensorView& view = loan.view();
+  EXPECT_GE(view.nbytes(), 0);
+  EXPECT_EQ(view.size(), element_count(view.extents()));
+  std::vector<int64_t> strides(static_cast<size_t>(view.ndim));
+  dense_strides_like(view, strides.data());
+  has_partial_overlap(view);
+  negative_stride_dimension(view);
+  EXPECT_EQ(ranges_intersect(view, view), view.size() != 0);
+  EXPECT_EQ(elements_intersect(view, view), view.size() != 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, ToleratedDescriptor, testing::ValuesIn(tolerated_descriptors()),
+                         [](const auto& row_info) { return std::string(row_info.param.name); });
+
+// No memory is that large, but the addresses are all there: refuse it, or decide about it without
+// overflow.
+TEST(ReadDescriptor, StridesThatSpanTheWholeAddressSpaceAreRefusedOrPlanned) {
+  VersionedProducer producer;
+  producer.set_layout({2, 2}, {kMax - 1, -kMax});
+  producer.tensor().dtype = {kDLInt, 8, 1};
+  producer.tensor().data = at(uint64_t{1} << 63);
+  Loan loan;
+  const auto error = error_of([&] { describe_managed(producer.get(), loan); });
+  if (error.has_value()) {
+    EXPECT_EQ(name(error->code()), "stride_overflow");
+    return;
+  }
+  EXPECT_FALSE(has_partial_overlap(loan.view()));
+  EXPECT_TRUE(elements_intersect(loan.view(), loan.view()));
+}
+
+TEST(ReadDescriptor, FoldsByteOffsetIntoAnAddress) {
+  VersionedProducer producer;
+  producer.set_layout({2}, {1});
+  producer.tensor().byte_offset = 8;
+  Loan loan;
+  describe_managed(producer.get(), loan);
+  EXPECT_EQ(loan.view().data, producer.values() + 2);
+  EXPECT_EQ(loan.view().byte_offset, 0u);
+}
+
+TEST(ReadDescriptor, KeepsByteOffsetBesideAnOpaqueHandle) {
+  VersionedProducer producer;
+  producer.tensor().device = {kDLOpenCL, 2};
+  producer.tensor().byte_offset = 8;
+  Loan loan;
+  describe_managed(producer.get(), loan);
+  EXPECT_EQ(loan.view().data, producer.values());
+  EXPECT_EQ(loan.view().byte_offset, 8u);
+  EXPECT_EQ(loan.view().device.device_id, 2);
+}
+
+TEST(ReadDescriptor, NullStridesBecomeCompactOnesInEitherStruct) {
+  VersionedProducer versioned;
+  versioned.tensor().strides = nullptr;
+  LegacyProducer legacy;
+  legacy.tensor().strides = nullptr;
+  Loan loan;
+  describe_managed(versioned.get(), loan);
+  EXPECT_EQ(loan.view().strides[0], 3);
+  EXPECT_EQ(loan.view().strides[1], 1);
+  Loan other;
+  describe_managed(legacy.get(), other);
+  EXPECT_EQ(other.view().strides[0], 3);
+}
+
+TEST(ReadDescriptor, CopiesShapeAndStridesSoThatTheProducerMayForgetThem) {
+  VersionedProducer producer;
+  Loan loan;
+  describe_managed(producer.get(), loan);
+  producer.set_layout({9, 9}, {9, 9});
+  EXPECT_EQ(loan.view().shape[0], 2);
+  EXPECT_EQ(loan.view().strides[0], 3);
+}
+
+TEST(ReadDescriptor, KeepsNegativeStrides) {
+  VersionedProducer producer;
+  producer.set_layout({6}, {-1});
+  producer.tensor().byte_offset = 20;
+  Loan loan;
+  describe_managed(producer.get(), loan);
+  EXPECT_EQ(loan.view().data, producer.values() + 5);
+  EXPECT_EQ(loan.view().strides[0], -1);
+}
+
+TEST(ReadDescriptor, DoesNotTouchTheDescriptor) {
+  VersionedProducer producer;
+  producer.tensor().byte_offset = 4;
+  producer.set_layout({1, 2}, {7, 1});
+  const DLTensor before = producer.tensor();
+  Loan loan;
+  describe_managed(producer.get(), loan);
+  EXPECT_EQ(producer.tensor().data, before.data);
+  EXPECT_EQ(producer.tensor().byte_offset, 4u);
+  EXPECT_EQ(producer.tensor().strides[0], 7);
+}
+
+}  // namespace
+}  // namespace dlbridge

@@ -1,0 +1,157 @@
+"""Helpers shared by the Python tests: addresses, dtype pairs, heap counters, builders of awkward arrays."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+import dlbridge
+
+# (NumPy's dtype, torch's dtype) of everything that both hold, by name.
+DTYPE_PAIRS: dict[str, tuple[Any, torch.dtype]] = {
+    "bool": (np.bool_, torch.bool),
+    "int8": (np.int8, torch.int8),
+    "int16": (np.int16, torch.int16),
+    "int32": (np.int32, torch.int32),
+    "int64": (np.int64, torch.int64),
+    "longlong": (np.longlong, torch.int64),
+    "uint8": (np.uint8, torch.uint8),
+    "uint16": (np.uint16, torch.uint16),
+    "uint32": (np.uint32, torch.uint32),
+    "uint64": (np.uint64, torch.uint64),
+    "ulonglong": (np.ulonglong, torch.uint64),
+    "float16": (np.float16, torch.float16),
+    "float32": (np.float32, torch.float32),
+    "float64": (np.float64, torch.float64),
+    "complex64": (np.complex64, torch.complex64),
+    "complex128": (np.complex128, torch.complex128),
+    "bfloat16": (ml_dtypes.bfloat16, torch.bfloat16),
+    "float8_e4m3fn": (ml_dtypes.float8_e4m3fn, torch.float8_e4m3fn),
+    "float8_e4m3fnuz": (ml_dtypes.float8_e4m3fnuz, torch.float8_e4m3fnuz),
+    "float8_e5m2": (ml_dtypes.float8_e5m2, torch.float8_e5m2),
+    "float8_e5m2fnuz": (ml_dtypes.float8_e5m2fnuz, torch.float8_e5m2fnuz),
+    "float8_e8m0fnu": (ml_dtypes.float8_e8m0fnu, torch.float8_e8m0fnu),
+}
+# Those that torch hands out: one NumPy dtype each.
+TORCH_PAIRS = {name: pair for name, pair in DTYPE_PAIRS.items() if name not in ("longlong", "ulonglong")}
+
+AS = np.lib.stride_tricks.as_strided
+
+
+def address(x: Any) -> int:
+    """Address of the first element of an ndarray, a torch.Tensor or a dlbridge.Tensor."""
+    if isinstance(x, np.ndarray):
+        return x.__array_interface__["data"][0]
+    if isinstance(x, torch.Tensor):
+        return x.data_ptr()
+    return x.data_ptr
+
+
+def element_strides(x: Any) -> tuple[int, ...]:
+    """Strides in elements."""
+    if isinstance(x, np.ndarray):
+        return tuple(stride // x.itemsize for stride in x.strides)
+    if isinstance(x, torch.Tensor):
+        return x.stride()
+    return x.strides
+
+
+def raw(x: Any) -> bytes:
+    """The elements' bytes in row-major order, by the framework's own means."""
+    if isinstance(x, torch.Tensor):
+        dense = x.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        return bytes(dense.view(torch.uint8).tolist())
+    return np.asarray(x).tobytes()
+
+
+def cdata(t: torch.Tensor) -> int:
+    """Identity of a tensor's storage."""
+    return t.untyped_storage()._cdata
+
+
+def random_array(dtype: Any, shape: tuple[int, ...] = (4, 5), seed: int = 7) -> np.ndarray:
+    """An array of random bits, each a valid element."""
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(dtype)
+    if dtype == np.bool_:
+        return rng.integers(0, 2, shape).astype(np.bool_)
+    count = int(np.prod(shape))
+    return rng.integers(0, 255, count * dtype.itemsize, dtype=np.uint8).view(dtype).reshape(shape)
+
+
+def random_tensor(dtype: torch.dtype, shape: tuple[int, ...] = (4, 5), seed: int = 7) -> torch.Tensor:
+    """A tensor of random bits, each a valid element, in memory that torch allocated."""
+    generator = torch.Generator().manual_seed(seed)
+    if dtype == torch.bool:
+        return torch.randint(0, 2, shape, generator=generator).to(torch.bool)
+    count = int(np.prod(shape)) * dtype.itemsize
+    return torch.randint(0, 255, (count,), generator=generator, dtype=torch.uint8).view(dtype).reshape(shape)
+
+
+def misaligned_array(dtype: Any = np.float32, count: int = 6) -> np.ndarray:
+    """A writable array whose address is one byte beyond a multiple of 64."""
+    dtype = np.dtype(dtype)
+    memory = np.zeros(count * dtype.itemsize + 128, np.uint8)
+    start = -memory.__array_interface__["data"][0] % 64 + 1
+    array = memory[start : start + count * dtype.itemsize].view(dtype)
+    array[...] = np.arange(count)
+    return array
+
+
+def writeback_array() -> tuple[Any, np.ndarray]:
+    """An operand with WRITEBACKIFCOPY set, and the iterator that must live as long."""
+    source = np.arange(4, dtype=np.float64)
+    iterator = np.nditer(source, [], [["readwrite", "updateifcopy"]], casting="same_kind", op_dtypes=[np.float32])
+    operand = iterator.operands[0]
+    assert operand.flags.writebackifcopy
+    return iterator, operand
+
+
+def refusal(call: Callable[[], Any]) -> dlbridge.ExchangeError:
+    """The ExchangeError that `call` raises; fails when it raises none. Keeps no frame, and so no argument, alive."""
+    try:
+        call()
+    except dlbridge.ExchangeError as error:
+        return error.with_traceback(None)
+    pytest.fail("ExchangeError was not raised")
+
+
+class _MallInfo2(ctypes.Structure):
+    # As in malloc.h; all ten are size_t.
+    _fields_ = [(f"before_{i}", ctypes.c_size_t) for i in range(4)] + [
+        ("hblkhd", ctypes.c_size_t),
+        ("usmblks", ctypes.c_size_t),
+        ("fsmblks", ctypes.c_size_t),
+        ("uordblks", ctypes.c_size_t),
+        ("fordblks", ctypes.c_size_t),
+        ("keepcost", ctypes.c_size_t),
+    ]
+
+
+def heap_bytes() -> int:
+    """Bytes that malloc has handed out (C and C++; small Python objects live elsewhere)."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _MallInfo2
+    info = mallinfo2()
+    return info.uordblks + info.hblkhd
+
+
+def assert_no_growth(call: Callable[[], Any], times: int = 400) -> None:
+    """Runs `call` many times; a leak of 32 bytes or of one Python object a call fails."""
+    for _ in range(50):
+        call()
+    gc.collect()
+    heap, blocks = heap_bytes(), sys.getallocatedblocks()
+    for _ in range(times):
+        call()
+    gc.collect()
+    assert heap_bytes() - heap < times * 32
+    assert sys.getallocatedblocks() - blocks < times // 2

@@ -1,0 +1,577 @@
+"""Sharing: what to_torch, to_numpy and from_dlpack take over the same memory: every dtype, every layout, both ways."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dlbridge
+from support import (
+    AS,
+    DTYPE_PAIRS,
+    TORCH_PAIRS,
+    address,
+    cdata,
+    element_strides,
+    random_array,
+    random_tensor,
+    raw,
+    refusal,
+)
+
+# ---- dtypes ----
+
+
+@pytest.mark.parametrize("name", DTYPE_PAIRS)
+def test_array_to_torch_shares_every_dtype(name: str) -> None:
+    numpy_dtype, torch_dtype = DTYPE_PAIRS[name]
+    a = random_array(numpy_dtype)
+    t = dlbridge.to_torch(a)
+    assert type(t) is torch.Tensor
+    assert t.dtype == torch_dtype
+    assert tuple(t.shape) == a.shape
+    assert t.stride() == element_strides(a)
+    assert address(t) == address(a)
+    assert raw(t) == raw(a)
+
+
+@pytest.mark.parametrize("name", TORCH_PAIRS)
+def test_tensor_to_numpy_shares_every_dtype(name: str) -> None:
+    numpy_dtype, torch_dtype = DTYPE_PAIRS[name]
+    t = random_tensor(torch_dtype)
+    a = dlbridge.to_numpy(t)
+    assert type(a) is np.ndarray
+    assert a.dtype == np.dtype(numpy_dtype)
+    assert a.dtype.str == np.dtype(numpy_dtype).str
+    assert a.shape == tuple(t.shape)
+    assert a.flags.writeable
+    assert a.flags.aligned
+    assert address(a) == address(t)
+    assert raw(a) == raw(t)
+
+
+@pytest.mark.parametrize("name", DTYPE_PAIRS)
+def test_writes_go_through_from_both_sides(name: str) -> None:
+    numpy_dtype, _ = DTYPE_PAIRS[name]
+    a = np.zeros((3, 4), numpy_dtype)
+    t = dlbridge.to_torch(a)
+    back = dlbridge.to_numpy(t)
+    a.view(np.uint8)[1] = 1
+    assert raw(t) == raw(a)
+    assert raw(back) == raw(a)
+    t.view(torch.uint8)[2].fill_(1)
+    assert a.view(np.uint8)[2].tolist() == [1] * (4 * a.itemsize)
+    back.view(np.uint8)[0] = 1
+    assert bytes(t.view(torch.uint8)[0].tolist()) == b"\1" * (4 * a.itemsize)
+
+
+@pytest.mark.parametrize("name", TORCH_PAIRS)
+def test_neutral_handle_shares_every_dtype(name: str) -> None:
+    numpy_dtype, torch_dtype = DTYPE_PAIRS[name]
+    a = random_array(numpy_dtype)
+    handle = dlbridge.from_dlpack(a)
+    assert handle.dtype == name
+    assert address(handle) == address(a)
+    assert handle.numpy().dtype == a.dtype
+    assert handle.torch().dtype == torch_dtype
+    t = random_tensor(torch_dtype)
+    assert dlbridge.from_dlpack(t).dtype == name
+    assert address(dlbridge.from_dlpack(t)) == address(t)
+
+
+@pytest.mark.parametrize("name", ["complex32", "float4_e2m1fn_x2"])
+def test_neutral_handle_shares_what_only_torch_holds(name: str) -> None:
+    t = torch.arange(8, dtype=torch.uint8).view(getattr(torch, name))
+    handle = dlbridge.from_dlpack(t)
+    assert address(handle) == address(t)
+    again = handle.torch()
+    assert again.dtype == t.dtype
+    assert cdata(again) == cdata(t)
+
+
+# ---- layouts, from NumPy ----
+
+
+def structured(item: str, offset: int, size: int) -> np.ndarray:
+    dtype = np.dtype({"names": ["pad", "field"], "formats": ["u1", item], "offsets": [0, offset], "itemsize": size})
+    array = np.zeros((3, 4), dtype)
+    array["field"] = np.arange(12).reshape(3, 4)
+    return array["field"]
+
+
+def base(count: int = 120, dtype: str = "f4") -> np.ndarray:
+    return np.arange(count, dtype=dtype)
+
+
+class Subclass(np.ndarray):
+    """A plain subclass: taken as what it holds."""
+
+
+ARRAY_LAYOUTS = {
+    "c_order": lambda: base(24).reshape(2, 3, 4),
+    "f_order": lambda: np.asfortranarray(base(24).reshape(2, 3, 4)),
+    "permuted": lambda: base(24).reshape(2, 3, 4).transpose(1, 2, 0),
+    "stepped": lambda: base(120).reshape(10, 12)[1::3, ::5],
+    "stepped_and_permuted": lambda: base(120).reshape(4, 5, 6)[::2, 1:, ::3].transpose(2, 0, 1),
+    "broadcast_writable": lambda: AS(base(4), (3, 4), (0, 4)),
+    "broadcast_everything": lambda: AS(base(1), (3, 4, 5), (0, 0, 0)),
+    "zero_stride_inside": lambda: AS(base(8), (2, 3, 4), (16, 0, 4)),
+    "scalar": lambda: np.array(3.5, "f4"),
+    "offset_slice": lambda: base(10)[3:],
+    "field": lambda: structured("f4", 4, 8),
+    "field_wide_stride": lambda: structured("i2", 2, 10),
+    "field_of_bytes": lambda: structured("u1", 3, 7),
+    "field_complex": lambda: structured("c8", 8, 24),
+    "size1_leading_negative": lambda: AS(base(4), (1, 4), (-12, 4)),
+    "size1_leading_odd": lambda: AS(base(4), (1, 4), (3, 4)),
+    "size1_trailing_odd": lambda: AS(base(4), (4, 1), (4, 7)),
+    "size1_trailing_negative_odd": lambda: AS(base(4), (4, 1), (4, -5)),
+    "size1_between": lambda: AS(base(12), (3, 1, 4), (16, -7, 4)),
+    "size1_only": lambda: AS(base(1), (1,), (-1,)),
+    "size1_all": lambda: AS(base(1), (1, 1, 1), (5, -9, 0)),
+    "size1_huge": lambda: AS(base(4), (1, 4), (2**62, 4)),
+    "size1_reversed": lambda: base(4)[:1][::-1],
+    "max_rank_64": lambda: base(16).reshape((1,) * 60 + (2,) * 4),
+    "max_rank_64_transposed": lambda: base(16).reshape((1,) * 60 + (2,) * 4).T,
+    "rank_9": lambda: base(512).reshape((2,) * 9),
+    "subclass": lambda: base(6).view(Subclass),
+    "matrix": lambda: base(6).reshape(2, 3).view(np.matrix),
+    "recarray_field": lambda: structured("f4", 4, 8).view(np.recarray),
+}
+
+EMPTY_LAYOUTS = {
+    "one_dimension": lambda: np.empty((0,), "f4"),
+    "leading": lambda: np.empty((0, 3), "f4"),
+    "trailing": lambda: np.empty((3, 0), "f4"),
+    "between": lambda: np.empty((2, 0, 3), "f4"),
+    "two": lambda: np.empty((0, 3, 0), "f4"),
+    "f_order": lambda: np.empty((3, 0, 2), "f4", order="F"),
+    "odd_strides": lambda: AS(base(4), (3, 0), (7, 13)),
+    "negative_strides": lambda: AS(base(4), (0, 3), (-4, -8)),
+    "negative_odd_strides": lambda: AS(base(4), (3, 0, 2), (-1, -3, -5)),
+    "huge_strides": lambda: AS(base(4), (0, 3), (2**61, 2**61)),
+    "huge_extent": lambda: AS(base(4), (0, 2**40), (4, 4)),
+    "reversed": lambda: base(0)[::-1],
+    "slice": lambda: base(10)[4:4],
+}
+
+
+def check_shared_view(t: torch.Tensor, a: np.ndarray) -> None:
+    assert tuple(t.shape) == a.shape
+    assert address(t) == address(a)
+    for extent, found, wanted in zip(a.shape, t.stride(), a.strides, strict=True):
+        if extent > 1:
+            assert found * a.itemsize == wanted
+    assert t.tolist() == a.tolist()
+
+
+@pytest.mark.parametrize("layout", ARRAY_LAYOUTS)
+def test_array_layouts_to_torch(layout: str) -> None:
+    a = ARRAY_LAYOUTS[layout]()
+    t = dlbridge.to_torch(a)
+    check_shared_view(t, a)
+    assert all(stride >= 0 for stride in t.stride())
+    if a.size == 1 or not (np.asarray(a.strides) == 0).any():
+        t.fill_(0)
+        t += 5
+        assert (np.asarray(a) == 5).all()
+
+
+@pytest.mark.parametrize("layout", ARRAY_LAYOUTS)
+def test_array_layouts_to_numpy_and_handle(layout: str) -> None:
+    a = ARRAY_LAYOUTS[layout]()
+    handle = dlbridge.from_dlpack(a)
+    for b in (dlbridge.to_numpy(a), handle.numpy(), dlbridge.to_numpy(dlbridge.to_torch(a))):
+        assert type(b) is np.ndarray
+        assert b is not a
+        assert b.shape == a.shape
+        assert address(b) == address(a)
+        assert b.tolist() == a.tolist()
+    assert handle.shape == a.shape
+    assert address(handle) == address(a)
+
+
+@pytest.mark.parametrize("layout", EMPTY_LAYOUTS)
+def test_empty_arrays_to_torch(layout: str) -> None:
+    a = EMPTY_LAYOUTS[layout]()
+    t = dlbridge.to_torch(a)
+    assert tuple(t.shape) == a.shape
+    assert t.dtype == torch.float32
+    assert t.numel() == 0
+    assert t.is_contiguous()
+    assert t.sum().item() == 0
+    assert dlbridge.to_numpy(t).shape == a.shape
+    assert dlbridge.to_numpy(a).shape == a.shape
+    assert dlbridge.from_dlpack(a).shape == a.shape
+
+
+@pytest.mark.parametrize(
+    "shape, strides, expected",
+    [
+        pytest.param((1, 4), (-12, 4), (4, 1), id="leading"),
+        pytest.param((4, 1), (4, 7), (1, 1), id="trailing"),
+        pytest.param((3, 1, 4), (16, -7, 4), (4, 4, 1), id="between"),
+        pytest.param((1, 1, 1), (5, -9, 0), (1, 1, 1), id="all"),
+    ],
+)
+def test_size_1_dimensions_get_canonical_strides(
+    shape: tuple[int, ...], strides: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    t = dlbridge.to_torch(AS(base(16), shape, strides))
+    assert t.stride() == expected
+    assert t.is_contiguous()
+
+
+def test_offset_slice_has_its_own_address() -> None:
+    a = np.arange(10)
+    t = dlbridge.to_torch(a[3:])
+    assert address(t) == address(a) + 3 * a.itemsize
+    assert t.tolist() == [3, 4, 5, 6, 7, 8, 9]
+    assert t.storage_offset() == 0
+    assert dlbridge.from_dlpack(a[3:]).data_ptr == address(a) + 3 * a.itemsize
+
+
+def test_memmap_is_shared(tmp_path) -> None:
+    path = tmp_path / "data.bin"
+    mapped = np.memmap(path, np.float32, "w+", shape=(3, 4))
+    mapped[...] = 1
+    t = dlbridge.to_torch(mapped)
+    assert address(t) == address(mapped)
+    t[1, 2] = 42
+    mapped.flush()
+    assert np.fromfile(path, np.float32).reshape(3, 4)[1, 2] == 42
+    del mapped
+    gc.collect()
+    t[0, 0] = 43  # the mapping lives as long as the tensor
+    assert t[0, 0] == 43
+
+
+# ---- layouts, from torch ----
+
+
+def tensor_base(count: int = 120) -> torch.Tensor:
+    return torch.arange(count, dtype=torch.float32)
+
+
+TENSOR_LAYOUTS = {
+    "contiguous": lambda: tensor_base(24).reshape(2, 3, 4),
+    "transposed": lambda: tensor_base(12).reshape(3, 4).t(),
+    "permuted": lambda: tensor_base(24).reshape(2, 3, 4).permute(1, 2, 0),
+    "stepped": lambda: tensor_base(120).reshape(10, 12)[1::3, ::5],
+    "channels_last": lambda: tensor_base(120).reshape(1, 2, 6, 10).to(memory_format=torch.channels_last),
+    "offset": lambda: tensor_base(20)[3:],
+    "column": lambda: tensor_base(20).reshape(4, 5)[:, 2],
+    "diagonal": lambda: tensor_base(16).reshape(4, 4).diagonal(),
+    "scalar": lambda: torch.tensor(2.5),
+    "selected_scalar": lambda: tensor_base(5)[3],
+    "view_as_real": lambda: torch.view_as_real(torch.arange(4).to(torch.complex64) * (1 + 2j)),
+    "real_part": lambda: (torch.arange(4).to(torch.complex64) * (1 + 2j)).real,
+    "size1_odd_stride": lambda: tensor_base(12).as_strided((1, 4), (7, 1)),
+    "size1_zero_stride": lambda: tensor_base(12).as_strided((4, 1), (3, 0)),
+    "empty": lambda: torch.empty(3, 0, 2),
+    "empty_sliced": lambda: tensor_base(10)[4:4],
+    "max_rank_64": lambda: tensor_base(16).reshape((1,) * 60 + (2,) * 4),
+    "rank_9": lambda: tensor_base(512).reshape((2,) * 9),
+    "parameter_detached": lambda: torch.nn.Parameter(tensor_base(4)).detach(),
+    "frozen_parameter": lambda: torch.nn.Parameter(tensor_base(4), requires_grad=False),
+    "overlapping": lambda: tensor_base(10).unfold(0, 4, 1),
+}
+
+
+@pytest.mark.parametrize("layout", TENSOR_LAYOUTS)
+def test_tensor_layouts_to_numpy(layout: str) -> None:
+    t = TENSOR_LAYOUTS[layout]()
+    a = dlbridge.to_numpy(t)
+    assert a.shape == tuple(t.shape)
+    assert a.tolist() == t.tolist()
+    if t.numel() == 0:
+        return
+    assert address(a) == address(t)
+    for extent, found, wanted in zip(a.shape, element_strides(a), t.stride(), strict=True):
+        if extent > 1:
+            assert found == wanted
+    assert a.flags.writeable
+    a[...] = -3
+    assert (t == -3).all()
+
+
+@pytest.mark.parametrize("layout", [key for key in TENSOR_LAYOUTS if key != "overlapping"])
+def test_tensor_layouts_to_torch_and_handle(layout: str) -> None:
+    t = TENSOR_LAYOUTS[layout]()
+    for other in (dlbridge.to_torch(t), dlbridge.from_dlpack(t).torch(), dlbridge.to_torch(dlbridge.to_numpy(t))):
+        assert type(other) is torch.Tensor
+        assert other is not t
+        assert other.shape == t.shape
+        assert other.tolist() == t.tolist()
+        if t.numel() == 0:
+            continue
+        assert cdata(other) == cdata(t)
+        assert other.storage_offset() == t.storage_offset()
+        assert other.data_ptr() == t.data_ptr()
+
+
+def test_broadcast_into_numpy_is_not_writable() -> None:
+    t = torch.arange(4.0).expand(3, 4)
+    a = dlbridge.to_numpy(t)
+    assert address(a) == address(t)
+    assert element_strides(a) == (0, 1)
+    assert not a.flags.writeable
+    assert a.tolist() == t.tolist()
+    assert not dlbridge.to_numpy(AS(base(4), (3, 4), (0, 4))).flags.writeable
+
+
+def test_zero_stride_on_size_1_stays_writable_in_numpy() -> None:
+    assert dlbridge.to_numpy(torch.arange(4.0).as_strided((1, 4), (0, 1))).flags.writeable
+
+
+def test_read_only_array_stays_read_only_through_the_handle_and_numpy() -> None:
+    a = np.arange(4.0)
+    a.flags.writeable = False
+    assert not dlbridge.to_numpy(a).flags.writeable
+    assert dlbridge.from_dlpack(a).read_only
+    assert not dlbridge.from_dlpack(a).numpy().flags.writeable
+    with pytest.raises(ValueError):
+        dlbridge.to_numpy(a).flags.writeable = True
+
+
+# ---- properties ----
+
+NUMPY_TYPES = st.sampled_from(["u1", "i2", "f4", "f8", "c16"])
+
+
+@st.composite
+def array_views(draw, steps: tuple[int, ...] = (1, 2, 3, -1, -2)) -> np.ndarray:
+    """A sliced and permuted view of a fresh array of up to four dimensions."""
+    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
+    array = np.arange(int(np.prod(shape))).astype(draw(NUMPY_TYPES)).reshape(shape)
+    slices = []
+    for extent in shape:
+        start, stop = sorted((draw(st.integers(0, extent)), draw(st.integers(0, extent))))
+        step = draw(st.sampled_from(steps))
+        chosen = slice(start, stop, step) if step > 0 else slice(stop - 1, start - 1 if start else None, step)
+        slices.append(chosen if stop > start else slice(start, start))
+    return array[(*slices, ...)].transpose(draw(st.permutations(range(array.ndim))))
+
+
+@settings(max_examples=300, deadline=None)
+@given(array_views())
+def test_any_array_view_is_shared_or_refused_for_its_negative_stride(a: np.ndarray) -> None:
+    negative = a.size > 0 and any(e > 1 and s < 0 for e, s in zip(a.shape, a.strides, strict=True))
+    if negative:
+        assert refusal(lambda: dlbridge.to_torch(a)).code == "negative_stride"
+        t = dlbridge.to_torch(a, copy=None)
+        assert address(t) != address(a)
+    else:
+        t = dlbridge.to_torch(a)
+        if a.size:
+            check_shared_view(t, a)
+    assert tuple(t.shape) == a.shape
+    assert t.tolist() == a.tolist()
+    b = dlbridge.to_numpy(a)
+    assert (b.shape, b.tolist(), b.dtype) == (a.shape, a.tolist(), a.dtype)
+    if a.size:
+        assert address(b) == address(a)
+        for extent, found, wanted in zip(a.shape, b.strides, a.strides, strict=True):
+            assert extent == 1 or found == wanted
+
+
+@settings(max_examples=300, deadline=None)
+@given(array_views(steps=(1, 2, 3)))
+def test_any_tensor_view_is_shared(a: np.ndarray) -> None:
+    owned = torch.arange(700, dtype=torch.int32)
+    size = max(a.size, 1)
+    t = owned.as_strided(a.shape, element_strides(a), storage_offset=size % 5)
+    b = dlbridge.to_numpy(t)
+    assert (b.shape, b.tolist()) == (tuple(t.shape), t.tolist())
+    if t.numel():
+        assert address(b) == address(t)
+        for extent, found, wanted in zip(b.shape, element_strides(b), t.stride(), strict=True):
+            assert extent == 1 or found == wanted
+    again = dlbridge.to_torch(b)
+    assert cdata(again) == cdata(owned) or t.numel() == 0
+    assert again.tolist() == t.tolist()
+
+
+# ---- identity and ways back ----
+
+
+def numpy_views(a: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "itself": a,
+        "slice": a[1:],
+        "step": a[::2, 1::2],
+        "transpose": a.T,
+        "reshape": a.reshape(-1),
+        "element": a[2, 3, ...],
+        "double_flip": a[::-1][::-1],
+        "view_of_view": a[1:].T[1:].T,
+        "other_dtype": a.view(np.int32),
+        "bytes": a.view(np.uint8),
+        "subclass": a.view(Subclass),
+        "handle": dlbridge.from_dlpack(a),
+        "neutral_numpy": dlbridge.from_dlpack(a).numpy(),
+        "array_again": dlbridge.to_numpy(a),
+    }
+
+
+@pytest.mark.parametrize("view", list(numpy_views(np.zeros((4, 6), "f4"))))
+def test_tensor_comes_back_to_its_storage_through_numpy(view: str) -> None:
+    t = torch.arange(24.0).reshape(4, 6)
+    t.untyped_storage()  # the storage's Python object exists beforehand
+    viewed = numpy_views(dlbridge.to_numpy(t))[view]
+    again = dlbridge.to_torch(viewed)
+    assert cdata(again) == cdata(t)
+    assert address(again) == address(viewed)
+    assert raw(again) == raw(viewed)
+
+
+def test_tensor_slice_comes_back_with_its_offset() -> None:
+    t = torch.arange(24.0)
+    again = dlbridge.to_torch(dlbridge.to_numpy(t[5:])[2:])
+    assert cdata(again) == cdata(t)
+    assert again.storage_offset() == 7
+
+
+def test_tensor_comes_back_after_the_first_tensor_is_gone() -> None:
+    t = torch.arange(24.0)
+    a = dlbridge.to_numpy(t)
+    del t
+    gc.collect()
+    again = dlbridge.to_torch(a)
+    assert address(again) == address(a)
+    assert again.tolist() == list(range(24))
+    del a
+    gc.collect()
+    assert again.sum().item() == sum(range(24))
+
+
+def test_array_round_trip_is_a_new_array_over_the_same_memory() -> None:
+    a = np.arange(6.0)
+    back = dlbridge.to_numpy(dlbridge.to_torch(a))
+    assert back is not a
+    assert back.base is not a
+    assert address(back) == address(a)
+    back[2] = 77
+    assert a[2] == 77
+
+
+def test_array_round_trip_stays_safe_when_the_source_is_gone() -> None:
+    a = np.full(1000, 3.0)
+    watch = weakref.ref(a)
+    back = dlbridge.to_numpy(dlbridge.to_torch(a))
+    del a
+    gc.collect()
+    assert (back == 3).all()
+    del back
+    gc.collect()
+    assert watch() is None
+
+
+@pytest.mark.parametrize(
+    "convert, make",
+    [
+        pytest.param(dlbridge.to_torch, lambda: torch.arange(6.0), id="to_torch"),
+        pytest.param(dlbridge.to_numpy, lambda: np.arange(6.0), id="to_numpy"),
+        pytest.param(dlbridge.from_dlpack, lambda: dlbridge.from_dlpack(np.arange(6.0)), id="from_dlpack"),
+    ],
+)
+def test_same_kind_gives_a_new_object_over_the_same_memory(convert, make) -> None:
+    x = make()
+    y = convert(x)
+    assert y is not x
+    assert type(y) is type(x)
+    assert address(y) == address(x)
+
+
+def test_to_torch_of_a_parameter_is_a_plain_tensor() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    with torch.no_grad():
+        t = dlbridge.to_torch(p)
+    assert type(t) is torch.Tensor
+    assert not t.requires_grad
+    assert cdata(t) == cdata(p)
+
+
+# ---- references ----
+
+CONVERSIONS = {"to_torch": dlbridge.to_torch, "to_numpy": dlbridge.to_numpy, "from_dlpack": dlbridge.from_dlpack}
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_one_conversion_of_an_array_adds_one_reference(name: str) -> None:
+    a = np.arange(6.0)
+    before = sys.getrefcount(a)
+    results = [CONVERSIONS[name](a)]
+    assert sys.getrefcount(a) == before + 1
+    results.append(CONVERSIONS[name](a))
+    assert sys.getrefcount(a) == before + 2
+    derived = results[0][1:] if name != "from_dlpack" else results[0].numpy()
+    assert sys.getrefcount(a) == before + 2
+    results.clear()
+    assert sys.getrefcount(a) == before + 1
+    del derived
+    assert sys.getrefcount(a) == before
+
+
+@pytest.mark.parametrize("name", CONVERSIONS)
+def test_a_conversion_of_a_tensor_holds_bytes_and_no_python_object(name: str) -> None:
+    t = torch.arange(6.0)
+    before = sys.getrefcount(t)
+    result = CONVERSIONS[name](t)
+    assert sys.getrefcount(t) == before
+    watch = weakref.ref(t)
+    del t
+    gc.collect()
+    assert watch() is None
+    values = result.numpy() if name == "from_dlpack" else result
+    assert values.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_array_lives_exactly_as_long_as_its_tensor() -> None:
+    a = np.arange(6.0)
+    watch = weakref.ref(a)
+    t = dlbridge.to_torch(a)
+    part = t[2:]
+    del a, t
+    gc.collect()
+    assert watch() is not None
+    assert part.tolist() == [2, 3, 4, 5]
+    del part
+    gc.collect()
+    assert watch() is None
+
+
+def test_resize_of_an_array_fails_while_shared() -> None:
+    a = np.arange(6.0)
+    a.resize((8,))  # possible while alone
+    t = dlbridge.to_torch(a)
+    with pytest.raises(ValueError, match="resize"):
+        a.resize((100000,))
+    assert t.tolist() == [0, 1, 2, 3, 4, 5, 0, 0]
+    del t
+    a.resize((10,))
+    assert a.shape == (10,)
+
+
+@pytest.mark.parametrize("name", ["to_numpy", "from_dlpack"])
+def test_resize_of_a_tensor_fails_while_shared(name: str) -> None:
+    t = torch.arange(6.0)
+    t.resize_(8)  # possible while alone
+    shared = CONVERSIONS[name](t)
+    with pytest.raises(RuntimeError, match="resiz"):
+        t.resize_(100000)
+    assert address(shared) == address(t)
+
+
+def test_resize_of_a_tensor_over_an_array_fails() -> None:
+    t = dlbridge.to_torch(np.arange(6.0))
+    with pytest.raises(RuntimeError, match="resiz"):
+        t.resize_(100000)
+    assert t.untyped_storage().nbytes() == 48
