@@ -166,6 +166,12 @@ Plan plan(const TensorView& view, const TargetTraits& target, const Request& req
     if (float4 || !can_hold(*request.dtype, target)) reasons.add(ErrorCode::unsupported_dtype);
   }
   if (makes_memory && request.copy == CopyMode::never) reasons.add(ErrorCode::copy_forbidden);
+  // A copy that stays on its device needs the module that can copy there.
+  const bool copies = makes_memory || request.copy == CopyMode::always ||
+                      (request.copy == CopyMode::if_needed && !reasons.empty());
+  if (copies && !result.stages && target.accepts_device(view.device) &&
+      !Device(view.device).is_host() && !find_transfer(view.device, view.device))
+    reasons.add(ErrorCode::no_transfer);
 
   result.reasons = reasons;
   result.bytes = result_bytes(view, target, request, result.casts);

@@ -46,7 +46,7 @@ std::string address_text(const void* data) {
 std::string title(const TargetTraits& target) {
   if (target.name == "torch"s) return "torch";
   if (target.name == "numpy"s) return "NumPy";
-  return "a DLPack consumer";
+  return "DLPack";
 }
 
 // What was found, as a clause. `found` is the source's own word for it, where it has one.
@@ -99,9 +99,9 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
              " that dtype= names";
     }
     case ErrorCode::no_transfer:
-      return "device is " + device + ", " + Device(*request.device).name() +
-             " was asked for, and no transfer between them is registered (no CUDA module is "
-             "loaded)";
+      return "device is " + device + ", " +
+             (request.device ? Device(*request.device).name() + " was" : "a copy on it was"s) +
+             " asked for, and no transfer between them is registered (no CUDA module is loaded)";
     case ErrorCode::unsupported_device:
       return "device is " + (request.device ? Device(*request.device).name() : device) +
              ", which " + to + " does not hold";
@@ -196,6 +196,7 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
     case ErrorCode::copy_forbidden:
       return "leave copy= out, or pass copy=None";
     case ErrorCode::no_transfer:
+      if (!request.device) return "let its own framework copy it first, such as x.clone()";
       return "move it with its own framework first, such as tensor.to(\"" +
              Device(*request.device).name() + "\")";
     case ErrorCode::unsupported_device:
@@ -204,9 +205,11 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
     case ErrorCode::device_not_named:
       return "pass device=\"cpu\" to stage " + byte_text(bytes);
     case ErrorCode::unsupported_dtype:
-      return view.obstacles.has(code)
-                 ? "convert it with its own framework first, such as x.astype(...)"
-                 : "pass a dtype= that " + title(target) + " has, to cast";
+      if (view.obstacles.has(code))
+        return "convert it with its own framework first, such as x.astype(...) or x.to(...)";
+      if (DType(view.dtype).code() == TypeCode::float4_e2m1fn && request.dtype)
+        return "leave dtype= out, pass copy=None to repack it, and cast the result";
+      return "pass a dtype= that " + title(target) + " has, to cast";
     case ErrorCode::missing_ml_dtypes:
       return "install ml_dtypes, or pass dtype=\"float32\" to cast";
     case ErrorCode::packed_subbyte:

@@ -19,6 +19,7 @@ template <typename Managed>
 void destroy(PyObject* capsule, const char* name) noexcept {
   if (!PyCapsule_IsValid(capsule, name)) return;  // consumed: the consumer owns
   auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
+  const PendingException aside;
   const Owner owner = owner_of(managed);
   owner.release(owner.context);
 }

@@ -145,6 +145,7 @@ bool check_out(const TensorView& view, const TensorView& out) noexcept {
                 "out has another shape than x: pass numpy.empty_like(x) or an array of x's shape"));
     return false;
   }
+  if (out.is_empty()) return true;
   if (has_partial_overlap(out) ||
       std::ranges::any_of(std::views::iota(0, out.ndim),
                           [&](int32_t i) { return out.strides[i] == 0 && out.shape[i] > 1; })) {
@@ -153,6 +154,17 @@ bool check_out(const TensorView& view, const TensorView& out) noexcept {
     return false;
   }
   return true;
+}
+
+// Whether `out` can be written while the source is read, by whoever fills it. Core's own copy takes
+// any layout; a framework may know neither negative strides nor misaligned memory.
+bool can_fill_in_place(const Source& source, const Plan& plan, const TensorView& out) noexcept {
+  if (ranges_intersect(source.view(), out)) return false;
+  const bool by_framework = plan.casts || !(source.view().obstacles & kNeedsSource).empty();
+  if (!by_framework) return true;
+  const int64_t itemsize = out.itemsize();
+  return negative_stride_dimension(out) < 0 &&
+         reinterpret_cast<uintptr_t>(out.data) % itemsize == 0;
 }
 
 }  // namespace
@@ -205,7 +217,7 @@ PyObject* convert_into(PyObject* x, const Adapter& target, Request request,
   const Plan decision = plan_for(source, target, request);
   if (decision.verdict == Verdict::refuse)
     return raise(refusal(source.view(), *target.traits, request, decision));
-  if (!ranges_intersect(source.view(), memory.view())) {
+  if (can_fill_in_place(source, decision, memory.view())) {
     if (!fill(source, target, decision, memory.view())) return nullptr;
     return Py_NewRef(out);
   }

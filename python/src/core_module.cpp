@@ -135,11 +135,26 @@ PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
   }
 }
 
+// What a source may say of itself while its layout is still true. Everything else leaves no layout
+// to compare.
+constexpr ReasonSet kLayoutKnown = ReasonSet(ErrorCode::requires_grad) | ErrorCode::conj_bit |
+                                   ErrorCode::neg_bit | ErrorCode::zero_tensor |
+                                   ErrorCode::copy_on_write | ErrorCode::byte_order |
+                                   ErrorCode::masked_array | ErrorCode::writeback_if_copy;
+
+bool has_layout(const Source& source) {
+  Plan refused;
+  refused.reasons = source.view().obstacles.without(kLayoutKnown);
+  if (refused.reasons.empty()) return true;
+  raise(refusal(source.view(), neutral_traits(), {}, refused));
+  return false;
+}
+
 PyObject* shares_memory(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   if (nargs != 2) return raise_type_error("shares_memory() takes two arguments, a and b");
   Source a;
   Source b;
-  if (!a.open(args[0]) || !b.open(args[1])) return nullptr;
+  if (!a.open(args[0]) || !b.open(args[1]) || !has_layout(a) || !has_layout(b)) return nullptr;
   return PyBool_FromLong(elements_intersect(a.view(), b.view()));
 }
 

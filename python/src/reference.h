@@ -29,4 +29,24 @@ class Reference {
   PyObject* object_ = nullptr;
 };
 
+/// Puts a pending Python exception aside while it lives: what is released meanwhile may run Python
+/// code, which must neither see nor clear it (rules 44, 59). Needs the GIL.
+class PendingException {
+ public:
+  PendingException() noexcept : pending_(PyErr_Occurred() != nullptr) {
+    if (pending_) PyErr_Fetch(&type_, &value_, &traceback_);
+  }
+  PendingException(const PendingException&) = delete;
+  PendingException& operator=(const PendingException&) = delete;
+  ~PendingException() {
+    if (pending_) PyErr_Restore(type_, value_, traceback_);
+  }
+
+ private:
+  bool pending_;
+  PyObject* type_ = nullptr;
+  PyObject* value_ = nullptr;
+  PyObject* traceback_ = nullptr;
+};
+
 }  // namespace dlbridge::python

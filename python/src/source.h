@@ -11,6 +11,17 @@ namespace dlbridge::python {
 
 class Source {
  public:
+  Source() noexcept = default;
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+  ~Source() {
+    if (!capsule_ && !loan_.has_owner()) [[likely]]
+      return;
+    const PendingException aside;
+    loan_.reset();
+    capsule_ = Reference();
+  }
+
   /// Finds the adapter and describes `x` (borrowed: it outlives this). Objects that only have
   /// __dlpack__ are asked for a capsule here; it goes back to its producer unless lend() takes it.
   /// False with a Python exception set.

@@ -21,6 +21,11 @@ namespace nb = nanobind;
 
 namespace dlbridge::python {
 
+Tensor::~Tensor() {
+  const PendingException aside;
+  memory.reset();
+}
+
 void copy_description(const TensorView& view, Loan& loan) {
   loan.set_rank(view.ndim);
   std::copy_n(view.shape, view.ndim, loan.shape());
@@ -77,6 +82,9 @@ Loan loan_for_export(const Tensor& self, CopyMode copy) {
     loan.attach(self.memory.share());
     return loan;
   }
+  const Request request{.copy = CopyMode::always};
+  const Plan decision = plan(view, neutral_traits(), request);
+  if (decision.verdict == Verdict::refuse) throw refusal(view, neutral_traits(), request, decision);
   Loan loan = allocate_like(view);
   const nb::gil_scoped_release released;
   copy_host(view, loan.view());

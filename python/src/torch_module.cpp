@@ -6,6 +6,7 @@
 
 #include "adapter.h"
 #include "dlbridge/torch.h"
+#include "reference.h"
 
 namespace dlbridge::python {
 namespace {
@@ -79,6 +80,15 @@ Error* cast(const TensorView* src, const TensorView* dst) noexcept {
   });
 }
 
+// The name that a string, a numpy.dtype or a scalar type such as numpy.float32 gives. A new
+// reference or null.
+PyObject* name_of(PyObject* object) noexcept {
+  if (PyUnicode_Check(object)) return Py_NewRef(object);
+  PyObject* name = PyObject_GetAttrString(object, PyType_Check(object) ? "__name__" : "name");
+  if (name == nullptr) PyErr_Clear();
+  return name;
+}
+
 Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
   return guarded([&] {
     if (THPDtype_Check(object)) {
@@ -92,7 +102,8 @@ Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
       *out = *dtype;
       return;
     }
-    const char* text = PyUnicode_Check(object) ? PyUnicode_AsUTF8(object) : nullptr;
+    const Reference name(name_of(object));
+    const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
     const auto dtype = text ? DType::parse(text) : std::nullopt;
     if (!dtype) {
       PyErr_Clear();

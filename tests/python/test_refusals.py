@@ -156,7 +156,7 @@ DTYPES_REFUSED = {
     "timedelta": (lambda: np.zeros(3, "m8[ms]"), "timedelta64"),
     "str": (lambda: np.array(["ab", "c"]), "str"),
     "bytes": (lambda: np.array([b"ab", b"c"]), "bytes"),
-    "string_dtype": (lambda: np.array(["ab", "c"], np.dtypes.StringDType()), "type"),
+    "string_dtype": (lambda: np.array(["ab", "c"], np.dtypes.StringDType()), "DLPack does not have"),
     "longdouble": (lambda: np.zeros(3, np.longdouble), "longdouble"),
     "clongdouble": (lambda: np.zeros(3, np.clongdouble), "clongdouble"),
 }

@@ -683,7 +683,7 @@ def test_dropping_what_came_in_keeps_a_pending_exception(holder: str) -> None:
 
     with pytest.raises(LookupError, match="own words"):
         use_and_fail()
-    with pytest.raises(TypeError, match="int()"):
+    with pytest.raises(TypeError, match=r"int\(\)|Python scalars"):
         drop_while_failing()
     gc.collect()
     assert crafted.calls == 2

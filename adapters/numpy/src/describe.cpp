@@ -58,7 +58,7 @@ Owner origin_of(PyArrayObject* array) noexcept {
   while (base != nullptr && Py_TYPE(base) != &loan_base_type && PyArray_Check(base))
     base = PyArray_BASE(as_array(base));
   if (base == nullptr || Py_TYPE(base) != &loan_base_type) return {};
-  return reinterpret_cast<LoanBase*>(base)->owner;
+  return reinterpret_cast<LoanBase*>(base)->origin;
 }
 
 }  // namespace

@@ -80,7 +80,7 @@ Maps& maps() noexcept {
   return *instance;
 }
 
-const DTypeEntry kUnknown{{}, false, "of a type that DLPack does not have"};
+const DTypeEntry kUnknown{{}, false, "one that DLPack does not have"};
 
 const char* refused_name(int type_num) noexcept {
   switch (type_num) {

@@ -9,6 +9,7 @@ namespace dlbridge {
 
 struct LoanBase {
   PyObject_HEAD Owner owner;
+  Owner origin;  ///< the deepest owner behind it: identity only, kept alive by owner
 };
 
 /// The type, ready for use after initialize_numpy(). Instances hold no Python objects.

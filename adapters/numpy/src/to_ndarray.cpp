@@ -81,6 +81,7 @@ PyObject* to_ndarray(Loan&& loan) {
     throw_python_error();
   }
   base->owner = loan.release_owner();
+  base->origin = loan.origin ? loan.origin : base->owner;
   return array;
 }
 

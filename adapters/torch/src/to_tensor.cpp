@@ -101,6 +101,10 @@ at::Tensor new_storage(Loan& loan, int64_t bytes, caffe2::TypeMeta meta) {
 
 // A tensor over memory that someone else keeps alive while it is used.
 at::Tensor borrow(const TensorView& memory) {
+  if (negative_stride_dimension(memory) >= 0) {
+    throw Error(ErrorCode::negative_stride, "strides",
+                "torch was to write memory with a negative stride");
+  }
   Loan loan;
   loan.set_rank(memory.ndim);
   std::copy_n(memory.shape, memory.ndim, loan.shape());

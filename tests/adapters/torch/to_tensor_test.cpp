@@ -1,0 +1,640 @@
+// to_tensor: a tensor over the loan's memory that gives it back once; canonical strides; the way
+// back to the storage that the memory came from; the thread's dispatch state.
+#include <ATen/ATen.h>
+#include <ATen/FunctionalTensorWrapper.h>
+#include <ATen/MapAllocator.h>
+#include <gtest/gtest.h>
+#include <malloc.h>
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <ostream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "dlbridge/torch.h"
+#include "errors.h"
+#include "memory.h"
+#include "shaped.h"
+
+namespace dlbridge {
+namespace {
+
+using test::expect_error;
+using test::GuardedBuffer;
+using test::kFloat32;
+using test::kFloat64;
+using test::kInt32;
+using test::kUint8;
+using test::ReleaseCounter;
+using test::row_major;
+
+using Dims = std::vector<int64_t>;
+
+c10::StorageImpl& storage_of(const at::Tensor& tensor) {
+  return *tensor.storage().unsafeGetStorageImpl();
+}
+
+Loan make_loan(const Dims& shape, const Dims& strides, DType dtype, void* data, Owner owner) {
+  Loan loan;
+  loan.set_rank(static_cast<int32_t>(shape.size()));
+  std::copy(shape.begin(), shape.end(), loan.shape());
+  std::copy(strides.begin(), strides.end(), loan.strides());
+  loan.view().dtype = dtype;
+  loan.view().data = data;
+  loan.attach(owner);
+  return loan;
+}
+
+// A float32 row of 16 elements between guards, lent with a counter.
+class Lender {
+ public:
+  Lender() : buffer_(64) {}
+  Loan loan(const Dims& shape = {16}, DType dtype = kFloat32) {
+    return make_loan(shape, row_major(shape), dtype, buffer_.data(), counter_.owner());
+  }
+  uint8_t* data() { return buffer_.data(); }
+  int releases() const { return counter_.count(); }
+  bool guards_intact() const { return buffer_.guards_intact(); }
+
+ private:
+  GuardedBuffer buffer_;
+  ReleaseCounter counter_;
+};
+
+TEST(ToTensor, HasTheLoansMemoryShapeAndDtype) {
+  Lender lender;
+  at::Tensor tensor = to_tensor(lender.loan({2, 8}));
+  EXPECT_EQ(tensor.sizes(), (Dims{2, 8}));
+  EXPECT_EQ(tensor.strides(), (Dims{8, 1}));
+  EXPECT_EQ(tensor.scalar_type(), at::kFloat);
+  EXPECT_EQ(tensor.device(), c10::Device(c10::kCPU));
+  EXPECT_EQ(tensor.data_ptr(), lender.data());
+  EXPECT_EQ(tensor.storage_offset(), 0);
+  EXPECT_EQ(tensor.use_count(), 1u);
+  EXPECT_TRUE(tensor.is_contiguous());
+  tensor.fill_(2.5f);
+  EXPECT_EQ(reinterpret_cast<const float*>(lender.data())[15], 2.5f);
+  EXPECT_TRUE(lender.guards_intact());
+}
+
+TEST(ToTensor, IsWhatFromBlobWouldMake) {
+  Lender lender;
+  const at::Tensor tensor = to_tensor(lender.loan());
+  const at::Tensor blob = at::from_blob(lender.data(), {16}, at::kFloat);
+  EXPECT_EQ(tensor.key_set(), blob.key_set());
+  EXPECT_EQ(tensor.is_leaf(), blob.is_leaf());
+  EXPECT_EQ(tensor.requires_grad(), blob.requires_grad());
+  EXPECT_EQ(tensor._version(), blob._version());
+  EXPECT_EQ(storage_of(tensor).nbytes(), storage_of(blob).nbytes());
+  EXPECT_EQ(storage_of(tensor).device(), storage_of(blob).device());
+}
+
+TEST(ToTensor, TakesPartInAutograd) {
+  Lender lender;
+  std::fill_n(reinterpret_cast<float*>(lender.data()), 16, 3.0f);
+  const at::Tensor tensor = to_tensor(lender.loan()).requires_grad_();
+  (tensor * tensor).sum().backward();
+  EXPECT_EQ(tensor.grad()[15].item<float>(), 6.0f);
+}
+
+TEST(ToTensor, IsNotResizable) {
+  Lender lender;
+  const at::Tensor tensor = to_tensor(lender.loan());
+  EXPECT_FALSE(storage_of(tensor).resizable());
+  EXPECT_THROW(tensor.resize_({1000}), c10::Error);
+}
+
+TEST(ToTensorRelease, HappensOnceWithTheTensor) {
+  Lender lender;
+  {
+    Loan loan = lender.loan();
+    const at::Tensor tensor = to_tensor(std::move(loan));
+    EXPECT_FALSE(loan.has_owner());
+    EXPECT_EQ(lender.releases(), 0);
+  }
+  EXPECT_EQ(lender.releases(), 1);
+}
+
+TEST(ToTensorRelease, WaitsForTheLastView) {
+  Lender lender;
+  at::Tensor tensor = to_tensor(lender.loan());
+  at::Tensor view = tensor.narrow(0, 4, 4);
+  c10::Storage storage = view.storage();
+  tensor.reset();
+  view.reset();
+  EXPECT_EQ(lender.releases(), 0);
+  storage = c10::Storage();
+  EXPECT_EQ(lender.releases(), 1);
+}
+
+TEST(ToTensorRelease, HappensOnceOnAnotherThread) {
+  Lender lender;
+  at::Tensor tensor = to_tensor(lender.loan());
+  std::thread([moved = std::move(tensor)]() mutable { moved.reset(); }).join();
+  EXPECT_EQ(lender.releases(), 1);
+}
+
+TEST(ToTensorRelease, HappensOnceAfterTheThreadThatMadeIt) {
+  Lender lender;
+  at::Tensor tensor;
+  std::thread([&] { tensor = to_tensor(lender.loan()); }).join();
+  EXPECT_EQ(lender.releases(), 0);
+  tensor.reset();
+  EXPECT_EQ(lender.releases(), 1);
+}
+
+TEST(ToTensorRelease, NobodyIsToldWhereNobodyOwns) {
+  GuardedBuffer buffer(64);
+  at::Tensor tensor = to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), Owner{}));
+  EXPECT_EQ(tensor.data_ptr(), buffer.data());
+  tensor.fill_(1);
+  tensor.reset();
+  EXPECT_TRUE(buffer.guards_intact());
+}
+
+TEST(ToTensorRelease, ManyThreadsThatPassTensorsOnReleaseEachOnce) {
+  constexpr int kThreads = 8;
+  constexpr int kEach = 100;  // more than a thread keeps spare blocks for
+  ReleaseCounter counter;
+  GuardedBuffer buffer(64);
+  std::vector<std::vector<at::Tensor>> made(kThreads);
+  const auto on_each_thread = [&](const auto& work) {
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < kThreads; ++i) threads.emplace_back([&work, i] { work(i); });
+    for (std::thread& thread : threads) thread.join();
+  };
+  on_each_thread([&](size_t i) {
+    for (int k = 0; k < kEach; ++k)
+      made[i].push_back(to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), counter.owner())));
+  });
+  EXPECT_EQ(counter.count(), 0);
+  on_each_thread([&](size_t i) { made[(i + 1) % kThreads].clear(); });
+  EXPECT_EQ(counter.count(), kThreads * kEach);
+}
+
+// The tensor is destroyed after whatever the adapter keeps for the thread, since its holder was
+// made first.
+void end_a_thread_with_a_tensor(ReleaseCounter& counter, void* data) {
+  std::thread([&] {
+    static thread_local std::optional<at::Tensor> holder;
+    holder.emplace();
+    *holder = to_tensor(make_loan({16}, {1}, kFloat32, data, counter.owner()));
+  }).join();
+}
+
+TEST(ToTensorRelease, HappensOnceWhenTheTensorDiesLastInItsThread) {
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  end_a_thread_with_a_tensor(counter, buffer.data());
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(ToTensorRelease, ThreadsThatEndLeaveNoMemoryBehind) {
+  constexpr int kThreads = 1000;
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  end_a_thread_with_a_tensor(counter, buffer.data());
+  const auto before = static_cast<int64_t>(mallinfo2().uordblks);
+  for (int i = 0; i < kThreads; ++i) end_a_thread_with_a_tensor(counter, buffer.data());
+  const auto grown = static_cast<int64_t>(mallinfo2().uordblks) - before;
+  EXPECT_LT(grown, kThreads * 32);  // a leaked TensorImpl alone would be about 200 bytes a thread
+  EXPECT_EQ(counter.count(), kThreads + 1);
+}
+
+struct StrideRow {
+  const char* name;
+  Dims shape;
+  Dims given;
+  Dims expected;
+  size_t nbytes;  // of the float32 storage: from the first element to the end of the last
+};
+
+void PrintTo(const StrideRow& row, std::ostream* out) { *out << row.name; }
+
+class ToTensorStrides : public testing::TestWithParam<StrideRow> {};
+
+TEST_P(ToTensorStrides, AreCanonicalWhereAnyWouldDoAndKeptElsewhere) {
+  GuardedBuffer buffer(512);
+  ReleaseCounter counter;
+  at::Tensor tensor = to_tensor(
+      make_loan(GetParam().shape, GetParam().given, kFloat32, buffer.data(), counter.owner()));
+  EXPECT_EQ(tensor.sizes(), GetParam().shape);
+  EXPECT_EQ(tensor.strides(), GetParam().expected);
+  EXPECT_EQ(storage_of(tensor).nbytes(), GetParam().nbytes);
+  if (tensor.numel() > 0) tensor.expand_as(tensor).sum();
+  tensor.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ToTensorStrides,
+    testing::Values(
+        StrideRow{"Scalar", {}, {}, {}, 4}, StrideRow{"Compact", {2, 3}, {3, 1}, {3, 1}, 24},
+        StrideRow{"Transposed", {3, 2}, {1, 3}, {1, 3}, 24},
+        StrideRow{"Padded", {3, 2}, {4, 1}, {4, 1}, 40}, StrideRow{"Stepped", {3}, {7}, {7}, 60},
+        StrideRow{"Broadcast", {5, 3}, {0, 1}, {0, 1}, 12},
+        StrideRow{"AllBroadcast", {5, 3}, {0, 0}, {0, 0}, 4},
+        StrideRow{"OneElement", {1}, {-7}, {1}, 4},
+        StrideRow{"OneElementThrice", {1, 1, 1}, {-9, 0, 1000}, {1, 1, 1}, 4},
+        StrideRow{"LeadingOne", {1, 3}, {-99, 1}, {3, 1}, 12},
+        StrideRow{"TrailingOne", {3, 1}, {1, 77}, {1, 1}, 12},
+        StrideRow{"OneBetween", {3, 1, 2}, {2, -5, 1}, {2, 2, 1}, 24},
+        StrideRow{"OneBesideAPaddedRow", {3, 1, 2}, {10, 0, 2}, {10, 4, 2}, 92},
+        StrideRow{"Empty", {0}, {-5}, {1}, 0}, StrideRow{"EmptyRows", {0, 3}, {-1, 50}, {3, 1}, 0},
+        StrideRow{"EmptyColumns", {2, 0}, {77, -1}, {1, 1}, 0},
+        StrideRow{"EmptyInside", {2, 0, 3}, {0, 0, 0}, {3, 3, 1}, 0},
+        StrideRow{"NineDimensions",
+                  {1, 1, 1, 1, 1, 1, 1, 2, 3},
+                  {-1, 0, 5, 9, 0, 0, 0, 3, 1},
+                  {6, 6, 6, 6, 6, 6, 6, 3, 1},
+                  24}),
+    [](const auto& row_info) { return std::string(row_info.param.name); });
+
+TEST(ToTensorStrides, OfCompactShapesAreTorchsOwn) {
+  GuardedBuffer buffer(512);
+  for (const Dims& shape : {Dims{1}, Dims{1, 3}, Dims{3, 1}, Dims{2, 1, 3, 1}, Dims{0}, Dims{2, 0},
+                            Dims{0, 3, 1}, Dims{3, 0, 2}}) {
+    Dims odd = row_major(shape);
+    const bool empty = std::count(shape.begin(), shape.end(), 0) > 0;
+    for (size_t i = 0; i < shape.size(); ++i) {
+      if (shape[i] == 1 || empty) odd[i] = -1234;
+    }
+    const at::Tensor tensor = to_tensor(make_loan(shape, odd, kFloat32, buffer.data(), Owner{}));
+    EXPECT_EQ(tensor.strides(), at::empty(shape).strides());
+    EXPECT_TRUE(tensor.is_contiguous());
+  }
+}
+
+TEST(ToTensor, RankSixtyFourIsTaken) {
+  GuardedBuffer buffer(8);
+  Dims shape(64, 1);
+  shape.back() = 2;
+  const at::Tensor tensor =
+      to_tensor(make_loan(shape, Dims(64, 1), kFloat32, buffer.data(), Owner{}));
+  EXPECT_EQ(tensor.sizes(), shape);
+  EXPECT_TRUE(tensor.is_contiguous());
+}
+
+TEST(ToTensor, EmptyMemoryMayHaveNoAddress) {
+  ReleaseCounter counter;
+  at::Tensor tensor = to_tensor(make_loan({0, 3}, {3, 1}, kFloat32, nullptr, counter.owner()));
+  EXPECT_EQ(tensor.numel(), 0);
+  EXPECT_EQ(tensor.data_ptr(), nullptr);
+  EXPECT_EQ(storage_of(tensor).nbytes(), 0u);
+  EXPECT_EQ(tensor.sum().item<float>(), 0.0f);
+  EXPECT_EQ((tensor + 1).sizes(), (Dims{0, 3}));
+  EXPECT_EQ(counter.count(), 0);
+  tensor.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(ToTensor, EmptyShapesWithHugeExtentsAreTaken) {
+  ReleaseCounter counter;
+  const int64_t huge = int64_t{1} << 40;
+  at::Tensor tensor =
+      to_tensor(make_loan({0, huge, huge}, {1, 1, 1}, kFloat32, nullptr, counter.owner()));
+  EXPECT_EQ(tensor.numel(), 0);
+  EXPECT_EQ(tensor.size(2), huge);
+  tensor.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+struct Refusal {
+  const char* name;
+  DType dtype;
+  Device device;
+  ErrorCode code;
+};
+
+void PrintTo(const Refusal& row, std::ostream* out) { *out << row.name; }
+
+class ToTensorRefusal : public testing::TestWithParam<Refusal> {};
+
+TEST_P(ToTensorRefusal, ThrowsAndTheLoanStillReleasesOnce) {
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  {
+    Loan loan = make_loan({2}, {1}, GetParam().dtype, buffer.data(), counter.owner());
+    loan.view().device = GetParam().device;
+    expect_error(GetParam().code, [&] { (void)to_tensor(std::move(loan)); });
+    EXPECT_LE(counter.count(), 1);
+  }
+  EXPECT_EQ(counter.count(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    All, ToTensorRefusal,
+    testing::Values(
+        Refusal{"Float8E3m4",
+                {TypeCode::float8_e3m4, 8},
+                DeviceType::cpu,
+                ErrorCode::unsupported_dtype},
+        Refusal{"Int128", {TypeCode::int_, 128}, DeviceType::cpu, ErrorCode::unsupported_dtype},
+        Refusal{"Int4", {TypeCode::int_, 4}, DeviceType::cpu, ErrorCode::unsupported_dtype},
+        Refusal{"PaddedFloat4", kFloat4Padded, DeviceType::cpu, ErrorCode::unsupported_dtype},
+        Refusal{"Vector", {TypeCode::float_, 32, 4}, DeviceType::cpu, ErrorCode::unsupported_dtype},
+        Refusal{"Opaque", {TypeCode::opaque, 8}, DeviceType::cpu, ErrorCode::unsupported_dtype},
+        Refusal{"Metal", kFloat32, DeviceType::metal, ErrorCode::unsupported_device},
+        Refusal{"Rocm", kFloat32, DeviceType::rocm, ErrorCode::unsupported_device},
+        Refusal{"UnknownDevice", kFloat32, DLDevice{static_cast<DLDeviceType>(77), 0},
+                ErrorCode::unsupported_device}),
+    [](const auto& row_info) { return std::string(row_info.param.name); });
+
+TEST(ToTensorDevice, PinnedMemoryIsTakenAsCpu) {
+  Lender lender;
+  Loan loan = lender.loan();
+  loan.view().device = Device(DeviceType::cuda_host);
+  at::Tensor tensor = to_tensor(std::move(loan));
+  EXPECT_EQ(tensor.device(), c10::Device(c10::kCPU));
+  tensor.fill_(1.0f);
+  EXPECT_EQ(reinterpret_cast<const float*>(lender.data())[15], 1.0f);
+  tensor.reset();
+  EXPECT_EQ(lender.releases(), 1);
+}
+
+TEST(ToTensorDevice, AnyCpuDeviceIdIsTaken) {
+  Lender lender;
+  Loan loan = lender.loan();
+  loan.view().device = Device(DeviceType::cpu, 5);
+  EXPECT_EQ(to_tensor(std::move(loan)).device(), c10::Device(c10::kCPU));
+}
+
+TEST(ToTensorDevice, CudaAndManagedMemoryKeepTheirIndex) {
+  // An address that nobody follows: no device is needed.
+  for (const DeviceType type : {DeviceType::cuda, DeviceType::cuda_managed}) {
+    Lender lender;
+    Loan loan = lender.loan();
+    loan.view().device = Device(type, 3);
+    at::Tensor tensor = to_tensor(std::move(loan));
+    EXPECT_EQ(tensor.device(), c10::Device(c10::kCUDA, 3));
+    EXPECT_TRUE(tensor.key_set().has(c10::DispatchKey::CUDA));
+    EXPECT_FALSE(tensor.key_set().has(c10::DispatchKey::CPU));
+    EXPECT_EQ(tensor.storage().data(), lender.data());
+    tensor.reset();
+    EXPECT_EQ(lender.releases(), 1);
+  }
+}
+
+TEST(ToTensorDevice, TraitsAcceptExactlyWhatItTakes) {
+  for (int type = 0; type < 32; ++type) {
+    const DLDevice device{static_cast<DLDeviceType>(type), 0};
+    GuardedBuffer buffer(64);
+    Loan loan = make_loan({2}, {1}, kFloat32, buffer.data(), Owner{});
+    loan.view().device = device;
+    bool taken = true;
+    try {
+      (void)to_tensor(std::move(loan));
+    } catch (const Error&) {
+      taken = false;
+    }
+    EXPECT_EQ(torch_traits().accepts_device(device), taken) << Device(device).name();
+  }
+}
+
+// A tensor over foreign bytes that counts how often torch gives them back.
+at::Tensor counted_tensor(GuardedBuffer& buffer, ReleaseCounter& counter) {
+  const Owner owner = counter.owner();
+  return at::from_blob(
+      buffer.data(), {static_cast<int64_t>(buffer.size())},
+      [owner](void*) { owner.release(owner.context); }, at::kByte);
+}
+
+TEST(WayBack, LeadsToTheSameStorage) {
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  at::Tensor source = counted_tensor(buffer, counter);
+  at::Tensor back = to_tensor(share(source));
+  EXPECT_EQ(&storage_of(back), &storage_of(source));
+  EXPECT_TRUE(back.is_alias_of(source));
+  EXPECT_FALSE(back.is_same(source));
+  EXPECT_EQ(back.sizes(), source.sizes());
+  source.reset();
+  EXPECT_EQ(counter.count(), 0);
+  EXPECT_TRUE(buffer.guards_intact());
+  back.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(WayBack, GivesTheLoanBackAtOnce) {
+  const at::Tensor source = at::zeros({4});
+  const size_t before = source.storage().use_count();
+  ReleaseCounter hop;  // a framework in between that holds the export
+  Loan held = share(source);
+  Loan loan = make_loan({4}, {1}, kFloat32, held.view().data, hop.owner());
+  loan.origin = held.origin;
+  at::Tensor back = to_tensor(std::move(loan));
+  EXPECT_EQ(hop.count(), 1);
+  EXPECT_FALSE(loan.has_owner());
+  EXPECT_EQ(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(source.storage().use_count(), before + 1);
+  back.reset();
+  EXPECT_EQ(hop.count(), 1);
+  EXPECT_EQ(source.storage().use_count(), before);
+}
+
+TEST(WayBack, KeepsOffsetsShapesAndStrides) {
+  const at::Tensor source = at::arange(24, at::kInt).reshape({4, 6});
+  for (const at::Tensor& view : {source, source.t(), source.slice(1, 1, 6, 2), source.select(0, 2),
+                                 source.narrow(0, 3, 1).narrow(1, 5, 1), source.narrow(0, 1, 0),
+                                 source.select(0, 1).expand({3, 6})}) {
+    const at::Tensor back = to_tensor(share(view));
+    EXPECT_EQ(&storage_of(back), &storage_of(source));
+    EXPECT_EQ(back.sizes(), view.sizes());
+    EXPECT_EQ(back.storage_offset(), view.storage_offset());
+    EXPECT_TRUE(back.equal(view));
+  }
+}
+
+TEST(WayBack, TakesAnotherDtypeWhoseOffsetDivides) {
+  const at::Tensor source = at::zeros({64}, at::kByte);
+  Loan loan = share(source.narrow(0, 16, 16));
+  loan.view().dtype = kFloat64;
+  loan.shape()[0] = 2;
+  const at::Tensor back = to_tensor(std::move(loan));
+  EXPECT_EQ(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(back.storage_offset(), 2);
+  EXPECT_EQ(back.scalar_type(), at::kDouble);
+}
+
+TEST(WayBack, DtypeWhoseOffsetDoesNotDivideGetsAStorageOfItsOwn) {
+  GuardedBuffer buffer(64, 4);  // so that offset 4 is aligned to 8 bytes and yet not divisible
+  ReleaseCounter counter;
+  at::Tensor source = counted_tensor(buffer, counter);
+  Loan loan = share(source.narrow(0, 4, 16));
+  loan.view().dtype = kFloat64;
+  loan.shape()[0] = 2;
+  at::Tensor back = to_tensor(std::move(loan));
+  EXPECT_NE(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(back.data_ptr(), buffer.data() + 4);
+  EXPECT_EQ(back.numel(), 2);
+  source.reset();
+  back.fill_(1.0);
+  EXPECT_EQ(counter.count(), 0);
+  EXPECT_TRUE(buffer.guards_intact());
+  back.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(WayBack, IsClosedWhenTheStorageHasOtherBytes) {
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  at::Tensor source = counted_tensor(buffer, counter);
+  Loan loan = share(source);
+  const at::Tensor other = at::zeros({64}, at::kByte);
+  storage_of(source).swap_data_ptr(storage_of(other));
+  at::Tensor back = to_tensor(std::move(loan));
+  EXPECT_NE(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(back.data_ptr(), buffer.data());
+}
+
+TEST(WayBack, IsClosedWhenTheStorageIsGone) {
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  at::Tensor back = to_tensor(share(counted_tensor(buffer, counter)));
+  EXPECT_EQ(back.data_ptr(), buffer.data());
+  EXPECT_EQ(back[63].item<uint8_t>(), GuardedBuffer::kPoison);
+  EXPECT_EQ(counter.count(), 0);
+  back.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(WayBack, IsClosedWhenTheStorageIsTooSmallForTheView) {
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  at::Tensor source = counted_tensor(buffer, counter);
+  Loan loan = share(source);
+  storage_of(source).set_nbytes(63);
+  const at::Tensor back = to_tensor(std::move(loan));
+  EXPECT_NE(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(storage_of(back).nbytes(), 64u);
+}
+
+TEST(WayBack, IsClosedForMemoryBeforeTheStorage) {
+  const at::Tensor source = at::zeros({8}, at::kByte);
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  Loan held = share(source);
+  Loan loan =
+      make_loan({8}, {1}, kUint8, static_cast<char*>(held.view().data) - 8, counter.owner());
+  loan.origin = held.origin;
+  at::Tensor back = to_tensor(std::move(loan));
+  EXPECT_NE(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(counter.count(), 0);
+  back.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(WayBack, OriginsOfOthersAreLeftAlone) {
+  Lender lender;
+  ReleaseCounter origin;
+  Loan loan = lender.loan();
+  loan.origin = origin.owner();
+  at::Tensor tensor = to_tensor(std::move(loan));
+  EXPECT_EQ(tensor.data_ptr(), lender.data());
+  tensor.reset();
+  EXPECT_EQ(origin.count(), 0);
+  EXPECT_EQ(lender.releases(), 1);
+}
+
+TEST(WayBack, HeldStoragesAreFoundToo) {
+  auto storage = c10::make_intrusive<c10::StorageImpl>(
+      c10::StorageImpl::use_byte_size_t(), 64,
+      at::DataPtr(reinterpret_cast<void*>(uintptr_t{0x10000}), c10::Device(c10::kCUDA, 1)), nullptr,
+      false);
+  const at::Tensor source = at::detail::make_tensor<c10::TensorImpl>(
+      c10::Storage(std::move(storage)), c10::DispatchKey::CUDA, caffe2::TypeMeta::Make<float>());
+  source.unsafeGetTensorImpl()->set_sizes_and_strides({4}, {1}, 2);
+  const size_t before = source.storage().use_count();
+  at::Tensor back = to_tensor(share(source));
+  EXPECT_EQ(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(back.storage_offset(), 2);
+  EXPECT_EQ(source.storage().use_count(), before + 1);
+  back.reset();
+  EXPECT_EQ(source.storage().use_count(), before);
+}
+
+TEST(WayBack, ManyRoundTripsReleaseOnce) {
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  at::Tensor tensor = counted_tensor(buffer, counter);
+  const c10::StorageImpl* storage = &storage_of(tensor);
+  for (int i = 0; i < 100; ++i) tensor = to_tensor(share(tensor));
+  EXPECT_EQ(&storage_of(tensor), storage);
+  EXPECT_EQ(tensor.storage().use_count(), 1u);
+  EXPECT_EQ(counter.count(), 0);
+  tensor.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(WayBack, ChainOfForeignMemoryReleasesOnce) {
+  Lender lender;
+  at::Tensor first = to_tensor(lender.loan());
+  Loan loan = share(first);
+  first.reset();
+  at::Tensor second = to_tensor(std::move(loan));
+  EXPECT_EQ(second.data_ptr(), lender.data());
+  EXPECT_EQ(lender.releases(), 0);
+  second.reset();
+  EXPECT_EQ(lender.releases(), 1);
+}
+
+TEST(WayBack, DropOfTheStorageOnAnotherThreadIsSafe) {
+  for (int round = 0; round < 300; ++round) {
+    GuardedBuffer buffer(64);
+    ReleaseCounter counter;
+    {
+      at::Tensor source = counted_tensor(buffer, counter);
+      Loan loan = share(source);
+      std::thread dropper([moved = std::move(source)]() mutable { moved.reset(); });
+      const at::Tensor back = to_tensor(std::move(loan));
+      dropper.join();
+      EXPECT_EQ(back.data_ptr(), buffer.data());
+      EXPECT_EQ(counter.count(), 0);
+    }
+    EXPECT_EQ(counter.count(), 1);
+  }
+}
+
+TEST(DispatchState, InferenceModeMakesInferenceTensorsAsFromBlobAndLiftFreshDo) {
+  Lender lender;
+  const at::Tensor source = at::zeros({16});
+  const c10::InferenceMode mode;
+  const at::Tensor expected = at::lift_fresh(at::from_blob(lender.data(), {16}, at::kFloat));
+  const at::Tensor fresh = to_tensor(lender.loan());
+  const at::Tensor back = to_tensor(share(source));
+  for (const at::Tensor& tensor : {fresh, back}) {
+    EXPECT_TRUE(tensor.is_inference());
+    EXPECT_EQ(tensor.key_set(), expected.key_set());
+  }
+  EXPECT_EQ(&storage_of(back), &storage_of(source));
+}
+
+TEST(DispatchState, TensorsMadeOutsideOfInferenceModeAreOrdinaryOnes) {
+  Lender lender;
+  const at::Tensor source = [] {
+    const c10::InferenceMode mode;
+    return at::zeros({16});
+  }();
+  EXPECT_FALSE(to_tensor(lender.loan()).is_inference());
+  EXPECT_FALSE(to_tensor(share(source)).is_inference());
+}
+
+TEST(DispatchState, ResultsUnderFunctionalizeAreFunctional) {
+  const at::Tensor source = at::zeros({16});
+  Lender lender;
+  Loan shared = share(source);
+  {
+    const c10::impl::IncludeDispatchKeyGuard mode(c10::DispatchKey::Functionalize);
+    for (at::Tensor tensor : {to_tensor(lender.loan()), to_tensor(std::move(shared))}) {
+      EXPECT_TRUE(at::functionalization::impl::isFunctionalTensor(tensor));
+      EXPECT_EQ(tensor.sizes(), (Dims{16}));
+    }
+  }
+  EXPECT_EQ(lender.releases(), 1);
+}
+
+}  // namespace
+}  // namespace dlbridge
