@@ -2,9 +2,23 @@
 #include "adapter.h"
 #include "dlbridge/numpy.h"
 #include "errors.h"
+#include "reference.h"
 
 namespace dlbridge::python {
 namespace {
+
+// The exact ndarray type, kept for good.
+PyObject* g_ndarray = nullptr;
+
+// Subclasses are taken as what they hold, unless they say themselves how they want to be exchanged.
+bool accepts(PyObject* x) noexcept {
+  if (!is_ndarray(x)) return false;
+  const Reference own(
+      PyObject_GetAttrString(reinterpret_cast<PyObject*>(Py_TYPE(x)), "__dlpack__"));
+  const Reference plain(PyObject_GetAttrString(g_ndarray, "__dlpack__"));
+  PyErr_Clear();
+  return own.get() == plain.get();
+}
 
 Error* describe(PyObject* x, Loan* loan) noexcept {
   return guarded([&] { describe_ndarray(x, *loan); });
@@ -39,7 +53,7 @@ Adapter make_adapter() noexcept {
   Adapter adapter;
   adapter.core = &neutral_traits();
   adapter.traits = &numpy_traits();
-  adapter.accepts = is_ndarray;
+  adapter.accepts = accepts;
   adapter.describe = describe;
   adapter.lend = lend;
   adapter.wrap = wrap;
@@ -77,7 +91,8 @@ PyMODINIT_FUNC PyInit__numpy() {
   Py_XDECREF(numpy);
   if (type == nullptr) return nullptr;
   static Adapter adapter = make_adapter();
-  adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(type);  // kept for good
+  g_ndarray = type;
+  adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(type);
 
   PyObject* module = PyModule_Create(&module_definition);
   if (module == nullptr) return nullptr;

@@ -46,7 +46,10 @@ bool read_strides(PyArrayObject* array, int64_t itemsize, Loan& loan) noexcept {
   for (int i = 0; i < ndim; ++i) {
     loan.shape()[i] = shape[i];
     loan.strides()[i] = stride_bytes[i] >> shift;
-    if (shape[i] > 1) odd |= stride_bytes[i];
+    if (shape[i] > 1)
+      odd |= stride_bytes[i];
+    else if ((static_cast<uint64_t>(stride_bytes[i]) & (size - 1)) != 0)
+      loan.strides()[i] = 0;  // a step that is never taken, and that elements cannot count
     empty |= shape[i] == 0;
   }
   return empty || (static_cast<uint64_t>(odd) & (size - 1)) == 0;

@@ -40,9 +40,10 @@ c10::Device torch_device(DLDevice device) {
   }
 }
 
-// Writes canonical strides for dimensions that take any (size 1, and all of an empty tensor's).
-// Returns the bytes from the first element to the end of the last. Requires: no negative strides on
-// extents above 1.
+// Writes canonical strides where torch could not hold the ones that came, though they mean nothing:
+// for size 1 when they are negative or zero, and for all of an empty tensor. A positive one stays,
+// as torch itself keeps it. Returns the bytes from the first element to the end of the last.
+// Requires: no negative strides on extents above 1.
 int64_t settle_strides(Loan& loan) noexcept {
   const TensorView& view = loan.view();
   int64_t* strides = loan.strides();
@@ -54,7 +55,7 @@ int64_t settle_strides(Loan& loan) noexcept {
       compact_strides(view.extents(), strides);
       return 0;
     }
-    if (extent == 1) strides[i] = next;
+    if (extent == 1 && strides[i] <= 0) strides[i] = next;
     last += (extent - 1) * strides[i];
     next = extent * strides[i];
   }

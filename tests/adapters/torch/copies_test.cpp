@@ -2,8 +2,10 @@
 // copy and cast are made of.
 #include <ATen/ATen.h>
 #include <ATen/FunctionalTensorWrapper.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <complex>
 #include <cstring>
 #include <functional>

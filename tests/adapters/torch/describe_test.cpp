@@ -4,7 +4,7 @@
 #include <ATen/FunctionalTensorWrapper.h>
 #include <ATen/core/NestedIntSymNodeImpl.h>
 #include <ATen/functorch/BatchedTensorImpl.h>
-#include <ATen/functorch/TensorWrapper.h>
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -228,7 +228,7 @@ TEST(Describe, TakesNoReferenceAndLeavesTheStorageAsItIs) {
 
 // An implementation with more or other dispatch keys than a plain tensor has.
 at::Tensor with_keys(c10::DispatchKeySet keys) {
-  return at::detail::make_tensor<c10::TensorImpl>(at::zeros({3}).storage(), keys,
+  return at::detail::make_tensor<c10::TensorImpl>(c10::Storage(at::zeros({3}).storage()), keys,
                                                   caffe2::TypeMeta::Make<float>());
 }
 

@@ -2,6 +2,7 @@
 // are given back once. Mapped and CUDA storages are held as they are.
 #include <ATen/ATen.h>
 #include <ATen/MapAllocator.h>
+#include <c10/core/GradMode.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -415,7 +416,7 @@ void expect_held_not_swapped(at::Tensor tensor) {
   EXPECT_FALSE(storage.resizable());
   first.reset();
   EXPECT_EQ(holders(), before + 1);
-  tensor.reset();
+  tensor.reset();  // the last holder but the loan
   EXPECT_EQ(holders(), 1u);
   second.reset();
 }
@@ -453,23 +454,27 @@ TEST(ShareMapped, SharedMemoryIsHeldAndStaysWhatItIs) {
 }
 
 TEST(ShareCuda, StorageIsHeldSinceItsAllocatorLooksAtTheDeleter) {
-  // An address that nobody follows: no device is needed.
   std::atomic<int> releases{0};
-  at::DataPtr data(
-      reinterpret_cast<void*>(uintptr_t{0x10000}), &releases,
-      [](void* context) { ++*static_cast<std::atomic<int>*>(context); },
-      c10::Device(c10::kCUDA, 1));
-  auto storage = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), 64,
-                                                       std::move(data), nullptr, false);
-  at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
-      c10::Storage(std::move(storage)), c10::DispatchKey::CUDA, caffe2::TypeMeta::Make<float>());
-  expect_held_not_swapped(tensor);
+  const auto make = [&] {
+    // An address that nobody follows: no device is needed.
+    at::DataPtr data(
+        reinterpret_cast<void*>(uintptr_t{0x10000}), &releases,
+        [](void* context) { ++*static_cast<std::atomic<int>*>(context); },
+        c10::Device(c10::kCUDA, 1));
+    auto storage = c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), 64,
+                                                         std::move(data), nullptr, false);
+    return at::detail::make_tensor<c10::TensorImpl>(
+        c10::Storage(std::move(storage)), c10::DispatchKey::CUDA, caffe2::TypeMeta::Make<float>());
+  };
+  expect_held_not_swapped(make());
+  EXPECT_EQ(releases, 1);
+  at::Tensor tensor = make();
   Loan loan = share(tensor);
   EXPECT_TRUE(Device(loan.view().device) == Device(DeviceType::cuda, 1));
   tensor.reset();
-  EXPECT_EQ(releases, 0);
-  loan.reset();
   EXPECT_EQ(releases, 1);
+  loan.reset();
+  EXPECT_EQ(releases, 2);
 }
 
 }  // namespace

@@ -155,6 +155,16 @@ TEST(ToTensorRelease, NobodyIsToldWhereNobodyOwns) {
   EXPECT_TRUE(buffer.guards_intact());
 }
 
+TEST(ToTensorRelease, HappensOnceForAnOwnerWithoutContext) {
+  static std::atomic<int> releases{0};
+  GuardedBuffer buffer(64);
+  const Owner owner{nullptr, [](void*) noexcept { ++releases; }};
+  at::Tensor tensor = to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), owner));
+  EXPECT_EQ(releases, 0);
+  tensor.reset();
+  EXPECT_EQ(releases, 1);
+}
+
 TEST(ToTensorRelease, ManyThreadsThatPassTensorsOnReleaseEachOnce) {
   constexpr int kThreads = 8;
   constexpr int kEach = 100;  // more than a thread keeps spare blocks for
@@ -378,6 +388,19 @@ TEST(ToTensorDevice, CudaAndManagedMemoryKeepTheirIndex) {
   }
 }
 
+TEST(ToTensorDevice, CudaIndexThatTorchCannotSayIsRefused) {
+  for (const int32_t id : {-1, -2, 128, 259, 1 << 20}) {
+    SCOPED_TRACE(id);
+    Lender lender;
+    {
+      Loan loan = lender.loan();
+      loan.view().device = Device(DeviceType::cuda, id);
+      expect_error(ErrorCode::unsupported_device, [&] { (void)to_tensor(std::move(loan)); });
+    }
+    EXPECT_EQ(lender.releases(), 1);
+  }
+}
+
 TEST(ToTensorDevice, TraitsAcceptExactlyWhatItTakes) {
   for (int type = 0; type < 32; ++type) {
     const DLDevice device{static_cast<DLDeviceType>(type), 0};
@@ -546,7 +569,7 @@ TEST(WayBack, HeldStoragesAreFoundToo) {
       false);
   const at::Tensor source = at::detail::make_tensor<c10::TensorImpl>(
       c10::Storage(std::move(storage)), c10::DispatchKey::CUDA, caffe2::TypeMeta::Make<float>());
-  source.unsafeGetTensorImpl()->set_sizes_and_strides({4}, {1}, 2);
+  source.unsafeGetTensorImpl()->set_sizes_and_strides(Dims{4}, Dims{1}, 2);
   const size_t before = source.storage().use_count();
   at::Tensor back = to_tensor(share(source));
   EXPECT_EQ(&storage_of(back), &storage_of(source));

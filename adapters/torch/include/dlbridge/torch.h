@@ -36,11 +36,11 @@ DLBRIDGE_API void lend(const at::Tensor& tensor, Loan& loan);
 DLBRIDGE_API Loan share(const at::Tensor& tensor);
 
 /// A tensor over the loan's memory, not resizable; its storage owns the loan. Memory that was
-/// exported from a torch storage comes back as that storage, if it still holds the bytes. Size-1
-/// and empty dimensions get canonical strides. When thread-local dispatch state is not the plain
-/// one (fake mode, functorch, tracing …) the result passes through at::lift_fresh, as
-/// torch.from_numpy's does. Consumes the loan; when this throws, its memory is given back once, at
-/// the latest when the loan is destroyed.
+/// exported from a torch storage comes back as that storage, if it still holds the bytes. Negative
+/// and zero strides of size-1 dimensions, and all strides of an empty tensor, become canonical
+/// ones. When thread-local dispatch state is not the plain one (fake mode, functorch, tracing …)
+/// the result passes through at::lift_fresh, as torch.from_numpy's does. Consumes the loan; when
+/// this throws, its memory is given back once, at the latest when the loan is destroyed.
 DLBRIDGE_API at::Tensor to_tensor(Loan&& loan);
 
 /// A fresh, uninitialised CPU tensor of `dtype` with the shape of `like` and dense strides in the
