@@ -1,0 +1,101 @@
+"""What importing costs and touches, and what happens where torch or ml_dtypes is missing or not the expected one."""
+
+from isolated import run_isolated
+
+
+def test_import_loads_neither_torch_nor_ml_dtypes():
+    run_isolated(
+        """
+        import sys
+        import dlbridge
+        import numpy
+        assert "torch" not in sys.modules and "ml_dtypes" not in sys.modules
+        dlbridge.to_numpy(dlbridge.from_dlpack(numpy.zeros(3)))
+        assert "torch" not in sys.modules and "ml_dtypes" not in sys.modules
+        """,
+        prelude="",
+    )
+
+
+def test_import_takes_under_20_ms_beyond_numpy():
+    code = """
+        import time, numpy
+        begin = time.perf_counter()
+        import dlbridge
+        print(time.perf_counter() - begin)
+    """
+    fastest = min(float(run_isolated(code, prelude="")) for _ in range(7))
+    assert fastest < 0.020
+
+
+def test_every_public_name_is_there():
+    run_isolated(
+        """
+        import dlbridge
+        missing = [name for name in dlbridge.__all__ if not hasattr(dlbridge, name)]
+        assert not missing, missing
+        """,
+        prelude="",
+    )
+
+
+def test_without_torch_everything_else_works():
+    run_isolated(
+        """
+        import sys
+        sys.modules["torch"] = None   # importing it fails from here on
+        import numpy as np
+        import dlbridge
+        a = np.arange(5.0)
+        assert dlbridge.to_numpy(dlbridge.from_dlpack(a)).ctypes.data == a.ctypes.data
+        try:
+            dlbridge.to_torch(a)
+        except dlbridge.ExchangeError as error:
+            assert error.code == "adapter_unavailable" and "pip install torch" in str(error), error
+        else:
+            raise AssertionError("to_torch cannot work here")
+        info = dlbridge.build_info()
+        assert info["torch_tier"] == "none" and "pip install torch" in info["torch_tier_reason"]
+        """,
+        prelude="",
+    )
+
+
+def test_another_torch_than_built_for_is_refused_before_any_of_its_code_runs():
+    run_isolated(
+        """
+        import sys
+        import numpy as np
+        import dlbridge
+        import torch
+        torch.__version__ = "2.14.9+forged"
+        for call in (lambda: dlbridge.to_torch(np.zeros(3)), lambda: dlbridge.to_numpy(torch.zeros(3))):
+            try:
+                call()
+            except dlbridge.ExchangeError as error:
+                assert error.code == "adapter_unavailable" and "2.14.9+forged" in str(error), error
+            else:
+                raise AssertionError("must be refused")
+        assert "dlbridge._torch" not in sys.modules
+        assert dlbridge.build_info()["torch_tier"] == "none"
+        """,
+        prelude="",
+    )
+
+
+def test_without_ml_dtypes_bfloat16_is_refused_with_the_package_named():
+    run_isolated(
+        """
+        sys.modules["ml_dtypes"] = None
+        for dtype in (torch.bfloat16, torch.float8_e4m3fn):
+            t = torch.ones(4).to(dtype)
+            try:
+                to_numpy(t)
+            except dlbridge.ExchangeError as error:
+                assert error.code == "missing_ml_dtypes" and "install ml_dtypes" in str(error), error
+            else:
+                raise AssertionError("must be refused")
+            assert dlbridge.explain(t, "numpy").reasons == ["missing_ml_dtypes"]
+            assert to_numpy(t, dtype="float32").tolist() == [1.0] * 4
+        """
+    )
