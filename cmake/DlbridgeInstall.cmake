@@ -6,4 +6,6 @@ foreach(component IN LISTS DLBRIDGE_COMPONENTS)
   install(DIRECTORY $<TARGET_PROPERTY:dlbridge_${component},SOURCE_DIR>/include/dlbridge
     DESTINATION dlbridge/include COMPONENT python)
 endforeach()
+# dlpack.h comes with its licence, which is ours too (Apache-2.0).
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION dlbridge/include/dlpack COMPONENT python)
 install(DIRECTORY ${DLBRIDGE_DLPACK_INCLUDE_DIR}/dlpack DESTINATION dlbridge/include COMPONENT python)

@@ -8,25 +8,20 @@
 namespace dlbridge {
 namespace {
 
-constexpr ReasonSet kCuredByCopy = [] {
-  enum class Cure { never, copy, dtype, device };
-  ReasonSet set;
-#define DLBRIDGE_X(code, field, cure) \
-  if (Cure::cure == Cure::copy) set.add(ErrorCode::code);
-  DLBRIDGE_REASON_CODES(DLBRIDGE_X)
-#undef DLBRIDGE_X
-  return set;
-}();
+// The column "cure" of DLBRIDGE_REASON_CODES.
+enum class Cure { never, copy, dtype, device };
 
-constexpr ReasonSet kCuredByCast = [] {
-  enum class Cure { never, copy, dtype, device };
+constexpr ReasonSet reasons_cured_by(Cure wanted) {
   ReasonSet set;
 #define DLBRIDGE_X(code, field, cure) \
-  if (Cure::cure == Cure::dtype) set.add(ErrorCode::code);
+  if (Cure::cure == wanted) set.add(ErrorCode::code);
   DLBRIDGE_REASON_CODES(DLBRIDGE_X)
 #undef DLBRIDGE_X
   return set;
-}();
+}
+
+constexpr ReasonSet kCuredByCopy = reasons_cured_by(Cure::copy);
+constexpr ReasonSet kCuredByCast = reasons_cured_by(Cure::dtype);
 
 ReasonSet float4_reasons(const TensorView& view, const TargetTraits& target) noexcept {
   const DType type(view.dtype);

@@ -4,6 +4,7 @@
 
 #include "dlbridge/layout.h"
 #include "dlbridge/plan.h"
+#include "dlbridge/transfer.h"
 
 namespace dlbridge {
 namespace {
@@ -88,6 +89,9 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
       return "shape is symbolic; expected concrete sizes";
     case ErrorCode::storage_inaccessible:
       return "the storage refuses access to its data";
+    case ErrorCode::storage_too_small:
+      return "the storage is smaller than the tensor's shape and strides reach; expected one that "
+             "holds all of it";
     case ErrorCode::requires_grad:
       return "x requires grad; sharing it would let writes pass autograd by";
     case ErrorCode::copy_forbidden: {
@@ -191,29 +195,36 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
       return "convert outside of tracing";
     case ErrorCode::storage_inaccessible:
       return "pass x.clone() taken where its data may be read";
+    case ErrorCode::storage_too_small:
+      return "give it a shape that fits first, such as x.set_(x.untyped_storage(), 0, shape)";
     case ErrorCode::requires_grad:
       return "pass x.detach()";
     case ErrorCode::copy_forbidden:
       return "leave copy= out, or pass copy=None";
     case ErrorCode::no_transfer:
       if (!request.device) return "let its own framework copy it first, such as x.clone()";
-      return "move it with its own framework first, such as tensor.to(\"" +
+      return "move it with its own framework first, such as dlbridge.to_torch(x).to(\"" +
              Device(*request.device).name() + "\")";
     case ErrorCode::unsupported_device:
       return target.host_only ? "leave device= out, or pass device=\"cpu\""
                               : "move it with its own framework first";
     case ErrorCode::device_not_named:
-      return "pass device=\"cpu\" to stage " + byte_text(bytes);
+      return "pass device=\"cpu\" to stage " + byte_text(bytes) +
+             (find_transfer(view.device, Device(DeviceType::cpu))
+                  ? ""
+                  : " (which needs the CUDA module; none is loaded: tensor.cpu() copies, too)");
     case ErrorCode::unsupported_dtype:
       if (view.obstacles.has(code))
         return "convert it with its own framework first, such as x.astype(...) or x.to(...)";
       if (DType(view.dtype).code() == TypeCode::float4_e2m1fn && request.dtype)
         return "leave dtype= out, pass copy=None to repack it, and cast the result";
+      if (request.dtype && target.dtypes.contains(*request.dtype) && !request.source_casts)
+        return "convert it with its own framework first; its producer offers no cast here";
       return "pass a dtype= that " + title(target) + " has, to cast";
     case ErrorCode::missing_ml_dtypes:
       return "install ml_dtypes, or pass dtype=\"float32\" to cast";
     case ErrorCode::packed_subbyte:
-      return "pass dtype= to cast";
+      return "unpack it with its own framework first";
     case ErrorCode::too_many_dimensions:
       return "reshape it to fewer dimensions";
     case ErrorCode::float4_odd_extent:

@@ -1,5 +1,5 @@
 // dlbridge._numpy: puts the NumPy adapter into a capsule. No types of its own, so plain C API.
-#include "adapter.h"
+#include "adapter_module.h"
 #include "dlbridge/numpy.h"
 #include "errors.h"
 #include "reference.h"
@@ -65,15 +65,7 @@ Adapter make_adapter() noexcept {
   return adapter;
 }
 
-PyModuleDef module_definition = {PyModuleDef_HEAD_INIT,
-                                 "_numpy",
-                                 "The NumPy adapter of dlbridge.",
-                                 -1,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr};
+PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_numpy", "The NumPy adapter of dlbridge.", -1};
 
 }  // namespace
 }  // namespace dlbridge::python
@@ -94,13 +86,5 @@ PyMODINIT_FUNC PyInit__numpy() {
   g_ndarray = type;
   adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(type);
 
-  PyObject* module = PyModule_Create(&module_definition);
-  if (module == nullptr) return nullptr;
-  PyObject* capsule = PyCapsule_New(&adapter, kAdapterCapsule, nullptr);
-  if (capsule == nullptr || PyModule_AddObject(module, "adapter", capsule) < 0) {
-    Py_XDECREF(capsule);
-    Py_DECREF(module);
-    return nullptr;
-  }
-  return module;
+  return new_adapter_module(g_module, adapter);
 }

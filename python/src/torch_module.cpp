@@ -4,7 +4,7 @@
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include "adapter.h"
+#include "adapter_module.h"
 #include "dlbridge/torch.h"
 #include "reference.h"
 
@@ -89,6 +89,13 @@ PyObject* name_of(PyObject* object) noexcept {
   return name;
 }
 
+std::string repr_of(PyObject* object) {
+  const Reference text(PyObject_Repr(object));
+  const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+  if (utf8 == nullptr) PyErr_Clear();
+  return utf8 ? utf8 : "an object";
+}
+
 Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
   return guarded([&] {
     if (THPDtype_Check(object)) {
@@ -109,8 +116,8 @@ Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
       PyErr_Clear();
       throw Error(
           ErrorCode::invalid_dtype, "dtype",
-          std::string("dtype is a ") + Py_TYPE(object)->tp_name +
-              " that names no type; expected a torch.dtype or its name, such as torch.float32");
+          "dtype is " + repr_of(object) +
+              ", which names no type; expected a torch.dtype or its name, such as torch.float32");
     }
     *out = *dtype;
   });
@@ -135,15 +142,8 @@ Adapter make_adapter() noexcept {
   return adapter;
 }
 
-PyModuleDef module_definition = {PyModuleDef_HEAD_INIT,
-                                 "_torch",
-                                 "The Torch adapter of dlbridge, direct tier.",
-                                 -1,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr,
-                                 nullptr};
+PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_torch",
+                        "The Torch adapter of dlbridge, direct tier.", -1};
 
 }  // namespace
 }  // namespace dlbridge::python
@@ -155,13 +155,5 @@ PyMODINIT_FUNC PyInit__torch() {
     return nullptr;
   }
   static Adapter adapter = make_adapter();
-  PyObject* module = PyModule_Create(&module_definition);
-  if (module == nullptr) return nullptr;
-  PyObject* capsule = PyCapsule_New(&adapter, kAdapterCapsule, nullptr);
-  if (capsule == nullptr || PyModule_AddObject(module, "adapter", capsule) < 0) {
-    Py_XDECREF(capsule);
-    Py_DECREF(module);
-    return nullptr;
-  }
-  return module;
+  return new_adapter_module(g_module, adapter);
 }

@@ -103,7 +103,8 @@ std::vector<Message> messages() {
        numpy_like(),
        {},
        "device",
-       "device is cuda:0; NumPy arrays live in host memory: pass device=\"cpu\" to stage 4.0 MB"},
+       "device is cuda:0; NumPy arrays live in host memory: pass device=\"cpu\" to stage 4.0 MB "
+       "(which needs the CUDA module; none is loaded: tensor.cpu() copies, too)"},
       {ErrorCode::no_transfer,
        on_gpu({4}),
        numpy_like(),
@@ -111,7 +112,7 @@ std::vector<Message> messages() {
        "device",
        "device is cuda:0, cpu was asked for, and no transfer between them is registered "
        "(no CUDA module is loaded): move it with its own framework first, such as "
-       "tensor.to(\"cpu\")"},
+       "dlbridge.to_torch(x).to(\"cpu\")"},
       {ErrorCode::copy_forbidden,
        Shaped({4}),
        numpy_like(),
@@ -145,7 +146,7 @@ std::vector<Message> messages() {
        {},
        "dtype",
        "dtype is datetime64, which torch cannot share: "
-       "convert it with its own framework first, such as x.astype(...)",
+       "convert it with its own framework first, such as x.astype(...) or x.to(...)",
        "SaidByTheSource"},
       {ErrorCode::unsupported_dtype,
        Shaped({4}),
@@ -189,8 +190,8 @@ std::vector<Message> messages() {
        int4_holder,
        {},
        "dtype",
-       "dtype is int4, packed below a byte; torch keeps one element in a byte: pass dtype= to "
-       "cast"},
+       "dtype is int4, packed below a byte; torch keeps one element in a byte: "
+       "unpack it with its own framework first"},
       {ErrorCode::masked_array,
        with(ErrorCode::masked_array),
        torch_like(),

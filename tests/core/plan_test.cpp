@@ -32,7 +32,7 @@ class HostAndGpu final : public Transfer {
   HostAndGpu() { register_transfer(*this); }
   ~HostAndGpu() override { unregister_transfer(*this); }
   bool connects(Device from, Device to) const noexcept override {
-    return (from == kGpu && to == kCpu) || (from == kCpu && to == kGpu);
+    return (from == kGpu || from == kCpu) && (to == kGpu || to == kCpu);
   }
   void copy(const TensorView&, const TensorView&, Stream) override {}
 };
@@ -170,6 +170,20 @@ TEST_P(CopyTable, AnUnnecessaryNameIsNotMade) {
 
 INSTANTIATE_TEST_SUITE_P(Cells, CopyTable, testing::ValuesIn(columns()),
                          [](const auto& row_info) { return std::string(row_info.param.name); });
+
+// Memory that the host cannot reach is copied by a device module or not at all.
+TEST(Plan, CopyOnADeviceNeedsATransferThere) {
+  const Shaped source = on(kGpu);
+  for (CopyMode mode : {CopyMode::unset, CopyMode::never, CopyMode::if_needed})
+    EXPECT_EQ(plan(source.view(), torch_like(), {.copy = mode}).verdict, share);
+  const Plan refused = plan(source.view(), torch_like(), {.copy = CopyMode::always});
+  EXPECT_EQ(refused.verdict, refuse);
+  EXPECT_EQ(refused.reasons, ReasonSet(ErrorCode::no_transfer));
+  EXPECT_EQ(plan(source.view(), torch_like(), {.dtype = kFloat64}).reasons,
+            ReasonSet(ErrorCode::no_transfer));
+  const HostAndGpu transfer;
+  EXPECT_EQ(plan(source.view(), torch_like(), {.copy = CopyMode::always}).verdict, copy);
+}
 
 TEST(Plan, StagingAndCastTogetherIsOneStaging) {
   const HostAndGpu transfer;

@@ -578,3 +578,16 @@ def test_without_ml_dtypes_the_refusal_names_the_package() -> None:
     assert "ml_dtypes" in refused
     assert cast == "float32 [1.0, 1.0, 1.0]"
     assert shared == "torch.bfloat16"
+
+
+def test_a_shape_that_its_storage_does_not_hold_is_refused() -> None:
+    tensor = torch.zeros(3)
+    exported = dlbridge.to_numpy(tensor)
+    with pytest.raises(RuntimeError):
+        tensor.resize_(100)
+    assert tuple(tensor.shape) == (100,), "torch changes the shape before it refuses"
+    for call in (dlbridge.to_numpy, dlbridge.to_torch, dlbridge.from_dlpack, lambda t: dlbridge.to_numpy(t, copy=True)):
+        with pytest.raises(dlbridge.ExchangeError) as caught:
+            call(tensor)
+        assert caught.value.code == "storage_too_small"
+    assert exported.shape == (3,)

@@ -100,6 +100,33 @@ void describe_dtype(at::ScalarType scalar, TensorView& view) noexcept {
   }
 }
 
+// Copies extents and strides; returns how many elements lie between the first and the end of the
+// last, INT64_MAX where they cannot be counted.
+int64_t copy_layout(c10::IntArrayRef sizes, c10::IntArrayRef strides, Loan& loan) {
+  loan.set_rank(static_cast<int32_t>(sizes.size()));
+  int64_t end = 1;
+  bool empty = false;
+  bool overflow = false;
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    loan.shape()[i] = sizes[i];
+    loan.strides()[i] = strides[i];
+    empty |= sizes[i] == 0;
+    int64_t step = 0;
+    overflow |= sizes[i] > 1 && (__builtin_mul_overflow(sizes[i] - 1, strides[i], &step) ||
+                                 __builtin_add_overflow(end, step, &end));
+  }
+  if (empty) return 0;
+  return overflow ? INT64_MAX : end;
+}
+
+// A refused resize_ leaves torch with a shape that its storage does not hold.
+bool fits(int64_t offset, int64_t reach, int64_t itemsize, size_t storage_bytes) noexcept {
+  int64_t end = 0;
+  return reach == 0 || (!__builtin_add_overflow(offset, reach, &end) &&
+                        !__builtin_mul_overflow(end, itemsize, &end) &&
+                        end <= static_cast<int64_t>(storage_bytes));
+}
+
 }  // namespace
 
 void describe(const at::Tensor& tensor, Loan& loan) {
@@ -117,9 +144,7 @@ void describe(const at::Tensor& tensor, Loan& loan) {
 
   const c10::IntArrayRef sizes = impl.sizes();
   const c10::IntArrayRef strides = impl.strides();
-  loan.set_rank(static_cast<int32_t>(sizes.size()));
-  std::copy(sizes.begin(), sizes.end(), loan.shape());
-  std::copy(strides.begin(), strides.end(), loan.strides());
+  const int64_t reach = copy_layout(sizes, strides, loan);
   describe_dtype(tensor.scalar_type(), view);
   view.device = device_of(impl);
   if (impl.requires_grad() && c10::GradMode::is_enabled())
@@ -131,8 +156,10 @@ void describe(const at::Tensor& tensor, Loan& loan) {
     return;
   }
   if (is_copy_on_write(storage)) view.obstacles.add(ErrorCode::copy_on_write);
-  auto* base = static_cast<char*>(storage._mutable_data_ptr_no_checks().get());
   const auto itemsize = static_cast<int64_t>(impl.dtype().itemsize());
+  if (!fits(impl.storage_offset(), reach, itemsize, storage.nbytes())) [[unlikely]]
+    view.obstacles.add(ErrorCode::storage_too_small);
+  auto* base = static_cast<char*>(storage._mutable_data_ptr_no_checks().get());
   view.data = base == nullptr ? nullptr : base + impl.storage_offset() * itemsize;
 }
 

@@ -8,34 +8,57 @@
 #include <array>
 #include <cstddef>
 #include <new>
-#include <utility>
 
 namespace dlbridge {
 
-/// Memory blocks of one size, kept for reuse by the thread that owns the list. Blocks may come from
-/// other threads.
+/// Memory blocks for objects of type T, kept for reuse by the thread that freed them. Blocks may
+/// come from other threads. What is left when a thread ends is freed; objects that are freed later
+/// still, by destructors of other thread-local objects, free their memory themselves.
+template <typename T>
 class SpareBlocks {
  public:
-  SpareBlocks() = default;
-  SpareBlocks(const SpareBlocks&) = delete;
-  SpareBlocks& operator=(const SpareBlocks&) = delete;
-  ~SpareBlocks() {
-    while (count_ > 0) ::operator delete(blocks_[--count_]);
-    closed_ = true;
+  static void* take(size_t size) {
+    List& list = list_;
+    return list.count > 0 ? list.blocks[--list.count] : ::operator new(size);
   }
 
-  void* take(size_t size) { return count_ > 0 ? blocks_[--count_] : ::operator new(size); }
-
-  void put(void* block) noexcept {
-    if (closed_ || count_ == blocks_.size()) return ::operator delete(block);
-    blocks_[count_++] = block;
+  static void put(void* block) noexcept {
+    List& list = list_;
+    if (list.state == State::open && list.count < list.blocks.size()) [[likely]] {
+      list.blocks[list.count++] = block;
+      return;
+    }
+    ::operator delete(block);
+    if (list.state == State::unused) open();
   }
 
  private:
-  std::array<void*, 16> blocks_;
-  size_t count_ = 0;
-  bool closed_ =
-      false;  // the thread is ending: objects that outlive the list free their memory themselves
+  enum class State : unsigned char { unused, open, closed };
+
+  // Trivial, so that it can be looked at for as long as the thread runs.
+  struct List {
+    std::array<void*, 16> blocks;
+    size_t count;
+    State state;
+  };
+
+  // Closes the list when the thread ends; exists from the first block that was put back.
+  struct Closer {
+    Closer() noexcept { list_.state = State::open; }
+    ~Closer() {
+      List& list = list_;
+      list.state = State::closed;
+      while (list.count > 0) ::operator delete(list.blocks[--list.count]);
+    }
+    void touch() noexcept {}
+  };
+
+  static void open() noexcept {
+    static thread_local Closer closer;
+    closer.touch();
+  }
+
+  static inline constinit thread_local List list_{};
 };
 
 /// An Impl whose memory is recycled. Adds no state: everywhere else it is an Impl.
@@ -44,11 +67,8 @@ class Recycled final : public Impl {
  public:
   using Impl::Impl;
 
-  static void* operator new(size_t size) { return spares_.take(size); }
-  static void operator delete(void* block) noexcept { spares_.put(block); }
-
- private:
-  static inline thread_local SpareBlocks spares_;
+  static void* operator new(size_t size) { return SpareBlocks<Impl>::take(size); }
+  static void operator delete(void* block) noexcept { SpareBlocks<Impl>::put(block); }
 };
 
 }  // namespace dlbridge

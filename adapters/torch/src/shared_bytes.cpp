@@ -25,11 +25,8 @@ struct SharedBytes {
   c10::StorageImpl* storage;  // one weak reference
 
   ~SharedBytes() { c10::raw::weak_intrusive_ptr::decref(storage); }
-  static void* operator new(size_t size) { return spares_.take(size); }
-  static void operator delete(void* block) noexcept { spares_.put(block); }
-
- private:
-  static inline thread_local SpareBlocks spares_;
+  static void* operator new(size_t size) { return SpareBlocks<SharedBytes>::take(size); }
+  static void operator delete(void* block) noexcept { SpareBlocks<SharedBytes>::put(block); }
 };
 
 void release_bytes(void* context) noexcept {

@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <new>
 #include <string>
 
 #include "dlbridge/layout.h"
@@ -33,11 +34,13 @@ c10::Device torch_device(DLDevice device) {
       return c10::Device(c10::kCPU);
     case DeviceType::cuda:
     case DeviceType::cuda_managed:
+      if (device.device_id < 0 || device.device_id > INT8_MAX) break;
       return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device.device_id));
     default:
-      throw Error(ErrorCode::unsupported_device, "device",
-                  "device is " + Device(device).name() + ", which torch does not take");
+      break;
   }
+  throw Error(ErrorCode::unsupported_device, "device",
+              "device is " + Device(device).name() + ", which torch does not take");
 }
 
 // Writes canonical strides where torch could not hold the ones that came, though they mean nothing:
@@ -89,9 +92,23 @@ at::Tensor back_to_storage(const Loan& loan, int64_t bytes, caffe2::TypeMeta met
   return make_tensor(std::move(storage), offset / itemsize, view, meta);
 }
 
+// Gives the loan an owner that has a context: a box around the one it has.
+void box_owner(Loan& loan) {
+  auto* box = new Owner(loan.owner());
+  (void)loan.release_owner();
+  loan.attach({box, [](void* context) noexcept {
+                 auto* boxed = static_cast<Owner*>(context);
+                 boxed->release(boxed->context);
+                 delete boxed;
+               }});
+}
+
 at::Tensor new_storage(Loan& loan, int64_t bytes, caffe2::TypeMeta meta) {
   const TensorView& view = loan.view();
   const c10::Device device = torch_device(view.device);
+  // A DataPtr without a context never calls its deleter.
+  if (loan.owner().release != nullptr && loan.owner().context == nullptr) [[unlikely]]
+    box_owner(loan);
   // From here on the DataPtr owns, whatever fails.
   const Owner owner = loan.release_owner();
   at::DataPtr data(view.data, owner.context, owner.release, device);
@@ -136,6 +153,20 @@ at::Tensor to_tensor(Loan&& loan) {
   return finish_copy(new_storage(loan, bytes, meta));
 }
 
+namespace {
+
+// Memory from torch's own CPU allocator, which says c10::Error where there is none left.
+c10::intrusive_ptr<c10::StorageImpl> allocate_storage(int64_t bytes) {
+  try {
+    return c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,
+                                                 c10::GetCPUAllocator(), /*resizable=*/true);
+  } catch (const c10::Error&) {
+    throw std::bad_alloc();
+  }
+}
+
+}  // namespace
+
 at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) {
   memory.set_rank(like.ndim);
   std::copy_n(like.shape, like.ndim, memory.shape());
@@ -143,9 +174,7 @@ at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) 
   TensorView& view = memory.view();
   view.dtype = dtype;
   const caffe2::TypeMeta meta = type_meta(dtype);
-  auto storage =
-      c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), view.nbytes(),
-                                            c10::GetCPUAllocator(), /*resizable=*/true);
+  auto storage = allocate_storage(view.nbytes());
   view.data = storage->_mutable_data_ptr_no_checks().get();
   return make_tensor(std::move(storage), 0, view, meta);
 }

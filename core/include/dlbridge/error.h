@@ -35,6 +35,7 @@ namespace dlbridge {
   X(unsupported_keys, "dispatch keys", never) \
   X(symbolic_shape, "shape", never)           \
   X(storage_inaccessible, "storage", never)   \
+  X(storage_too_small, "storage", never)      \
   X(requires_grad, "requires_grad", never)    \
   X(copy_forbidden, "copy", never)            \
   X(unsupported_device, "device", never)      \
@@ -45,7 +46,7 @@ namespace dlbridge {
   X(too_many_dimensions, "ndim", never)       \
   X(float4_odd_extent, "shape", never)        \
   X(float4_packing, "dtype", copy)            \
-  X(packed_subbyte, "dtype", dtype)           \
+  X(packed_subbyte, "dtype", never)           \
   X(byte_order, "dtype", copy)                \
   X(stride_not_multiple, "strides", copy)     \
   X(negative_stride, "strides", copy)         \
@@ -73,7 +74,6 @@ namespace dlbridge {
   X(null_descriptor)            \
   X(invalid_ndim)               \
   X(null_shape)                 \
-  X(null_strides)               \
   X(negative_extent)            \
   X(extent_overflow)            \
   X(stride_overflow)            \

@@ -54,7 +54,7 @@ INSTANTIATE_TEST_SUITE_P(
                {4, 3},
                {1, 1}},
         Layout{"DividingField", "np.zeros(3, [('a', 'f4'), ('b', 'f4')])['b']", {3}, {2}},
-        Layout{"OddFieldOfOneElement", "np.zeros(1, [('a', 'i1'), ('b', 'f4')])['b']", {1}, {1}}),
+        Layout{"OddFieldOfOneElement", "np.zeros(1, [('a', 'i1'), ('b', 'f4')])['b']", {1}, {0}}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(Describe, EmptyArraysKeepTheirShape) {

@@ -2,6 +2,7 @@
 // copy and cast are made of.
 #include <ATen/ATen.h>
 #include <ATen/FunctionalTensorWrapper.h>
+#include <ATen/SequenceNumber.h>
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
@@ -9,6 +10,7 @@
 #include <complex>
 #include <cstring>
 #include <functional>
+#include <new>
 #include <ostream>
 #include <string>
 #include <vector>
@@ -121,12 +123,29 @@ TEST(EmptyTensor, RefusesADtypeThatTorchLacks) {
   });
 }
 
+TEST(EmptyTensor, SaysWhenThereIsNoMemory) {
+  Loan memory;
+  EXPECT_THROW((void)empty_tensor(Shaped({int64_t{1} << 55}).view(), kUint8, memory),
+               std::bad_alloc);
+}
+
 TEST(FinishCopy, IsTheSameTensorInAPlainThread) {
   at::Tensor tensor = at::zeros({3});
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   const at::Tensor finished = finish_copy(std::move(tensor));
   EXPECT_EQ(finished.unsafeGetTensorImpl(), impl);
   EXPECT_EQ(finished.use_count(), 1u);
+}
+
+TEST(FinishCopy, IsLiftFreshsWhateverIsExcludedFromDispatch) {
+  // A key that no tensor here has: only the state differs.
+  const c10::impl::ExcludeDispatchKeyGuard mode(c10::DispatchKey::AutogradMPS);
+  at::Tensor tensor = at::zeros({3});
+  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
+  const bool lifted_is_same = at::lift_fresh(tensor).unsafeGetTensorImpl() == impl;
+  const bool finished_is_same = finish_copy(std::move(tensor)).unsafeGetTensorImpl() == impl;
+  ASSERT_FALSE(lifted_is_same);
+  EXPECT_FALSE(finished_is_same);
 }
 
 // z(k) = k - (2k + 1)i, in shape (3, 4).
@@ -242,6 +261,14 @@ TEST(FillFromTensor, TakesRankZeroAndEmpties) {
   EXPECT_EQ(value, 3.5);
   fill_from_tensor(at::zeros({0, 3}), Shaped({0, 3}, {3, 1}, kFloat64, nullptr).view());
   EXPECT_TRUE(buffer.guards_intact());
+}
+
+TEST(FillFromTensor, IsNotRecordedByAutograd) {
+  GuardedBuffer buffer(16);
+  const at::Tensor leaf = at::ones({4}).requires_grad_();
+  const uint64_t nodes = at::sequence_number::peek();
+  fill_from_tensor(leaf, Shaped({4}, {1}, kFloat32, buffer.data()).view());
+  EXPECT_EQ(at::sequence_number::peek(), nodes);
 }
 
 TEST(FillFromTensor, GradientsOfTheSourceDoNotNoticeTheCopy) {

@@ -215,8 +215,8 @@ TEST(Describe, TakesNoReferenceAndLeavesTheStorageAsItIs) {
   const void* context = storage.data_ptr().get_context();
   const auto references = [&] {
     return std::vector<size_t>{tensor.use_count(), tensor.weak_use_count(),
-                               c10::raw::intrusive_ptr::use_count(&storage),
-                               c10::raw::weak_intrusive_ptr::use_count(&storage)};
+                               tensor.storage().use_count(),
+                               tensor.storage().getWeakStorageImpl().weak_use_count()};
   };
   const std::vector<size_t> before = references();
   Loan loan;
@@ -262,6 +262,19 @@ at::Tensor unreadable_tensor() {
 at::Tensor unwritable_tensor() {
   at::Tensor tensor = at::zeros({3});
   storage_of(tensor).set_throw_on_mutable_data_ptr();
+  return tensor;
+}
+
+at::Tensor with_shrunk_storage(at::Tensor tensor, size_t bytes) {
+  storage_of(tensor).set_nbytes(bytes);
+  return tensor;
+}
+
+at::Tensor after_a_refused_resize() {
+  at::Tensor tensor = at::zeros({4});
+  (void)share(tensor);
+  EXPECT_THROW(tensor.resize_({1000}), c10::Error);
+  EXPECT_EQ(tensor.numel(), 1000);  // torch has changed the shape before it refuses
   return tensor;
 }
 
@@ -355,6 +368,24 @@ INSTANTIATE_TEST_SUITE_P(
                  ErrorCode::storage_inaccessible, false},
         Obstacle{"UnreadableStorage", unreadable_tensor, ErrorCode::storage_inaccessible},
         Obstacle{"UnwritableStorage", unwritable_tensor, ErrorCode::storage_inaccessible},
+        Obstacle{"ShapeThatARefusedResizeLeft", after_a_refused_resize,
+                 ErrorCode::storage_too_small},
+        Obstacle{"ShrunkStorage", [] { return with_shrunk_storage(at::zeros({4}), 15); },
+                 ErrorCode::storage_too_small},
+        Obstacle{"ShrunkStorageBehindAnOffset",
+                 [] { return with_shrunk_storage(at::zeros({8}).narrow(0, 7, 1), 31); },
+                 ErrorCode::storage_too_small},
+        Obstacle{"ShrunkStorageUnderAColumn",
+                 [] { return with_shrunk_storage(at::zeros({3, 3}).select(1, 1), 31); },
+                 ErrorCode::storage_too_small},
+        Obstacle{"ShapeBeyondCounting",
+                 [] {
+                   at::Tensor tensor = at::zeros({4});
+                   constexpr int64_t kHuge = int64_t{1} << 62;
+                   tensor.unsafeGetTensorImpl()->set_sizes_and_strides(Dims{3}, Dims{kHuge});
+                   return tensor;
+                 },
+                 ErrorCode::storage_too_small},
         Obstacle{"RequiresGrad", [] { return at::zeros({3}).requires_grad_(); },
                  ErrorCode::requires_grad},
         Obstacle{"ResultWithHistory", [] { return at::zeros({3}).requires_grad_() * 2; },
@@ -410,6 +441,18 @@ TEST(Describe, WhatAutogradAndAutocastAddIsNoObstacle) {
     Loan loan;
     describe(tensor, loan);
     EXPECT_TRUE(loan.view().obstacles.empty());
+  }
+}
+
+TEST(Describe, StorageThatJustHoldsTheTensorIsLargeEnough) {
+  for (const at::Tensor& tensor : {with_shrunk_storage(at::zeros({4}), 16),
+                                   with_shrunk_storage(at::zeros({8}).narrow(0, 3, 2), 20),
+                                   with_shrunk_storage(at::zeros({3, 3}).select(1, 1), 32),
+                                   with_shrunk_storage(at::zeros({1}), 4).expand({1000}),
+                                   with_shrunk_storage(at::zeros({4}).narrow(0, 4, 0), 0)}) {
+    Loan loan;
+    describe(tensor, loan);
+    EXPECT_TRUE(loan.view().obstacles.empty()) << tensor.sizes();
   }
 }
 

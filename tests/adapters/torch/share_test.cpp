@@ -156,6 +156,19 @@ TEST(Share, LastOfManyHoldersReleases) {
   EXPECT_EQ(bytes.releases(), 1);
 }
 
+TEST(Share, LastHolderLetsGoOfTheStoragesRemainsToo) {
+  const at::Tensor tensor = at::zeros({4});
+  const auto weak_references = [&] {
+    return tensor.storage().getWeakStorageImpl().weak_use_count();
+  };
+  const auto before = weak_references();
+  Loan loan = share(tensor);
+  EXPECT_EQ(weak_references(), before + 1);
+  (void)storage_of(tensor).set_data_ptr(at::getCPUAllocator()->allocate(16));
+  loan.reset();
+  EXPECT_EQ(weak_references(), before);
+}
+
 TEST(Share, ReleasesOnceOnAnotherThread) {
   CountedBytes bytes(100);
   Loan loan = share(bytes.tensor());
@@ -406,6 +419,8 @@ void expect_held_not_swapped(at::Tensor tensor) {
   c10::StorageImpl& storage = storage_of(tensor);
   const void* context = storage.data_ptr().get_context();
   const auto deleter = storage.data_ptr().get_deleter();
+  storage.set_allocator(at::getCPUAllocator());  // or torch would not let it be resizable
+  storage.set_resizable(true);
   const auto holders = [&] { return c10::raw::intrusive_ptr::use_count(&storage); };
   const auto before = holders();
   Loan first = share(tensor);

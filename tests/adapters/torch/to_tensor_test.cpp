@@ -1,4 +1,4 @@
-// to_tensor: a tensor over the loan's memory that gives it back once; canonical strides; the way
+// to_tensor: a tensor over the loan's memory that gives it back once; settled strides; the way
 // back to the storage that the memory came from; the thread's dispatch state.
 #include <ATen/ATen.h>
 #include <ATen/FunctionalTensorWrapper.h>
@@ -226,7 +226,7 @@ void PrintTo(const StrideRow& row, std::ostream* out) { *out << row.name; }
 
 class ToTensorStrides : public testing::TestWithParam<StrideRow> {};
 
-TEST_P(ToTensorStrides, AreCanonicalWhereAnyWouldDoAndKeptElsewhere) {
+TEST_P(ToTensorStrides, AreCanonicalWhereTorchCouldNotHoldThemAndKeptElsewhere) {
   GuardedBuffer buffer(512);
   ReleaseCounter counter;
   at::Tensor tensor = to_tensor(
@@ -248,9 +248,13 @@ INSTANTIATE_TEST_SUITE_P(
         StrideRow{"Broadcast", {5, 3}, {0, 1}, {0, 1}, 12},
         StrideRow{"AllBroadcast", {5, 3}, {0, 0}, {0, 0}, 4},
         StrideRow{"OneElement", {1}, {-7}, {1}, 4},
-        StrideRow{"OneElementThrice", {1, 1, 1}, {-9, 0, 1000}, {1, 1, 1}, 4},
+        StrideRow{"OneElementOfStrideZero", {1}, {0}, {1}, 4},
+        StrideRow{"OneElementThrice", {1, 1, 1}, {-9, 0, -1000}, {1, 1, 1}, 4},
+        StrideRow{"PositiveStrideOfOneElement", {1}, {1000}, {1000}, 4},
         StrideRow{"LeadingOne", {1, 3}, {-99, 1}, {3, 1}, 12},
-        StrideRow{"TrailingOne", {3, 1}, {1, 77}, {1, 1}, 12},
+        StrideRow{"TrailingOne", {3, 1}, {1, -77}, {1, 1}, 12},
+        StrideRow{"PositiveStrideOfATrailingOne", {3, 1}, {1, 77}, {1, 77}, 12},
+        StrideRow{"PositiveStrideOfALeadingOne", {1, 3}, {99, 1}, {99, 1}, 12},
         StrideRow{"OneBetween", {3, 1, 2}, {2, -5, 1}, {2, 2, 1}, 24},
         StrideRow{"OneBesideAPaddedRow", {3, 1, 2}, {10, 0, 2}, {10, 4, 2}, 92},
         StrideRow{"Empty", {0}, {-5}, {1}, 0}, StrideRow{"EmptyRows", {0, 3}, {-1, 50}, {3, 1}, 0},
@@ -258,7 +262,7 @@ INSTANTIATE_TEST_SUITE_P(
         StrideRow{"EmptyInside", {2, 0, 3}, {0, 0, 0}, {3, 3, 1}, 0},
         StrideRow{"NineDimensions",
                   {1, 1, 1, 1, 1, 1, 1, 2, 3},
-                  {-1, 0, 5, 9, 0, 0, 0, 3, 1},
+                  {-1, 0, -5, -9, 0, 0, 0, 3, 1},
                   {6, 6, 6, 6, 6, 6, 6, 3, 1},
                   24}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
@@ -466,6 +470,7 @@ TEST(WayBack, KeepsOffsetsShapesAndStrides) {
     const at::Tensor back = to_tensor(share(view));
     EXPECT_EQ(&storage_of(back), &storage_of(source));
     EXPECT_EQ(back.sizes(), view.sizes());
+    EXPECT_EQ(back.strides(), view.strides());
     EXPECT_EQ(back.storage_offset(), view.storage_offset());
     EXPECT_TRUE(back.equal(view));
   }
@@ -511,6 +516,20 @@ TEST(WayBack, IsClosedWhenTheStorageHasOtherBytes) {
   at::Tensor back = to_tensor(std::move(loan));
   EXPECT_NE(&storage_of(back), &storage_of(source));
   EXPECT_EQ(back.data_ptr(), buffer.data());
+}
+
+TEST(WayBack, IsClosedWhenTheStorageNoLongerOwnsTheBytes) {
+  GuardedBuffer buffer(64);
+  ReleaseCounter counter;
+  at::Tensor source = counted_tensor(buffer, counter);
+  Loan loan = share(source);
+  // The same address, but nobody behind it.
+  (void)storage_of(source).set_data_ptr(at::DataPtr(buffer.data(), c10::Device(c10::kCPU)));
+  at::Tensor back = to_tensor(std::move(loan));
+  EXPECT_NE(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(counter.count(), 0);
+  back.reset();
+  EXPECT_EQ(counter.count(), 1);
 }
 
 TEST(WayBack, IsClosedWhenTheStorageIsGone) {
