@@ -15,13 +15,25 @@ constexpr const char* kLegacyUsed = "used_dltensor";
 constexpr const char* kVersioned = "dltensor_versioned";
 constexpr const char* kVersionedUsed = "used_dltensor_versioned";
 
+// Gives a foreign tensor back. Its deleter may be Python code, which must neither see nor clear an
+// exception that is under way on this thread (rules 44, 59); on a thread without the GIL there is
+// none.
+template <typename Managed>
+void release_foreign(void* managed) noexcept {
+  const Owner owner = owner_of(static_cast<Managed*>(managed));
+  if (Py_IsInitialized() && PyGILState_Check()) {
+    const PendingException aside;
+    owner.release(owner.context);
+  } else {
+    owner.release(owner.context);
+  }
+}
+
 template <typename Managed>
 void destroy(PyObject* capsule, const char* name) noexcept {
   if (!PyCapsule_IsValid(capsule, name)) return;  // consumed: the consumer owns
   auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
-  const PendingException aside;
-  const Owner owner = owner_of(managed);
-  owner.release(owner.context);
+  release_foreign<Managed>(managed);
 }
 
 void destroy_legacy(PyObject* capsule) { destroy<DLManagedTensor>(capsule, kLegacy); }
@@ -76,8 +88,8 @@ Error* lend(PyObject* x, Loan* loan) noexcept {
     void* managed = PyCapsule_GetPointer(x, versioned ? kVersioned : kLegacy);
     if (managed == nullptr || PyCapsule_SetName(x, versioned ? kVersionedUsed : kLegacyUsed) != 0)
       throw Error(ErrorCode::python_exception, "capsule", "the capsule could not be consumed");
-    loan->attach(versioned ? owner_of(static_cast<DLManagedTensorVersioned*>(managed))
-                           : owner_of(static_cast<DLManagedTensor*>(managed)));
+    loan->attach({managed, versioned ? release_foreign<DLManagedTensorVersioned>
+                                     : release_foreign<DLManagedTensor>});
   });
 }
 

@@ -181,12 +181,11 @@ Plan plan_for(const Source& source, const Adapter& target, Request& request) noe
   return decision;
 }
 
-PyObject* convert(PyObject* x, const Adapter& target, const Request& asked) noexcept {
-  Source source;
-  if (!source.open(x)) return nullptr;
-  if (plan(source.view(), *target.traits, asked).verdict == Verdict::share) [[likely]]
-    return convert_by_sharing(source, target);
-  Request request = asked;
+namespace {
+
+// Everything but the plain share: kept out of the way of the hot path.
+[[gnu::noinline]] PyObject* convert_otherwise(Source& source, const Adapter& target,
+                                              Request request) noexcept {
   const Plan decision = plan_for(source, target, request);
   if (decision.verdict == Verdict::share) return convert_by_sharing(source, target);
   if (decision.verdict == Verdict::refuse)
@@ -197,6 +196,16 @@ PyObject* convert(PyObject* x, const Adapter& target, const Request& asked) noex
                        "staging is not available in this build of dlbridge"));
   }
   return convert_by_copy(source, target, request, decision);
+}
+
+}  // namespace
+
+PyObject* convert(PyObject* x, const Adapter& target, const Request& asked) noexcept {
+  Source source;
+  if (!source.open(x)) return nullptr;
+  if (plan(source.view(), *target.traits, asked).verdict == Verdict::share) [[likely]]
+    return convert_by_sharing(source, target);
+  return convert_otherwise(source, target, asked);
 }
 
 PyObject* convert_into(PyObject* x, const Adapter& target, Request request,

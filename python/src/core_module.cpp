@@ -18,6 +18,9 @@ namespace nb = nanobind;
 namespace dlbridge::python {
 namespace {
 
+// The request of a call with one positional argument.
+constexpr Request kNothingNamed;
+
 constexpr std::array kToTorchKeywords{Keyword{"device", &CallArguments::device},
                                       Keyword{"dtype", &CallArguments::dtype},
                                       Keyword{"copy", &CallArguments::copy}};
@@ -57,7 +60,7 @@ PyObject* to_torch(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject*
   static const Adapter* target = nullptr;
   if (cached(target, "torch") == nullptr) return nullptr;
   if (nargs == 1 && names == nullptr) [[likely]]
-    return convert(args[0], *target, {});
+    return convert(args[0], *target, kNothingNamed);
   return convert_call("to_torch", *target, args, nargs, names, kToTorchKeywords);
 }
 
@@ -65,13 +68,13 @@ PyObject* to_numpy(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject*
   static const Adapter* target = nullptr;
   if (cached(target, "numpy") == nullptr) return nullptr;
   if (nargs == 1 && names == nullptr) [[likely]]
-    return convert(args[0], *target, {});
+    return convert(args[0], *target, kNothingNamed);
   return convert_call("to_numpy", *target, args, nargs, names, kToNumpyKeywords);
 }
 
 PyObject* from_dlpack(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
   if (nargs == 1 && names == nullptr) [[likely]]
-    return convert(args[0], tensor_adapter(), {});
+    return convert(args[0], tensor_adapter(), kNothingNamed);
   return convert_call("from_dlpack", tensor_adapter(), args, nargs, names, kFromDlpackKeywords);
 }
 

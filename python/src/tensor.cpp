@@ -21,11 +21,6 @@ namespace nb = nanobind;
 
 namespace dlbridge::python {
 
-Tensor::~Tensor() {
-  const PendingException aside;
-  memory.reset();
-}
-
 void copy_description(const TensorView& view, Loan& loan) {
   loan.set_rank(view.ndim);
   std::copy_n(view.shape, view.ndim, loan.shape());

@@ -19,11 +19,8 @@ class SharedLoan {
   SharedLoan(const SharedLoan&) = delete;
   SharedLoan& operator=(const SharedLoan&) = delete;
   SharedLoan& operator=(SharedLoan&&) = delete;
-  ~SharedLoan() { reset(); }
-
-  /// Gives this share back.
-  void reset() noexcept {
-    if (Block* block = std::exchange(block_, nullptr)) release(block);
+  ~SharedLoan() {
+    if (block_ != nullptr) release(block_);
   }
 
   const TensorView& view() const noexcept { return block_->loan.view(); }
@@ -56,10 +53,6 @@ void copy_description(const TensorView& view, Loan& loan);
 
 /// The Python class's content.
 struct Tensor {
-  explicit Tensor(SharedLoan&& shared) noexcept : memory(std::move(shared)) {}
-  Tensor(Tensor&&) noexcept = default;
-  ~Tensor();
-
   SharedLoan memory;
 };
 

@@ -31,15 +31,7 @@ void free_memory(PyObject* self) noexcept { PyObject_Free(self); }
 
 void deallocate(PyObject* self) {
   const Owner owner = reinterpret_cast<LoanBase*>(self)->owner;
-  if (owner) {
-    // A foreign deleter may run Python code, which must neither see nor clear the exception that is
-    // under way.
-    PyObject *type = nullptr, *value = nullptr, *traceback = nullptr;
-    const bool pending = PyErr_Occurred() != nullptr;
-    if (pending) PyErr_Fetch(&type, &value, &traceback);
-    owner.release(owner.context);
-    if (pending) PyErr_Restore(type, value, traceback);
-  }
+  if (owner) owner.release(owner.context);
   free_memory(self);
 }
 
@@ -59,7 +51,10 @@ PyTypeObject loan_base_type = make_type();
 
 LoanBase* new_loan_base() noexcept {
   LoanBase* base = allocate();
-  if (base != nullptr) base->owner = base->origin = Owner{};
+  if (base != nullptr) {
+    base->owner = Owner{};
+    base->origin = Owner{};
+  }
   return base;
 }
 

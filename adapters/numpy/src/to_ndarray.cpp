@@ -80,8 +80,9 @@ PyObject* to_ndarray(Loan&& loan) {
     Py_DECREF(array);
     throw_python_error();
   }
-  base->owner = loan.release_owner();
-  base->origin = loan.origin ? loan.origin : base->owner;
+  const Owner owner = loan.release_owner();
+  base->owner = owner;
+  base->origin = loan.origin ? loan.origin : owner;
   return array;
 }
 

@@ -120,11 +120,10 @@ int64_t copy_layout(c10::IntArrayRef sizes, c10::IntArrayRef strides, Loan& loan
 }
 
 // A refused resize_ leaves torch with a shape that its storage does not hold.
-bool fits(int64_t offset, int64_t reach, int64_t itemsize, size_t storage_bytes) noexcept {
+bool fits(int64_t offset, int64_t reach, int64_t itemsize, int64_t storage_bytes) noexcept {
   int64_t end = 0;
   return reach == 0 || (!__builtin_add_overflow(offset, reach, &end) &&
-                        !__builtin_mul_overflow(end, itemsize, &end) &&
-                        end <= static_cast<int64_t>(storage_bytes));
+                        !__builtin_mul_overflow(end, itemsize, &end) && end <= storage_bytes);
 }
 
 }  // namespace
@@ -157,7 +156,9 @@ void describe(const at::Tensor& tensor, Loan& loan) {
   }
   if (is_copy_on_write(storage)) view.obstacles.add(ErrorCode::copy_on_write);
   const auto itemsize = static_cast<int64_t>(impl.dtype().itemsize());
-  if (!fits(impl.storage_offset(), reach, itemsize, storage.nbytes())) [[unlikely]]
+  const std::optional<int64_t> storage_bytes = storage.sym_nbytes().maybe_as_int();
+  if (!storage_bytes) return describe_obstacle(ErrorCode::symbolic_shape, loan);
+  if (!fits(impl.storage_offset(), reach, itemsize, *storage_bytes)) [[unlikely]]
     view.obstacles.add(ErrorCode::storage_too_small);
   auto* base = static_cast<char*>(storage._mutable_data_ptr_no_checks().get());
   view.data = base == nullptr ? nullptr : base + impl.storage_offset() * itemsize;

@@ -50,17 +50,21 @@ c10::Device torch_device(DLDevice device) {
 int64_t settle_strides(Loan& loan) noexcept {
   const TensorView& view = loan.view();
   int64_t* strides = loan.strides();
+  if (view.is_empty()) [[unlikely]] {
+    compact_strides(view.extents(), strides);
+    return 0;
+  }
   int64_t last = 0;
-  int64_t next = 1;  // the stride that a row-major neighbour would have
+  uint64_t next =
+      1;  // the stride that a row-major neighbour would have; unsigned: it may go unused
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
     const int64_t extent = view.shape[i];
-    if (extent == 0) {
-      compact_strides(view.extents(), strides);
-      return 0;
+    if (extent == 1) {
+      if (strides[i] <= 0) strides[i] = static_cast<int64_t>(next);
+    } else {
+      last += (extent - 1) * strides[i];
     }
-    if (extent == 1 && strides[i] <= 0) strides[i] = next;
-    last += (extent - 1) * strides[i];
-    next = extent * strides[i];
+    next = static_cast<uint64_t>(extent) * static_cast<uint64_t>(strides[i]);
   }
   return (last + 1) * view.itemsize();
 }

@@ -137,17 +137,6 @@ TEST(FinishCopy, IsTheSameTensorInAPlainThread) {
   EXPECT_EQ(finished.use_count(), 1u);
 }
 
-TEST(FinishCopy, IsLiftFreshsWhateverIsExcludedFromDispatch) {
-  // A key that no tensor here has: only the state differs.
-  const c10::impl::ExcludeDispatchKeyGuard mode(c10::DispatchKey::AutogradMPS);
-  at::Tensor tensor = at::zeros({3});
-  const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
-  const bool lifted_is_same = at::lift_fresh(tensor).unsafeGetTensorImpl() == impl;
-  const bool finished_is_same = finish_copy(std::move(tensor)).unsafeGetTensorImpl() == impl;
-  ASSERT_FALSE(lifted_is_same);
-  EXPECT_FALSE(finished_is_same);
-}
-
 // z(k) = k - (2k + 1)i, in shape (3, 4).
 at::Tensor complex_source() {
   const at::Tensor k = at::arange(12, at::kFloat).reshape({3, 4});
