@@ -41,11 +41,17 @@ void release_storage(void* context) noexcept {
 c10::DeleterFnPtr bytes_deleter() noexcept { return release_bytes; }
 
 // Shared memory and mapped files are what their deleter says they are (is_shared(), the file's
-// name).
+// name): the answer depends on the deleter alone, so the last one that was not theirs is
+// remembered.
 bool is_mapped(const at::DataPtr& data) {
-  return at::MapAllocator::fromDataPtr(data) != nullptr ||
-         at::RefcountedMapAllocator::fromDataPtr(data) != nullptr ||
-         (managed_map_allocator != nullptr && managed_map_allocator(data) != nullptr);
+  static std::atomic<c10::DeleterFnPtr> unmapped{nullptr};
+  const c10::DeleterFnPtr deleter = data.get_deleter();
+  if (deleter == unmapped.load(std::memory_order_relaxed)) return false;
+  const bool mapped = at::MapAllocator::fromDataPtr(data) != nullptr ||
+                      at::RefcountedMapAllocator::fromDataPtr(data) != nullptr ||
+                      (managed_map_allocator != nullptr && managed_map_allocator(data) != nullptr);
+  if (!mapped) unmapped.store(deleter, std::memory_order_relaxed);
+  return mapped;
 }
 
 // Serialises the first exports of a storage. Striped by address; held for a few instructions.
