@@ -12,13 +12,6 @@ namespace {
   throw Error(ErrorCode::python_exception, "", "a Python exception is set");
 }
 
-std::string repr_of(PyObject* object) {
-  const Reference text(PyObject_Repr(object));
-  const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-  if (utf8 == nullptr) PyErr_Clear();
-  return utf8 ? utf8 : "an object";
-}
-
 [[noreturn]] void refuse_device(PyObject* device) {
   throw Error(ErrorCode::invalid_device, "device",
               "device is " + repr_of(device) +

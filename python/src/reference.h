@@ -3,6 +3,7 @@
 
 #include <Python.h>
 
+#include <string>
 #include <utility>
 
 namespace dlbridge::python {
@@ -48,5 +49,13 @@ class PendingException {
   PyObject* value_ = nullptr;
   PyObject* traceback_ = nullptr;
 };
+
+/// repr(object) as text, for error messages; "an object" where it has none.
+inline std::string repr_of(PyObject* object) {
+  const Reference text(PyObject_Repr(object));
+  const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+  if (utf8 == nullptr) PyErr_Clear();
+  return utf8 ? utf8 : "an object";
+}
 
 }  // namespace dlbridge::python

@@ -89,13 +89,6 @@ PyObject* name_of(PyObject* object) noexcept {
   return name;
 }
 
-std::string repr_of(PyObject* object) {
-  const Reference text(PyObject_Repr(object));
-  const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-  if (utf8 == nullptr) PyErr_Clear();
-  return utf8 ? utf8 : "an object";
-}
-
 Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
   return guarded([&] {
     if (THPDtype_Check(object)) {
