@@ -88,18 +88,6 @@ ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target) noe
   return reasons;
 }
 
-// The common case, decided with a handful of comparisons: nothing was named, and nothing stands
-// against sharing.
-bool is_plainly_shareable(const TensorView& view, const TargetTraits& target,
-                          const Request& request) noexcept {
-  return request.copy <= CopyMode::if_needed && !request.into_existing && !request.device &&
-         !request.dtype && view.obstacles.empty() && view.ndim <= target.max_ndim &&
-         view.dtype.bits >= 8 && target.dtypes.contains(view.dtype) &&
-         target.accepts_device(view.device) &&
-         (view.access != Access::read_only || target.read_only) &&
-         layout_reasons(view, target).empty();
-}
-
 int64_t result_bytes(const TensorView& view, const TargetTraits& target, const Request& request,
                      bool casts) noexcept {
   if (casts) return view.size() * DType(*request.dtype).itemsize();
@@ -127,9 +115,8 @@ std::string_view name(Verdict verdict) noexcept {
   return "unknown";
 }
 
-Plan plan(const TensorView& view, const TargetTraits& target, const Request& request) noexcept {
-  if (is_plainly_shareable(view, target, request)) [[likely]]
-    return {};
+Plan detail::weigh(const TensorView& view, const TargetTraits& target,
+                   const Request& request) noexcept {
   ReasonSet reasons = view.obstacles;
   Plan result;
   result.casts = request.dtype && !(DType(*request.dtype) == DType(view.dtype));

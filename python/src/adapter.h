@@ -38,10 +38,14 @@ struct Adapter {
 
   /// Whether `x` is this framework's, subclasses included.
   bool (*accepts)(PyObject* x) noexcept = nullptr;
-  /// Fills a loan without an owner.
+  /// Fills a loan without an owner; `origin` where it is known without one.
   Error* (*describe)(PyObject* x, Loan* loan) noexcept = nullptr;
   /// Gives a described loan its owner.
   Error* (*lend)(PyObject* x, Loan* loan) noexcept = nullptr;
+  /// A new reference to this framework's object over the very storage that a described, ownerless
+  /// loan says it came from (`origin`); null in `out` where there is no such way back. Null if the
+  /// framework has none.
+  Error* (*recall)(Loan* loan, PyObject** out) noexcept = nullptr;
   /// Consumes the loan: a new reference to this framework's object over its memory.
   Error* (*wrap)(Loan* loan, PyObject** out) noexcept = nullptr;
   /// Fresh memory: a new reference, and a borrowed writable view of it.

@@ -108,6 +108,10 @@ void describe_result(const TensorView& view, const Request& request, const Plan&
 
 PyObject* convert_by_sharing(Source& source, const Adapter& target) noexcept {
   PyObject* result = nullptr;
+  if (source.loan().origin && target.recall != nullptr) {
+    if (Error* error = target.recall(&source.loan(), &result)) return raise(error);
+    if (result != nullptr) return result;
+  }
   if (!source.lend()) return nullptr;
   if (Error* error = target.wrap(&source.loan(), &result)) return raise(error);
   return result;

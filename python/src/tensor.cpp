@@ -21,20 +21,6 @@ namespace nb = nanobind;
 
 namespace dlbridge::python {
 
-void copy_description(const TensorView& view, Loan& loan) {
-  loan.set_rank(view.ndim);
-  std::copy_n(view.shape, view.ndim, loan.shape());
-  std::copy_n(view.strides, view.ndim, loan.strides());
-  TensorView& to = loan.view();
-  to.data = view.data;
-  to.byte_offset = view.byte_offset;
-  to.device = view.device;
-  to.dtype = view.dtype;
-  to.access = view.access;
-  to.is_copied = view.is_copied;
-  to.subbyte_padded = view.subbyte_padded;
-}
-
 namespace {
 
 [[noreturn]] void throw_python() { throw nb::python_error(); }
@@ -73,7 +59,7 @@ Loan loan_for_export(const Tensor& self, CopyMode copy) {
   const TensorView& view = self.memory.view();
   if (copy != CopyMode::always) {
     Loan loan;
-    copy_description(view, loan);
+    loan.describe(view);
     loan.attach(self.memory.share());
     return loan;
   }
@@ -132,12 +118,14 @@ const Tensor& unpack(PyObject* x) noexcept { return *nb::inst_ptr<Tensor>(nb::ha
 bool accepts(PyObject* x) noexcept { return nb::isinstance<Tensor>(nb::handle(x)); }
 
 Error* describe(PyObject* x, Loan* loan) noexcept {
-  return guarded([&] { copy_description(unpack(x).memory.view(), *loan); });
+  return guarded([&] {
+    loan->describe(unpack(x).memory.view());
+    loan->origin = unpack(x).memory.origin();
+  });
 }
 
 Error* lend(PyObject* x, Loan* loan) noexcept {
   loan->attach(unpack(x).memory.share());
-  loan->origin = unpack(x).memory.origin();
   return nullptr;
 }
 
@@ -150,7 +138,7 @@ Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* mem
     TensorView shape = *like;
     shape.dtype = dtype;
     Loan loan = allocate_like(shape);
-    copy_description(loan.view(), *memory);
+    memory->describe(loan.view());
     *out = nb::cast(Tensor{SharedLoan(std::move(loan))}).release().ptr();
   });
 }

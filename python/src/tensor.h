@@ -48,9 +48,6 @@ class SharedLoan {
   Block* block_;
 };
 
-/// Copies the description in `view` into `loan`, which gets no owner.
-void copy_description(const TensorView& view, Loan& loan);
-
 /// The Python class's content.
 struct Tensor {
   SharedLoan memory;

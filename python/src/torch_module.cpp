@@ -44,6 +44,13 @@ PyObject* wrap_tensor(at::Tensor&& tensor) {
   return wrapped;
 }
 
+Error* recall(Loan* loan, PyObject** out) noexcept {
+  return guarded([&] {
+    at::Tensor tensor = recall_tensor(*loan);
+    *out = tensor.defined() ? wrap_tensor(std::move(tensor)) : nullptr;
+  });
+}
+
 Error* wrap(Loan* loan, PyObject** out) noexcept {
   return guarded([&] { *out = wrap_tensor(to_tensor(std::move(*loan))); });
 }
@@ -126,6 +133,7 @@ Adapter make_adapter() noexcept {
   adapter.accepts = accepts;
   adapter.describe = describe;
   adapter.lend = lend;
+  adapter.recall = recall;
   adapter.wrap = wrap;
   adapter.empty = empty;
   adapter.finish = finish;

@@ -94,11 +94,11 @@ void describe_ndarray(PyObject* object, Loan& loan) {
     view.obstacles.add(ErrorCode::byte_order);
   if (!read_strides(array, dtype.itemsize(), loan)) [[unlikely]]
     view.obstacles.add(ErrorCode::stride_not_multiple);
+  if (PyArray_BASE(array) != nullptr) loan.origin = origin_of(array);
 }
 
 void lend_ndarray(PyObject* array, Loan& loan) noexcept {
   loan.attach({Py_NewRef(array), release_python_object});
-  if (PyArray_BASE(as_array(array)) != nullptr) loan.origin = origin_of(as_array(array));
 }
 
 Loan share_ndarray(PyObject* array) {

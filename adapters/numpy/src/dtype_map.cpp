@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <type_traits>
 
 #include "dlbridge/numpy.h"
 
@@ -74,11 +75,9 @@ struct Maps {
   bool ml_dtypes_loaded = false;
 };
 
-// Leaked: arrays may be described until the very end of the process.
-Maps& maps() noexcept {
-  static Maps* instance = new Maps;
-  return *instance;
-}
+// Never destroyed: arrays may be described until the very end of the process.
+static_assert(std::is_trivially_destructible_v<Maps>);
+constinit Maps g_maps;
 
 const DTypeEntry kUnknown{{}, false, "one that DLPack does not have"};
 
@@ -106,9 +105,9 @@ const char* refused_name(int type_num) noexcept {
 }
 
 void put(DType dtype, PyArray_Descr* descriptor) noexcept {
-  maps().descriptors[static_cast<size_t>(DTypeSet::slot(dtype))] = descriptor;
-  maps().traits.dtypes.add(dtype);
-  maps().traits.dtypes_missing.remove(dtype);
+  g_maps.descriptors[static_cast<size_t>(DTypeSet::slot(dtype))] = descriptor;
+  g_maps.traits.dtypes.add(dtype);
+  g_maps.traits.dtypes_missing.remove(dtype);
 }
 
 bool ml_dtypes_is_imported() noexcept {
@@ -127,7 +126,7 @@ void register_packaged(PyObject* module) noexcept {
     if (PyArray_DescrConverter(type, &descriptor) == NPY_SUCCEED) {
       const int slot = descriptor->type_num - kFirstUserType;
       if (slot >= 0 && slot < kUserTypes) {
-        maps().user[static_cast<size_t>(slot)] = {row.dtype, true, nullptr};
+        g_maps.user[static_cast<size_t>(slot)] = {row.dtype, true, nullptr};
         put(row.dtype, descriptor);  // kept for good
       } else {
         Py_DECREF(descriptor);
@@ -142,7 +141,7 @@ void register_packaged(PyObject* module) noexcept {
 }  // namespace
 
 void initialize_dtype_map() {
-  Maps& tables = maps();
+  Maps& tables = g_maps;
   TargetTraits& traits = tables.traits;
   traits.name = "numpy";
   traits.max_ndim = PyArray_RUNTIME_VERSION >= NPY_2_0_API_VERSION ? 64 : 32;
@@ -161,37 +160,37 @@ void initialize_dtype_map() {
   }
 }
 
-const TargetTraits& numpy_traits() noexcept { return maps().traits; }
+const TargetTraits& numpy_traits() noexcept { return g_maps.traits; }
 
 bool load_ml_dtypes() noexcept {
-  if (maps().ml_dtypes_loaded) return true;
+  if (g_maps.ml_dtypes_loaded) return true;
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
   PyObject* module = PyImport_ImportModule("ml_dtypes");
   if (module != nullptr) {
     register_packaged(module);
     Py_DECREF(module);
-    maps().ml_dtypes_loaded = true;
+    g_maps.ml_dtypes_loaded = true;
   } else {
     PyErr_Clear();
   }
   PyErr_Restore(type, value, traceback);
-  return maps().ml_dtypes_loaded;
+  return g_maps.ml_dtypes_loaded;
 }
 
 const DTypeEntry& entry_for(int type_num) noexcept {
   if (type_num >= 0 && type_num <= NPY_HALF) [[likely]]
-    return maps().builtin[static_cast<size_t>(type_num)];
+    return g_maps.builtin[static_cast<size_t>(type_num)];
   const int slot = type_num - kFirstUserType;
   if (slot < 0 || slot >= kUserTypes) return kUnknown;
-  if (!maps().ml_dtypes_loaded && ml_dtypes_is_imported()) load_ml_dtypes();
-  const DTypeEntry& entry = maps().user[static_cast<size_t>(slot)];
+  if (!g_maps.ml_dtypes_loaded && ml_dtypes_is_imported()) load_ml_dtypes();
+  const DTypeEntry& entry = g_maps.user[static_cast<size_t>(slot)];
   return entry.held ? entry : kUnknown;
 }
 
 PyArray_Descr* descriptor_for(DLDataType dtype) noexcept {
   const int slot = DTypeSet::slot(dtype);
-  return slot < 0 ? nullptr : maps().descriptors[static_cast<size_t>(slot)];
+  return slot < 0 ? nullptr : g_maps.descriptors[static_cast<size_t>(slot)];
 }
 
 DLDataType parse_numpy_dtype(PyObject* object) {
@@ -200,7 +199,7 @@ DLDataType parse_numpy_dtype(PyObject* object) {
     const char* text = PyUnicode_AsUTF8(object);
     const auto named = text ? DType::parse(text) : std::nullopt;
     if (!text) PyErr_Clear();
-    if (named && maps().traits.dtypes_missing.contains(*named)) load_ml_dtypes();
+    if (named && g_maps.traits.dtypes_missing.contains(*named)) load_ml_dtypes();
     if (named) return *named;
   }
   PyArray_Descr* descriptor = nullptr;

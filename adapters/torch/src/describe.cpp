@@ -156,9 +156,10 @@ void describe(const at::Tensor& tensor, Loan& loan) {
   }
   if (is_copy_on_write(storage)) view.obstacles.add(ErrorCode::copy_on_write);
   const auto itemsize = static_cast<int64_t>(impl.dtype().itemsize());
-  const std::optional<int64_t> storage_bytes = storage.sym_nbytes().maybe_as_int();
-  if (!storage_bytes) return describe_obstacle(ErrorCode::symbolic_shape, loan);
-  if (!fits(impl.storage_offset(), reach, itemsize, *storage_bytes)) [[unlikely]]
+  const c10::SymInt storage_bytes = storage.sym_nbytes();
+  if (storage_bytes.is_heap_allocated()) [[unlikely]]
+    return describe_obstacle(ErrorCode::symbolic_shape, loan);
+  if (!fits(impl.storage_offset(), reach, itemsize, storage_bytes.as_int_unchecked())) [[unlikely]]
     view.obstacles.add(ErrorCode::storage_too_small);
   auto* base = static_cast<char*>(storage._mutable_data_ptr_no_checks().get());
   view.data = base == nullptr ? nullptr : base + impl.storage_offset() * itemsize;

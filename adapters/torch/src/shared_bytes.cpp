@@ -1,13 +1,11 @@
 #include "shared_bytes.h"
 
 #include <ATen/MapAllocator.h>
-#include <c10/core/StorageImpl.h>
 
 #include <array>
 #include <atomic>
 #include <thread>
-
-#include "recycled.h"
+#include <typeinfo>
 
 // THManagedMapAllocator::fromDataPtr lives in libshm, which torch's Python package loads and a
 // LibTorch program need not have: then no such memory exists, and the weak symbol is null.
@@ -17,22 +15,123 @@
 namespace dlbridge {
 namespace {
 
-// Referenced by the storage's DataPtr and by every export. The weak pointer finds the way back; it
-// keeps the StorageImpl's few words, not its memory.
-struct SharedBytes {
-  std::atomic<int64_t> references;
-  at::DataPtr original;
-  c10::StorageImpl* storage;  // one weak reference
+// Serialises the first exports of a storage. Striped by address; held for a few instructions.
+class StorageLock {
+ public:
+  explicit StorageLock(const void* storage) noexcept
+      : flag_(flags_[reinterpret_cast<uintptr_t>(storage) / 64 % flags_.size()]) {
+    while (flag_.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
+  }
+  ~StorageLock() { flag_.clear(std::memory_order_release); }
+  StorageLock(const StorageLock&) = delete;
+  StorageLock& operator=(const StorageLock&) = delete;
 
-  ~SharedBytes() { c10::raw::weak_intrusive_ptr::decref(storage); }
+ private:
+  static inline std::array<std::atomic_flag, 64> flags_{};
+  std::atomic_flag& flag_;
+};
+
+c10::intrusive_ptr<c10::StorageImpl> lock_weak(c10::StorageImpl* storage) noexcept {
+  return c10::intrusive_ptr<c10::StorageImpl>::reclaim(c10::raw::weak_intrusive_ptr::lock(storage));
+}
+
+}  // namespace
+
+// Shared by the storage's DataPtr and by every export. `storage` finds the way back. To one of
+// torch's own making it is a weak reference, which keeps the StorageImpl's few words, not its
+// memory. A LoanStorage is known without one: `state` says whether it still lives (kHome), and who
+// looks for it counts as a visitor, for whom it waits when it goes.
+struct SharedBytes {
+  static constexpr uint64_t kShare = 1;
+  static constexpr uint64_t kShares = 0xffffffff;
+  static constexpr uint64_t kHome = uint64_t{1} << 32;
+  static constexpr uint64_t kVisitor = uint64_t{1} << 33;
+
+  std::atomic<uint64_t> state;
+  at::DataPtr original;
+  c10::StorageImpl* const storage;
+  const bool weak;
+
+  // Two shares: the storage's and the first export's. Requires: the storage's lock.
+  explicit SharedBytes(c10::StorageImpl& home) noexcept
+      : storage(&home), weak(&typeid(home) != &typeid(LoanStorage)) {
+    state.store(2 * kShare + (weak ? 0 : kHome), std::memory_order_relaxed);
+    if (weak) {
+      c10::raw::weak_intrusive_ptr::incref(&home);
+      return;
+    }
+    std::atomic<SharedBytes*>& tie = static_cast<LoanStorage&>(home).bytes_;
+    SharedBytes* replaced = tie.load(std::memory_order_relaxed);
+    tie.store(this, std::memory_order_relaxed);
+    if (replaced != nullptr) replaced->state.fetch_and(~kHome, std::memory_order_relaxed);
+  }
+
+  // Requires: no share is left.
+  ~SharedBytes() {
+    if (weak) c10::raw::weak_intrusive_ptr::decref(storage);
+    if (weak || (state.load(std::memory_order_acquire) & kHome) == 0) return;
+    // The storage was given other bytes. It lives as long as these say so under its lock.
+    const StorageLock lock(storage);
+    if ((state.load(std::memory_order_relaxed) & kHome) != 0)
+      static_cast<LoanStorage*>(storage)->bytes_.store(nullptr, std::memory_order_relaxed);
+  }
+
+  // Requires: a share, kept meanwhile.
+  c10::intrusive_ptr<c10::StorageImpl> home() noexcept {
+    if (weak) return lock_weak(storage);
+    const bool lives = (state.fetch_add(kVisitor, std::memory_order_acquire) & kHome) != 0;
+    auto found = lives ? lock_weak(storage) : c10::intrusive_ptr<c10::StorageImpl>();
+    state.fetch_sub(kVisitor, std::memory_order_release);
+    return found;
+  }
+
+  void drop_share() noexcept {
+    // A lone holder has nobody to be counted against: new ones come only from who holds a share.
+    if ((state.load(std::memory_order_acquire) & kShares) == kShare ||
+        (state.fetch_sub(kShare, std::memory_order_acq_rel) & kShares) == kShare)
+      delete this;
+  }
+
+  void forget_home() noexcept {
+    state.fetch_and(~kHome, std::memory_order_acq_rel);
+    while (state.load(std::memory_order_acquire) >= kVisitor) std::this_thread::yield();
+  }
+
+  // The storage goes and drops its share: one step, unless someone is looking for it.
+  void drop_home_and_share() noexcept {
+    uint64_t seen = state.load(std::memory_order_acquire);
+    while (seen < kVisitor && (seen & kShares) != kShare) {
+      if (state.compare_exchange_weak(seen, seen - kHome - kShare, std::memory_order_acq_rel,
+                                      std::memory_order_acquire))
+        return;
+    }
+    forget_home();
+    drop_share();
+  }
+
   static void* operator new(size_t size) { return SpareBlocks<SharedBytes>::take(size); }
   static void operator delete(void* block) noexcept { SpareBlocks<SharedBytes>::put(block); }
 };
 
-void release_bytes(void* context) noexcept {
-  auto* bytes = static_cast<SharedBytes*>(context);
-  if (bytes->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete bytes;
+namespace {
+
+void release_bytes(void* context) noexcept { static_cast<SharedBytes*>(context)->drop_share(); }
+
+}  // namespace
+
+void LoanStorage::part() noexcept {
+  at::DataPtr& data = _mutable_data_ptr_no_checks();
+  auto* bytes = bytes_.load(std::memory_order_relaxed);
+  if (data.get_deleter() == c10::DeleterFnPtr(release_bytes) && data.get_context() == bytes) {
+    (void)data.release_context();
+    return bytes->drop_home_and_share();
+  }
+  const StorageLock lock(this);
+  bytes = bytes_.load(std::memory_order_relaxed);
+  if (bytes != nullptr) bytes->forget_home();
 }
+
+namespace {
 
 void release_storage(void* context) noexcept {
   c10::raw::intrusive_ptr::decref(static_cast<c10::StorageImpl*>(context));
@@ -54,26 +153,9 @@ bool is_mapped(const at::DataPtr& data) {
   return mapped;
 }
 
-// Serialises the first exports of a storage. Striped by address; held for a few instructions.
-class StorageLock {
- public:
-  explicit StorageLock(const void* storage) noexcept
-      : flag_(flags_[reinterpret_cast<uintptr_t>(storage) / 64 % flags_.size()]) {
-    while (flag_.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
-  }
-  ~StorageLock() { flag_.clear(std::memory_order_release); }
-  StorageLock(const StorageLock&) = delete;
-  StorageLock& operator=(const StorageLock&) = delete;
-
- private:
-  static inline std::array<std::atomic_flag, 64> flags_{};
-  std::atomic_flag& flag_;
-};
-
-// Two references: the storage's and the first export's.
+// Requires: the storage's lock.
 SharedBytes* swap_to_shared(c10::StorageImpl& storage) {
-  auto* bytes = new SharedBytes{2, at::DataPtr(), &storage};
-  c10::raw::weak_intrusive_ptr::incref(&storage);
+  auto* bytes = new SharedBytes(storage);
   at::DataPtr& data = storage._mutable_data_ptr_no_checks();
   at::DataPtr shared(data.get(), bytes, release_bytes, data.device());
   bytes->original = std::move(data);
@@ -89,7 +171,7 @@ Owner share_storage(c10::StorageImpl& storage) {
     const at::DataPtr& data = storage._mutable_data_ptr_no_checks();
     if (data.get_deleter() == bytes_deleter()) [[likely]] {
       auto* bytes = static_cast<SharedBytes*>(data.get_context());
-      bytes->references.fetch_add(1, std::memory_order_relaxed);
+      bytes->state.fetch_add(SharedBytes::kShare, std::memory_order_relaxed);
       return {bytes, release_bytes};
     }
     if (!is_mapped(data)) {
@@ -106,8 +188,7 @@ Owner share_storage(c10::StorageImpl& storage) {
 c10::intrusive_ptr<c10::StorageImpl> storage_behind(const Owner& origin) noexcept {
   if (origin.release == release_bytes) {
     auto* bytes = static_cast<SharedBytes*>(origin.context);
-    auto storage = c10::intrusive_ptr<c10::StorageImpl>::reclaim(
-        c10::raw::weak_intrusive_ptr::lock(bytes->storage));
+    auto storage = bytes->home();
     // share_memory_() and the like give the storage other bytes; then there is no way back.
     if (storage && storage->_mutable_data_ptr_no_checks().get_context() == bytes) return storage;
   } else if (origin.release == release_storage) {

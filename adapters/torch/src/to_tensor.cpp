@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <bit>
 #include <new>
 #include <string>
 
@@ -43,18 +44,27 @@ c10::Device torch_device(DLDevice device) {
               "device is " + Device(device).name() + ", which torch does not take");
 }
 
+// What torch's caches want to know of a layout.
+struct Layout {
+  int64_t bytes;    ///< from the first element to the end of the last
+  int64_t numel;    ///< product of the extents
+  bool contiguous;  ///< row-major without gaps
+  bool dense;       ///< may fill its bytes without gaps in some other order; false: it does not
+};
+
 // Writes canonical strides where torch could not hold the ones that came, though they mean nothing:
 // for size 1 when they are negative or zero, and for all of an empty tensor. A positive one stays,
-// as torch itself keeps it. Returns the bytes from the first element to the end of the last.
-// Requires: no negative strides on extents above 1.
-int64_t settle_strides(Loan& loan) noexcept {
+// as torch itself keeps it. Requires: no negative strides on extents above 1.
+Layout settle_strides(Loan& loan) noexcept {
   const TensorView& view = loan.view();
   int64_t* strides = loan.strides();
   if (view.is_empty()) [[unlikely]] {
     compact_strides(view.extents(), strides);
-    return 0;
+    return {0, 0, true, true};
   }
   int64_t last = 0;
+  int64_t numel = 1;
+  bool contiguous = true;
   uint64_t next =
       1;  // the stride that a row-major neighbour would have; unsigned: it may go unused
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
@@ -63,37 +73,63 @@ int64_t settle_strides(Loan& loan) noexcept {
       if (strides[i] <= 0) strides[i] = static_cast<int64_t>(next);
     } else {
       last += (extent - 1) * strides[i];
+      contiguous &= strides[i] == numel;
+      numel *= extent;
     }
     next = static_cast<uint64_t>(extent) * static_cast<uint64_t>(strides[i]);
   }
-  return (last + 1) * view.itemsize();
+  return {(last + 1) * view.itemsize(), numel, contiguous, last + 1 == numel};
 }
 
+// A TensorImpl that is born with its layout: what set_sizes_and_strides() would compute once more
+// is taken from settle_strides(). Adds no state: everywhere else it is a TensorImpl.
+class StridedImpl final : public c10::TensorImpl {
+ public:
+  StridedImpl(c10::Storage&& storage, c10::DispatchKeySet keys, caffe2::TypeMeta meta,
+              const TensorView& view, int64_t offset, const Layout& layout)
+      : TensorImpl(std::move(storage), keys, meta) {
+    const auto rank = static_cast<size_t>(view.ndim);
+    sizes_and_strides_.resize(rank);
+    std::copy_n(view.shape, rank, sizes_and_strides_.sizes_data());
+    std::copy_n(view.strides, rank, sizes_and_strides_.strides_data());
+    storage_offset_ = offset;
+    numel_ = layout.numel;
+    // A new TensorImpl says contiguous and dense. Channels-last begins at rank 4.
+    if (rank >= 4 || (layout.dense && !layout.contiguous)) {
+      refresh_contiguous();
+    } else if (!layout.contiguous) {
+      is_contiguous_ = false;
+      is_non_overlapping_and_dense_ = false;
+    }
+  }
+
+  static void* operator new(size_t size) { return SpareBlocks<StridedImpl>::take(size); }
+  static void operator delete(void* block) noexcept { SpareBlocks<StridedImpl>::put(block); }
+};
+
 at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl> storage, int64_t offset,
-                       const TensorView& view, caffe2::TypeMeta meta) {
+                       const TensorView& view, const Layout& layout, caffe2::TypeMeta meta) {
   const auto key =
       storage->device_type() == c10::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
-  auto impl = c10::make_intrusive<Recycled<c10::TensorImpl>>(c10::Storage(std::move(storage)),
-                                                             c10::DispatchKeySet(key), meta);
-  const auto rank = static_cast<size_t>(view.ndim);
-  impl->set_sizes_and_strides({view.shape, rank}, {view.strides, rank}, offset);
-  return at::Tensor(std::move(impl));
+  return at::Tensor(c10::make_intrusive<StridedImpl>(
+      c10::Storage(std::move(storage)), c10::DispatchKeySet(key), meta, view, offset, layout));
 }
 
 // The tensor over the storage that the memory was exported from, if it is still there and holds all
 // of the view.
-at::Tensor back_to_storage(const Loan& loan, int64_t bytes, caffe2::TypeMeta meta) {
+at::Tensor back_to_storage(const Loan& loan, const Layout& layout, caffe2::TypeMeta meta) {
   auto storage = storage_behind(loan.origin);
   if (!storage) return {};
   const TensorView& view = loan.view();
   const int64_t offset = static_cast<char*>(view.data) -
                          static_cast<char*>(storage->_mutable_data_ptr_no_checks().get());
-  const int64_t itemsize = view.itemsize();
-  if (offset < 0 || offset % itemsize != 0 ||
-      offset + bytes > static_cast<int64_t>(storage->nbytes())) {
+  // Every type of torch's has a power of two as its size.
+  const int shift = std::countr_zero(static_cast<uint64_t>(meta.itemsize()));
+  if (offset < 0 || (offset >> shift) << shift != offset ||
+      offset + layout.bytes > static_cast<int64_t>(storage->nbytes())) {
     return {};
   }
-  return make_tensor(std::move(storage), offset / itemsize, view, meta);
+  return make_tensor(std::move(storage), offset >> shift, view, layout, meta);
 }
 
 // Gives the loan an owner that has a context: a box around the one it has.
@@ -107,7 +143,7 @@ void box_owner(Loan& loan) {
                }});
 }
 
-at::Tensor new_storage(Loan& loan, int64_t bytes, caffe2::TypeMeta meta) {
+at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta) {
   const TensorView& view = loan.view();
   const c10::Device device = torch_device(view.device);
   // A DataPtr without a context never calls its deleter.
@@ -116,9 +152,10 @@ at::Tensor new_storage(Loan& loan, int64_t bytes, caffe2::TypeMeta meta) {
   // From here on the DataPtr owns, whatever fails.
   const Owner owner = loan.release_owner();
   at::DataPtr data(view.data, owner.context, owner.release, device);
-  c10::intrusive_ptr<c10::StorageImpl> storage = c10::make_intrusive<Recycled<c10::StorageImpl>>(
-      c10::StorageImpl::use_byte_size_t(), bytes, std::move(data), nullptr, /*resizable=*/false);
-  return make_tensor(std::move(storage), 0, view, meta);
+  c10::intrusive_ptr<c10::StorageImpl> storage = c10::make_intrusive<LoanStorage>(
+      c10::StorageImpl::use_byte_size_t(), layout.bytes, std::move(data), nullptr,
+      /*resizable=*/false);
+  return make_tensor(std::move(storage), 0, view, layout, meta);
 }
 
 // A tensor over memory that someone else keeps alive while it is used.
@@ -128,12 +165,7 @@ at::Tensor borrow(const TensorView& memory) {
                 "torch was to write memory with a negative stride");
   }
   Loan loan;
-  loan.set_rank(memory.ndim);
-  std::copy_n(memory.shape, memory.ndim, loan.shape());
-  std::copy_n(memory.strides, memory.ndim, loan.strides());
-  loan.view().data = memory.data;
-  loan.view().dtype = memory.dtype;
-  loan.view().device = memory.device;
+  loan.describe(memory);
   return to_tensor(std::move(loan));
 }
 
@@ -145,16 +177,23 @@ at::Tensor finish_copy(at::Tensor&& tensor) {
   return at::lift_fresh(tensor);
 }
 
-at::Tensor to_tensor(Loan&& loan) {
+at::Tensor recall_tensor(Loan& loan) {
+  if (loan.origin.release == nullptr) return {};
   const caffe2::TypeMeta meta = type_meta(loan.view().dtype);
-  const int64_t bytes = settle_strides(loan);
+  at::Tensor tensor = back_to_storage(loan, settle_strides(loan), meta);
+  return tensor.defined() ? finish_copy(std::move(tensor)) : tensor;
+}
+
+at::Tensor to_tensor(Loan&& loan) {
   if (loan.origin.release != nullptr) {
-    if (at::Tensor tensor = back_to_storage(loan, bytes, meta); tensor.defined()) {
+    if (at::Tensor tensor = recall_tensor(loan); tensor.defined()) {
       loan.reset();
-      return finish_copy(std::move(tensor));
+      return tensor;
     }
   }
-  return finish_copy(new_storage(loan, bytes, meta));
+  const caffe2::TypeMeta meta = type_meta(loan.view().dtype);
+  const Layout layout = settle_strides(loan);
+  return finish_copy(new_storage(loan, layout, meta));
 }
 
 namespace {
@@ -178,9 +217,10 @@ at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) 
   TensorView& view = memory.view();
   view.dtype = dtype;
   const caffe2::TypeMeta meta = type_meta(dtype);
-  auto storage = allocate_storage(view.nbytes());
+  const Layout layout = settle_strides(memory);
+  auto storage = allocate_storage(layout.bytes);
   view.data = storage->_mutable_data_ptr_no_checks().get();
-  return make_tensor(std::move(storage), 0, view, meta);
+  return make_tensor(std::move(storage), 0, view, layout, meta);
 }
 
 void fill_from_tensor(const at::Tensor& tensor, const TensorView& dst) {

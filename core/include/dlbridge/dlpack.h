@@ -36,7 +36,6 @@ enum TensorFlag : uint32_t {
   kReadOnly = 1u << 0,
   kIsCopied = 1u << 1,
   kSubbytePadded = 1u << 2,
-  kKnownFlags = kReadOnly | kIsCopied | kSubbytePadded,
 };
 
 }  // namespace dlbridge

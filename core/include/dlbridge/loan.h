@@ -6,6 +6,7 @@
 // on any thread.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -60,6 +61,20 @@ class Loan {
   }
   int64_t* shape() noexcept { return base(); }
   int64_t* strides() noexcept { return base() + stride_offset(); }
+
+  /// Takes over the description of `view`, shape and strides copied; owns nothing of it. Obstacles
+  /// stay behind. Requires: no owner yet. Throws std::bad_alloc above kInlineRank.
+  void describe(const TensorView& view) {
+    set_rank(view.ndim);
+    std::copy_n(view.shape, view.ndim, shape());
+    std::copy_n(view.strides, view.ndim, strides());
+    TensorView mine = view;
+    mine.shape = shape();
+    mine.strides = strides();
+    mine.obstacles = {};
+    mine.found = nullptr;
+    view_ = mine;
+  }
 
   /// Owns: from here on the loan gives `owner` back. Requires: no owner yet.
   void attach(Owner owner) noexcept { owner_ = owner; }

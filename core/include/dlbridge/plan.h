@@ -94,6 +94,11 @@ struct Request {
       false;  ///< the source's framework can cast, so a dtype the target lacks is no obstacle
   std::optional<DLDevice> device;
   std::optional<DLDataType> dtype;
+
+  /// Whether sharing is all that this asks for, where sharing is possible.
+  constexpr bool names_nothing() const noexcept {
+    return copy <= CopyMode::if_needed && !into_existing && !device && !dtype;
+  }
 };
 
 enum class Verdict : uint8_t { share, copy, cast, stage, refuse };
@@ -112,10 +117,47 @@ struct Plan {
                       ///< out would copy
 };
 
+namespace detail {
+
+/// Whether each stride is positive and goes beyond all that the inner dimensions reach, taken in
+/// the order they stand: no reversed, broadcast or overlapping dimension. False may mean nothing.
+inline bool is_plain_layout(const TensorView& view) noexcept {
+  int64_t reach = 0;
+  for (int32_t i = view.ndim - 1; i >= 0; --i) {
+    const int64_t extent = view.shape[i];
+    if (extent == 1) continue;
+    if (extent == 0 || view.strides[i] <= reach) return false;
+    reach += view.strides[i] * (extent - 1);
+  }
+  return true;
+}
+
+/// The common case, decided with a handful of comparisons: nothing was named, and nothing stands
+/// against sharing. False means nothing.
+inline bool is_plainly_shareable(const TensorView& view, const TargetTraits& target,
+                                 const Request& request) noexcept {
+  // Every single-lane type of whole bytes in a DTypeSet has a power of two as its size.
+  const uintptr_t misaligned = reinterpret_cast<uintptr_t>(view.data) & (view.dtype.bits / 8 - 1);
+  return request.names_nothing() && view.obstacles.empty() && view.dtype.bits >= 8 &&
+         target.dtypes.contains(view.dtype) && target.accepts_device(view.device) &&
+         view.ndim <= target.max_ndim && (view.access != Access::read_only || target.read_only) &&
+         (misaligned == 0 || target.misaligned) && is_plain_layout(view);
+}
+
+/// plan(), every case.
+DLBRIDGE_API Plan weigh(const TensorView& view, const TargetTraits& target,
+                        const Request& request) noexcept;
+
+}  // namespace detail
+
 /// Decides. Requires: a validated view. Thread: any; pure, but for the look-up of a registered
 /// Transfer.
-DLBRIDGE_API Plan plan(const TensorView& view, const TargetTraits& target,
-                       const Request& request) noexcept;
+inline Plan plan(const TensorView& view, const TargetTraits& target,
+                 const Request& request) noexcept {
+  if (detail::is_plainly_shareable(view, target, request)) [[likely]]
+    return {};
+  return detail::weigh(view, target, request);
+}
 
 /// The error for a refused plan: field, found, expected, and the call that works. Requires: verdict
 /// refuse.

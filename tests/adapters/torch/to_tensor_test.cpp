@@ -1,13 +1,13 @@
-// to_tensor: a tensor over the loan's memory that gives it back once; settled strides; the way
-// back to the storage that the memory came from; the thread's dispatch state.
+// to_tensor: a tensor over the loan's memory that gives it back once; settled strides; what torch
+// remembers of a layout; the thread's dispatch state.
 #include <ATen/ATen.h>
 #include <ATen/FunctionalTensorWrapper.h>
-#include <ATen/MapAllocator.h>
 #include <gtest/gtest.h>
 #include <malloc.h>
 
 #include <algorithm>
 #include <atomic>
+#include <numeric>
 #include <optional>
 #include <ostream>
 #include <string>
@@ -16,53 +16,25 @@
 
 #include "dlbridge/torch.h"
 #include "errors.h"
+#include "lender.h"
 #include "memory.h"
 #include "shaped.h"
 
 namespace dlbridge {
 namespace {
 
+using test::Dims;
 using test::expect_error;
 using test::GuardedBuffer;
 using test::kFloat32;
 using test::kFloat64;
 using test::kInt32;
 using test::kUint8;
+using test::Lender;
+using test::make_loan;
 using test::ReleaseCounter;
 using test::row_major;
-
-using Dims = std::vector<int64_t>;
-
-c10::StorageImpl& storage_of(const at::Tensor& tensor) {
-  return *tensor.storage().unsafeGetStorageImpl();
-}
-
-Loan make_loan(const Dims& shape, const Dims& strides, DType dtype, void* data, Owner owner) {
-  Loan loan;
-  loan.set_rank(static_cast<int32_t>(shape.size()));
-  std::copy(shape.begin(), shape.end(), loan.shape());
-  std::copy(strides.begin(), strides.end(), loan.strides());
-  loan.view().dtype = dtype;
-  loan.view().data = data;
-  loan.attach(owner);
-  return loan;
-}
-
-// A float32 row of 16 elements between guards, lent with a counter.
-class Lender {
- public:
-  Lender() : buffer_(64) {}
-  Loan loan(const Dims& shape = {16}, DType dtype = kFloat32) {
-    return make_loan(shape, row_major(shape), dtype, buffer_.data(), counter_.owner());
-  }
-  uint8_t* data() { return buffer_.data(); }
-  int releases() const { return counter_.count(); }
-  bool guards_intact() const { return buffer_.guards_intact(); }
-
- private:
-  GuardedBuffer buffer_;
-  ReleaseCounter counter_;
-};
+using test::storage_of;
 
 TEST(ToTensor, HasTheLoansMemoryShapeAndDtype) {
   Lender lender;
@@ -292,6 +264,55 @@ TEST(ToTensorStrides, OfCompactShapesAreTorchsOwn) {
   }
 }
 
+// Every layout that a shape of up to five extents can take by stepping, permuting and broadcasting,
+// with and without channels in last place.
+std::vector<at::Tensor> layouts() {
+  std::vector<at::Tensor> found;
+  for (const Dims& shape :
+       {Dims{}, Dims{0}, Dims{1}, Dims{6}, Dims{2, 3}, Dims{1, 3}, Dims{3, 0}, Dims{2, 3, 4},
+        Dims{1, 1, 1}, Dims{2, 1, 4}, Dims{2, 3, 4, 5}, Dims{1, 3, 1, 1}, Dims{2, 3, 1, 5},
+        Dims{2, 3, 2, 3, 2}, Dims{1, 2, 1, 3, 1}, Dims{2, 1, 2, 1, 2, 1}}) {
+    const at::Tensor whole = at::arange(at::zeros(shape).numel(), at::kInt).reshape(shape);
+    Dims order(shape.size());
+    std::iota(order.begin(), order.end(), 0);
+    do {
+      const at::Tensor permuted = whole.permute(order);
+      found.push_back(permuted);
+      for (int64_t dim = 0; dim < permuted.dim(); ++dim) {
+        found.push_back(permuted.slice(dim, 0, permuted.size(dim), 2));
+        found.push_back(permuted.slice(dim, 0, 1));
+        if (permuted.size(dim) > 0)
+          found.push_back(permuted.slice(dim, 0, 1).expand(permuted.sizes()));
+      }
+    } while (std::next_permutation(order.begin(), order.end()));
+  }
+  return found;
+}
+
+TEST(ToTensor, RemembersOfEveryLayoutWhatTorchWouldWorkOut) {
+  const std::vector<at::Tensor> all = layouts();
+  ASSERT_GT(all.size(), 1500u);
+  for (const at::Tensor& view : all) {
+    const at::Tensor made = to_tensor(
+        make_loan(view.sizes().vec(), view.strides().vec(), kInt32, view.data_ptr(), Owner{}));
+    // The same extents and strides, given to a TensorImpl the long way.
+    at::Tensor asked = at::empty({0}, at::kInt);
+    asked.unsafeGetTensorImpl()->set_sizes_and_strides(made.sizes(), made.strides());
+    const auto text = [&] {
+      return "extents " + c10::str(view.sizes()) + ", strides " + c10::str(view.strides());
+    };
+    EXPECT_EQ(made.numel(), asked.numel()) << text();
+    EXPECT_EQ(made.is_non_overlapping_and_dense(), asked.is_non_overlapping_and_dense()) << text();
+    for (auto format : {at::MemoryFormat::Contiguous, at::MemoryFormat::ChannelsLast,
+                        at::MemoryFormat::ChannelsLast3d}) {
+      EXPECT_EQ(made.is_contiguous(format), asked.is_contiguous(format)) << text();
+      EXPECT_EQ(made.unsafeGetTensorImpl()->is_strides_like(format),
+                asked.unsafeGetTensorImpl()->is_strides_like(format))
+          << text();
+    }
+  }
+}
+
 TEST(ToTensor, RankSixtyFourIsTaken) {
   GuardedBuffer buffer(8);
   Dims shape(64, 1);
@@ -428,225 +449,6 @@ TEST(ToTensorDevice, TraitsAcceptExactlyWhatItTakes) {
       taken = false;
     }
     EXPECT_EQ(torch_traits().accepts_device(device), taken) << Device(device).name();
-  }
-}
-
-// A tensor over foreign bytes that counts how often torch gives them back.
-at::Tensor counted_tensor(GuardedBuffer& buffer, ReleaseCounter& counter) {
-  const Owner owner = counter.owner();
-  return at::from_blob(
-      buffer.data(), {static_cast<int64_t>(buffer.size())},
-      [owner](void*) { owner.release(owner.context); }, at::kByte);
-}
-
-TEST(WayBack, LeadsToTheSameStorage) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  at::Tensor back = to_tensor(share(source));
-  EXPECT_EQ(&storage_of(back), &storage_of(source));
-  EXPECT_TRUE(back.is_alias_of(source));
-  EXPECT_FALSE(back.is_same(source));
-  EXPECT_EQ(back.sizes(), source.sizes());
-  source.reset();
-  EXPECT_EQ(counter.count(), 0);
-  EXPECT_TRUE(buffer.guards_intact());
-  back.reset();
-  EXPECT_EQ(counter.count(), 1);
-}
-
-TEST(WayBack, GivesTheLoanBackAtOnce) {
-  const at::Tensor source = at::zeros({4});
-  const size_t before = source.storage().use_count();
-  ReleaseCounter hop;  // a framework in between that holds the export
-  Loan held = share(source);
-  Loan loan = make_loan({4}, {1}, kFloat32, held.view().data, hop.owner());
-  loan.origin = held.origin;
-  at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_EQ(hop.count(), 1);
-  EXPECT_FALSE(loan.has_owner());
-  EXPECT_EQ(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(source.storage().use_count(), before + 1);
-  back.reset();
-  EXPECT_EQ(hop.count(), 1);
-  EXPECT_EQ(source.storage().use_count(), before);
-}
-
-TEST(WayBack, KeepsOffsetsShapesAndStrides) {
-  const at::Tensor source = at::arange(24, at::kInt).reshape({4, 6});
-  for (const at::Tensor& view : {source, source.t(), source.slice(1, 1, 6, 2), source.select(0, 2),
-                                 source.narrow(0, 3, 1).narrow(1, 5, 1), source.narrow(0, 1, 0),
-                                 source.select(0, 1).expand({3, 6})}) {
-    const at::Tensor back = to_tensor(share(view));
-    EXPECT_EQ(&storage_of(back), &storage_of(source));
-    EXPECT_EQ(back.sizes(), view.sizes());
-    EXPECT_EQ(back.strides(), view.strides());
-    EXPECT_EQ(back.storage_offset(), view.storage_offset());
-    EXPECT_TRUE(back.equal(view));
-  }
-}
-
-TEST(WayBack, TakesAnotherDtypeWhoseOffsetDivides) {
-  const at::Tensor source = at::zeros({64}, at::kByte);
-  Loan loan = share(source.narrow(0, 16, 16));
-  loan.view().dtype = kFloat64;
-  loan.shape()[0] = 2;
-  const at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_EQ(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(back.storage_offset(), 2);
-  EXPECT_EQ(back.scalar_type(), at::kDouble);
-}
-
-TEST(WayBack, DtypeWhoseOffsetDoesNotDivideGetsAStorageOfItsOwn) {
-  GuardedBuffer buffer(64, 4);  // so that offset 4 is aligned to 8 bytes and yet not divisible
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source.narrow(0, 4, 16));
-  loan.view().dtype = kFloat64;
-  loan.shape()[0] = 2;
-  at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_NE(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(back.data_ptr(), buffer.data() + 4);
-  EXPECT_EQ(back.numel(), 2);
-  source.reset();
-  back.fill_(1.0);
-  EXPECT_EQ(counter.count(), 0);
-  EXPECT_TRUE(buffer.guards_intact());
-  back.reset();
-  EXPECT_EQ(counter.count(), 1);
-}
-
-TEST(WayBack, IsClosedWhenTheStorageHasOtherBytes) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
-  const at::Tensor other = at::zeros({64}, at::kByte);
-  storage_of(source).swap_data_ptr(storage_of(other));
-  at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_NE(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(back.data_ptr(), buffer.data());
-}
-
-TEST(WayBack, IsClosedWhenTheStorageNoLongerOwnsTheBytes) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
-  // The same address, but nobody behind it.
-  (void)storage_of(source).set_data_ptr(at::DataPtr(buffer.data(), c10::Device(c10::kCPU)));
-  at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_NE(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(counter.count(), 0);
-  back.reset();
-  EXPECT_EQ(counter.count(), 1);
-}
-
-TEST(WayBack, IsClosedWhenTheStorageIsGone) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor back = to_tensor(share(counted_tensor(buffer, counter)));
-  EXPECT_EQ(back.data_ptr(), buffer.data());
-  EXPECT_EQ(back[63].item<uint8_t>(), GuardedBuffer::kPoison);
-  EXPECT_EQ(counter.count(), 0);
-  back.reset();
-  EXPECT_EQ(counter.count(), 1);
-}
-
-TEST(WayBack, IsClosedWhenTheStorageIsTooSmallForTheView) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
-  storage_of(source).set_nbytes(63);
-  const at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_NE(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(storage_of(back).nbytes(), 64u);
-}
-
-TEST(WayBack, IsClosedForMemoryBeforeTheStorage) {
-  const at::Tensor source = at::zeros({8}, at::kByte);
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  Loan held = share(source);
-  Loan loan =
-      make_loan({8}, {1}, kUint8, static_cast<char*>(held.view().data) - 8, counter.owner());
-  loan.origin = held.origin;
-  at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_NE(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(counter.count(), 0);
-  back.reset();
-  EXPECT_EQ(counter.count(), 1);
-}
-
-TEST(WayBack, OriginsOfOthersAreLeftAlone) {
-  Lender lender;
-  ReleaseCounter origin;
-  Loan loan = lender.loan();
-  loan.origin = origin.owner();
-  at::Tensor tensor = to_tensor(std::move(loan));
-  EXPECT_EQ(tensor.data_ptr(), lender.data());
-  tensor.reset();
-  EXPECT_EQ(origin.count(), 0);
-  EXPECT_EQ(lender.releases(), 1);
-}
-
-TEST(WayBack, HeldStoragesAreFoundToo) {
-  auto storage = c10::make_intrusive<c10::StorageImpl>(
-      c10::StorageImpl::use_byte_size_t(), 64,
-      at::DataPtr(reinterpret_cast<void*>(uintptr_t{0x10000}), c10::Device(c10::kCUDA, 1)), nullptr,
-      false);
-  const at::Tensor source = at::detail::make_tensor<c10::TensorImpl>(
-      c10::Storage(std::move(storage)), c10::DispatchKey::CUDA, caffe2::TypeMeta::Make<float>());
-  source.unsafeGetTensorImpl()->set_sizes_and_strides(Dims{4}, Dims{1}, 2);
-  const size_t before = source.storage().use_count();
-  at::Tensor back = to_tensor(share(source));
-  EXPECT_EQ(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(back.storage_offset(), 2);
-  EXPECT_EQ(source.storage().use_count(), before + 1);
-  back.reset();
-  EXPECT_EQ(source.storage().use_count(), before);
-}
-
-TEST(WayBack, ManyRoundTripsReleaseOnce) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor tensor = counted_tensor(buffer, counter);
-  const c10::StorageImpl* storage = &storage_of(tensor);
-  for (int i = 0; i < 100; ++i) tensor = to_tensor(share(tensor));
-  EXPECT_EQ(&storage_of(tensor), storage);
-  EXPECT_EQ(tensor.storage().use_count(), 1u);
-  EXPECT_EQ(counter.count(), 0);
-  tensor.reset();
-  EXPECT_EQ(counter.count(), 1);
-}
-
-TEST(WayBack, ChainOfForeignMemoryReleasesOnce) {
-  Lender lender;
-  at::Tensor first = to_tensor(lender.loan());
-  Loan loan = share(first);
-  first.reset();
-  at::Tensor second = to_tensor(std::move(loan));
-  EXPECT_EQ(second.data_ptr(), lender.data());
-  EXPECT_EQ(lender.releases(), 0);
-  second.reset();
-  EXPECT_EQ(lender.releases(), 1);
-}
-
-TEST(WayBack, DropOfTheStorageOnAnotherThreadIsSafe) {
-  for (int round = 0; round < 300; ++round) {
-    GuardedBuffer buffer(64);
-    ReleaseCounter counter;
-    {
-      at::Tensor source = counted_tensor(buffer, counter);
-      Loan loan = share(source);
-      std::thread dropper([moved = std::move(source)]() mutable { moved.reset(); });
-      const at::Tensor back = to_tensor(std::move(loan));
-      dropper.join();
-      EXPECT_EQ(back.data_ptr(), buffer.data());
-      EXPECT_EQ(counter.count(), 0);
-    }
-    EXPECT_EQ(counter.count(), 1);
   }
 }
 

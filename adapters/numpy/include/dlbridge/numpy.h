@@ -29,13 +29,12 @@ DLBRIDGE_API bool load_ml_dtypes() noexcept;
 DLBRIDGE_API bool is_ndarray(PyObject* object) noexcept;
 
 /// Describes `array` without taking a reference; what NumPy has and DLPack has not (foreign byte
-/// order, a mask, an object dtype …) becomes an obstacle. Requires: is_ndarray. Throws
-/// std::bad_alloc.
+/// order, a mask, an object dtype …) becomes an obstacle. `origin` names the loan
+/// behind the array, if any. Requires: is_ndarray. Throws std::bad_alloc.
 DLBRIDGE_API void describe_ndarray(PyObject* array, Loan& loan);
 
 /// Makes a described loan an owning one: one new reference to `array`, which the loan gives back
-/// from any thread, with or without the GIL, and not at all once the interpreter is gone. `origin`
-/// names the loan behind the array, if any.
+/// from any thread, with or without the GIL, and not at all once the interpreter is gone.
 DLBRIDGE_API void lend_ndarray(PyObject* array, Loan& loan) noexcept;
 
 /// describe and lend. Throws Error where an obstacle stands against sharing.

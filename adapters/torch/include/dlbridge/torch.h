@@ -43,6 +43,12 @@ DLBRIDGE_API Loan share(const at::Tensor& tensor);
 /// this throws, its memory is given back once, at the latest when the loan is destroyed.
 DLBRIDGE_API at::Tensor to_tensor(Loan&& loan);
 
+/// The way back: a tensor over the torch storage that `loan.origin` was exported from, if it still
+/// holds the loan's bytes; undefined otherwise. Needs no owner and leaves the one there is. What
+/// to_tensor() asks first; a caller who asks here may save lending the memory at all. Requires:
+/// whoever `loan` was described from lives.
+DLBRIDGE_API at::Tensor recall_tensor(Loan& loan);
+
 /// A fresh, uninitialised CPU tensor of `dtype` with the shape of `like` and dense strides in the
 /// same order; `memory` becomes a borrowed, writable view of it. The tensor must pass through
 /// finish_copy() once it is filled.

@@ -1,0 +1,50 @@
+// What the Torch adapter's tests lend: memory between guards, and loans over it that count their
+// releases.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "dlbridge/torch.h"
+#include "memory.h"
+#include "shaped.h"
+
+namespace dlbridge::test {
+
+using Dims = std::vector<int64_t>;
+
+inline c10::StorageImpl& storage_of(const at::Tensor& tensor) {
+  return *tensor.storage().unsafeGetStorageImpl();
+}
+
+inline Loan make_loan(const Dims& shape, const Dims& strides, DType dtype, void* data,
+                      Owner owner) {
+  Loan loan;
+  loan.set_rank(static_cast<int32_t>(shape.size()));
+  std::copy(shape.begin(), shape.end(), loan.shape());
+  std::copy(strides.begin(), strides.end(), loan.strides());
+  loan.view().dtype = dtype;
+  loan.view().data = data;
+  loan.attach(owner);
+  return loan;
+}
+
+// A float32 row of 16 elements between guards, lent with a counter.
+class Lender {
+ public:
+  Lender() : buffer_(64) {}
+  Loan loan(const Dims& shape = {16}, DType dtype = kFloat32) {
+    return make_loan(shape, row_major(shape), dtype, buffer_.data(), counter_.owner());
+  }
+  uint8_t* data() { return buffer_.data(); }
+  int releases() const { return counter_.count(); }
+  bool guards_intact() const { return buffer_.guards_intact(); }
+
+ private:
+  GuardedBuffer buffer_;
+  ReleaseCounter counter_;
+};
+
+}  // namespace dlbridge::test
