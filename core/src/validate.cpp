@@ -49,12 +49,14 @@ void read_layout(const DLTensor& tensor, Loan& loan) {
   loan.set_rank(tensor.ndim);
   std::copy_n(tensor.shape, tensor.ndim, loan.shape());
   const std::span<const int64_t> shape(loan.shape(), static_cast<size_t>(tensor.ndim));
-  const std::optional<int64_t> count = element_count(shape);
-  const int64_t itemsize = DType(tensor.dtype).itemsize();
-  int64_t bytes = 0;
-  if (!count || __builtin_mul_overflow(*count, itemsize, &bytes)) {
-    refuse(ErrorCode::extent_overflow, "shape",
-           "has more elements than 64 bits of bytes can count; expected a product that fits");
+  // Extents of zero count as one: the others must fit for an empty tensor too, or its compact
+  // strides would wrap and NumPy could not hold it.
+  int64_t bytes = DType(tensor.dtype).itemsize();
+  for (const int64_t extent : shape) {
+    if (extent != 0 && __builtin_mul_overflow(bytes, extent, &bytes)) {
+      refuse(ErrorCode::extent_overflow, "shape",
+             "has more elements than 64 bits of bytes can count; expected a product that fits");
+    }
   }
   if (tensor.strides != nullptr) {
     std::copy_n(tensor.strides, tensor.ndim, loan.strides());
@@ -113,6 +115,18 @@ void read_descriptor(const DLTensor& tensor, const DescriptorTraits& traits, Loa
     refuse(ErrorCode::packed_subbyte, "strides",
            "leave gaps between elements packed below a byte; expected row-major strides");
   }
+}
+
+void read_prototype(const DLTensor& prototype, Loan& loan) {
+  check_shape(prototype);
+  check_types(prototype);
+  DLTensor bare = prototype;
+  bare.strides = nullptr;
+  read_layout(bare, loan);
+  TensorView& view = loan.view();
+  view.data = nullptr;
+  view.dtype = prototype.dtype;
+  view.device = prototype.device;
 }
 
 }  // namespace dlbridge

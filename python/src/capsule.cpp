@@ -127,6 +127,10 @@ PyObject* to_capsule(Loan&& loan, bool versioned) {
   return new_capsule(to_managed_legacy(std::move(loan)), kLegacy, destroy_legacy);
 }
 
+Owner foreign_owner(DLManagedTensorVersioned* managed) noexcept {
+  return {managed, release_foreign<DLManagedTensorVersioned>};
+}
+
 const Adapter& capsule_adapter() noexcept { return g_capsule_adapter; }
 
 Reference call_dlpack(PyObject* x) noexcept {

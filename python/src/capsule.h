@@ -4,6 +4,7 @@
 #include <Python.h>
 
 #include "adapter.h"
+#include "dlbridge/dlpack.h"
 #include "reference.h"
 
 namespace dlbridge::python {
@@ -19,6 +20,10 @@ inline bool is_capsule(PyObject* x) noexcept { return PyCapsule_CheckExact(x); }
 /// The adapter whose objects are unconsumed capsules. It describes and lends (which consumes the
 /// capsule), no more.
 const Adapter& capsule_adapter() noexcept;
+
+/// The share that owning a foreign tensor is. Its deleter may be Python code: where the releasing
+/// thread holds the GIL, a pending exception is put aside meanwhile (rules 44, 59).
+Owner foreign_owner(DLManagedTensorVersioned* managed) noexcept;
 
 /// Calls x.__dlpack__(max_version=(1, 3)), or without arguments where the producer is too old to
 /// know them. The producer's own exceptions pass through. Null with a Python exception set;

@@ -2,6 +2,7 @@
 
 #include "capsule.h"
 #include "errors.h"
+#include "exchange_table.h"
 #include "registry.h"
 
 namespace dlbridge::python {
@@ -16,6 +17,10 @@ bool Source::open(PyObject* x) noexcept {
   if (PyErr_Occurred()) return false;
   adapter_ = &capsule_adapter();
   if (is_capsule(x)) return describe();
+  if (const DLPackExchangeAPI* table = exchange_table_of(Py_TYPE(x))) {
+    adapter_ = &exchange_adapter();
+    return take_through_table(*table, x, loan_);
+  }
   capsule_ = call_dlpack(x);
   if (!capsule_) return false;
   object_ = capsule_.get();

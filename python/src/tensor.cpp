@@ -14,6 +14,7 @@
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "errors.h"
+#include "exchange_table.h"
 #include "reference.h"
 #include "registry.h"
 
@@ -113,19 +114,17 @@ nb::object as_array(const nb::object& self, nb::object dtype, nb::object copy) {
 
 nb::handle g_tensor_type;
 
-const Tensor& unpack(PyObject* x) noexcept { return *nb::inst_ptr<Tensor>(nb::handle(x)); }
-
 bool accepts(PyObject* x) noexcept { return nb::isinstance<Tensor>(nb::handle(x)); }
 
 Error* describe(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
-    loan->describe(unpack(x).memory.view());
-    loan->origin = unpack(x).memory.origin();
+    loan->describe(unpack_tensor(x).memory.view());
+    loan->origin = unpack_tensor(x).memory.origin();
   });
 }
 
 Error* lend(PyObject* x, Loan* loan) noexcept {
-  loan->attach(unpack(x).memory.share());
+  loan->attach(unpack_tensor(x).memory.share());
   return nullptr;
 }
 
@@ -156,6 +155,8 @@ const Adapter g_tensor_adapter = [] {
 }();
 
 }  // namespace
+
+const Tensor& unpack_tensor(PyObject* x) noexcept { return *nb::inst_ptr<Tensor>(nb::handle(x)); }
 
 const Adapter& tensor_adapter() noexcept { return g_tensor_adapter; }
 
@@ -226,6 +227,7 @@ void bind_tensor(PyObject* module_object) {
            nb::sig("def __array__(self, dtype: typing.Any = None, copy: bool | None = None) -> "
                    "NDArray[typing.Any]"))
       .def("__repr__", repr);
+  type.attr("__dlpack_c_exchange_api__") = steal_or_throw(new_exchange_capsule());
   g_tensor_type = type;
   static Adapter adapter = g_tensor_adapter;
   adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(type.ptr());

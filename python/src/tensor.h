@@ -56,6 +56,9 @@ struct Tensor {
 /// Adds the class to the module and its adapter to the registry.
 void bind_tensor(PyObject* module);
 
+/// The Tensor that `x` is. Requires: tensor_adapter().accepts(x).
+const Tensor& unpack_tensor(PyObject* x) noexcept;
+
 /// The adapter that makes and takes Tensors.
 const Adapter& tensor_adapter() noexcept;
 

@@ -75,6 +75,16 @@ const std::vector<Hostile>& hostile_descriptors() {
       {"ProductWrapsToASmallNumber", extent_overflow, "shape",
        layout({(int64_t{1} << 32) + 1, (int64_t{1} << 32) + 1}, {0, 0})},
       {"BytesOverflow", extent_overflow, "shape", layout({kMax / 4 + 1}, {0})},
+      {"EmptyOfOneExtentTooMany", extent_overflow, "shape", layout({kMax / 4 + 1, 0}, {1, 1})},
+      {"EmptyWithExtentsThatOverflow", extent_overflow, "shape",
+       layout({0, kMax, kMax}, {1, 1, 1})},
+      {"EmptyLastWithExtentsThatOverflow", extent_overflow, "shape",
+       layout({kMax, kMax, 0}, {1, 1, 1})},
+      {"EmptyWithExtentsThatOverflowAndNoStrides", extent_overflow, "shape",
+       [](P& p) {
+         p.set_layout({kMax, kMax, 0}, {1, 1, 1});
+         p.tensor().strides = nullptr;
+       }},
       {"StrideTimesItemsizeOverflows", stride_overflow, "strides", layout({2}, {kMax})},
       {"StrideTimesItemsizeUnderflows", stride_overflow, "strides", layout({2}, {kMin})},
       {"StrideTimesExtentOverflows", stride_overflow, "strides", layout({1 << 20}, {kMax / 8})},
@@ -86,12 +96,25 @@ const std::vector<Hostile>& hostile_descriptors() {
       {"DtypeCodeMaximum", unknown_dtype, "dtype", dtype(255, 255, 65535)},
       {"DtypeBitsZero", unknown_dtype, "dtype", dtype(kDLFloat, 0, 1)},
       {"DtypeBitsOdd", unknown_dtype, "dtype", dtype(kDLInt, 24, 1)},
+      {"DtypeBitsThree", unknown_dtype, "dtype", dtype(kDLFloat, 3, 1)},
+      {"DtypeBitsMaximum", unknown_dtype, "dtype", dtype(kDLFloat, 255, 1)},
+      {"DtypeFloatOf80Bits", unknown_dtype, "dtype", dtype(kDLFloat, 80, 1)},
+      {"DtypeFloat8OfSixteenBits", unknown_dtype, "dtype", dtype(10, 16, 1)},
+      {"DtypeFloat6OfEightBits", unknown_dtype, "dtype", dtype(15, 8, 1)},
+      {"DtypeFloat6OfFourLanes", unknown_dtype, "dtype", dtype(15, 6, 4)},
+      {"DtypeFloat4OfEightBits", unknown_dtype, "dtype", dtype(17, 8, 1)},
+      {"DtypeFloat4OfFourLanes", unknown_dtype, "dtype", dtype(17, 4, 4)},
       {"DtypeBoolOfOneBit", unknown_dtype, "dtype", dtype(kDLBool, 1, 1)},
       {"DtypeLanesZero", unknown_dtype, "dtype", dtype(kDLFloat, 32, 0)},
       {"DtypeLanesTwo", unknown_dtype, "dtype", dtype(kDLFloat, 32, 2)},
+      {"DtypeLanesMaximum", unknown_dtype, "dtype", dtype(kDLFloat, 32, 65535)},
+      {"DtypeComplexOfTwoLanes", unknown_dtype, "dtype", dtype(kDLComplex, 64, 2)},
       {"DtypeOpaque", unknown_dtype, "dtype", dtype(kDLOpaqueHandle, 64, 1)},
       {"DeviceZero", unknown_device, "device", device(0, 0)},
       {"DeviceInTheGap", unknown_device, "device", device(5, 0)},
+      {"DeviceAtTheEndOfTheGap", unknown_device, "device", device(6, 0)},
+      {"DeviceMaximum", unknown_device, "device", device(INT32_MAX, 0)},
+      {"DeviceMinimum", unknown_device, "device", device(INT32_MIN, 0)},
       {"DeviceBeyondTheTable", unknown_device, "device", device(22, 0)},
       {"DeviceNegative", unknown_device, "device", device(-1, 0)},
       {"DataNull", null_data, "data", [](P& p) { p.tensor().data = nullptr; }},
@@ -148,6 +171,19 @@ TEST_P(HostileDescriptor, IsRefusedNamesItsFieldAndStaysTheProducers) {
   EXPECT_EQ(producer.deletions(), 0);
 }
 
+TEST_P(HostileDescriptor, IsRefusedInTheLegacyStructToo) {
+  VersionedProducer producer;
+  GetParam().spoil(producer);
+  LegacyProducer legacy;
+  legacy.tensor() = producer.tensor();
+  Loan loan;
+  const auto error = error_of([&] { describe_managed(legacy.get(), loan); });
+  ASSERT_TRUE(error.has_value());
+  EXPECT_EQ(name(error->code()), name(GetParam().code)) << error->what();
+  EXPECT_EQ(error->field(), GetParam().field);
+  EXPECT_EQ(legacy.deletions(), 0);
+}
+
 TEST_P(HostileDescriptor, IsGivenBackOnceByItsOwner) {
   VersionedProducer producer;
   GetParam().spoil(producer);
@@ -193,11 +229,11 @@ const std::vector<Tolerated>& tolerated_descriptors() {
        }},
       {"EmptyWithAbsurdStrides", layout({0, 3}, {kMax, kMin})},
       {"EmptyLastWithAbsurdStrides", layout({3, 0}, {kMin, kMax})},
-      {"EmptyWithAbsurdExtents", layout({0, kMax, kMax}, {1, 1, 1})},
-      {"EmptyLastWithAbsurdExtents", layout({kMax, kMax, 0}, {1, 1, 1})},
-      {"EmptyWithAbsurdExtentsAndNoStrides",
+      {"EmptyWithLargeExtents", layout({0, 1 << 20, 1 << 20}, {1, 1, 1})},
+      {"EmptyWithTheLargestExtents", layout({kMax / 4, 0}, {1, 1})},
+      {"EmptyLastWithLargeExtentsAndNoStrides",
        [](P& p) {
-         p.set_layout({kMax, kMax, 0}, {1, 1, 1});
+         p.set_layout({1 << 20, 1 << 20, 0}, {1, 1, 1});
          p.tensor().strides = nullptr;
        }},
       {"SizeOneWithAbsurdStrides", layout({1, 3}, {kMax, 1})},
@@ -215,6 +251,9 @@ const std::vector<Tolerated>& tolerated_descriptors() {
       {"PackedSubbyteContiguous", dtype(kDLInt, 4, 1)},
       {"PairOfFloat4", dtype(17, 4, 2)},
       {"EveryYoungDevice", device(21, 0)},
+      {"CpuWithAnOddId", device(kDLCPU, 77)},
+      {"CpuWithANegativeId", device(kDLCPU, -1)},
+      {"MisalignedData", [](P& p) { p.tensor().byte_offset = 1; }},
   };
   return rows;
 }

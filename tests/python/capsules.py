@@ -115,8 +115,8 @@ class Crafted:
     def address(self) -> int:
         return ctypes.addressof(self.memory)
 
-    def capsule(self) -> Any:
-        """A new capsule; it keeps nothing alive but what C needs."""
+    def managed(self) -> DLManagedTensor | DLManagedTensorVersioned:
+        """A new descriptor, not in a capsule; it keeps nothing alive but what C needs."""
         managed = DLManagedTensorVersioned() if self.versioned else DLManagedTensor()
         if self.versioned:
             managed.major, managed.minor = self.version
@@ -127,6 +127,11 @@ class Crafted:
             _kept.append(callback)
             managed.deleter = ctypes.cast(callback, ctypes.c_void_p).value
         _kept.append((managed, self))
+        return managed
+
+    def capsule(self) -> Any:
+        """A new descriptor in a capsule."""
+        managed = self.managed()
         name = self.name or (VERSIONED if self.versioned else LEGACY)
         kept_name = ctypes.create_string_buffer(name)
         _kept.append(kept_name)

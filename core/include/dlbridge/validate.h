@@ -32,4 +32,9 @@ struct DescriptorTraits {
 DLBRIDGE_API void read_descriptor(const DLTensor& tensor, const DescriptorTraits& traits,
                                   Loan& loan);
 
+/// Checks what a prototype is good for (dtype, device, ndim and shape: DLPack's exchange table asks
+/// an allocator to look at nothing else) and writes it into `loan`, with compact strides and no
+/// data. Throws Error as read_descriptor, std::bad_alloc.
+DLBRIDGE_API void read_prototype(const DLTensor& prototype, Loan& loan);
+
 }  // namespace dlbridge
