@@ -17,8 +17,16 @@ if(DLBRIDGE_SANITIZE)
   target_link_options(dlbridge_flags INTERFACE ${sanitize})
 endif()
 
+# No folder of the machine that built stands in what is shipped: not in assertions of headers, not in debug information
+# (where sources stand relative to the top folder). The link takes part, since it is there that code is made.
+foreach(map ${PROJECT_SOURCE_DIR}=. ${PROJECT_BINARY_DIR}=build)
+  add_compile_options(-ffile-prefix-map=${map})
+  add_link_options(-ffile-prefix-map=${map})
+endforeach()
+
 set(DLBRIDGE_SOVERSION ${PROJECT_VERSION_MAJOR}.${PROJECT_VERSION_MINOR})
 set(DLBRIDGE_COMPONENTS "" CACHE INTERNAL "")
+set(DLBRIDGE_VERSION_SCRIPT ${CMAKE_CURRENT_LIST_DIR}/exports.map)
 # One folder for all libraries of the build tree, so that RPATH $ORIGIN finds them there as it does when installed.
 set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
 
@@ -34,6 +42,10 @@ function(dlbridge_library target)
   target_link_libraries(${target} PRIVATE $<BUILD_INTERFACE:dlbridge_flags> $<BUILD_INTERFACE:dlbridge_optimized>)
   if(NOT arg_OPEN AND NOT DLBRIDGE_SANITIZE)  # a sanitizer's runtime comes with the executable
     target_link_options(${target} PRIVATE -Wl,--no-undefined)
+  endif()
+  if(NOT APPLE)
+    target_link_options(${target} PRIVATE -Wl,--version-script=${DLBRIDGE_VERSION_SCRIPT})
+    set_target_properties(${target} PROPERTIES LINK_DEPENDS ${DLBRIDGE_VERSION_SCRIPT})
   endif()
   target_compile_features(${target} PUBLIC cxx_std_20)
   target_include_directories(${target} PUBLIC

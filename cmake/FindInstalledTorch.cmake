@@ -38,6 +38,8 @@ set(DLBRIDGE_TORCH_WHY "torch ${DLBRIDGE_TORCH_VERSION} in ${torch_dir}")
 
 add_library(dlbridge_libtorch INTERFACE)
 target_include_directories(dlbridge_libtorch SYSTEM INTERFACE ${torch_dir}/include)
+# Torch's assertions carry the path of their header.
+target_compile_options(dlbridge_libtorch INTERFACE -ffile-prefix-map=${torch_dir}=torch)
 target_link_libraries(dlbridge_libtorch INTERFACE ${torch_dir}/lib/libc10.so ${torch_dir}/lib/libtorch_cpu.so)
 # libtorch_cpu.so needs libraries of other wheels, which its own RPATH finds at run time and the linker does not.
 target_link_options(dlbridge_libtorch INTERFACE -Wl,--allow-shlib-undefined)

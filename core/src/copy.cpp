@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -208,6 +209,45 @@ void copy_host(const TensorView& src, const TensorView& dst) {
     run_threaded(loops, threads);
   else
     run(loops);
+}
+
+void require_copyable(const TensorView& src, const TensorView& dst) {
+  for (const TensorView* view : {&src, &dst}) {
+    if (Device(view->device).is_host()) continue;
+    throw Error(
+        ErrorCode::unsupported_device, "device",
+        "device is " + Device(view->device).name() + "; expected host memory: stage it first");
+  }
+  if (!(DType(src.dtype) == DType(dst.dtype)) || src.subbyte_padded != dst.subbyte_padded) {
+    throw Error(ErrorCode::unsupported_dtype, "dtype",
+                "the destination's dtype is " + DType(dst.dtype).name() + "; expected " +
+                    DType(src.dtype).name() +
+                    (src.subbyte_padded != dst.subbyte_padded ? ", padded alike" : "") +
+                    ": cast first");
+  }
+  if (!std::ranges::equal(src.extents(), dst.extents())) {
+    throw Error(ErrorCode::shape_mismatch, "shape",
+                "the destination has another shape; expected that of the source");
+  }
+  if (dst.access != Access::writable) {
+    throw Error(ErrorCode::read_only, "flags",
+                "the destination is not known to be writable; expected writable memory");
+  }
+  if (dst.is_empty()) return;
+  for (int32_t i = 0; i < dst.ndim; ++i) {
+    if (dst.strides[i] != 0 || dst.shape[i] == 1) continue;
+    throw Error(ErrorCode::overlap, "strides",
+                "the destination's stride in dimension " + std::to_string(i) +
+                    " is 0; expected an element of its own for each index");
+  }
+  if (has_partial_overlap(dst)) {
+    throw Error(ErrorCode::overlap, "strides",
+                "the destination's elements overlap each other; expected memory without overlap");
+  }
+  if (elements_intersect(src, dst)) {
+    throw Error(ErrorCode::overlap, "data",
+                "source and destination have memory in common; expected two separate ones");
+  }
 }
 
 void repack_float4(const TensorView& src, const TensorView& dst) {

@@ -88,12 +88,20 @@ ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target) noe
   return reasons;
 }
 
+// What does not fit (broadcast dimensions can promise any size) is the largest number there is.
+int64_t saturated_product(int64_t count, int64_t bytes) noexcept {
+  int64_t product = 0;
+  return __builtin_mul_overflow(count, bytes, &product) ? std::numeric_limits<int64_t>::max()
+                                                        : product;
+}
+
 int64_t result_bytes(const TensorView& view, const TargetTraits& target, const Request& request,
                      bool casts) noexcept {
-  if (casts) return view.size() * DType(*request.dtype).itemsize();
+  if (casts) return saturated_product(view.size(), DType(*request.dtype).itemsize());
   const DType type(view.dtype);
   if (type == kFloat4Padded && target.float4 == Float4::pairs) return view.size() / 2;
-  if (type == kFloat4Pair && target.float4 == Float4::padded) return view.size() * 2;
+  if (type == kFloat4Pair && target.float4 == Float4::padded)
+    return saturated_product(view.size(), 2);
   return view.nbytes();
 }
 

@@ -43,11 +43,16 @@ std::string address_text(const void* data) {
   return text;
 }
 
-// "torch.Tensor", "NumPy" …: how a sentence calls the target.
+// "torch", "NumPy" …: how a sentence calls the target. A name that is not ours is said as it is.
 std::string title(const TargetTraits& target) {
-  if (target.name == "torch"s) return "torch";
   if (target.name == "numpy"s) return "NumPy";
-  return "DLPack";
+  if (target.name == "dlpack"s) return "DLPack";
+  return target.name;
+}
+
+// What a sentence says of one thing that the target holds.
+std::string holder(const TargetTraits& target) {
+  return target.name == "torch"s ? "torch.Tensor" : title(target);
 }
 
 // What was found, as a clause. `found` is the source's own word for it, where it has one.
@@ -144,10 +149,12 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
     case ErrorCode::negative_stride: {
       const int32_t dim = negative_stride_dimension(view);
       return "stride in dimension " + std::to_string(dim) + " is " +
-             std::to_string(view.strides[dim]) + " elements; torch.Tensor has no negative strides";
+             std::to_string(view.strides[dim]) + " elements; " + holder(target) +
+             " has no negative strides";
     }
     case ErrorCode::overlap:
-      return "strides let elements overlap in writable memory; torch would compute wrong values";
+      return "strides let elements overlap in writable memory; " + to +
+             " would compute wrong values";
     case ErrorCode::misaligned:
       return "data is at " + address_text(view.data) + "; " + dtype + " needs alignment to " +
              std::to_string(view.itemsize() >= 16 ? 16 : view.itemsize()) + " bytes";
@@ -160,7 +167,7 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
     case ErrorCode::copy_on_write:
       return "the storage is copy-on-write: a shared view would see or cause the copy";
     case ErrorCode::read_only:
-      return "the memory is read-only; torch.Tensor cannot promise not to write";
+      return "the memory is read-only; " + holder(target) + " cannot promise not to write";
     default:
       return std::string(name(code));
   }

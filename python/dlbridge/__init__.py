@@ -21,6 +21,7 @@ from ._core import (
 )
 from ._errors import ExchangeError
 from ._info import BuildInfo, build_info
+from ._paths import cmake_dir
 
 _adapters.load("numpy")
 
@@ -31,6 +32,7 @@ __all__ = [
     "Tensor",
     "__version__",
     "build_info",
+    "cmake_dir",
     "explain",
     "from_dlpack",
     "shares_memory",

@@ -5,9 +5,11 @@
 #include <gtest/gtest.h>
 
 #include <cstring>
+#include <functional>
 #include <optional>
 
 #include "dlbridge/layout.h"
+#include "errors.h"
 #include "memory.h"
 #include "shaped.h"
 
@@ -217,6 +219,62 @@ TEST(CopyHost, PackedSubbyteCopiesWholeBytes) {
             Shaped({3, 3}, {3, 1}, int4, to.data()).view());
   EXPECT_EQ(std::memcmp(from.data(), to.data(), 5), 0);
   EXPECT_EQ(to.data()[5], GuardedBuffer::kPoison);
+}
+
+TEST(RequireCopyable, RefusesWhatCopyHostMayNotBeGiven) {
+  struct Row {
+    const char* what;
+    std::optional<ErrorCode> code;
+    Dims shape, strides;  // of the destination
+    std::function<void(TensorView&)> spoil = [](TensorView&) {};
+  };
+  using enum ErrorCode;
+  const Row rows[] = {
+      {"Fits", std::nullopt, {2, 3}, {3, 1}},
+      {"AnyLayout", std::nullopt, {2, 3}, {-1, 2}},
+      {"Pinned", std::nullopt, {2, 3}, {3, 1}, [](auto& v) { v.device.device_type = kDLCUDAHost; }},
+      {"Gpu", unsupported_device, {2, 3}, {3, 1}, [](auto& v) { v.device.device_type = kDLCUDA; }},
+      {"Managed",
+       unsupported_device,
+       {2, 3},
+       {3, 1},
+       [](auto& v) { v.device.device_type = kDLCUDAManaged; }},
+      {"OtherDtype", unsupported_dtype, {2, 3}, {3, 1}, [](auto& v) { v.dtype = test::kInt32; }},
+      {"OtherPadding", unsupported_dtype, {2, 3}, {3, 1}, [](auto& v) { v.subbyte_padded = true; }},
+      {"OtherExtent", shape_mismatch, {3, 2}, {2, 1}},
+      {"OtherRank", shape_mismatch, {6}, {1}},
+      {"ReadOnly", read_only, {2, 3}, {3, 1}, [](auto& v) { v.access = Access::read_only; }},
+      {"UnknownAccess", read_only, {2, 3}, {3, 1}, [](auto& v) { v.access = Access::unknown; }},
+      {"Broadcast", overlap, {2, 3}, {0, 1}},
+      {"PartialOverlap", overlap, {2, 3}, {1, 1}},
+  };
+  GuardedBuffer from(24);
+  GuardedBuffer to(64);
+  const Shaped src({2, 3}, {3, 1}, test::kFloat32, from.data());
+  for (const Row& row : rows) {
+    const Shaped shaped(row.shape, row.strides, test::kFloat32, to.data() + 16);
+    TensorView dst = shaped.view();
+    row.spoil(dst);
+    const auto error = test::error_of([&] { require_copyable(src.view(), dst); });
+    ASSERT_EQ(error.has_value(), row.code.has_value()) << row.what;
+    if (error) {
+      EXPECT_EQ(name(error->code()), name(*row.code)) << row.what;
+    }
+  }
+}
+
+TEST(RequireCopyable, RefusesMemoryInCommonAndAllowsInterleavedElements) {
+  GuardedBuffer memory(64);
+  const Shaped even({4}, {2}, test::kFloat32, memory.data());
+  const Shaped odd({4}, {2}, test::kFloat32, memory.data() + 4);
+  const Shaped askew({4}, {2}, test::kFloat32, memory.data() + 2);
+  require_copyable(even.view(), odd.view());
+  test::expect_error(ErrorCode::overlap, [&] { require_copyable(even.view(), even.view()); });
+  test::expect_error(ErrorCode::overlap, [&] { require_copyable(even.view(), askew.view()); });
+}
+
+TEST(RequireCopyable, AllowsEmptyTensorsWhateverTheirStrides) {
+  require_copyable(Shaped({0, 3}, {0, 0}).view(), Shaped({0, 3}, {0, 0}).view());
 }
 
 // A padded float4 view and one of pairs.

@@ -316,6 +316,26 @@ TEST(Describe, SaysWhatIsCastWithItsBytes) {
       "cast to float64: 32 bytes");
 }
 
+TEST(Refusal, CallsATargetOfAnotherNameByIt) {
+  TargetTraits engine = torch_like();
+  engine.name = "engine";
+  struct Row {
+    Shaped source;
+    const char* words;
+  };
+  const Row rows[] = {
+      {{{4}, {-4}, kFloat32, at(0x10000)}, "engine has no negative strides"},
+      {{{4, 3}, {1, 1}, kFloat32, at(0x10000)}, "engine would compute wrong values"},
+      {read_only(), "engine cannot promise not to write"},
+      {Shaped({2}, DType(TypeCode::float_, 16)), "dtype is float16, which engine cannot share"},
+  };
+  for (const Row& row : rows) {
+    const Plan decision = plan(row.source.view(), engine, {});
+    const std::string text = refusal(row.source.view(), engine, {}, decision).what();
+    EXPECT_NE(text.find(row.words), std::string::npos) << text;
+  }
+}
+
 TEST(Verdict, Names) {
   EXPECT_EQ(name(Verdict::share), "share");
   EXPECT_EQ(name(Verdict::copy), "copy");

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <map>
 #include <optional>
 
@@ -433,6 +434,25 @@ TEST(Plan, Float4CopyCountsTheBytesOfTheOtherPacking) {
   EXPECT_EQ(plan(padded.view(), torch_like(), {.copy = CopyMode::if_needed}).bytes, 3);
   const Shaped pairs({6}, kFloat4Pair);
   EXPECT_EQ(plan(pairs.view(), numpy_like(), {.copy = CopyMode::if_needed}).bytes, 12);
+}
+
+TEST(Plan, BytesThatDoNotFitAreTheLargestNumberThereIs) {
+  constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+  const Shaped broadcast({int64_t{1} << 62}, {0}, test::kUint8, Shaped::aligned_address());
+  EXPECT_EQ(plan(broadcast.view(), numpy_like(), {.dtype = kFloat64}).bytes, kLargest);
+  const Shaped pairs({int64_t{1} << 62}, {0}, kFloat4Pair, Shaped::aligned_address());
+  EXPECT_EQ(plan(pairs.view(), numpy_like(), {.copy = CopyMode::if_needed}).bytes, kLargest);
+}
+
+TEST(TensorView, BytesOfPackedElementsDoNotOverflow) {
+  const auto nbytes = [](int64_t extent, int bits) {
+    return Shaped({extent}, {1}, DType(TypeCode::int_, bits)).view().nbytes();
+  };
+  EXPECT_EQ(nbytes(int64_t{1} << 62, 4), int64_t{1} << 61);
+  EXPECT_EQ(nbytes(std::numeric_limits<int64_t>::max(), 1), int64_t{1} << 60);
+  for (int64_t extent = 0; extent < 40; ++extent) {
+    for (const int bits : {1, 2, 4}) EXPECT_EQ(nbytes(extent, bits), (extent * bits + 7) / 8);
+  }
 }
 
 TEST(Plan, NeutralTargetTakesWhateverDlpackCanSay) {

@@ -64,7 +64,13 @@ def test_wheel_for_an_environment_with_torch(tmp_path):
         names = archive.namelist()
         links = [entry.filename for entry in archive.infolist() if entry.external_attr >> 28 == 0o12]
     assert not links, "wheels carry no symbolic links"
-    for needed in ("dlbridge/py.typed", "dlbridge/_core.pyi", "dlbridge/include/dlbridge/plan.h"):
+    for needed in (
+        "dlbridge/py.typed",
+        "dlbridge/_core.pyi",
+        "dlbridge/include/dlbridge/plan.h",
+        "dlbridge/lib/cmake/dlbridge/dlbridge-config.cmake",
+        "dlbridge/lib/pkgconfig/dlbridge.pc",
+    ):
         assert needed in names
     assert any(name.startswith("dlbridge/lib/libdlbridge.so.") for name in names)
     installed = tmp_path / "installed"

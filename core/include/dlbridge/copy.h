@@ -13,6 +13,11 @@ namespace dlbridge {
 /// untouched.
 DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst);
 
+/// Checks what copy_host requires of two validated views. Throws Error: unsupported_device (not
+/// host memory), unsupported_dtype (the dtypes or their padding differ), shape_mismatch, read_only
+/// (dst; unknown access counts as read-only), overlap (dst with itself or with src).
+DLBRIDGE_API void require_copyable(const TensorView& src, const TensorView& dst);
+
 /// Repacks float4 between one element a byte (dtype (17,4,1), padded) and two a byte ((17,4,2));
 /// the side that has pairs has half the extent in the last dimension. The first element of a pair
 /// is the low nibble. Requires: host memory; shapes as said; dst writable.

@@ -57,7 +57,10 @@ struct TensorView {
   /// Bytes that the elements need when packed densely; broadcast dimensions count in full.
   int64_t nbytes() const noexcept {
     const DType type(dtype);
-    if (type.is_subbyte() && !subbyte_padded) return (size() * type.item_bits() + 7) / 8;
+    if (type.is_subbyte() && !subbyte_padded) {
+      // In two steps: the bits of all elements may be more than 64 bits can count.
+      return size() / 8 * type.item_bits() + (size() % 8 * type.item_bits() + 7) / 8;
+    }
     return size() * type.itemsize();
   }
 

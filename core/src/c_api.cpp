@@ -1,0 +1,402 @@
+// The C ABI over the C++ core: arguments in, one call, a status out. What decides lives elsewhere.
+#include "dlbridge/c_api.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+
+#include "c_status.h"
+#include "dlbridge/copy.h"
+#include "dlbridge/dlpack.h"
+#include "dlbridge/layout.h"
+#include "dlbridge/managed_tensor.h"
+#include "dlbridge/plan.h"
+
+/// A loan that several holders share, and the descriptor that shows it. Needs no lock: nothing but
+/// the count changes.
+struct dlb_tensor {
+  explicit dlb_tensor(dlbridge::Loan&& taken) noexcept : loan(std::move(taken)) {
+    const dlbridge::TensorView& view = loan.view();
+    DLDevice device = view.device;
+    if (dlbridge::Device(device).is_host()) device.device_id = 0;  // as an export says it
+    descriptor.version = {dlbridge::kDLPackMajor, dlbridge::kDLPackMinor};
+    descriptor.flags = view.flags();
+    descriptor.dl_tensor = {view.data,    device,         view.ndim,       view.dtype,
+                            loan.shape(), loan.strides(), view.byte_offset};
+  }
+
+  dlbridge::Owner share() noexcept {
+    shares.fetch_add(1, std::memory_order_relaxed);
+    return {this, [](void* context) noexcept { static_cast<dlb_tensor*>(context)->drop(); }};
+  }
+  void drop() noexcept {
+    if (shares.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
+  }
+
+  std::atomic<int64_t> shares{1};
+  dlbridge::Loan loan;
+  DLManagedTensorVersioned descriptor{};
+};
+
+namespace dlbridge::c_api {
+namespace {
+
+// Sizes in version 1 of the ABI. They never change, also when the structs grow.
+constexpr size_t kErrorV1 = 40;
+constexpr size_t kVersionInfoV1 = 32;
+constexpr size_t kDescriptionV1 = 152;
+constexpr size_t kTraitsV1 = 48;
+constexpr size_t kRequestV1 = 32;
+constexpr size_t kPlanResultV1 = 72;
+
+static_assert(static_cast<int>(Access::read_only) == DLBRIDGE_ACCESS_READ_ONLY &&
+              static_cast<int>(Access::unknown) == DLBRIDGE_ACCESS_UNKNOWN);
+static_assert(static_cast<int>(CopyMode::never) == DLBRIDGE_COPY_NEVER &&
+              static_cast<int>(CopyMode::if_needed) == DLBRIDGE_COPY_IF_NEEDED &&
+              static_cast<int>(CopyMode::always) == DLBRIDGE_COPY_ALWAYS);
+static_assert(static_cast<int>(Verdict::share) == DLBRIDGE_SHARE &&
+              static_cast<int>(Verdict::copy) == DLBRIDGE_COPY &&
+              static_cast<int>(Verdict::cast) == DLBRIDGE_CAST &&
+              static_cast<int>(Verdict::stage) == DLBRIDGE_STAGE &&
+              static_cast<int>(Verdict::refuse) == DLBRIDGE_REFUSE);
+static_assert(static_cast<int>(Float4::padded) == DLBRIDGE_FLOAT4_PADDED &&
+              static_cast<int>(Float4::pairs) == DLBRIDGE_FLOAT4_PAIRS &&
+              static_cast<int>(Float4::both) == DLBRIDGE_FLOAT4_BOTH);
+
+// The last bit of each set; what lies beyond is not known here.
+constexpr int64_t kAllAccepts = 2 * DLBRIDGE_ACCEPTS_HOST_ONLY - 1;
+constexpr int64_t kAllNamed = 2 * DLBRIDGE_NAMED_SOURCE_CASTS - 1;
+
+// Lets go of whatever the loan still owns at the end of the scope: the memory of a call that failed
+// stays its caller's. A call that succeeded has moved the owner on.
+class CallerKeeps {
+ public:
+  template <typename Managed>
+  CallerKeeps(Loan& loan, Managed* managed) noexcept : loan_(loan) {
+    loan.attach(owner_of(managed));
+  }
+  CallerKeeps(const CallerKeeps&) = delete;
+  CallerKeeps& operator=(const CallerKeeps&) = delete;
+  ~CallerKeeps() { static_cast<void>(loan_.release_owner()); }
+
+ private:
+  Loan& loan_;
+};
+
+Access access_of(int32_t access) {
+  require_range(access, DLBRIDGE_ACCESS_UNKNOWN, "access");
+  return static_cast<Access>(access);
+}
+
+TargetTraits traits_of(const dlb_traits* given) {
+  if (given == nullptr) return neutral_traits();
+  const dlb_traits& traits = sized(given, kTraitsV1, "dlb_traits");
+  require_range(traits.max_ndim, INT32_MAX, "max_ndim");
+  require_range(traits.accepts, kAllAccepts, "accepts");
+  require_range(traits.float4, DLBRIDGE_FLOAT4_BOTH, "float4");
+  require_range(traits.dtype_count, INT32_MAX, "dtype_count");
+  require_range(traits.reserved, 0, "reserved");
+  if (traits.dtype_count > 0) required(traits.dtypes, "dtypes");
+  const auto accepts = [&](uint32_t bit) { return (traits.accepts & bit) != 0; };
+  TargetTraits target;
+  target.name = traits.name != nullptr ? traits.name : neutral_traits().name;
+  target.max_ndim = traits.max_ndim;
+  target.negative_strides = accepts(DLBRIDGE_ACCEPTS_NEGATIVE_STRIDES);
+  target.zero_strides = accepts(DLBRIDGE_ACCEPTS_ZERO_STRIDES);
+  target.partial_overlap = accepts(DLBRIDGE_ACCEPTS_PARTIAL_OVERLAP);
+  target.read_only = accepts(DLBRIDGE_ACCEPTS_READ_ONLY);
+  target.misaligned = accepts(DLBRIDGE_ACCEPTS_MISALIGNED);
+  target.packed_subbyte = accepts(DLBRIDGE_ACCEPTS_PACKED_SUBBYTE);
+  target.every_dtype = accepts(DLBRIDGE_ACCEPTS_EVERY_DTYPE);
+  target.host_only = accepts(DLBRIDGE_ACCEPTS_HOST_ONLY);
+  target.float4 = static_cast<Float4>(traits.float4);
+  target.devices = traits.devices;
+  for (int32_t i = 0; i < traits.dtype_count; ++i) {
+    const DType dtype(traits.dtypes[i]);
+    if (DTypeSet::slot(dtype) < 0) {
+      throw Error(ErrorCode::invalid_dtype, "dtypes",
+                  "dtypes[" + std::to_string(i) + "] is " + dtype.name() +
+                      "; expected a single-lane type (pairs of float4: set float4)");
+    }
+    target.dtypes.add(dtype);
+  }
+  return target;
+}
+
+Request request_of(const dlb_request* given) {
+  if (given == nullptr) return {};
+  const dlb_request& named = sized(given, kRequestV1, "dlb_request");
+  require_range(named.copy, DLBRIDGE_COPY_ALWAYS, "copy");
+  require_range(named.named, kAllNamed, "named");
+  require_range(named.reserved, 0, "reserved");
+  Request request;
+  request.copy = static_cast<CopyMode>(named.copy);
+  request.into_existing = (named.named & DLBRIDGE_NAMED_DESTINATION) != 0;
+  request.source_casts = (named.named & DLBRIDGE_NAMED_SOURCE_CASTS) != 0;
+  if (named.named & DLBRIDGE_NAMED_DEVICE) {
+    if (!Device(named.device).is_known())
+      throw Error(ErrorCode::invalid_device, "device",
+                  "device is " + Device(named.device).name() + "; expected one DLPack defines");
+    request.device = named.device;
+  }
+  if (named.named & DLBRIDGE_NAMED_DTYPE) {
+    if (!DType(named.dtype).is_known())
+      throw Error(ErrorCode::invalid_dtype, "dtype",
+                  "dtype is " + DType(named.dtype).name() + "; expected one DLPack defines");
+    request.dtype = named.dtype;
+  }
+  return request;
+}
+
+template <typename Managed>
+dlb_status validate(const Managed* managed) noexcept {
+  return guarded([&] {
+    Loan loan;
+    describe_managed(managed, loan);
+  });
+}
+
+void write_description(const TensorView& view, dlb_description& out) {
+  // Everything that can throw comes first: a failure leaves the caller's struct as it was.
+  const std::string dtype_name = DType(view.dtype).name();
+  const std::string device_name = Device(view.device).name();
+  const bool fits = out.capacity >= view.ndim;
+  const bool wanted = out.shape != nullptr || out.strides != nullptr;
+  if (fits && out.shape != nullptr) std::copy_n(view.shape, view.ndim, out.shape);
+  if (fits && out.strides != nullptr) std::copy_n(view.strides, view.ndim, out.strides);
+  out.ndim = view.ndim;
+  out.data = view.data;
+  out.byte_offset = view.byte_offset;
+  out.size = view.size();
+  out.nbytes = view.nbytes();
+  out.device = view.device;
+  out.dtype = view.dtype;
+  out.flags = view.flags();
+  out.access = static_cast<int32_t>(view.access);
+  out.is_contiguous = is_contiguous(view);
+  write_text(dtype_name, out.dtype_name, sizeof out.dtype_name);
+  write_text(device_name, out.device_name, sizeof out.device_name);
+  if (wanted && !fits) {
+    throw StatusError(DLBRIDGE_BUFFER_TOO_SMALL, "capacity",
+                      "capacity is " + std::to_string(out.capacity) + "; expected at least " +
+                          std::to_string(view.ndim) + ", the tensor's ndim");
+  }
+}
+
+template <typename Managed>
+dlb_status describe(const Managed* managed, dlb_description* description) noexcept {
+  return guarded([&] {
+    dlb_description& out = sized(description, kDescriptionV1, "dlb_description");
+    require_range(out.capacity, INT32_MAX, "capacity");
+    Loan loan;
+    describe_managed(managed, loan);
+    write_description(loan.view(), out);
+  });
+}
+
+// The names of `reasons` in order of precedence; returns how many there are.
+int32_t write_reasons(ReasonSet reasons, const char** out, int32_t capacity) noexcept {
+  int32_t count = 0;
+  for (; !reasons.empty(); ++count) {
+    const ErrorCode code = reasons.first();
+    if (count < capacity) out[count] = name(code).data();  // a literal: ends with a zero byte
+    reasons = reasons.without(code);
+  }
+  return count;
+}
+
+template <typename Managed>
+dlb_status plan(const Managed* managed, const dlb_traits* traits, const dlb_request* request,
+                dlb_plan_result* result) noexcept {
+  return guarded([&] {
+    dlb_plan_result& out = sized(result, kPlanResultV1, "dlb_plan_result");
+    require_range(out.reasons_capacity, INT32_MAX, "reasons_capacity");
+    const TargetTraits target = traits_of(traits);
+    const Request named = request_of(request);
+    Loan loan;
+    describe_managed(managed, loan);
+    const Plan decision = dlbridge::plan(loan.view(), target, named);
+    std::string message;
+    if (out.message != nullptr) {
+      message = dlbridge::describe(loan.view(), target, named, decision);
+      write_text(message, out.message, out.message_capacity);
+    }
+    out.message_length = message.size();
+    out.reasons_count = write_reasons(decision.reasons, out.reasons,
+                                      out.reasons == nullptr ? 0 : out.reasons_capacity);
+    out.bytes = decision.bytes;
+    out.verdict = static_cast<int32_t>(decision.verdict);
+    out.casts = decision.casts;
+    out.stages = decision.stages;
+    out.reserved = 0;
+  });
+}
+
+// `access`: what the caller says of a descriptor that cannot say it itself.
+template <typename Managed>
+Loan described(const Managed* managed, std::optional<Access> access = {}) {
+  Loan loan;
+  describe_managed(managed, loan);
+  if (access) loan.view().access = *access;
+  return loan;
+}
+
+template <typename Managed>
+dlb_tensor* adopt(Managed* managed, std::optional<Access> access = {}) {
+  Loan loan = described(managed, access);
+  const CallerKeeps guard(loan, managed);
+  return new dlb_tensor(std::move(loan));
+}
+
+// A loan over the handle's memory with a share of its own.
+Loan shared(dlb_tensor* tensor) {
+  Loan loan;
+  loan.describe(required(tensor, "tensor").loan.view());
+  loan.attach(tensor->share());
+  return loan;
+}
+
+// Sets the caller's `out` to null, then to what `make` returns.
+template <typename T, typename Make>
+dlb_status make_into(T** out, const char* field, Make&& make) noexcept {
+  return guarded([&] {
+    required(out, field) = nullptr;
+    *out = make();
+  });
+}
+
+}  // namespace
+}  // namespace dlbridge::c_api
+
+using namespace dlbridge;
+
+dlb_status dlb_last_error(dlb_error* error) noexcept {
+  // Not guarded(): looking at the last error must not replace it.
+  if (error == nullptr) return DLBRIDGE_INVALID_ARGUMENT;
+  try {
+    c_api::read_last_error(c_api::sized(error, c_api::kErrorV1, "dlb_error"));
+  } catch (const std::exception&) {
+    return DLBRIDGE_WRONG_STRUCT_SIZE;
+  }
+  return DLBRIDGE_OK;
+}
+
+dlb_status dlb_version(dlb_version_info* info) noexcept {
+  return c_api::guarded([&] {
+    dlb_version_info& out = c_api::sized(info, c_api::kVersionInfoV1, "dlb_version_info");
+    out.major = DLBRIDGE_VERSION_MAJOR;
+    out.minor = DLBRIDGE_VERSION_MINOR;
+    out.patch = DLBRIDGE_VERSION_PATCH;
+    out.c_api = DLBRIDGE_C_API_VERSION;
+    out.dlpack_major = kDLPackMajor;
+    out.dlpack_minor = kDLPackMinor;
+  });
+}
+
+dlb_status dlb_dtype_parse(const char* name, DLDataType* dtype) noexcept {
+  return c_api::guarded([&] {
+    const std::string text = &c_api::required(name, "name");
+    DLDataType& out = c_api::required(dtype, "dtype");
+    const std::optional<DType> type = DType::parse(text);
+    if (!type) {
+      throw Error(ErrorCode::invalid_dtype, "name",
+                  "\"" + text + "\" names no data type; expected one such as float32 or bfloat16");
+    }
+    out = *type;
+  });
+}
+
+dlb_status dlb_dtype_name(DLDataType dtype, char* buffer, size_t capacity,
+                          size_t* length) noexcept {
+  return c_api::guarded([&] {
+    if (capacity > 0) c_api::required(buffer, "buffer");
+    const std::string text = DType(dtype).name();
+    c_api::write_text(text, buffer, capacity);
+    if (length != nullptr) *length = text.size();
+  });
+}
+
+dlb_status dlb_validate(const DLManagedTensorVersioned* managed) noexcept {
+  return c_api::validate(managed);
+}
+dlb_status dlb_validate_legacy(const DLManagedTensor* managed) noexcept {
+  return c_api::validate(managed);
+}
+
+dlb_status dlb_describe(const DLManagedTensorVersioned* managed,
+                        dlb_description* description) noexcept {
+  return c_api::describe(managed, description);
+}
+dlb_status dlb_describe_legacy(const DLManagedTensor* managed,
+                               dlb_description* description) noexcept {
+  return c_api::describe(managed, description);
+}
+
+dlb_status dlb_plan(const DLManagedTensorVersioned* managed, const dlb_traits* traits,
+                    const dlb_request* request, dlb_plan_result* result) noexcept {
+  return c_api::plan(managed, traits, request, result);
+}
+dlb_status dlb_plan_legacy(const DLManagedTensor* managed, const dlb_traits* traits,
+                           const dlb_request* request, dlb_plan_result* result) noexcept {
+  return c_api::plan(managed, traits, request, result);
+}
+
+dlb_status dlb_copy(const DLManagedTensorVersioned* source,
+                    const DLManagedTensorVersioned* destination) noexcept {
+  return c_api::guarded([&] {
+    const Loan src = c_api::described(source);
+    const Loan dst = c_api::described(destination);
+    require_copyable(src.view(), dst.view());
+    copy_host(src.view(), dst.view());
+  });
+}
+
+dlb_status dlb_adopt(DLManagedTensorVersioned* managed, dlb_tensor** tensor) noexcept {
+  return c_api::make_into(tensor, "tensor", [&] { return c_api::adopt(managed); });
+}
+dlb_status dlb_adopt_legacy(DLManagedTensor* managed, int32_t access,
+                            dlb_tensor** tensor) noexcept {
+  return c_api::make_into(tensor, "tensor",
+                          [&] { return c_api::adopt(managed, c_api::access_of(access)); });
+}
+
+dlb_status dlb_tensor_retain(dlb_tensor* tensor) noexcept {
+  // The share is the caller's, who gives it back with dlb_tensor_release.
+  return c_api::guarded([&] { static_cast<void>(c_api::required(tensor, "tensor").share()); });
+}
+
+dlb_status dlb_tensor_release(dlb_tensor* tensor) noexcept {
+  if (tensor != nullptr) tensor->drop();
+  return DLBRIDGE_OK;
+}
+
+dlb_status dlb_tensor_borrow(const dlb_tensor* tensor,
+                             const DLManagedTensorVersioned** managed) noexcept {
+  return c_api::make_into(managed, "managed",
+                          [&] { return &c_api::required(tensor, "tensor").descriptor; });
+}
+
+dlb_status dlb_export(dlb_tensor* tensor, DLManagedTensorVersioned** managed) noexcept {
+  return c_api::make_into(managed, "managed", [&] { return to_managed(c_api::shared(tensor)); });
+}
+dlb_status dlb_export_legacy(dlb_tensor* tensor, DLManagedTensor** managed) noexcept {
+  return c_api::make_into(managed, "managed",
+                          [&] { return to_managed_legacy(c_api::shared(tensor)); });
+}
+
+dlb_status dlb_to_legacy(DLManagedTensorVersioned* managed, DLManagedTensor** legacy) noexcept {
+  return c_api::make_into(legacy, "legacy", [&] {
+    Loan loan = c_api::described(managed);
+    const c_api::CallerKeeps guard(loan, managed);
+    return to_managed_legacy(std::move(loan));
+  });
+}
+
+dlb_status dlb_to_versioned(DLManagedTensor* legacy, int32_t access,
+                            DLManagedTensorVersioned** managed) noexcept {
+  return c_api::make_into(managed, "managed", [&] {
+    Loan loan = c_api::described(legacy, c_api::access_of(access));
+    const c_api::CallerKeeps guard(loan, legacy);
+    return to_managed(std::move(loan));
+  });
+}

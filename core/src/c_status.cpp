@@ -1,0 +1,117 @@
+#include "c_status.h"
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+
+namespace dlbridge::c_api {
+namespace {
+
+// Plain memory: no constructor, no destructor, so that it serves also while a thread ends.
+struct LastError {
+  dlb_status status;
+  const char* code;
+  char field[64];
+  char message[1024];
+};
+
+thread_local LastError last_error{DLBRIDGE_OK, "", "", ""};
+
+// A struct larger than this is no struct of ours: its size was never set.
+constexpr size_t kLargestStruct = 4096;
+
+void keep(dlb_status status, const char* code, std::string_view field, std::string_view message) {
+  last_error.status = status;
+  last_error.code = code;
+  write_text(field, last_error.field, sizeof last_error.field);
+  write_text(message, last_error.message, sizeof last_error.message);
+}
+
+dlb_status status_of(ErrorCode code) noexcept {
+  switch (code) {
+    case ErrorCode::invalid_argument:
+    case ErrorCode::invalid_device:
+    case ErrorCode::invalid_dtype:
+      return DLBRIDGE_INVALID_ARGUMENT;
+    case ErrorCode::out_of_memory:
+      return DLBRIDGE_OUT_OF_MEMORY;
+    case ErrorCode::unsupported_version:
+      return DLBRIDGE_UNSUPPORTED_VERSION;
+    case ErrorCode::null_descriptor:
+    case ErrorCode::invalid_ndim:
+    case ErrorCode::null_shape:
+    case ErrorCode::negative_extent:
+    case ErrorCode::extent_overflow:
+    case ErrorCode::stride_overflow:
+    case ErrorCode::unknown_dtype:
+    case ErrorCode::unknown_device:
+    case ErrorCode::null_data:
+    case ErrorCode::address_overflow:
+    case ErrorCode::packed_subbyte:  // of a descriptor: gaps between packed elements
+      return DLBRIDGE_INVALID_DESCRIPTOR;
+    default:
+      return DLBRIDGE_REFUSED;
+  }
+}
+
+// name() answers with a literal, which ends with a zero byte.
+const char* text_of(ErrorCode code) noexcept { return name(code).data(); }
+
+}  // namespace
+
+dlb_status record_current_exception() noexcept {
+  try {
+    throw;
+  } catch (const StatusError& error) {
+    keep(error.status(), text_of(error.code()), error.field(), error.what());
+  } catch (const Error& error) {
+    keep(status_of(error.code()), text_of(error.code()), error.field(), error.what());
+  } catch (const std::bad_alloc&) {
+    keep(DLBRIDGE_OUT_OF_MEMORY, text_of(ErrorCode::out_of_memory), "memory",
+         "memory could not be allocated; free some and call again");
+  } catch (const std::exception& error) {
+    keep(DLBRIDGE_INTERNAL_ERROR, "internal_error", "", error.what());
+  } catch (...) {
+    keep(DLBRIDGE_INTERNAL_ERROR, "internal_error", "", "an unknown exception was thrown");
+  }
+  return last_error.status;
+}
+
+void read_last_error(dlb_error& error) noexcept {
+  error.status = last_error.status;
+  error.reserved = 0;
+  error.code = last_error.code;
+  error.field = last_error.field;
+  error.message = last_error.message;
+}
+
+void write_text(std::string_view text, char* buffer, size_t capacity) noexcept {
+  if (capacity == 0) return;
+  const size_t length = std::min(text.size(), capacity - 1);
+  std::memcpy(buffer, text.data(), length);
+  buffer[length] = '\0';
+}
+
+void require_range(int64_t value, int64_t limit, const char* field) {
+  if (value >= 0 && value <= limit) return;
+  throw Error(ErrorCode::invalid_argument, field,
+              std::string(field) + " is " + std::to_string(value) + "; expected 0 to " +
+                  std::to_string(limit));
+}
+
+void check_size(const void* data, size_t size, size_t first_version, size_t known,
+                const char* type) {
+  const bool fits = size >= first_version && size <= kLargestStruct;
+  const auto* bytes = static_cast<const unsigned char*>(data);
+  if (fits && (size <= known || std::all_of(bytes + known, bytes + size,
+                                            [](unsigned char byte) { return byte == 0; })))
+    return;
+  throw StatusError(DLBRIDGE_WRONG_STRUCT_SIZE, "struct_size",
+                    std::string("struct_size of ") + type + " is " + std::to_string(size) +
+                        (fits ? ", and bytes beyond the " + std::to_string(known) +
+                                    " known here are not zero; expected zero"
+                              : "; expected sizeof(" + std::string(type) + "), which is " +
+                                    std::to_string(known)));
+}
+
+}  // namespace dlbridge::c_api

@@ -1,0 +1,121 @@
+// A C++ program with Python inside: it reads and writes a NumPy array of the script's, and hands
+// the script a buffer of its own as an array. No element is copied.
+//
+//     engine HOME SITE_PACKAGES
+//
+// HOME is where that Python's standard library is (sys.base_prefix), SITE_PACKAGES where NumPy is.
+#include <Python.h>
+
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+
+#include "dlbridge/error.h"
+#include "dlbridge/numpy.h"
+
+namespace {
+
+struct DropReference {
+  void operator()(PyObject* object) const noexcept { Py_DECREF(object); }
+};
+using Reference = std::unique_ptr<PyObject, DropReference>;
+
+// The engine's own memory: a picture that the script may draw on while the engine keeps it.
+using Frame = std::array<float, 12>;
+int frames_alive = 0;
+
+void check(bool holds, const char* claim) {
+  std::printf("%s: %s\n", claim, holds ? "yes" : "no");
+  if (!holds) throw std::runtime_error(claim);
+}
+
+void start_python(const char* home) {
+  PyConfig config;
+  PyConfig_InitIsolatedConfig(&config);
+  PyConfig_SetBytesString(&config, &config.home, home);
+  const PyStatus status = Py_InitializeFromConfig(&config);
+  PyConfig_Clear(&config);
+  if (PyStatus_Exception(status)) Py_ExitStatusException(status);
+}
+
+// The value of a Python expression, or of nothing where `code` is a statement.
+Reference run(PyObject* names, const char* code, int start) {
+  Reference value(PyRun_String(code, start, names, names));
+  if (!value) {
+    PyErr_Print();
+    throw std::runtime_error(code);
+  }
+  return value;
+}
+
+uintptr_t address_of(PyObject* names, const char* expression) {
+  return PyLong_AsSize_t(run(names, expression, Py_eval_input).get());
+}
+
+// Python to C++: the loan holds a reference to the array, so the address is good until the loan is
+// destroyed, on any thread, whether or not that thread holds Python's lock.
+void read_and_write_an_array(PyObject* names) {
+  run(names, "pixels = numpy.arange(12, dtype='float32').reshape(3, 4)", Py_file_input);
+  const Reference array = run(names, "pixels", Py_eval_input);
+  const dlbridge::Loan loan = dlbridge::share_ndarray(array.get());
+  const dlbridge::TensorView& view = loan.view();
+
+  check(reinterpret_cast<uintptr_t>(view.data) == address_of(names, "pixels.ctypes.data"),
+        "the engine reads the array where it is");
+  check(view.ndim == 2 && view.shape[0] == 3 && view.shape[1] == 4, "with its shape");
+  static_cast<float*>(view.data)[5] = 500.0f;
+  run(names, "assert pixels[1, 1] == 500", Py_file_input);
+}
+
+// C++ to Python: the array's base owns the loan, and the loan a share in the frame.
+void lend_a_frame(PyObject* names) {
+  ++frames_alive;
+  std::shared_ptr<Frame> frame(new Frame{}, [](Frame* last) {
+    --frames_alive;
+    delete last;
+  });
+
+  dlbridge::Loan loan;
+  loan.set_rank(2);
+  loan.shape()[0] = 3, loan.shape()[1] = 4;
+  loan.strides()[0] = 4, loan.strides()[1] = 1;  // in elements
+  loan.view().data = frame->data();
+  loan.view().dtype = {kDLFloat, 32, 1};
+  loan.attach({new std::shared_ptr<Frame>(frame),
+               [](void* share) noexcept { delete static_cast<std::shared_ptr<Frame>*>(share); }});
+  const Reference array(dlbridge::to_ndarray(std::move(loan)));
+  PyDict_SetItemString(names, "frame", array.get());
+
+  check(reinterpret_cast<uintptr_t>(frame->data()) == address_of(names, "frame.ctypes.data"),
+        "the script gets the frame where it is");
+  run(names, "frame[2, 3] = 7", Py_file_input);
+  check((*frame)[11] == 7.0f, "the engine sees what the script drew");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) try {
+  if (argc != 3) throw std::runtime_error("engine HOME SITE_PACKAGES");
+  start_python(argv[1]);
+  {
+    const Reference names(PyDict_New());
+    const Reference site_packages(PyUnicode_DecodeFSDefault(argv[2]));
+    PyDict_SetItemString(names.get(), "place", site_packages.get());
+    run(names.get(), "import sys\nsys.path.append(place)\nimport numpy", Py_file_input);
+    dlbridge::initialize_numpy();  // once, before anything else of the adapter
+
+    read_and_write_an_array(names.get());
+    lend_a_frame(names.get());
+    check(frames_alive == 1, "the script keeps the frame after the engine let go of it");
+    run(names.get(), "del frame", Py_file_input);
+    check(frames_alive == 0, "and gave it back");
+  }
+  return Py_FinalizeEx() == 0 ? 0 : 1;
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}

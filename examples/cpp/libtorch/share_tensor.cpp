@@ -1,0 +1,70 @@
+// LibTorch without Python: a tensor goes out as a DLPack descriptor and comes back, and memory of
+// the program's own becomes a tensor. Every claim is checked; a false one makes the program fail.
+#include <ATen/ops/arange.h>
+
+#include <cstdio>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "dlbridge/managed_tensor.h"
+#include "dlbridge/torch.h"
+
+namespace {
+
+void check(bool holds, const char* claim) {
+  std::printf("%s: %s\n", claim, holds ? "yes" : "no");
+  if (!holds) throw std::runtime_error(claim);
+}
+
+// Out of torch and back. In between, the memory belongs to a DLManagedTensorVersioned, which any
+// library that speaks DLPack can take.
+at::Tensor there_and_back(at::Tensor tensor) {
+  dlbridge::ManagedTensor managed(dlbridge::share(tensor));
+  const DLTensor& described = managed.get()->dl_tensor;
+  check(described.data == tensor.const_data_ptr(), "the descriptor names the tensor's address");
+  tensor.reset();  // what was exported lives on without the tensor
+  return dlbridge::to_tensor(std::move(managed).to_loan());
+}
+
+// A tensor over a vector. The loan owns the vector, and after it the tensor's storage does: the
+// release function is called once, on whichever thread lets go last.
+at::Tensor tensor_over(std::unique_ptr<std::vector<float>> values) {
+  dlbridge::Loan loan;
+  loan.set_rank(1);
+  loan.shape()[0] = static_cast<int64_t>(values->size());
+  loan.strides()[0] = 1;  // in elements
+  loan.view().data = values->data();
+  loan.view().dtype = {kDLFloat, 32, 1};
+  loan.attach({values.release(),
+               [](void* context) noexcept { delete static_cast<std::vector<float>*>(context); }});
+  return dlbridge::to_tensor(std::move(loan));
+}
+
+}  // namespace
+
+int main() try {
+  const at::Tensor tensor = at::arange(20).view({4, 5});
+  const at::Tensor back = there_and_back(tensor);
+  check(back.const_data_ptr() == tensor.const_data_ptr(), "the tensor came back to its memory");
+  check(back.sizes() == tensor.sizes(), "and to its shape");
+
+  auto values = std::make_unique<std::vector<float>>(6, 1.5f);
+  const float* address = values->data();
+  const at::Tensor wrapped = tensor_over(std::move(values));
+  check(wrapped.const_data_ptr() == address, "the vector became a tensor where it is");
+
+  // What cannot be shared is refused: code and message say what was found and what would work.
+  try {
+    dlbridge::share(tensor.to(at::kFloat).set_requires_grad(true));
+    check(false, "a tensor that requires grad is refused");
+  } catch (const dlbridge::Error& error) {
+    check(error.code() == dlbridge::ErrorCode::requires_grad,
+          "a tensor that requires grad is refused");
+    std::printf("  %s\n", error.what());
+  }
+} catch (const std::exception& error) {
+  std::fprintf(stderr, "%s\n", error.what());
+  return 1;
+}

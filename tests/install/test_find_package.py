@@ -1,0 +1,383 @@
+"""C++ projects against an installed dlbridge: the examples, built with find_package and pkg-config, and run.
+
+Two installations are made from the build tree: the prefix of `cmake --install`, moved away after it was written, and
+the folder that a wheel unpacks to. DLBRIDGE_BUILD_DIR names another build tree than build/release.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD = Path(os.environ.get("DLBRIDGE_BUILD_DIR", ROOT / "build" / "release"))
+EXAMPLES = ROOT / "examples" / "cpp"
+C_EXAMPLE = ROOT / "examples" / "c"
+TORCH_DIR = Path(torch.__file__).parent
+PLATLIB = sysconfig.get_path("platlib")
+LIBPYTHON = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDLIBRARY"))
+
+pytestmark = [
+    pytest.mark.skipif(not (BUILD / "CMakeCache.txt").exists(), reason=f"no build tree in {BUILD}: run scripts/setup"),
+    pytest.mark.timeout(600),
+]
+needs_libpython = pytest.mark.skipif(
+    LIBPYTHON.suffix != ".so" or not LIBPYTHON.exists(), reason="this Python has no shared library to embed"
+)
+needs_pkg_config = pytest.mark.skipif(shutil.which("pkg-config") is None, reason="pkg-config is not installed")
+
+
+def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
+    done = attempt(*command, env=env)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def attempt(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LD_LIBRARY_PATH")}
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, check=False, env=clean | (env or {})
+    )
+
+
+class Installed:
+    """One installation: where its parts are."""
+
+    def __init__(self, top: Path) -> None:
+        self.top = top
+        self.lib = top / "lib"
+        self.cmake = self.lib / "cmake" / "dlbridge"
+        self.pkg_config = self.lib / "pkgconfig"
+        self.include = top / "include"
+
+    def configure(self, source: Path, build: Path, *definitions: str) -> subprocess.CompletedProcess[str]:
+        return attempt(
+            *("cmake", "-G", "Ninja", "-S", source, "-B", build, f"-Ddlbridge_DIR={self.cmake}"),
+            f"-DPython_EXECUTABLE={sys.executable}",
+            *definitions,
+        )
+
+    def build(self, source: Path, build: Path, *definitions: str) -> Path:
+        done = self.configure(source, build, *definitions)
+        assert done.returncode == 0, done.stderr
+        run("cmake", "--build", build)
+        return build
+
+    def libraries(self) -> list[Path]:
+        return [path for path in sorted(self.lib.glob("*.so*")) if not path.is_symlink()]
+
+
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory) -> Installed:
+    """`cmake --install` as a C++ user calls it; then the prefix is moved."""
+    written = tmp_path_factory.mktemp("written") / "prefix"
+    run("cmake", "--install", BUILD, "--prefix", written)
+    moved = tmp_path_factory.mktemp("moved") / "a place with spaces"
+    shutil.move(written, moved)
+    return Installed(moved)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Installed:
+    """What a wheel unpacks to."""
+    site = tmp_path_factory.mktemp("site")
+    run("cmake", "--install", BUILD, "--component", "python", "--prefix", site)
+    return Installed(site / "dlbridge")
+
+
+@pytest.fixture(params=["prefix", "wheel"])
+def installed(request) -> Installed:
+    return request.getfixturevalue(request.param)
+
+
+# ---- what is installed ----
+
+
+def test_component_development_is_what_an_install_without_component_gives(prefix, tmp_path):
+    run("cmake", "--install", BUILD, "--component", "development", "--prefix", tmp_path / "prefix")
+
+    def names(top: Path) -> set[Path]:
+        return {path.relative_to(top) for path in top.rglob("*")}
+
+    assert names(tmp_path / "prefix") == names(prefix.top)
+    assert Path("lib/libdlbridge.so") in names(prefix.top)
+
+
+def test_headers_come_with_dlpack_and_its_licence(installed):
+    for name in ("dlbridge/managed_tensor.h", "dlbridge/numpy.h", "dlbridge/torch.h", "dlpack/dlpack.h"):
+        assert (installed.include / name).is_file()
+    assert "Apache License" in (installed.include / "dlpack" / "LICENSE").read_text()
+
+
+def test_wheel_has_no_links_and_cmake_dir_names_its_folder(wheel):
+    assert not [path for path in wheel.top.rglob("*") if path.is_symlink()]
+    assert [path.name for path in wheel.libraries()] == [
+        f"lib{name}.so.0.1" for name in ("dlbridge", "dlbridge_numpy", "dlbridge_torch")
+    ]
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import dlbridge; print(dlbridge.cmake_dir())"
+    assert run(sys.executable, "-c", code, wheel.top.parent).strip() == str(wheel.cmake)
+
+
+def test_nothing_names_the_folders_of_the_build(installed):
+    for path in installed.top.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            for folder in (ROOT, BUILD, TORCH_DIR):
+                assert str(folder).encode() not in content, f"{path} names {folder}"
+
+
+def dynamic(library: Path, kind: str) -> list[str]:
+    return re.findall(rf"\({kind}\).*\[(.*)\]", run("readelf", "-d", "-W", library))
+
+
+def symbols(library: Path, which: str) -> set[str]:
+    """`which` as nm calls it: --defined-only or --undefined-only."""
+    return {line.split()[-1] for line in run("nm", "-D", "--without-symbol-versions", which, library).splitlines()}
+
+
+def test_core_knows_neither_python_nor_torch(installed):
+    core = installed.lib / "libdlbridge.so.0.1"
+    assert set(dynamic(core, "NEEDED")) <= {"libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6"}
+    foreign = re.compile(r"^_?Py|c10|N2at|torch|nanobind|cuda")
+    seen = symbols(core, "--undefined-only") | symbols(core, "--defined-only")
+    assert [name for name in seen if foreign.search(name)] == []
+
+
+def test_libraries_export_nothing_but_their_own(installed):
+    own = re.compile(r"^(_ZNK?8dlbridge|_ZT[ISV]N8dlbridge|dlb_)")
+    for library in installed.libraries():
+        exported = symbols(library, "--defined-only")
+        assert [name for name in exported if not own.search(name)] == [], library.name
+    core = symbols(installed.lib / "libdlbridge.so.0.1", "--defined-only")
+    assert {"_ZTIN8dlbridge5ErrorE", "_ZTVN8dlbridge5ErrorE"} <= core, "Error is caught across libraries"
+
+
+def test_libraries_look_beside_themselves(installed):
+    for library in installed.libraries():
+        assert dynamic(library, "RUNPATH") == ["$ORIGIN"]
+        assert dynamic(library, "SONAME") == [library.name]
+
+
+# ---- the examples ----
+
+
+def test_libtorch_example_runs_without_python(installed, tmp_path):
+    program = installed.build(EXAMPLES / "libtorch", tmp_path / "build") / "share_tensor"
+    said = run(program)
+    assert said.count(": yes") == 5 and ": no" not in said
+    loaded = run("ldd", program)
+    assert "not found" not in loaded and "libpython" not in loaded
+    assert str(installed.lib / "libdlbridge.so.0.1") in loaded
+
+
+def check_engine(program: Path, env: dict[str, str] | None = None) -> None:
+    said = run(program, sys.base_prefix, PLATLIB, env=env)
+    assert said.count(": yes") == 6 and ": no" not in said
+
+
+@needs_libpython
+def test_engine_example_exchanges_arrays_both_ways(installed, tmp_path):
+    check_engine(installed.build(EXAMPLES / "engine", tmp_path / "build") / "engine")
+
+
+USE_EXTENSION = """
+import sys
+sys.path[:0] = sys.argv[1:]
+import dlbridge, matrices, numpy as np, torch
+
+x = np.arange(12, dtype=np.float32).reshape(3, 4)
+for source in (x, torch.from_numpy(x), dlbridge.from_dlpack(x), x.__dlpack__(max_version=(1, 3))):
+    line = matrices.diagonal(source)
+    assert type(line) is dlbridge.Tensor and line.data_ptr == x.ctypes.data
+    assert line.numpy().tolist() == [0, 5, 10]
+x[1, 1] = 50
+assert line.torch().tolist() == [0, 50, 10], "one memory"
+assert matrices.row_sums(x[::-1]).numpy().tolist() == x[::-1].sum(1).tolist()
+
+for wrong, code in ((x[0], "shape_mismatch"), (x.astype(np.int32), "unsupported_dtype")):
+    try:
+        matrices.row_sums(wrong)
+    except dlbridge.ExchangeError as error:
+        assert error.code == code, error
+    else:
+        raise AssertionError(code)
+
+del line, source
+before = sys.getrefcount(x)
+line = matrices.diagonal(x)
+assert sys.getrefcount(x) == before + 1, "the result holds the array"
+del line
+assert sys.getrefcount(x) == before, "and gives it back once"
+with open("/proc/self/maps") as maps:
+    assert len({line.split()[-1] for line in maps if "libdlbridge.so" in line}) == 1, "one core in the process"
+"""
+
+
+def test_extension_example_takes_any_framework(wheel, tmp_path):
+    build = wheel.build(EXAMPLES / "extension", tmp_path / "build", "-DCMAKE_BUILD_TYPE=Release")
+    run(sys.executable, "-c", USE_EXTENSION, build, wheel.top.parent)
+
+
+@needs_pkg_config
+def test_core_links_with_pkg_config(installed, tmp_path):
+    source = tmp_path / "core.cpp"
+    source.write_text(
+        "#include <dlbridge/error.h>\n"
+        'int main() { return dlbridge::name(dlbridge::ErrorCode::read_only) == "read_only" ? 0 : 1; }\n'
+    )
+    env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
+    flags = run("pkg-config", "--cflags", "--libs", "dlbridge", env=env).strip()
+    run("sh", "-c", f"g++ -std=c++20 '{source}' {flags} -o '{tmp_path}/core'")
+    run(tmp_path / "core", env={"LD_LIBRARY_PATH": str(installed.lib)})
+
+
+@needs_pkg_config
+@needs_libpython
+def test_engine_example_builds_with_pkg_config(installed, tmp_path):
+    path = f"{installed.pkg_config}:{LIBPYTHON.parent / 'pkgconfig'}"
+    env = {"PKG_CONFIG_PATH": path}
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    flags = run("pkg-config", "--cflags", "--libs", "dlbridge-numpy", f"python-{version}-embed", env=env)
+    program = tmp_path / "engine"
+    run("sh", "-c", f"g++ -std=c++20 '{EXAMPLES}/engine/engine.cpp' {flags.strip()} -o '{program}'")
+    check_engine(program, {"LD_LIBRARY_PATH": f"{installed.lib}:{LIBPYTHON.parent}"})
+
+
+@needs_pkg_config
+def test_pkg_config_of_torch_names_its_version_and_folder(installed, tmp_path):
+    env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
+    assert run("pkg-config", "--variable=torch_version", "dlbridge-torch", env=env).strip() == torch.__version__
+    ask = ("pkg-config", f"--define-variable=torch_dir={TORCH_DIR}")
+    flags = run(*ask, "--cflags", "dlbridge-torch", env=env).strip()
+    source = tmp_path / "only_headers.cpp"
+    source.write_text("#include <dlbridge/torch.h>\n")
+    run("sh", "-c", f"g++ -std=c++20 -fsyntax-only -Wall -Werror {source} {flags}")
+    libraries = run(*ask, "--libs", "dlbridge-torch", env=env).split()
+    assert f"-L{TORCH_DIR}/lib" in libraries and "-ltorch_cpu" in libraries
+
+
+def check_c_example(program: Path, env: dict[str, str] | None = None) -> None:
+    said = run(program, env=env).split("\n", 1)[1]  # the first line has the versions
+    assert f"```text\n{said}```" in (ROOT / "docs" / "c.md").read_text(), "the guide shows what it prints"
+
+
+def test_c_example_builds_from_a_project_without_cxx(installed, tmp_path):
+    check_c_example(installed.build(C_EXAMPLE, tmp_path / "build") / "exchange")
+
+
+@needs_pkg_config
+def test_c_example_builds_with_pkg_config(installed, tmp_path):
+    env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
+    flags = run("pkg-config", "--cflags", "--libs", "dlbridge", env=env).strip()
+    program = tmp_path / "exchange"
+    run("sh", "-c", f"gcc -std=c11 -Wall -Werror '{C_EXAMPLE}/exchange.c' {flags} -o '{program}'")
+    check_c_example(program, {"LD_LIBRARY_PATH": str(installed.lib)})
+
+
+# ---- what find_package refuses ----
+
+ASK = """
+cmake_minimum_required(VERSION 3.25)
+project(ask LANGUAGES CXX)
+find_package(dlbridge {arguments})
+message(STATUS "found=${{dlbridge_FOUND}} version=${{dlbridge_VERSION}}")
+foreach(component core numpy torch)
+  message(STATUS "${{component}}=${{dlbridge_${{component}}_FOUND}} ${{dlbridge_${{component}}_NOT_FOUND_MESSAGE}}")
+endforeach()
+"""
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Configures a project that asks for dlbridge; returns all that CMake said, on one line."""
+
+    def asked(where: Installed, arguments: str, *definitions: str, expect: bool) -> str:
+        (tmp_path / "CMakeLists.txt").write_text(ASK.format(arguments=arguments))
+        shutil.rmtree(tmp_path / "build", ignore_errors=True)
+        done = where.configure(tmp_path, tmp_path / "build", *definitions)
+        assert (done.returncode == 0) == expect, done.stdout + done.stderr
+        return re.sub(r"\s+", " ", done.stdout + done.stderr)
+
+    return asked
+
+
+@pytest.fixture
+def edited(prefix, tmp_path):
+    """A copy of the installation with one word of its CMake files replaced."""
+
+    def copy(file: str, old: str, new: str) -> Installed:
+        top = tmp_path / "edited"
+        shutil.copytree(prefix.top, top, symlinks=True)
+        path = Installed(top).cmake / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new))
+        return Installed(top)
+
+    return copy
+
+
+def test_finds_all_components_and_core_alone_by_default(installed, ask):
+    said = ask(installed, "0.1 REQUIRED COMPONENTS core numpy torch", expect=True)
+    assert "found=1 version=0.1.0" in said and "core=TRUE" in said and "numpy=TRUE" in said and "torch=TRUE" in said
+    said = ask(installed, "REQUIRED", expect=True)
+    assert "core=TRUE" in said and "torch=TRUE" not in said
+
+
+def test_refuses_another_minor_version(prefix, ask):
+    for other in ("0.0", "0.2", "1.0"):
+        assert f'requested version "{other}"' in ask(prefix, f"{other} REQUIRED", expect=False)
+
+
+def test_refuses_another_torch_and_says_both_versions(edited, ask):
+    where = edited("dlbridge-torch.cmake", torch.__version__, "2.14.1+cpu")
+    said = ask(where, "REQUIRED COMPONENTS torch", expect=False)
+    assert f"component torch: found torch {torch.__version__} ({TORCH_DIR}), expected torch 2.14.1+cpu" in said
+    said = ask(where, "COMPONENTS core OPTIONAL_COMPONENTS torch", expect=True)
+    assert "found=1" in said and "torch=FALSE component torch: found torch" in said, "what is optional may be missing"
+
+
+def test_refuses_another_python_and_says_both_versions(edited, ask):
+    where = edited(
+        "dlbridge-numpy.cmake", f'PYTHON "{sys.version_info.major}.{sys.version_info.minor}"', 'PYTHON "3.9"'
+    )
+    said = ask(where, "REQUIRED COMPONENTS numpy", expect=False)
+    found = f"{sys.version_info.major}.{sys.version_info.minor}"
+    assert f"component numpy: found Python {found} ({sys.executable}), expected Python 3.9" in said
+
+
+def test_names_the_places_where_no_torch_was(prefix, ask, tmp_path):
+    said = ask(prefix, "REQUIRED COMPONENTS torch", f"-DDLBRIDGE_TORCH_DIR={tmp_path}", expect=False)
+    assert f"found no torch (in {tmp_path}), expected torch {torch.__version__}: pass -DDLBRIDGE_TORCH_DIR=" in said
+
+
+def test_says_that_a_component_was_not_built_or_does_not_exist(edited, ask):
+    where = edited("dlbridge-config.cmake", '"core;numpy;torch"', '"core;numpy"')
+    (where.cmake / "dlbridge-config.cmake").write_text(
+        (where.cmake / "dlbridge-config.cmake").read_text().replace('torch_off ""', 'torch_off "there was no torch"')
+    )
+    said = ask(where, "REQUIRED COMPONENTS torch", expect=False)
+    assert "component torch: it was not built (there was no torch)" in said
+    said = ask(where, "REQUIRED COMPONENTS cuda", expect=False)
+    assert "component cuda: there is no such component (there are core, numpy and torch)" in said
+
+
+# ---- the guide ----
+
+
+def test_guide_shows_the_examples_word_for_word():
+    guide = (ROOT / "docs" / "cpp.md").read_text()
+    shown = re.findall(r"^```(?:cpp|cmake)\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    assert len(shown) >= 6
+    files = [path for path in EXAMPLES.rglob("*") if path.is_file()]
+    for block in shown:
+        assert any(block in path.read_text() for path in files), f"in no file of examples/cpp:\n{block}"
+    for folder in EXAMPLES.iterdir():
+        listing = (folder / "CMakeLists.txt").read_text()
+        assert listing.split("\n\n", 1)[1] in guide, f"{folder.name} is not in the guide"

@@ -1,0 +1,346 @@
+"""The C ABI from outside: libdlbridge loaded with ctypes and given NumPy's capsules; docs/c.md against the header.
+
+The library is the one that the package uses. DLBRIDGE_TEST_LIBRARY names another file.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from capsules import Crafted, DLManagedTensor, DLManagedTensorVersioned, versioned_of
+
+import dlbridge
+
+ROOT = Path(__file__).parents[2]
+HEADER = (ROOT / "core" / "include" / "dlbridge" / "c_api.h").read_text()
+GUIDE = (ROOT / "docs" / "c.md").read_text()
+EXAMPLE = (ROOT / "examples" / "c" / "exchange.c").read_text()
+
+OK, INVALID_ARGUMENT, WRONG_STRUCT_SIZE, TOO_SMALL, _, INVALID_DESCRIPTOR, _, REFUSED = range(8)
+WRITABLE, READ_ONLY, UNKNOWN = range(3)
+SHARE, COPY, _, _, REFUSE = range(5)
+READ_ONLY_FLAG = 1
+
+
+class DLDataType(ctypes.Structure):
+    _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
+
+
+class DLDevice(ctypes.Structure):
+    _fields_ = [("device_type", ctypes.c_int32), ("device_id", ctypes.c_int32)]
+
+
+class Error(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("status", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+        ("code", ctypes.c_char_p),
+        ("field", ctypes.c_char_p),
+        ("message", ctypes.c_char_p),
+    ]
+
+
+class VersionInfo(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        *((name, ctypes.c_int32) for name in ("major", "minor", "patch", "c_api", "dlpack_major", "dlpack_minor")),
+    ]
+
+
+class Description(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("shape", ctypes.POINTER(ctypes.c_int64)),
+        ("strides", ctypes.POINTER(ctypes.c_int64)),
+        ("capacity", ctypes.c_int32),
+        ("ndim", ctypes.c_int32),
+        ("data", ctypes.c_void_p),
+        ("byte_offset", ctypes.c_uint64),
+        ("size", ctypes.c_int64),
+        ("nbytes", ctypes.c_int64),
+        ("device", DLDevice),
+        ("dtype", DLDataType),
+        ("flags", ctypes.c_uint32),
+        ("access", ctypes.c_int32),
+        ("is_contiguous", ctypes.c_int32),
+        ("dtype_name", ctypes.c_char * 32),
+        ("device_name", ctypes.c_char * 32),
+    ]
+
+
+class Traits(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("name", ctypes.c_char_p),
+        ("dtypes", ctypes.POINTER(DLDataType)),
+        ("dtype_count", ctypes.c_int32),
+        ("max_ndim", ctypes.c_int32),
+        ("accepts", ctypes.c_uint32),
+        ("devices", ctypes.c_uint32),
+        ("float4", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class Request(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("copy", ctypes.c_int32),
+        ("named", ctypes.c_uint32),
+        ("device", DLDevice),
+        ("dtype", DLDataType),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+class PlanResult(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", ctypes.c_size_t),
+        ("reasons", ctypes.POINTER(ctypes.c_char_p)),
+        ("message", ctypes.c_char_p),
+        ("message_capacity", ctypes.c_size_t),
+        ("message_length", ctypes.c_size_t),
+        ("reasons_capacity", ctypes.c_int32),
+        ("reasons_count", ctypes.c_int32),
+        ("bytes", ctypes.c_int64),
+        ("verdict", ctypes.c_int32),
+        ("casts", ctypes.c_int32),
+        ("stages", ctypes.c_int32),
+        ("reserved", ctypes.c_int32),
+    ]
+
+
+def library_path() -> Path:
+    """libdlbridge: in an installed package under lib, in a build tree beside the package's folder."""
+    if named := os.environ.get("DLBRIDGE_TEST_LIBRARY"):
+        return Path(named)
+    package = Path(dlbridge.__file__).parent
+    for folder in (package / "lib", package.parents[1] / "lib"):
+        if found := sorted(folder.glob("libdlbridge.so.*")):
+            return found[0]
+    raise FileNotFoundError(f"libdlbridge is neither under {package} nor in its build tree")
+
+
+@pytest.fixture(scope="module")
+def c() -> Any:
+    """The library with its functions, which all return a status."""
+    return ctypes.CDLL(str(library_path()))
+
+
+def sized(kind: type[Any], **fields: Any) -> Any:
+    """A struct of the ABI with its size set."""
+    return kind(struct_size=ctypes.sizeof(kind), **fields)
+
+
+def last_error(c: Any) -> tuple[str, str, str]:
+    error = sized(Error)
+    assert c.dlb_last_error(ctypes.byref(error)) == OK
+    return error.code.decode(), error.field.decode(), error.message.decode()
+
+
+def describe(c: Any, managed: Any, function: str = "dlb_describe") -> tuple[Description, list[int], list[int]]:
+    shape, strides = (ctypes.c_int64 * 8)(), (ctypes.c_int64 * 8)()
+    found = sized(Description, capacity=8, shape=shape, strides=strides)
+    assert getattr(c, function)(ctypes.byref(managed), ctypes.byref(found)) == OK, last_error(c)
+    return found, list(shape[: found.ndim]), list(strides[: found.ndim])
+
+
+def capsule_of(array: np.ndarray) -> Any:
+    return array.__dlpack__(max_version=(1, 3))
+
+
+ARRAYS = {
+    "compact": np.arange(12, dtype=np.float32).reshape(3, 4),
+    "fortran": np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3)),
+    "backwards": np.arange(6, dtype=np.complex128)[::-1],
+    "gaps": np.arange(24, dtype=np.uint8).reshape(4, 6)[::2, 1::3],
+    "broadcast": np.broadcast_to(np.arange(3, dtype=np.int16), (2, 3)),
+    "scalar": np.array(7, dtype=np.bool_),
+    "empty": np.zeros((0, 3), dtype=np.float64),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_describe_says_of_a_numpy_capsule_what_numpy_says(c, name):
+    array = ARRAYS[name]
+    capsule = capsule_of(array)
+    managed = versioned_of(capsule)
+    assert c.dlb_validate(ctypes.byref(managed)) == OK
+    found, shape, strides = describe(c, managed)
+    assert shape == list(array.shape)
+    if array.size:
+        assert strides == [stride // array.itemsize for stride in array.strides]
+        assert found.data == array.__array_interface__["data"][0]
+    assert (found.size, found.nbytes) == (array.size, array.nbytes)
+    assert found.dtype_name.decode() == str(array.dtype)
+    assert found.device_name == b"cpu" and found.byte_offset == 0
+    assert found.access == (WRITABLE if array.flags.writeable else READ_ONLY)
+    assert found.is_contiguous == array.flags.c_contiguous
+
+
+def test_hostile_descriptor_is_a_status_and_its_capsule_stays_unconsumed(c):
+    crafted = Crafted(shape=(2, -3))
+    capsule = crafted.capsule()
+    managed = versioned_of(capsule)
+    assert c.dlb_validate(ctypes.byref(managed)) == INVALID_DESCRIPTOR
+    code, field, message = last_error(c)
+    assert (code, field) == ("negative_extent", "shape") and "-3" in message
+    assert crafted.calls == 0
+    del managed, capsule
+    assert crafted.calls == 1
+
+
+def test_plan_agrees_with_explain(c):
+    array = np.arange(6, dtype=np.float32)[::-1]
+    capsule = capsule_of(array)
+    dtypes = (DLDataType * 1)(DLDataType(2, 32, 1))
+    traits = sized(Traits, name=b"torch", dtypes=dtypes, dtype_count=1, max_ndim=64, accepts=2, devices=1 << 1)
+    for mode, copy in ((0, {}), (1, {"copy": False}), (2, {"copy": None}), (3, {"copy": True})):
+        expected = dlbridge.explain(array, "torch", **copy)
+        reasons = (ctypes.c_char_p * 4)()
+        text = ctypes.create_string_buffer(512)
+        result = sized(PlanResult, reasons=reasons, reasons_capacity=4, message_capacity=512)
+        result.message = ctypes.cast(text, ctypes.c_char_p)
+        request = sized(Request, copy=mode)
+        arguments = [ctypes.byref(x) for x in (versioned_of(capsule), traits, request, result)]
+        assert c.dlb_plan(*arguments) == OK, last_error(c)
+        assert result.verdict == (REFUSE if mode < 2 else COPY)
+        assert [reason.decode() for reason in reasons[: result.reasons_count]] == expected.reasons
+        assert result.bytes == expected.bytes == 24
+        assert text.value.decode() == expected.message
+
+
+def test_copy_moves_elements_between_numpy_layouts(c):
+    source = np.arange(12, dtype=np.int32).reshape(3, 4)[::-1]
+    destination = np.full((3, 4), -1, dtype=np.int32, order="F")
+    from_capsule, to_capsule = capsule_of(source), capsule_of(destination)
+    pair = [ctypes.byref(versioned_of(capsule)) for capsule in (from_capsule, to_capsule)]
+    assert c.dlb_copy(*pair) == OK, last_error(c)
+    assert np.array_equal(destination, source)
+
+
+def test_copy_into_read_only_numpy_memory_is_refused(c):
+    source, destination = np.arange(3.0), np.zeros(3)
+    destination.flags.writeable = False
+    from_capsule, to_capsule = capsule_of(source), capsule_of(destination)
+    pair = [ctypes.byref(versioned_of(capsule)) for capsule in (from_capsule, to_capsule)]
+    assert c.dlb_copy(*pair) == REFUSED
+    assert last_error(c)[:2] == ("read_only", "flags")
+    assert not destination.any()
+
+
+def delete(managed: Any) -> None:
+    """Gives a descriptor back to its producer."""
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(managed.deleter)(ctypes.addressof(managed))
+
+
+def test_legacy_becomes_versioned_and_comes_back(c):
+    crafted = Crafted(versioned=False, byte_offset=8, shape=(2, 2), strides=(2, 1))
+    legacy = crafted.managed()
+    versioned = ctypes.POINTER(DLManagedTensorVersioned)()
+    assert c.dlb_to_versioned(ctypes.byref(legacy), WRITABLE, ctypes.byref(versioned)) == OK, last_error(c)
+    found, shape, strides = describe(c, versioned.contents)
+    assert (shape, strides) == ([2, 2], [2, 1])
+    assert found.data == crafted.address() + 8
+    back = ctypes.POINTER(DLManagedTensor)()
+    assert c.dlb_to_legacy(versioned, ctypes.byref(back)) == OK, last_error(c)
+    found, shape, strides = describe(c, back.contents, "dlb_describe_legacy")
+    assert (shape, strides, found.access) == ([2, 2], [2, 1], UNKNOWN)
+    assert crafted.calls == 0
+    delete(back.contents)
+    assert crafted.calls == 1
+
+
+def test_read_only_into_legacy_is_refused_and_not_consumed(c):
+    crafted = Crafted(flags=READ_ONLY_FLAG)
+    managed = crafted.managed()
+    legacy = ctypes.POINTER(DLManagedTensor)()
+    assert c.dlb_to_legacy(ctypes.byref(managed), ctypes.byref(legacy)) == REFUSED
+    assert not legacy and crafted.calls == 0
+
+
+def test_handle_made_in_c_becomes_an_array(c):
+    crafted = Crafted()
+    tensor = ctypes.c_void_p()
+    assert c.dlb_adopt(ctypes.byref(crafted.managed()), ctypes.byref(tensor)) == OK, last_error(c)
+    exported = ctypes.POINTER(DLManagedTensorVersioned)()
+    assert c.dlb_export(tensor, ctypes.byref(exported)) == OK, last_error(c)
+    assert c.dlb_tensor_release(tensor) == OK
+    memory = (ctypes.c_float * 6).from_address(exported.contents.dl_tensor.data)
+    assert list(memory) == [0, 1, 2, 3, 4, 5]
+    assert crafted.calls == 0
+    delete(exported.contents)
+    assert crafted.calls == 1
+
+
+def test_version_is_that_of_the_package(c):
+    info = sized(VersionInfo)
+    assert c.dlb_version(ctypes.byref(info)) == OK
+    assert f"{info.major}.{info.minor}.{info.patch}" == dlbridge.__version__
+    assert (info.c_api, info.dlpack_major, info.dlpack_minor) == (1, 1, 3)
+    info.struct_size -= 1
+    assert c.dlb_version(ctypes.byref(info)) == WRONG_STRUCT_SIZE
+
+
+# ---- docs/c.md ----
+
+
+def declared_functions() -> list[str]:
+    return re.findall(r"^DLBRIDGE_API dlb_status (dlb_\w+)\(", HEADER, re.MULTILINE)
+
+
+def section(title: str) -> str:
+    return GUIDE.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def rows(title: str) -> Iterator[list[str]]:
+    """The cells of each row of a section's table that begins with code."""
+    for line in section(title).splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_declaration_of_the_header_is_found():
+    assert len(declared_functions()) == HEADER.count("DLBRIDGE_API ") == 20
+
+
+def test_function_table_is_complete_and_says_who_owns():
+    table = {cells[0].strip("`"): cells[1:] for cells in rows("Functions")}
+    assert list(table) == declared_functions()
+    assert all(len(cells) == 3 and all(cells) for cells in table.values())
+
+
+@pytest.mark.parametrize("name", declared_functions())
+def test_function_is_exported_by_the_library(c, name):
+    assert getattr(c, name)
+
+
+@pytest.mark.parametrize("name", declared_functions())
+def test_declaration_says_who_owns(name):
+    declarations = HEADER.split("DLBRIDGE_API dlb_status ")
+    place = next(i for i, text in enumerate(declarations) if text.startswith(name + "("))
+    comment = declarations[place - 1].split("DLBRIDGE_NOEXCEPT;")[-1]
+    same_as_above = "///" not in comment or "The same" in comment
+    assert "Owns:" in comment or same_as_above, comment
+
+
+def test_status_table_is_that_of_the_header():
+    values = re.findall(r"^  (DLBRIDGE_\w+) = (\d),? ", HEADER.split("} dlb_status;")[0], re.MULTILINE)
+    values.insert(0, ("DLBRIDGE_OK", "0"))
+    table = [(cells[0].strip("`"), cells[1]) for cells in rows("Statuses")]
+    assert table == values
+
+
+def test_code_of_the_guide_stands_in_the_example():
+    blocks = re.findall(r"^```c\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+    for block in blocks:
+        assert block in EXAMPLE
