@@ -63,8 +63,8 @@ _pointer_of = _capi("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, c
 
 
 def name_of(capsule: Any) -> str:
-    """The capsule's name."""
-    return _get_name(capsule).decode()
+    """The capsule's name; empty where it has none."""
+    return (_get_name(capsule) or b"").decode()
 
 
 def versioned_of(capsule: Any) -> DLManagedTensorVersioned:
@@ -107,8 +107,10 @@ class Crafted:
     version: tuple[int, int] = (1, 3)
     flags: int = 0
     versioned: bool = True
+    manager_ctx: int | None = None
     deleter: bool = True
     name: bytes | None = None
+    unnamed: bool = False  # a capsule whose name is NULL
     calls: int = 0
     memory: Any = field(default_factory=lambda: (ctypes.c_float * 24)(*range(24)))
 
@@ -121,6 +123,7 @@ class Crafted:
         if self.versioned:
             managed.major, managed.minor = self.version
             managed.flags = self.flags
+        managed.manager_ctx = self.manager_ctx
         self._describe(managed.dl_tensor)
         if self.deleter:
             callback = _DELETER(self._count)
@@ -131,12 +134,16 @@ class Crafted:
 
     def capsule(self) -> Any:
         """A new descriptor in a capsule."""
-        managed = self.managed()
-        name = self.name or (VERSIONED if self.versioned else LEGACY)
-        kept_name = ctypes.create_string_buffer(name)
+        return self.capsule_at(ctypes.addressof(self.managed()))
+
+    def capsule_at(self, managed: int) -> Any:
+        """A capsule of the descriptor at an address."""
+        kept_name = ctypes.create_string_buffer(self.name or (VERSIONED if self.versioned else LEGACY))
         _kept.append(kept_name)
         return _new(
-            ctypes.addressof(managed), ctypes.addressof(kept_name), ctypes.cast(_destroy_callback, ctypes.c_void_p)
+            managed,
+            None if self.unnamed else ctypes.addressof(kept_name),
+            ctypes.cast(_destroy_callback, ctypes.c_void_p),
         )
 
     def _count(self, _: int) -> None:

@@ -68,6 +68,8 @@ def raw(x: Any) -> bytes:
     """The elements' bytes in row-major order, by the framework's own means."""
     if isinstance(x, torch.Tensor):
         dense = x.detach().resolve_conj().resolve_neg().contiguous().reshape(-1)
+        if dense.numel() == 1:
+            dense = dense.as_strided((1,), (1,))  # contiguous() leaves any stride to a dimension of size 1
         return bytes(dense.view(torch.uint8).tolist())
     return np.asarray(x).tobytes()
 
