@@ -151,16 +151,19 @@ bool wants_versioned(PyObject* max_version) {
   return major >= 1;
 }
 
-void check_export_device(PyObject* dl_device, const TensorView& view) {
-  if (dl_device == Py_None) return;
+DLDevice export_device(PyObject* dl_device, DLDevice place) {
+  if (dl_device == Py_None) return place;
   const auto asked = parse_pair(dl_device);
   if (!asked) refuse_device(dl_device);
-  if (!Device::same_place(*asked, view.device)) {
-    throw Error(ErrorCode::unsupported_device, "device",
-                "device " + Device(*asked).name() + " was asked for, the memory is on " +
-                    Device(view.device).name() +
-                    ": leave dl_device out, or pass device= to dlbridge.from_dlpack");
-  }
+  const DeviceType type = Device(*asked).type();
+  if (type == DeviceType::cpu && Device(place).is_host()) return *asked;
+  // The id of host memory says nothing.
+  if (type == Device(place).type() && Device(*asked).is_host()) return place;
+  if (Device(*asked) == Device(place)) return place;
+  throw Error(ErrorCode::unsupported_device, "device",
+              "device " + Device(*asked).name() + " was asked for, the memory is on " +
+                  Device(place).name() +
+                  ": leave dl_device out, or pass device= to dlbridge.from_dlpack");
 }
 
 }  // namespace dlbridge::python

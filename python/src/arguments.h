@@ -46,6 +46,8 @@ Request read_request(const CallArguments& call, const Adapter& target);
 /// Checks of Tensor.__dlpack__'s arguments. Throw Error.
 void check_cpu_stream(PyObject* stream, const TensorView& view);
 bool wants_versioned(PyObject* max_version);
-void check_export_device(PyObject* dl_device, const TensorView& view);
+/// The device that a capsule of memory at `place` names: the CPU, where dl_device asks for it and
+/// `place` is any host memory.
+DLDevice export_device(PyObject* dl_device, DLDevice place);
 
 }  // namespace dlbridge::python

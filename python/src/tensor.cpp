@@ -17,6 +17,8 @@
 #include "exchange_table.h"
 #include "reference.h"
 #include "registry.h"
+#include "tensor_buffer.h"
+#include "tensor_pickling.h"
 
 namespace nb = nanobind;
 
@@ -79,9 +81,13 @@ nb::object dlpack(const Tensor& self, nb::object stream, nb::object max_version,
     const TensorView& view = self.memory.view();
     check_cpu_stream(stream.ptr(), view);
     const bool versioned = wants_versioned(max_version.ptr());
-    check_export_device(dl_device.ptr(), view);
     const CopyMode mode = parse_copy(copy.ptr());
-    return steal_or_throw(to_capsule(loan_for_export(self, mode), versioned));
+    const bool copies = mode == CopyMode::always && Device(view.device).is_host();
+    const DLDevice place = copies ? DLDevice(Device(DeviceType::cpu)) : view.device;
+    const DLDevice device = export_device(dl_device.ptr(), place);
+    Loan loan = loan_for_export(self, mode);
+    loan.view().device = device;
+    return steal_or_throw(to_capsule(std::move(loan), versioned));
   } catch (const Error& error) {
     raise(error);
     throw_python();
@@ -110,6 +116,42 @@ nb::object as_array(const nb::object& self, nb::object dtype, nb::object copy) {
   return convert_or_throw(self, "numpy", request, std::move(dtype));
 }
 
+nb::object copied(const nb::object& self, CopyMode copy) {
+  return steal_or_throw(convert(self.ptr(), tensor_adapter(), Request{.copy = copy}));
+}
+
+nb::object reduce(const nb::object& self, const nb::object& protocol) {
+  return nb::module_::import_("dlbridge._pickling").attr("reduce_tensor")(self, protocol);
+}
+
+constexpr const char* kDoc =
+    R"(Neutral handle over memory that some framework lends. Made by from_dlpack(); keeps the memory
+alive until the last handle or export of it is gone. Handles are equal where they are one object.
+
+Every DLPack consumer takes it. Host memory is a buffer, too (memoryview, bytes, hashlib,
+file.write); read-only and broadcast memory is a read-only one. A dtype for which PEP 3118 has no
+format (bfloat16, float8, complex32 ...) is a buffer for who asks for no format, as file.write does.
+
+Pickles hold host memory, shape, dtype and whether it is read-only. Elements that have gaps are
+packed, in the order of their dimensions. Under protocol 5 the memory may go out of band; what is
+loaded then shares the buffers that it is given, and is read-only where they are. is_copied is
+False after loading.
+
+copy.copy() gives another handle over the same memory, copy.deepcopy() writable memory of its own.)";
+
+// A Tensor always has memory: there is nothing that an empty one could be.
+PyObject* refuse_new(PyTypeObject*, PyObject*, PyObject*) {
+  return raise_type_error(
+      "dlbridge.Tensor is not made by calling it: pass x to dlbridge.from_dlpack(x)");
+}
+
+PyType_Slot g_slots[] = {
+    {Py_tp_new, reinterpret_cast<void*>(refuse_new)},
+    {Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)},
+    {Py_bf_releasebuffer, reinterpret_cast<void*>(release_buffer)},
+    {0, nullptr},
+};
+
 // ---- the adapter ----
 
 nb::handle g_tensor_type;
@@ -128,8 +170,18 @@ Error* lend(PyObject* x, Loan* loan) noexcept {
   return nullptr;
 }
 
+// A new reference. nanobind's exception becomes ours, which passes what Python has set through.
+PyObject* new_handle(Loan&& loan) {
+  try {
+    return nb::cast(Tensor{SharedLoan(std::move(loan))}).release().ptr();
+  } catch (nb::python_error& error) {
+    error.restore();
+    throw Error(ErrorCode::python_exception, "", "a Tensor could not be made");
+  }
+}
+
 Error* wrap(Loan* loan, PyObject** out) noexcept {
-  return guarded([&] { *out = nb::cast(Tensor{SharedLoan(std::move(*loan))}).release().ptr(); });
+  return guarded([&] { *out = new_handle(std::move(*loan)); });
 }
 
 Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
@@ -138,7 +190,7 @@ Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* mem
     shape.dtype = dtype;
     Loan loan = allocate_like(shape);
     memory->describe(loan.view());
-    *out = nb::cast(Tensor{SharedLoan(std::move(loan))}).release().ptr();
+    *out = new_handle(std::move(loan));
   });
 }
 
@@ -162,10 +214,7 @@ const Adapter& tensor_adapter() noexcept { return g_tensor_adapter; }
 
 void bind_tensor(PyObject* module_object) {
   nb::module_ module = nb::borrow<nb::module_>(module_object);
-  nb::class_<Tensor> type(module, "Tensor",
-                          "Neutral handle over memory that some framework lends. Made by "
-                          "from_dlpack(); keeps the memory\n"
-                          "alive until the last handle or export of it is gone.");
+  nb::class_<Tensor> type(module, "Tensor", nb::type_slots(g_slots), kDoc);
   type.def_prop_ro(
           "shape", [](const Tensor& t) { return to_tuple(t.memory.view().extents()); },
           nb::sig("def shape(self) -> tuple[int, ...]"), "Extents, one a dimension.")
@@ -225,8 +274,21 @@ void bind_tensor(PyObject* module_object) {
       .def("__array__", as_array, nb::arg("dtype").none() = nb::none(),
            nb::arg("copy").none() = nb::none(),
            nb::sig("def __array__(self, dtype: typing.Any = None, copy: bool | None = None) -> "
-                   "NDArray[typing.Any]"))
+                   "NDArray[typing.Any]"),
+           "For numpy.asarray(); copy=None copies for a cast only, copy=False never.")
+      .def(
+          "__copy__", [](const nb::object& self) { return copied(self, CopyMode::unset); },
+          nb::sig("def __copy__(self) -> Tensor"), "Another handle over the same memory.")
+      .def(
+          "__deepcopy__",
+          [](const nb::object& self, const nb::object&) { return copied(self, CopyMode::always); },
+          nb::arg("memo"), nb::sig("def __deepcopy__(self, memo: typing.Any, /) -> Tensor"),
+          "from_dlpack(self, copy=True).")
+      .def("__reduce_ex__", reduce, nb::arg("protocol"),
+           nb::sig("def __reduce_ex__(self, protocol: SupportsIndex, /) -> tuple[typing.Any, ...]"),
+           "For pickle.")
       .def("__repr__", repr);
+  bind_pickling(module);
   type.attr("__dlpack_c_exchange_api__") = steal_or_throw(new_exchange_capsule());
   g_tensor_type = type;
   static Adapter adapter = g_tensor_adapter;

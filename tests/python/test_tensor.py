@@ -21,8 +21,6 @@ from capsules import Crafted, Producer, legacy_of, name_of, versioned_of
 import dlbridge
 from support import AS, address, assert_no_growth, refusal
 
-jax = pytest.importorskip("jax", reason="JAX is not installed")
-
 TARGETS: dict[str, Callable[..., Any]] = {
     "torch": dlbridge.to_torch,
     "numpy": dlbridge.to_numpy,
@@ -146,6 +144,26 @@ def test_a_handle_that_lives_until_the_end_is_no_reason_to_print(keeper: str) ->
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
 
+def test_handles_compare_and_hash_by_identity() -> None:
+    a = array()
+    first, second = dlbridge.from_dlpack(a), dlbridge.from_dlpack(a)
+    assert first == first
+    assert first != second
+    assert hash(first) != hash(second)
+    assert {first: 1, second: 2}[first] == 1
+
+
+def test_handles_are_made_by_from_dlpack_alone() -> None:
+    class Derived(dlbridge.Tensor):
+        pass
+
+    for make in (dlbridge.Tensor, lambda: dlbridge.Tensor.__new__(dlbridge.Tensor), Derived):
+        with pytest.raises(TypeError, match=r"dlbridge.from_dlpack\(x\)"):
+            make()
+    with pytest.raises(TypeError, match="not safe"):
+        object.__new__(dlbridge.Tensor)
+
+
 # ---- numpy(), torch(), __array__ ----
 
 
@@ -189,6 +207,22 @@ def test_array_protocol_called_directly() -> None:
     assert handle.__array__(np.float64).dtype == np.float64
     assert handle.__array__(copy=True).flags.owndata
     assert address(handle.__array__(dtype=None, copy=False)) == handle.data_ptr
+
+
+def test_array_protocol_of_a_dtype_that_is_no_buffer() -> None:
+    a = array().astype(ml_dtypes.bfloat16)
+    handle = dlbridge.from_dlpack(a)
+    assert address(np.asarray(handle)) == address(np.array(handle, copy=False)) == address(a)
+    assert address(np.array(handle)) != address(a)
+    assert np.asarray(handle, dtype=np.float32).tolist() == array().tolist()
+    with pytest.raises(ValueError, match="copy"):
+        np.array(handle, dtype=np.float32, copy=False)
+
+
+@pytest.mark.parametrize("call", [np.asarray, np.array, lambda x: np.asarray(x, dtype="f4")])
+def test_array_protocol_of_device_memory_is_refused(call: Callable[[Any], Any]) -> None:
+    handle = dlbridge.from_dlpack(Crafted(device=(2, 0), data=64).capsule())
+    assert refusal(lambda: call(handle)).code == "device_not_named"
 
 
 # ---- __dlpack__ ----
@@ -282,6 +316,26 @@ def test_dlpack_on_another_device_says_device() -> None:
         dlbridge.from_dlpack(array()).__dlpack__(dl_device=(2, 0))
 
 
+def test_dlpack_of_pinned_memory_is_host_memory_where_that_is_asked_for() -> None:
+    handle = dlbridge.from_dlpack(Crafted(device=(3, 0)).capsule())
+
+    def exported(device: Any, copy: Any = None) -> tuple[int, int]:
+        capsule = handle.__dlpack__(max_version=(1, 0), dl_device=device, copy=copy)
+        tensor = versioned_of(capsule).dl_tensor
+        assert (tensor.data == handle.data_ptr) == (copy is not True)
+        return tensor.device_type, tensor.device_id
+
+    assert handle.__dlpack_device__() == exported(None) == exported((3, 0)) == (3, 0)
+    assert exported((1, 0)) == exported((1, 0), True) == exported(None, True) == (1, 0)
+    with pytest.raises(BufferError, match="the memory is on cpu"):
+        exported((3, 0), True)
+
+
+def test_dlpack_of_ordinary_memory_is_not_pinned() -> None:
+    with pytest.raises(BufferError, match="the memory is on cpu"):
+        dlbridge.from_dlpack(array()).__dlpack__(dl_device=(3, 0))
+
+
 def test_dlpack_takes_keywords_only() -> None:
     with pytest.raises(TypeError):
         dlbridge.from_dlpack(array()).__dlpack__(None)
@@ -327,59 +381,7 @@ def test_dropped_capsules_release_once() -> None:
     assert sys.getrefcount(a) == before - 1
 
 
-# ---- consumers ----
-
-
-def test_numpy_takes_the_handle() -> None:
-    a = array()
-    taken = np.from_dlpack(dlbridge.from_dlpack(a))
-    assert address(taken) == address(a)
-    assert taken.flags.writeable
-    assert not np.from_dlpack(dlbridge.from_dlpack(read_only())).flags.writeable
-    copied = np.from_dlpack(dlbridge.from_dlpack(a), copy=True)
-    assert address(copied) != address(a)
-    assert np.from_dlpack(dlbridge.from_dlpack(a), device="cpu").tolist() == a.tolist()
-
-
-def test_numpy_takes_a_flipped_handle() -> None:
-    a = array()[::-1]
-    assert np.from_dlpack(dlbridge.from_dlpack(a)).tolist() == a.tolist()
-
-
-def test_torch_takes_the_handle() -> None:
-    a = array()
-    t = torch.from_dlpack(dlbridge.from_dlpack(a))
-    assert address(t) == address(a)
-    assert t.tolist() == a.tolist()
-    bfloat = torch.from_dlpack(dlbridge.from_dlpack(a.astype(ml_dtypes.bfloat16)))
-    assert bfloat.dtype == torch.bfloat16
-    assert torch.utils.dlpack.from_dlpack(dlbridge.from_dlpack(a).__dlpack__()).tolist() == a.tolist()
-
-
-def test_jax_takes_the_handle() -> None:
-    a = array()
-    taken = jax.dlpack.from_dlpack(dlbridge.from_dlpack(a))
-    assert np.asarray(taken).tolist() == a.tolist()
-
-
-@pytest.mark.parametrize("consumer", [np.from_dlpack, torch.from_dlpack], ids=["numpy", "torch"])
-def test_what_a_consumer_took_outlives_the_handle(consumer: Callable[[Any], Any]) -> None:
-    a = array()
-    watch = weakref.ref(a)
-    taken = consumer(dlbridge.from_dlpack(a))
-    del a
-    gc.collect()
-    assert taken.sum() == 276
-    del taken
-    gc.collect()
-    assert watch() is None
-
-
 # ---- capsules that come in ----
-
-
-def jax_array() -> Any:
-    return jax.numpy.arange(24, dtype=jax.numpy.float32).reshape(2, 3, 4)
 
 
 INCOMING = {
@@ -388,7 +390,6 @@ INCOMING = {
     "torch_versioned": lambda: torch.from_numpy(array()).__dlpack__(max_version=(1, 0)),
     "torch_legacy": lambda: torch.from_numpy(array()).__dlpack__(),
     "torch_to_dlpack": lambda: torch.utils.dlpack.to_dlpack(torch.from_numpy(array())),
-    "jax": lambda: jax_array().__dlpack__(),
     "own_versioned": lambda: dlbridge.from_dlpack(array()).__dlpack__(max_version=(1, 0)),
     "own_legacy": lambda: dlbridge.from_dlpack(array()).__dlpack__(),
 }
@@ -518,40 +519,6 @@ def test_handle_exports_outlive_everything() -> None:
     assert watch() is None
 
 
-# ---- JAX ----
-
-
-def test_jax_arrays_are_read_only() -> None:
-    x = jax_array()
-    error = refusal(lambda: dlbridge.to_torch(x))
-    assert error.code == "read_only"
-    plan = dlbridge.explain(x, to="torch")
-    assert (plan.verdict, plan.reasons) == ("refuse", ["read_only"])
-    a = dlbridge.to_numpy(x)
-    assert not a.flags.writeable
-    assert address(a) == x.unsafe_buffer_pointer()
-    assert a.tolist() == x.tolist()
-    handle = dlbridge.from_dlpack(x)
-    assert handle.read_only
-    assert refusal(handle.torch).code == "read_only"
-
-
-def test_jax_arrays_are_copied_where_a_copy_is_named() -> None:
-    x = jax_array()
-    t = dlbridge.to_torch(x, copy=None)
-    assert t.data_ptr() != x.unsafe_buffer_pointer()
-    t += 1
-    assert x.tolist() == array().tolist()
-    assert dlbridge.to_torch(x, dtype="float64").tolist() == x.tolist()
-    assert dlbridge.explain(x, to="torch", copy=None).verdict == "copy"
-
-
-def test_jax_bfloat16_comes_in() -> None:
-    x = jax.numpy.arange(4, dtype=jax.numpy.bfloat16)
-    assert dlbridge.to_numpy(x).dtype == ml_dtypes.bfloat16
-    assert dlbridge.to_torch(x, copy=None).dtype == torch.bfloat16
-
-
 # ---- descriptors made by hand ----
 
 GOOD = {
@@ -679,11 +646,11 @@ def test_dropping_what_came_in_keeps_a_pending_exception(holder: str) -> None:
         handle = dlbridge.from_dlpack(crafted.capsule())
         kept = [{"handle": handle, "array": handle.numpy(), "capsule": handle.__dlpack__()}[holder]]
         del handle
-        int(kept.pop())
+        chr(kept.pop())
 
     with pytest.raises(LookupError, match="own words"):
         use_and_fail()
-    with pytest.raises(TypeError, match=r"int\(\)|Python scalars"):
+    with pytest.raises(TypeError, match="integer"):
         drop_while_failing()
     gc.collect()
     assert crafted.calls == 2
@@ -963,13 +930,12 @@ def test_refusals_of_producers_leak_nothing() -> None:
 
 
 def test_conversions_leak_nothing() -> None:
-    a, t, x = array(), torch.from_numpy(array()), jax_array()
+    a, t = array(), torch.from_numpy(array())
     handle = dlbridge.from_dlpack(a)
     for convert in TARGETS.values():
         for source in (a, t, handle, Positional(a), NothingKnown(a)):
             assert_no_growth(lambda c=convert, s=source: c(s))
             assert_no_growth(lambda c=convert, s=source: c(s, copy=True))
-    assert_no_growth(lambda: dlbridge.to_numpy(x))
     wide = AS(np.arange(4096.0), (2,) * 12, (8,) * 12)
     assert_no_growth(lambda: dlbridge.to_numpy(wide))
     assert_no_growth(lambda: dlbridge.from_dlpack(wide).numpy())
