@@ -42,6 +42,10 @@ void check_types(const DLTensor& tensor) {
     refuse(ErrorCode::unknown_device, "device",
            "is " + device.name() + ", which DLPack's tables do not define; expected one they do");
   }
+  if (device.id() < 0 && !device.is_host()) {
+    refuse(ErrorCode::unknown_device, "device",
+           "is " + device.name() + "; expected an id of 0 or more");
+  }
 }
 
 // Writes shape and strides; checks that every address lies within the address space.

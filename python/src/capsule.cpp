@@ -81,13 +81,21 @@ Error* describe(PyObject* x, Loan* loan) noexcept {
   });
 }
 
+// Gives a capsule the name of a used one. Python code may have run since it was described, and may
+// have consumed it: the name is read again. Throws Error where it is not ours any more.
+void mark_used(PyObject* x) {
+  const bool versioned = has_name(x, kVersioned);
+  if (!versioned && !has_name(x, kLegacy)) refuse_name(PyCapsule_GetName(x));
+  if (PyCapsule_SetName(x, versioned ? kVersionedUsed : kLegacyUsed) != 0)
+    throw Error(ErrorCode::python_exception, "capsule", "the capsule could not be consumed");
+}
+
 // Renames first: only a capsule that is ours may be given back (rules 49, 50).
 Error* lend(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
-    const bool versioned = has_name(x, kVersioned);
-    void* managed = PyCapsule_GetPointer(x, versioned ? kVersioned : kLegacy);
-    if (managed == nullptr || PyCapsule_SetName(x, versioned ? kVersionedUsed : kLegacyUsed) != 0)
-      throw Error(ErrorCode::python_exception, "capsule", "the capsule could not be consumed");
+    mark_used(x);
+    const bool versioned = has_name(x, kVersionedUsed);
+    void* managed = PyCapsule_GetPointer(x, PyCapsule_GetName(x));
     loan->attach({managed, versioned ? release_foreign<DLManagedTensorVersioned>
                                      : release_foreign<DLManagedTensor>});
   });
@@ -121,6 +129,22 @@ bool is_signature_error() noexcept {
 }
 
 }  // namespace
+
+HeldCapsule::HeldCapsule(PyObject* x) noexcept {
+  if (!is_capsule(x)) return;
+  const char* name = PyCapsule_GetName(x);
+  if (Error* error = guarded([&] { mark_used(x); })) {
+    raise(error);
+    held_ = false;
+    return;
+  }
+  capsule_ = x;
+  name_ = name;
+}
+
+HeldCapsule::~HeldCapsule() {
+  if (capsule_ != nullptr) PyCapsule_SetName(capsule_, name_);
+}
 
 PyObject* to_capsule(Loan&& loan, bool versioned) {
   if (versioned) return new_capsule(to_managed(std::move(loan)), kVersioned, destroy_versioned);

@@ -21,6 +21,25 @@ inline bool is_capsule(PyObject* x) noexcept { return PyCapsule_CheckExact(x); }
 /// capsule), no more.
 const Adapter& capsule_adapter() noexcept;
 
+/// Keeps a capsule from being consumed while its memory is copied, which other threads may run
+/// beside: it goes under the name of a used one and gets its own back at the end of the scope. Does
+/// nothing to other objects. Needs the GIL at both ends.
+class HeldCapsule {
+ public:
+  explicit HeldCapsule(PyObject* x) noexcept;
+  HeldCapsule(const HeldCapsule&) = delete;
+  HeldCapsule& operator=(const HeldCapsule&) = delete;
+  ~HeldCapsule();
+
+  /// False where it was consumed before; a Python exception is then set.
+  explicit operator bool() const noexcept { return held_; }
+
+ private:
+  PyObject* capsule_ = nullptr;
+  const char* name_ = nullptr;
+  bool held_ = true;
+};
+
 /// The share that owning a foreign tensor is. Its deleter may be Python code: where the releasing
 /// thread holds the GIL, a pending exception is put aside meanwhile (rules 44, 59).
 Owner foreign_owner(DLManagedTensorVersioned* managed) noexcept;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <ranges>
 
+#include "capsule.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "errors.h"
@@ -119,6 +120,8 @@ PyObject* convert_by_sharing(Source& source, const Adapter& target) noexcept {
 
 PyObject* convert_by_copy(const Source& source, const Adapter& target, const Request& request,
                           const Plan& plan) noexcept {
+  const HeldCapsule held(source.object());
+  if (!held) return nullptr;
   ResultShape shape;
   if (!succeeded(guarded([&] { describe_result(source.view(), request, plan, shape); })))
     return nullptr;
@@ -230,6 +233,8 @@ PyObject* convert_into(PyObject* x, const Adapter& target, Request request,
   const Plan decision = plan_for(source, target, request);
   if (decision.verdict == Verdict::refuse)
     return raise(refusal(source.view(), *target.traits, request, decision));
+  const HeldCapsule held(source.object());
+  if (!held) return nullptr;
   if (can_fill_in_place(source, decision, memory.view())) {
     if (!fill(source, target, decision, memory.view())) return nullptr;
     return Py_NewRef(out);

@@ -21,7 +21,9 @@ PyObject* exchange_error_type() noexcept {
 }  // namespace
 
 PyObject* raise(const Error& error) noexcept {
-  if (error.code() == ErrorCode::python_exception) {
+  // A C++ exception of a framework's may stand for a Python exception that it left set.
+  const bool left_behind = error.code() == ErrorCode::framework_error && PyErr_Occurred();
+  if (error.code() == ErrorCode::python_exception || left_behind) {
     if (!PyErr_Occurred())
       PyErr_SetString(PyExc_SystemError, "dlbridge: error without an exception");
     return nullptr;

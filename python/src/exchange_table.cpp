@@ -191,10 +191,12 @@ bool take_through_table(const DLPackExchangeAPI& table, PyObject* x, Loan& loan)
     }
     return false;
   }
-  Error* error = guarded([&] { describe_managed(managed, loan); });
+  // A slot that reports success and leaves an exception has failed all the same.
+  const bool left_behind = PyErr_Occurred() != nullptr;
+  Error* error = left_behind ? nullptr : guarded([&] { describe_managed(managed, loan); });
   if (managed != nullptr) loan.attach(foreign_owner(managed));
-  if (error == nullptr) return true;
-  raise(error);
+  if (error == nullptr && !left_behind) return true;
+  if (error != nullptr) raise(error);
   const PendingException aside;
   loan.reset();
   return false;

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 LEGACY, VERSIONED = b"dltensor", b"dltensor_versioned"
+USED_LEGACY, USED_VERSIONED = b"used_dltensor", b"used_dltensor_versioned"
 
 _DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _DESTRUCTOR = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
@@ -59,6 +60,9 @@ _new = _capi("PyCapsule_New", ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p
 _is_valid = _capi("PyCapsule_IsValid", ctypes.c_int, ctypes.c_void_p, ctypes.c_char_p)
 _get_pointer = _capi("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p)
 _get_name = _capi("PyCapsule_GetName", ctypes.c_char_p, ctypes.py_object)
+_set_name = _capi("PyCapsule_SetName", ctypes.c_int, ctypes.py_object, ctypes.c_char_p)
+_name_address = _capi("PyCapsule_GetName", ctypes.c_void_p, ctypes.py_object)
+_error_occurred = _capi("PyErr_Occurred", ctypes.c_void_p)
 _pointer_of = _capi("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
 
 
@@ -76,6 +80,31 @@ def versioned_of(capsule: Any) -> DLManagedTensorVersioned:
 def legacy_of(capsule: Any) -> DLManagedTensor:
     """A borrowed look into a legacy capsule."""
     return DLManagedTensor.from_address(_pointer_of(capsule, _get_name(capsule)))
+
+
+def name_address(capsule: Any) -> int | None:
+    """Where the capsule's name stands."""
+    return _name_address(capsule)
+
+
+def consume(capsule: Any) -> tuple[Any, Callable[[], None]]:
+    """Takes a capsule as the standard says: what was in it, and the call that gives it back.
+
+    That call holds the GIL, and raises what the deleter leaves behind as a pending exception.
+    """
+    versioned = name_of(capsule) == VERSIONED.decode()
+    managed = versioned_of(capsule) if versioned else legacy_of(capsule)
+    assert _set_name(capsule, USED_VERSIONED if versioned else USED_LEGACY) == 0
+    deleter = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(managed.deleter)
+    return managed, lambda: deleter(ctypes.addressof(managed))
+
+
+def exception_pending() -> bool:
+    """Whether an exception is under way on this thread, below the Python code that asks."""
+    try:
+        return _error_occurred() is not None
+    except BaseException:  # ctypes raises what it finds pending
+        return True
 
 
 def _destroy(capsule: int) -> None:

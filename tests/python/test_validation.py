@@ -21,6 +21,18 @@ import numpy as np
 import pytest
 import torch
 from capsules import Crafted, Producer, name_of, versioned_of
+from exchange_tables import (
+    ADDRESS,
+    FROM_OBJECT,
+    TO_OBJECT,
+    Table,
+    address_of,
+    capsule_of,
+    foreign,
+    hands_out,
+    table,
+    with_table,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,17 +98,30 @@ class Row:
         return len(set(self.outcomes.values())) == 1 and "share" not in self.outcomes.values()
 
 
+def read_tables() -> dict[tuple[str, ...], list[dict[str, str]]]:
+    """The document's tables by their headers; rows as cells by column."""
+    tables: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    header: tuple[str, ...] = ()
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            header = ()
+            continue
+        cells = tuple(cell.strip().strip("`") for cell in line.strip("|").split("|"))
+        if not header:
+            header = cells
+            tables[header] = []
+        elif not set(line) <= set("|- "):
+            tables[header].append(dict(zip(header, cells, strict=True)))
+    return tables
+
+
 def read_rows() -> list[Row]:
-    lines = [line for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
-    table = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in lines]
-    header = table[0]
-    assert header == [
+    header = (
         "case", "struct", "field", "what stands there", "accepted",
         "to_torch", "to_numpy", "from_dlpack", "error's field", "capsule",
-    ]  # fmt: skip
+    )  # fmt: skip
     rows = []
-    for cells in table[2:]:
-        named = dict(zip(header, cells, strict=True))
+    for named in read_tables()[header]:
         outcomes = {target: named[target] for target in TARGETS}
         rows.append(
             Row(named["case"], named["struct"], named["field"], outcomes, named["error's field"], named["capsule"])
@@ -247,6 +272,8 @@ BUILDERS: dict[str, dict[str, Any]] = {
     "float6_packed": one_item(16, 6),
     "int4_padded": one_item(0, 4, flags=PADDED),
     "int4_packed": one_item(0, 4),
+    "int4_packed_largest": one_item(0, 4) | {"shape": (MAX - 4096,), "data": 4096},
+    "int4_packed_at_the_end": one_item(0, 4) | {"shape": (2**62,), "data": 2**64 - 2**60},
     "int4_packed_with_gaps": one_item(0, 4) | {"strides": (2,)},
     "device_0": {"device": (0, 0)},
     "device_5": {"device": (5, 0)},
@@ -265,6 +292,10 @@ BUILDERS: dict[str, dict[str, Any]] = {
     "device_vulkan": {"device": (7, 0)},
     "device_webgpu": {"device": (15, 0)},
     "device_ascend": {"device": (21, 3)},
+    "cuda_id_minus_1": {"device": (2, -1)},
+    "cuda_id_largest": {"device": (2, 2**31 - 1)},
+    "managed_id_minus_1": {"device": (13, -1)},
+    "rocm_id_minus_1": {"device": (10, -1)},
 }
 
 
@@ -566,6 +597,221 @@ def test_nothing_of_a_foreign_major_version_is_read(target: str) -> None:
     del capsule
     assert crafted.calls == 1
     assert libc.munmap(memory, 2 * page) == 0
+
+
+# ---- exchange tables ----
+
+
+@dataclass
+class TableRow:
+    """One row of the document's table of exchange tables."""
+
+    case: str
+    field: str
+    with_method: str  # "table", "method", or what is raised: an error's code, or an exception's name
+    without_method: str
+    tensor: str
+
+
+def read_table_rows() -> list[TableRow]:
+    header = ("case", "field", "what stands there", "accepted", "with `__dlpack__", "without it", "its tensor")
+    return [
+        TableRow(row["case"], row["field"], row["with `__dlpack__"], row["without it"], row["its tensor"])
+        for row in read_tables()[header]
+    ]
+
+
+TABLE_ROWS = read_table_rows()
+
+
+def never(_: Any, __: Any) -> int:
+    """A slot that must not be called."""
+    os.abort()
+
+
+def returns(status: int) -> Callable[[Any, Any], int]:
+    return lambda _, out: status
+
+
+def slot(produce: Callable[[Any, Any], int]) -> int:
+    return address_of(FROM_OBJECT(produce))
+
+
+def of_python(function: str) -> int | None:
+    """A function of CPython's in the place of a slot."""
+    return ctypes.cast(getattr(ctypes.pythonapi, function), ADDRESS).value
+
+
+def chain(crafted: Crafted, strangers: int) -> Table:
+    """A table that is known, behind a number of those of another major version."""
+    made = Table(major=1, minor=3, from_object=slot(hands_out(crafted)))
+    for _ in range(strangers):
+        younger = Table(major=2, prev_api=ctypes.addressof(made), from_object=slot(never))
+        KEPT.append(made)
+        made = younger
+    return made
+
+
+def endless(length: int) -> Table:
+    tables = [Table(major=2, from_object=slot(never)) for _ in range(length)]
+    for i, one in enumerate(tables):
+        one.prev_api = ctypes.addressof(tables[(i + 1) % length])
+    KEPT.extend(tables)
+    return tables[0]
+
+
+def fails_with_a_tensor(crafted: Crafted) -> Callable[[Any, Any], int]:
+    def produce(x: Any, out: Any) -> int:
+        hands_out(crafted)(x, out)
+        return -1
+
+    return produce
+
+
+def index(self: Any) -> int:
+    raise KeyError("own words")
+
+
+KEPT: list[Any] = []
+OTHERS = ("allocate", "to_object", "borrow", "stream")
+TableBuilder = Callable[[Crafted], Any]
+
+
+def from_slot(produce: Callable[[Crafted], Callable[[Any, Any], int]]) -> TableBuilder:
+    return lambda crafted: Table(major=1, minor=3, from_object=slot(produce(crafted)))
+
+
+# What stands on the type: a Table, or anything else that is put there as it is.
+TABLE_BUILDERS: dict[str, TableBuilder] = {
+    "attribute_in_order": from_slot(hands_out),
+    "attribute_none": lambda _: None,
+    "attribute_number": lambda _: 12345,
+    "attribute_text": lambda _: "dlpack_exchange_api",
+    "attribute_foreign_capsule": lambda _: capsule_of(Table(major=1, from_object=slot(never)), b"dltensor_versioned"),
+    "attribute_unnamed_capsule": lambda _: capsule_of(Table(major=1, from_object=slot(never)), None),
+    "attribute_of_a_base": from_slot(lambda _: never),
+    "attribute_of_an_instance": from_slot(lambda _: never),
+    "table_major_0": lambda _: Table(major=0, minor=3, from_object=slot(never)),
+    "table_major_2": lambda _: Table(major=2, from_object=slot(never)),
+    "table_major_largest": lambda _: Table(major=2**32 - 1, minor=2**32 - 1, from_object=slot(never)),
+    "table_minor_0": lambda crafted: Table(major=1, minor=0, from_object=slot(hands_out(crafted))),
+    "table_minor_largest": lambda crafted: Table(major=1, minor=2**32 - 1, from_object=slot(hands_out(crafted))),
+    "table_older_known": lambda crafted: chain(crafted, 1),
+    "table_older_far": lambda crafted: chain(crafted, 15),
+    "table_older_too_far": lambda crafted: chain(crafted, 16),
+    "chain_to_itself": lambda _: endless(1),
+    "chain_of_two": lambda _: endless(2),
+    "chain_wild": lambda crafted: Table(major=1, minor=3, prev_api=8, from_object=slot(hands_out(crafted))),
+    "slot_from_null": lambda _: Table(major=1, minor=3, **dict.fromkeys(OTHERS, slot(never))),
+    "slots_others_null": from_slot(hands_out),
+    "slots_others_wild": lambda crafted: Table(
+        major=1, minor=3, from_object=slot(hands_out(crafted)), **dict.fromkeys(OTHERS, 8)
+    ),
+    "from_fails": from_slot(lambda _: returns(-1)),
+    "from_fails_with_1": from_slot(lambda _: returns(1)),
+    "from_fails_with_a_tensor": from_slot(fails_with_a_tensor),
+    # int(PyObject*, void**) is near enough to long(PyObject*, int*), which calls __index__.
+    "from_fails_with_exception": lambda _: Table(major=1, minor=3, from_object=of_python("PyLong_AsLongAndOverflow")),
+    "from_gives_null": from_slot(lambda _: returns(0)),
+    # const char*(PyObject*, Py_ssize_t*): a TypeError, and 0.
+    "from_succeeds_with_exception": lambda _: Table(major=1, minor=3, from_object=of_python("PyUnicode_AsUTF8AndSize")),
+}
+
+
+def object_of(row: TableRow, handed_out: Crafted, by_method: Crafted | None) -> Any:
+    """An object whose type has the table of a row, and __dlpack__ where there is something for it to give."""
+    made = TABLE_BUILDERS[row.case](handed_out)
+    attribute = capsule_of(made) if isinstance(made, Table) else made
+    members: dict[str, Any] = {"__index__": index}
+    if by_method is not None:
+        members["__dlpack__"] = lambda self, **_: by_method.capsule()
+    if row.case == "attribute_of_a_base":
+        return type("Derived", (type(foreign(attribute)),), members)()
+    if row.case == "attribute_of_an_instance":
+        x = type("Plain", (), members)()
+        x.__dlpack_c_exchange_api__ = attribute
+        return x
+    return foreign(attribute, **members)
+
+
+def test_every_table_row_has_a_builder_and_every_builder_a_row() -> None:
+    assert sorted(row.case for row in TABLE_ROWS) == sorted(TABLE_BUILDERS)
+    fields = {"attribute", "version.major", "version.minor", "prev_api", "slots"}
+    assert {row.field for row in TABLE_ROWS} == fields | {"managed_tensor_from_py_object_no_sync"}
+
+
+def test_the_tables_last_column_follows_from_the_outcomes() -> None:
+    for row in TABLE_ROWS:
+        handed_out = {row.with_method == "table", row.without_method == "table"}
+        assert handed_out == {row.tensor == "given back once"}, row.case
+        assert (row.tensor == "not asked for") == (row.with_method == "method"), row.case
+
+
+@pytest.mark.parametrize("method", [True, False], ids=["with_method", "without_method"])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", TABLE_ROWS, ids=lambda row: row.case)
+def test_a_row_of_an_exchange_table(row: TableRow, target: str, method: bool) -> None:
+    handed_out, by_method = Crafted(), Crafted()
+    x = object_of(row, handed_out, by_method if method else None)
+    outcome = row.with_method if method else row.without_method
+    before = sys.getrefcount(x)
+    if outcome in ("table", "method"):
+        result = TARGETS[target](x)
+        check_taken(result, handed_out if outcome == "table" else by_method)
+        assert (handed_out.calls, by_method.calls) == (0, 0)
+        del result
+    else:
+        for attempt in (TARGETS[target], lambda x: dlbridge.explain(x, to=target.split("_")[1])):
+            with pytest.raises((TypeError, KeyError, dlbridge.ExchangeError)) as raised:
+                attempt(x)
+            assert getattr(raised.value, "code", type(raised.value).__name__) == outcome
+            assert raised.value.__cause__ is None
+        del raised
+    assert sys.getrefcount(x) == before
+    assert (handed_out.calls, by_method.calls) == (int(outcome == "table"), int(outcome == "method"))
+
+
+HANDED_OUT = [case for case in CASES if case.values[1] and case.values[0].field != "capsule name"]
+
+
+@pytest.mark.parametrize("row, versioned, target", HANDED_OUT)
+def test_a_row_through_an_exchange_table_is_given_back_once(row: Row, versioned: bool, target: str) -> None:
+    crafted = craft(row.case, versioned)
+    x = with_table(hands_out(crafted))
+    if row.outcomes[target] == "share":
+        result = TARGETS[target](x)
+        check_taken(result, crafted)
+        assert crafted.calls == 0
+        del result
+    else:
+        error = refused(target, x)
+        assert (error.code, error.field) == (row.outcomes[target], row.error_field)
+    assert crafted.calls == (0 if row.capsule.endswith("nobody told") else 1)
+
+
+@pytest.mark.parametrize(
+    "row", [case.values[0] for case in HANDED_OUT if case.values[2] == "from_dlpack"], ids=lambda row: row.case
+)
+def test_a_row_into_our_own_table_is_given_back_once(row: Row) -> None:
+    crafted = craft(row.case, True)
+    managed = crafted.managed()
+    out = ADDRESS()
+
+    def wrap() -> None:
+        assert TO_OBJECT(table().to_object)(ctypes.addressof(managed), out) == 0
+
+    if row.outcomes["from_dlpack"] == "share":
+        wrap()
+        handle = ctypes.cast(out, ctypes.py_object).value
+        ctypes.pythonapi.Py_DecRef(ctypes.py_object(handle))
+        check_taken(handle, crafted)
+        assert crafted.calls == 0
+        del handle
+    else:
+        error = refusal(wrap)
+        assert (error.code, error.field) == (row.outcomes["from_dlpack"], row.error_field)
+        assert out.value is None
+    assert crafted.calls == (0 if row.capsule.endswith("nobody told") else 1)
 
 
 # ---- random descriptors ----

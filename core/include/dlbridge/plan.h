@@ -70,11 +70,13 @@ struct TargetTraits {
   DTypeSet dtypes;
   DTypeSet dtypes_missing;  ///< would be held if an optional package were there (ml_dtypes)
   uint32_t devices = 0;     ///< bit n: device type n
-  bool host_only = false;   ///< lives in host memory: others must be staged with device="cpu"
+  uint32_t max_device_id = INT32_MAX;  ///< of devices other than the host, whose id says nothing
+  bool host_only = false;  ///< lives in host memory: others must be staged with device="cpu"
 
   constexpr bool accepts_device(DLDevice device) const noexcept {
     const auto type = static_cast<uint32_t>(device.device_type);
-    return type < 32 && (devices >> type & 1) != 0;
+    return type < 32 && (devices >> type & 1) != 0 &&
+           (static_cast<uint32_t>(device.device_id) <= max_device_id || Device(device).is_host());
   }
 };
 
