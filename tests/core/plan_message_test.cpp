@@ -185,6 +185,14 @@ std::vector<Message> messages() {
        "dtype is float4_e2m1fn_x2, two elements in a byte; ml_dtypes keeps one in a byte: "
        "pass copy=None to copy 8 bytes",
        "OutOfPairs"},
+      {ErrorCode::unsupported_dtype,
+       float4(4),
+       torch_like(),
+       {.dtype = kFloat32},
+       "dtype",
+       "dtype is float4_e2m1fn, which torch cannot share: leave dtype= out, pass copy=None to "
+       "repack it, and cast the result",
+       "CastOfFloat4"},
       {ErrorCode::packed_subbyte,
        Shaped({4}, DType(TypeCode::int_, 4)),
        int4_holder,

@@ -6,6 +6,7 @@
 
 #include <functional>
 #include <limits>
+#include <string_view>
 
 #include "dlbridge/layout.h"
 #include "dlbridge/managed_tensor.h"
@@ -387,6 +388,70 @@ TEST(ReadDescriptor, DoesNotTouchTheDescriptor) {
   EXPECT_EQ(producer.tensor().byte_offset, 4u);
   EXPECT_EQ(producer.tensor().strides[0], 7);
 }
+
+// Of a prototype only shape, dtype and device count.
+
+TEST(ReadPrototype, GivesCompactStridesAndNoMemory) {
+  VersionedProducer producer;
+  producer.set_layout({2, 3}, {1, 2});
+  producer.tensor().byte_offset = 8;
+  producer.tensor().device = {kDLCUDA, 3};
+  Loan loan;
+  read_prototype(producer.tensor(), loan);
+  const TensorView& view = loan.view();
+  ASSERT_EQ(view.ndim, 2);
+  EXPECT_EQ(view.shape[0], 2);
+  EXPECT_EQ(view.shape[1], 3);
+  EXPECT_EQ(view.strides[0], 3);
+  EXPECT_EQ(view.strides[1], 1);
+  EXPECT_EQ(DType(view.dtype), DType(producer.tensor().dtype));
+  EXPECT_EQ(Device(view.device), Device(DeviceType::cuda, 3));
+  EXPECT_EQ(view.data, nullptr);
+  EXPECT_EQ(view.byte_offset, 0u);
+  EXPECT_FALSE(loan.has_owner());
+}
+
+TEST(ReadPrototype, LooksAtNeitherDataNorStridesNorOffset) {
+  VersionedProducer producer;
+  producer.set_layout({2, 3}, {kMax, kMin});
+  producer.tensor().byte_offset = UINT64_MAX;
+  Loan loan;
+  for (void* data : {static_cast<void*>(nullptr), at(UINT64_MAX)}) {
+    producer.tensor().data = data;
+    ASSERT_NO_THROW(read_prototype(producer.tensor(), loan));
+    EXPECT_EQ(loan.view().data, nullptr);
+  }
+  producer.tensor().ndim = 0;
+  producer.tensor().shape = nullptr;
+  read_prototype(producer.tensor(), loan);
+  EXPECT_EQ(loan.view().ndim, 0);
+}
+
+class PrototypeRefusal : public testing::TestWithParam<Hostile> {};
+
+TEST_P(PrototypeRefusal, NamesTheFieldAsAForeignDescriptorsDoes) {
+  VersionedProducer producer;
+  GetParam().spoil(producer);
+  producer.tensor().data = nullptr;
+  Loan loan;
+  const auto error = error_of([&] { read_prototype(producer.tensor(), loan); });
+  ASSERT_TRUE(error.has_value());
+  EXPECT_EQ(name(error->code()), name(GetParam().code)) << error->what();
+  EXPECT_EQ(error->field(), GetParam().field);
+}
+
+std::vector<Hostile> hostile_prototypes() {
+  std::vector<Hostile> rows;
+  for (const Hostile& row : hostile_descriptors()) {
+    const std::string_view field(row.field);
+    if (field == "ndim" || field == "shape" || field == "dtype" || field == "device")
+      rows.push_back(row);
+  }
+  return rows;
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PrototypeRefusal, testing::ValuesIn(hostile_prototypes()),
+                         [](const auto& row_info) { return std::string(row_info.param.name); });
 
 }  // namespace
 }  // namespace dlbridge

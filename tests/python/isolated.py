@@ -1,8 +1,14 @@
 """Runs a piece of Python in a process of its own: for tests of what would otherwise take the test run down with it."""
 
+import importlib.util
 import subprocess
 import sys
 import textwrap
+
+import pytest
+
+HAS_TORCH = importlib.util.find_spec("torch") is not None
+needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed")
 
 _PRELUDE = """
 import ctypes, gc, os, sys, threading, weakref

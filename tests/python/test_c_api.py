@@ -17,6 +17,7 @@ import pytest
 from capsules import Crafted, DLManagedTensor, DLManagedTensorVersioned, versioned_of
 
 import dlbridge
+from isolated import needs_torch
 
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "core" / "include" / "dlbridge" / "c_api.h").read_text()
@@ -198,6 +199,7 @@ def test_hostile_descriptor_is_a_status_and_its_capsule_stays_unconsumed(c):
     assert crafted.calls == 1
 
 
+@needs_torch
 def test_plan_agrees_with_explain(c):
     array = np.arange(6, dtype=np.float32)[::-1]
     capsule = capsule_of(array)

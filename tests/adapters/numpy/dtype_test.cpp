@@ -96,6 +96,25 @@ TEST(MlDtypes, AreHeldOnceLoadedAndMissingBefore) {
   EXPECT_FALSE(numpy_traits().dtypes_missing.contains(bfloat16));
 }
 
+// A package without the younger types, and with names that are no dtypes.
+TEST(MlDtypes, OfAnOlderPackageAreHeldAsFarAsItHasThem) {
+  const DType bfloat16{TypeCode::bfloat, 16};
+  const DType int4{TypeCode::int_, 4};
+  if (!has_ml_dtypes()) GTEST_SKIP() << "ml_dtypes is not installed";
+  if (!numpy_traits().dtypes_missing.contains(bfloat16))
+    GTEST_SKIP() << "another test of this process has loaded ml_dtypes: run it under CTest";
+  eval(
+      "sys.modules.update(ml_dtypes=type('Old', (), {'bfloat16': __import__('ml_dtypes').bfloat16,"
+      " 'int4': 3, 'float8_e5m2': np.float32}))");
+  ASSERT_TRUE(load_ml_dtypes());
+  EXPECT_EQ(PyErr_Occurred(), nullptr);
+  EXPECT_TRUE(numpy_traits().dtypes.contains(bfloat16));
+  for (const DType absent : {int4, *DType::parse("float8_e5m2"), *DType::parse("float8_e4m3fn")}) {
+    EXPECT_FALSE(numpy_traits().dtypes.contains(absent)) << absent.name();
+    EXPECT_TRUE(numpy_traits().dtypes_missing.contains(absent)) << absent.name();
+  }
+}
+
 TEST(MlDtypes, LoadingKeepsAPendingException) {
   PyErr_SetString(PyExc_KeyError, "mine");
   load_ml_dtypes();

@@ -143,6 +143,24 @@ TEST(CastWithNumpy, RefusesADtypeThatNumpyLacks) {
   });
 }
 
+TEST(CastWithNumpy, LeavesBothMemoriesAloneWhereTheTargetsDtypeIsRefused) {
+  float from[] = {1, 2};
+  GuardedBuffer to(8);
+  const auto cast = [&] {
+    expect_error(ErrorCode::unsupported_dtype, [&] {
+      cast_with_numpy(Shaped({2}, {1}, kFloat32, from).view(),
+                      Shaped({2}, {1}, DType(TypeCode::complex, 32), to.data()).view());
+    });
+  };
+  cast();
+  const Ref before = eval("sys.getallocatedblocks()");
+  for (int i = 0; i < 100; ++i) cast();
+  EXPECT_TRUE(holds("sys.getallocatedblocks() - x < 50", before.get()));  // no array is left behind
+  EXPECT_EQ(from[1], 2.0f);
+  for (size_t i = 0; i < 8; ++i) EXPECT_EQ(to.data()[i], GuardedBuffer::kPoison);
+  EXPECT_TRUE(to.guards_intact());
+}
+
 TEST(Writeback, ArrayThatIsWrittenBackLaterIsRefused) {
   // Only C code and nditer make such arrays; nditer's operands carry the flag while it is open.
   eval(

@@ -353,6 +353,21 @@ TEST(CastWithTorch, TakesBroadcastSourcesEmptiesAndScalars) {
                   Shaped({0}, {1}, kInt32, nullptr).view());
 }
 
+TEST(CastWithTorch, RefusesNegativeStridesOnEitherSide) {
+  int32_t from[] = {1, 2};
+  GuardedBuffer to(16);
+  const Shaped forwards({2}, {1}, kInt32, from);
+  expect_error(ErrorCode::negative_stride, [&] {
+    cast_with_torch(Shaped({2}, {-1}, kInt32, from + 1).view(),
+                    Shaped({2}, {1}, kFloat64, to.data()).view());
+  });
+  expect_error(ErrorCode::negative_stride, [&] {
+    cast_with_torch(forwards.view(), Shaped({2}, {-1}, kFloat64, to.data() + 8).view());
+  });
+  for (size_t i = 0; i < 16; ++i) EXPECT_EQ(to.data()[i], GuardedBuffer::kPoison);
+  EXPECT_TRUE(to.guards_intact());
+}
+
 TEST(CastWithTorch, WorksInEveryDispatchState) {
   int32_t value = 300;
   const auto cast = [&] {
