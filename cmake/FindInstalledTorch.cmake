@@ -38,6 +38,8 @@ set(DLBRIDGE_TORCH_WHY "torch ${DLBRIDGE_TORCH_VERSION} in ${torch_dir}")
 
 add_library(dlbridge_libtorch INTERFACE)
 target_include_directories(dlbridge_libtorch SYSTEM INTERFACE ${torch_dir}/include)
+# Torch's libraries are built with NDEBUG, and its headers' debug assertions expect the other kind of library.
+target_compile_definitions(dlbridge_libtorch INTERFACE NDEBUG)
 # Torch's assertions carry the path of their header.
 target_compile_options(dlbridge_libtorch INTERFACE -ffile-prefix-map=${torch_dir}=torch)
 target_link_libraries(dlbridge_libtorch INTERFACE ${torch_dir}/lib/libc10.so ${torch_dir}/lib/libtorch_cpu.so)

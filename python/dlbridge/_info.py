@@ -21,9 +21,10 @@ class BuildInfo(TypedDict):
 def build_info() -> BuildInfo:
     """Versions, and which adapters and paths are active. Imports torch if it is installed.
 
-    ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``none`` when torch cannot be
-    reached; ``torch_tier_reason`` says why. ``dlpack`` is the version of the header this build was made with. ``cuda``
-    says whether the CUDA module is part of this build.
+    ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``exchange`` or ``protocol`` when
+    they are reached through DLPack, ``none`` when torch cannot be reached; ``torch_tier_reason`` says why. ``dlpack``
+    is the version of the header this build was made with. ``cuda`` says whether the CUDA module is part of this build.
+    Raises ExchangeError where DLBRIDGE_TORCH_TIER names no tier.
     """
     import numpy
 
@@ -32,13 +33,13 @@ def build_info() -> BuildInfo:
         import torch
 
         version = str(torch.__version__)
-    obstacle = _adapters.torch_obstacle()
+    tier = _adapters.torch_tier()
     return {
         "version": _build_facts.VERSION,
         "numpy": numpy.__version__,
         "torch": version,
-        "torch_tier": "direct" if obstacle is None else "none",
-        "torch_tier_reason": obstacle or f"built for this torch ({_build_facts.TORCH_VERSION})",
+        "torch_tier": tier.name,
+        "torch_tier_reason": tier.reason,
         "cuda": False,
         "dlpack": _build_facts.DLPACK_VERSION,
     }

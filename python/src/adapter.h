@@ -60,6 +60,9 @@ struct Adapter {
   Error* (*cast)(const TensorView* src, const TensorView* dst) noexcept = nullptr;
   /// The DLPack type that a dtype= argument names. Null if it takes none.
   Error* (*parse_dtype)(PyObject* dtype, DLDataType* out) noexcept = nullptr;
+  /// A share that a new reference to `object` is, released on any thread. Null if the module has
+  /// none.
+  Owner (*own)(PyObject* object) noexcept = nullptr;
   /// Tries to load an optional package that widens the traits; whether they grew. Null if there is
   /// none.
   bool (*extend)() noexcept = nullptr;

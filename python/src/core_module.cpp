@@ -12,6 +12,7 @@
 #include "errors.h"
 #include "registry.h"
 #include "tensor.h"
+#include "torch_by_dlpack.h"
 
 namespace nb = nanobind;
 
@@ -186,6 +187,8 @@ PyMethodDef g_functions[] = {
      "shares_memory(a, b, /)\n--\n\nWhether two objects of any frameworks have a byte of an "
      "element in common."},
     {"_register_adapter", register_capsule, METH_O, "Takes the capsule of an adapter module."},
+    {"_register_torch_by_dlpack", register_torch_by_dlpack, METH_O,
+     "Makes the tier of this name (exchange, protocol) torch's adapter."},
     {nullptr, nullptr, 0, nullptr},
 };
 

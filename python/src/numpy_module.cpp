@@ -61,6 +61,7 @@ Adapter make_adapter() noexcept {
   adapter.fill = fill;
   adapter.cast = cast;
   adapter.parse_dtype = parse_dtype;
+  adapter.own = owner_of_object;
   adapter.extend = load_ml_dtypes;
   return adapter;
 }

@@ -6,6 +6,7 @@
 
 #include "adapter_module.h"
 #include "dlbridge/torch.h"
+#include "dtype_argument.h"
 #include "reference.h"
 
 namespace dlbridge::python {
@@ -87,38 +88,15 @@ Error* cast(const TensorView* src, const TensorView* dst) noexcept {
   });
 }
 
-// The name that a string, a numpy.dtype or a scalar type such as numpy.float32 gives. A new
-// reference or null.
-PyObject* name_of(PyObject* object) noexcept {
-  if (PyUnicode_Check(object)) return Py_NewRef(object);
-  PyObject* name = PyObject_GetAttrString(object, PyType_Check(object) ? "__name__" : "name");
-  if (name == nullptr) PyErr_Clear();
-  return name;
-}
-
 Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
   return guarded([&] {
-    if (THPDtype_Check(object)) {
-      const at::ScalarType scalar = reinterpret_cast<THPDtype*>(object)->scalar_type;
-      const auto dtype = dtype_of(scalar);
-      if (!dtype) {
-        throw Error(ErrorCode::invalid_dtype, "dtype",
-                    std::string("dtype is ") + c10::toString(scalar) +
-                        ", which DLPack does not have; expected one such as torch.float32");
-      }
-      *out = *dtype;
+    if (!THPDtype_Check(object)) {
+      *out = parse_named_dtype(object);
       return;
     }
-    const Reference name(name_of(object));
-    const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
-    const auto dtype = text ? DType::parse(text) : std::nullopt;
-    if (!dtype) {
-      PyErr_Clear();
-      throw Error(
-          ErrorCode::invalid_dtype, "dtype",
-          "dtype is " + repr_of(object) +
-              ", which names no type; expected a torch.dtype or its name, such as torch.float32");
-    }
+    const at::ScalarType scalar = reinterpret_cast<THPDtype*>(object)->scalar_type;
+    const auto dtype = dtype_of(scalar);
+    if (!dtype) refuse_torch_dtype(c10::toString(scalar));
     *out = *dtype;
   });
 }

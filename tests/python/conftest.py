@@ -1,11 +1,69 @@
-"""Settings for every Python test: what imports left behind is taken out of the garbage collector's rounds."""
+"""Settings for every Python test: what imports left behind is taken out of the garbage collector's rounds.
+
+What needs torch or NumPy 2 is skipped where they are not there.
+"""
 
 import gc
+import re
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+import dlbridge
+from isolated import HAS_TORCH
+
+NEEDS_TORCH = re.compile(r"^(import torch|from torch|from support import)", re.M)
+NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
+# Cases by their name -> what NumPy 1 lacks for them.
+LACKED_BY_NUMPY_1 = {
+    r"\[(max_rank_64|rank_65|ndim_64-\w+-to_numpy)": "NumPy 1 has 32 dimensions",
+    r"\[string_dtype": "NumPy 1 has no StringDType",
+    r"::test_array_protocol$": "copy=False of NumPy 1 does not refuse",
+    r"::test_a_producer_is_asked_for_a_versioned_capsule$": "arrays of NumPy 1 have no versioned capsules",
+    r"::test_numpy_takes_the_handle$": "numpy.from_dlpack of NumPy 1 asks for a legacy capsule",
+}
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _frozen_imports() -> None:
     gc.collect()
     gc.freeze()
+
+
+class WithoutTorch(pytest.Module):
+    """Stands for a module whose imports would fail."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        pytest.skip("torch is not installed", allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module | None:
+    """Skips a module that imports torch, where torch is missing."""
+    if HAS_TORCH or not NEEDS_TORCH.search(module_path.read_text()):
+        return None
+    return WithoutTorch.from_parent(parent, path=module_path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what this tier of torch does not promise, and skips the cases that NumPy 1 cannot have."""
+    if dlbridge.build_info()["torch_tier"] != "direct":
+        left_out = [item for item in items if item.get_closest_marker("direct_tier")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if not item.get_closest_marker("direct_tier")]
+    for item in items if NUMPY_1 else []:
+        for pattern, reason in LACKED_BY_NUMPY_1.items():
+            if re.search(pattern, item.nodeid):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, object, object]:
+    """Skips a test that asks an ndarray of NumPy 1 for a versioned capsule."""
+    try:
+        return (yield)
+    except TypeError as error:
+        if NUMPY_1 and str(error) == "__dlpack__() got an unexpected keyword argument 'max_version'":
+            pytest.skip("arrays of NumPy 1 have no versioned capsules")
+        raise

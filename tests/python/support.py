@@ -45,6 +45,10 @@ TORCH_PAIRS = {name: pair for name, pair in DTYPE_PAIRS.items() if name not in (
 
 AS = np.lib.stride_tricks.as_strided
 
+TORCH_TIER = dlbridge.build_info()["torch_tier"]
+# For what no other tier keeps (docs/tiers.md); elsewhere these are not collected.
+direct_tier = pytest.mark.direct_tier
+
 
 def address(x: Any) -> int:
     """Address of the first element of an ndarray, a torch.Tensor or a dlbridge.Tensor."""
@@ -77,6 +81,15 @@ def raw(x: Any) -> bytes:
 def cdata(t: torch.Tensor) -> int:
     """Identity of a tensor's storage."""
     return t.untyped_storage()._cdata
+
+
+def assert_home(again: torch.Tensor, t: torch.Tensor) -> None:
+    """`again` lies in the memory of `t`; where the tier keeps the way back (docs/tiers.md), in its very storage."""
+    start, end = t.untyped_storage().data_ptr(), t.untyped_storage().data_ptr() + t.untyped_storage().nbytes()
+    assert start <= again.data_ptr() < end
+    if TORCH_TIER == "direct":
+        assert cdata(again) == cdata(t)
+        assert again.storage_offset() * again.element_size() == again.data_ptr() - start
 
 
 def random_array(dtype: Any, shape: tuple[int, ...] = (4, 5), seed: int = 7) -> np.ndarray:

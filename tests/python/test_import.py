@@ -1,6 +1,8 @@
 """What importing costs and touches, and what happens where torch or ml_dtypes is missing or not the expected one."""
 
-from isolated import run_isolated
+import pytest
+
+from isolated import needs_torch, run_isolated
 
 
 def test_import_loads_neither_torch_nor_ml_dtypes():
@@ -61,28 +63,99 @@ def test_without_torch_everything_else_works():
     )
 
 
-def test_another_torch_than_built_for_is_refused_before_any_of_its_code_runs():
+@needs_torch
+def test_another_torch_than_built_for_drops_to_the_next_tier_before_any_of_its_code_runs():
     run_isolated(
         """
-        import sys
+        import os, sys
+        os.environ.pop("DLBRIDGE_TORCH_TIER", None)
         import numpy as np
         import dlbridge
         import torch
         torch.__version__ = "2.14.9+forged"
-        for call in (lambda: dlbridge.to_torch(np.zeros(3)), lambda: dlbridge.to_numpy(torch.zeros(3))):
-            try:
-                call()
-            except dlbridge.ExchangeError as error:
-                assert error.code == "adapter_unavailable" and "2.14.9+forged" in str(error), error
-            else:
-                raise AssertionError("must be refused")
+        a = np.arange(6.0)
+        t = dlbridge.to_torch(a)
+        assert t.data_ptr() == a.ctypes.data and t.tolist() == a.tolist()
+        assert dlbridge.to_numpy(t).ctypes.data == a.ctypes.data
         assert "dlbridge._torch" not in sys.modules
-        assert dlbridge.build_info()["torch_tier"] == "none"
+        info = dlbridge.build_info()
+        assert info["torch_tier"] == "exchange" and "2.14.9+forged" in info["torch_tier_reason"], info
         """,
         prelude="",
     )
 
 
+@needs_torch
+@pytest.mark.parametrize(
+    ("tier", "spoil", "reason"),
+    [
+        ("direct", "torch.__version__ = '2.14.9+forged'", "2.14.9+forged"),
+        ("exchange", "del torch.Tensor.__dlpack_c_exchange_api__", "no DLPack exchange table"),
+        ("protocol", "del torch._C._dispatch_keys", "_dispatch_keys"),
+    ],
+)
+def test_a_tier_that_is_asked_for_and_cannot_be_had_is_an_error(tier, spoil, reason):
+    run_isolated(
+        f"""
+        import os
+        os.environ["DLBRIDGE_TORCH_TIER"] = "{tier}"
+        import numpy as np
+        import dlbridge
+        import torch
+        {spoil}
+        try:
+            dlbridge.to_torch(np.zeros(3))
+        except dlbridge.ExchangeError as error:
+            assert error.code == "adapter_unavailable" and {reason!r} in str(error), error
+        else:
+            raise AssertionError("must be refused")
+        info = dlbridge.build_info()
+        assert info["torch_tier"] == "none" and {reason!r} in info["torch_tier_reason"], info
+        """,
+        prelude="",
+    )
+
+
+@needs_torch
+def test_without_exchange_table_the_next_tier_is_protocol():
+    run_isolated(
+        """
+        import os
+        os.environ.pop("DLBRIDGE_TORCH_TIER", None)
+        import numpy as np
+        import dlbridge
+        import torch
+        torch.__version__ = "2.9.0"
+        del torch.Tensor.__dlpack_c_exchange_api__
+        a = np.arange(6.0)
+        assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
+        assert dlbridge.build_info()["torch_tier"] == "protocol"
+        """,
+        prelude="",
+    )
+
+
+def test_an_unknown_tier_is_an_error_that_names_the_tiers():
+    run_isolated(
+        """
+        import os
+        os.environ["DLBRIDGE_TORCH_TIER"] = "fast"
+        import numpy as np
+        import dlbridge
+        for call in (lambda: dlbridge.to_torch(np.zeros(3)), dlbridge.build_info):
+            try:
+                call()
+            except dlbridge.ExchangeError as error:
+                assert error.field == "DLBRIDGE_TORCH_TIER", error
+                assert "direct, exchange, protocol" in str(error), error
+            else:
+                raise AssertionError("must be refused")
+        """,
+        prelude="",
+    )
+
+
+@needs_torch
 def test_without_ml_dtypes_bfloat16_is_refused_with_the_package_named():
     run_isolated(
         """

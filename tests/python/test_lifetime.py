@@ -13,6 +13,7 @@ import torch
 import dlbridge
 from dlbridge import from_dlpack, to_numpy, to_torch
 from isolated import run_isolated
+from support import direct_tier
 
 
 class Watched(np.ndarray):
@@ -26,14 +27,15 @@ def watched(*shape: int) -> tuple[np.ndarray, weakref.ref]:
 
 # ---- what a tensor's storage may go through while an export of it lives ----
 
+# Those that the direct tier alone survives are marked.
 STORAGE_CHANGES = {
-    "share_memory_": "t.share_memory_()",
-    "pickle for a worker queue": """
+    "share_memory_ (direct)": "t.share_memory_()",
+    "pickle for a worker queue (direct)": """
         from multiprocessing.reduction import ForkingPickler
         import torch.multiprocessing
         ForkingPickler.dumps(t)
     """,
-    "resize_ refused": """
+    "resize_ refused (direct)": """
         try:
             t.resize_(1 << 26)
         except RuntimeError:
@@ -41,7 +43,7 @@ STORAGE_CHANGES = {
         else:
             raise AssertionError("resize_ of an exported tensor must be refused")
     """,
-    "storage resize_ refused": """
+    "storage resize_ refused (direct)": """
         try:
             t.untyped_storage().resize_(0)
         except RuntimeError:
@@ -51,7 +53,7 @@ STORAGE_CHANGES = {
     """,
     "set_": "t.set_(torch.zeros(3))",
     ".data =": "t.data = torch.zeros(3)",
-    "_lazy_clone and write": """
+    "_lazy_clone and write (direct)": """
         try:
             c = torch._lazy_clone(t)
         except RuntimeError:
@@ -67,7 +69,13 @@ STORAGE_CHANGES = {
 
 
 @pytest.mark.parametrize("to", ["to_numpy", "from_dlpack"])
-@pytest.mark.parametrize("change", STORAGE_CHANGES.values(), ids=STORAGE_CHANGES.keys())
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(code, id=name, marks=[direct_tier] if "(direct)" in name else [])
+        for name, code in STORAGE_CHANGES.items()
+    ],
+)
 def test_export_survives_what_happens_to_its_tensor(change, to):
     body = "\n".join(line[8:] if line.startswith(" " * 8) else line for line in change.splitlines())
     run_isolated(
@@ -85,6 +93,7 @@ assert (a == 7).all()
     )
 
 
+@direct_tier
 def test_bytes_are_released_once_after_the_last_holder():
     run_isolated(
         """

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dlbridge
-from support import cdata, refusal
+from support import assert_home, refusal
 
 Convert = Callable[[np.ndarray], torch.Tensor]
 CONVERSIONS: dict[str, tuple[Convert, Convert]] = {
@@ -285,7 +285,7 @@ def test_inference_tensors_are_shared_and_come_back() -> None:
     assert a.tolist() == [0, 1, 2]
     assert a.flags.writeable
     again = dlbridge.to_torch(a)
-    assert cdata(again) == cdata(t)
+    assert_home(again, t)
     again.add_(1)
     assert t.tolist() == [1, 2, 3]
 

@@ -325,7 +325,7 @@ def torch_rows() -> Iterator[Row]:
     for name in SHELL_DTYPES:
         shown = name[0].upper() + name[1:]
         shown = shown.replace("Uint", "UInt")
-        yield Row(f"shell_{name}", "unsupported_dtype", "dtype", rf"^dtype is {shown}, {ASTYPE}",
+        yield Row(f"shell_{name}", "unsupported_dtype", "dtype", rf"^dtype is ({shown}|torch\.{name}), {ASTYPE}",
                   make=lambda name=name: torch.empty(3, dtype=getattr(torch, name)))  # fmt: skip
 
 
@@ -582,7 +582,7 @@ def test_without_ml_dtypes_the_refusal_names_the_package() -> None:
 
 def test_a_shape_that_its_storage_does_not_hold_is_refused() -> None:
     tensor = torch.zeros(3)
-    exported = dlbridge.to_numpy(tensor)
+    exported = tensor.numpy()  # from here on torch refuses to resize it
     with pytest.raises(RuntimeError):
         tensor.resize_(100)
     assert tuple(tensor.shape) == (100,), "torch changes the shape before it refuses"

@@ -97,9 +97,11 @@ void describe_ndarray(PyObject* object, Loan& loan) {
   if (PyArray_BASE(array) != nullptr) loan.origin = origin_of(array);
 }
 
-void lend_ndarray(PyObject* array, Loan& loan) noexcept {
-  loan.attach({Py_NewRef(array), release_python_object});
+Owner owner_of_object(PyObject* object) noexcept {
+  return {Py_NewRef(object), release_python_object};
 }
+
+void lend_ndarray(PyObject* array, Loan& loan) noexcept { loan.attach(owner_of_object(array)); }
 
 Loan share_ndarray(PyObject* array) {
   Loan loan;

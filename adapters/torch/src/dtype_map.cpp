@@ -1,21 +1,23 @@
+#include <algorithm>
+
 #include "dlbridge/torch.h"
+#include "dlbridge_torch/traits.h"
 #include "dtype_table.h"
 
 namespace dlbridge {
 namespace {
 
 constexpr TargetTraits kTraits = [] {
-  TargetTraits traits;
-  traits.name = "torch";
-  traits.max_ndim = 64;  // TensorIterator's limit: beyond it hardly an operator runs
-  traits.zero_strides = true;
+  TargetTraits traits = torch_rules::kTraitsWithoutDTypes;
   traits.float4 = Float4::pairs;
   for (const DTypeRow& row : kDTypeRows) traits.dtypes.add(row.dtype);
-  for (DeviceType type :
-       {DeviceType::cpu, DeviceType::cuda, DeviceType::cuda_host, DeviceType::cuda_managed})
-    traits.devices |= 1u << static_cast<int>(type);
   return traits;
 }();
+
+// Both ways to torch know the same types.
+static_assert(std::size(kDTypeRows) == std::size(torch_rules::kDTypes));
+static_assert(std::ranges::all_of(torch_rules::kDTypes,
+                                  [](DType dtype) { return kTraits.dtypes.contains(dtype); }));
 
 }  // namespace
 

@@ -11,6 +11,7 @@
 
 #include "dlbridge/layout.h"
 #include "dlbridge/torch.h"
+#include "dlbridge_torch/layout.h"
 #include "dtype_table.h"
 #include "plain_dispatch.h"
 #include "recycled.h"
@@ -18,6 +19,9 @@
 
 namespace dlbridge {
 namespace {
+
+using torch_rules::Layout;
+using torch_rules::settle_strides;
 
 caffe2::TypeMeta type_meta(DLDataType dtype) {
   const at::ScalarType scalar = lookup_scalar_type(dtype);
@@ -42,43 +46,6 @@ c10::Device torch_device(DLDevice device) {
   }
   throw Error(ErrorCode::unsupported_device, "device",
               "device is " + Device(device).name() + ", which torch does not take");
-}
-
-// What torch's caches want to know of a layout.
-struct Layout {
-  int64_t bytes;    ///< from the first element to the end of the last
-  int64_t numel;    ///< product of the extents
-  bool contiguous;  ///< row-major without gaps
-  bool dense;       ///< may fill its bytes without gaps in some other order; false: it does not
-};
-
-// Writes canonical strides where torch could not hold the ones that came, though they mean nothing:
-// for size 1 when they are negative or zero, and for all of an empty tensor. A positive one stays,
-// as torch itself keeps it. Requires: no negative strides on extents above 1.
-Layout settle_strides(Loan& loan) noexcept {
-  const TensorView& view = loan.view();
-  int64_t* strides = loan.strides();
-  if (view.is_empty()) [[unlikely]] {
-    compact_strides(view.extents(), strides);
-    return {0, 0, true, true};
-  }
-  int64_t last = 0;
-  int64_t numel = 1;
-  bool contiguous = true;
-  uint64_t next =
-      1;  // the stride that a row-major neighbour would have; unsigned: it may go unused
-  for (int32_t i = view.ndim - 1; i >= 0; --i) {
-    const int64_t extent = view.shape[i];
-    if (extent == 1) {
-      if (strides[i] <= 0) strides[i] = static_cast<int64_t>(next);
-    } else {
-      last += (extent - 1) * strides[i];
-      contiguous &= strides[i] == numel;
-      numel *= extent;
-    }
-    next = static_cast<uint64_t>(extent) * static_cast<uint64_t>(strides[i]);
-  }
-  return {(last + 1) * view.itemsize(), numel, contiguous, last + 1 == numel};
 }
 
 // A TensorImpl that is born with its layout: what set_sizes_and_strides() would compute once more

@@ -37,6 +37,10 @@ DLBRIDGE_API void describe_ndarray(PyObject* array, Loan& loan);
 /// from any thread, with or without the GIL, and not at all once the interpreter is gone.
 DLBRIDGE_API void lend_ndarray(PyObject* array, Loan& loan) noexcept;
 
+/// The share that a new reference to `object`, of any type, is: given back as lend_ndarray()'s.
+/// Requires: the GIL.
+DLBRIDGE_API Owner owner_of_object(PyObject* object) noexcept;
+
 /// describe and lend. Throws Error where an obstacle stands against sharing.
 DLBRIDGE_API Loan share_ndarray(PyObject* array);
 
