@@ -26,6 +26,8 @@ constexpr ReasonSet kCuredByCast = reasons_cured_by(Cure::dtype);
 ReasonSet float4_reasons(const TensorView& view, const TargetTraits& target) noexcept {
   const DType type(view.dtype);
   if (target.float4 == Float4::both) return {};
+  // First, so that a target that waits for the package is asked to load it.
+  if (target.dtypes_missing.contains(kFloat4Padded)) return ErrorCode::missing_ml_dtypes;
   if (type == kFloat4Pair) {
     if (target.float4 == Float4::pairs) return {};
     if (target.float4 == Float4::padded) return ErrorCode::float4_packing;
@@ -37,8 +39,7 @@ ReasonSet float4_reasons(const TensorView& view, const TargetTraits& target) noe
       return even ? ErrorCode::float4_packing : ErrorCode::float4_odd_extent;
     }
   }
-  return target.dtypes_missing.contains(kFloat4Padded) ? ErrorCode::missing_ml_dtypes
-                                                       : ErrorCode::unsupported_dtype;
+  return ErrorCode::unsupported_dtype;
 }
 
 ReasonSet dtype_reasons(const TensorView& view, const TargetTraits& target) noexcept {

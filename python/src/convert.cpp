@@ -140,16 +140,11 @@ PyObject* convert_by_copy(const Source& source, const Adapter& target, const Req
   return finished;
 }
 
-bool check_out(const TensorView& view, const TensorView& out) noexcept {
+bool check_out(const TensorView& out) noexcept {
   if (!out.obstacles.empty() || out.access != Access::writable) {
     raise(Error(
         out.access != Access::writable ? ErrorCode::read_only : out.obstacles.first(), "out",
         "out is not a writable array that DLPack can describe: pass a plain, writable ndarray"));
-    return false;
-  }
-  if (!std::ranges::equal(view.extents(), out.extents())) {
-    raise(Error(ErrorCode::shape_mismatch, "out",
-                "out has another shape than x: pass numpy.empty_like(x) or an array of x's shape"));
     return false;
   }
   if (out.is_empty()) return true;
@@ -222,7 +217,7 @@ PyObject* convert_into(PyObject* x, const Adapter& target, Request request,
   Source source;
   Loan memory;
   if (!source.open(x) || !succeeded(target.describe(out, &memory))) return nullptr;
-  if (!check_out(source.view(), memory.view())) return nullptr;
+  if (!check_out(memory.view())) return nullptr;
   if (request.dtype && !(DType(*request.dtype) == DType(memory.view().dtype))) {
     return raise(Error(ErrorCode::invalid_dtype, "dtype",
                        "dtype is " + DType(*request.dtype).name() + ", but out is " +
@@ -233,6 +228,12 @@ PyObject* convert_into(PyObject* x, const Adapter& target, Request request,
   const Plan decision = plan_for(source, target, request);
   if (decision.verdict == Verdict::refuse)
     return raise(refusal(source.view(), *target.traits, request, decision));
+  // Not before the plan: the view of a kind that is refused may have a stand-in for its shape.
+  if (!std::ranges::equal(source.view().extents(), memory.view().extents())) {
+    return raise(
+        Error(ErrorCode::shape_mismatch, "out",
+              "out has another shape than x: pass numpy.empty_like(x) or an array of x's shape"));
+  }
   const HeldCapsule held(source.object());
   if (!held) return nullptr;
   if (can_fill_in_place(source, decision, memory.view())) {

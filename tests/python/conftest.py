@@ -27,9 +27,11 @@ LACKED_BY_NUMPY_1 = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _frozen_imports() -> None:
+def _frozen_imports() -> Iterator[None]:
     gc.collect()
     gc.freeze()
+    yield
+    gc.unfreeze()  # modules take themselves apart at exit
 
 
 class WithoutTorch(pytest.Module):

@@ -17,6 +17,7 @@ from support import (
     DTYPE_PAIRS,
     TORCH_PAIRS,
     address,
+    direct_tier,
     element_strides,
     misaligned_array,
     random_array,
@@ -795,6 +796,7 @@ def test_a_copied_handle_is_independent() -> None:
     assert not handle.read_only
 
 
+@direct_tier
 @pytest.mark.parametrize(
     "make",
     [

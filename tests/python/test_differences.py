@@ -22,6 +22,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import dlbridge
 from isolated import run_isolated
+from support import direct_tier
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "differences.md"
 MEASURED_WITH = {"torch": "2.15.0", "NumPy": "2.4.6", "tier": "direct"}
@@ -235,6 +236,7 @@ def test_the_document_names_the_versions_it_was_measured_with() -> None:
         assert f"{name} {MEASURED_WITH[name]}" in DOCUMENT.read_text()
 
 
+@direct_tier
 @pytest.mark.skipif(HERE != MEASURED_WITH, reason=f"measured with {MEASURED_WITH}, this is {HERE}")
 @pytest.mark.parametrize("cell", expected_cells())
 def test_the_cell_says_what_happens(cell: str, measured: dict[str, str]) -> None:

@@ -1,5 +1,5 @@
-"""explain() against a committed table that knows nothing of plan(), and its side effects: none. shares_memory and
-build_info as well."""
+"""What a Plan says: all reasons, the path, the message, and its side effects: none. shares_memory and build_info as
+well. That what it says is what happens is in test_verdicts.py."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 from capsules import Crafted, Producer, name_of
 
 import dlbridge
-from support import AS, address, assert_no_growth, misaligned_array, refusal
+from support import AS, TORCH_TIER, address, assert_no_growth, misaligned_array
 
-# ---- the table: reviewed by hand; bytes and paths are counted, not asked for ----
+# ---- reviewed by hand; bytes and paths are counted, not asked for ----
 
 
 def f8() -> np.ndarray:
@@ -134,29 +134,10 @@ TABLE: dict[str, tuple[Callable[[], Any], str, dict, str, list[str], int, list[s
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_verdicts(name: str) -> None:
+def test_all_reasons_and_the_path(name: str) -> None:
     make, to, request, verdict, reasons, nbytes, path = TABLE[name]
     plan = dlbridge.explain(make(), to=to, **request)
     assert (plan.verdict, plan.reasons, plan.bytes, plan.path) == (verdict, reasons, nbytes, path)
-
-
-@pytest.mark.parametrize("name", TABLE)
-def test_what_was_foretold_happens(name: str) -> None:
-    make, to, request, verdict, reasons, nbytes, _ = TABLE[name]
-    x = make()
-    convert = {"torch": dlbridge.to_torch, "numpy": dlbridge.to_numpy, "dlpack": dlbridge.from_dlpack}[to]
-    if verdict == "refuse":
-        error = refusal(lambda: convert(x, **request))
-        assert error.code == reasons[0]
-        assert str(error) == dlbridge.explain(x, to=to, **request).message
-        return
-    is_capsule = not isinstance(x, np.ndarray | torch.Tensor | dlbridge.Tensor)
-    result = convert(x, **request)
-    if verdict == "share":
-        assert is_capsule or address(result) == address(x) or x.nbytes == 0
-        return
-    assert is_capsule or address(result) != address(x) or nbytes == 0
-    assert result.nbytes == nbytes
 
 
 def test_message_and_repr() -> None:
@@ -200,8 +181,9 @@ def test_explain_does_not_export_a_tensor() -> None:
             dlbridge.explain(t, to=to, copy=copy)
     assert t.untyped_storage().resizable()
     t.resize_(100)
-    dlbridge.to_numpy(t)
-    assert not t.untyped_storage().resizable()
+    if TORCH_TIER == "direct":  # where an export can be told by it
+        dlbridge.to_numpy(t)
+        assert not t.untyped_storage().resizable()
 
 
 def test_explain_does_not_materialise_a_copy_on_write_tensor() -> None:

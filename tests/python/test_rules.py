@@ -385,6 +385,9 @@ def attempt(call, n):
         return call()
     except (MemoryError, dlbridge.ExchangeError):
         return None
+    except RuntimeError as error:   # torch's own, for what should be a MemoryError
+        if "Failed to allocate" not in str(error): raise
+        return None
     finally:
         remove_mem_hooks()
 
@@ -433,6 +436,7 @@ def test_rule_51_a_failure_on_the_way_in_gives_back_once() -> None:
     run_with_failing_allocations(
         """
         a = np.arange(6.0)
+        to_torch(a)  # its adapter is loaded
         for convert in (to_torch, to_numpy, from_dlpack):
             exhaust(lambda: convert(a), a, convert)
             exhaust(lambda: convert(Plain(a)), a, convert)
