@@ -254,6 +254,8 @@ std::vector<Reason> reasons() {
   even_float4.fields().subbyte_padded = true;
   TargetTraits no_float4 = torch_like();
   no_float4.float4 = Float4::none;
+  TargetTraits float4_missing = numpy_like();  // as long as nobody has asked for it
+  float4_missing.dtypes_missing.add(kFloat4Padded);
   TargetTraits int4_holder = torch_like();
   int4_holder.dtypes.add(DType(TypeCode::int_, 4));
   Shaped rank65(std::vector<int64_t>(65, 1));
@@ -272,12 +274,13 @@ std::vector<Reason> reasons() {
       {ErrorCode::float4_odd_extent, odd_float4, torch_like(), {}, refuse},
       {ErrorCode::float4_packing, even_float4, torch_like(), {}, copy, "IntoPairs"},
       {ErrorCode::float4_packing, Shaped({4}, kFloat4Pair), numpy_like(), {}, copy, "OutOfPairs"},
+      {ErrorCode::missing_ml_dtypes, even_float4, float4_missing, {}, refuse, "Float4"},
       {ErrorCode::missing_ml_dtypes,
-       Shaped({4}, kFloat4Padded),
-       numpy_like(),
+       Shaped({4}, kFloat4Pair),
+       float4_missing,
        {},
        refuse,
-       "Float4"},
+       "Float4Pair"},
       {ErrorCode::unsupported_dtype, even_float4, no_float4, {}, refuse, "PaddedFloat4"},
       {ErrorCode::unsupported_dtype, Shaped({4}, kFloat4Pair), no_float4, {}, refuse, "Float4Pair"},
       {ErrorCode::packed_subbyte, Shaped({4}, DType(TypeCode::int_, 4)), int4_holder, {}, refuse},
