@@ -53,6 +53,13 @@ class Row:
     bar: float | None
 
 
+# What the project promises of each tier (docs/tiers.md); nothing is promised of the protocol.
+BARS = {
+    "direct": {"to_torch": 1.8, "to_numpy": 6.0, "and back": 3.5},
+    "exchange": {"to_torch": 0.8, "to_numpy": 0.8},
+}
+
+
 def _call(function: Callable[[Any], object], argument: object) -> Timer:
     def timer(calls: int) -> float:
         convert, source = function, argument  # locals: the loop costs next to nothing
@@ -82,26 +89,37 @@ def contests() -> list[Contest]:
     small_array, small_tensor = np.zeros((4, 5), np.float32), torch.zeros(4, 5)
     big_array = np.zeros((5000, 10000), np.float32)[:, ::2]
     big_tensor = torch.zeros(5000, 10000)[:, ::2]
+    bars = BARS.get(dlbridge.build_info()["torch_tier"], {})
     table: list[Contest] = []
     for size, array, tensor in (("(4, 5)", small_array, small_tensor), ("100 MB strided", big_array, big_tensor)):
         table += [
             Contest(
-                f"to_torch(a), {size}", "torch.from_numpy(a)", _call(from_numpy, array), _call(to_torch, array), 1.8
+                f"to_torch(a), {size}",
+                "torch.from_numpy(a)",
+                _call(from_numpy, array),
+                _call(to_torch, array),
+                bars.get("to_torch"),
             ),
-            Contest(f"to_numpy(t), {size}", "t.numpy()", _call(tensor_numpy, tensor), _call(to_numpy, tensor), 6.0),
+            Contest(
+                f"to_numpy(t), {size}",
+                "t.numpy()",
+                _call(tensor_numpy, tensor),
+                _call(to_numpy, tensor),
+                bars.get("to_numpy"),
+            ),
             Contest(
                 f"array and back, {size}",
                 "torch.from_numpy(a).numpy()",
                 _round_trip(from_numpy, tensor_numpy, array),
                 _round_trip(to_torch, to_numpy, array),
-                3.5,
+                bars.get("and back"),
             ),
             Contest(
                 f"tensor and back, {size}",
                 "torch.from_numpy(t.numpy())",
                 _round_trip(tensor_numpy, from_numpy, tensor),
                 _round_trip(to_numpy, to_torch, tensor),
-                3.5,
+                bars.get("and back"),
             ),
         ]
     table += [

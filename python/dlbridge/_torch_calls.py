@@ -24,7 +24,6 @@ dispatch_keys = _C._dispatch_keys
 raw_repr = _C.DispatchKeySet.raw_repr
 is_copy_on_write = _C._is_cow_tensor
 is_grad_enabled = _C.is_grad_enabled
-is_function_mode_enabled = _C._is_torch_function_mode_enabled
 untyped_storage = _C.TensorBase.untyped_storage
 storage_nbytes = _C.StorageBase.nbytes
 storage_offset = _C.TensorBase.storage_offset
@@ -34,8 +33,7 @@ requires_grad = _C.TensorBase.requires_grad
 to_capsule = _C._to_dlpack
 from_capsule = _C._from_dlpack
 
-# Functions that answer 0 or None while no mode, transform or tracer is active on this thread.
-is_tracing = _C._is_tracing
+# Functions that answer 0 or None while no mode or transform is active on this thread.
 dispatch_stack_length = _C._len_torch_dispatch_stack
 functorch_level = _C._functorch.maybe_current_level
 

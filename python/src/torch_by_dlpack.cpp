@@ -75,14 +75,12 @@ class Torch {
   PyObject* raw_repr;
   PyObject* is_copy_on_write;
   PyObject* is_grad_enabled;
-  PyObject* is_function_mode_enabled;
   PyObject* untyped_storage;
   PyObject* storage_nbytes;
   PyObject* storage_offset;
   PyObject* dtype;
   PyObject* requires_grad;
   PyObject* from_capsule;
-  PyObject* is_tracing;
   PyObject* dispatch_stack_length;
   PyObject* functorch_level;
   PyObject* lift;
@@ -114,14 +112,12 @@ Torch::Torch(const char* tier) {
       {&raw_repr, "raw_repr"},
       {&is_copy_on_write, "is_copy_on_write"},
       {&is_grad_enabled, "is_grad_enabled"},
-      {&is_function_mode_enabled, "is_function_mode_enabled"},
       {&untyped_storage, "untyped_storage"},
       {&storage_nbytes, "storage_nbytes"},
       {&storage_offset, "storage_offset"},
       {&dtype, "dtype"},
       {&requires_grad, "requires_grad"},
       {&from_capsule, "from_capsule"},
-      {&is_tracing, "is_tracing"},
       {&dispatch_stack_length, "dispatch_stack_length"},
       {&functorch_level, "functorch_level"},
       {&lift, "lift"},
@@ -263,8 +259,7 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
 // A plain tensor through the exchange table: nothing is made. False where the attributes have to be
 // asked.
 bool describe_by_table(PyObject* x, Loan& loan) {
-  if (holds(g_torch->is_function_mode_enabled)) return false;  // it would see our questions
-  if (holds_of(g_torch->is_copy_on_write, x)) return false;    // the table would make it copy
+  if (holds_of(g_torch->is_copy_on_write, x)) return false;  // the table would make it copy
   DLTensor tensor;
   if (g_torch->table->dltensor_from_py_object_no_sync(x, &tensor) != 0) {
     PyErr_Clear();
@@ -315,9 +310,9 @@ Error* lend(PyObject*, Loan*) noexcept { return nullptr; }
 
 // ---- into torch ----
 
+// Each question costs a tenth of a conversion: those two are asked whose answer changes the tensor.
 bool dispatch_is_plain() {
-  return !holds(g_torch->dispatch_stack_length) && !holds(g_torch->functorch_level) &&
-         !holds(g_torch->is_tracing);
+  return !holds(g_torch->dispatch_stack_length) && !holds(g_torch->functorch_level);
 }
 
 Reference lifted(Reference tensor) {

@@ -76,7 +76,7 @@ kept = again.untyped_storage()._cdata == t.untyped_storage()._cdata
 t = to_torch(np.arange(6.0), copy=True)
 kept = t.untyped_storage().resizable()
 """,
-    "`to_torch(array)` is lifted inside `FakeTensorMode`, vmap, grad and `jit.trace`": """
+    "`to_torch(array)` is lifted inside `FakeTensorMode`, vmap and grad": """
 from torch._subclasses import FakeTensor, FakeTensorMode
 with FakeTensorMode():
     kept = isinstance(to_torch(np.zeros(3)), FakeTensor)
@@ -87,8 +87,25 @@ def inside(x):
     return (t + x).sum()
 torch.vmap(inside)(torch.ones(2, 3))
 torch.func.grad(inside)(torch.ones(3))
-graph = torch.jit.trace(lambda x: x + to_torch(np.ones(3)), torch.ones(3)).graph
-kept = kept and seen == [True, True] and "lift_fresh" in str(graph)
+kept = kept and seen == [True, True]
+""",
+    "`jit.trace` records `lift_fresh` for `to_torch(array)`; the values are the same": """
+traced = torch.jit.trace(lambda x: x + to_torch(np.ones(3)), torch.ones(3))
+assert traced(torch.ones(3)).tolist() == [2, 2, 2]
+kept = "lift_fresh" in str(traced.graph)
+""",
+    "no `TorchFunctionMode` is asked when `to_numpy(t)` looks at `t`": """
+from torch.overrides import TorchFunctionMode
+asked = []
+class Mode(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        asked.append(func)
+        return func(*args, **(kwargs or {}))
+t = torch.ones(3)
+with Mode():
+    a = to_numpy(t)
+assert a.tolist() == [1, 1, 1] and a.ctypes.data == t.data_ptr()
+kept = not asked
 """,
     "`to_torch(array)` is lifted after `torch._enable_functionalization()` by hand": """
 torch._enable_functionalization(reapply_views=True)
