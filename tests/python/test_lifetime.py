@@ -13,7 +13,7 @@ import torch
 import dlbridge
 from dlbridge import from_dlpack, to_numpy, to_torch
 from isolated import run_isolated
-from support import direct_tier
+from support import TORCH_TIER, direct_tier
 
 
 class Watched(np.ndarray):
@@ -357,6 +357,10 @@ def test_exit_is_clean(code):
     run_isolated(code, timeout=60)
 
 
+@pytest.mark.skipif(
+    TORCH_TIER == "protocol",
+    reason="known defect: Python up to 3.13 ends a daemon thread inside this tier's Python calls, which aborts",
+)
 @pytest.mark.parametrize("attempt", range(5))
 def test_daemon_threads_at_exit_neither_hang_nor_abort(attempt):
     run_isolated(
