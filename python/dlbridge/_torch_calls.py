@@ -77,16 +77,17 @@ def _plain_dispatch() -> Iterator[None]:
 
 
 def look(x: torch.Tensor) -> tuple[Any, ...]:
-    """Shape, strides, offset in elements, dtype, device type and index, grad wanted, storage, address.
+    """Shape, strides, offset in elements, dtype, device type and index, grad wanted, copy-on-write, storage, address.
 
     The address is None where the storage does not let anybody have its memory. Read past what a subclass overrides.
     """
     with _C.DisableTorchFunction():
         device = _device.__get__(x)
-        storage, address = None, None
+        copy_on_write, storage, address = False, None, None
         with contextlib.suppress(RuntimeError):
             storage = untyped_storage(x)
-            address = (_address_of_copy_on_write if is_copy_on_write(x) else _address)(x)
+            copy_on_write = is_copy_on_write(x)
+            address = (_address_of_copy_on_write if copy_on_write else _address)(x)
         return (
             tuple(_shape.__get__(x)),
             _strides(x),
@@ -95,6 +96,7 @@ def look(x: torch.Tensor) -> tuple[Any, ...]:
             device.type,
             device.index or 0,
             requires_grad.__get__(x),
+            copy_on_write,
             storage,
             address,
         )

@@ -191,12 +191,6 @@ void describe_dtype(PyObject* dtype, TensorView& view) {
   view.found = row.name.c_str();
 }
 
-// No memory may be looked at: rank 0 and the reasons are all there is to say.
-void describe_obstacle(ReasonSet reasons, Loan& loan) {
-  loan.set_rank(0);
-  loan.view().obstacles = reasons;
-}
-
 void describe_gradient(bool required, TensorView& view) {
   if (required && holds(g_torch->is_grad_enabled)) view.obstacles.add(ErrorCode::requires_grad);
 }
@@ -235,9 +229,10 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
   PyObject *shape, *strides, *dtype, *storage, *address;
   const char* device;
   long long offset, index;
-  int required;
-  if (!PyArg_ParseTuple(seen.get(), "O!O!LOsLpOO", &PyTuple_Type, &shape, &PyTuple_Type, &strides,
-                        &offset, &dtype, &device, &index, &required, &storage, &address)) {
+  int required, copy_on_write;
+  if (!PyArg_ParseTuple(seen.get(), "O!O!LOsLppOO", &PyTuple_Type, &shape, &PyTuple_Type, &strides,
+                        &offset, &dtype, &device, &index, &required, &copy_on_write, &storage,
+                        &address)) {
     throw_python();
   }
   TensorView& view = loan.view();
@@ -250,7 +245,7 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
     view.obstacles.add(ErrorCode::storage_inaccessible);
     return;
   }
-  if (holds_of(g_torch->is_copy_on_write, x)) view.obstacles.add(ErrorCode::copy_on_write);
+  if (copy_on_write) view.obstacles.add(ErrorCode::copy_on_write);
   view.data = PyLong_AsVoidPtr(address);
   if (view.data == nullptr && PyErr_Occurred()) throw_python();
   describe_storage(storage, offset, reach, loan);
@@ -296,12 +291,7 @@ Error* describe(PyObject* x, Loan* loan) noexcept {
     if (beyond == 0 && g_torch->table && has_own_attributes(x) && describe_by_table(x, *loan))
         [[likely]]
       return;
-    if (beyond == 0) return describe_by_attributes(x, *loan);
-    const ReasonSet reasons = g_torch->keys->reasons(beyond);
-    if (!reasons.without(torch_rules::kCurableKeys).empty())
-      return describe_obstacle(reasons, *loan);
-    loan->view().obstacles = reasons;
-    describe_by_attributes(x, *loan);
+    if (torch_rules::describe_keys(*g_torch->keys, beyond, *loan)) describe_by_attributes(x, *loan);
   });
 }
 
@@ -346,15 +336,7 @@ Reference make_tensor(Loan&& loan) {
 }
 
 // A tensor over memory that someone else keeps alive while it is used.
-Reference borrow(const TensorView& memory) {
-  if (negative_stride_dimension(memory) >= 0) {
-    throw Error(ErrorCode::negative_stride, "strides",
-                "torch was to write memory with a negative stride");
-  }
-  Loan loan;
-  loan.describe(memory);
-  return make_tensor(std::move(loan));
-}
+Reference borrow(const TensorView& memory) { return make_tensor(torch_rules::borrow(memory)); }
 
 Error* wrap(Loan* loan, PyObject** out) noexcept {
   return guarded([&] { *out = lifted(make_tensor(std::move(*loan))).release(); });

@@ -18,17 +18,11 @@ thread_local int allocations_left = -1;
 
 }  // namespace
 
-// The sanitizers bring a malloc of their own.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kReplacesMalloc = false;
-#else
-constexpr bool kReplacesMalloc = true;
 extern "C" void* __libc_malloc(size_t bytes);
 extern "C" __attribute__((visibility("default"))) void* malloc(size_t bytes) {
   if (allocations_left >= 0 && allocations_left-- == 0) return nullptr;
   return __libc_malloc(bytes);
 }
-#endif
 
 namespace dlbridge {
 namespace {
@@ -62,10 +56,6 @@ int fail_each_allocation(const std::function<dlb_status()>& call,
 
 class CApiMemory : public ::testing::Test {
  protected:
-  void SetUp() override {
-    if (!kReplacesMalloc) GTEST_SKIP() << "the sanitizer brings a malloc of its own";
-  }
-
   // Above Loan's inline rank, so that describing allocates, too.
   template <typename Managed>
   static void widen(test::Producer<Managed>& producer) {

@@ -111,6 +111,22 @@ def random_tensor(dtype: torch.dtype, shape: tuple[int, ...] = (4, 5), seed: int
     return torch.randint(0, 255, (count,), generator=generator, dtype=torch.uint8).view(dtype).reshape(shape)
 
 
+def f8() -> np.ndarray:
+    """A float64 array."""
+    return np.arange(12.0).reshape(3, 4)
+
+
+def f4() -> torch.Tensor:
+    """A float32 tensor of the same values."""
+    return torch.arange(12.0).reshape(3, 4)
+
+
+def read_only(a: np.ndarray) -> np.ndarray:
+    """The same array, not writable from here on."""
+    a.flags.writeable = False
+    return a
+
+
 def misaligned_array(dtype: Any = np.float32, count: int = 6) -> np.ndarray:
     """A writable array whose address is one byte beyond a multiple of 64."""
     dtype = np.dtype(dtype)

@@ -14,22 +14,9 @@ import torch
 from capsules import Crafted, Producer, name_of
 
 import dlbridge
-from support import AS, TORCH_TIER, address, assert_no_growth, misaligned_array
+from support import AS, TORCH_TIER, address, assert_no_growth, f4, f8, misaligned_array, read_only
 
 # ---- reviewed by hand; bytes and paths are counted, not asked for ----
-
-
-def f8() -> np.ndarray:
-    return np.arange(12.0).reshape(3, 4)
-
-
-def f4() -> torch.Tensor:
-    return torch.arange(12.0).reshape(3, 4)
-
-
-def read_only(a: np.ndarray) -> np.ndarray:
-    a.flags.writeable = False
-    return a
 
 
 def pairs() -> torch.Tensor:

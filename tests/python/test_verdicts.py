@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlbridge
 from isolated import run_isolated
-from support import AS, address, misaligned_array, raw, refusal, writeback_array
+from support import AS, address, f4, f8, misaligned_array, raw, read_only, refusal, writeback_array
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "verdicts.md"
 TARGETS: dict[str, tuple[str, Callable[..., Any]]] = {
@@ -185,19 +185,6 @@ def nibbles(code: int, bits: int, like: Any = None, **more: Any) -> Callable[[],
         lambda source: np.frombuffer(source.memory, np.uint8)[:held].view(dtype),
         code=code, bits=bits, shape=(6,), strides=(1,), memory=memory, **more,
     )  # fmt: skip
-
-
-def f8() -> np.ndarray:
-    return np.arange(12.0).reshape(3, 4)
-
-
-def f4() -> torch.Tensor:
-    return torch.arange(12.0).reshape(3, 4)
-
-
-def read_only(a: np.ndarray) -> np.ndarray:
-    a.flags.writeable = False
-    return a
 
 
 def windows(writeable: bool) -> np.ndarray:

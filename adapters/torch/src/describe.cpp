@@ -12,6 +12,7 @@ namespace dlbridge {
 namespace {
 
 using c10::DispatchKeySet;
+using torch_rules::describe_obstacle;
 
 const torch_rules::KeyJudge kKeys([](const char* name) {
   return DispatchKeySet(c10::parseDispatchKey(name)).raw_repr();
@@ -39,12 +40,6 @@ bool is_inaccessible(const Storage& storage) {
   return false;
 }
 
-// No memory may be looked at: rank 0 and the reasons are all there is to say.
-void describe_obstacle(ReasonSet reasons, Loan& loan) {
-  loan.set_rank(0);
-  loan.view().obstacles = reasons;
-}
-
 DLDevice device_of(const c10::TensorImpl& impl) noexcept {
   if (impl.is_cpu()) [[likely]]
     return Device(DeviceType::cpu);
@@ -67,13 +62,8 @@ void describe(const at::Tensor& tensor, Loan& loan) {
   if (!tensor.defined()) return describe_obstacle(ErrorCode::undefined_tensor, loan);
   const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
   TensorView& view = loan.view();
-  const uint64_t extra = kKeys.beyond_plain(impl.key_set().raw_repr());
-  if (extra != 0) [[unlikely]] {
-    const ReasonSet reasons = kKeys.reasons(extra);
-    if (!reasons.without(torch_rules::kCurableKeys).empty())
-      return describe_obstacle(reasons, loan);
-    view.obstacles = reasons;
-  }
+  const uint64_t beyond = kKeys.beyond_plain(impl.key_set().raw_repr());
+  if (!torch_rules::describe_keys(kKeys, beyond, loan)) return;
   if (impl.has_symbolic_sizes_strides()) return describe_obstacle(ErrorCode::symbolic_shape, loan);
   if (!impl.has_storage()) return describe_obstacle(ErrorCode::storage_inaccessible, loan);
 

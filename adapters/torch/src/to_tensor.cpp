@@ -126,15 +126,7 @@ at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta) 
 }
 
 // A tensor over memory that someone else keeps alive while it is used.
-at::Tensor borrow(const TensorView& memory) {
-  if (negative_stride_dimension(memory) >= 0) {
-    throw Error(ErrorCode::negative_stride, "strides",
-                "torch was to write memory with a negative stride");
-  }
-  Loan loan;
-  loan.describe(memory);
-  return to_tensor(std::move(loan));
-}
+at::Tensor borrow(const TensorView& memory) { return to_tensor(torch_rules::borrow(memory)); }
 
 }  // namespace
 

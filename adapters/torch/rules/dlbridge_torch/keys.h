@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "dlbridge/error.h"
+#include "dlbridge/loan.h"
 
 namespace dlbridge::torch_rules {
 
@@ -70,5 +71,23 @@ class KeyJudge {
   uint64_t plain_ = 0;
   std::array<uint64_t, std::size(kKeyReasons)> reasons_{};
 };
+
+/// No memory may be looked at: rank 0 and the reasons are all there is to say.
+inline void describe_obstacle(ReasonSet reasons, Loan& loan) {
+  loan.set_rank(0);
+  loan.view().obstacles = reasons;
+}
+
+/// Writes what the bits beyond the plain keys stand against. False where nothing more of the tensor
+/// may be looked at.
+inline bool describe_keys(const KeyJudge& judge, uint64_t beyond, Loan& loan) {
+  if (beyond == 0) [[likely]]
+    return true;
+  const ReasonSet reasons = judge.reasons(beyond);
+  loan.view().obstacles = reasons;
+  if (reasons.without(kCurableKeys).empty()) return true;
+  describe_obstacle(reasons, loan);
+  return false;
+}
 
 }  // namespace dlbridge::torch_rules

@@ -39,6 +39,18 @@ inline bool fits(int64_t offset, int64_t reach, int64_t itemsize, int64_t storag
                         !__builtin_mul_overflow(end, itemsize, &end) && end <= storage_bytes);
 }
 
+/// A loan over memory that someone else keeps alive while torch reads or writes it. Throws Error
+/// (negative_stride), std::bad_alloc.
+inline Loan borrow(const TensorView& memory) {
+  if (negative_stride_dimension(memory) >= 0) {
+    throw Error(ErrorCode::negative_stride, "strides",
+                "torch was to write memory with a negative stride");
+  }
+  Loan loan;
+  loan.describe(memory);
+  return loan;
+}
+
 /// What torch's caches want to know of a layout.
 struct Layout {
   int64_t bytes;    ///< from the first element to the end of the last
