@@ -10,12 +10,12 @@
 
 #include <cstdint>
 #include <memory>
-
 #include <utility>
 
 #include "dlbridge/error.h"
 #include "dlbridge/loan.h"
 #include "dlbridge/plan.h"
+#include "interpreter_exit.h"
 
 namespace dlbridge::python {
 
@@ -68,11 +68,12 @@ struct Adapter {
   bool (*extend)() noexcept = nullptr;
 };
 
-/// Runs `body` and turns what it throws into an Error for the caller to own.
+/// Runs `body` and turns what it throws into an Error for the caller to own. A thread that the
+/// interpreter ends in it is parked (interpreter_exit.h).
 template <typename Body>
 Error* guarded(Body&& body) noexcept {
   try {
-    std::forward<Body>(body)();
+    parked_at_exit(std::forward<Body>(body));
     return nullptr;
   } catch (const Error& error) {
     return new Error(error);

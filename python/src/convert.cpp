@@ -30,7 +30,7 @@ template <typename Copy>
 bool run_host_copy(int64_t bytes, Copy&& copy) noexcept {
   PyThreadState* state = bytes >= kReleaseGilBytes ? PyEval_SaveThread() : nullptr;
   Error* error = guarded(copy);
-  if (state != nullptr) PyEval_RestoreThread(state);
+  if (state != nullptr) parked_at_exit([&] { PyEval_RestoreThread(state); });
   return succeeded(error);
 }
 

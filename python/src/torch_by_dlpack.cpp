@@ -35,7 +35,7 @@ Reference or_throw(PyObject* object) {
 }
 
 Reference call(PyObject* function, PyObject* x) {
-  return or_throw(PyObject_CallOneArg(function, x));
+  return or_throw(parked_at_exit([&] { return PyObject_CallOneArg(function, x); }));
 }
 
 Reference get(PyObject* descriptor, PyObject* x) {

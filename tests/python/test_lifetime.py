@@ -13,7 +13,7 @@ import torch
 import dlbridge
 from dlbridge import from_dlpack, to_numpy, to_torch
 from isolated import run_isolated
-from support import TORCH_TIER, direct_tier
+from support import direct_tier
 
 
 class Watched(np.ndarray):
@@ -357,24 +357,46 @@ def test_exit_is_clean(code):
     run_isolated(code, timeout=60)
 
 
-@pytest.mark.skipif(
-    TORCH_TIER == "protocol",
-    reason="known defect: Python up to 3.13 ends a daemon thread inside this tier's Python calls, which aborts",
-)
-@pytest.mark.parametrize("attempt", range(5))
-def test_daemon_threads_at_exit_neither_hang_nor_abort(attempt):
+SPINS = {
+    "conversions": """
+a, t = np.ones(16), torch.ones(16)
+def turn():
+    from_dlpack(to_numpy(t)).numpy()
+    to_numpy(t)
+""",
+    "a producer in Python": """
+class Producer:
+    def __init__(self):
+        self.array = np.ones(16)
+    def __dlpack__(self, **more):
+        return self.array.__dlpack__(**more)
+producer = Producer()
+def turn():
+    from_dlpack(producer)
+""",
+    "large copies": """
+a, t = np.ones(300_000), torch.ones(300_000, requires_grad=True)
+def turn():
+    to_torch(a, copy=True)
+    to_numpy(t, copy=True, dtype="float32")
+""",
+}
+
+
+@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("spin", SPINS.values(), ids=SPINS.keys())
+def test_daemon_threads_at_exit_neither_hang_nor_abort(spin, attempt):
     run_isolated(
-        """
-        import time
-        def spin():
-            a, t = np.ones(16), torch.ones(16)
-            while True:
-                from_dlpack(to_numpy(t)).numpy()
-                to_numpy(t)
-        for _ in range(3):
-            threading.Thread(target=spin, daemon=True).start()
-        time.sleep(0.2)
-        """,
+        spin
+        + """
+import time
+def forever():
+    while True:
+        turn()
+for _ in range(3):
+    threading.Thread(target=forever, daemon=True).start()
+time.sleep(0.2)
+""",
         timeout=60,
     )
 

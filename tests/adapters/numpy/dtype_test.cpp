@@ -84,7 +84,6 @@ bool has_ml_dtypes() {
   return holds("__import__('importlib.util').util.find_spec('ml_dtypes') is not None");
 }
 
-// Runs in a process of its own under CTest, so nobody imported ml_dtypes before.
 TEST(MlDtypes, AreHeldOnceLoadedAndMissingBefore) {
   if (!has_ml_dtypes()) GTEST_SKIP() << "ml_dtypes is not installed";
   const DType bfloat16{TypeCode::bfloat, 16};
@@ -96,8 +95,9 @@ TEST(MlDtypes, AreHeldOnceLoadedAndMissingBefore) {
   EXPECT_FALSE(numpy_traits().dtypes_missing.contains(bfloat16));
 }
 
-// A package without the younger types, and with names that are no dtypes.
-TEST(MlDtypes, OfAnOlderPackageAreHeldAsFarAsItHasThem) {
+// A package without the younger types, and with names that are no dtypes. In a process of its own
+// (CMakeLists.txt): what is loaded once stays.
+TEST(OlderMlDtypes, AreHeldAsFarAsThePackageHasThem) {
   const DType bfloat16{TypeCode::bfloat, 16};
   const DType int4{TypeCode::int_, 4};
   if (!has_ml_dtypes()) GTEST_SKIP() << "ml_dtypes is not installed";
