@@ -3,6 +3,7 @@
 Each builds under build isolation, so it needs the package registry and a minute or two.
 """
 
+import os
 import subprocess
 import sys
 import venv
@@ -39,7 +40,8 @@ assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
 
 
 def run(*command: str | Path) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which may name a build
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=clean)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
