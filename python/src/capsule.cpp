@@ -128,36 +128,6 @@ bool is_signature_error() noexcept {
   return signature;
 }
 
-Reference ask_for_capsule(PyObject* x) {
-  const Reference method(PyObject_GetAttrString(x, "__dlpack__"));
-  if (!method) {
-    if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-      PyErr_Clear();
-      raise_type_error(
-          "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack "
-          "capsule or an object "
-          "with __dlpack__: pass numpy.asarray(x)",
-          Py_TYPE(x)->tp_name);
-    }
-    return {};
-  }
-  const Reference arguments(PyTuple_New(0));
-  const Reference keywords(
-      Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
-  if (!arguments || !keywords) return {};
-  Reference capsule(PyObject_Call(method.get(), arguments.get(), keywords.get()));
-  if (!capsule && is_signature_error()) {
-    PyErr_Clear();
-    capsule = Reference(PyObject_CallNoArgs(method.get()));
-  }
-  if (capsule && !is_capsule(capsule.get())) {
-    raise_type_error("%.200s.__dlpack__() returned %.200s; expected a DLPack capsule",
-                     Py_TYPE(x)->tp_name, Py_TYPE(capsule.get())->tp_name);
-    return {};
-  }
-  return capsule;
-}
-
 }  // namespace
 
 HeldCapsule::HeldCapsule(PyObject* x) noexcept {
@@ -188,7 +158,34 @@ Owner foreign_owner(DLManagedTensorVersioned* managed) noexcept {
 const Adapter& capsule_adapter() noexcept { return g_capsule_adapter; }
 
 Reference call_dlpack(PyObject* x) noexcept {
-  return parked_at_exit([x] { return ask_for_capsule(x); });
+  const Reference method(parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack__"); }));
+  if (!method) {
+    if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
+      PyErr_Clear();
+      raise_type_error(
+          "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack "
+          "capsule or an object "
+          "with __dlpack__: pass numpy.asarray(x)",
+          Py_TYPE(x)->tp_name);
+    }
+    return {};
+  }
+  const Reference arguments(PyTuple_New(0));
+  const Reference keywords(
+      Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
+  if (!arguments || !keywords) return {};
+  Reference capsule(
+      parked_at_exit([&] { return PyObject_Call(method.get(), arguments.get(), keywords.get()); }));
+  if (!capsule && is_signature_error()) {
+    PyErr_Clear();
+    capsule = Reference(parked_at_exit([&] { return PyObject_CallNoArgs(method.get()); }));
+  }
+  if (capsule && !is_capsule(capsule.get())) {
+    raise_type_error("%.200s.__dlpack__() returned %.200s; expected a DLPack capsule",
+                     Py_TYPE(x)->tp_name, Py_TYPE(capsule.get())->tp_name);
+    return {};
+  }
+  return capsule;
 }
 
 bool is_immutable_producer(PyTypeObject* type) noexcept {

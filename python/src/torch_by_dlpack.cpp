@@ -54,7 +54,9 @@ bool is_true(const Reference& answer) {
   if (truth < 0) throw_python();
   return truth == 1;
 }
-bool holds(PyObject* function) { return is_true(or_throw(PyObject_CallNoArgs(function))); }
+bool holds(PyObject* function) {
+  return is_true(or_throw(parked_at_exit([&] { return PyObject_CallNoArgs(function); })));
+}
 bool holds_of(PyObject* function, PyObject* x) { return is_true(call(function, x)); }
 
 struct NamedDType {
@@ -375,7 +377,8 @@ Error* finish(PyObject* made, PyObject** out) noexcept {
 }
 
 void copy_into(PyObject* target, PyObject* source) {
-  const Reference done(PyObject_CallFunctionObjArgs(g_torch->copy_into, target, source, nullptr));
+  const Reference done(parked_at_exit(
+      [&] { return PyObject_CallFunctionObjArgs(g_torch->copy_into, target, source, nullptr); }));
   if (!done) throw_framework_error();
 }
 

@@ -1,11 +1,11 @@
 #include "python_owner.h"
 
 #include <Python.h>
-#include <cxxabi.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <new>
+
+#include "interpreter_exit.h"
 
 namespace dlbridge {
 namespace {
@@ -74,16 +74,9 @@ void enqueue(PyObject* object) noexcept {
   if (Py_AddPendingCall(call, nullptr) != 0) g_scheduled.store(false);
 }
 
-// Takes the GIL for this thread's own state. Up to Python 3.13 a daemon thread that waits for it
-// while the interpreter finalises is ended by pthread_exit, whose unwinding must not cross our
-// noexcept frames: such a thread is parked for good instead, which is what Python does from 3.14
-// on.
+// Takes the GIL for this thread's own state.
 void take_gil(PyThreadState* mine) noexcept {
-  try {
-    PyEval_RestoreThread(mine);
-  } catch (abi::__forced_unwind&) {
-    while (true) pause();
-  }
+  parked_at_exit([mine] { PyEval_RestoreThread(mine); });
 }
 
 }  // namespace

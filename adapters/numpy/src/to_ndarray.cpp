@@ -6,6 +6,7 @@
 #include "dlbridge/layout.h"
 #include "dlbridge/numpy.h"
 #include "dtype_map.h"
+#include "interpreter_exit.h"
 #include "loan_base.h"
 #include "numpy_api.h"
 
@@ -101,7 +102,9 @@ PyObject* empty_ndarray(const TensorView& like, DLDataType dtype, Loan& memory) 
 
 void fill_from_ndarray(PyObject* array, const TensorView& dst) {
   PyObject* target = borrow(dst, NPY_ARRAY_WRITEABLE);
-  const int status = PyArray_CopyInto(as_array(target), as_array(array));
+  // Large copies give the GIL away in between.
+  const int status =
+      parked_at_exit([&] { return PyArray_CopyInto(as_array(target), as_array(array)); });
   Py_DECREF(target);
   if (status < 0) throw_python_error();
 }
