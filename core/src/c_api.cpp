@@ -11,6 +11,7 @@
 #include "dlbridge/layout.h"
 #include "dlbridge/managed_tensor.h"
 #include "dlbridge/plan.h"
+#include "dlbridge/transfer.h"
 
 /// A loan that several holders share, and the descriptor that shows it. Needs no lock: nothing but
 /// the count changes.
@@ -245,27 +246,34 @@ template <typename Managed>
 dlb_tensor* adopt(Managed* managed, std::optional<Access> access = {}) {
   Loan loan = described(managed, access);
   const CallerKeeps guard(loan, managed);
-  return new dlb_tensor(std::move(loan));
+  return make_handle(std::move(loan));
 }
 
-// A loan over the handle's memory with a share of its own.
-Loan shared(dlb_tensor* tensor) {
+// The place that the stream of a copy belongs to: the one that is not the host.
+Device stream_device(const TensorView& source, const TensorView& destination) {
+  const Device from(source.device);
+  return from.is_host() ? Device(destination.device) : from;
+}
+
+Transfer& transfer_between(Device from, Device to) {
+  if (Transfer* transfer = find_transfer(from, to)) return *transfer;
+  throw Error(ErrorCode::no_transfer, "device",
+              "no registered module copies from " + from.name() + " to " + to.name() +
+                  " on this machine: " +
+                  (from.is_host() && to.is_host() ? "dlb_copy does" : "register one that does"));
+}
+
+}  // namespace
+
+dlb_tensor* make_handle(Loan&& loan) { return new dlb_tensor(std::move(loan)); }
+
+Loan share_handle(dlb_tensor* tensor, const char* field) {
   Loan loan;
-  loan.describe(required(tensor, "tensor").loan.view());
+  loan.describe(required(tensor, field).loan.view());
   loan.attach(tensor->share());
   return loan;
 }
 
-// Sets the caller's `out` to null, then to what `make` returns.
-template <typename T, typename Make>
-dlb_status make_into(T** out, const char* field, Make&& make) noexcept {
-  return guarded([&] {
-    required(out, field) = nullptr;
-    *out = make();
-  });
-}
-
-}  // namespace
 }  // namespace dlbridge::c_api
 
 using namespace dlbridge;
@@ -351,6 +359,18 @@ dlb_status dlb_copy(const DLManagedTensorVersioned* source,
   });
 }
 
+dlb_status dlb_stage(const DLManagedTensorVersioned* source,
+                     const DLManagedTensorVersioned* destination, intptr_t stream) noexcept {
+  return c_api::guarded([&] {
+    const Loan src = c_api::described(source);
+    const Loan dst = c_api::described(destination);
+    Transfer& transfer = c_api::transfer_between(src.view().device, dst.view().device);
+    require_same_elements(src.view(), dst.view());
+    transfer.copy(src.view(), dst.view(),
+                  {c_api::stream_device(src.view(), dst.view()), reinterpret_cast<void*>(stream)});
+  });
+}
+
 dlb_status dlb_adopt(DLManagedTensorVersioned* managed, dlb_tensor** tensor) noexcept {
   return c_api::make_into(tensor, "tensor", [&] { return c_api::adopt(managed); });
 }
@@ -377,11 +397,12 @@ dlb_status dlb_tensor_borrow(const dlb_tensor* tensor,
 }
 
 dlb_status dlb_export(dlb_tensor* tensor, DLManagedTensorVersioned** managed) noexcept {
-  return c_api::make_into(managed, "managed", [&] { return to_managed(c_api::shared(tensor)); });
+  return c_api::make_into(managed, "managed",
+                          [&] { return to_managed(c_api::share_handle(tensor, "tensor")); });
 }
 dlb_status dlb_export_legacy(dlb_tensor* tensor, DLManagedTensor** managed) noexcept {
   return c_api::make_into(managed, "managed",
-                          [&] { return to_managed_legacy(c_api::shared(tensor)); });
+                          [&] { return to_managed_legacy(c_api::share_handle(tensor, "tensor")); });
 }
 
 dlb_status dlb_to_legacy(DLManagedTensorVersioned* managed, DLManagedTensor** legacy) noexcept {

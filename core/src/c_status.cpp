@@ -32,6 +32,7 @@ dlb_status status_of(ErrorCode code) noexcept {
     case ErrorCode::invalid_argument:
     case ErrorCode::invalid_device:
     case ErrorCode::invalid_dtype:
+    case ErrorCode::stream_invalid:
       return DLBRIDGE_INVALID_ARGUMENT;
     case ErrorCode::out_of_memory:
       return DLBRIDGE_OUT_OF_MEMORY;
@@ -49,6 +50,13 @@ dlb_status status_of(ErrorCode code) noexcept {
     case ErrorCode::address_overflow:
     case ErrorCode::packed_subbyte:  // of a descriptor: gaps between packed elements
       return DLBRIDGE_INVALID_DESCRIPTOR;
+    case ErrorCode::no_driver:
+    case ErrorCode::driver_too_old:
+    case ErrorCode::no_device:
+      return DLBRIDGE_UNAVAILABLE;
+    case ErrorCode::device_failed:
+    case ErrorCode::after_fork:  // neither heals: another process is needed
+      return DLBRIDGE_DEVICE_FAILED;
     default:
       return DLBRIDGE_REFUSED;
   }

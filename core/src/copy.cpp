@@ -218,6 +218,10 @@ void require_copyable(const TensorView& src, const TensorView& dst) {
         ErrorCode::unsupported_device, "device",
         "device is " + Device(view->device).name() + "; expected host memory: stage it first");
   }
+  require_same_elements(src, dst);
+}
+
+void require_same_elements(const TensorView& src, const TensorView& dst) {
   if (!(DType(src.dtype) == DType(dst.dtype)) || src.subbyte_padded != dst.subbyte_padded) {
     throw Error(ErrorCode::unsupported_dtype, "dtype",
                 "the destination's dtype is " + DType(dst.dtype).name() + "; expected " +

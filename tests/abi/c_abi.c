@@ -81,7 +81,7 @@ PIN(dlb_plan_result, casts, 60);
 PIN(dlb_plan_result, stages, 64);
 PIN(dlb_plan_result, reserved, 68);
 
-PIN_VALUE(DLBRIDGE_C_API_VERSION, 1);
+PIN_VALUE(DLBRIDGE_C_API_VERSION, 2); /* of the header alone: it grows */
 PIN_VALUE(DLBRIDGE_OK, 0);
 PIN_VALUE(DLBRIDGE_INVALID_ARGUMENT, 1);
 PIN_VALUE(DLBRIDGE_WRONG_STRUCT_SIZE, 2);
@@ -91,6 +91,8 @@ PIN_VALUE(DLBRIDGE_INVALID_DESCRIPTOR, 5);
 PIN_VALUE(DLBRIDGE_UNSUPPORTED_VERSION, 6);
 PIN_VALUE(DLBRIDGE_REFUSED, 7);
 PIN_VALUE(DLBRIDGE_INTERNAL_ERROR, 8);
+PIN_VALUE(DLBRIDGE_UNAVAILABLE, 9);
+PIN_VALUE(DLBRIDGE_DEVICE_FAILED, 10);
 PIN_VALUE(DLBRIDGE_ACCESS_WRITABLE, 0);
 PIN_VALUE(DLBRIDGE_ACCESS_READ_ONLY, 1);
 PIN_VALUE(DLBRIDGE_ACCESS_UNKNOWN, 2);
@@ -135,6 +137,7 @@ static const struct {
   dlb_status (*plan_legacy)(const DLManagedTensor*, const dlb_traits*, const dlb_request*,
                             dlb_plan_result*);
   dlb_status (*copy)(const DLManagedTensorVersioned*, const DLManagedTensorVersioned*);
+  dlb_status (*stage)(const DLManagedTensorVersioned*, const DLManagedTensorVersioned*, intptr_t);
   dlb_status (*adopt)(DLManagedTensorVersioned*, dlb_tensor**);
   dlb_status (*adopt_legacy)(DLManagedTensor*, int32_t, dlb_tensor**);
   dlb_status (*retain)(dlb_tensor*);
@@ -144,11 +147,12 @@ static const struct {
   dlb_status (*export_legacy)(dlb_tensor*, DLManagedTensor**);
   dlb_status (*to_legacy)(DLManagedTensorVersioned*, DLManagedTensor**);
   dlb_status (*to_versioned)(DLManagedTensor*, int32_t, DLManagedTensorVersioned**);
-} kFunctions = {dlb_last_error,   dlb_version,         dlb_dtype_parse,    dlb_dtype_name,
-                dlb_validate,     dlb_validate_legacy, dlb_describe,       dlb_describe_legacy,
-                dlb_plan,         dlb_plan_legacy,     dlb_copy,           dlb_adopt,
-                dlb_adopt_legacy, dlb_tensor_retain,   dlb_tensor_release, dlb_tensor_borrow,
-                dlb_export,       dlb_export_legacy,   dlb_to_legacy,      dlb_to_versioned};
+} kFunctions = {dlb_last_error,    dlb_version,         dlb_dtype_parse,   dlb_dtype_name,
+                dlb_validate,      dlb_validate_legacy, dlb_describe,      dlb_describe_legacy,
+                dlb_plan,          dlb_plan_legacy,     dlb_copy,          dlb_stage,
+                dlb_adopt,         dlb_adopt_legacy,    dlb_tensor_retain, dlb_tensor_release,
+                dlb_tensor_borrow, dlb_export,          dlb_export_legacy, dlb_to_legacy,
+                dlb_to_versioned};
 
 static int failures = 0;
 

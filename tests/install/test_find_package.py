@@ -23,6 +23,16 @@ TORCH_DIR = Path(torch.__file__).parent
 PLATLIB = sysconfig.get_path("platlib")
 LIBPYTHON = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDLIBRARY"))
 
+
+def components() -> list[str]:
+    """Those of the build tree, in the order in which it lists them."""
+    cache = BUILD / "CMakeCache.txt"
+    found = re.search(r"^DLBRIDGE_COMPONENTS:.*=(.*)$", cache.read_text() if cache.exists() else "", re.MULTILINE)
+    return found[1].split(";") if found else []
+
+
+COMPONENTS = components()
+
 pytestmark = [
     pytest.mark.skipif(not (BUILD / "CMakeCache.txt").exists(), reason=f"no build tree in {BUILD}: run scripts/setup"),
     pytest.mark.timeout(600),
@@ -30,6 +40,7 @@ pytestmark = [
 needs_libpython = pytest.mark.skipif(
     LIBPYTHON.suffix != ".so" or not LIBPYTHON.exists(), reason="this Python has no shared library to embed"
 )
+needs_cuda = pytest.mark.skipif("cuda" not in COMPONENTS, reason="built without the CUDA module: no CUDA toolkit")
 needs_pkg_config = pytest.mark.skipif(shutil.which("pkg-config") is None, reason="pkg-config is not installed")
 
 
@@ -117,9 +128,8 @@ def test_headers_come_with_dlpack_and_its_licence(installed):
 
 def test_wheel_has_no_links_and_cmake_dir_names_its_folder(wheel):
     assert not [path for path in wheel.top.rglob("*") if path.is_symlink()]
-    assert [path.name for path in wheel.libraries()] == [
-        f"lib{name}.so.0.1" for name in ("dlbridge", "dlbridge_numpy", "dlbridge_torch")
-    ]
+    names = ["dlbridge", *sorted(f"dlbridge_{component}" for component in COMPONENTS if component != "core")]
+    assert [path.name for path in wheel.libraries()] == [f"lib{name}.so.0.1" for name in names]
     code = "import sys; sys.path.insert(0, sys.argv[1]); import dlbridge; print(dlbridge.cmake_dir())"
     assert run(sys.executable, "-c", code, wheel.top.parent).strip() == str(wheel.cmake)
 
@@ -156,6 +166,56 @@ def test_libraries_export_nothing_but_their_own(installed):
         assert [name for name in exported if not own.search(name)] == [], library.name
     core = symbols(installed.lib / "libdlbridge.so.0.1", "--defined-only")
     assert {"_ZTIN8dlbridge5ErrorE", "_ZTVN8dlbridge5ErrorE"} <= core, "Error is caught across libraries"
+
+
+@needs_cuda
+def test_cuda_module_needs_neither_a_driver_nor_a_runtime(installed):
+    library = installed.lib / "libdlbridge_cuda.so.0.1"
+    assert set(dynamic(library, "NEEDED")) <= {
+        *("libdlbridge.so.0.1", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"),
+        *("libdl.so.2", "librt.so.1", "libpthread.so.0"),  # of a C library older than 2.34
+    }
+    foreign = re.compile(r"^(cuda|cu[A-Z]|__cuda)|^_?Py|c10|N2at")
+    assert [name for name in symbols(library, "--undefined-only") if foreign.search(name)] == []
+
+
+USE_WITHOUT_DRIVER = """
+#include <cstdio>
+#include <dlbridge/staging.h>
+
+int main() {
+  const auto found = dlbridge::cuda::availability();
+  std::printf("%d %d %s\\n", found.usable, found.device_count, found.message.c_str());
+  return found.usable || !found.message.empty() ? 0 : 1;
+}
+"""
+
+
+@needs_cuda
+def test_program_links_the_cuda_module_without_a_toolkit(installed, tmp_path):
+    (tmp_path / "main.cpp").write_text(USE_WITHOUT_DRIVER)
+    (tmp_path / "CMakeLists.txt").write_text(
+        "cmake_minimum_required(VERSION 3.25)\nproject(use LANGUAGES CXX)\n"
+        "find_package(dlbridge REQUIRED COMPONENTS cuda)\n"
+        "add_executable(use main.cpp)\ntarget_link_libraries(use PRIVATE dlbridge::cuda)\n"
+    )
+    program = installed.build(tmp_path, tmp_path / "build") / "use"
+    run(program)
+    loaded = run("ldd", program)
+    assert "not found" not in loaded and "libcuda" not in loaded
+    assert str(installed.lib / "libdlbridge_cuda.so.0.1") in loaded
+
+
+@needs_cuda
+@needs_pkg_config
+def test_cuda_module_links_with_pkg_config(installed, tmp_path):
+    source = tmp_path / "main.cpp"
+    source.write_text(USE_WITHOUT_DRIVER)
+    env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
+    assert re.fullmatch(r"\d+\.\d+", run("pkg-config", "--variable=cuda_version", "dlbridge-cuda", env=env).strip())
+    flags = run("pkg-config", "--cflags", "--libs", "dlbridge-cuda", env=env).strip()
+    run("sh", "-c", f"g++ -std=c++20 '{source}' {flags} -o '{tmp_path}/use'")
+    run(tmp_path / "use", env={"LD_LIBRARY_PATH": str(installed.lib)})
 
 
 def test_libraries_look_beside_themselves(installed):
@@ -287,7 +347,7 @@ cmake_minimum_required(VERSION 3.25)
 project(ask LANGUAGES CXX)
 find_package(dlbridge {arguments})
 message(STATUS "found=${{dlbridge_FOUND}} version=${{dlbridge_VERSION}}")
-foreach(component core numpy torch)
+foreach(component core numpy torch cuda)
   message(STATUS "${{component}}=${{dlbridge_${{component}}_FOUND}} ${{dlbridge_${{component}}_NOT_FOUND_MESSAGE}}")
 endforeach()
 """
@@ -330,6 +390,12 @@ def test_finds_all_components_and_core_alone_by_default(installed, ask):
     assert "core=TRUE" in said and "torch=TRUE" not in said
 
 
+@needs_cuda
+def test_finds_the_cuda_module_and_core_with_it(installed, ask):
+    said = ask(installed, "0.1 REQUIRED COMPONENTS cuda", expect=True)
+    assert "core=TRUE" in said and "cuda=TRUE" in said and "torch=TRUE" not in said
+
+
 def test_refuses_another_minor_version(prefix, ask):
     for other in ("0.0", "0.2", "1.0"):
         assert f'requested version "{other}"' in ask(prefix, f"{other} REQUIRED", expect=False)
@@ -358,14 +424,16 @@ def test_names_the_places_where_no_torch_was(prefix, ask, tmp_path):
 
 
 def test_says_that_a_component_was_not_built_or_does_not_exist(edited, ask):
-    where = edited("dlbridge-config.cmake", '"core;numpy;torch"', '"core;numpy"')
-    (where.cmake / "dlbridge-config.cmake").write_text(
-        (where.cmake / "dlbridge-config.cmake").read_text().replace('torch_off ""', 'torch_off "there was no torch"')
-    )
+    where = edited("dlbridge-config.cmake", f'"{";".join(COMPONENTS)}"', '"core;numpy"')
+    config = where.cmake / "dlbridge-config.cmake"
+    text = re.sub(r'torch_off ".*"', 'torch_off "there was no torch"', config.read_text())
+    config.write_text(re.sub(r'cuda_off ".*"', 'cuda_off "there was no CUDA toolkit"', text))
     said = ask(where, "REQUIRED COMPONENTS torch", expect=False)
     assert "component torch: it was not built (there was no torch)" in said
     said = ask(where, "REQUIRED COMPONENTS cuda", expect=False)
-    assert "component cuda: there is no such component (there are core, numpy and torch)" in said
+    assert "component cuda: it was not built (there was no CUDA toolkit)" in said
+    said = ask(where, "REQUIRED COMPONENTS metal", expect=False)
+    assert "component metal: there is no such component (there are core, numpy, torch and cuda)" in said
 
 
 # ---- the guide ----

@@ -21,8 +21,9 @@ from isolated import needs_torch
 
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "core" / "include" / "dlbridge" / "c_api.h").read_text()
+CUDA_HEADER = (ROOT / "cuda" / "include" / "dlbridge" / "c_api_cuda.h").read_text()
 GUIDE = (ROOT / "docs" / "c.md").read_text()
-EXAMPLE = (ROOT / "examples" / "c" / "exchange.c").read_text()
+EXAMPLES = [(ROOT / "examples" / "c" / name).read_text() for name in ("exchange.c", "stage/frames.c")]
 
 OK, INVALID_ARGUMENT, WRONG_STRUCT_SIZE, TOO_SMALL, _, INVALID_DESCRIPTOR, _, REFUSED = range(8)
 WRITABLE, READ_ONLY, UNKNOWN = range(3)
@@ -229,6 +230,16 @@ def test_copy_moves_elements_between_numpy_layouts(c):
     assert np.array_equal(destination, source)
 
 
+def test_stage_of_host_memory_names_dlb_copy(c):
+    source, destination = np.arange(3.0), np.zeros(3)
+    from_capsule, to_capsule = capsule_of(source), capsule_of(destination)
+    pair = [ctypes.byref(versioned_of(capsule)) for capsule in (from_capsule, to_capsule)]
+    assert c.dlb_stage(*pair, ctypes.c_ssize_t(1)) == REFUSED
+    code, field, message = last_error(c)
+    assert (code, field) == ("no_transfer", "device") and "dlb_copy" in message
+    assert not destination.any()
+
+
 def test_copy_into_read_only_numpy_memory_is_refused(c):
     source, destination = np.arange(3.0), np.zeros(3)
     destination.flags.writeable = False
@@ -287,7 +298,7 @@ def test_version_is_that_of_the_package(c):
     info = sized(VersionInfo)
     assert c.dlb_version(ctypes.byref(info)) == OK
     assert f"{info.major}.{info.minor}.{info.patch}" == dlbridge.__version__
-    assert (info.c_api, info.dlpack_major, info.dlpack_minor) == (1, 1, 3)
+    assert (info.c_api, info.dlpack_major, info.dlpack_minor) == (2, 1, 3)
     info.struct_size -= 1
     assert c.dlb_version(ctypes.byref(info)) == WRONG_STRUCT_SIZE
 
@@ -295,8 +306,8 @@ def test_version_is_that_of_the_package(c):
 # ---- docs/c.md ----
 
 
-def declared_functions() -> list[str]:
-    return re.findall(r"^DLBRIDGE_API dlb_status (dlb_\w+)\(", HEADER, re.MULTILINE)
+def declared_functions(header: str = HEADER) -> list[str]:
+    return re.findall(r"^DLBRIDGE_API dlb_status (dlb_\w+)\(", header, re.MULTILINE)
 
 
 def section(title: str) -> str:
@@ -311,12 +322,16 @@ def rows(title: str) -> Iterator[list[str]]:
 
 
 def test_every_declaration_of_the_header_is_found():
-    assert len(declared_functions()) == HEADER.count("DLBRIDGE_API ") == 20
+    assert len(declared_functions()) == HEADER.count("DLBRIDGE_API ") == 21
+    assert len(declared_functions(CUDA_HEADER)) == CUDA_HEADER.count("DLBRIDGE_API ") == 23
 
 
-def test_function_table_is_complete_and_says_who_owns():
-    table = {cells[0].strip("`"): cells[1:] for cells in rows("Functions")}
-    assert list(table) == declared_functions()
+@pytest.mark.parametrize(
+    ("title", "header"), [("Functions", HEADER), ("Functions of the CUDA module", CUDA_HEADER)], ids=["core", "cuda"]
+)
+def test_function_table_is_complete_and_says_who_owns(title, header):
+    table = {cells[0].strip("`"): cells[1:] for cells in rows(title)}
+    assert list(table) == declared_functions(header)
     assert all(len(cells) == 3 and all(cells) for cells in table.values())
 
 
@@ -325,9 +340,10 @@ def test_function_is_exported_by_the_library(c, name):
     assert getattr(c, name)
 
 
-@pytest.mark.parametrize("name", declared_functions())
+@pytest.mark.parametrize("name", declared_functions() + declared_functions(CUDA_HEADER))
 def test_declaration_says_who_owns(name):
-    declarations = HEADER.split("DLBRIDGE_API dlb_status ")
+    header = HEADER if name in declared_functions() else CUDA_HEADER
+    declarations = header.split("DLBRIDGE_API dlb_status ")
     place = next(i for i, text in enumerate(declarations) if text.startswith(name + "("))
     comment = declarations[place - 1].split("DLBRIDGE_NOEXCEPT;")[-1]
     same_as_above = "///" not in comment or "The same" in comment
@@ -335,7 +351,7 @@ def test_declaration_says_who_owns(name):
 
 
 def test_status_table_is_that_of_the_header():
-    values = re.findall(r"^  (DLBRIDGE_\w+) = (\d),? ", HEADER.split("} dlb_status;")[0], re.MULTILINE)
+    values = re.findall(r"^  (DLBRIDGE_\w+) = (\d+),? ", HEADER.split("} dlb_status;")[0], re.MULTILINE)
     values.insert(0, ("DLBRIDGE_OK", "0"))
     table = [(cells[0].strip("`"), cells[1]) for cells in rows("Statuses")]
     assert table == values
@@ -343,6 +359,6 @@ def test_status_table_is_that_of_the_header():
 
 def test_code_of_the_guide_stands_in_the_example():
     blocks = re.findall(r"^```c\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
-    assert len(blocks) >= 6
+    assert len(blocks) >= 9
     for block in blocks:
-        assert block in EXAMPLE
+        assert any(block in example for example in EXAMPLES)

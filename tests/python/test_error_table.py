@@ -21,13 +21,20 @@ from isolated import run_isolated
 ROOT = Path(__file__).parents[2]
 HEADER = (ROOT / "core" / "include" / "dlbridge" / "error.h").read_text()
 DOCUMENT = (ROOT / "docs" / "errors.md").read_text()
-# Codes that take C++, a tensor of another accelerator, or a foreign exchange table.
+# Codes that take C++, a tensor of another accelerator, a foreign exchange table, or the CUDA module.
 WITHOUT_EXAMPLE = {
     "undefined_tensor",
     "unsupported_keys",
     "symbolic_shape",
     "framework_error",
     "null_descriptor",
+    "no_driver",
+    "driver_too_old",
+    "no_device",
+    "stream_invalid",
+    "stream_capturing",
+    "device_failed",
+    "after_fork",
     "python_exception",
 }
 NOTHING = "–"

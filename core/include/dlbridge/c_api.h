@@ -8,8 +8,8 @@
 //
 // Structs: every struct begins with struct_size, which the caller sets to sizeof(the struct) and
 // whose other fields he sets to zero where he has nothing to say. Structs grow at the end only. One
-// smaller than in version 1 of this ABI is refused (DLBRIDGE_WRONG_STRUCT_SIZE); one larger than
-// this library knows is accepted where the bytes that it does not know are zero.
+// smaller than in the version of this ABI that brought it is refused (DLBRIDGE_WRONG_STRUCT_SIZE);
+// one larger than this library knows is accepted where the bytes that it does not know are zero.
 //
 // Texts that functions return by pointer are static unless said otherwise. Texts written into a
 // caller's buffer are cut to what fits and always end with a zero byte; their full length in bytes,
@@ -36,8 +36,8 @@ extern "C" {
 #endif
 
 /// The version of this ABI that the header describes. It grows when a struct or a function is
-/// added; nothing is ever taken away.
-#define DLBRIDGE_C_API_VERSION 1
+/// added; nothing is ever taken away. 2 brought dlb_stage and the two statuses above 8.
+#define DLBRIDGE_C_API_VERSION 2
 
 /// What became of a call. dlb_last_error() has the particulars.
 typedef enum dlb_status {
@@ -50,6 +50,8 @@ typedef enum dlb_status {
   DLBRIDGE_UNSUPPORTED_VERSION = 6,  ///< the descriptor's major version is not 1
   DLBRIDGE_REFUSED = 7,              ///< well formed, but it cannot be done without harm
   DLBRIDGE_INTERNAL_ERROR = 8,       ///< a defect of dlbridge or of a Transfer module
+  DLBRIDGE_UNAVAILABLE = 9,          ///< this machine lacks it: no driver, one too old, no device
+  DLBRIDGE_DEVICE_FAILED = 10,       ///< a device failed for good in this process: start a new one
   DLBRIDGE_STATUS_RANGE_ = 0x7fffffff
 } dlb_status;
 
@@ -246,6 +248,18 @@ DLBRIDGE_API dlb_status dlb_plan_legacy(const DLManagedTensor* managed, const dl
 /// borrowed for the call. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_copy(const DLManagedTensorVersioned* source,
                                  const DLManagedTensorVersioned* destination) DLBRIDGE_NOEXCEPT;
+
+/// Copies the elements of `source` into the memory of `destination`, which is in another place (a
+/// device and the host, or the same device), by the module registered for these two places, such as
+/// that of dlbridge/c_api_cuda.h. When it returns the host may read a host destination; a device
+/// destination holds the elements for what is enqueued on `stream` from then on. `stream` belongs
+/// to the device: DLPack's number or the device API's own handle. Both are checked, and must have
+/// the same shape and dtype. DLBRIDGE_REFUSED, before a byte is written: no module connects the
+/// two places, and what dlb_copy refuses. After a failure of the module itself the destination's
+/// elements are undefined. Both are borrowed for the call. Owns: nothing changes hands.
+DLBRIDGE_API dlb_status dlb_stage(const DLManagedTensorVersioned* source,
+                                  const DLManagedTensorVersioned* destination,
+                                  intptr_t stream) DLBRIDGE_NOEXCEPT;
 
 // ---- Handles
 

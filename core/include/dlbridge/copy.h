@@ -18,6 +18,10 @@ DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst);
 /// (dst; unknown access counts as read-only), overlap (dst with itself or with src).
 DLBRIDGE_API void require_copyable(const TensorView& src, const TensorView& dst);
 
+/// The same for memory anywhere: everything but unsupported_device. That dst has nothing in common
+/// with src is seen where both are host memory, or on one device.
+DLBRIDGE_API void require_same_elements(const TensorView& src, const TensorView& dst);
+
 /// Repacks float4 between one element a byte (dtype (17,4,1), padded) and two a byte ((17,4,2));
 /// the side that has pairs has half the extent in the last dimension. The first element of a pair
 /// is the low nibble. Requires: host memory; shapes as said; dst writable.

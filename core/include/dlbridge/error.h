@@ -81,6 +81,13 @@ namespace dlbridge {
   X(unknown_device)             \
   X(null_data)                  \
   X(address_overflow)           \
+  X(no_driver)                  \
+  X(driver_too_old)             \
+  X(no_device)                  \
+  X(stream_invalid)             \
+  X(stream_capturing)           \
+  X(device_failed)              \
+  X(after_fork)                 \
   X(python_exception)
 
 /// What can be wrong. Spelled the same in `ExchangeError.code`.

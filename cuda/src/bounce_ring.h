@@ -1,0 +1,53 @@
+// BounceRing: pinned slots through which pageable memory passes, so that the bus and the host's own
+// copy work at the same time. The calling thread does the host's part.
+//
+// Owns its slots. Belongs to one operation; not thread-safe. Requires throughout: the operation has
+// begun and not ended, the device's context is current.
+#pragma once
+
+#include <array>
+
+#include "operation.h"
+
+namespace dlbridge::cuda {
+
+class BounceRing {
+ public:
+  /// Takes slots for a tensor like `tensor`. Throws Error (out_of_memory where the pool's limit
+  /// allows not even two small slots).
+  BounceRing(Operation& operation, const TensorView& tensor);
+
+  BounceRing(const BounceRing&) = delete;
+  BounceRing& operator=(const BounceRing&) = delete;
+  /// Leaves the slots to the operation where it did not come to its end: they may be in use.
+  ~BounceRing();
+
+  /// Device `source` into `target`, any host memory; returns when all is there.
+  void to_host(const TensorView& source, const TensorView& target);
+
+  /// `source`, any host memory, into device `target`; returns when the source has been read. The
+  /// slots go back to the pool when their copies have ended.
+  void to_device(const TensorView& source, const TensorView& target);
+
+ private:
+  static constexpr size_t kSlots = 4;
+
+  struct Slot {
+    PinnedBlock block;
+    PooledEvent copied;
+    bool pending = false;
+    Loan target;  // where the host is to copy the slot's content
+    Loan content;
+  };
+
+  void wait_for(Slot& slot);
+  void drain(Slot& slot);
+
+  Operation& operation_;
+  int64_t slot_bytes_ = 0;
+  std::array<Slot, kSlots> slots_;
+  size_t count_ = 0;
+  bool finished_ = false;
+};
+
+}  // namespace dlbridge::cuda

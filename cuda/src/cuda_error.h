@@ -1,0 +1,30 @@
+// CUDA's status codes as dlbridge's errors.
+#pragma once
+
+#include <cuda.h>
+#include <cuda_runtime_api.h>
+
+#include "dlbridge/error.h"
+
+namespace dlbridge::cuda {
+
+/// A failed call of CUDA. Carries the code, so that whoever catches it can tell a dead device.
+class CudaError : public Error {
+ public:
+  CudaError(cudaError_t code, ErrorCode reason, std::string message)
+      : Error(reason, "device", std::move(message)), cuda_code_(code) {}
+  cudaError_t cuda_code() const noexcept { return cuda_code_; }
+
+ private:
+  cudaError_t cuda_code_;
+};
+
+/// Throws CudaError (device_failed; out_of_memory where that is what the code says) unless `result`
+/// is success. `call` names the function.
+void check(cudaError_t result, const char* call);
+void check(CUresult result, const char* call);
+
+/// The name of a code, as in the headers ("cudaErrorIllegalAddress"); "error N" for others.
+std::string error_name(cudaError_t error);
+
+}  // namespace dlbridge::cuda

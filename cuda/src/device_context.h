@@ -1,0 +1,72 @@
+// DeviceContext: what this module has on one device: its primary context, lanes, events, and
+// whether it is still alive.
+//
+// Made when memory of the device is first met, kept until the engine ends. Thread: any.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "event_pool.h"
+#include "lane.h"
+
+namespace dlbridge::cuda {
+
+class DeviceContext {
+ public:
+  static constexpr size_t kLanes = 8;
+
+  /// Keeps the primary context of `device`, which somebody has made. Throws Error (device_failed).
+  DeviceContext(const CudaApi& api, int device);
+  DeviceContext(const DeviceContext&) = delete;
+  DeviceContext& operator=(const DeviceContext&) = delete;
+  /// Requires: stopped, all events back.
+  ~DeviceContext();
+
+  const CudaApi& api() const noexcept { return api_; }
+  int index() const noexcept { return index_; }
+  CUcontext context() const noexcept { return context_; }
+
+  /// A lane for work behind `producer` (a stream's number or handle): the one that serves it
+  /// already, so that its copies keep their order, else an idle one, else the least busy one.
+  /// Requires: the context is current. Throws Error (device_failed).
+  LaneUse lane_for(void* producer);
+
+  /// Waited for by polling, or by other streams.
+  EventPool& events() noexcept { return *events_; }
+  /// Waited for by a thread, which sleeps.
+  EventPool& sleeping_events() noexcept { return *sleeping_events_; }
+
+  /// Waits for the lanes' operations and ends their threads.
+  void stop() noexcept;
+  /// Whether no operation of a lane is in flight.
+  bool idle() noexcept;
+
+  /// Throws Error (device_failed) once the device has failed for good.
+  void require_alive() const;
+  bool alive() const noexcept { return cause_.load() == cudaSuccess; }
+  /// From here on nothing is tried on this device: what its work still touches is unknown.
+  void mark_dead(cudaError_t cause) noexcept;
+  /// mark_dead() where `error` is one that a device does not recover from.
+  void note(cudaError_t error) noexcept;
+  /// note(), and throws Error (device_failed) for such an error of `call`.
+  void require_alive_after(cudaError_t error, const char* call);
+
+ private:
+  Lane& choose_lane(void* producer);
+
+  const CudaApi& api_;
+  int index_;
+  CUcontext context_ = nullptr;
+  std::atomic<cudaError_t> cause_{cudaSuccess};
+  std::unique_ptr<EventPool> events_;
+  std::unique_ptr<EventPool> sleeping_events_;
+  std::mutex mutex_;
+  std::array<std::unique_ptr<Lane>, kLanes> lanes_;
+  std::array<void*, kLanes> producers_{};
+};
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,32 @@
+// PackParams: what a pack kernel is told. Handed over by value, so nothing of the caller is read
+// when the kernel runs.
+#pragma once
+
+#include <cstdint>
+
+namespace dlbridge::cuda {
+
+/// Kernels of pack_kernels.cu.
+enum class KernelId : uint8_t {
+  strided,    ///< any strides on both sides, one element a thread
+  transpose,  ///< two dimensions exchanged: tiles through shared memory
+};
+
+/// A strided copy on one device. Dimensions are coalesced, index 0 is the innermost of the target.
+struct PackParams {
+  static constexpr int32_t kMaxRank = 64;
+
+  const void* source;
+  void* target;
+  int32_t rank;
+  int32_t element_bytes;  ///< 1, 2, 4, 8 or 16
+  int64_t count;          ///< product of the extents
+  int64_t extent[kMaxRank];
+  int64_t source_stride_bytes[kMaxRank];
+  int64_t target_stride_bytes[kMaxRank];
+#ifdef DLBRIDGE_CUDA_MUTANTS
+  const PackParams* by_reference;  ///< a mutant's: read from there instead
+#endif
+};
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,61 @@
+#include "dlbridge/pinned_memory.h"
+
+#include <string>
+
+#include "cuda_error.h"
+#include "engine.h"
+#include "guards.h"
+#include "results.h"
+
+namespace dlbridge::cuda {
+
+Loan pinned_empty(const TensorView& like) {
+  Engine& engine = Engine::get();
+  if (like.is_empty()) return empty_result(like);
+  const CallGuard guard(engine.api(), engine.any_context());
+  PinnedBlock block = engine.pool().take(static_cast<size_t>(like.nbytes()));
+  if (!block) {
+    throw Error(ErrorCode::out_of_memory, "pinned memory",
+                std::to_string(like.nbytes()) +
+                    " bytes of pinned memory do not fit into the "
+                    "limit of " +
+                    std::to_string(engine.pool().stats().limit) +
+                    ": raise it with set_pinned_limit, or drop results that are held");
+  }
+  Loan loan = describe_result(like, false);
+  loan.view().is_copied = false;
+  loan.view().data = block.data();
+  loan.attach(std::move(block).into_owner());
+  return loan;
+}
+
+PinnedStats pinned_stats() { return Engine::get().pool().stats(); }
+
+void set_pinned_limit(size_t bytes) {
+  Engine& engine = Engine::get();
+  const CallGuard guard(engine.api(), engine.any_context());
+  engine.pool().set_limit(bytes);
+}
+
+size_t trim_pinned(size_t keep_bytes) {
+  Engine& engine = Engine::get();
+  const CallGuard guard(engine.api(), engine.any_context());
+  return engine.pool().trim(keep_bytes);
+}
+
+bool record_stream(const void* address, Stream stream) {
+  Engine& engine = Engine::get();
+  if (!engine.pool().holds(address)) return false;
+  DeviceContext& device = engine.device(stream.device.device_id);
+  const CallGuard guard(engine.api(), device.context());
+  const CheckedStream checked = engine.checked(stream, device);
+  if (!checked.edges) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                "stream is -1; expected the stream that uses the memory");
+  }
+  PooledEvent event = device.events().take();
+  check(engine.api().event_record(event.get(), checked.handle), "cudaEventRecord");
+  return engine.pool().add_ticket(address, std::move(event));
+}
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,69 @@
+#include "to_host.h"
+
+#include "bounce_ring.h"
+#include "copy_plan.h"
+#include "results.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+// Below this one block and one copy on the host beat a ring.
+constexpr int64_t kOneBlockBytes = int64_t{256} << 10;
+
+// `once` (as without_broadcast(like) has it) seen with the shape of `like`.
+Loan spread_out(const TensorView& once, const TensorView& like) {
+  Loan spread;
+  spread.describe(like);
+  spread.view().data = once.data;
+  spread.view().device = once.device;
+  int32_t next = 0;
+  for (int32_t i = 0; i < like.ndim; ++i) {
+    const bool moved = like.strides[i] != 0 && like.shape[i] != 1;
+    spread.strides()[i] = moved ? once.strides[next++] : 0;
+  }
+  return spread;
+}
+
+// Pinned where the limit allows it. The operation holds it.
+Loan scratch_like(Operation& operation, const TensorView& view, bool& pinned) {
+  HostResult scratch(operation.engine().pool(), view, true);
+  pinned = scratch.is_pinned();
+  Loan description;
+  description.describe(scratch.view());
+  if (pinned)
+    operation.hold(scratch.take_block());
+  else
+    operation.hold(scratch.finish({}));
+  return description;
+}
+
+}  // namespace
+
+void bring(Operation& operation, const TensorView& source, const TensorView& target, bool pinned,
+           Waits waits) {
+  if (source.is_empty()) return;
+  if (has_broadcast(source)) {
+    static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
+    int64_t shape[PackParams::kMaxRank];
+    int64_t strides[PackParams::kMaxRank];
+    const TensorView once = without_broadcast(source, shape, strides);
+    bool scratch_pinned = false;
+    const Loan scratch = scratch_like(operation, once, scratch_pinned);
+    bring(operation, once, scratch.view(), scratch_pinned, waits);
+    return operation.copy_on_host(spread_out(scratch.view(), source).view(), target);
+  }
+  if (pinned && Operation::can_copy(source, target, cudaMemcpyDeviceToHost))
+    return operation.copy(source, target, cudaMemcpyDeviceToHost);
+  const int64_t bytes = target.nbytes();
+  if (bytes <= kOneBlockBytes || waits == Waits::avoided) {
+    if (PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(bytes))) {
+      Loan content = describe_result(target, false);
+      content.view().data = operation.hold(std::move(block));
+      operation.copy(source, content.view(), cudaMemcpyDeviceToHost);
+      return operation.copy_on_host(content.view(), target);
+    }
+  }
+  BounceRing(operation, target).to_host(source, target);
+}
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,74 @@
+// Core's Transfer over the staging functions.
+#include "checks.h"
+#include "cuda_error.h"
+#include "dlbridge/staging.h"
+#include "dlbridge/transfer.h"
+#include "guards.h"
+#include "operation.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+bool is_cuda(Device device) {
+  return device.type() == DeviceType::cuda || device.type() == DeviceType::cuda_managed;
+}
+
+// On one device: in the stream's own order, without an event.
+void copy_on_device(const TensorView& source, const TensorView& target, Stream stream) {
+  require_same(source, target);
+  Engine& engine = Engine::get();
+  if (source.is_empty()) return;
+  DeviceContext& device = engine.device_of(source);
+  require_one_device(engine, std::span(&target, 1), device);
+  const CallGuard guard(engine.api(), device.context());
+  const CheckedStream checked = engine.checked(stream, device);
+  Operation operation(engine, device, checked, Edges::consumer);
+  if (checked.edges) operation.run_on_outer_stream();
+  operation.begin();
+  operation.copy(source, target, cudaMemcpyDeviceToDevice);
+  operation.end(false);
+  if (checked.edges)
+    operation.leave();
+  else
+    operation.wait(false);
+}
+
+class CudaTransfer final : public Transfer {
+ public:
+  bool connects(Device from, Device to) const noexcept override {
+    const bool ways = (is_cuda(from) && to.is_host()) || (from.is_host() && is_cuda(to)) ||
+                      (is_cuda(from) && from == to);
+    if (!ways) return false;
+    try {
+      const Availability found = availability();
+      const auto is_there = [&](Device device) {
+        return !is_cuda(device) || device.id() < found.device_count;
+      };
+      return is_there(from) && is_there(to);
+    } catch (const std::exception&) {
+      return false;
+    }
+  }
+
+  void copy(const TensorView& source, const TensorView& target, Stream stream) override {
+    const bool from_device = is_cuda(Device(source.device));
+    if (from_device && is_cuda(Device(target.device)))
+      return copy_on_device(source, target, stream);
+    if (from_device) return stage_to_host(source, target, stream);
+    stage_to_device(source, target, stream);
+  }
+};
+
+}  // namespace
+
+void register_cuda_transfer() {
+  static CudaTransfer& transfer = []() -> CudaTransfer& {
+    auto* made =
+        new CudaTransfer;  // never destroyed: core asks it for as long as the process lives
+    register_transfer(*made);
+    return *made;
+  }();
+  static_cast<void>(transfer);
+}
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,399 @@
+// What is refused: each with its code, its field and the way out, before anything is touched, and
+// with every loan still the caller's.
+#include <algorithm>
+#include <functional>
+
+#include "contract_test.h"
+#include "dlbridge/pinned_memory.h"
+#include "errors.h"
+#include "memory.h"
+
+namespace dlbridge::contract {
+namespace {
+
+const Device kCpu(DeviceType::cpu);
+
+// The tensors of one call: fit for each other, to be spoilt.
+struct Pair {
+  test::Shaped source;
+  test::Shaped target;
+  Stream stream;
+  int32_t other_device = -1;  // one that is there
+
+  void set_target_layout(Dims shape, Dims strides) {
+    const TensorView fields = target.fields();
+    target = test::Shaped(std::move(shape), std::move(strides));
+    target.fields() = fields;
+  }
+};
+
+struct Refusal {
+  const char* name;
+  std::function<void(Pair&)> spoil;
+  ErrorCode code;
+  const char* field;               // null: of no matter
+  std::vector<const char*> words;  // of the message
+};
+
+void PrintTo(const Refusal& refusal, std::ostream* out) { *out << refusal.name; }
+
+Stream number_on(Pair& pair, intptr_t number) {
+  return cuda::stream_of(pair.stream.device.device_id, number);
+}
+
+// What both directions refuse alike.
+std::vector<Refusal> of_both() {
+  return {
+      {"another_shape",
+       [](Pair& p) { p.set_target_layout({3, 8}, {8, 1}); },
+       ErrorCode::shape_mismatch,
+       "shape",
+       {"shape", "expected"}},
+      {"another_rank",
+       [](Pair& p) { p.set_target_layout({32}, {1}); },
+       ErrorCode::shape_mismatch,
+       "shape",
+       {"expected"}},
+      {"another_dtype",
+       [](Pair& p) { p.target.fields().dtype = test::kFloat32; },
+       ErrorCode::unsupported_dtype,
+       "dtype",
+       {"float32", "int32", "cast"}},
+      {"another_padding",
+       [](Pair& p) {
+         p.source.fields().dtype = p.target.fields().dtype = kFloat4Padded;
+         p.source.fields().subbyte_padded = true;
+       },
+       ErrorCode::unsupported_dtype,
+       "dtype",
+       {"padded"}},
+      {"a_read_only_target",
+       [](Pair& p) { p.target.fields().access = Access::read_only; },
+       ErrorCode::read_only,
+       "flags",
+       {"writable"}},
+      {"a_target_that_may_be_read_only",
+       [](Pair& p) { p.target.fields().access = Access::unknown; },
+       ErrorCode::read_only,
+       "flags",
+       {"writable"}},
+      {"a_broadcast_target",
+       [](Pair& p) { p.set_target_layout({4, 8}, {0, 1}); },
+       ErrorCode::overlap,
+       "strides",
+       {"dimension 0", "expected"}},
+      {"a_target_over_itself",
+       [](Pair& p) { p.set_target_layout({4, 8}, {3, 1}); },
+       ErrorCode::overlap,
+       "strides",
+       {"overlap", "expected"}},
+      {"stream_0",
+       [](Pair& p) { p.stream = number_on(p, 0); },
+       ErrorCode::stream_invalid,
+       "stream",
+       {"1", "2"}},
+      {"a_negative_stream",
+       [](Pair& p) { p.stream = number_on(p, -2); },
+       ErrorCode::stream_invalid,
+       "stream",
+       {"-2", "expected"}},
+      {"a_stream_of_another_device",
+       [](Pair& p) { ++p.stream.device.device_id; },
+       ErrorCode::stream_invalid,
+       "stream",
+       {"pass a stream of the tensor's device"}},
+  };
+}
+
+// What is wrong about the side that is to be on the device, or on the host.
+std::vector<Refusal> of_device_side(test::Shaped Pair::* side, const char* field) {
+  return {
+      {"opencl_memory",
+       [side](Pair& p) { (p.*side).fields().device = Device(DeviceType::opencl); },
+       ErrorCode::unsupported_device,
+       field,
+       {"opencl:0", "CUDA"}},
+      {"host_memory",
+       [side](Pair& p) { (p.*side).fields().device = kCpu; },
+       ErrorCode::unsupported_device,
+       field,
+       {"cpu", "CUDA"}},
+      {"host_memory_that_claims_to_be_on_the_device",
+       [side](Pair& p) {
+         static uint8_t memory[4096];
+         (p.*side).fields().data = memory;
+       },
+       ErrorCode::invalid_device,
+       "data",
+       {"host memory", "cuda:", "mend the producer"}},
+      {"another_devices_id",
+       [side](Pair& p) {
+         (p.*side).fields().device.device_id = p.other_device;
+         p.stream.device.device_id = p.other_device;
+       },
+       ErrorCode::invalid_device,
+       "device_id",
+       {"data is on cuda:", "mend the producer"}},
+      {"a_device_that_is_not_there",
+       [side](Pair& p) {
+         (p.*side).fields().device.device_id = 63;
+         p.stream.device.device_id = 63;
+       },
+       ErrorCode::invalid_device,
+       nullptr,
+       {"cuda:63"}},
+  };
+}
+
+std::vector<Refusal> of_host_side(test::Shaped Pair::* side, const char* field) {
+  return {
+      {"metal_memory",
+       [side](Pair& p) { (p.*side).fields().device = Device(DeviceType::metal); },
+       ErrorCode::unsupported_device,
+       field,
+       {"metal:0", "host"}},
+      {"device_memory",
+       [side](Pair& p) {
+         (p.*side).fields().device = Device(DeviceType::cuda, p.stream.device.device_id);
+       },
+       ErrorCode::unsupported_device,
+       field,
+       {"cuda:", "host"}},
+      {"device_memory_that_claims_to_be_on_the_host",
+       [side](Pair& p) {
+         const bool is_source = side == &Pair::source;
+         // Not the other side's own elements: those would overlap.
+         (p.*side).fields().data =
+             static_cast<uint8_t*>((is_source ? p.target : p.source).view().data) + 1024;
+       },
+       ErrorCode::invalid_device,
+       "data",
+       {"cpu", "mend the producer"}},
+      {"device_memory_that_claims_to_be_pinned",
+       [side](Pair& p) {
+         const bool is_source = side == &Pair::source;
+         (p.*side).fields().data =
+             static_cast<uint8_t*>((is_source ? p.target : p.source).view().data) + 1024;
+         (p.*side).fields().device = Device(DeviceType::cuda_host);
+       },
+       ErrorCode::invalid_device,
+       "data",
+       {"cuda_host", "mend the producer"}},
+  };
+}
+
+std::vector<Refusal> to_host_refusals() {
+  std::vector<Refusal> all = of_both();
+  for (const auto& more : {of_device_side(&Pair::source, "x"), of_host_side(&Pair::target, "out")})
+    all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+std::vector<Refusal> to_device_refusals() {
+  std::vector<Refusal> all = of_both();
+  for (const auto& more :
+       {of_host_side(&Pair::source, "x"), of_device_side(&Pair::target, "target")})
+    all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+void expect_refused(const Refusal& refusal, const std::function<void()>& call) {
+  const auto error = test::error_of(call);
+  ASSERT_TRUE(error.has_value()) << "nothing was thrown";
+  EXPECT_EQ(name(error->code()), name(refusal.code)) << error->what();
+  if (refusal.field != nullptr) {
+    EXPECT_EQ(error->field(), refusal.field) << error->what();
+  }
+  for (const char* word : refusal.words)
+    EXPECT_NE(std::string(error->what()).find(word), std::string::npos) << error->what();
+}
+
+class Refusing : public ContractOf<Refusal> {
+ protected:
+  void SetUp() override {
+    Contract::SetUp();
+    if (IsSkipped()) return;
+    on_device_ = backend().allocate(kBytes);
+    backend().write(on_device_, Bytes(kBytes, kPoison));
+  }
+
+  // Runs `call` with each side as a view, and with both as loans; nothing may have been touched.
+  template <typename WithViews, typename WithLoans>
+  void check(bool to_host, WithViews&& with_views, WithLoans&& with_loans) {
+    if (std::string_view(GetParam().name) == "another_devices_id" && backend().other_device() < 0)
+      GTEST_SKIP() << "this machine has one device";
+    Bytes host(kBytes, kPoison);
+    Pair pair{test::Shaped({4, 8}, {8, 1}, test::kInt32),
+              test::Shaped({4, 8}, {8, 1}, test::kInt32), stream(), backend().other_device()};
+    test::Shaped& device_side = to_host ? pair.source : pair.target;
+    test::Shaped& host_side = to_host ? pair.target : pair.source;
+    device_side.fields().data = on_device_;
+    device_side.fields().device = gpu();
+    host_side.fields().data = host.data();
+    GetParam().spoil(pair);
+
+    expect_refused(GetParam(), [&] { with_views(pair); });
+
+    test::ReleaseCounter source_released;
+    test::ReleaseCounter target_released;
+    Loan source;
+    source.describe(pair.source.view());
+    source.attach(source_released.owner());
+    Loan target;
+    target.describe(pair.target.view());
+    target.attach(target_released.owner());
+    expect_refused(GetParam(),
+                   [&] { with_loans(std::move(source), std::move(target), pair.stream); });
+    EXPECT_TRUE(source.has_owner());
+    EXPECT_TRUE(target.has_owner());
+    EXPECT_EQ(source_released.count() + target_released.count(), 0);
+    EXPECT_EQ(source.view().data, pair.source.view().data);
+    EXPECT_EQ(target.view().data, pair.target.view().data);
+    EXPECT_EQ(target.view().ndim, pair.target.view().ndim);
+
+    EXPECT_TRUE(cuda::drain(0));
+    EXPECT_EQ(host, Bytes(kBytes, kPoison));
+    EXPECT_EQ(backend().read(on_device_, kBytes), Bytes(kBytes, kPoison));
+  }
+
+ private:
+  static constexpr size_t kBytes = 4096;
+  void* on_device_ = nullptr;
+};
+
+class RefusingToHost : public Refusing {};
+class RefusingToDevice : public Refusing {};
+
+TEST_P(RefusingToHost, SaysWhyAndTakesNothing) {
+  check(
+      true, [](Pair& p) { cuda::stage_to_host(p.source.view(), p.target.view(), p.stream); },
+      [](Loan&& source, Loan&& target, Stream stream) {
+        static_cast<void>(cuda::stage_to_host_async(std::move(source), std::move(target), stream));
+      });
+}
+
+TEST_P(RefusingToDevice, SaysWhyAndTakesNothing) {
+  check(
+      false, [](Pair& p) { cuda::stage_to_device(p.source.view(), p.target.view(), p.stream); },
+      [](Loan&& source, Loan&& target, Stream stream) {
+        static_cast<void>(
+            cuda::stage_to_device_async(std::move(source), std::move(target), stream));
+      });
+}
+
+std::string refusal_name(const testing::TestParamInfo<Refusal>& given) { return given.param.name; }
+
+INSTANTIATE_TEST_SUITE_P(Table, RefusingToHost, testing::ValuesIn(to_host_refusals()),
+                         refusal_name);
+INSTANTIATE_TEST_SUITE_P(Table, RefusingToDevice, testing::ValuesIn(to_device_refusals()),
+                         refusal_name);
+
+class RefusedBatch : public Contract {
+ protected:
+  TensorView on_device(const test::Shaped& shaped, int32_t device) {
+    TensorView view = shaped.view();
+    view.data = backend().allocate(4096, device);
+    view.device = Device(DeviceType::cuda, device);
+    return view;
+  }
+};
+
+TEST_F(RefusedBatch, OfTwoDevicesIsNotTaken) {
+  if (backend().other_device() < 0) GTEST_SKIP() << "this machine has one device";
+  const test::Shaped shaped({4, 4});
+  const TensorView views[] = {on_device(shaped, gpu().id()),
+                              on_device(shaped, backend().other_device())};
+  const Refusal refusal{
+      "", {}, ErrorCode::invalid_device, "device", {"expected one device", "batch"}};
+  expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host(views, stream())); });
+
+  test::ReleaseCounter released;
+  std::vector<Loan> loans(2);
+  for (size_t i = 0; i < 2; ++i) {
+    loans[i].describe(views[i]);
+    loans[i].attach(released.owner());
+  }
+  expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host_async(loans, stream())); });
+  EXPECT_EQ(released.count(), 0);
+  EXPECT_TRUE(loans[0].has_owner() && loans[1].has_owner());
+
+  const test::Shaped host({4, 4});
+  const TensorView sources[] = {host.view(), host.view()};
+  expect_refused(refusal, [&] { cuda::stage_to_device(sources, views, stream()); });
+}
+
+TEST_F(RefusedBatch, WithOneTensorThatDoesNotFitIsNotTaken) {
+  const test::Shaped shaped({4, 4});
+  const TensorView good = on_device(shaped, gpu().id());
+  TensorView bad = good;
+  bad.device = kCpu;
+  const TensorView views[] = {good, bad};
+  expect_refused({"", {}, ErrorCode::unsupported_device, "x", {"cpu", "CUDA"}},
+                 [&] { static_cast<void>(cuda::stage_to_host(views, stream())); });
+  const TensorView targets[] = {good};
+  Bytes memory(64);
+  TensorView host = shaped.view();
+  host.data = memory.data();
+  const TensorView sources[] = {host, host};
+  expect_refused({"", {}, ErrorCode::invalid_argument, "targets", {"1", "2", "expected"}},
+                 [&] { cuda::stage_to_device(sources, targets, stream()); });
+}
+
+TEST_F(RefusedBatch, OfPackedElementsThatHaveNoAddressesIsNotTaken) {
+  const test::Shaped shaped({3, 5}, {1, 3}, DType(TypeCode::uint, 4));
+  const TensorView view = on_device(shaped, gpu().id());
+  const Refusal refusal{
+      "", {}, ErrorCode::packed_subbyte, "dtype", {"uint4", "contiguous", "padded"}};
+  expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host(view, stream())); });
+  test::ReleaseCounter released;
+  Loan loan;
+  loan.describe(view);
+  loan.attach(released.owner());
+  expect_refused(refusal,
+                 [&] { static_cast<void>(cuda::stage_to_host_async(std::move(loan), stream())); });
+  EXPECT_TRUE(loan.has_owner());
+  EXPECT_EQ(released.count(), 0);
+}
+
+class RefusedOnDevice : public Contract {};
+
+TEST_F(RefusedOnDevice, WhatTheTransferCannotDo) {
+  cuda::register_cuda_transfer();
+  Transfer& transfer = *find_transfer(gpu(), gpu());
+  const test::Shaped shaped({4, 8}, {8, 1}, test::kInt32);
+  TensorView view = shaped.view();
+  view.data = backend().allocate(4096);
+  view.device = gpu();
+  TensorView shifted = view;
+  shifted.data = static_cast<uint8_t*>(view.data) + 4;
+  expect_refused({"", {}, ErrorCode::overlap, "data", {"expected two separate"}},
+                 [&] { transfer.copy(view, shifted, stream()); });
+  shifted.data = static_cast<uint8_t*>(view.data) + 1024;
+  shifted.access = Access::read_only;
+  expect_refused({"", {}, ErrorCode::read_only, "flags", {"writable"}},
+                 [&] { transfer.copy(view, shifted, stream()); });
+  shifted.access = Access::writable;
+  expect_refused({"", {}, ErrorCode::stream_invalid, "stream", {"0"}},
+                 [&] { transfer.copy(view, shifted, numbered(0)); });
+  if (backend().other_device() < 0) return;
+  TensorView far = shifted;
+  far.data = backend().allocate(4096, backend().other_device());
+  far.device = Device(DeviceType::cuda, backend().other_device());
+  expect_refused({"", {}, ErrorCode::invalid_device, "device", {"expected one device"}},
+                 [&] { transfer.copy(view, far, stream()); });
+}
+
+class RefusedPinnedMemory : public Contract {};
+
+TEST_F(RefusedPinnedMemory, RecordsOnlyStreamsOnlyForItsOwn) {
+  const test::Shaped like({100});
+  const Loan pinned = cuda::pinned_empty(like.view());
+  EXPECT_TRUE(cuda::record_stream(pinned.view().data, stream()));
+  int mine = 0;
+  EXPECT_FALSE(cuda::record_stream(&mine, stream()));
+  expect_refused({"", {}, ErrorCode::stream_invalid, "stream", {"-1", "expected"}},
+                 [&] { cuda::record_stream(pinned.view().data, numbered(cuda::kNoEdges)); });
+}
+
+}  // namespace
+}  // namespace dlbridge::contract

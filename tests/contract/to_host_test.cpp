@@ -1,0 +1,93 @@
+// Every way to the host, in every layout, data type, alignment, size and kind of stream.
+#include "contract_test.h"
+
+namespace dlbridge::contract {
+namespace {
+
+class StagingToHost : public ContractOf<ToHost> {
+ protected:
+  void check(const Spec& source, const Spec& target) {
+    check_to_host(backend(), GetParam(), source, target, stream());
+  }
+};
+
+TEST_P(StagingToHost, BringsEveryLayoutExactly) {
+  for (const LayoutPair& pair : layout_pairs()) {
+    SCOPED_TRACE(pair.name);
+    check({.shape = pair.shape, .strides = pair.source},
+          {.shape = pair.shape, .strides = pair.target});
+    if (HasFailure()) break;
+  }
+}
+
+TEST_P(StagingToHost, BringsEveryElementSizeExactly) {
+  for (const NamedDType& type : dtypes()) {
+    for (size_t i = 0; i < layout_pairs().size(); i += 11) {
+      const LayoutPair& pair = layout_pairs()[i];
+      SCOPED_TRACE(type.dtype.name() + " " + pair.name);
+      check({pair.shape, pair.source, type.dtype, type.padded},
+            {pair.shape, pair.target, type.dtype, type.padded});
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_P(StagingToHost, BringsPackedElementsAsTheirBytes) {
+  for (const DType dtype : packed_dtypes()) {
+    for (const Dims& shape : {Dims{}, Dims{1}, Dims{8}, Dims{13}, Dims{3, 5}, Dims{7, 0}}) {
+      SCOPED_TRACE(dtype.name() + " of rank " + std::to_string(shape.size()));
+      const Spec spec{.shape = shape, .strides = row_major(shape), .dtype = dtype};
+      check(spec, spec);
+    }
+  }
+}
+
+TEST_P(StagingToHost, BringsFromAndToMisalignedAddresses) {
+  const Dims shape{9, 11};
+  for (size_t source = 0; source < 18; ++source) {
+    const size_t target = source * 7 % 16;
+    SCOPED_TRACE("from " + std::to_string(source) + " to " + std::to_string(target));
+    for (const Dims& strides : {row_major(shape), reversed(shape, 0, 2)}) {
+      check({.shape = shape, .strides = strides, .misalignment = source},
+            {.shape = shape, .strides = row_major(shape), .misalignment = target});
+    }
+  }
+}
+
+// Where the engine changes how it goes about it.
+TEST_P(StagingToHost, BringsEverySize) {
+  for (const int64_t around : {64 << 10, 256 << 10, 4 << 20, 16 << 20}) {
+    for (const int64_t size : {around - 1, around, around + 1}) {
+      if (around == 16 << 20 && size == around) continue;
+      SCOPED_TRACE(size);
+      const Spec spec{.shape = {size}, .strides = {1}, .dtype = test::kUint8};
+      check(spec, spec);
+      if (HasFailure()) return;
+    }
+  }
+}
+
+TEST_P(StagingToHost, BringsStridedElementsOfManyPieces) {
+  for (const Dims& shape : {Dims{331, 211, 7}, Dims{1500, 1500}}) {
+    SCOPED_TRACE(shape.size());
+    check({.shape = shape, .strides = reversed(shape, 1)},
+          {.shape = shape, .strides = row_major(shape, 2)});
+  }
+}
+
+TEST_P(StagingToHost, FollowsEveryKindOfStream) {
+  const Dims shape{40, 50};
+  for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoEdges}) {
+    SCOPED_TRACE(number);
+    const Spec target{.shape = shape, .strides = row_major(shape)};
+    for (const Dims& strides : {row_major(shape), reversed(shape)}) {
+      check_to_host(backend(), GetParam(), {.shape = shape, .strides = strides}, target,
+                    numbered(number));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ways, StagingToHost, testing::ValuesIn(ways_to_host()), WayName());
+
+}  // namespace
+}  // namespace dlbridge::contract

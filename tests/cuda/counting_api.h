@@ -1,0 +1,252 @@
+// A table of CUDA functions that counts, remembers what is registered and fails where it is told
+// to, and fences that pass when the test says so: for the parts of the module that need nothing
+// else of a device.
+//
+// One at a time in a process. Thread: any.
+#pragma once
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "cuda_api.h"
+#include "pinned_pool.h"
+
+namespace dlbridge::test {
+
+class CountingApi {
+ public:
+  CountingApi() {
+    EXPECT_EQ(g_current, nullptr);
+    g_current = this;
+    table_.host_register = [](void* address, size_t bytes, unsigned flags) {
+      return g_current->host_register(address, bytes, flags);
+    };
+    table_.host_unregister = [](void* address) { return g_current->host_unregister(address); };
+    table_.event_create_with_flags = [](cudaEvent_t* event, unsigned flags) {
+      return g_current->event_create(event, flags);
+    };
+    table_.event_destroy = [](cudaEvent_t event) { return g_current->event_destroy(event); };
+    table_.thread_exchange_stream_capture_mode = [](cudaStreamCaptureMode* mode) {
+      std::swap(*mode, g_mode);
+      return cudaSuccess;
+    };
+    table_.peek_at_last_error = [] { return g_last_error; };
+    table_.get_last_error = [] { return std::exchange(g_last_error, cudaSuccess); };
+  }
+  CountingApi(const CountingApi&) = delete;
+  CountingApi& operator=(const CountingApi&) = delete;
+  ~CountingApi() {
+    // What was left registered stayed mapped; the driver is gone now.
+    for (const auto& [address, bytes] : registered_) munmap(address, bytes);
+    g_current = nullptr;
+  }
+
+  const cuda::CudaApi& table() const { return table_; }
+
+  /// Called before every call below, with no lock of this held.
+  std::function<void()> on_call;
+  /// The call with this number, counted from 1, fails, and so do `failures` - 1 after it.
+  void fail_at(size_t number, cudaError_t error, size_t failures = 1) {
+    const std::lock_guard lock(mutex_);
+    fail_first_ = calls_ + number;
+    fail_last_ = fail_first_ + failures - 1;
+    error_ = error;
+  }
+  void fail_never() { fail_at(0, cudaSuccess, 0); }
+
+  struct Piece {
+    std::byte* address;
+    size_t bytes;
+    unsigned flags;
+    cudaStreamCaptureMode mode;
+  };
+  size_t calls() const { return locked(calls_); }
+  size_t registered() const { return locked(registered_bytes_); }
+  size_t most_registered() const { return locked(most_registered_); }
+  size_t events() const { return locked(events_.size()); }
+  std::vector<Piece> pieces() const { return locked(pieces_); }  ///< registered ever, in order
+  static cudaError_t& last_error() { return g_last_error; }
+  static cudaStreamCaptureMode& mode() { return g_mode; }
+
+ private:
+  template <typename T>
+  T locked(const T& value) const {
+    const std::lock_guard lock(mutex_);
+    return value;
+  }
+
+  cudaError_t begin() {
+    if (on_call) on_call();
+    const std::lock_guard lock(mutex_);
+    ++calls_;
+    if (calls_ < fail_first_ || calls_ > fail_last_) return cudaSuccess;
+    return g_last_error = error_;
+  }
+
+  cudaError_t host_register(void* address, size_t bytes, unsigned flags) {
+    if (const cudaError_t error = begin()) return error;
+    const std::lock_guard lock(mutex_);
+    EXPECT_TRUE(registered_.emplace(address, bytes).second);
+    registered_bytes_ += bytes;
+    most_registered_ = std::max(most_registered_, registered_bytes_);
+    pieces_.push_back({static_cast<std::byte*>(address), bytes, flags, g_mode});
+    return cudaSuccess;
+  }
+
+  cudaError_t host_unregister(void* address) {
+    if (const cudaError_t error = begin()) return error;
+    EXPECT_EQ(g_mode, cudaStreamCaptureModeRelaxed);
+    const std::lock_guard lock(mutex_);
+    const auto found = registered_.find(address);
+    if (found == registered_.end()) {
+      ADD_FAILURE() << "unregistering what is not registered";
+      return g_last_error = cudaErrorHostMemoryNotRegistered;
+    }
+    registered_bytes_ -= found->second;
+    registered_.erase(found);
+    return cudaSuccess;
+  }
+
+  cudaError_t event_create(cudaEvent_t* event, unsigned flags) {
+    if (const cudaError_t error = begin()) return error;
+    EXPECT_NE(flags & cudaEventDisableTiming, 0u);
+    const std::lock_guard lock(mutex_);
+    *event = reinterpret_cast<cudaEvent_t>(++last_event_ * 16);
+    events_.insert(*event);
+    return cudaSuccess;
+  }
+
+  cudaError_t event_destroy(cudaEvent_t event) {
+    if (const cudaError_t error = begin()) return error;
+    const std::lock_guard lock(mutex_);
+    EXPECT_EQ(events_.erase(event), 1u);
+    return cudaSuccess;
+  }
+
+  static inline CountingApi* g_current = nullptr;
+  static inline thread_local cudaError_t g_last_error = cudaSuccess;
+  static inline thread_local cudaStreamCaptureMode g_mode = cudaStreamCaptureModeGlobal;
+
+  cuda::CudaApi table_{};
+  mutable std::mutex mutex_;
+  size_t calls_ = 0;
+  size_t fail_first_ = 0;
+  size_t fail_last_ = 0;
+  cudaError_t error_ = cudaSuccess;
+  std::map<void*, size_t> registered_;
+  std::vector<Piece> pieces_;
+  size_t registered_bytes_ = 0;
+  size_t most_registered_ = 0;
+  std::set<cudaEvent_t> events_;
+  uintptr_t last_event_ = 0;
+};
+
+/// Fences of one device, and tickets: both pass at once unless held back.
+class TestFences final : public cuda::FenceSource {
+ public:
+  explicit TestFences(const CountingApi& api) : api_(api), events_(api.table(), 0) {}
+  ~TestFences() override = default;
+
+  /// A ticket that passes when the test says pass(), or fail().
+  cuda::PooledEvent ticket() {
+    cuda::PooledEvent event = events_.take();
+    const std::lock_guard lock(mutex_);
+    states_[event.get()] = 0;
+    fences_.erase(event.get());  // it may have been one before
+    return event;
+  }
+  cuda::PooledEvent passed_ticket() {
+    cuda::PooledEvent event = ticket();
+    pass(event.get());
+    return event;
+  }
+  void pass(cudaEvent_t event) { set(event, 1); }
+  void fail(cudaEvent_t event) { set(event, -1); }
+
+  /// From now on fences do not pass, until pass_fences().
+  void hold_fences() { new_fences_ = 0; }
+  void pass_new_fences() { new_fences_ = 1; }
+  void pass_fences() {
+    pass_new_fences();
+    const std::lock_guard lock(mutex_);
+    for (const cudaEvent_t event : fences_) states_[event] = 1;
+  }
+  void fail_fences() { new_fences_ = -1; }
+  /// From now on a fence passes when it is asked for `count` times.
+  void pass_fences_after(int count) {
+    new_fences_ = 0;
+    patience_ = count;
+  }
+  std::atomic<bool> no_device{false};    ///< fences are empty
+  std::atomic<bool> capturing{false};    ///< no fence now
+  std::atomic<bool> fence_fails{false};  ///< fences could not be taken
+  std::atomic<int> taken{0};             ///< fences
+  std::atomic<int> polls{0};
+
+  cuda::Fence fence() noexcept override {
+    if (api_.on_call) api_.on_call();
+    ++taken;
+    cuda::Fence fence;
+    fence.failed = fence_fails;
+    fence.capturing = capturing;
+    if (no_device || fence_fails || capturing) return fence;
+    try {
+      fence.events.push_back(ticket());
+    } catch (const Error&) {
+      fence.failed = true;
+      return fence;
+    }
+    const std::lock_guard lock(mutex_);
+    const cudaEvent_t event = fence.events.back().get();
+    states_[event] = new_fences_;
+    fences_.insert(event);
+    return fence;
+  }
+  int passed(const cuda::PooledEvent& event) noexcept override {
+    if (api_.on_call) api_.on_call();
+    ++polls;
+    const std::lock_guard lock(mutex_);
+    int& state = states_.at(event.get());
+    if (patience_ > 0 && state == 0 && fences_.contains(event.get()) && --patience_ == 0) state = 1;
+    return state;
+  }
+
+ private:
+  void set(cudaEvent_t event, int state) {
+    const std::lock_guard lock(mutex_);
+    states_[event] = state;
+  }
+
+  const CountingApi& api_;
+  cuda::EventPool events_;
+  std::mutex mutex_;
+  std::map<cudaEvent_t, int> states_;
+  std::set<cudaEvent_t> fences_;
+  std::atomic<int> new_fences_{1};
+  int patience_ = 0;
+};
+
+/// Whether the page at `address` is mapped.
+inline bool is_mapped(const void* address) {
+  unsigned char resident = 0;
+  const auto page = reinterpret_cast<uintptr_t>(address) & ~uintptr_t{4095};
+  return mincore(reinterpret_cast<void*>(page), 4096, &resident) == 0;
+}
+
+inline void expect_consistent(const cuda::PinnedStats& stats) {
+  EXPECT_EQ(stats.free + stats.owned + stats.in_flight + stats.quarantined + stats.leaked,
+            stats.registered);
+  for (const size_t bytes :
+       {stats.free, stats.owned, stats.in_flight, stats.quarantined, stats.leaked})
+    EXPECT_LE(bytes, stats.registered);
+}
+
+}  // namespace dlbridge::test

@@ -1,0 +1,255 @@
+// The simulator: stream capture, codes 900 to 908.
+#include <thread>
+
+#include "cuda_sim/sim_kit.h"
+
+namespace dlbridge::cuda_sim {
+namespace {
+
+template <class F>
+void on_another_thread(World& world, F&& body) {
+  std::thread([&] {
+    world.sim.use_device(1);
+    body();
+  }).join();
+}
+
+struct ModeCase {
+  cudaStreamCaptureMode capture;
+  cudaStreamCaptureMode thread;
+  bool own;  // the thread that captures asks
+  bool forbidden;
+};
+
+class SimCaptureModes : public ::testing::TestWithParam<ModeCase> {};
+
+TEST_P(SimCaptureModes, ForbidUnsafeCallsToWhomTheyConcern) {
+  const ModeCase& each = GetParam();
+  World world;
+  const cudaStream_t captured = world.stream();
+  const cudaEvent_t event = world.event();
+  ASSERT_CUDA(world.sim.begin_capture(captured, each.capture));
+  const auto ask = [&] {
+    cudaStreamCaptureMode mode = each.thread;
+    ASSERT_CUDA(world.api.thread_exchange_stream_capture_mode(&mode));
+    EXPECT_EQ(mode, cudaStreamCaptureModeGlobal);  // a thread's first
+    EXPECT_EQ(world.api.event_query(event),
+              each.forbidden ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+    ASSERT_CUDA(world.api.thread_exchange_stream_capture_mode(&mode));
+    EXPECT_EQ(mode, each.thread);
+  };
+  if (each.own) {
+    ask();
+  } else {
+    on_another_thread(world, ask);
+  }
+  cudaStreamCaptureStatus status;
+  ASSERT_CUDA(world.api.stream_is_capturing(captured, &status));
+  if (each.forbidden) {
+    EXPECT_EQ(status, cudaStreamCaptureStatusInvalidated);
+    EXPECT_EQ(world.sim.end_capture(captured), cudaErrorStreamCaptureInvalidated);
+    EXPECT_ONLY(world, ReportKind::capture_broken);
+  } else {
+    EXPECT_EQ(status, cudaStreamCaptureStatusActive);
+    EXPECT_CUDA(world.sim.end_capture(captured));
+    EXPECT_NO_REPORTS(world);
+  }
+}
+
+constexpr auto kGlobal = cudaStreamCaptureModeGlobal;
+constexpr auto kLocal = cudaStreamCaptureModeThreadLocal;
+constexpr auto kRelaxed = cudaStreamCaptureModeRelaxed;
+
+INSTANTIATE_TEST_SUITE_P(Sim, SimCaptureModes,
+                         ::testing::Values(ModeCase{kGlobal, kGlobal, false, true},
+                                           ModeCase{kGlobal, kLocal, false, false},
+                                           ModeCase{kGlobal, kRelaxed, false, false},
+                                           ModeCase{kLocal, kGlobal, false, false},
+                                           ModeCase{kRelaxed, kGlobal, false, false},
+                                           ModeCase{kGlobal, kGlobal, true, true},
+                                           ModeCase{kGlobal, kLocal, true, true},
+                                           ModeCase{kGlobal, kRelaxed, true, false},
+                                           ModeCase{kLocal, kGlobal, true, true},
+                                           ModeCase{kLocal, kLocal, true, true},
+                                           ModeCase{kRelaxed, kGlobal, true, false}));
+
+TEST(SimCapture, EveryUnsafeCallIsForbidden) {
+  World world;
+  const cudaStream_t captured = world.stream();
+  const cudaStream_t stream = world.stream();
+  const cudaEvent_t event = world.event();
+  PinnedBytes host(world.api, 64);
+  alignas(4096) static char other[4096];
+  void* memory = nullptr;
+  ASSERT_CUDA(world.api.malloc_async(&memory, 64, stream));
+  ASSERT_CUDA(world.sim.begin_capture(captured));
+  on_another_thread(world, [&] {
+    void* more = nullptr;
+    EXPECT_EQ(world.api.event_query(event), 900);
+    EXPECT_EQ(world.api.event_synchronize(event), 900);
+    EXPECT_EQ(world.api.stream_query(stream), 900);
+    EXPECT_EQ(world.api.stream_synchronize(stream), 900);
+    EXPECT_EQ(world.api.host_register(other, 64, 0), 900);
+    EXPECT_EQ(world.api.host_unregister(host.data()), 900);
+    EXPECT_EQ(world.api.malloc_async(&more, 64, stream), 900);
+    EXPECT_EQ(world.api.free_async(memory, stream), 900);
+    EXPECT_EQ(world.api.preload_kernels(), 900);
+  });
+  EXPECT_EQ(world.sim.reports_of(ReportKind::capture_broken), 9u);
+  EXPECT_EQ(world.sim.end_capture(captured), 901);
+  EXPECT_EQ(world.sim.leaks().registrations, 1u);
+  EXPECT_CUDA(world.api.free_async(memory, stream));
+}
+
+TEST(SimCapture, SafeCallsAreNot) {
+  World world;
+  const cudaStream_t captured = world.stream();
+  const cudaStream_t stream = world.stream();
+  void* memory = world.sim.device_alloc(64);
+  PinnedBytes host(world.api, 64);
+  ASSERT_CUDA(world.sim.begin_capture(captured));
+  on_another_thread(world, [&] {
+    world.copy(host.data(), memory, 64, stream);
+    world.edge(stream, world.stream());
+    cudaPointerAttributes attributes;
+    EXPECT_CUDA(world.api.pointer_get_attributes(&attributes, memory));
+  });
+  EXPECT_CUDA(world.sim.end_capture(captured));
+  world.sim.finish();
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimCapture, TakesOperationsInsteadOfRunningThem) {
+  World world;
+  const cudaStream_t captured = world.stream();
+  void* memory = world.sim.device_alloc(64);
+  world.sim.write(memory, pattern(64, 1));
+  ASSERT_CUDA(world.sim.begin_capture(captured));
+  world.sim.enqueue_write(captured, memory, pattern(64, 2));
+  EXPECT_CUDA(world.sim.end_capture(captured));
+  EXPECT_EQ(world.sim.captured_operations(), 1u);
+  world.sim.finish();
+  EXPECT_EQ(world.read(memory, 64), pattern(64, 1));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimCapture, HostMayNotWaitForACapturedStreamWhateverTheMode) {
+  for (const bool query : {false, true}) {
+    World world;
+    const cudaStream_t captured = world.stream();
+    ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
+    cudaStreamCaptureMode mode = kRelaxed;
+    world.api.thread_exchange_stream_capture_mode(&mode);
+    EXPECT_EQ(query ? world.api.stream_query(captured) : world.api.stream_synchronize(captured),
+              900);
+    EXPECT_EQ(world.api.memcpy_async(nullptr, nullptr, 0, cudaMemcpyDefault, captured), 901);
+    EXPECT_EQ(world.sim.end_capture(captured), 901);
+    EXPECT_ONLY(world, ReportKind::capture_broken);
+  }
+}
+
+TEST(SimCapture, LegacyStreamIsUnusableWhileABlockingStreamIsCaptured) {
+  for (const unsigned flags : {unsigned{cudaStreamDefault}, unsigned{cudaStreamNonBlocking}}) {
+    const bool blocking = flags == cudaStreamDefault;
+    World world;
+    const cudaStream_t captured = world.stream(flags);
+    const cudaEvent_t event = world.event();
+    ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    EXPECT_EQ(world.api.stream_is_capturing(cudaStreamLegacy, &status), blocking ? 906 : 0);
+    EXPECT_CUDA(world.api.stream_is_capturing(captured, &status));
+    EXPECT_EQ(status, cudaStreamCaptureStatusActive);  // asking breaks nothing
+    EXPECT_NO_REPORTS(world);
+    EXPECT_EQ(world.api.event_record(event, cudaStreamLegacy), blocking ? 906 : 0);
+    EXPECT_EQ(world.sim.end_capture(captured), blocking ? 901 : 0);
+    if (blocking) {
+      EXPECT_ONLY(world, ReportKind::capture_broken);
+    } else {
+      EXPECT_NO_REPORTS(world);
+    }
+  }
+}
+
+TEST(SimCapture, CapturedEventsAreNotForTheHost) {
+  for (const bool query : {false, true}) {
+    World world;
+    const cudaStream_t captured = world.stream();
+    const cudaEvent_t event = world.event();
+    ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
+    ASSERT_CUDA(world.api.event_record(event, captured));
+    EXPECT_NO_REPORTS(world);
+    EXPECT_EQ(query ? world.api.event_query(event) : world.api.event_synchronize(event), 907);
+    EXPECT_EQ(world.sim.end_capture(captured), 901);
+    EXPECT_ONLY(world, ReportKind::capture_broken);
+  }
+}
+
+TEST(SimCapture, JoinsStreamsThroughEventsAndWantsThemBack) {
+  for (const bool back : {false, true}) {
+    World world;
+    const cudaStream_t origin = world.stream();
+    const cudaStream_t branch = world.stream();
+    ASSERT_CUDA(world.sim.begin_capture(origin));
+    world.edge(origin, branch);
+    cudaStreamCaptureStatus status;
+    ASSERT_CUDA(world.api.stream_is_capturing(branch, &status));
+    EXPECT_EQ(status, cudaStreamCaptureStatusActive);
+    world.sim.enqueue_kernel(branch, {}, {});
+    if (back) world.edge(branch, origin);
+    EXPECT_EQ(world.sim.end_capture(origin), back ? 0 : 904);
+    ASSERT_CUDA(world.api.stream_is_capturing(branch, &status));
+    EXPECT_EQ(status, cudaStreamCaptureStatusNone);
+    EXPECT_NO_REPORTS(world);
+  }
+}
+
+TEST(SimCapture, RefusesEdgesAcrossItsBorder) {
+  World world;
+  const cudaStream_t first = world.stream();
+  const cudaStream_t second = world.stream();
+  const cudaStream_t outside = world.stream();
+  const cudaEvent_t event = world.event();
+  ASSERT_CUDA(world.api.event_record(event, outside));
+  ASSERT_CUDA(world.sim.begin_capture(first));
+  EXPECT_EQ(world.api.stream_wait_event(first, event, 0), 905);
+  EXPECT_EQ(world.sim.end_capture(first), 901);
+  EXPECT_ONLY(world, ReportKind::capture_broken);
+
+  ASSERT_CUDA(world.sim.begin_capture(first));
+  ASSERT_CUDA(world.sim.begin_capture(second));
+  ASSERT_CUDA(world.api.event_record(event, first));
+  EXPECT_EQ(world.api.stream_wait_event(second, event, 0), 902);
+  EXPECT_EQ(world.sim.end_capture(first), 901);
+  EXPECT_EQ(world.sim.end_capture(second), 901);
+  EXPECT_ONLY(world, ReportKind::capture_broken);
+
+  ASSERT_CUDA(world.sim.begin_capture(first));
+  ASSERT_CUDA(world.api.event_record(event, first));
+  EXPECT_EQ(world.api.stream_wait_event(cudaStreamLegacy, event, 0), 906);
+  EXPECT_EQ(world.sim.end_capture(first), 901);
+  EXPECT_ONLY(world, ReportKind::capture_broken);
+}
+
+TEST(SimCapture, EndsWhereItBegan) {
+  World world;
+  const cudaStream_t origin = world.stream();
+  const cudaStream_t branch = world.stream();
+  ASSERT_CUDA(world.sim.begin_capture(origin));
+  on_another_thread(world, [&] { EXPECT_EQ(world.sim.end_capture(origin), 908); });
+  EXPECT_EQ(world.sim.end_capture(origin), 901);
+  EXPECT_ONLY(world, ReportKind::capture_broken);
+  ASSERT_CUDA(world.sim.begin_capture(origin));
+  world.edge(origin, branch);
+  EXPECT_EQ(world.sim.end_capture(branch), 903);
+  EXPECT_EQ(world.sim.end_capture(origin), 901);
+  EXPECT_ONLY(world, ReportKind::capture_broken);
+  EXPECT_EQ(world.sim.begin_capture(cudaStreamLegacy), 900);
+  ASSERT_CUDA(world.sim.begin_capture(origin, kRelaxed));
+  EXPECT_EQ(world.sim.begin_capture(origin), cudaErrorIllegalState);
+  on_another_thread(world, [&] { EXPECT_CUDA(world.sim.end_capture(origin)); });
+  EXPECT_EQ(world.sim.end_capture(origin), cudaErrorIllegalState);
+  EXPECT_NO_REPORTS(world);
+}
+
+}  // namespace
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,279 @@
+// The simulator: drivers, devices, contexts, dead devices, faults.
+#include <stdexcept>
+#include <thread>
+
+#include "cuda_sim/sim_kit.h"
+
+namespace dlbridge::cuda_sim {
+namespace {
+
+struct DriverCase {
+  Driver driver;
+  cudaError_t answer;
+  int version;
+  bool has_functions;
+};
+
+class SimDriver : public ::testing::TestWithParam<DriverCase> {};
+
+TEST_P(SimDriver, SaysWhatIsMissing) {
+  Config config;
+  config.driver = GetParam().driver;
+  const Simulator sim(config);
+  int count = -1;
+  int version = -1;
+  EXPECT_EQ(sim.api().get_device_count(&count), GetParam().answer);
+  EXPECT_EQ(count, GetParam().driver == Driver::present ? 2 : 0);
+  EXPECT_CUDA(sim.api().driver_get_version(&version));
+  EXPECT_EQ(version, GetParam().version);
+  EXPECT_CUDA(sim.api().runtime_get_version(&version));
+  EXPECT_EQ(version, 13000);
+  EXPECT_EQ(sim.api().ctx_get_current != nullptr, GetParam().has_functions);
+  if (GetParam().answer != cudaSuccess) {
+    cudaEvent_t event;
+    EXPECT_EQ(sim.api().event_create_with_flags(&event, 0), GetParam().answer);
+    EXPECT_EQ(sim.api().get_last_error(), GetParam().answer);
+  }
+  EXPECT_TRUE(sim.reports().empty());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Sim, SimDriver,
+    ::testing::Values(DriverCase{Driver::present, cudaSuccess, 13000, true},
+                      DriverCase{Driver::absent, cudaErrorInsufficientDriver, 0, false},
+                      DriverCase{Driver::too_old, cudaErrorInsufficientDriver, 11040, false},
+                      DriverCase{Driver::no_device, cudaErrorNoDevice, 13000, true}));
+
+TEST(SimContexts, DeviceZeroHasNoneUntilSomebodyMakesIt) {
+  World world;
+  unsigned flags;
+  int active = -1;
+  EXPECT_EQ(world.api.device_primary_ctx_get_state(0, &flags, &active), CUDA_SUCCESS);
+  EXPECT_EQ(active, 0);
+  EXPECT_EQ(world.api.device_primary_ctx_get_state(1, &flags, &active), CUDA_SUCCESS);
+  EXPECT_EQ(active, 1);
+  EXPECT_CUDA(world.api.set_device(1));
+  EXPECT_NO_REPORTS(world);
+  EXPECT_CUDA(world.api.set_device(0));
+  EXPECT_TRUE(world.sim.context_active(0));
+  EXPECT_ONLY(world, ReportKind::context_created);
+  EXPECT_EQ(world.api.set_device(2), cudaErrorInvalidDevice);
+}
+
+TEST(SimContexts, CallsOfAThreadWithoutOneMakeThatOfDeviceZero) {
+  World world;
+  const cudaEvent_t event = world.event();
+  std::thread([&] {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    int value;
+    EXPECT_CUDA(world.api.device_get_attribute(&value, cudaDevAttrWarpSize, 1));
+    EXPECT_CUDA(world.api.event_query(event));
+    EXPECT_CUDA(world.api.event_synchronize(event));
+    CUcontext current;
+    EXPECT_EQ(world.api.ctx_get_current(&current), CUDA_SUCCESS);
+    EXPECT_EQ(current, nullptr);
+    EXPECT_NO_REPORTS(world);  // those do not
+    EXPECT_CUDA(world.api.thread_exchange_stream_capture_mode(&mode));
+    EXPECT_EQ(world.sim.context_stack(), std::vector<int>{0});
+    EXPECT_ONLY(world, ReportKind::context_created);
+  }).join();
+}
+
+TEST(SimContexts, PushAndPopMakeNone) {
+  World world;
+  world.sim.use_no_device();
+  CUcontext context = world.sim.make_context(1);
+  EXPECT_EQ(world.api.ctx_push_current(context), CUDA_SUCCESS);
+  EXPECT_EQ(world.sim.context_stack(), std::vector<int>{1});
+  world.event();
+  CUcontext popped = nullptr;
+  EXPECT_EQ(world.api.ctx_pop_current(&popped), CUDA_SUCCESS);
+  EXPECT_EQ(popped, context);
+  EXPECT_TRUE(world.sim.context_stack().empty());
+  EXPECT_NO_REPORTS(world);
+  EXPECT_EQ(world.api.ctx_pop_current(&popped), CUDA_ERROR_INVALID_CONTEXT);
+  EXPECT_ONLY(world, ReportKind::wrong_context);
+}
+
+TEST(SimContexts, DevicesAreAsManyAsAskedFor) {
+  Config config;
+  config.devices = 1;
+  Simulator sim(config);
+  int count = 0;
+  EXPECT_CUDA(sim.api().get_device_count(&count));
+  EXPECT_EQ(count, 1);
+  EXPECT_FALSE(sim.context_active(0));
+  EXPECT_THROW(sim.device_alloc(1, 1), std::out_of_range);
+  int value = 0;
+  EXPECT_EQ(sim.api().device_get_attribute(&value, cudaDevAttrWarpSize, 1), cudaErrorInvalidDevice);
+  EXPECT_CUDA(sim.api().device_get_attribute(&value, cudaDevAttrWarpSize, 0));
+  EXPECT_EQ(value, 32);
+  sim.set_attribute(cudaDevAttrWarpSize, 64);
+  EXPECT_CUDA(sim.api().device_get_attribute(&value, cudaDevAttrWarpSize, 0));
+  EXPECT_EQ(value, 64);
+}
+
+TEST(SimContexts, StacksBelongToThreads) {
+  World world;
+  std::thread([&] { EXPECT_TRUE(world.sim.context_stack().empty()); }).join();
+  EXPECT_EQ(world.sim.context_stack(), std::vector<int>{1});
+}
+
+TEST(SimContexts, RetainAndReleaseAreCounted) {
+  World world;
+  CUcontext context = nullptr;
+  EXPECT_EQ(world.api.device_primary_ctx_retain(&context, 1), CUDA_SUCCESS);
+  EXPECT_EQ(world.sim.leaks().retained_contexts, 1u);
+  EXPECT_EQ(world.api.device_primary_ctx_release(1), CUDA_SUCCESS);
+  EXPECT_TRUE(world.sim.context_active(1));  // the runtime holds it
+  EXPECT_NO_REPORTS(world);
+  EXPECT_EQ(world.api.device_primary_ctx_release(1), CUDA_ERROR_INVALID_CONTEXT);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_EQ(world.api.device_primary_ctx_retain(&context, 0), CUDA_SUCCESS);
+  EXPECT_ONLY(world, ReportKind::context_created);
+  EXPECT_EQ(world.api.ctx_push_current(context), CUDA_SUCCESS);
+  cudaEvent_t event = world.event();
+  CUcontext popped;
+  world.api.ctx_pop_current(&popped);
+  EXPECT_EQ(world.api.device_primary_ctx_release(0), CUDA_SUCCESS);
+  EXPECT_ONLY(world, ReportKind::context_destroyed);
+  EXPECT_FALSE(world.sim.context_active(0));
+  EXPECT_EQ(world.api.event_query(event), cudaErrorContextIsDestroyed);
+  EXPECT_EQ(world.api.ctx_push_current(context), CUDA_ERROR_CONTEXT_IS_DESTROYED);
+}
+
+TEST(SimContexts, EventsAreRecordedOnStreamsOfTheirOwnDevice) {
+  World world;
+  const cudaEvent_t event = world.event();
+  const cudaStream_t here = world.stream(cudaStreamNonBlocking, 1);
+  const cudaStream_t there = world.stream(cudaStreamNonBlocking, 0);
+  EXPECT_CUDA(world.api.event_record(event, here));
+  EXPECT_CUDA(world.api.stream_wait_event(there, event, 0));  // which may be another's
+  EXPECT_NO_REPORTS(world);
+  EXPECT_EQ(world.api.event_record(event, there), cudaErrorInvalidResourceHandle);
+  EXPECT_ONLY(world, ReportKind::wrong_context);
+  world.sim.use_device(0);
+  EXPECT_EQ(world.api.event_record(event, cudaStreamLegacy), cudaErrorInvalidResourceHandle);
+  EXPECT_ONLY(world, ReportKind::wrong_context);
+  EXPECT_CUDA(world.api.event_record(event, here));  // a created stream knows its device
+  EXPECT_NO_REPORTS(world);
+  int device = -1;
+  EXPECT_CUDA(world.api.stream_get_device(here, &device));
+  EXPECT_EQ(device, 1);
+  EXPECT_CUDA(world.api.stream_get_device(cudaStreamLegacy, &device));
+  EXPECT_EQ(device, 0);
+}
+
+TEST(SimFailure, DeadDeviceAnswersItsCodeToEverything) {
+  World world;
+  const cudaStream_t stream = world.stream();
+  const cudaEvent_t event = world.event();
+  void* memory = world.sim.device_alloc(64);
+  PinnedBytes host(world.api, 64);
+  world.sim.hold();
+  world.copy(host.data(), memory, 64, stream);
+  ASSERT_CUDA(world.api.event_record(event, stream));
+  std::thread waiter(
+      [&] { EXPECT_EQ(world.api.event_synchronize(event), cudaErrorIllegalAddress); });
+  ASSERT_TRUE(world.sim.wait_until_blocked(1));
+  world.sim.kill_device(1, cudaErrorIllegalAddress);
+  waiter.join();
+  world.sim.go();
+  EXPECT_EQ(world.api.event_query(event), cudaErrorIllegalAddress);
+  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorIllegalAddress);
+  EXPECT_EQ(world.api.memcpy_async(host.data(), memory, 64, cudaMemcpyDefault, stream),
+            cudaErrorIllegalAddress);
+  EXPECT_EQ(world.api.event_destroy(event), cudaErrorIllegalAddress);
+  EXPECT_EQ(world.api.host_unregister(host.data()), cudaErrorIllegalAddress);
+  EXPECT_EQ(world.api.get_last_error(), cudaErrorIllegalAddress);
+  EXPECT_EQ(world.api.get_last_error(), cudaErrorIllegalAddress);  // it does not go away
+  world.sim.use_device(0);
+  world.event();  // the other device lives
+  world.sim.use_device(1);
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimFailure, FaultingKernelKillsItsDeviceWhenItRuns) {
+  World world(schedule(Schedule::lazy));
+  const cudaStream_t stream = world.stream();
+  const cudaStream_t other = world.stream();
+  world.sim.enqueue_fault(stream, cudaErrorLaunchFailure);
+  EXPECT_CUDA(world.api.stream_synchronize(other));
+  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
+  EXPECT_EQ(world.api.stream_synchronize(other), cudaErrorLaunchFailure);
+}
+
+TEST(SimFailure, ResetLosesEverythingOfTheDevice) {
+  World world;
+  const cudaEvent_t event = world.event();
+  const cudaStream_t stream = world.stream();
+  void* memory = world.sim.device_alloc(64);
+  world.sim.hold();
+  world.sim.enqueue_write(stream, memory, Bytes(64));
+  ASSERT_CUDA(world.api.event_record(event, stream));
+  std::thread waiter(
+      [&] { EXPECT_EQ(world.api.event_synchronize(event), cudaErrorContextIsDestroyed); });
+  ASSERT_TRUE(world.sim.wait_until_blocked(1));
+  world.sim.reset_device(1);
+  waiter.join();
+  world.sim.go();
+  EXPECT_FALSE(world.sim.context_active(1));
+  EXPECT_EQ(world.api.event_query(event), cudaErrorContextIsDestroyed);
+  EXPECT_TRUE(world.sim.leaks().none());
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimFailure, TheNthCallFailsAndHasNoEffect) {
+  World world;
+  const cudaStream_t stream = world.stream();
+  world.sim.fail({"event_create_with_flags", 2, cudaErrorMemoryAllocation, false});
+  cudaEvent_t first = nullptr;
+  cudaEvent_t second = nullptr;
+  EXPECT_CUDA(world.api.event_create_with_flags(&first, 0));
+  EXPECT_EQ(world.sim.faults_struck(), 0);
+  EXPECT_EQ(world.api.event_create_with_flags(&second, 0), cudaErrorMemoryAllocation);
+  EXPECT_EQ(second, nullptr);
+  EXPECT_EQ(world.sim.faults_struck(), 1);
+  EXPECT_EQ(world.sim.leaks().events, 1u);
+  EXPECT_EQ(world.api.get_last_error(), cudaErrorMemoryAllocation);
+  EXPECT_CUDA(world.api.event_create_with_flags(&second, 0));
+  world.sim.fail({"", 3, cudaErrorUnknown, false});
+  EXPECT_CUDA(world.api.event_record(first, stream));
+  EXPECT_CUDA(world.api.peek_at_last_error());  // cannot fail, not counted
+  CUcontext current;
+  EXPECT_EQ(world.api.ctx_get_current(&current), CUDA_SUCCESS);
+  EXPECT_EQ(world.api.ctx_push_current(current), CUDA_ERROR_UNKNOWN);
+  EXPECT_EQ(world.sim.context_stack(), std::vector<int>{1});
+  EXPECT_CUDA(world.api.get_last_error());  // the driver leaves none
+  EXPECT_EQ(world.sim.calls("event_create_with_flags"), 3u);
+  EXPECT_EQ(world.sim.total_calls(), 6u);
+  EXPECT_EQ(world.sim.calls("peek_at_last_error"), 1u);
+}
+
+TEST(SimFailure, StickyFaultKillsTheCurrentDevice) {
+  World world;
+  const cudaStream_t stream = world.stream();
+  world.sim.fail({"stream_query", 1, cudaErrorLaunchFailure, true});
+  EXPECT_EQ(world.api.stream_query(stream), cudaErrorLaunchFailure);
+  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
+}
+
+TEST(SimLeaks, AreCountedByKind) {
+  World world;
+  cudaStream_t stream = nullptr;
+  ASSERT_CUDA(world.api.stream_create_with_flags(&stream, cudaStreamNonBlocking));
+  const cudaEvent_t event = world.event(cudaEventBlockingSync);
+  EXPECT_EQ(world.sim.leaks().streams, 1u);
+  EXPECT_EQ(world.sim.leaks().events, 1u);
+  EXPECT_FALSE(world.sim.leaks().none());
+  ASSERT_CUDA(world.api.stream_destroy(stream));
+  ASSERT_CUDA(world.api.event_destroy(event));
+  EXPECT_TRUE(world.sim.leaks().none()) << world.sim.leaks().text();
+  EXPECT_EQ(world.sim.created_stream_flags(), std::vector<unsigned>{cudaStreamNonBlocking});
+  EXPECT_EQ(world.sim.created_event_flags(), std::vector<unsigned>{cudaEventBlockingSync});
+  world.stream();  // a test's own is no leak
+  EXPECT_TRUE(world.sim.leaks().none());
+}
+
+}  // namespace
+}  // namespace dlbridge::cuda_sim

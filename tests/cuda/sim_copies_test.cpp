@@ -1,0 +1,424 @@
+// The simulator: memory and copies.
+#include <algorithm>
+#include <random>
+#include <thread>
+
+#include "cuda_sim/byte_set.h"
+#include "cuda_sim/sim_kit.h"
+
+namespace dlbridge::cuda_sim {
+namespace {
+
+constexpr size_t kCount = 4096;
+
+// In a child, which must not return into the test.
+void touch_device_memory() {
+  World world;
+  auto* memory = static_cast<volatile char*>(world.sim.device_alloc(kCount));
+  memory[0] = 1;
+}
+
+TEST(SimMemoryDeathTest, HostCannotTouchDeviceMemory) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  EXPECT_DEATH(touch_device_memory(), "");
+}
+
+TEST(SimCopies, EveryKindThatFitsThePointers) {
+  World world;
+  auto* device = static_cast<char*>(world.sim.device_alloc(2 * kCount));
+  PinnedBytes host(world.api, 2 * kCount);
+  void* managed = world.sim.managed_alloc(kCount);
+  const cudaStream_t s = world.stream();
+  struct Case {
+    void* target;
+    const void* source;
+    cudaMemcpyKind kind;
+    bool fits;
+  };
+  const Case cases[] = {
+      {device, host.data(), cudaMemcpyHostToDevice, true},
+      {device, host.data(), cudaMemcpyDefault, true},
+      {device, host.data(), cudaMemcpyDeviceToHost, false},
+      {device, host.data(), cudaMemcpyDeviceToDevice, false},
+      {host.data(), device, cudaMemcpyDeviceToHost, true},
+      {host.data(), device, cudaMemcpyHostToDevice, false},
+      {host.data(), device, cudaMemcpyHostToHost, false},
+      {device, device + kCount, cudaMemcpyDeviceToDevice, true},
+      {host.data(), host.data() + kCount, cudaMemcpyHostToHost, true},
+      {managed, device, cudaMemcpyDeviceToDevice, true},
+      {managed, device, cudaMemcpyDeviceToHost, true},
+      {managed, host.data(), cudaMemcpyHostToDevice, true},
+  };
+  for (const Case& each : cases) {
+    const cudaError_t answer =
+        world.api.memcpy_async(each.target, each.source, kCount, each.kind, s);
+    if (each.fits) {
+      EXPECT_CUDA(answer);
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_EQ(answer, cudaErrorInvalidValue);
+      EXPECT_ONLY(world, ReportKind::bad_argument);
+    }
+  }
+  world.sim.finish();
+}
+
+TEST(SimCopies, RefusesWhatReachesPastItsMemory) {
+  World world;
+  auto* device = static_cast<char*>(world.sim.device_alloc(kCount));
+  PinnedBytes host(world.api, 2 * kCount);
+  const cudaStream_t s = world.stream();
+  EXPECT_EQ(world.api.memcpy_async(device + 1, host.data(), kCount, cudaMemcpyDefault, s),
+            cudaErrorInvalidValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_EQ(world.api.memcpy_async(device, nullptr, kCount, cudaMemcpyDefault, s),
+            cudaErrorInvalidValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_EQ(world.api.memcpy_async(device, device + 8, 16, cudaMemcpyDefault, s),
+            cudaErrorInvalidValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_CUDA(world.api.memcpy_async(nullptr, nullptr, 0, cudaMemcpyDefault, s));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimCopies, TwoDimensionsMoveTheirRowsAndNothingElse) {
+  World world;
+  constexpr size_t kWidth = 5, kRows = 7, kPitch = 16, kHostPitch = 8;
+  auto* device = static_cast<char*>(world.sim.device_alloc(kPitch * kRows));
+  PinnedBytes host(world.api, kHostPitch * kRows);
+  const Bytes all = pattern(kPitch * kRows, 3);
+  world.sim.write(device, all);
+  const cudaStream_t s = world.stream();
+  ASSERT_CUDA(world.api.memcpy_2d_async(host.data(), kHostPitch, device, kPitch, kWidth, kRows,
+                                        cudaMemcpyDeviceToHost, s));
+  ASSERT_CUDA(world.api.stream_synchronize(s));
+  for (size_t y = 0; y < kRows; ++y) {
+    for (size_t x = 0; x < kHostPitch; ++x) {
+      EXPECT_EQ(host.data()[y * kHostPitch + x], x < kWidth ? all[y * kPitch + x] : 0xEE);
+    }
+  }
+  EXPECT_EQ(world.api.memcpy_2d_async(host.data(), kWidth - 1, device, kPitch, kWidth, kRows,
+                                      cudaMemcpyDeviceToHost, s),
+            cudaErrorInvalidPitchValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_EQ(world.api.memcpy_2d_async(host.data(), size_t{1} << 31, device, kPitch, kWidth, 1,
+                                      cudaMemcpyDeviceToHost, s),
+            cudaErrorInvalidPitchValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+}
+
+TEST(SimCopies, InterleavedRowsDoNotRace) {
+  for (const size_t shift : {size_t{8}, size_t{7}}) {
+    World world;
+    auto* device = static_cast<char*>(world.sim.device_alloc(16 * 64));
+    PinnedBytes a(world.api, 8 * 64);
+    PinnedBytes b(world.api, 8 * 64);
+    ASSERT_CUDA(world.api.memcpy_2d_async(device, 16, a.data(), 8, 8, 63, cudaMemcpyDefault,
+                                          world.stream()));
+    ASSERT_CUDA(world.api.memcpy_2d_async(device + shift, 16, b.data(), 8, 8, 63, cudaMemcpyDefault,
+                                          world.stream()));
+    if (shift == 8) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::race);
+    }
+    world.sim.finish();
+  }
+}
+
+TEST(SimCopies, ThreeDimensionsMoveTheirBox) {
+  World world;
+  constexpr size_t kPitch = 16, kHeight = 6, kDepth = 4;
+  void* device = world.sim.device_alloc(kPitch * kHeight * kDepth);
+  const Bytes all = pattern(kPitch * kHeight * kDepth, 9);
+  world.sim.write(device, all);
+  PinnedBytes host(world.api, 3 * 2 * 2);
+  const cudaStream_t s = world.stream();
+  cudaMemcpy3DParms parms = {};
+  parms.srcPtr = {device, kPitch, kPitch, kHeight};
+  parms.srcPos = {4, 3, 1};
+  parms.dstPtr = {host.data(), 3, 3, 2};
+  parms.extent = {3, 2, 2};
+  parms.kind = cudaMemcpyDeviceToHost;
+  ASSERT_CUDA(world.api.memcpy_3d_async(&parms, s));
+  ASSERT_CUDA(world.api.stream_synchronize(s));
+  for (size_t z = 0; z < 2; ++z) {
+    for (size_t y = 0; y < 2; ++y) {
+      for (size_t x = 0; x < 3; ++x) {
+        EXPECT_EQ(host.data()[(z * 2 + y) * 3 + x],
+                  all[((z + 1) * kHeight + y + 3) * kPitch + x + 4]);
+      }
+    }
+  }
+  parms.dstPtr.ysize = 1;
+  EXPECT_EQ(world.api.memcpy_3d_async(&parms, s), cudaErrorInvalidValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  parms.dstPtr.ysize = 2;
+  parms.srcPos.x = kPitch - 2;
+  EXPECT_EQ(world.api.memcpy_3d_async(&parms, s), cudaErrorInvalidPitchValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+}
+
+TEST(SimCopies, OneCopyMustNotCrossASeam) {
+  World world;
+  void* device = world.sim.device_alloc(4 * kCount);
+  auto* pages = static_cast<char*>(std::aligned_alloc(4096, 3 * 4096));
+  ASSERT_CUDA(world.api.host_register(pages, 4096, cudaHostRegisterPortable));
+  ASSERT_CUDA(world.api.host_register(pages + 4096, 4096, cudaHostRegisterPortable));
+  const cudaStream_t s = world.stream();
+  world.copy(device, pages, 4096, s);
+  world.copy(device, pages + 4096, 4096, s);
+  EXPECT_NO_REPORTS(world);
+  for (const auto& [from, count] : {std::pair{4095, 2}, {0, 8192}, {8191, 2}}) {
+    EXPECT_EQ(world.api.memcpy_async(device, pages + from, static_cast<size_t>(count),
+                                     cudaMemcpyDefault, s),
+              cudaErrorInvalidValue);
+    EXPECT_ONLY(world, ReportKind::seam_crossed);
+  }
+  EXPECT_EQ(world.api.memcpy_2d_async(device, 4, pages + 4094, 4, 1, 2, cudaMemcpyDefault, s),
+            cudaErrorInvalidValue);
+  EXPECT_ONLY(world, ReportKind::seam_crossed);
+  world.sim.finish();
+  EXPECT_CUDA(world.api.host_unregister(pages));
+  EXPECT_CUDA(world.api.host_unregister(pages + 4096));
+  std::free(pages);
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
+  Config config;
+  config.max_registration_bytes = 4 * 4096;
+  World world(config);
+  auto* pages = static_cast<char*>(std::aligned_alloc(4096, 8 * 4096));
+  EXPECT_EQ(world.api.host_register(pages, 5 * 4096, 0), cudaErrorInvalidValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  ASSERT_CUDA(world.api.host_register(pages, 4096 + 1, 0));
+  EXPECT_EQ(world.api.host_register(pages, 4096, 0), cudaErrorHostMemoryAlreadyRegistered);
+  EXPECT_EQ(world.api.host_register(pages + 8000, 10, 0), cudaErrorHostMemoryAlreadyRegistered);
+  EXPECT_CUDA(world.api.host_register(pages + 8192, 10, 0));
+  EXPECT_EQ(world.sim.registered_bytes(), 4096u + 1 + 10);
+  EXPECT_EQ(world.sim.leaks().registrations, 2u);
+  world.sim.set_registration_limit(4096 + 1 + 10 + 5);
+  EXPECT_EQ(world.api.host_register(pages + 4 * 4096, 6, 0), cudaErrorMemoryAllocation);
+  EXPECT_CUDA(world.api.host_register(pages + 4 * 4096, 5, 0));
+  EXPECT_NO_REPORTS(world);
+  EXPECT_EQ(world.api.host_unregister(pages + 1), cudaErrorHostMemoryNotRegistered);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_CUDA(world.api.host_unregister(pages));
+  EXPECT_CUDA(world.api.host_unregister(pages + 8192));
+  EXPECT_CUDA(world.api.host_unregister(pages + 4 * 4096));
+  EXPECT_TRUE(world.sim.leaks().none());
+  EXPECT_EQ(world.sim.peak_registered_bytes(), 4096u + 1 + 10 + 5);
+  std::free(pages);
+}
+
+TEST(SimRegistration, WithoutPortableItIsPinnedForItsOwnContextAlone) {
+  for (const unsigned flags : {0u, unsigned{cudaHostRegisterPortable}}) {
+    World world;
+    PinnedBytes host(world.api, kCount, flags);
+    world.sim.use_device(0);
+    cudaPointerAttributes attributes;
+    ASSERT_CUDA(world.api.pointer_get_attributes(&attributes, host.data()));
+    EXPECT_EQ(attributes.type, flags != 0 ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered);
+    world.sim.use_device(1);
+  }
+}
+
+TEST(SimMemory, PointersSayWhatTheyAre) {
+  World world;
+  auto* device = static_cast<char*>(world.sim.device_alloc(kCount));
+  auto* managed = static_cast<char*>(world.sim.managed_alloc(kCount));
+  PinnedBytes host(world.api, kCount);
+  char local = 0;
+  struct Case {
+    void* pointer;
+    cudaMemoryType type;
+    int device;
+    bool on_device;
+    bool on_host;
+  };
+  const Case cases[] = {{device + 7, cudaMemoryTypeDevice, 1, true, false},
+                        {managed + 7, cudaMemoryTypeManaged, 1, true, true},
+                        {host.data() + 7, cudaMemoryTypeHost, 1, true, true},
+                        {&local, cudaMemoryTypeUnregistered, cudaInvalidDeviceId, false, false}};
+  for (const Case& each : cases) {
+    cudaPointerAttributes attributes;
+    ASSERT_CUDA(world.api.pointer_get_attributes(&attributes, each.pointer));
+    EXPECT_EQ(attributes.type, each.type);
+    EXPECT_EQ(attributes.device, each.device);
+    EXPECT_EQ(attributes.devicePointer, each.on_device ? each.pointer : nullptr);
+    EXPECT_EQ(attributes.hostPointer, each.on_host ? each.pointer : nullptr);
+  }
+  managed[0] = 5;  // the host may
+  EXPECT_EQ(world.read(managed, 1), Bytes{5});
+}
+
+TEST(SimPageable, SynchronousCopyIsOverAtItsReturn) {
+  Config config = schedule(Schedule::lazy);
+  config.pageable = Pageable::synchronous;
+  World world(config);
+  void* device = world.sim.device_alloc(kCount);
+  Bytes host = pattern(kCount, 1);
+  world.copy(device, host.data(), kCount, world.stream());
+  EXPECT_EQ(world.sim.pending_operations(), 0u);
+  world.sim.host_wrote(host.data(), kCount);
+  EXPECT_EQ(world.read(device, kCount), host);
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimPageable, StagedCopyHasReadItsSourceAtItsReturn) {
+  Config config = schedule(Schedule::lazy);
+  config.pageable = Pageable::staged;
+  World world(config);
+  void* device = world.sim.device_alloc(kCount);
+  const cudaStream_t s = world.stream();
+  {
+    Bytes host = pattern(kCount, 1);
+    world.copy(device, host.data(), kCount, s);
+    world.sim.host_wrote(host.data(), kCount);
+    std::fill(host.begin(), host.end(), uint8_t{0});
+  }
+  EXPECT_EQ(world.sim.pending_operations(), 1u);
+  world.sim.host_wrote(device, kCount);
+  EXPECT_ONLY(world, ReportKind::race);
+  world.sim.synchronize(s);
+  EXPECT_EQ(world.read(device, kCount), pattern(kCount, 1));
+  Bytes back(kCount);  // the other way is synchronous
+  world.copy(back.data(), device, kCount, s);
+  EXPECT_EQ(back, pattern(kCount, 1));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimPageable, DeferredCopyReadsItsSourceLater) {
+  Config config = schedule(Schedule::lazy);
+  config.pageable = Pageable::deferred;
+  World world(config);
+  void* device = world.sim.device_alloc(kCount);
+  const cudaStream_t s = world.stream();
+  Bytes host = pattern(kCount, 1);
+  world.copy(device, host.data(), kCount, s);
+  ++host[77];
+  world.sim.synchronize(s);
+  EXPECT_ONLY(world, ReportKind::host_source_changed);
+}
+
+TEST(SimPageable, EachWayIsDrawn) {
+  int pending = 0;
+  int over = 0;
+  for (uint64_t seed = 1; seed <= 30; ++seed) {
+    World world(schedule(Schedule::lazy, seed));
+    void* device = world.sim.device_alloc(kCount);
+    Bytes host(kCount);
+    world.copy(device, host.data(), kCount, world.stream());
+    ++(world.sim.pending_operations() == 0 ? over : pending);
+    world.sim.finish();
+  }
+  EXPECT_GT(pending, 5);
+  EXPECT_GT(over, 3);
+}
+
+TEST(SimPageable, SynchronousCopyBlocksWhileTheDeviceIsHeld) {
+  Config config;
+  config.pageable = Pageable::synchronous;
+  World world(config);
+  void* device = world.sim.device_alloc(kCount);
+  const cudaStream_t s = world.stream();
+  Bytes host(kCount);
+  world.sim.hold();
+  std::thread copier([&] {
+    world.sim.use_device(1);
+    world.copy(device, host.data(), kCount, s);
+  });
+  ASSERT_TRUE(world.sim.wait_until_blocked(1));
+  world.sim.go();
+  copier.join();
+}
+
+TEST(SimMemory, AsyncAllocationsAreCountedAndLimited) {
+  World world;
+  const cudaStream_t s = world.stream();
+  void* a = nullptr;
+  void* b = nullptr;
+  world.sim.set_device_memory_limit(3 * kCount);
+  ASSERT_CUDA(world.api.malloc_async(&a, kCount, s));
+  ASSERT_CUDA(world.api.malloc_async(&b, 2 * kCount, s));
+  void* c = a;
+  EXPECT_EQ(world.api.malloc_async(&c, 1, s), cudaErrorMemoryAllocation);
+  EXPECT_EQ(c, nullptr);
+  EXPECT_EQ(world.sim.async_bytes(), 3 * kCount);
+  EXPECT_EQ(world.sim.leaks().async_allocations, 2u);
+  EXPECT_EQ(world.read(a, kCount), Bytes(kCount, 0xDB));
+  ASSERT_CUDA(world.api.free_async(b, s));
+  ASSERT_CUDA(world.api.malloc_async(&b, 2 * kCount, s));
+  ASSERT_CUDA(world.api.free_async(a, s));
+  ASSERT_CUDA(world.api.free_async(b, s));
+  EXPECT_CUDA(world.api.free_async(nullptr, s));
+  EXPECT_EQ(world.sim.peak_async_bytes(), 3 * kCount);
+  EXPECT_EQ(world.sim.async_bytes(), 0u);
+  EXPECT_TRUE(world.sim.leaks().none());
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimMemory, FreedAddressesDoNotPileUp) {
+  World world;
+  const cudaStream_t s = world.stream();
+  for (int i = 0; i < 40000; ++i) {  // twice as many mappings as a process may have
+    void* memory = nullptr;
+    ASSERT_CUDA(world.api.malloc_async(&memory, 1, s));
+    ASSERT_CUDA(world.api.free_async(memory, s));
+    if (i % 100 == 0) {
+      ASSERT_CUDA(world.api.stream_synchronize(s));
+    }
+  }
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimByteSet, OverlapIsExact) {
+  std::mt19937 random(7);
+  const auto draw = [&](int below) {
+    return static_cast<int64_t>(random() % static_cast<unsigned>(below));
+  };
+  int overlapping = 0;
+  for (int round = 0; round < 3000; ++round) {
+    std::vector<ByteSet> sets;
+    std::vector<std::set<uintptr_t>> bytes;
+    for (int which = 0; which < 2; ++which) {
+      const auto base = static_cast<uintptr_t>(1000 + draw(60));
+      const auto run = static_cast<size_t>(1 + draw(4));
+      ByteSet set(reinterpret_cast<const void*>(base), run);
+      std::set<uintptr_t> expected;
+      for (size_t i = 0; i < run; ++i) expected.insert(base + i);
+      for (int64_t rank = draw(3); rank > 0; --rank) {
+        const int64_t count = draw(8) == 0 ? 0 : 1 + draw(4);
+        const int64_t stride = draw(40) - 20;
+        set.repeat(count, stride);
+        std::set<uintptr_t> all;
+        for (int64_t i = 0; i < count; ++i) {
+          for (const uintptr_t at : expected) all.insert(at + static_cast<uintptr_t>(i * stride));
+        }
+        expected = all;
+      }
+      std::set<uintptr_t> visited;
+      set.each_run([&](uintptr_t at, size_t n) {
+        for (size_t i = 0; i < n; ++i) visited.insert(at + i);
+      });
+      ASSERT_EQ(visited, expected);
+      if (!expected.empty()) {
+        ASSERT_EQ(set.begin(), *expected.begin());
+        ASSERT_EQ(set.end(), *expected.rbegin() + 1);
+      }
+      sets.push_back(set);
+      bytes.push_back(expected);
+    }
+    const bool meet = std::any_of(bytes[0].begin(), bytes[0].end(),
+                                  [&](uintptr_t at) { return bytes[1].count(at) != 0; });
+    ASSERT_EQ(sets[0].overlaps(sets[1]), meet);
+    ASSERT_EQ(sets[1].overlaps(sets[0]), meet);
+    overlapping += meet;
+  }
+  EXPECT_GT(overlapping, 300);
+  EXPECT_LT(overlapping, 2700);
+}
+
+}  // namespace
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,170 @@
+// The simulator: pack kernels run their own bodies, and touch what their strides say.
+#include "cuda_sim/sim_kit.h"
+
+namespace dlbridge::cuda_sim {
+namespace {
+
+using cuda::KernelId;
+using cuda::PackParams;
+
+// rows x columns of 4 bytes, transposed into a contiguous target.
+PackParams transposed(const void* source, void* target, int64_t rows, int64_t columns) {
+  PackParams params = {};
+  params.source = source;
+  params.target = target;
+  params.rank = 2;
+  params.element_bytes = 4;
+  params.count = rows * columns;
+  params.extent[0] = rows;
+  params.extent[1] = columns;
+  params.source_stride_bytes[0] = 4 * columns;
+  params.source_stride_bytes[1] = 4;
+  params.target_stride_bytes[0] = 4;
+  params.target_stride_bytes[1] = 4 * rows;
+  return params;
+}
+
+// Every `step`-th of `count` elements of 4 bytes, on both sides.
+PackParams every(const void* source, void* target, int64_t count, int64_t step) {
+  PackParams params = {};
+  params.source = source;
+  params.target = target;
+  params.rank = 1;
+  params.element_bytes = 4;
+  params.count = count;
+  params.extent[0] = count;
+  params.source_stride_bytes[0] = params.target_stride_bytes[0] = 4 * step;
+  return params;
+}
+
+TEST(SimKernels, RunTheirOwnBodies) {
+  for (const KernelId kernel : {KernelId::strided, KernelId::transpose}) {
+    World world(schedule(Schedule::lazy));
+    constexpr int64_t kRows = 37, kColumns = 45;
+    constexpr size_t kBytes = 4 * kRows * kColumns;
+    void* source = world.sim.device_alloc(kBytes);
+    void* target = world.sim.device_alloc(kBytes);
+    const Bytes all = pattern(kBytes, 5);
+    world.sim.write(source, all);
+    ASSERT_CUDA(world.api.preload_kernels());
+    const cudaStream_t stream = world.stream();
+    {
+      PackParams params = transposed(source, target, kRows, kColumns);
+      ASSERT_CUDA(world.api.launch(kernel, params, stream));
+      std::memset(&params, 0xFF, sizeof params);  // copied at the call
+    }
+    ASSERT_CUDA(world.api.stream_synchronize(stream));
+    Bytes expected(kBytes);
+    for (size_t row = 0; row < kRows; ++row) {
+      for (size_t column = 0; column < kColumns; ++column) {
+        std::memcpy(&expected[4 * (column * kRows + row)], &all[4 * (row * kColumns + column)], 4);
+      }
+    }
+    EXPECT_EQ(world.read(target, kBytes), expected);
+    EXPECT_NO_REPORTS(world);
+  }
+}
+
+TEST(SimKernels, FirstLaunchWantsAPreloadOnItsDevice) {
+  for (const bool preload : {false, true}) {
+    World world;
+    auto* memory = static_cast<char*>(world.sim.device_alloc(128));
+    if (preload) {
+      ASSERT_CUDA(world.api.preload_kernels());
+    }
+    const cudaStream_t stream = world.stream();
+    ASSERT_CUDA(world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream));
+    if (preload) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::lazy_kernel_load);
+    }
+    ASSERT_CUDA(world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream));
+    EXPECT_NO_REPORTS(world);
+  }
+}
+
+TEST(SimKernels, InterleavedElementsDoNotRace) {
+  for (const bool meet : {false, true}) {
+    World world;
+    auto* source = static_cast<char*>(world.sim.device_alloc(1024));
+    auto* target = static_cast<char*>(world.sim.device_alloc(1024));
+    ASSERT_CUDA(world.api.preload_kernels());
+    ASSERT_CUDA(world.api.launch(KernelId::strided, every(source, target, 50, 2), world.stream()));
+    PackParams backwards = every(source, target + (meet ? 8 * 49 : 8 * 49 + 4), 50, 2);
+    backwards.target_stride_bytes[0] = -8;
+    ASSERT_CUDA(world.api.launch(KernelId::strided, backwards, world.stream()));
+    if (meet) {
+      EXPECT_ONLY(world, ReportKind::race);
+    } else {
+      EXPECT_NO_REPORTS(world);
+    }
+  }
+}
+
+TEST(SimKernels, WantTheirStreamsContext) {
+  World world;
+  auto* memory = static_cast<char*>(world.sim.device_alloc(128));
+  const cudaStream_t stream = world.stream();
+  ASSERT_CUDA(world.api.preload_kernels());
+  world.sim.use_device(0);
+  EXPECT_EQ(world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream),
+            cudaErrorInvalidResourceHandle);
+  EXPECT_ONLY(world, ReportKind::wrong_context);
+}
+
+TEST(SimKernels, FaultOnWhatTheyCannotReach) {
+  World world;
+  auto* memory = static_cast<char*>(world.sim.device_alloc(128));
+  char host[64] = {};
+  ASSERT_CUDA(world.api.preload_kernels());
+  const cudaStream_t stream = world.stream();
+  EXPECT_EQ(world.api.launch(KernelId::strided, every(memory, memory + 64, 0, 1), stream),
+            cudaErrorInvalidConfiguration);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  PackParams wrong = every(memory, memory + 64, 4, 1);
+  wrong.count = 5;
+  EXPECT_EQ(world.api.launch(KernelId::strided, wrong, stream), cudaErrorInvalidValue);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_CUDA(world.api.launch(KernelId::strided, every(memory, host, 4, 1), stream));
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorIllegalAddress);
+}
+
+TEST(SimKernels, ReachRegisteredMemory) {
+  World world;
+  void* memory = world.sim.device_alloc(64);
+  world.sim.write(memory, pattern(64, 2));
+  PinnedBytes host(world.api, 64);
+  ASSERT_CUDA(world.api.preload_kernels());
+  const cudaStream_t stream = world.stream();
+  ASSERT_CUDA(world.api.launch(KernelId::strided, every(memory, host.data(), 16, 1), stream));
+  ASSERT_CUDA(world.api.stream_synchronize(stream));
+  EXPECT_EQ(host.copy(64), pattern(64, 2));
+  EXPECT_NO_REPORTS(world);
+}
+
+#ifdef DLBRIDGE_CUDA_MUTANTS
+TEST(SimKernels, ParametersByReferenceAreReadLate) {
+  for (const bool changed : {false, true}) {
+    World world(schedule(Schedule::lazy));
+    auto* memory = static_cast<char*>(world.sim.device_alloc(128));
+    ASSERT_CUDA(world.api.preload_kernels());
+    PackParams params = every(memory, memory + 64, 4, 1);
+    PackParams given = params;
+    given.by_reference = &params;
+    const cudaStream_t stream = world.stream();
+    ASSERT_CUDA(world.api.launch(KernelId::strided, given, stream));
+    if (changed) params.target = memory + 32;
+    ASSERT_CUDA(world.api.stream_synchronize(stream));
+    if (changed) {
+      EXPECT_ONLY(world, ReportKind::host_source_changed);
+    } else {
+      EXPECT_NO_REPORTS(world);
+    }
+  }
+}
+#endif
+
+}  // namespace
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,289 @@
+// The simulator: each kind of mistake is reported, and its correct twin is not.
+#include "cuda_sim/sim_kit.h"
+
+namespace dlbridge::cuda_sim {
+namespace {
+
+constexpr size_t kCount = 256;
+
+class SimRaces : public EverySchedule {};
+FOR_EVERY_SCHEDULE(SimRaces);
+
+TEST_P(SimRaces, TwoStreamsWithoutAnEdge) {
+  for (const bool edge : {false, true}) {
+    World world(config());
+    void* memory = world.sim.device_alloc(kCount);
+    PinnedBytes host(world.api, kCount);
+    const cudaStream_t producer = world.stream();
+    const cudaStream_t lane = world.stream();
+    world.sim.enqueue_write(producer, memory, pattern(kCount, 1));
+    if (edge) world.edge(producer, lane);
+    world.copy(host.data(), memory, kCount, lane);
+    if (edge) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::race);
+    }
+    world.sim.finish();
+  }
+}
+
+TEST_P(SimRaces, WriteAfterReadNeedsAnEdgeToo) {
+  for (const bool edge : {false, true}) {
+    World world(config());
+    void* memory = world.sim.device_alloc(kCount);
+    PinnedBytes host(world.api, kCount);
+    const cudaStream_t producer = world.stream();
+    const cudaStream_t lane = world.stream();
+    world.copy(host.data(), memory, kCount, lane);
+    if (edge) world.edge(lane, producer);
+    world.sim.enqueue_write(producer, memory, pattern(kCount, 1));
+    if (edge) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::race);
+    }
+    world.sim.finish();
+  }
+}
+
+TEST_P(SimRaces, TwoReadersAreNone) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  world.sim.enqueue_read(world.stream(), memory, kCount);
+  world.sim.enqueue_read(world.stream(), memory, kCount);
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST_P(SimRaces, NeighbouringBytesAreNone) {
+  World world(config());
+  auto* memory = static_cast<char*>(world.sim.device_alloc(2 * kCount));
+  world.sim.enqueue_write(world.stream(), memory, Bytes(kCount));
+  world.sim.enqueue_write(world.stream(), memory + kCount, Bytes(kCount));
+  EXPECT_NO_REPORTS(world);
+  world.sim.enqueue_write(world.stream(), memory + kCount - 1, Bytes(1));
+  EXPECT_ONLY(world, ReportKind::race);
+}
+
+TEST_P(SimRaces, OrderIsTransitiveThroughStreamsAndTheHost) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  const cudaStream_t a = world.stream();
+  const cudaStream_t b = world.stream();
+  const cudaStream_t c = world.stream();
+  world.sim.enqueue_write(a, memory, Bytes(kCount));
+  world.edge(a, b);
+  world.edge(b, c);
+  world.sim.enqueue_write(c, memory, Bytes(kCount));
+  world.sim.synchronize(c);
+  world.sim.enqueue_write(world.stream(), memory, Bytes(kCount));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST_P(SimRaces, HostReadsBeforeWaiting) {
+  for (const bool wait : {false, true}) {
+    World world(config());
+    void* memory = world.sim.device_alloc(kCount);
+    PinnedBytes host(world.api, kCount);
+    const cudaStream_t lane = world.stream();
+    world.copy(host.data(), memory, kCount, lane);
+    if (wait) {
+      ASSERT_CUDA(world.api.stream_synchronize(lane));
+    }
+    world.sim.host_read(host.data() + kCount - 1, 1);
+    if (wait) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::race);
+    }
+    world.sim.finish();
+  }
+}
+
+TEST_P(SimRaces, HostWritesBeforeWaiting) {
+  for (const bool wait : {false, true}) {
+    World world(config());
+    void* memory = world.sim.device_alloc(kCount);
+    PinnedBytes host(world.api, kCount);
+    const cudaStream_t lane = world.stream();
+    world.copy(memory, host.data(), kCount, lane);
+    world.sim.host_read(host.data(), kCount);  // reading what is read is nothing
+    if (wait) {
+      ASSERT_CUDA(world.api.stream_synchronize(lane));
+    }
+    world.sim.host_wrote(host.data(), 1);
+    if (wait) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::race);
+    }
+    world.sim.finish();
+  }
+}
+
+TEST(SimHost, WaitingForOneStreamSaysNothingOfAnother) {
+  World world;
+  void* memory = world.sim.device_alloc(kCount);
+  PinnedBytes host(world.api, kCount);
+  const cudaStream_t lane = world.stream();
+  world.copy(host.data(), memory, kCount, lane);
+  world.sim.synchronize(world.stream());
+  world.sim.host_read(host.data(), kCount);
+  EXPECT_ONLY(world, ReportKind::race);
+  world.sim.finish();
+}
+
+TEST(SimHost, HostSourceChangedBeforeItWasRead) {
+  for (const bool wait : {false, true}) {
+    for (const size_t changed : {size_t{0}, kCount / 2, kCount - 1}) {
+      World world(schedule(Schedule::lazy));
+      void* memory = world.sim.device_alloc(kCount);
+      PinnedBytes host(world.api, kCount);
+      const cudaStream_t lane = world.stream();
+      world.copy(memory, host.data(), kCount, lane);
+      if (wait) {
+        ASSERT_CUDA(world.api.stream_synchronize(lane));
+      }
+      ++host.data()[changed];
+      ASSERT_CUDA(world.api.stream_synchronize(lane));
+      if (wait) {
+        EXPECT_NO_REPORTS(world);
+      } else {
+        EXPECT_ONLY(world, ReportKind::host_source_changed);
+      }
+    }
+  }
+}
+
+TEST(SimHost, HostSourceThatTheDeviceWritesFirstIsNotHashed) {
+  World world(schedule(Schedule::lazy));
+  auto* memory = static_cast<char*>(world.sim.device_alloc(2 * kCount));
+  PinnedBytes host(world.api, kCount);
+  const cudaStream_t lane = world.stream();
+  world.sim.enqueue_write(lane, memory, pattern(kCount, 1));
+  world.copy(host.data(), memory, kCount, lane);
+  world.copy(memory + kCount, host.data(), kCount, lane);
+  world.copy(host.data(), memory, kCount, lane);  // nor does a later writer count
+  ASSERT_CUDA(world.api.stream_synchronize(lane));
+  EXPECT_EQ(world.read(memory + kCount, kCount), pattern(kCount, 1));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST_P(SimRaces, DeviceMemoryFreedWhilePending) {
+  for (const bool wait : {false, true}) {
+    World world(config());
+    void* memory = world.sim.device_alloc(kCount);
+    const cudaStream_t lane = world.stream();
+    world.sim.enqueue_write(lane, memory, Bytes(kCount));
+    if (wait) world.sim.synchronize(lane);
+    world.sim.device_free(memory);
+    if (wait) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::freed_while_pending);
+    }
+    world.sim.finish();
+  }
+}
+
+TEST_P(SimRaces, UnregisteredWhilePending) {
+  for (const bool wait : {false, true}) {
+    World world(config());
+    void* memory = world.sim.device_alloc(kCount);
+    const cudaStream_t lane = world.stream();
+    {
+      PinnedBytes host(world.api, kCount);
+      world.copy(memory, host.data(), kCount, lane);
+      if (wait) world.sim.synchronize(lane);
+    }
+    if (wait) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::freed_while_pending);
+    }
+    world.sim.finish();  // touches the memory that is gone no more
+  }
+}
+
+TEST_P(SimRaces, UseAfterFree) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  PinnedBytes host(world.api, kCount);
+  world.sim.device_free(memory);
+  EXPECT_NO_REPORTS(world);
+  EXPECT_EQ(world.api.memcpy_async(host.data(), memory, kCount, cudaMemcpyDefault, world.stream()),
+            cudaErrorInvalidValue);
+  EXPECT_ONLY(world, ReportKind::use_after_destroy);
+}
+
+TEST_P(SimRaces, AllocationIsUsableInStreamOrderOnly) {
+  for (const bool edge : {false, true}) {
+    World world(config());
+    const cudaStream_t a = world.stream();
+    const cudaStream_t b = world.stream();
+    void* memory = nullptr;
+    ASSERT_CUDA(world.api.malloc_async(&memory, kCount, a));
+    if (edge) world.edge(a, b);
+    world.sim.enqueue_write(b, memory, Bytes(kCount));
+    if (edge) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::race);
+    }
+    if (edge) world.edge(b, a);
+    ASSERT_CUDA(world.api.free_async(memory, a));
+    if (edge) {
+      EXPECT_NO_REPORTS(world);
+    } else {
+      EXPECT_ONLY(world, ReportKind::freed_while_pending);
+    }
+    world.sim.enqueue_write(a, memory, Bytes(kCount));
+    EXPECT_ONLY(world, ReportKind::use_after_destroy);
+    EXPECT_EQ(world.api.free_async(memory, a), cudaErrorInvalidValue);
+    EXPECT_ONLY(world, ReportKind::use_after_destroy);
+    EXPECT_EQ(world.sim.leaks().async_allocations, 0u);
+  }
+}
+
+TEST_P(SimRaces, DestroyedHandles) {
+  World world(config());
+  cudaStream_t stream = nullptr;
+  ASSERT_CUDA(world.api.stream_create_with_flags(&stream, cudaStreamNonBlocking));
+  const cudaEvent_t event = world.event();
+  ASSERT_CUDA(world.api.event_record(event, stream));
+  ASSERT_CUDA(world.api.stream_destroy(stream));
+  EXPECT_CUDA(world.api.event_synchronize(event));
+  ASSERT_CUDA(world.api.event_destroy(event));
+  EXPECT_NO_REPORTS(world);
+  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorInvalidResourceHandle);
+  EXPECT_ONLY(world, ReportKind::use_after_destroy);
+  EXPECT_EQ(world.api.event_query(event), cudaErrorInvalidResourceHandle);
+  EXPECT_ONLY(world, ReportKind::use_after_destroy);
+  EXPECT_EQ(world.api.stream_query(reinterpret_cast<cudaStream_t>(0x1234)),
+            cudaErrorInvalidResourceHandle);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_EQ(world.api.stream_destroy(cudaStreamLegacy), cudaErrorInvalidResourceHandle);
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+}
+
+TEST_P(SimRaces, OneAddressAgainIsOrderedByItsAllocator) {
+  Config wanted = config();
+  wanted.reuse_addresses = true;
+  World world(wanted);
+  const cudaStream_t a = world.stream();
+  void* first = nullptr;
+  ASSERT_CUDA(world.api.malloc_async(&first, kCount, a));
+  world.sim.enqueue_write(a, first, pattern(kCount, 1));
+  ASSERT_CUDA(world.api.free_async(first, a));
+  void* second = nullptr;
+  ASSERT_CUDA(world.api.malloc_async(&second, kCount, a));
+  ASSERT_EQ(first, second);
+  world.sim.enqueue_write(a, second, pattern(kCount, 2));
+  world.sim.synchronize(a);
+  EXPECT_EQ(world.read(second, kCount), pattern(kCount, 2));
+  EXPECT_NO_REPORTS(world);
+  EXPECT_EQ(world.sim.peak_async_bytes(), kCount);
+}
+
+}  // namespace
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,348 @@
+// The simulator: what comes after what, and what runs when.
+#include <thread>
+
+#include "cuda_sim/sim_kit.h"
+
+namespace dlbridge::cuda_sim {
+namespace {
+
+constexpr size_t kCount = 64;
+
+class SimStreams : public EverySchedule {};
+FOR_EVERY_SCHEDULE(SimStreams);
+
+TEST_P(SimStreams, RunInOrderOfTheCalls) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  PinnedBytes host(world.api, kCount);
+  const cudaStream_t stream = world.stream();
+  for (uint8_t i = 0; i < 20; ++i) {
+    world.sim.enqueue_write(stream, memory, pattern(kCount, i));
+  }
+  world.copy(host.data(), memory, kCount, stream);
+  ASSERT_CUDA(world.api.stream_synchronize(stream));
+  EXPECT_EQ(host.copy(kCount), pattern(kCount, 19));
+  EXPECT_NO_REPORTS(world);
+}
+
+struct LegacyCase {
+  unsigned flags;
+  bool ordered;
+};
+
+TEST_P(SimStreams, LegacyStreamIsOrderedWithBlockingStreamsBothWays) {
+  for (const bool legacy_first : {true, false}) {
+    for (const LegacyCase& each :
+         {LegacyCase{cudaStreamDefault, true}, LegacyCase{cudaStreamNonBlocking, false}}) {
+      World world(config());
+      void* memory = world.sim.device_alloc(kCount);
+      const cudaStream_t other = world.stream(each.flags);
+      world.sim.enqueue_write(legacy_first ? cudaStreamLegacy : other, memory, pattern(kCount, 1));
+      world.sim.enqueue_write(legacy_first ? other : cudaStreamLegacy, memory, pattern(kCount, 2));
+      if (each.ordered) {
+        EXPECT_NO_REPORTS(world);
+        world.sim.finish();
+        EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 2));
+      } else {
+        EXPECT_ONLY(world, ReportKind::race);
+      }
+    }
+  }
+}
+
+TEST_P(SimStreams, LegacyStreamsOfTwoDevicesAreNotOrdered) {
+  World world(config());
+  void* memory = world.sim.managed_alloc(kCount);
+  world.sim.use_device(0);
+  const cudaStream_t other = world.stream(cudaStreamDefault, 0);
+  PinnedBytes host(world.api, kCount);
+  world.sim.enqueue_kernel(other, {}, {{host.data(), kCount}});
+  world.sim.use_device(1);
+  world.sim.enqueue_kernel(cudaStreamLegacy, {{host.data(), kCount}}, {{memory, kCount}});
+  EXPECT_ONLY(world, ReportKind::race);
+  world.sim.finish();
+}
+
+TEST_P(SimStreams, HandleZeroIsTheLegacyStream) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  world.sim.enqueue_write(nullptr, memory, pattern(kCount, 1));
+  world.sim.enqueue_write(cudaStreamLegacy, memory, pattern(kCount, 2));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST_P(SimStreams, PerThreadStreamIsAnotherOnEachThread) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 1));
+  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 2));
+  EXPECT_NO_REPORTS(world);
+  std::thread([&] {
+    world.sim.use_device(1);
+    world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 3));
+  }).join();
+  EXPECT_ONLY(world, ReportKind::race);
+}
+
+TEST_P(SimStreams, PerThreadStreamIsOrderedWithTheLegacyStream) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 1));
+  world.sim.enqueue_write(cudaStreamLegacy, memory, pattern(kCount, 2));
+  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 3));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST_P(SimStreams, EventsOrderStreamsAndTheHost) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  PinnedBytes host(world.api, kCount);
+  const cudaStream_t producer = world.stream();
+  const cudaStream_t lane = world.stream();
+  world.sim.enqueue_write(producer, memory, pattern(kCount, 5));
+  world.edge(producer, lane);
+  world.copy(host.data(), memory, kCount, lane);
+  const cudaEvent_t done = world.event(cudaEventDisableTiming | cudaEventBlockingSync);
+  ASSERT_CUDA(world.api.event_record(done, lane));
+  ASSERT_CUDA(world.api.event_synchronize(done));
+  world.sim.host_read(host.data(), kCount);
+  EXPECT_EQ(host.copy(kCount), pattern(kCount, 5));
+  EXPECT_CUDA(world.api.event_destroy(done));
+  EXPECT_NO_REPORTS(world);
+  EXPECT_EQ(world.sim.spinning_waits(), 0u);
+}
+
+TEST_P(SimStreams, WaitTakesTheEventAsItIsThen) {
+  World world(config());
+  void* memory = world.sim.device_alloc(2 * kCount);
+  auto* second = static_cast<char*>(memory) + kCount;
+  const cudaStream_t a = world.stream();
+  const cudaStream_t b = world.stream();
+  const cudaEvent_t event = world.event();
+  world.sim.enqueue_write(a, memory, pattern(kCount, 1));
+  ASSERT_CUDA(world.api.event_record(event, a));
+  ASSERT_CUDA(world.api.stream_wait_event(b, event, 0));
+  world.sim.enqueue_write(a, second, pattern(kCount, 2));
+  ASSERT_CUDA(world.api.event_record(event, a));  // which the wait before does not see
+  world.sim.enqueue_read(b, memory, kCount);
+  EXPECT_NO_REPORTS(world);
+  world.sim.enqueue_read(b, second, kCount);
+  EXPECT_ONLY(world, ReportKind::race);
+}
+
+TEST_P(SimStreams, WaitBeforeTheRecordOrdersNothing) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  const cudaStream_t a = world.stream();
+  const cudaStream_t b = world.stream();
+  const cudaEvent_t event = world.event();
+  ASSERT_CUDA(world.api.stream_wait_event(b, event, 0));
+  world.sim.enqueue_write(a, memory, pattern(kCount, 1));
+  ASSERT_CUDA(world.api.event_record(event, a));
+  world.sim.enqueue_read(b, memory, kCount);
+  EXPECT_ONLY(world, ReportKind::race);
+}
+
+TEST_P(SimStreams, UnrecordedEventIsComplete) {
+  World world(config());
+  const cudaEvent_t event = world.event();
+  EXPECT_CUDA(world.api.event_query(event));
+  EXPECT_CUDA(world.api.event_synchronize(event));
+  EXPECT_CUDA(world.api.stream_wait_event(world.stream(), event, 0));
+}
+
+TEST_P(SimStreams, DestroyedWhilePendingTheyStillOrder) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  cudaStream_t a = nullptr;
+  ASSERT_CUDA(world.api.stream_create_with_flags(&a, cudaStreamDefault));
+  const cudaStream_t b = world.stream();
+  world.sim.hold();
+  world.sim.enqueue_write(a, memory, pattern(kCount, 1));
+  world.edge(a, b);                          // destroys its event
+  EXPECT_CUDA(world.api.stream_destroy(a));  // neither of the two blocks
+  world.sim.enqueue_write(b, memory, pattern(kCount, 2));
+  world.sim.go();
+  world.edge(cudaStreamLegacy, b);  // a was a blocking one
+  ASSERT_CUDA(world.api.stream_synchronize(b));
+  EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 2));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST_P(SimStreams, LegacyStreamComesAfterADestroyedBlockingStream) {
+  World world(config());
+  void* memory = world.sim.device_alloc(kCount);
+  const cudaStream_t gone = world.stream(cudaStreamDefault);
+  world.sim.enqueue_write(gone, memory, pattern(kCount, 1));
+  EXPECT_CUDA(world.api.stream_destroy(gone));
+  world.sim.enqueue_write(cudaStreamLegacy, memory, pattern(kCount, 2));
+  EXPECT_CUDA(world.api.stream_synchronize(cudaStreamLegacy));
+  EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 2));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimSchedule, LazyRunsTheCausesOfWhatIsWaitedForAndNoMore) {
+  World world(schedule(Schedule::lazy));
+  void* memory = world.sim.device_alloc(3 * kCount);
+  auto* bytes = static_cast<char*>(memory);
+  const cudaStream_t a = world.stream();
+  const cudaStream_t b = world.stream();
+  const cudaStream_t unrelated = world.stream();
+  world.sim.enqueue_write(a, bytes, pattern(kCount, 1));
+  world.edge(a, b);
+  world.sim.enqueue_write(a, bytes + kCount, pattern(kCount, 2));  // after what b waits for
+  world.sim.enqueue_write(unrelated, bytes + 2 * kCount, pattern(kCount, 3));
+  ASSERT_CUDA(world.api.stream_synchronize(b));
+  EXPECT_EQ(world.read(bytes, kCount), pattern(kCount, 1));
+  EXPECT_NE(world.read(bytes + kCount, kCount), pattern(kCount, 2));
+  EXPECT_NE(world.read(bytes + 2 * kCount, kCount), pattern(kCount, 3));
+  world.sim.finish();
+  EXPECT_EQ(world.read(bytes + 2 * kCount, kCount), pattern(kCount, 3));
+}
+
+TEST(SimSchedule, EagerRunsEverythingAtTheCall) {
+  World world;
+  void* memory = world.sim.device_alloc(kCount);
+  world.sim.enqueue_write(world.stream(), memory, pattern(kCount, 1));
+  EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 1));
+  EXPECT_EQ(world.sim.pending_operations(), 0u);
+}
+
+TEST(SimSchedule, RandomInterleavesDifferentlyBySeed) {
+  std::set<std::vector<int>> orders;
+  for (uint64_t seed = 1; seed <= 20; ++seed) {
+    World world(schedule(Schedule::random, seed));
+    void* memory = world.sim.device_alloc(kCount);
+    std::vector<int> order;
+    const cudaStream_t streams[] = {world.stream(), world.stream(), world.stream()};
+    for (int i = 0; i < 9; ++i) {
+      world.sim.enqueue_kernel(streams[i % 3], {{memory, kCount}}, {},
+                               [&order, i](const std::vector<void*>&) { order.push_back(i); });
+    }
+    world.sim.finish();
+    ASSERT_EQ(order.size(), 9u);
+    orders.insert(order);
+  }
+  EXPECT_GT(orders.size(), 5u);
+}
+
+TEST(SimSchedule, QueryAnswersNotReadyThenMakesProgress) {
+  std::set<int> seen;
+  for (uint64_t seed = 1; seed <= 40; ++seed) {
+    World world(schedule(Schedule::lazy, seed));
+    void* memory = world.sim.device_alloc(kCount);
+    const cudaStream_t stream = world.stream();
+    const cudaEvent_t event = world.event();
+    world.sim.enqueue_write(stream, memory, pattern(kCount, 1));
+    ASSERT_CUDA(world.api.event_record(event, stream));
+    int refusals = 0;
+    cudaError_t answer;
+    while ((answer = world.api.event_query(event)) == cudaErrorNotReady) ++refusals;
+    ASSERT_CUDA(answer);
+    EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 1));
+    world.sim.host_wrote(memory, kCount);  // known to be over
+    EXPECT_NO_REPORTS(world);
+    EXPECT_CUDA(world.api.stream_query(stream));
+    seen.insert(refusals);
+  }
+  EXPECT_EQ(seen, (std::set<int>{0, 1, 2, 3}));
+}
+
+TEST(SimSchedule, NotReadyIsTheThreadsLastError) {
+  World world;
+  world.sim.hold();
+  const cudaStream_t stream = world.stream();
+  world.sim.enqueue_kernel(stream, {}, {});
+  EXPECT_EQ(world.api.stream_query(stream), cudaErrorNotReady);
+  EXPECT_EQ(world.api.peek_at_last_error(), cudaErrorNotReady);
+  EXPECT_EQ(world.api.get_last_error(), cudaErrorNotReady);
+  EXPECT_CUDA(world.api.get_last_error());
+}
+
+TEST(SimSchedule, HoldBlocksUntilGo) {
+  for (const Schedule which : {Schedule::eager, Schedule::lazy, Schedule::random}) {
+    World world(schedule(which));
+    void* memory = world.sim.device_alloc(kCount);
+    const cudaStream_t stream = world.stream();
+    const cudaEvent_t event = world.event();
+    world.sim.hold();
+    world.sim.enqueue_write(stream, memory, pattern(kCount, 1));
+    ASSERT_CUDA(world.api.event_record(event, stream));
+    std::atomic<bool> over{false};
+    std::thread waiter([&] {
+      EXPECT_CUDA(world.api.event_synchronize(event));
+      over = true;
+    });
+    ASSERT_TRUE(world.sim.wait_until_blocked(1));
+    for (int i = 0; i < 10; ++i) EXPECT_EQ(world.api.event_query(event), cudaErrorNotReady);
+    EXPECT_FALSE(over);
+    EXPECT_EQ(world.read(memory, kCount), Bytes(kCount, 0xDB));
+    world.sim.go();
+    waiter.join();
+    EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 1));
+    EXPECT_EQ(world.sim.blocked_threads(), 0);
+    EXPECT_EQ(world.sim.spinning_waits(), 1u);
+  }
+}
+
+TEST(SimSchedule, OneHeldStreamDoesNotStopTheOthers) {
+  World world;
+  void* memory = world.sim.device_alloc(2 * kCount);
+  auto* second = static_cast<char*>(memory) + kCount;
+  const cudaStream_t slow = world.stream();
+  const cudaStream_t quick = world.stream();
+  world.sim.hold_stream(slow);
+  world.sim.enqueue_write(slow, memory, pattern(kCount, 1));
+  world.sim.enqueue_write(quick, second, pattern(kCount, 2));
+  EXPECT_CUDA(world.api.stream_synchronize(quick));
+  EXPECT_EQ(world.read(second, kCount), pattern(kCount, 2));
+  EXPECT_EQ(world.api.stream_query(slow), cudaErrorNotReady);
+  world.edge(slow, quick);
+  EXPECT_EQ(world.api.stream_query(quick), cudaErrorNotReady);  // now it depends on the slow one
+  std::thread waiter([&] {
+    world.sim.use_device(1);
+    EXPECT_CUDA(world.api.stream_synchronize(quick));
+  });
+  ASSERT_TRUE(world.sim.wait_until_blocked(1));
+  world.sim.go_stream(slow);
+  waiter.join();
+  EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 1));
+}
+
+TEST(SimSchedule, DestructionReleasesWhoIsBlocked) {
+  std::thread waiter;
+  {
+    World world;
+    world.sim.hold();
+    const cudaStream_t stream = world.stream();
+    const cudaEvent_t event = world.event();
+    world.sim.enqueue_kernel(stream, {}, {});
+    ASSERT_CUDA(world.api.event_record(event, stream));
+    const auto synchronize = world.api.event_synchronize;
+    waiter = std::thread([=] { EXPECT_EQ(synchronize(event), cudaErrorCudartUnloading); });
+    ASSERT_TRUE(world.sim.wait_until_blocked(1));
+  }
+  waiter.join();
+}
+
+TEST(SimSchedule, TargetsArePoisonedWhenTheOperationMayBegin) {
+  World world(schedule(Schedule::lazy));
+  PinnedBytes host(world.api, kCount);
+  void* memory = world.sim.device_alloc(kCount);
+  world.sim.write(memory, pattern(kCount, 3));
+  std::memset(host.data(), 0x11, kCount);
+  const cudaStream_t producer = world.stream();
+  const cudaStream_t lane = world.stream();
+  world.sim.enqueue_kernel(producer, {}, {});
+  world.edge(producer, lane);
+  world.copy(host.data(), memory, kCount, lane);
+  EXPECT_EQ(host.copy(kCount), Bytes(kCount, 0x11));  // it cannot have begun yet
+  ASSERT_CUDA(world.api.stream_synchronize(producer));
+  ASSERT_TRUE(world.sim.step());                      // the wait
+  EXPECT_EQ(host.copy(kCount), Bytes(kCount, 0xDB));  // now it may have
+  ASSERT_CUDA(world.api.stream_synchronize(lane));
+  EXPECT_EQ(host.copy(kCount), pattern(kCount, 3));
+}
+
+}  // namespace
+}  // namespace dlbridge::cuda_sim

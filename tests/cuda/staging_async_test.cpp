@@ -1,0 +1,509 @@
+// Asynchronous staging: who holds what until when, what a Future tells, and who waits for whom.
+#include <poll.h>
+
+#include <chrono>
+
+#include "staging_fixture.h"
+
+namespace dlbridge::test {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kSmall = 100;
+constexpr int64_t kLarge = 100'000;  // floats: above the ring's smallest slot
+
+bool is_readable(int descriptor) {
+  pollfd polled{descriptor, POLLIN, 0};
+  return poll(&polled, 1, 0) == 1;
+}
+
+// The devices stand still while this lives.
+class Held {
+ public:
+  explicit Held(cuda_sim::Simulator& sim) : sim_(sim) { sim_.hold(); }
+  ~Held() { go(); }
+  Held(const Held&) = delete;
+  Held& operator=(const Held&) = delete;
+  void go() { sim_.go(); }
+
+ private:
+  cuda_sim::Simulator& sim_;
+};
+
+// ---- Who holds what
+
+class StagingAsync : public StagingTest, public testing::WithParamInterface<int64_t> {
+ protected:
+  int64_t size() const { return GetParam(); }
+};
+
+TEST_P(StagingAsync, TheSourceIsHeldUntilTheCopyHasBeenSeenToEnd) {
+  for (const bool snapshot : {true, false}) {
+    TestTensor& x = device({{size()}});
+    free_on_release(x);
+    Held held(sim());
+    const cuda::Future future =
+        cuda::stage_to_host_async(x.lend(), on(stream()), {.snapshot = snapshot});
+    EXPECT_EQ(x.releases(), 0);
+    EXPECT_FALSE(future.done());
+    held.go();
+    EXPECT_TRUE(future.wait(10));
+    EXPECT_EQ(x.releases(), 1);
+    EXPECT_EQ(elements(future.result()), elements_with(x, 1));
+  }
+}
+
+TEST_P(StagingAsync, DroppingAFutureNeitherWaitsNorCancels) {
+  TestTensor& x = device({{size()}});
+  TestTensor& y = device({{size()}}, 2);
+  TestTensor& source = host({{size()}}, 3);
+  TestTensor& out = host({{size()}}, 4);
+  free_on_release(x);
+  Held held(sim());
+  static_cast<void>(cuda::stage_to_host_async(x.lend(), on(stream())));
+  static_cast<void>(cuda::stage_to_host_async(y.lend(), out.lend(), on(stream())));
+  static_cast<void>(
+      cuda::stage_to_device_async(source.lend(), device({{size()}}).lend(), on(stream())));
+  EXPECT_EQ(x.releases() + y.releases() + out.releases(), 0);
+  held.go();
+  EXPECT_TRUE(cuda::drain(10));
+  EXPECT_EQ(x.releases(), 1);
+  EXPECT_EQ(y.releases(), 1);
+  EXPECT_EQ(source.releases(), 1);
+  EXPECT_EQ(out.releases(), 1);
+  EXPECT_EQ(elements(out), elements_with(y, 2));
+}
+
+TEST_P(StagingAsync, TheResultKeepsOutAlive) {
+  TestTensor& x = device({{size()}});
+  TestTensor& out = host({{size()}}, 2);
+  cuda::Future future = cuda::stage_to_host_async(x.lend(), out.lend(), on(stream()));
+  Loan result = future.result();
+  EXPECT_EQ(x.releases(), 1);
+  EXPECT_EQ(result.view().data, out.memory());
+  future = {};
+  EXPECT_EQ(out.releases(), 0);
+  EXPECT_EQ(elements(result), elements_with(x, 1));
+  result.reset();
+  EXPECT_EQ(out.releases(), 1);
+}
+
+TEST_P(StagingAsync, APinnedSourceIsReadUntilDone) {
+  TestTensor& target = device({{size()}});
+  TestTensor& source = foreign_pinned({{size()}}, 2);
+  Held held(sim());
+  const cuda::Future future =
+      cuda::stage_to_device_async(source.lend(), target.lend(), on(stream()));
+  EXPECT_EQ(source.releases(), 0);
+  EXPECT_FALSE(future.done());
+  held.go();
+  EXPECT_TRUE(future.wait(10));
+  EXPECT_EQ(source.releases(), 1);
+  EXPECT_EQ(elements(target), elements_with(source, 2));
+}
+
+TEST_P(StagingAsync, APageableSourceHasBeenReadOnReturn) {
+  TestTensor& target = device({{size()}});
+  TestTensor& source = host({{size()}}, 2);
+  Held held(sim());
+  const cuda::Future future =
+      cuda::stage_to_device_async(source.lend(), target.lend(), on(stream()));
+  fill(source, 3);  // a write that must not arrive
+  EXPECT_FALSE(future.done());
+  held.go();
+  EXPECT_TRUE(future.wait(10));
+  EXPECT_EQ(elements(target), elements_with(source, 2));
+}
+
+TEST_P(StagingAsync, ABorrowedSourceIsReadLater) {
+  TestTensor& target = device({{size()}});
+  TestTensor& first = host({{size()}}, 2);
+  TestTensor& source = host({{size()}}, 3);
+  const cudaStream_t consumer = stream();
+  Held held(sim());
+  // The lane's thread is busy with this one, so the next one waits for its turn.
+  const cuda::Future before =
+      cuda::stage_to_device_async(first.lend(), target.lend(), on(consumer));
+  const cuda::Future future =
+      cuda::stage_to_device_async(source.lend(), target.lend(), on(consumer), {.borrow = true});
+  fill(source, 4);  // not allowed in earnest; here it shows that nothing was read yet
+  EXPECT_EQ(source.releases(), 0);
+  held.go();
+  EXPECT_TRUE(future.wait(10));
+  EXPECT_EQ(source.releases(), 1);
+  EXPECT_EQ(elements(target), elements_with(source, 4));
+  EXPECT_TRUE(before.done());
+}
+
+TEST_P(StagingAsync, TheTargetIsHeldUntilDone) {
+  TestTensor& target = device({{size()}});
+  free_on_release(target);
+  TestTensor& source = host({{size()}}, 2);
+  Held held(sim());
+  static_cast<void>(cuda::stage_to_device_async(source.lend(), target.lend(), on(stream())));
+  EXPECT_EQ(target.releases(), 0);
+  held.go();
+  EXPECT_TRUE(cuda::drain(10));
+  EXPECT_EQ(target.releases(), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, StagingAsync, testing::Values(kSmall, kLarge),
+                         testing::PrintToStringParamName());
+
+// ---- What a Future tells
+
+class StagingFuture : public StagingTest {};
+
+TEST_F(StagingFuture, ResultIsTheSameOnEveryCallAndThread) {
+  TestTensor& x = device({{kLarge}});
+  Held held(sim());
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  std::vector<Loan> results(8);
+  {
+    std::vector<std::jthread> threads;
+    for (Loan& result : results)
+      threads.emplace_back([&result, future] { result = future.result(); });
+    held.go();
+  }
+  for (const Loan& result : results) EXPECT_EQ(result.view().data, results[0].view().data);
+  EXPECT_EQ(future.result().view().data, results[0].view().data);
+  const cuda::PinnedStats stats = cuda::pinned_stats();
+  EXPECT_GE(stats.owned, size_t{kLarge} * 4);
+  results.clear();
+  EXPECT_EQ(elements(future.result()), elements_with(x, 1)) << "the Future has a share of its own";
+}
+
+TEST_F(StagingFuture, TheErrorIsTheSameOnEveryCallAndThread) {
+  TestTensor& x = device({{kLarge}});
+  Held held(sim());
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  ASSERT_TRUE(sim().wait_until_blocked(1));
+  sim().kill_device(1, cudaErrorLaunchFailure);
+  expect_losses();
+  std::vector<std::optional<Error>> errors(8);
+  {
+    std::vector<std::jthread> threads;
+    for (auto& error : errors)
+      threads.emplace_back([&error, future] { error = error_of([&] { future.result(); }); });
+  }
+  for (const auto& error : errors) {
+    ASSERT_TRUE(error);
+    EXPECT_EQ(name(error->code()), "device_failed");
+    EXPECT_STREQ(error->what(), errors[0]->what());
+    EXPECT_NE(std::string(error->what()).find("cudaErrorLaunchFailure"), std::string::npos);
+  }
+  EXPECT_TRUE(future.done());
+}
+
+TEST_F(StagingFuture, WaitsAsLongAsItIsTold) {
+  TestTensor& x = device({{kLarge}});
+  Held held(sim());
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  EXPECT_FALSE(future.wait(0));
+  EXPECT_FALSE(future.wait(0.01));
+  EXPECT_FALSE(cuda::drain(0.01));
+  held.go();
+  EXPECT_TRUE(future.wait(-1));
+  EXPECT_TRUE(future.wait(0));
+}
+
+TEST_F(StagingFuture, SaysHowManyResultsThereAre) {
+  TestTensor& x = device({{kLarge}});
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  EXPECT_EQ(future.size(), 1u);
+  expect_error(ErrorCode::invalid_argument, [&] { future.result(1); });
+  EXPECT_FALSE(cuda::Future());
+}
+
+TEST_F(StagingFuture, TheDescriptorIsReadableWhenDone) {
+  TestTensor& x = device({{kLarge}});
+  Held held(sim());
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const int descriptor = future.descriptor();
+  EXPECT_FALSE(is_readable(descriptor));
+  EXPECT_EQ(future.descriptor(), descriptor);
+  held.go();
+  EXPECT_TRUE(future.wait(10));
+  EXPECT_TRUE(is_readable(descriptor));
+  EXPECT_TRUE(is_readable(descriptor)) << "it stays so";
+}
+
+TEST_F(StagingFuture, ADescriptorAskedForLateIsReadable) {
+  TestTensor& x = device({{kLarge}});
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  EXPECT_TRUE(future.wait(10));
+  EXPECT_TRUE(is_readable(future.descriptor()));
+}
+
+TEST_F(StagingFuture, TheDescriptorIsReadableOnFailure) {
+  TestTensor& x = device({{kLarge}});
+  Held held(sim());
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const int descriptor = future.descriptor();
+  ASSERT_TRUE(sim().wait_until_blocked(1));
+  sim().kill_device(1, cudaErrorLaunchFailure);
+  expect_losses();
+  pollfd polled{descriptor, POLLIN, 0};
+  EXPECT_EQ(poll(&polled, 1, 10'000), 1);
+  expect_error(ErrorCode::device_failed, [&] { future.result(); });
+}
+
+// Many descriptors come and go: none is lost.
+TEST_F(StagingFuture, DescriptorsAreClosed) {
+  int first = -1;
+  for (int i = 0; i < 50; ++i) {
+    TestTensor& x = device({{kSmall}});
+    const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+    if (i == 0) first = future.descriptor();
+    EXPECT_LE(future.descriptor(), first + 8);
+    EXPECT_TRUE(future.wait(10));
+    EXPECT_TRUE(cuda::drain(10));
+  }
+}
+
+TEST_F(StagingFuture, NobodyPolls) {
+  TestTensor& x = device({{kLarge}});
+  Held held(sim());
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  ASSERT_TRUE(sim().wait_until_blocked(1)) << "a thread is to sleep in cudaEventSynchronize";
+  const uint64_t before = sim().total_calls();
+  EXPECT_FALSE(future.wait(0.2));
+  EXPECT_EQ(sim().total_calls(), before) << "nothing is called while nothing happens";
+  EXPECT_EQ(sim().calls("event_query") + sim().calls("stream_query"), 0u);
+  EXPECT_EQ(sim().spinning_waits(), 0u);
+  held.go();
+  EXPECT_TRUE(future.wait(10));
+}
+
+// ---- Slow producers
+
+class SlowProducers : public StagingTest {};
+
+TEST_F(SlowProducers, DelayNobodyElse) {
+  const cudaStream_t slow = stream();
+  TestTensor& late = device({{kLarge}});
+  sim().hold_stream(slow);
+  produce(slow, late, 2);
+  const cuda::Future waiting = cuda::stage_to_host_async(late.lend(), on(slow));
+  for (int i = 0; i < 3; ++i) {
+    const cudaStream_t quick = stream();
+    TestTensor& x = device({{kLarge}}, 3);
+    EXPECT_EQ(elements(cuda::stage_to_host_async(x.lend(), on(quick)).result()),
+              elements_with(x, 3));
+    EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(quick))), elements_with(x, 3));
+    cuda::stage_to_device(host({{kLarge}}, 4).view(), x.view(), on(quick));
+    sim().synchronize(quick);
+    EXPECT_EQ(elements(x), elements_with(x, 4));
+  }
+  EXPECT_FALSE(waiting.done());
+  sim().go_stream(slow);
+  EXPECT_EQ(elements(waiting.result()), elements_with(late, 2));
+}
+
+TEST_F(SlowProducers, HaveALaneEachUpToSeven) {
+  std::vector<cuda::Future> waiting;
+  std::vector<cudaStream_t> slow;
+  for (int i = 0; i < 7; ++i) {
+    slow.push_back(stream());
+    TestTensor& x = device({{kLarge}});
+    sim().hold_stream(slow.back());
+    produce(slow.back(), x, 2);
+    waiting.push_back(cuda::stage_to_host_async(x.lend(), on(slow.back())));
+  }
+  TestTensor& x = device({{kLarge}}, 3);
+  EXPECT_TRUE(cuda::stage_to_host_async(x.lend(), on(stream())).wait(10));
+  for (const cuda::Future& each : waiting) EXPECT_FALSE(each.done());
+  sim().go_stream(slow[3]);
+  EXPECT_TRUE(waiting[3].wait(10));
+  for (size_t i = 0; i < slow.size(); ++i) {
+    EXPECT_EQ(waiting[i].done(), i == 3);
+    sim().go_stream(slow[i]);
+    EXPECT_TRUE(waiting[i].wait(10));
+  }
+}
+
+// One waits for the other's data: on one lane for both neither would ever end.
+TEST_F(SlowProducers, DoNotLockEachOtherUp) {
+  const cudaStream_t first = stream();
+  const cudaStream_t second = stream();
+  TestTensor& x = device({{kLarge}});
+  TestTensor& y = device({{kLarge}});
+  sim().hold_stream(first);
+  produce(first, x, 2);
+  const cuda::Future from_first = cuda::stage_to_host_async(x.lend(), on(first));
+  produce(second, y, 3);
+  const cuda::Future from_second = cuda::stage_to_host_async(y.lend(), on(second));
+  EXPECT_EQ(elements(from_second.result()), elements_with(y, 3));
+  sim().go_stream(first);  // as if what it waited for were that result
+  EXPECT_EQ(elements(from_first.result()), elements_with(x, 2));
+}
+
+TEST_F(SlowProducers, KeepTheOrderOfTheirOwnCopies) {
+  const cudaStream_t slow = stream();
+  TestTensor& x = device({{kLarge}});
+  sim().hold_stream(slow);
+  std::vector<cuda::Future> futures;
+  for (uint32_t seed = 2; seed < 6; ++seed) {
+    produce(slow, x, seed);
+    futures.push_back(cuda::stage_to_host_async(x.lend(), on(slow)));
+  }
+  EXPECT_LE(lane_streams().size(), 2u) << "one lane for one producer";
+  sim().go_stream(slow);
+  for (uint32_t i = 0; i < 4; ++i)
+    EXPECT_EQ(elements(futures[i].result()), elements_with(x, i + 2));
+}
+
+// ---- Batches
+
+class StagingBatch : public StagingTest {
+ protected:
+  // Of different sizes and layouts, one without elements.
+  std::vector<TestTensor*> some() {
+    return {&device({{1000}}, 11),
+            &device({{20, 30}, {1, 20}}, 12),
+            &device({{3}, kInt8}, 13),
+            &device({{0, 4}}, 14),
+            &device({{kLarge}, std::vector<int64_t>{2}}, 15),
+            &device(Layout(std::vector<int64_t>{}), 16)};
+  }
+};
+
+TEST_F(StagingBatch, BringsAllInOneBlock) {
+  const std::vector<TestTensor*> tensors = some();
+  const cudaStream_t producer = stream();
+  std::vector<TensorView> views;
+  std::vector<Loan> loans;
+  for (TestTensor* each : tensors) {
+    produce(producer, *each, 3);
+    views.push_back(each->view());
+    loans.push_back(each->lend());
+  }
+  cuda::Future future = cuda::stage_to_host_async(loans, on(producer));
+  std::vector<Loan> results = cuda::stage_to_host(views, on(producer));
+  ASSERT_EQ(future.size(), tensors.size());
+  ASSERT_EQ(results.size(), tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    EXPECT_FALSE(loans[i].has_owner());
+    const Loan later = future.result(i);
+    EXPECT_EQ(tensors[i]->releases(), 1);
+    for (const Loan* result : {&std::as_const(results[i]), &later}) {
+      EXPECT_EQ(elements(*result), elements_with(*tensors[i], 3)) << i;
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(result->view().data) % 64, 0u);
+      EXPECT_TRUE(result->view().is_copied);
+    }
+  }
+  // Two blocks are owned: each by what is left of its results.
+  const size_t both = cuda::pinned_stats().owned;
+  results.resize(1);
+  EXPECT_EQ(cuda::pinned_stats().owned, both) << "one result keeps the whole block";
+  results.clear();
+  EXPECT_LT(cuda::pinned_stats().owned, both);
+  future = {};
+  EXPECT_EQ(cuda::pinned_stats().owned, 0u);
+}
+
+TEST_F(StagingBatch, SendsAll) {
+  const std::vector<TestTensor*> tensors = some();
+  const cudaStream_t consumer = stream();
+  std::vector<TensorView> targets;
+  std::vector<TensorView> sources;
+  std::vector<TestTensor*> hosts;
+  for (TestTensor* each : tensors) {
+    hosts.push_back(&host(Layout(each->layout().shape, each->layout().dtype), 20));
+    sources.push_back(hosts.back()->view());
+    targets.push_back(each->view());
+  }
+  cuda::stage_to_device(sources, targets, on(consumer));
+  for (TestTensor* each : hosts) fill(*each, 1);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const auto read = consume(consumer, *tensors[i]);
+    sim().synchronize(consumer);
+    EXPECT_EQ(elements(*tensors[i]), elements_with(*hosts[i], 20)) << i;
+  }
+}
+
+TEST_F(StagingBatch, SmallOnesUseTheProducersStream) {
+  TestTensor& x = device({{kSmall}});
+  TestTensor& y = device({{kSmall}}, 2);
+  const cudaStream_t producer = stream();
+  const TensorView views[] = {x.view(), y.view()};
+  const std::vector<Loan> results = cuda::stage_to_host(views, on(producer));
+  EXPECT_EQ(elements(results[1]), elements_with(y, 2));
+  EXPECT_EQ(sim().used_streams(), std::vector{producer});
+  EXPECT_EQ(sim().calls("event_query"), 1u);
+}
+
+TEST_F(StagingBatch, OfNothingIsDoneAtOnce) {
+  EXPECT_TRUE(cuda::stage_to_host(std::span<const TensorView>(), on(stream())).empty());
+  const cuda::Future future = cuda::stage_to_host_async(std::span<Loan>(), on(stream()));
+  EXPECT_TRUE(future.done());
+  EXPECT_EQ(future.size(), 0u);
+  TestTensor& x = device({{0}});
+  Loan loans[] = {x.lend(), x.lend()};
+  const cuda::Future empties = cuda::stage_to_host_async(loans, on(stream()));
+  EXPECT_TRUE(empties.done());
+  EXPECT_TRUE(empties.result(1).view().is_empty());
+  EXPECT_EQ(x.releases(), 2);
+  expect_error(ErrorCode::invalid_argument, [&] {
+    const TensorView view = x.view();
+    cuda::stage_to_device(std::span<const TensorView>(), std::span(&view, 1), on(stream()));
+  });
+}
+
+// ---- The limit of the pool
+
+class StagingBeyondTheLimit : public StagingTest {};
+
+TEST_F(StagingBeyondTheLimit, ResultsAreOrdinaryMemory) {
+  TestTensor& x = device({{2'000'000}});  // 8 MB
+  cuda::set_pinned_limit(size_t{4} << 20);
+  const cudaStream_t producer = stream();
+  produce(producer, x, 2);
+  const Loan result = cuda::stage_to_host(x.view(), on(producer));
+  EXPECT_EQ(elements(result), elements_with(x, 2));
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(producer));
+  EXPECT_EQ(elements(future.result()), elements_with(x, 2));
+  EXPECT_EQ(cuda::pinned_stats().owned, 0u);
+  EXPECT_LE(cuda::pinned_stats().registered, size_t{4} << 20);
+  EXPECT_GE(cuda::pinned_stats().refused, 2u);
+  TestTensor& source = host({{2'000'000}}, 3);
+  cuda::stage_to_device(source.view(), x.view(), on(producer));
+  sim().synchronize(producer);
+  EXPECT_EQ(elements(x), elements_with(x, 3));
+}
+
+TEST_F(StagingBeyondTheLimit, WhereNothingIsAllowedTheErrorSaysWhatHelps) {
+  TestTensor& x = device({{kLarge}});
+  TestTensor& out = host({{kLarge}});
+  static_cast<void>(cuda::stage_to_host(x.view(), on(stream())));
+  cuda::set_pinned_limit(0);
+  const auto error = error_of([&] { cuda::stage_to_host(x.view(), out.view(), on(stream())); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(name(error->code()), "out_of_memory");
+  EXPECT_NE(std::string(error->what()).find("set_pinned_limit"), std::string::npos);
+  Loan source = x.lend();
+  expect_error(ErrorCode::out_of_memory, [&] {
+    static_cast<void>(cuda::stage_to_host_async(std::move(source), on(stream())));
+  });
+  EXPECT_TRUE(source.has_owner());
+  expect_error(ErrorCode::out_of_memory,
+               [&] { static_cast<void>(cuda::pinned_empty(out.view())); });
+  // Pinned memory of the caller needs none of ours.
+  TestTensor& pinned = foreign_pinned({{kLarge}}, 7);
+  cuda::stage_to_host(x.view(), pinned.view(), on(stream()));
+  EXPECT_EQ(elements(pinned), elements_with(x, 1));
+}
+
+TEST_F(StagingBeyondTheLimit, ResultsOutliveTheEngine) {
+  TestTensor& x = device({{kLarge}});
+  const std::vector<uint8_t> expected = elements_with(x, 1);
+  Loan result = cuda::stage_to_host(x.view(), on(stream()));
+  Loan later = cuda::stage_to_host_async(x.lend(), on(stream())).result();
+  start();
+  EXPECT_EQ(elements(result), expected);
+  EXPECT_EQ(elements(later), expected);
+}
+
+}  // namespace
+}  // namespace dlbridge::test

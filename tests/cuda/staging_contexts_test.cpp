@@ -1,0 +1,125 @@
+// What a staging leaves behind on its caller's thread: nothing. Its contexts, its last error and
+// its capture mode are as they were, and no device gets a context that had none.
+#include "staging_paths.h"
+
+namespace dlbridge::test {
+namespace {
+
+class CallersThread : public StagingPathTest, public testing::WithParamInterface<StagingPath> {
+ protected:
+  // On a thread with these contexts, the current one last.
+  void walk_with(const std::vector<int>& stack) {
+    std::thread([&] {
+      for (const int index : stack) {
+        const CUcontext context = index < 0 ? nullptr : sim().make_context(index);
+        ASSERT_EQ(sim().api().ctx_push_current(context), CUDA_SUCCESS);
+      }
+      const std::optional<Error> error = walk(GetParam());
+      EXPECT_FALSE(error) << error->what();
+      EXPECT_EQ(sim().context_stack(), stack);
+      EXPECT_EQ(sim().capture_mode(), cudaStreamCaptureModeGlobal);
+    }).join();
+  }
+};
+
+TEST_P(CallersThread, KeepsItsContexts) {
+  for (const std::vector<int>& stack : {std::vector<int>{}, {1}, {1, 1}, {-1}, {1, -1}, {-1, 1}}) {
+    SCOPED_TRACE(testing::PrintToString(stack));
+    start();
+    walk_with(stack);
+    EXPECT_FALSE(sim().context_active(0)) << "a context was made on a device that nobody uses";
+  }
+}
+
+TEST_P(CallersThread, KeepsTheContextOfAnotherDevice) {
+  for (const std::vector<int>& stack : {std::vector<int>{0}, {1, 0}, {0, 1}}) {
+    SCOPED_TRACE(testing::PrintToString(stack));
+    start();
+    walk_with(stack);
+  }
+}
+
+TEST_P(CallersThread, KeepsItsLastError) {
+  Config config;
+  config.schedule = Schedule::lazy;  // so that queries answer that it is not ready
+  for (const bool cold : {true, false}) {
+    start(config);
+    if (!cold) static_cast<void>(walk(GetParam()));
+    Walk how;
+    how.before_call = [&] { sim().set_last_error(cudaErrorInvalidResourceHandle); };
+    EXPECT_FALSE(walk(GetParam(), how));
+    EXPECT_EQ(sim().last_error(), cudaErrorInvalidResourceHandle);
+    sim().set_last_error(cudaSuccess);
+  }
+}
+
+TEST_P(CallersThread, SeesNoErrorsOfOurs) {
+  Config config;
+  config.schedule = Schedule::lazy;
+  start(config);
+  EXPECT_FALSE(walk(GetParam()));
+  EXPECT_EQ(sim().last_error(), cudaSuccess);
+  for (const char* function : {"preload_kernels", "event_create_with_flags"}) {
+    start(config);
+    Walk how;
+    how.kernels = false;
+    how.before_call = [&] { sim().fail({function, 1, cudaErrorInvalidValue}); };
+    EXPECT_TRUE(walk(GetParam(), how));
+    EXPECT_EQ(sim().last_error(), cudaSuccess) << "the Error has told it";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, CallersThread, testing::ValuesIn(staging_paths()),
+                         testing::PrintToStringParamName());
+
+// ---- What needs some context, whichever
+
+class AnyContext : public StagingTest {};
+
+TEST_F(AnyContext, PinnedMemoryIsMadeInTheOneInUse) {
+  TestTensor& like = host({{100'000}});
+  Loan memory = cuda::pinned_empty(like.view());
+  std::memset(memory.view().data, 1, like.span());
+  memory.reset();
+  cuda::set_pinned_limit(size_t{16} << 20);
+  EXPECT_GT(cuda::trim_pinned(), 0u);
+  EXPECT_EQ(cuda::pinned_stats().registered, 0u);
+  EXPECT_FALSE(sim().context_active(0));
+}
+
+TEST_F(AnyContext, WithoutAnyTheFirstDeviceGetsOne) {
+  Config config;
+  config.active = {};
+  start(config);
+  TestTensor& like = host({{1000}});
+  const Loan memory = cuda::pinned_empty(like.view());
+  EXPECT_TRUE(sim().context_active(0));
+  EXPECT_FALSE(sim().context_active(1));
+  EXPECT_EQ(sim().reports().size(), sim().reports_of(cuda_sim::ReportKind::context_created));
+  sim().clear_reports();
+}
+
+TEST_F(AnyContext, NoneIsMadeToSayWhatThereIs) {
+  Config config;
+  config.active = {};
+  start(config);
+  EXPECT_TRUE(cuda::availability().usable);
+  EXPECT_EQ(cuda::availability().device_count, 2);
+  EXPECT_TRUE(cuda::drain(0));
+  static_cast<void>(cuda::pinned_stats());
+  EXPECT_FALSE(sim().context_active(0) || sim().context_active(1));
+}
+
+TEST_F(AnyContext, ADeviceThatNobodyUsesIsRefused) {
+  TestTensor& x = device({{100}});
+  TensorView elsewhere = x.view();
+  elsewhere.device.device_id = 0;
+  const auto error =
+      error_of([&] { static_cast<void>(cuda::stage_to_host(elsewhere, numbered(1, 0))); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(name(error->code()), "invalid_device");
+  EXPECT_FALSE(sim().context_active(0));
+}
+
+}  // namespace
+}  // namespace dlbridge::test

@@ -1,0 +1,313 @@
+// Failures: of every call of CUDA on every path, of the device for good, and for want of memory.
+// The caller keeps or gets back what it gave, nothing runs on, and the next operation works.
+#include <cctype>
+
+#include "staging_paths.h"
+
+namespace dlbridge::test {
+namespace {
+
+using cuda_sim::Fault;
+
+// Every function that can fail, but for those that give something back: when they fail nobody can
+// do anything about it.
+const char* const kFunctions[] = {
+    "get_device_count",
+    "device_get_attribute",
+    "pointer_get_attributes",
+    "stream_create_with_flags",
+    "stream_wait_event",
+    "stream_synchronize",
+    "stream_is_capturing",
+    "stream_get_device",
+    "event_create_with_flags",
+    "event_record",
+    "event_query",
+    "event_synchronize",
+    "memcpy_async",
+    "memcpy_2d_async",
+    "memcpy_3d_async",
+    "malloc_async",
+    "host_register",
+    "ctx_get_current",
+    "ctx_push_current",
+    "device_primary_ctx_get_state",
+    "device_primary_ctx_retain",
+    "launch",
+    "preload_kernels",
+};
+
+class FailureOnEveryPath : public StagingPathTest, public testing::WithParamInterface<StagingPath> {
+ protected:
+  Config lazy() const {
+    Config config;
+    config.schedule = Schedule::lazy;  // what is not waited for has not happened
+    config.max_not_ready = 1;
+    return config;
+  }
+
+  // The calls of each function that the path makes, in a process that has staged nothing before.
+  std::vector<uint64_t> calls_of_path() {
+    start(lazy());
+    std::vector<uint64_t> counts;
+    EXPECT_FALSE(walk(GetParam(), quiet()));
+    EXPECT_TRUE(cuda::drain(10));
+    for (const char* function : kFunctions) counts.push_back(sim().calls(function));
+    return counts;
+  }
+
+  static Walk quiet() {
+    Walk how;
+    how.kernels = false;  // so that the host knows of nothing but what the module waited for
+    return how;
+  }
+};
+
+TEST_P(FailureOnEveryPath, OfTheNthCallOfEachFunctionIsCleanedUp) {
+  const std::vector<uint64_t> counts = calls_of_path();
+  int struck = 0;
+  int told = 0;
+  for (size_t f = 0; f < std::size(kFunctions); ++f) {
+    for (uint64_t nth = 1; nth <= counts[f]; ++nth) {
+      SCOPED_TRACE(std::string(kFunctions[f]) + " fails at call " + std::to_string(nth));
+      start(lazy());
+      Walk how = quiet();
+      how.before_call = [&] { sim().fail({kFunctions[f], nth, cudaErrorInvalidValue}); };
+      told += walk(GetParam(), how).has_value();
+      EXPECT_TRUE(cuda::drain(10));
+      struck += sim().faults_struck();
+      sim().clear_faults();
+      // An event that cannot be asked may stand behind a copy that still runs.
+      if (std::string(kFunctions[f]) == "event_query" && cuda::pinned_stats().leaked > 0)
+        expect_losses();
+      else
+        EXPECT_EQ(cuda::pinned_stats().leaked, 0u);
+      EXPECT_FALSE(walk(GetParam(), quiet())) << "the next operation fails, too";
+      EXPECT_TRUE(cuda::drain(10));
+      if (HasFailure()) return;
+    }
+  }
+  EXPECT_GT(struck, 5);
+  EXPECT_GT(told, 5);
+}
+
+TEST_P(FailureOnEveryPath, ForWantOfMemoryIsOvercomeOrTold) {
+  for (const char* function : {"malloc_async", "host_register", "event_create_with_flags",
+                               "stream_create_with_flags", "launch", "preload_kernels"}) {
+    for (uint64_t nth = 1; nth <= 3; ++nth) {
+      SCOPED_TRACE(std::string(function) + " fails at call " + std::to_string(nth));
+      start(lazy());
+      Walk how = quiet();
+      how.before_call = [&] { sim().fail({function, nth, cudaErrorMemoryAllocation}); };
+      const std::optional<Error> error = walk(GetParam(), how);
+      if (error) {
+        EXPECT_EQ(name(error->code()), "out_of_memory") << error->what();
+      }
+      EXPECT_TRUE(cuda::drain(10));
+      sim().clear_faults();
+      EXPECT_FALSE(walk(GetParam(), quiet()));
+      if (HasFailure()) return;
+    }
+  }
+}
+
+// The device dies at the nth call.
+TEST_P(FailureOnEveryPath, ForGoodLeavesTheOtherDeviceAtWork) {
+  const std::vector<uint64_t> counts = calls_of_path();
+  int died = 0;
+  for (size_t f = 0; f < std::size(kFunctions); ++f) {
+    // The driver's own functions know of no dead device.
+    const std::string function = kFunctions[f];
+    if (function.starts_with("ctx_") || function.starts_with("device_")) continue;
+    for (uint64_t nth = 1; nth <= counts[f]; nth += 2) {
+      SCOPED_TRACE(function + " kills the device at call " + std::to_string(nth));
+      start(lazy());
+      use_device(1);
+      expect_losses();
+      TestTensor& other = device({{5000}}, 3, 0);
+      const cudaStream_t elsewhere = stream(0);
+      Walk how = quiet();
+      how.dies = true;
+      how.before_call = [&] { sim().fail({function, nth, cudaErrorIllegalAddress, true}); };
+      static_cast<void>(walk(GetParam(), how));
+      sim().clear_faults();
+      if (sim().faults_struck() > 0) {
+        ++died;
+        TestTensor& x = device({{100}});
+        expect_error(ErrorCode::device_failed,
+                     [&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
+      }
+      EXPECT_TRUE(cuda::drain(10));
+      EXPECT_EQ(elements(cuda::stage_to_host(other.view(), on(elsewhere, 0))),
+                elements_with(other, 3));
+      if (HasFailure()) return;
+    }
+  }
+  EXPECT_GT(died, 5);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FailureOnEveryPath, testing::ValuesIn(staging_paths()),
+                         testing::PrintToStringParamName());
+
+// ---- A device that fails while work is in flight
+
+class DeadDevice : public StagingTest {
+ protected:
+  static constexpr int64_t kLarge = 100'000;
+};
+
+TEST_F(DeadDevice, FailsWhatIsInFlightAndKeepsItsMemoryFromUse) {
+  expect_losses();
+  TestTensor& early = device({{kLarge}}, 4);
+  const Loan got = cuda::stage_to_host(early.view(), on(stream()));
+  TestTensor& other = device({{kLarge}}, 3, 0);
+  const Loan got_elsewhere = cuda::stage_to_host(other.view(), on(stream(0), 0));
+  TestTensor& x = device({{kLarge}});
+  sim().hold();
+  const cuda::Future a = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future b = cuda::stage_to_host_async(x.lend(), on(stream()));
+  ASSERT_TRUE(sim().wait_until_blocked(2));
+  sim().kill_device(1, cudaErrorECCUncorrectable);
+  for (const cuda::Future* each : {&a, &b}) {
+    const auto error = error_of([&] { static_cast<void>(each->result()); });
+    ASSERT_TRUE(error);
+    EXPECT_EQ(name(error->code()), "device_failed");
+  }
+  sim().go();
+  EXPECT_EQ(x.releases(), 0) << "the device may still read it";
+  EXPECT_GE(cuda::pinned_stats().leaked, 2 * size_t{kLarge} * 4);
+  // What was there before stays readable, and the other device goes on.
+  EXPECT_EQ(elements(got), elements_with(early, 4));
+  EXPECT_EQ(elements(got_elsewhere), elements_with(other, 3));
+  EXPECT_EQ(elements(cuda::stage_to_host(other.view(), on(stream(0), 0))), elements_with(other, 3));
+  const auto next =
+      error_of([&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
+  ASSERT_TRUE(next);
+  EXPECT_EQ(name(next->code()), "device_failed");
+  EXPECT_NE(std::string(next->what()).find("cudaErrorECCUncorrectable"), std::string::npos);
+  EXPECT_TRUE(cuda::drain(10));
+}
+
+TEST_F(DeadDevice, IsNoticedByEveryWait) {
+  for (const int64_t size : {int64_t{100}, kLarge}) {
+    for (const bool to_host : {true, false}) {
+      start();
+      expect_losses();
+      use_device(1);
+      TestTensor& x = device({{size}});
+      TestTensor& on_host = foreign_pinned({{size}}, 2);
+      const cudaStream_t caller = stream();
+      produce(caller, x, 2);
+      sim().hold_stream(caller);
+      produce(caller, x, 3);
+      std::optional<Error> error;
+      std::thread waiting([&] {
+        error = error_of([&] {
+          if (to_host)
+            cuda::stage_to_host(x.view(), on_host.view(), on(caller));
+          else
+            cuda::stage_to_device(on_host.view(), x.view(), on(caller));
+        });
+      });
+      while (sim().calls("event_query") + sim().calls("event_synchronize") == 0)
+        std::this_thread::yield();
+      sim().kill_device(1, cudaErrorLaunchFailure);
+      waiting.join();
+      ASSERT_TRUE(error);
+      EXPECT_EQ(name(error->code()), "device_failed");
+    }
+  }
+}
+
+// A polled event that answers an error is not one that is not ready yet.
+TEST_F(DeadDevice, AFailedQueryEndsTheWait) {
+  TestTensor& x = device({{100}});
+  sim().fail({"event_query", 1, cudaErrorInvalidValue});
+  expect_error(ErrorCode::device_failed,
+               [&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
+  EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(stream()))), elements_with(x, 1));
+}
+
+// A kernel of the producer is at fault, not a call of ours.
+TEST_F(DeadDevice, AProducersFaultIsToldByTheFuture) {
+  expect_losses();
+  TestTensor& x = device({{kLarge}});
+  const cudaStream_t producer = stream();
+  sim().hold_stream(producer);
+  sim().enqueue_fault(producer, cudaErrorIllegalAddress);
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(producer));
+  sim().go_stream(producer);
+  const auto error = error_of([&] { static_cast<void>(future.result()); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(name(error->code()), "device_failed");
+  EXPECT_NE(std::string(error->what()).find("cudaErrorIllegalAddress"), std::string::npos);
+}
+
+TEST_F(DeadDevice, AResetTakesItsWorkAlong) {
+  expect_losses();
+  TestTensor& x = device({{kLarge}});
+  TestTensor& early = device({{kLarge}}, 4);
+  const std::vector<uint8_t> expected = elements_with(early, 4);
+  const Loan got = cuda::stage_to_host(early.view(), on(stream()));
+  sim().hold();
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  ASSERT_TRUE(sim().wait_until_blocked(1));
+  sim().reset_device(1);
+  sim().go();
+  expect_error(ErrorCode::device_failed, [&] { static_cast<void>(future.result()); });
+  EXPECT_TRUE(cuda::drain(10));
+  // The thread that was inside leaves a context that is no more, which makes it again.
+  EXPECT_EQ(sim().reports_of(cuda_sim::ReportKind::context_created), sim().reports().size());
+  sim().clear_reports();
+  EXPECT_EQ(elements(got), expected) << "host memory outlives the device's context";
+  TestTensor& again = device({{kLarge}});
+  expect_error(ErrorCode::device_failed,
+               [&] { static_cast<void>(cuda::stage_to_host(again.view(), on(stream()))); });
+}
+
+// ---- Want of memory on the device
+
+class FullDevice : public StagingTest {};
+
+TEST_F(FullDevice, StridedElementsGoThroughSmallerSlots) {
+  for (const size_t room : {size_t{9} << 20, size_t{3} << 20}) {
+    Config config;
+    config.device_memory_bytes = room;
+    start(config);
+    TestTensor& x = device({{3'000'000}, std::vector<int64_t>{2}});
+    EXPECT_TRUE(elements(cuda::stage_to_host(x.view(), on(stream()))) == elements_with(x, 1));
+    EXPECT_GT(sim().peak_async_bytes(), room / 8);
+    EXPECT_LE(sim().peak_async_bytes(), room);
+  }
+}
+
+TEST_F(FullDevice, WithoutAnyRoomTheErrorSaysSo) {
+  Config config;
+  config.device_memory_bytes = 1000;
+  start(config);
+  TestTensor& x = device({{3'000'000}, std::vector<int64_t>{2}});
+  expect_error(ErrorCode::out_of_memory,
+               [&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
+  TestTensor& flat = device({{1000}});
+  EXPECT_EQ(elements(cuda::stage_to_host(flat.view(), on(stream()))), elements_with(flat, 1));
+}
+
+TEST_F(FullDevice, WhereNoHostMemoryCanBeRegisteredResultsArePageableOrTheErrorSaysSo) {
+  Config config;
+  config.max_registered_bytes_total = size_t{3} << 20;
+  start(config);
+  TestTensor& x = device({{2'000'000}});
+  const auto error = error_of([&] {
+    const Loan result = cuda::stage_to_host(x.view(), on(stream()));
+    EXPECT_TRUE(elements(result) == elements_with(x, 1));
+  });
+  if (error) {
+    EXPECT_EQ(name(error->code()), "out_of_memory");
+    EXPECT_NE(std::string(error->what()).find("limit"), std::string::npos) << error->what();
+  }
+  TestTensor& small = device({{1000}});
+  EXPECT_EQ(elements(cuda::stage_to_host(small.view(), on(stream()))), elements_with(small, 1));
+}
+
+}  // namespace
+}  // namespace dlbridge::test

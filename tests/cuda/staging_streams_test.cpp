@@ -1,0 +1,250 @@
+// How callers name streams: DLPack's numbers and handles, and which names are refused.
+#include <string>
+
+#include "staging_fixture.h"
+
+namespace dlbridge::test {
+namespace {
+
+constexpr int64_t kSmall = 100;
+constexpr int64_t kLarge = 40'000;
+
+// ---- 1 and 2
+
+struct Numbered {
+  intptr_t number;
+  int64_t size;
+};
+
+std::ostream& operator<<(std::ostream& out, const Numbered& each) {
+  return out << (each.number == 1 ? "legacy" : "per_thread")
+             << (each.size == kSmall ? "_small" : "_large");
+}
+
+class NumberedStreams : public StagingTest, public testing::WithParamInterface<Numbered> {
+ protected:
+  cudaStream_t handle() const { return reinterpret_cast<cudaStream_t>(GetParam().number); }
+  Stream named() const { return numbered(GetParam().number); }
+};
+
+TEST_P(NumberedStreams, AreOrderedWithTheCallersOwn) {
+  TestTensor& x = device({{GetParam().size}});
+  produce(handle(), x, 2);
+  EXPECT_EQ(elements(cuda::stage_to_host(x.view(), named())), elements_with(x, 2));
+  produce(handle(), x, 3);
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), named());
+  produce(handle(), x, 4);
+  EXPECT_EQ(elements(future.result()), elements_with(x, 3));
+  TestTensor& source = host({{GetParam().size}}, 5);
+  cuda::stage_to_device(source.view(), x.view(), named());
+  const auto read = consume(handle(), x);
+  sim().synchronize(handle());
+  EXPECT_EQ(*read, pattern(x.span(), 5));
+  fill(source, 6);
+  const cuda::Future sent = cuda::stage_to_device_async(source.lend(), x.lend(), named());
+  const auto read_again = consume(handle(), x);
+  EXPECT_TRUE(sent.wait(10));
+  sim().synchronize(handle());
+  EXPECT_EQ(*read_again, pattern(x.span(), 6));
+}
+
+// The per-thread stream of a thread of ours is another one: it must never be asked for there.
+TEST_P(NumberedStreams, AreThoseOfTheCallingThread) {
+  in_context(1, [&] {
+    TestTensor& x = device({{GetParam().size}});
+    produce(handle(), x, 2);
+    const cuda::Future future = cuda::stage_to_host_async(x.lend(), named());
+    produce(handle(), x, 3);
+    EXPECT_EQ(elements(future.result()), elements_with(x, 2));
+    TestTensor& source = host({{GetParam().size}}, 4);
+    const cuda::Future sent =
+        cuda::stage_to_device_async(source.lend(), x.lend(), named(), {.borrow = true});
+    EXPECT_TRUE(sent.wait(10));
+    EXPECT_EQ(elements(x), elements_with(x, 4));
+  });
+  const std::vector<cudaStream_t> used = sim().used_streams();
+  EXPECT_LE(std::count(used.begin(), used.end(), cudaStreamPerThread), 1);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, NumberedStreams,
+                         testing::Values(Numbered{1, kSmall}, Numbered{1, kLarge},
+                                         Numbered{2, kSmall}, Numbered{2, kLarge}),
+                         testing::PrintToStringParamName());
+
+// ---- -1
+
+class StreamsOfNobody : public StagingTest, public testing::WithParamInterface<int64_t> {};
+
+TEST_P(StreamsOfNobody, HaveNoEdges) {
+  TestTensor& x = device({{GetParam()}});
+  EXPECT_EQ(elements(cuda::stage_to_host(x.view(), numbered(cuda::kNoEdges))), elements_with(x, 1));
+  EXPECT_EQ(elements(cuda::stage_to_host_async(x.lend(), numbered(cuda::kNoEdges)).result()),
+            elements_with(x, 1));
+  EXPECT_EQ(sim().calls("stream_wait_event"), 0u);
+}
+
+// The caller has no stream to see the arrival on: it has happened on return.
+TEST_P(StreamsOfNobody, BringTheDataBeforeTheyReturn) {
+  Config config;
+  config.schedule = Schedule::lazy;
+  start(config);
+  TestTensor& x = device({{GetParam()}});
+  for (TestTensor* source : {&host({{GetParam()}}, 2), &foreign_pinned({{GetParam()}}, 3)}) {
+    cuda::stage_to_device(source->view(), x.view(), numbered(cuda::kNoEdges));
+    EXPECT_EQ(elements(x), elements(*source));
+    const auto read = consume(stream(), x);  // ordered by the host alone
+    sim().finish();
+    EXPECT_EQ(read->size(), x.span());
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, StreamsOfNobody, testing::Values(kSmall, kLarge),
+                         testing::PrintToStringParamName());
+
+// ---- What is refused
+
+class RefusedStreams : public StagingTest {
+ protected:
+  // Held results exist only where a staging was possible before.
+  void expect_record_refused(Stream given) {
+    TestTensor& like = host({{kLarge}});
+    const Loan result = cuda::pinned_empty(like.view());
+    expect_error(ErrorCode::stream_capturing,
+                 [&] { cuda::record_stream(result.view().data, given); });
+  }
+
+  // By every function, before anything is enqueued or taken over.
+  void expect_refused(Stream given, const std::string& says,
+                      ErrorCode code = ErrorCode::stream_invalid) {
+    TestTensor& x = device({{kLarge}});
+    TestTensor& source = host({{kLarge}});
+    TestTensor& out = host({{kLarge}});
+    const TensorView views[] = {x.view(), x.view()};
+    const TensorView hosts[] = {source.view(), source.view()};
+    Loan loans[] = {x.lend(), x.lend()};
+    Loan a = x.lend();
+    Loan b = source.lend();
+    const std::function<void()> calls[] = {
+        [&] { static_cast<void>(cuda::stage_to_host(x.view(), given)); },
+        [&] { cuda::stage_to_host(x.view(), out.view(), given); },
+        [&] { static_cast<void>(cuda::stage_to_host(views, given)); },
+        [&] { static_cast<void>(cuda::stage_to_host_async(std::move(a), given)); },
+        [&] { static_cast<void>(cuda::stage_to_host_async(std::move(a), std::move(b), given)); },
+        [&] { static_cast<void>(cuda::stage_to_host_async(loans, given)); },
+        [&] { cuda::stage_to_device(source.view(), x.view(), given); },
+        [&] { cuda::stage_to_device(hosts, std::span(views, 1), given); },
+        [&] { static_cast<void>(cuda::stage_to_device_async(std::move(b), std::move(a), given)); },
+    };
+    int index = 0;
+    for (const auto& call : calls) {
+      SCOPED_TRACE("call " + std::to_string(index++));
+      const std::optional<Error> error = error_of(call);
+      ASSERT_TRUE(error);
+      if (error->code() == ErrorCode::invalid_argument) continue;  // two sources, one target
+      EXPECT_EQ(name(error->code()), name(code));
+      EXPECT_NE(std::string(error->what()).find(says), std::string::npos) << error->what();
+      EXPECT_TRUE(a.has_owner() && b.has_owner() && loans[0].has_owner() && loans[1].has_owner());
+    }
+    EXPECT_EQ(x.releases() + source.releases(), 0);
+    EXPECT_TRUE(sim().used_streams().empty());
+  }
+};
+
+TEST_F(RefusedStreams, ZeroMeansEitherOfTwo) {
+  expect_refused(numbered(0), "pass 1 for the legacy");
+}
+TEST_F(RefusedStreams, NegativeNumbersBelowMinusOne) {
+  expect_refused(numbered(-2), "expected 1, 2");
+}
+TEST_F(RefusedStreams, OneSaidToBeOfAnotherDevice) {
+  expect_refused(on(stream(1), 0), "the stream belongs to cuda:0, the tensor is on cuda:1");
+}
+TEST_F(RefusedStreams, OneThatIsOfAnotherDevice) {
+  expect_refused(on(stream(0), 1), "the stream belongs to cuda:0, the tensor is on cuda:1");
+}
+
+// ---- Captures
+
+TEST_F(RefusedStreams, OneThatIsCaptured) {
+  for (const cudaStreamCaptureMode mode :
+       {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal,
+        cudaStreamCaptureModeRelaxed}) {
+    start();
+    const cudaStream_t captured = stream();
+    ASSERT_EQ(sim().begin_capture(captured, mode), cudaSuccess);
+    expect_refused(on(captured), "CUDA graph", ErrorCode::stream_capturing);
+    expect_record_refused(on(captured));
+    EXPECT_EQ(sim().captured_operations(), 0u);
+    EXPECT_EQ(sim().end_capture(captured), cudaSuccess) << "the capture was broken";
+  }
+}
+
+TEST_F(RefusedStreams, ThePerThreadOneWhenItIsCaptured) {
+  use_device(1);
+  ASSERT_EQ(sim().begin_capture(cudaStreamPerThread), cudaSuccess);
+  expect_refused(numbered(2), "CUDA graph", ErrorCode::stream_capturing);
+  EXPECT_EQ(sim().captured_operations(), 0u);
+  EXPECT_EQ(sim().end_capture(cudaStreamPerThread), cudaSuccess);
+}
+
+// Of the legacy stream CUDA answers 906 while a blocking stream is captured, and breaks nothing.
+TEST_F(RefusedStreams, TheLegacyOneWhileAnythingBlockingIsCaptured) {
+  use_device(1);
+  const cudaStream_t blocking = sim().make_stream(cudaStreamDefault, 1);
+  ASSERT_EQ(sim().begin_capture(blocking), cudaSuccess);
+  expect_refused(numbered(1), "CUDA graph", ErrorCode::stream_capturing);
+  EXPECT_EQ(sim().captured_operations(), 0u);
+  EXPECT_EQ(sim().end_capture(blocking), cudaSuccess) << "the capture was broken";
+}
+
+TEST_F(RefusedStreams, RecordStreamNeedsAStream) {
+  TestTensor& x = device({{kLarge}});
+  const Loan result = cuda::stage_to_host(x.view(), on(stream()));
+  for (const Stream given : {numbered(0), numbered(-1), numbered(-2), on(stream(0), 1)}) {
+    expect_error(ErrorCode::stream_invalid,
+                 [&] { cuda::record_stream(result.view().data, given); });
+  }
+}
+
+// ---- Addresses that are not where the view says
+
+TEST_F(RefusedStreams, AddressesHaveToAgreeWithTheView) {
+  TestTensor& x = device({{kLarge}});
+  TestTensor& on_host = host({{kLarge}});
+  TestTensor& elsewhere = device({{kLarge}}, 1, 0);
+  const cudaStream_t caller = stream();
+  TensorView wrong = x.view();
+  wrong.data = on_host.memory();
+  const auto says = [&](const TensorView& view, const char* text) {
+    const auto error = error_of([&] { static_cast<void>(cuda::stage_to_host(view, on(caller))); });
+    ASSERT_TRUE(error);
+    EXPECT_EQ(name(error->code()), "invalid_device");
+    EXPECT_NE(std::string(error->what()).find(text), std::string::npos) << error->what();
+  };
+  says(wrong, "data is host memory");
+  wrong.data = elsewhere.memory();
+  says(wrong, "data is on cuda:0; the tensor says that it is on cuda:1");
+  wrong = x.view();
+  wrong.device.device_id = 7;
+  const auto error =
+      error_of([&] { static_cast<void>(cuda::stage_to_host(wrong, numbered(1, 7))); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(name(error->code()), "invalid_device");
+  EXPECT_TRUE(sim().used_streams().empty());
+}
+
+TEST_F(RefusedStreams, ABatchIsOfOneDevice) {
+  TestTensor& x = device({{kLarge}});
+  TestTensor& y = device({{kLarge}}, 1, 0);
+  const TensorView views[] = {x.view(), y.view()};
+  expect_error(ErrorCode::invalid_device,
+               [&] { static_cast<void>(cuda::stage_to_host(views, on(stream()))); });
+  Loan loans[] = {x.lend(), y.lend()};
+  expect_error(ErrorCode::invalid_device,
+               [&] { static_cast<void>(cuda::stage_to_host_async(loans, on(stream()))); });
+  EXPECT_TRUE(loans[0].has_owner() && loans[1].has_owner());
+  EXPECT_TRUE(sim().used_streams().empty());
+}
+
+}  // namespace
+}  // namespace dlbridge::test

@@ -1,0 +1,64 @@
+#include "call.h"
+
+#include <string_view>
+
+namespace dlbridge::cuda_sim {
+
+bool fault_strikes(State& state, ThreadState& thread, const char* function, cudaError_t& code) {
+  ++state.counts[function];
+  ++state.total;
+  for (auto fault = state.faults.begin(); fault != state.faults.end(); ++fault) {
+    if (!fault->function.empty() && fault->function != function) continue;
+    if (--fault->nth > 0) continue;
+    code = fault->code;
+    const ContextState* context = state.current(thread);
+    if (fault->sticky && context != nullptr) state.kill(context->device, code);
+    state.faults.erase(fault);
+    ++state.struck;
+    state.note(std::string("FAULT in ") + function + ": " + std::to_string(code));
+    return true;
+  }
+  return false;
+}
+
+cudaError_t before_call(Caller& caller, unsigned traits) {
+  State& state = caller.state;
+  if ((traits & kQuiet) != 0) {
+    ++state.counts[caller.function];
+    return cudaSuccess;
+  }
+  cudaError_t code = cudaSuccess;
+  if (fault_strikes(state, caller.thread, caller.function, code)) return code;
+  if ((traits & kNoDriver) == 0) {
+    if (state.config.driver == Driver::no_device) return cudaErrorNoDevice;
+    if (state.config.driver != Driver::present) return cudaErrorInsufficientDriver;
+  }
+  if ((traits & kContext) != 0) {
+    const ContextState& context = state.ensure_current(caller.thread);
+    if (context.dead != cudaSuccess) return context.dead;
+  }
+  if ((traits & kUnsafe) != 0 && state.forbidden(caller.thread, caller.function)) {
+    return cudaErrorStreamCaptureUnsupported;
+  }
+  state.drift();
+  return cudaSuccess;
+}
+
+StreamState* usable_stream(Caller& caller, cudaStream_t handle, cudaError_t& error) {
+  StreamState* stream = caller.stream(handle);
+  error = stream == nullptr ? cudaErrorInvalidResourceHandle
+                            : caller.state.enter_stream(*stream, caller.function);
+  return error == cudaSuccess ? stream : nullptr;
+}
+
+void submit(Caller& caller, StreamState& stream, Draft draft) {
+  stream.used_through_table = true;
+  if (stream.capture != nullptr) {
+    caller.state.capture_node(stream);
+    return;
+  }
+  caller.state.enqueue(stream, std::move(draft));
+  caller.state.drift();
+}
+
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,76 @@
+// What surrounds every call of the table: counting, faults, the driver's state, the context that
+// the runtime makes unasked, captures that forbid the call, dead devices, the thread's last error.
+#pragma once
+
+#include <type_traits>
+
+#include "state.h"
+
+namespace dlbridge::cuda_sim {
+
+/// What a function needs or risks.
+enum Trait : unsigned {
+  kNone = 0,
+  kContext = 1,   // makes the context of device 0 where the thread has none
+  kUnsafe = 2,    // forbidden to threads that a capture concerns
+  kQuiet = 4,     // cannot fail
+  kNoDriver = 8,  // answers without a driver
+};
+
+/// A call in progress. The lock is held.
+struct Caller {
+  State& state;
+  Lock& lock;
+  ThreadState& thread;
+  const char* function;
+
+  ContextState& context() const { return *state.current(thread); }
+  int device() const { return context().device; }
+  StreamState* stream(cudaStream_t handle) const {
+    return state.find_stream(handle, device(), thread);
+  }
+};
+
+/// Whether a fault strikes this call; counts it.
+bool fault_strikes(State& state, ThreadState& thread, const char* function, cudaError_t& code);
+
+/// Everything before the function itself. Anything but success is the answer.
+cudaError_t before_call(Caller& caller, unsigned traits);
+
+template <class F>
+cudaError_t call(const char* function, unsigned traits, F&& body) {
+  Lock lock(state_mutex());
+  if (living_state() == nullptr) return cudaErrorCudartUnloading;
+  State& state = *living_state();
+  ++state.inside;
+  Caller caller{state, lock, state.thread(), function};
+  cudaError_t result = before_call(caller, traits);
+  if (result == cudaSuccess) result = body(caller);
+  if (result != cudaSuccess && (traits & kQuiet) == 0) {
+    state.note(std::string(function) + " answers " + std::to_string(result));
+    caller.thread.last_error = result;
+  }
+  --state.inside;
+  state_changed().notify_all();
+  return result;
+}
+
+/// A function of the driver: no context is made, no last error kept.
+template <class F>
+CUresult driver_call(const char* function, F&& body) {
+  Lock lock(state_mutex());
+  if (living_state() == nullptr) return CUDA_ERROR_DEINITIALIZED;
+  State& state = *living_state();
+  Caller caller{state, lock, state.thread(), function};
+  cudaError_t code = cudaSuccess;
+  if (fault_strikes(state, caller.thread, function, code)) return static_cast<CUresult>(code);
+  return body(caller);
+}
+
+/// The calling thread's stream for an operation, checked; else the answer in `error`.
+StreamState* usable_stream(Caller& caller, cudaStream_t handle, cudaError_t& error);
+
+/// Enqueues, unless the stream is being captured, and lets the schedule go on.
+void submit(Caller& caller, StreamState& stream, Draft draft);
+
+}  // namespace dlbridge::cuda_sim

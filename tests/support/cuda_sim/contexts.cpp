@@ -1,0 +1,104 @@
+// A context for each device, a stack of them for each thread.
+#include <algorithm>
+#include <atomic>
+
+#include "state.h"
+
+namespace dlbridge::cuda_sim {
+namespace {
+
+uint64_t this_thread() {
+  static std::atomic<uint64_t> threads{0};
+  thread_local const uint64_t mine = ++threads;
+  return mine;
+}
+
+}  // namespace
+
+ThreadState& State::thread() {
+  ThreadState& mine = threads[this_thread()];
+  mine.id = this_thread();
+  return mine;
+}
+
+CUcontext State::handle_of(int device) const {
+  return reinterpret_cast<CUcontext>(uintptr_t{0xC0000000} + 16 * static_cast<uintptr_t>(device));
+}
+
+int State::device_of(CUcontext context) const {
+  for (int device = 0; device < config.devices; ++device) {
+    if (handle_of(device) == context) return device;
+  }
+  return -1;
+}
+
+ContextState* State::current(ThreadState& thread) {
+  if (thread.contexts.empty() || thread.contexts.back() == nullptr) return nullptr;
+  return &contexts[static_cast<size_t>(device_of(thread.contexts.back()))];
+}
+
+void State::activate(int device) {
+  ContextState& context = contexts.at(static_cast<size_t>(device));
+  context.used_by_runtime = true;
+  if (context.active) return;
+  context.active = true;
+  context.dead = cudaSuccess;
+  note("context of cuda:" + std::to_string(device) + " made");
+}
+
+ContextState& State::ensure_current(ThreadState& thread) {
+  if (current(thread) == nullptr) {
+    if (thread.contexts.empty()) thread.contexts.push_back(nullptr);
+    thread.contexts.back() = handle_of(0);
+  }
+  ContextState& context = *current(thread);
+  if (!context.active) {
+    report(ReportKind::context_created,
+           "a call made the context of cuda:" + std::to_string(context.device) +
+               ", on which nobody had worked");
+    activate(context.device);
+  }
+  return context;
+}
+
+void State::kill(int device, cudaError_t code) {
+  contexts[static_cast<size_t>(device)].dead = code;
+  note("cuda:" + std::to_string(device) + " is dead with " + std::to_string(code));
+  state_changed().notify_all();
+}
+
+void State::lose(int device) {
+  ContextState& context = contexts[static_cast<size_t>(device)];
+  note("context of cuda:" + std::to_string(device) + " destroyed");
+  std::vector<OperationPtr> stopped;
+  for (const auto& [id, operation] : pending) {
+    if (operation->stream->device == device) stopped.push_back(operation);
+  }
+  context.dead = cudaSuccess;
+  for (const OperationPtr& operation : stopped) {
+    operation->cancelled = true;
+    complete(operation);
+  }
+  for (StreamState& stream : streams) {
+    if (stream.device != device) continue;
+    // What ran there is over for everybody.
+    if (stream.tail != nullptr) host_knows(*stream.tail);
+    stream.lost = true;
+  }
+  for (EventState& event : events) {
+    if (event.device == device) event.lost = true;
+  }
+  for (auto& [begin, allocation] : allocations) {
+    if (allocation->device == device) allocation->freed = true;
+  }
+  std::erase_if(registrations, [&](const auto& item) { return item.second.device == device; });
+  context.legacy = nullptr;
+  context.per_thread.clear();
+  context.loaded.clear();
+  context.async_bytes = 0;
+  context.active = false;
+  context.used_by_runtime = false;  // what others have retained is still theirs to release
+  state_changed().notify_all();
+}
+
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,204 @@
+// Versions, devices, contexts and the last error, as the table offers them.
+#include "call.h"
+#include "functions.h"
+
+namespace dlbridge::cuda_sim {
+
+void fill_table(cuda::CudaApi& table, Driver driver) {
+#define RUNTIME(member, symbol) table.member = &functions::member;
+#define DRIVER(member, symbol, version) \
+  table.member =                        \
+      driver == Driver::absent || driver == Driver::too_old ? nullptr : &functions::member;
+#include "cuda_api.def"
+#undef RUNTIME
+#undef DRIVER
+  table.launch = &functions::launch;
+  table.preload_kernels = &functions::preload_kernels;
+}
+
+namespace functions {
+namespace {
+
+constexpr int kRuntimeVersion = 13000;
+
+bool is_device(const State& state, int device) {
+  return device >= 0 && device < state.config.devices;
+}
+
+ContextState& context_of(State& state, int device) {
+  return state.contexts[static_cast<size_t>(device)];
+}
+
+// The last error that a thread sees: a dead device's does not go away.
+cudaError_t seen_error(Caller& caller) {
+  const ContextState* context = caller.state.current(caller.thread);
+  if (context != nullptr && context->dead != cudaSuccess) return context->dead;
+  return caller.thread.last_error;
+}
+
+bool anything_lives_in(const State& state, int device) {
+  for (const StreamState& stream : state.streams) {
+    if (stream.counted && stream.device == device && !stream.destroyed && !stream.lost) return true;
+  }
+  for (const EventState& event : state.events) {
+    if (event.device == device && !event.destroyed && !event.lost) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+cudaError_t driver_get_version(int* version) {
+  return call("driver_get_version", kNoDriver, [&](Caller& caller) {
+    switch (caller.state.config.driver) {
+      case Driver::absent:
+        *version = 0;
+        break;
+      case Driver::too_old:
+        *version = 11040;
+        break;
+      case Driver::present:
+      case Driver::no_device:
+        *version = kRuntimeVersion;
+        break;
+    }
+    return cudaSuccess;
+  });
+}
+
+cudaError_t runtime_get_version(int* version) {
+  return call("runtime_get_version", kNoDriver, [&](Caller&) {
+    *version = kRuntimeVersion;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t get_device_count(int* count) {
+  *count = 0;
+  return call("get_device_count", kNone, [&](Caller& caller) {
+    *count = caller.state.config.devices;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t device_get_attribute(int* value, cudaDeviceAttr attribute, int device) {
+  return call("device_get_attribute", kNone, [&](Caller& caller) {
+    if (!is_device(caller.state, device)) return cudaErrorInvalidDevice;
+    const auto found = caller.state.attributes.find({device, attribute});
+    *value = found == caller.state.attributes.end() ? 0 : found->second;
+    return cudaSuccess;
+  });
+}
+
+cudaError_t set_device(int device) {
+  return call("set_device", kNone, [&](Caller& caller) {
+    if (!is_device(caller.state, device)) return cudaErrorInvalidDevice;
+    auto& stack = caller.thread.contexts;
+    if (stack.empty()) stack.push_back(nullptr);
+    stack.back() = caller.state.handle_of(device);
+    return caller.state.ensure_current(caller.thread).dead;
+  });
+}
+
+cudaError_t get_last_error() {
+  return call("get_last_error", kQuiet, [](Caller& caller) {
+    const cudaError_t error = seen_error(caller);
+    caller.thread.last_error = cudaSuccess;
+    return error;
+  });
+}
+
+cudaError_t peek_at_last_error() {
+  return call("peek_at_last_error", kQuiet, [](Caller& caller) { return seen_error(caller); });
+}
+
+CUresult ctx_get_current(CUcontext* context) {
+  return driver_call("ctx_get_current", [&](Caller& caller) {
+    const auto& stack = caller.thread.contexts;
+    *context = stack.empty() ? nullptr : stack.back();
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult ctx_push_current(CUcontext context) {
+  return driver_call("ctx_push_current", [&](Caller& caller) {
+    State& state = caller.state;
+    if (context != nullptr) {
+      const int device = state.device_of(context);
+      if (device < 0) {
+        state.report(ReportKind::bad_argument, "ctx_push_current of what is no context");
+        return CUDA_ERROR_INVALID_CONTEXT;
+      }
+      if (!context_of(state, device).active) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    }
+    caller.thread.contexts.push_back(context);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult ctx_pop_current(CUcontext* context) {
+  return driver_call("ctx_pop_current", [&](Caller& caller) {
+    auto& stack = caller.thread.contexts;
+    if (stack.empty()) {
+      caller.state.report(ReportKind::wrong_context, "ctx_pop_current of an empty stack");
+      return CUDA_ERROR_INVALID_CONTEXT;
+    }
+    if (context != nullptr) *context = stack.back();
+    stack.pop_back();
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult device_primary_ctx_get_state(CUdevice device, unsigned* flags, int* active) {
+  return driver_call("device_primary_ctx_get_state", [&](Caller& caller) {
+    if (!is_device(caller.state, device)) return CUDA_ERROR_INVALID_DEVICE;
+    *flags = 0;
+    *active = context_of(caller.state, device).active ? 1 : 0;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult device_primary_ctx_retain(CUcontext* context, CUdevice device) {
+  return driver_call("device_primary_ctx_retain", [&](Caller& caller) {
+    State& state = caller.state;
+    if (!is_device(state, device)) return CUDA_ERROR_INVALID_DEVICE;
+    ContextState& wanted = context_of(state, device);
+    if (wanted.dead != cudaSuccess) return static_cast<CUresult>(wanted.dead);
+    if (!wanted.active) {
+      state.report(ReportKind::context_created,
+                   "device_primary_ctx_retain made the context of "
+                   "cuda:" +
+                       std::to_string(device));
+      wanted.active = true;
+    }
+    ++wanted.retained;
+    *context = state.handle_of(device);
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult device_primary_ctx_release(CUdevice device) {
+  return driver_call("device_primary_ctx_release", [&](Caller& caller) {
+    State& state = caller.state;
+    if (!is_device(state, device)) return CUDA_ERROR_INVALID_DEVICE;
+    ContextState& context = context_of(state, device);
+    if (context.retained == 0) {
+      if (context.active) {
+        state.report(ReportKind::bad_argument,
+                     "device_primary_ctx_release of a context that was not retained");
+      }
+      return CUDA_ERROR_INVALID_CONTEXT;
+    }
+    if (--context.retained > 0 || context.used_by_runtime) return CUDA_SUCCESS;
+    if (anything_lives_in(state, device)) {
+      state.report(ReportKind::context_destroyed,
+                   "the last reference to the context of cuda:" + std::to_string(device) +
+                       " was released while streams or events lived in it");
+    }
+    state.lose(device);
+    return CUDA_SUCCESS;
+  });
+}
+
+}  // namespace functions
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,152 @@
+// Which operation runs when.
+#include <algorithm>
+
+#include "state.h"
+
+namespace dlbridge::cuda_sim {
+
+uint64_t State::draw(uint64_t below) { return below == 0 ? 0 : random() % below; }
+
+bool State::runnable(const Operation& operation) const {
+  return operation.ready && !operation.done && !held && !operation.stream->held &&
+         contexts[static_cast<size_t>(operation.stream->device)].dead == cudaSuccess;
+}
+
+void State::become_ready(Operation& operation) {
+  operation.ready = true;
+  // From here on the device may have begun: what was there before cannot be counted on.
+  if (operation.poisons) poison(operation);
+}
+
+void State::execute(const OperationPtr& operation) {
+  note("run #" + std::to_string(operation->id));
+  if (!operation->cancelled) {
+    check_sources(*operation);
+    if (operation->run) operation->run();
+  }
+  complete(operation);
+}
+
+void State::complete(const OperationPtr& operation) {
+  // A kernel that killed its device does not end.
+  if (contexts[static_cast<size_t>(operation->stream->device)].dead != cudaSuccess) return;
+  operation->done = true;
+  operation->run = nullptr;
+  pending.erase(operation->id);
+  for (Operation* effect : operation->effects) {
+    std::erase(effect->causes, operation);
+    if (effect->causes.empty()) become_ready(*effect);
+  }
+  operation->effects.clear();
+  state_changed().notify_all();
+}
+
+std::vector<OperationPtr> State::closure(const OperationPtr& target) const {
+  std::map<uint64_t, OperationPtr> found;
+  std::vector<OperationPtr> open;
+  if (!target->done) open.push_back(target);
+  while (!open.empty()) {
+    const OperationPtr next = open.back();
+    open.pop_back();
+    if (!found.emplace(next->id, next).second) continue;
+    open.insert(open.end(), next->causes.begin(), next->causes.end());
+  }
+  std::vector<OperationPtr> result;
+  for (const auto& [id, operation] : found) result.push_back(operation);
+  return result;
+}
+
+void State::progress(const OperationPtr& target) {
+  for (const OperationPtr& operation : closure(target)) {
+    // Others may run in between, never instead.
+    while (config.schedule == Schedule::random && draw(3) == 0 && step_one()) {
+    }
+    if (runnable(*operation)) execute(operation);
+  }
+}
+
+bool State::step_one() {
+  constexpr size_t kEnough = 32;
+  std::vector<OperationPtr> candidates;
+  for (const auto& [id, operation] : pending) {
+    if (runnable(*operation)) candidates.push_back(operation);
+    if (candidates.size() == kEnough) break;
+  }
+  if (candidates.empty()) return false;
+  execute(candidates[draw(candidates.size())]);
+  return true;
+}
+
+void State::run_all() {
+  std::vector<OperationPtr> all;
+  for (const auto& [id, operation] : pending) all.push_back(operation);
+  for (const OperationPtr& operation : all) {
+    if (runnable(*operation)) execute(operation);
+  }
+}
+
+void State::drift() {
+  switch (config.schedule) {
+    case Schedule::eager:
+      run_all();
+      return;
+    case Schedule::lazy:
+      return;
+    case Schedule::random:
+      for (uint64_t steps = draw(4); steps > 0 && step_one(); --steps) {
+      }
+      return;
+  }
+}
+
+cudaError_t State::fate(const OperationPtr& target) const {
+  for (const OperationPtr& operation : closure(target)) {
+    const ContextState& context = contexts[static_cast<size_t>(operation->stream->device)];
+    if (context.dead != cudaSuccess) return context.dead;
+    if (operation->stream->lost) return cudaErrorContextIsDestroyed;
+  }
+  return cudaSuccess;
+}
+
+cudaError_t State::wait_for(Lock& lock, OperationPtr target) {
+  while (target != nullptr && !target->done) {
+    if (ending) return cudaErrorCudartUnloading;
+    progress(target);
+    if (target->done) break;
+    if (const cudaError_t error = fate(target); error != cudaSuccess) return error;
+    ++blocked;
+    blocked_changed().notify_all();
+    state_changed().wait(lock);
+    --blocked;
+  }
+  if (target != nullptr) {
+    if (target->stream->lost) return cudaErrorContextIsDestroyed;
+    host_knows(*target);
+  }
+  return cudaSuccess;
+}
+
+cudaError_t State::query(const OperationPtr& target) {
+  if (target == nullptr) return cudaSuccess;
+  if (!target->done) {
+    if (const cudaError_t error = fate(target); error != cudaSuccess) return error;
+    if (target->not_ready_left < 0) {
+      target->not_ready_left =
+          static_cast<int>(draw(static_cast<uint64_t>(config.max_not_ready) + 1));
+    }
+    const bool still = held || target->stream->held;
+    if (!still && target->not_ready_left > 0) {
+      --target->not_ready_left;
+      return cudaErrorNotReady;
+    }
+    if (!still) progress(target);
+    if (!target->done) {
+      const cudaError_t error = fate(target);
+      return error != cudaSuccess ? error : cudaErrorNotReady;
+    }
+  }
+  host_knows(*target);
+  return cudaSuccess;
+}
+
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,121 @@
+// What the simulator's own tests share: a program over streams, events and memory in few words.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <set>
+#include <vector>
+
+#include "cuda_sim/simulator.h"
+
+namespace dlbridge::cuda_sim {
+
+#define ASSERT_CUDA(expression) ASSERT_EQ(expression, cudaSuccess)
+#define EXPECT_CUDA(expression) EXPECT_EQ(expression, cudaSuccess)
+
+using Bytes = std::vector<uint8_t>;
+
+inline Bytes pattern(size_t count, uint8_t seed) {
+  Bytes bytes(count);
+  for (size_t i = 0; i < count; ++i) bytes[i] = static_cast<uint8_t>(seed + i * 7 + i / 251);
+  return bytes;
+}
+
+/// Pages of its own, registered for as long as it lives.
+class PinnedBytes {
+ public:
+  PinnedBytes(const cuda::CudaApi& api, size_t count, unsigned flags = cudaHostRegisterPortable)
+      : api_(api), pages_(static_cast<uint8_t*>(std::aligned_alloc(4096, rounded(count)))) {
+    std::memset(pages_, 0xEE, rounded(count));
+    EXPECT_CUDA(api_.host_register(pages_, count, flags));
+  }
+  ~PinnedBytes() {
+    api_.host_unregister(pages_);
+    std::free(pages_);
+  }
+  PinnedBytes(const PinnedBytes&) = delete;
+  PinnedBytes& operator=(const PinnedBytes&) = delete;
+  uint8_t* data() const { return pages_; }
+  Bytes copy(size_t count) const { return Bytes(pages_, pages_ + count); }
+
+ private:
+  static size_t rounded(size_t count) { return (count + 4095) / 4096 * 4096; }
+  const cuda::CudaApi& api_;
+  uint8_t* pages_;
+};
+
+/// A simulator of which device 1 is current on the test's thread.
+class World {
+ public:
+  explicit World(Config config = {}) : sim(std::move(config)), api(sim.api()) { sim.use_device(1); }
+  ~World() { sim.use_no_device(); }
+
+  cudaEvent_t event(unsigned flags = cudaEventDisableTiming) {
+    cudaEvent_t event = nullptr;
+    EXPECT_CUDA(api.event_create_with_flags(&event, flags));
+    return event;
+  }
+  cudaStream_t stream(unsigned flags = cudaStreamNonBlocking, int device = 1) {
+    return sim.make_stream(flags, device);
+  }
+  /// Records on `from`, waits on `to`.
+  void edge(cudaStream_t from, cudaStream_t to) {
+    cudaEvent_t made = event();
+    EXPECT_CUDA(api.event_record(made, from));
+    EXPECT_CUDA(api.stream_wait_event(to, made, 0));
+    EXPECT_CUDA(api.event_destroy(made));
+  }
+  void copy(void* target, const void* source, size_t count, cudaStream_t stream) {
+    EXPECT_CUDA(api.memcpy_async(target, source, count, cudaMemcpyDefault, stream));
+  }
+  Bytes read(const void* memory, size_t count) { return sim.read(memory, count); }
+
+  Simulator sim;
+  const cuda::CudaApi& api;
+};
+
+/// Reports of one kind, and no others.
+#define EXPECT_ONLY(world, expected_kind)                                        \
+  do {                                                                           \
+    EXPECT_GE((world).sim.reports_of(expected_kind), 1u) << (world).sim.trace(); \
+    for (const auto& reported : (world).sim.reports()) {                         \
+      EXPECT_EQ(reported.kind, expected_kind) << reported.text;                  \
+    }                                                                            \
+    (world).sim.clear_reports();                                                 \
+  } while (false)
+#define EXPECT_NO_REPORTS(world) EXPECT_EQ((world).sim.complaint(), "")
+
+inline Config schedule(Schedule which, uint64_t seed = 1) {
+  Config config;
+  config.schedule = which;
+  config.seed = seed;
+  return config;
+}
+
+/// A test for each schedule.
+class EverySchedule : public ::testing::TestWithParam<Schedule> {
+ protected:
+  Config config(uint64_t seed = 1) const { return schedule(GetParam(), seed); }
+};
+
+inline std::string schedule_name(const ::testing::TestParamInfo<Schedule>& info) {
+  switch (info.param) {
+    case Schedule::eager:
+      return "Eager";
+    case Schedule::lazy:
+      return "Lazy";
+    case Schedule::random:
+      return "Random";
+  }
+  return "";
+}
+
+#define FOR_EVERY_SCHEDULE(suite)                                                                \
+  INSTANTIATE_TEST_SUITE_P(Sim, suite,                                                           \
+                           ::testing::Values(Schedule::eager, Schedule::lazy, Schedule::random), \
+                           schedule_name)
+
+}  // namespace dlbridge::cuda_sim

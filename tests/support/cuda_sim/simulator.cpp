@@ -1,0 +1,444 @@
+#include "simulator.h"
+
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+
+#include "call.h"
+
+namespace dlbridge::cuda_sim {
+namespace {
+
+void set_default_attributes(State& state) {
+  const std::pair<cudaDeviceAttr, int> defaults[] = {
+      {cudaDevAttrComputeCapabilityMajor, 9},
+      {cudaDevAttrComputeCapabilityMinor, 0},
+      {cudaDevAttrMultiProcessorCount, 132},
+      {cudaDevAttrMaxThreadsPerBlock, 1024},
+      {cudaDevAttrWarpSize, 32},
+      {cudaDevAttrMaxPitch, 2147483647},
+      {cudaDevAttrAsyncEngineCount, 3},
+      {cudaDevAttrUnifiedAddressing, 1},
+      {cudaDevAttrCanMapHostMemory, 1},
+      {cudaDevAttrHostRegisterSupported, 1},
+      {cudaDevAttrCanUseHostPointerForRegisteredMem, 1},
+      {cudaDevAttrMemoryPoolsSupported, 1},
+      {cudaDevAttrManagedMemory, 1},
+      {cudaDevAttrConcurrentManagedAccess, 1},
+  };
+  for (int device = 0; device < state.config.devices; ++device) {
+    for (const auto& [attribute, value] : defaults) state.attributes[{device, attribute}] = value;
+  }
+}
+
+uintptr_t address(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); }
+
+// Memory that a test names; a mistake of the test itself otherwise.
+Allocation& allocation_at(State& state, const void* memory, size_t count) {
+  const Place place = state.place_of(address(memory), address(memory) + count, 0);
+  if (place.allocation == nullptr || !place.trouble.empty()) {
+    throw std::invalid_argument(hex(address(memory)) + " + " + std::to_string(count) +
+                                " is no device memory. " + place.trouble);
+  }
+  return *place.allocation;
+}
+
+unsigned char* bytes_at(State& state, const void* memory, size_t count) {
+  const Allocation& allocation = allocation_at(state, memory, count);
+  return reinterpret_cast<unsigned char*>(address(memory) + allocation.mapping->alias());
+}
+
+int default_device(State& state, const void* memory) {
+  if (memory != nullptr) {
+    const Place place = state.place_of(address(memory), address(memory) + 1, 0);
+    if (place.allocation != nullptr) return place.allocation->device;
+  }
+  if (const ContextState* context = state.current(state.thread())) return context->device;
+  return state.config.active.empty() ? 0 : state.config.active.front();
+}
+
+StreamState& stream_of(State& state, cudaStream_t handle, const void* memory = nullptr) {
+  StreamState* stream = state.find_stream(handle, default_device(state, memory), state.thread());
+  if (stream == nullptr) throw std::invalid_argument("no such stream");
+  return *stream;
+}
+
+void free_memory(State& state, void* memory, const char* how) {
+  const auto found = state.allocations.find(address(memory));
+  if (found == state.allocations.end()) throw std::invalid_argument("no such allocation");
+  Allocation& allocation = *found->second;
+  if (allocation.freed) {
+    state.report(ReportKind::use_after_destroy, hex(allocation.begin()) + " is freed already");
+    return;
+  }
+  state.release(allocation.begin(), allocation.end(), how);
+  state.bury(allocation);
+}
+
+void submit_test(State& state, StreamState& stream, Draft draft) {
+  if (stream.capture != nullptr) {
+    state.capture_node(stream);
+    return;
+  }
+  state.enqueue(stream, std::move(draft));
+  state.drift();
+}
+
+}  // namespace
+
+// Threads may wait on these for as long as the process lives.
+std::mutex& state_mutex() {
+  static auto* mutex = new std::mutex;
+  return *mutex;
+}
+
+std::condition_variable& state_changed() {
+  static auto* changed = new std::condition_variable;
+  return *changed;
+}
+
+std::condition_variable& blocked_changed() {
+  static auto* changed = new std::condition_variable;
+  return *changed;
+}
+
+State*& living_state() {
+  static State* state = nullptr;
+  return state;
+}
+
+State::State(Config wanted) : config(std::move(wanted)), random(config.seed) {
+  for (int device = 0; device < config.devices; ++device) {
+    contexts.emplace_back().device = device;
+  }
+  for (const int device : config.active) {
+    if (device < config.devices) activate(device);
+  }
+  set_default_attributes(*this);
+  fill_table(table, config.driver);
+}
+
+State::~State() {
+  // A long chain of causes must not be destroyed by recursion.
+  for (const auto& [id, operation] : pending) operation->causes.clear();
+}
+
+Simulator::Simulator(Config config) : state_(std::make_unique<State>(std::move(config))) {
+  const Lock lock(state_mutex());
+  if (living_state() != nullptr) throw std::logic_error("another simulator lives");
+  living_state() = state_.get();
+}
+
+Simulator::~Simulator() {
+  Lock lock(state_mutex());
+  living_state() = nullptr;
+  state_->ending = true;
+  state_changed().notify_all();
+  state_changed().wait(lock, [&] { return state_->inside == 0; });
+}
+
+const cuda::CudaApi& Simulator::api() const noexcept { return state_->table; }
+
+// ---- memory
+
+void* Simulator::device_alloc(size_t bytes, int device) {
+  const Lock lock(state_mutex());
+  state_->activate(device);
+  const auto allocation = state_->allocate(bytes, device, false);
+  std::memset(reinterpret_cast<void*>(allocation->begin() + allocation->mapping->alias()),
+              state_->config.poison, std::min(bytes, size_t{64} << 20));
+  return reinterpret_cast<void*>(allocation->begin());
+}
+
+void Simulator::device_free(void* memory) {
+  const Lock lock(state_mutex());
+  free_memory(*state_, memory, "device_free");
+}
+
+void* Simulator::managed_alloc(size_t bytes, int device) {
+  const Lock lock(state_mutex());
+  state_->activate(device);
+  return reinterpret_cast<void*>(state_->allocate(bytes, device, true)->begin());
+}
+
+void Simulator::managed_free(void* memory) {
+  const Lock lock(state_mutex());
+  free_memory(*state_, memory, "managed_free");
+}
+
+void Simulator::write(void* device_memory, const void* bytes, size_t count) {
+  const Lock lock(state_mutex());
+  if (count != 0) std::memcpy(bytes_at(*state_, device_memory, count), bytes, count);
+}
+
+void Simulator::write(void* device_memory, const std::vector<uint8_t>& bytes) {
+  write(device_memory, bytes.data(), bytes.size());
+}
+
+std::vector<uint8_t> Simulator::read(const void* device_memory, size_t count) const {
+  const Lock lock(state_mutex());
+  if (count == 0) return {};
+  const unsigned char* bytes = bytes_at(*state_, device_memory, count);
+  return std::vector<uint8_t>(bytes, bytes + count);
+}
+
+void Simulator::device_fill(void* device_memory, uint8_t value, size_t count) {
+  const Lock lock(state_mutex());
+  if (count != 0) std::memset(bytes_at(*state_, device_memory, count), value, count);
+}
+
+void Simulator::host_wrote(const void* memory, size_t bytes) {
+  const Lock lock(state_mutex());
+  state_->host_access(ByteSet(memory, bytes), true, "write", ReportKind::race);
+}
+
+void Simulator::host_read(const void* memory, size_t bytes) {
+  const Lock lock(state_mutex());
+  state_->host_access(ByteSet(memory, bytes), false, "read", ReportKind::race);
+}
+
+// ---- kernels of the tests
+
+void Simulator::enqueue_write(cudaStream_t stream, void* memory, std::vector<uint8_t> bytes) {
+  const size_t count = bytes.size();
+  enqueue_kernel(stream, {}, {{memory, count}},
+                 [bytes = std::move(bytes)](const std::vector<void*>& at) {
+                   if (!bytes.empty()) std::memcpy(at[0], bytes.data(), bytes.size());
+                 });
+}
+
+std::shared_ptr<std::vector<uint8_t>> Simulator::enqueue_read(cudaStream_t stream,
+                                                              const void* memory, size_t count) {
+  auto result = std::make_shared<std::vector<uint8_t>>();
+  enqueue_kernel(stream, {{memory, count}}, {}, [result, count](const std::vector<void*>& at) {
+    const auto* bytes = static_cast<const uint8_t*>(at[0]);
+    result->assign(bytes, bytes + count);
+  });
+  return result;
+}
+
+void Simulator::enqueue_kernel(cudaStream_t stream, std::vector<Range> reads,
+                               std::vector<Range> writes,
+                               std::function<void(const std::vector<void*>&)> body) {
+  const Lock lock(state_mutex());
+  const void* some = !reads.empty() ? reads[0].data : !writes.empty() ? writes[0].data : nullptr;
+  StreamState& on = stream_of(*state_, stream, some);
+  Draft draft;
+  draft.text = "test kernel";
+  std::vector<void*> pointers;
+  for (const auto* list : {&reads, &writes}) {
+    for (const Range& range : *list) {
+      draft.accesses.push_back(
+          state_->access(ByteSet(range.data, range.bytes), list == &writes, on.device));
+      const Access& access = draft.accesses.back();
+      if (!access.place.trouble.empty()) {
+        state_->report(access.place.report, "test kernel: " + access.place.trouble);
+        return;
+      }
+      draft.text += std::string(access.write ? " writing " : " reading ") +
+                    hex(address(range.data)) + "+" + std::to_string(range.bytes);
+      pointers.push_back(reinterpret_cast<void*>(address(range.data) + access.alias()));
+    }
+  }
+  if (body) {
+    draft.run = [body = std::move(body), pointers = std::move(pointers)] { body(pointers); };
+  }
+  submit_test(*state_, on, std::move(draft));
+}
+
+void Simulator::enqueue_fault(cudaStream_t stream, cudaError_t code) {
+  const Lock lock(state_mutex());
+  StreamState& on = stream_of(*state_, stream);
+  Draft draft;
+  draft.text = "fault " + std::to_string(code);
+  draft.run = [state = state_.get(), device = on.device, code] { state->kill(device, code); };
+  submit_test(*state_, on, std::move(draft));
+}
+
+// ---- time
+
+void Simulator::hold() {
+  const Lock lock(state_mutex());
+  state_->held = true;
+}
+
+void Simulator::go() {
+  const Lock lock(state_mutex());
+  state_->held = false;
+  state_->drift();
+  state_changed().notify_all();
+}
+
+void Simulator::hold_stream(cudaStream_t stream) {
+  const Lock lock(state_mutex());
+  stream_of(*state_, stream).held = true;
+}
+
+void Simulator::go_stream(cudaStream_t stream) {
+  const Lock lock(state_mutex());
+  stream_of(*state_, stream).held = false;
+  state_->drift();
+  state_changed().notify_all();
+}
+
+int Simulator::blocked_threads() const {
+  const Lock lock(state_mutex());
+  return state_->blocked;
+}
+
+bool Simulator::wait_until_blocked(int count) const {
+  Lock lock(state_mutex());
+  return blocked_changed().wait_for(lock, std::chrono::seconds(10),
+                                    [&] { return state_->blocked >= count; });
+}
+
+bool Simulator::step() {
+  const Lock lock(state_mutex());
+  return state_->step_one();
+}
+
+void Simulator::finish() {
+  const Lock lock(state_mutex());
+  state_->run_all();
+  for (const StreamState& stream : state_->streams) {
+    if (stream.tail != nullptr && stream.tail->done) state_->host_knows(*stream.tail);
+  }
+}
+
+void Simulator::synchronize(cudaStream_t stream) {
+  Lock lock(state_mutex());
+  const OperationPtr target = stream_of(*state_, stream).tail;
+  ++state_->inside;
+  state_->wait_for(lock, target);
+  --state_->inside;
+  state_changed().notify_all();
+}
+
+size_t Simulator::pending_operations() const {
+  const Lock lock(state_mutex());
+  return state_->pending.size();
+}
+
+// ---- contexts
+
+CUcontext Simulator::make_context(int device) {
+  const Lock lock(state_mutex());
+  state_->activate(device);
+  return state_->handle_of(device);
+}
+
+void Simulator::use_device(int device) {
+  const Lock lock(state_mutex());
+  state_->activate(device);
+  auto& stack = state_->thread().contexts;
+  if (stack.empty()) stack.push_back(nullptr);
+  stack.back() = state_->handle_of(device);
+}
+
+void Simulator::use_no_device() {
+  const Lock lock(state_mutex());
+  state_->thread().contexts.clear();
+}
+
+bool Simulator::context_active(int device) const {
+  const Lock lock(state_mutex());
+  return state_->contexts[static_cast<size_t>(device)].active;
+}
+
+std::vector<int> Simulator::context_stack() const {
+  const Lock lock(state_mutex());
+  std::vector<int> devices;
+  for (const CUcontext context : state_->thread().contexts) {
+    devices.push_back(state_->device_of(context));
+  }
+  return devices;
+}
+
+void Simulator::reset_device(int device) {
+  const Lock lock(state_mutex());
+  state_->lose(device);
+}
+
+cudaStream_t Simulator::make_stream(unsigned flags, int device) {
+  const Lock lock(state_mutex());
+  state_->activate(device);
+  return state_->new_stream(StreamState::created, device, flags, false).handle;
+}
+
+void Simulator::drop_stream(cudaStream_t stream) {
+  const Lock lock(state_mutex());
+  stream_of(*state_, stream).destroyed = true;
+}
+
+// ---- capture
+
+cudaError_t Simulator::begin_capture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+  const Lock lock(state_mutex());
+  return state_->begin_capture(state_->thread(), stream_of(*state_, stream), mode);
+}
+
+cudaError_t Simulator::end_capture(cudaStream_t stream) {
+  const Lock lock(state_mutex());
+  return state_->end_capture(state_->thread(), stream_of(*state_, stream));
+}
+
+size_t Simulator::captured_operations() const {
+  const Lock lock(state_mutex());
+  return state_->captured;
+}
+
+cudaStreamCaptureMode Simulator::capture_mode() const {
+  const Lock lock(state_mutex());
+  return state_->thread().mode;
+}
+
+// ---- failure
+
+void Simulator::fail(Fault fault) {
+  const Lock lock(state_mutex());
+  state_->faults.push_back(std::move(fault));
+}
+
+void Simulator::clear_faults() {
+  const Lock lock(state_mutex());
+  state_->faults.clear();
+}
+
+int Simulator::faults_struck() const {
+  const Lock lock(state_mutex());
+  return state_->struck;
+}
+
+void Simulator::kill_device(int device, cudaError_t code) {
+  const Lock lock(state_mutex());
+  state_->kill(device, code);
+}
+
+void Simulator::set_attribute(cudaDeviceAttr attribute, int value, int device) {
+  const Lock lock(state_mutex());
+  for (int each = 0; each < state_->config.devices; ++each) {
+    if (device < 0 || device == each) state_->attributes[{each, attribute}] = value;
+  }
+}
+
+void Simulator::set_device_memory_limit(size_t bytes) {
+  const Lock lock(state_mutex());
+  state_->config.device_memory_bytes = bytes;
+}
+
+void Simulator::set_registration_limit(size_t bytes) {
+  const Lock lock(state_mutex());
+  state_->config.max_registered_bytes_total = bytes;
+}
+
+cudaError_t Simulator::last_error() const {
+  const Lock lock(state_mutex());
+  return state_->thread().last_error;
+}
+
+void Simulator::set_last_error(cudaError_t code) {
+  const Lock lock(state_mutex());
+  state_->thread().last_error = code;
+}
+
+}  // namespace dlbridge::cuda_sim

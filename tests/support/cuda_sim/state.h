@@ -1,0 +1,312 @@
+// State: what the simulator knows. Everything here is guarded by one mutex, state_mutex(); nothing
+// here calls out while it is held, except the bodies of kernels, which must not call back.
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <map>
+#include <mutex>
+#include <random>
+#include <set>
+
+#include "byte_set.h"
+#include "clock.h"
+#include "simulator.h"
+
+namespace dlbridge::cuda_sim {
+
+struct Operation;
+struct StreamState;
+using OperationPtr = std::shared_ptr<Operation>;
+
+// ---- memory.cpp
+
+/// Pages of a memfd, mapped where no host may touch them and again where the simulator does.
+class Mapping {
+ public:
+  Mapping(size_t bytes, bool host_accessible);
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+  uintptr_t begin() const { return begin_; }
+  size_t bytes() const { return bytes_; }
+  /// What to add to an address to get at the bytes.
+  uintptr_t alias() const { return alias_ - begin_; }
+  /// Gives the pages back but keeps the addresses.
+  void discard();
+
+ private:
+  size_t bytes_;
+  uintptr_t begin_ = 0;
+  uintptr_t alias_ = 0;
+};
+
+struct Allocation {
+  std::shared_ptr<Mapping> mapping;
+  size_t bytes = 0;
+  int device = 0;
+  bool managed = false;
+  bool stream_ordered = false;
+  bool freed = false;
+  /// An operation by its place in its stream's order; of malloc_async and free_async.
+  struct Moment {
+    const StreamState* stream = nullptr;
+    uint64_t number = 0;
+  };
+  Moment born;
+  Moment ended;
+  uintptr_t begin() const { return mapping->begin(); }
+  uintptr_t end() const { return begin() + bytes; }
+};
+
+struct Registration {
+  uintptr_t begin = 0;
+  size_t bytes = 0;
+  unsigned flags = 0;
+  int device = 0;
+  uintptr_t end() const { return begin + bytes; }
+};
+
+/// What memory a range of bytes lies in.
+struct Place {
+  enum Kind { pageable, pinned, device, managed, freed, broken } kind = pageable;
+  std::shared_ptr<Allocation> allocation;
+  const Registration* registration = nullptr;
+  std::string trouble;  // of broken
+  ReportKind report = ReportKind::bad_argument;
+  bool on_device() const { return kind == device || kind == managed; }
+  bool on_host() const { return kind == pageable || kind == pinned || kind == managed; }
+};
+
+// ---- graph.cpp
+
+/// Bytes that an operation reads or writes.
+struct Access {
+  ByteSet bytes;
+  bool write = false;
+  Place place;
+  uintptr_t alias() const {
+    return place.allocation != nullptr ? place.allocation->mapping->alias() : 0;
+  }
+};
+
+struct Operation {
+  uint64_t id = 0;  // also an order that is topological
+  StreamState* stream = nullptr;
+  std::string text;
+  Clock clock;                       // what is over when this is, itself included
+  uint64_t number = 0;               // of its stream
+  std::vector<OperationPtr> causes;  // not yet over
+  std::vector<Operation*> effects;
+  std::vector<Access> accesses;
+  std::function<void()> run;
+  bool releases = false;  // ends the life of the memory that it writes
+  bool poisons = true;
+  bool ready = false;
+  bool done = false;
+  bool cancelled = false;  // its memory is gone: does nothing
+  int not_ready_left = -1;
+  struct Hashed {
+    size_t access;
+    uint64_t hash;
+  };
+  std::vector<Hashed> sources;
+};
+
+/// What somebody wants to enqueue.
+struct Draft {
+  std::string text;
+  std::vector<Access> accesses;
+  std::function<void()> run;
+  OperationPtr after;  // besides what the stream itself orders
+  bool releases = false;
+  bool poisons = true;
+};
+
+struct Capture {
+  uint64_t id = 0;
+  StreamState* origin = nullptr;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  uint64_t thread = 0;
+  bool invalidated = false;
+  bool ended = false;
+  std::map<StreamState*, Clock> streams;  // what each of them has joined
+  std::map<StreamState*, size_t> actors;
+  std::map<StreamState*, uint64_t> nodes;
+};
+
+struct StreamState {
+  enum Kind { created, legacy, per_thread } kind = created;
+  cudaStream_t handle = nullptr;
+  size_t actor = 0;
+  int device = 0;
+  unsigned flags = 0;
+  bool counted = false;    // made through the table
+  bool destroyed = false;  // by its owner
+  bool lost = false;       // with its context
+  bool held = false;
+  bool used_through_table = false;
+  OperationPtr tail;
+  std::shared_ptr<Capture> capture;
+  uint64_t numbers = 0;
+  bool blocking() const { return kind != legacy && (flags & cudaStreamNonBlocking) == 0; }
+  std::string name() const;
+};
+
+struct EventState {
+  cudaEvent_t handle = nullptr;
+  uint64_t id = 0;
+  int device = 0;
+  unsigned flags = 0;
+  bool destroyed = false;
+  bool lost = false;
+  OperationPtr recorded;
+  std::shared_ptr<Capture> capture;  // recorded in it
+  Clock captured;                    // what its record in the capture has joined
+};
+
+struct ContextState {
+  int device = 0;
+  bool active = false;
+  bool used_by_runtime = false;  // which does not give it up before a reset
+  int retained = 0;
+  cudaError_t dead = cudaSuccess;
+  StreamState* legacy = nullptr;
+  std::map<uint64_t, StreamState*> per_thread;
+  std::set<cuda::KernelId> loaded;
+  size_t async_bytes = 0;
+};
+
+struct ThreadState {
+  uint64_t id = 0;
+  std::vector<CUcontext> contexts;
+  cudaError_t last_error = cudaSuccess;
+  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+};
+
+std::mutex& state_mutex();
+std::condition_variable& state_changed();
+std::condition_variable& blocked_changed();
+using Lock = std::unique_lock<std::mutex>;
+
+struct State {
+  explicit State(Config wanted);
+  ~State();
+
+  // contexts.cpp
+  ThreadState& thread();
+  CUcontext handle_of(int device) const;
+  int device_of(CUcontext context) const;  // -1: none of ours
+  ContextState* current(ThreadState& thread);
+  void activate(int device);
+  /// The current context, made as the runtime does it where the thread has none; reported.
+  ContextState& ensure_current(ThreadState& thread);
+  void kill(int device, cudaError_t code);
+  void lose(int device);
+
+  // memory.cpp
+  std::shared_ptr<Allocation> allocate(size_t bytes, int device, bool managed);
+  Place place_of(uintptr_t begin, uintptr_t end, int device);
+  Access access(ByteSet bytes, bool write, int device);
+  void release(uintptr_t begin, uintptr_t end, const char* how);
+  /// Frees memory on which nothing is pending.
+  void bury(Allocation& allocation);
+  /// Freed memory keeps its addresses for long, so that its use is noticed.
+  void retire(uintptr_t begin);
+  size_t bytes_registered() const;
+
+  // graph.cpp
+  StreamState& new_stream(StreamState::Kind kind, int device, unsigned flags, bool counted);
+  /// The stream of a handle; 0, 1 and 2 those of `device` and this thread. Null: reported.
+  StreamState* find_stream(cudaStream_t handle, int device, ThreadState& thread);
+  EventState* find_event(cudaEvent_t handle);
+  OperationPtr enqueue(StreamState& stream, Draft draft);
+
+  // schedule.cpp
+  bool runnable(const Operation& operation) const;
+  void become_ready(Operation& operation);
+  void execute(const OperationPtr& operation);
+  void complete(const OperationPtr& operation);
+  std::vector<OperationPtr> closure(const OperationPtr& target) const;
+  void progress(const OperationPtr& target);  // runs its closure as far as it may
+  bool step_one();
+  void run_all();
+  void drift();  // what the schedule runs on its own at a call
+  /// Blocks until `target` is over; the host knows then.
+  cudaError_t wait_for(Lock& lock, OperationPtr target);
+  cudaError_t query(const OperationPtr& target);
+  cudaError_t fate(const OperationPtr& target) const;  // why it never ends
+  uint64_t draw(uint64_t below);
+
+  // races.cpp
+  void check_races(const OperationPtr& operation);
+  void host_access(const ByteSet& bytes, bool write, const std::string& what, ReportKind kind);
+  void hash_sources(Operation& operation);
+  void check_sources(const Operation& operation);
+  void host_knows(const Operation& operation);
+  void poison(const Operation& operation);
+
+  // capture.cpp
+  bool forbidden(ThreadState& thread, const char* call);  // invalidates and reports
+  void invalidate(Capture& capture, const std::string& why);
+  /// 0 if `stream` may be used now; else the answer, captures broken and reported.
+  cudaError_t enter_stream(StreamState& stream, const char* call);
+  void capture_node(StreamState& stream);
+  cudaError_t capture_wait(StreamState& stream, EventState& event);
+  cudaError_t begin_capture(ThreadState& thread, StreamState& stream, cudaStreamCaptureMode mode);
+  cudaError_t end_capture(ThreadState& thread, StreamState& stream);
+
+  // report.cpp
+  void report(ReportKind kind, std::string text);
+  void note(std::string line);
+
+  Config config;
+  cuda::CudaApi table{};
+  std::mt19937_64 random;
+  int inside = 0;
+  bool ending = false;
+
+  std::map<uint64_t, ThreadState> threads;
+  std::deque<ContextState> contexts;
+  std::map<std::pair<int, int>, int> attributes;
+
+  std::map<uintptr_t, std::shared_ptr<Allocation>> allocations;  // the freed ones too
+  std::deque<uintptr_t> graveyard;
+  std::map<uintptr_t, Registration> registrations;
+  size_t peak_registered = 0;
+  size_t peak_async = 0;
+
+  std::deque<StreamState> streams;  // all there ever were
+  std::map<cudaStream_t, StreamState*> stream_handles;
+  std::deque<EventState> events;
+  std::map<cudaEvent_t, EventState*> event_handles;
+  std::map<uint64_t, OperationPtr> pending;
+  std::vector<OperationPtr> unobserved;  // with accesses, and not known to the host
+  Clock host;
+  uint64_t operation_ids = 0;
+  bool held = false;
+  int blocked = 0;
+  uint64_t spinning = 0;
+
+  std::vector<std::shared_ptr<Capture>> captures;
+  uint64_t capture_ids = 0;
+  size_t captured = 0;
+
+  std::vector<Fault> faults;
+  int struck = 0;
+  std::map<std::string, uint64_t> counts;
+  uint64_t total = 0;
+
+  std::vector<Report> reports;
+  std::deque<std::string> lines;
+};
+
+/// The simulator's state of which the table is in use; null outside a simulator's life.
+State*& living_state();
+
+/// Fills the table (api.cpp).
+void fill_table(cuda::CudaApi& table, Driver driver);
+
+std::string hex(uintptr_t address);
+
+}  // namespace dlbridge::cuda_sim

@@ -1,0 +1,274 @@
+// StagingPath: one way through the staging functions, from tensors to bytes that were checked.
+// Suites about something else (failures, captures, contexts, schedules) walk all of them.
+//
+// Thread: any; what a path uses belongs to it alone.
+#pragma once
+
+#include <mutex>
+#include <optional>
+#include <ostream>
+#include <string>
+
+#include "staging_fixture.h"
+
+namespace dlbridge::test {
+
+enum class HostSide : uint8_t {
+  fresh,           ///< the result is the module's own (to host only)
+  pageable,        ///< out or source of the caller's
+  foreign_pinned,  ///< the same, registered by somebody else
+};
+
+struct StagingPath {
+  std::string name;
+  bool to_host;
+  bool async;
+  Layout layout;
+  HostSide side;
+  cuda::StageOptions options = {};
+  int batch = 0;  ///< tensors in one call; 0: the call for one
+  bool edges = true;
+
+  friend std::ostream& operator<<(std::ostream& out, const StagingPath& path) {
+    return out << path.name;
+  }
+};
+
+inline std::vector<StagingPath> staging_paths() {
+  const Layout small({9, 7});
+  const Layout small_strided({9, 7}, {1, 11});
+  const Layout large({80'000});
+  const Layout rows({12, 2048}, {4096, 1});
+  const Layout strided({160, 500}, {1100, 2});
+  const Layout little({35, 500}, {1100, 2});
+  const Layout broadcast({50, 40, 30}, {30, 0, 1});
+  using Side = HostSide;
+  return {
+      {"small", true, false, small, Side::fresh},
+      {"small_row_major", true, false, small_strided, Side::fresh, {.row_major = true}},
+      {"small_to_out", true, false, small, Side::pageable},
+      {"small_to_pinned", true, false, small, Side::foreign_pinned},
+      {"large", true, false, large, Side::fresh},
+      {"rows", true, false, rows, Side::fresh},
+      {"strided", true, false, strided, Side::fresh},
+      {"broadcast", true, false, broadcast, Side::fresh},
+      {"large_to_out", true, false, large, Side::pageable},
+      {"strided_to_out", true, false, strided, Side::pageable},
+      {"strided_to_pinned", true, false, strided, Side::foreign_pinned},
+      {"large_without_edges", true, false, large, Side::fresh, {}, 0, false},
+      {"batch", true, false, little, Side::fresh, {}, 3},
+      {"small_batch", true, false, small, Side::fresh, {}, 3},
+      {"small_async", true, true, small, Side::fresh},
+      {"large_async", true, true, large, Side::fresh},
+      {"large_async_without_snapshot", true, true, large, Side::fresh, {.snapshot = false}},
+      {"strided_async", true, true, strided, Side::fresh},
+      {"large_to_out_async", true, true, large, Side::pageable},
+      {"strided_to_pinned_async", true, true, strided, Side::foreign_pinned},
+      {"batch_async", true, true, little, Side::fresh, {}, 3},
+      {"small_sent", false, false, small, Side::pageable},
+      {"large_sent", false, false, large, Side::pageable},
+      {"strided_sent", false, false, strided, Side::pageable},
+      {"large_sent_from_pinned", false, false, large, Side::foreign_pinned},
+      {"strided_sent_from_pinned", false, false, strided, Side::foreign_pinned},
+      {"large_sent_without_edges", false, false, large, Side::pageable, {}, 0, false},
+      {"batch_sent", false, false, little, Side::pageable, {}, 3},
+      {"large_sent_async", false, true, large, Side::pageable},
+      {"strided_sent_async", false, true, strided, Side::pageable},
+      {"strided_sent_async_from_pinned", false, true, strided, Side::foreign_pinned},
+      {"large_sent_async_borrowed", false, true, large, Side::pageable, {.borrow = true}},
+  };
+}
+
+/// What a walk does besides.
+struct Walk {
+  cudaStream_t stream = nullptr;  ///< a new one where null
+  bool kernels = true;            ///< work of the caller before and after, on that stream
+  std::function<void()> before_call;
+  uint32_t seed = 2;
+  bool dies = false;  ///< the device may die of it: then what it still does nobody knows
+};
+
+/// A test that walks paths.
+class StagingPathTest : public StagingTest {
+ protected:
+  /// Walks `path` and checks what arrived. The Error that the call threw or the Future told, if
+  /// any, after checking that then nothing runs any more and nothing was taken over.
+  std::optional<Error> walk(const StagingPath& path, const Walk& how = {}) {
+    Tensors used;
+    {
+      const std::lock_guard lock(making_);
+      used.stream = how.stream != nullptr ? how.stream : stream();
+      const Layout dense(path.layout.shape, path.layout.dtype);
+      for (int i = 0; i < std::max(path.batch, 1); ++i) {
+        used.on_device.push_back(&device(path.layout, how.seed));
+        if (path.side == HostSide::pageable) used.on_host.push_back(&host(dense, how.seed + 1));
+        if (path.side == HostSide::foreign_pinned)
+          used.on_host.push_back(&foreign_pinned(dense, how.seed + 1));
+      }
+    }
+    if (path.to_host && how.kernels && path.edges) {
+      for (TestTensor* each : used.on_device) produce(used.stream, *each, how.seed + 10);
+      used.seed = how.seed + 10;
+    } else {
+      used.seed = path.to_host ? how.seed : how.seed + 1;
+    }
+    if (!path.to_host && how.kernels && path.edges) {
+      for (TestTensor* each : used.on_device) consume(used.stream, *each);
+    }
+    if (how.before_call) how.before_call();
+    const std::optional<Error> error =
+        path.to_host ? bring(path, used, how) : send(path, used, how);
+    if (error && !how.dies) expect_at_rest(used);
+    return error;
+  }
+
+  Stream outer(const StagingPath& path, cudaStream_t handle) const {
+    return path.edges ? on(handle) : numbered(cuda::kNoEdges);
+  }
+
+ private:
+  struct Tensors {
+    cudaStream_t stream = nullptr;
+    std::vector<TestTensor*> on_device;
+    std::vector<TestTensor*> on_host;
+    uint32_t seed = 0;  // of what is to arrive
+  };
+
+  static std::vector<TensorView> views(const std::vector<TestTensor*>& tensors) {
+    std::vector<TensorView> all;
+    for (const TestTensor* each : tensors) all.push_back(each->view());
+    return all;
+  }
+
+  static void expect_the_callers(const std::vector<TestTensor*>& tensors) {
+    for (const TestTensor* each : tensors) EXPECT_EQ(each->releases(), 0) << "taken over";
+  }
+
+  // Nothing of ours touches any of it: otherwise the simulator complains.
+  void expect_at_rest(const Tensors& used) {
+    for (TestTensor* each : used.on_host) sim().host_wrote(each->memory(), each->span());
+    sim().synchronize(used.stream);
+    for (TestTensor* each : used.on_device) {
+      each->freed = true;
+      sim().device_free(each->memory());
+    }
+  }
+
+  std::optional<Error> bring(const StagingPath& path, const Tensors& used, const Walk& how) {
+    const Stream producer = outer(path, used.stream);
+    std::vector<Loan> loans;
+    std::vector<Loan> results;
+    cuda::Future future;
+    TestTensor& x = *used.on_device[0];
+    const bool fresh = path.side == HostSide::fresh;
+    if (path.async) {
+      for (TestTensor* each : used.on_device) loans.push_back(each->lend());
+    }
+    Loan out = path.async && !fresh ? used.on_host[0]->lend() : Loan();
+    const auto start = [&] {
+      if (!path.async && !fresh) {
+        cuda::stage_to_host(x.view(), used.on_host[0]->view(), producer, path.options);
+      } else if (!path.async && path.batch > 0) {
+        results = cuda::stage_to_host(views(used.on_device), producer, path.options);
+      } else if (!path.async) {
+        results.push_back(cuda::stage_to_host(x.view(), producer, path.options));
+      } else if (path.batch > 0) {
+        future = cuda::stage_to_host_async(loans, producer, path.options);
+      } else if (fresh) {
+        future = cuda::stage_to_host_async(std::move(loans[0]), producer, path.options);
+      } else {
+        future =
+            cuda::stage_to_host_async(std::move(loans[0]), std::move(out), producer, path.options);
+      }
+    };
+    if (const std::optional<Error> error = error_of(start)) {
+      for (const Loan& loan : loans) EXPECT_TRUE(loan.has_owner());
+      if (path.async && !fresh && !how.dies) {
+        EXPECT_TRUE(out.has_owner());
+      }
+      expect_the_callers(used.on_device);
+      expect_the_callers(used.on_host);
+      return error;
+    }
+    if (how.kernels && path.edges && path.options.snapshot) {
+      for (TestTensor* each : used.on_device) produce(used.stream, *each, used.seed + 1);
+    }
+    if (future) {
+      const auto fetch = [&] {
+        for (size_t i = 0; i < future.size(); ++i) results.push_back(future.result(i));
+      };
+      const std::optional<Error> error = error_of(fetch);
+      if (!error || !how.dies) {
+        for (const TestTensor* each : used.on_device) EXPECT_EQ(each->releases(), 1);
+      }
+      if (error) return error;
+    }
+    for (size_t i = 0; i < used.on_device.size(); ++i) {
+      const TestTensor& source = *used.on_device[i];
+      const std::vector<uint8_t> expected = elements_with(source, used.seed);
+      if (fresh || path.async) {
+        EXPECT_TRUE(elements(results[i]) == expected) << "wrong bytes in result " << i;
+      }
+      if (!fresh) {
+        EXPECT_TRUE(elements(*used.on_host[i]) == expected) << "wrong bytes in out";
+      }
+    }
+    return std::nullopt;
+  }
+
+  std::optional<Error> send(const StagingPath& path, const Tensors& used, const Walk& how) {
+    const Stream consumer = outer(path, used.stream);
+    cuda::Future future;
+    Loan source = path.async ? used.on_host[0]->lend() : Loan();
+    Loan target = path.async ? used.on_device[0]->lend() : Loan();
+    const auto start = [&] {
+      if (path.async) {
+        future = cuda::stage_to_device_async(std::move(source), std::move(target), consumer,
+                                             path.options);
+      } else if (path.batch > 0) {
+        cuda::stage_to_device(views(used.on_host), views(used.on_device), consumer, path.options);
+      } else {
+        cuda::stage_to_device(used.on_host[0]->view(), used.on_device[0]->view(), consumer,
+                              path.options);
+      }
+    };
+    if (const std::optional<Error> error = error_of(start)) {
+      if (path.async) {
+        EXPECT_TRUE(source.has_owner());
+        EXPECT_TRUE(target.has_owner() || how.dies);
+      }
+      expect_the_callers(used.on_device);
+      expect_the_callers(used.on_host);
+      return error;
+    }
+    const bool own_order = path.edges && !path.options.borrow;
+    std::vector<std::shared_ptr<std::vector<uint8_t>>> seen;
+    if (how.kernels && own_order) {
+      for (const TestTensor* each : used.on_device) seen.push_back(consume(used.stream, *each));
+    }
+    std::vector<std::vector<uint8_t>> expected;
+    for (const TestTensor* each : used.on_host) expected.push_back(elements_with(*each, used.seed));
+    if (path.side == HostSide::pageable && !path.options.borrow) {
+      for (TestTensor* each : used.on_host) fill(*each, 99);  // it has been read
+    }
+    if (future) {
+      const std::optional<Error> error = error_of([&] { static_cast<void>(future.result()); });
+      if (!error || !how.dies) {
+        EXPECT_EQ(used.on_host[0]->releases(), 1);
+      }
+      if (error) return error;
+    }
+    sim().synchronize(used.stream);
+    for (size_t i = 0; i < used.on_device.size(); ++i) {
+      EXPECT_TRUE(elements(*used.on_device[i]) == expected[i]) << "wrong bytes in target " << i;
+      if (seen.empty()) continue;
+      EXPECT_TRUE(used.on_device[i]->layout().gather(seen[i]->data()) == expected[i])
+          << "the consumer saw something else in target " << i;
+    }
+    return std::nullopt;
+  }
+
+  std::mutex making_;  // of tensors, by several threads
+};
+
+}  // namespace dlbridge::test
