@@ -146,7 +146,7 @@ def markdown(runs: list[Run], made_with: dict[str, str]) -> str:
         "# The mutation gate of the CUDA module",
         "",
         "Written by `scripts/mutate cuda --markdown PATH`. Each row is a mistake (`cuda/src/mutants.h`) and the first",
-        "test that fails with it alive. Without one all tests pass.",
+        "test that fails with it alive; where there were several runs, each of them failed.",
         "",
         "| | |", "|---|---|",
         *(f"| {key} | {value} |" for key, value in made_with.items()),
@@ -183,11 +183,13 @@ def main() -> int:
     for name in set(chosen) - set(mutants()):
         sys.exit(f"mutate: there is no mistake called {name}")
     build()
+    made_with = facts() | {"runs of each": str(options.repeat)}
     if not options.skip_sound:
         sound = try_mutant("", whole=True)
         if sound.killed:
             print(f"mutate: {sound.by} {sound.how} without any mistake", file=sys.stderr)
             return 1
+        made_with["without a mistake"] = f"all tests pass, {sound.seconds:.0f} s"
         print(f"{'(none)':32} all tests pass  {sound.seconds:.1f} s", flush=True)
     runs: list[Run] = []
     for mutant in chosen:
@@ -196,7 +198,6 @@ def main() -> int:
         runs.append(run)
         says = f"{run.by} {run.how}" if run.killed else "SURVIVES"
         print(f"{mutant:32} {says}  {run.seconds:.1f} s", flush=True)
-    made_with = facts()
     if options.json:
         options.json.write_text(json.dumps({"made with": made_with, "runs": [asdict(run) for run in runs]}, indent=2))
     if options.markdown:

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "copy_plan.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 
@@ -27,6 +28,10 @@ void require_same(const TensorView& source, const TensorView& target) {
   TensorView to = target;
   from.device = to.device = Device(DeviceType::cpu);
   require_copyable(from, to);
+  // Packed elements below a byte that have no addresses are refused, before any path takes their
+  // bytes for dense ones.
+  if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
+    static_cast<void>(plan_copy(source, target));
 }
 
 void require_one_device(Engine& engine, std::span<const TensorView> views,

@@ -14,7 +14,7 @@ void require_device_memory(const TensorView& view, const char* field);
 void require_host_memory(const TensorView& view, const char* field);
 
 /// Same shape, dtype and padding, and `target` writable without overlap in itself. Throws Error
-/// (unsupported_dtype, shape_mismatch, read_only, overlap).
+/// (unsupported_dtype, shape_mismatch, read_only, overlap, packed_subbyte).
 void require_same(const TensorView& source, const TensorView& target);
 
 /// All views that have elements are on `device`, and their addresses, too. Throws Error

@@ -339,21 +339,56 @@ TEST_F(RefusedBatch, WithOneTensorThatDoesNotFitIsNotTaken) {
                  [&] { cuda::stage_to_device(sources, targets, stream()); });
 }
 
-TEST_F(RefusedBatch, OfPackedElementsThatHaveNoAddressesIsNotTaken) {
-  const test::Shaped shaped({3, 5}, {1, 3}, DType(TypeCode::uint, 4));
-  const TensorView view = on_device(shaped, gpu().id());
+// Nibbles that are transposed, far apart, or one for all.
+class RefusedPacked : public RefusedBatch, public testing::WithParamInterface<Dims> {};
+
+TEST_P(RefusedPacked, IsNotTakenAsItHasNoAddresses) {
+  const DType nibbles(TypeCode::uint, 4);
+  const Dims shape{3, 5};
+  const test::Shaped strided(shape, GetParam(), nibbles);
+  const test::Shaped compact(shape, row_major(shape), nibbles);
+  const TensorView there = on_device(strided, gpu().id());
+  const TensorView target = on_device(compact, gpu().id());
+  Bytes memory(4096, kPoison);
+  TensorView source = strided.view();
+  source.data = memory.data();
+  TensorView out = compact.view();
+  out.data = memory.data();
   const Refusal refusal{
       "", {}, ErrorCode::packed_subbyte, "dtype", {"uint4", "contiguous", "padded"}};
-  expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host(view, stream())); });
-  test::ReleaseCounter released;
-  Loan loan;
-  loan.describe(view);
-  loan.attach(released.owner());
-  expect_refused(refusal,
-                 [&] { static_cast<void>(cuda::stage_to_host_async(std::move(loan), stream())); });
-  EXPECT_TRUE(loan.has_owner());
-  EXPECT_EQ(released.count(), 0);
+
+  // Each call with the loans it is given; both are still the caller's afterwards.
+  const auto refused = [&](const TensorView& from, const TensorView& to, auto&& call) {
+    test::ReleaseCounter released;
+    Loan first;
+    first.describe(from);
+    first.attach(released.owner());
+    Loan second;
+    second.describe(to);
+    second.attach(released.owner());
+    expect_refused(refusal, [&] { call(std::move(first), std::move(second)); });
+    EXPECT_TRUE(first.has_owner() && second.has_owner());
+    EXPECT_EQ(first.view().data, from.data);
+    EXPECT_EQ(second.view().data, to.data);
+    EXPECT_EQ(released.count(), 0);
+  };
+  expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host(there, stream())); });
+  expect_refused(refusal, [&] { cuda::stage_to_host(there, out, stream()); });
+  expect_refused(refusal, [&] { cuda::stage_to_device(source, target, stream()); });
+  refused(there, out, [&](Loan&& from, Loan&&) {
+    static_cast<void>(cuda::stage_to_host_async(std::move(from), stream()));
+  });
+  refused(there, out, [&](Loan&& from, Loan&& to) {
+    static_cast<void>(cuda::stage_to_host_async(std::move(from), std::move(to), stream()));
+  });
+  refused(source, target, [&](Loan&& from, Loan&& to) {
+    static_cast<void>(cuda::stage_to_device_async(std::move(from), std::move(to), stream()));
+  });
+  EXPECT_EQ(memory, Bytes(4096, kPoison));
 }
+
+INSTANTIATE_TEST_SUITE_P(Strides, RefusedPacked,
+                         testing::Values(Dims{1, 3}, Dims{10, 2}, Dims{0, 1}, Dims{0, 0}));
 
 class RefusedOnDevice : public Contract {};
 

@@ -2,6 +2,7 @@
 #include <poll.h>
 
 #include <chrono>
+#include <filesystem>
 
 #include "staging_fixture.h"
 
@@ -276,6 +277,29 @@ TEST_F(StagingFuture, NobodyPolls) {
   EXPECT_TRUE(future.wait(10));
 }
 
+// ---- Threads
+
+class StagingThreads : public StagingTest {
+ protected:
+  static size_t threads() {
+    const std::filesystem::directory_iterator tasks("/proc/self/task");
+    return static_cast<size_t>(std::distance(begin(tasks), end(tasks)));
+  }
+};
+
+TEST_F(StagingThreads, AreStartedWhenTheyAreNeededAndOneALane) {
+  TestTensor& x = device({{kLarge}});
+  const cudaStream_t producer = stream();
+  const size_t before = threads();
+  static_cast<void>(cuda::stage_to_host(x.view(), on(producer)));
+  cuda::stage_to_device(host({{kSmall}}).view(), device({{kSmall}}).view(), on(producer));
+  EXPECT_EQ(threads(), before) << "nobody waits asynchronously";
+  for (int i = 0; i < 20; ++i)
+    EXPECT_TRUE(cuda::stage_to_host_async(x.lend(), on(producer)).wait(10));
+  EXPECT_GT(threads(), before);
+  EXPECT_LE(threads(), before + lane_streams().size());
+}
+
 // ---- Slow producers
 
 class SlowProducers : public StagingTest {};
@@ -471,6 +495,19 @@ TEST_F(StagingBeyondTheLimit, ResultsAreOrdinaryMemory) {
   cuda::stage_to_device(source.view(), x.view(), on(producer));
   sim().synchronize(producer);
   EXPECT_EQ(elements(x), elements_with(x, 3));
+}
+
+// Without a block of its size the copy into pageable memory is over when the call returns: it could
+// not keep the producer's next work out otherwise.
+TEST_F(StagingBeyondTheLimit, AnAsynchronousCopyIntoPageableMemoryIsMadeAtOnce) {
+  TestTensor& x = device({{2'000'000}});
+  TestTensor& out = host({{2'000'000}});
+  cuda::set_pinned_limit(size_t{4} << 20);
+  const cudaStream_t producer = stream();
+  produce(producer, x, 2);
+  const cuda::Future future = cuda::stage_to_host_async(x.lend(), out.lend(), on(producer));
+  produce(producer, x, 3);
+  EXPECT_TRUE(elements(future.result()) == elements_with(x, 2));
 }
 
 TEST_F(StagingBeyondTheLimit, WhereNothingIsAllowedTheErrorSaysWhatHelps) {

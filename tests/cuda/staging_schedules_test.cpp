@@ -54,7 +54,7 @@ class StagingSchedules : public StagingPathTest {
 class RandomSchedules : public StagingSchedules, public testing::WithParamInterface<uint64_t> {};
 
 TEST_P(RandomSchedules, GiveRightBytesAndNoReport) {
-  for (uint64_t seed = GetParam(); seed < GetParam() + 100; ++seed) {
+  for (uint64_t seed = GetParam(); seed < GetParam() + 100; seed += kOneIn) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     run(Schedule::random, seed);
     if (HasFailure()) return;
@@ -65,7 +65,7 @@ INSTANTIATE_TEST_SUITE_P(From, RandomSchedules, testing::Range<uint64_t>(1, 1000
                          testing::PrintToStringParamName());
 
 TEST_F(StagingSchedules, TheEarliestAndTheLatest) {
-  for (uint64_t seed = 1; seed <= 50; ++seed) {
+  for (uint64_t seed = 1; seed <= 50; seed += kOneIn) {
     for (const Schedule schedule : {Schedule::eager, Schedule::lazy}) {
       SCOPED_TRACE("seed " + std::to_string(seed));
       run(schedule, seed);

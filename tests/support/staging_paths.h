@@ -13,6 +13,13 @@
 
 namespace dlbridge::test {
 
+/// Of long series one in so many: ThreadSanitizer makes them thirty times as long.
+#ifdef __SANITIZE_THREAD__
+inline constexpr uint64_t kOneIn = 10;
+#else
+inline constexpr uint64_t kOneIn = 1;
+#endif
+
 enum class HostSide : uint8_t {
   fresh,           ///< the result is the module's own (to host only)
   pageable,        ///< out or source of the caller's
