@@ -327,16 +327,16 @@ def bars(run: Run) -> str:
 
 
 def peers_command() -> list[str]:
-    """How benchmarks/cuda/peers.py is called."""
+    """How benchmarks/cuda/staging_peers.py is called."""
     library = BUILD / "lib" / "libdlbridge_cuda.so"
     if not library.is_file():
         raise StepFailed(f"{library} was not built: run the step build first")
-    return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "peers.py"), "--library", str(library)]
+    return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_peers.py"), "--library", str(library)]
 
 
 def peers(run: Run) -> str:
     """Beside torch and CuPy."""
-    judged(measure(run, "peers", peers_command(), run.left() - reserved(run, "peers") - 45), "peers.py")
+    judged(measure(run, "peers", peers_command(), run.left() - reserved(run, "peers") - 45), "staging_peers.py")
     return ""
 
 

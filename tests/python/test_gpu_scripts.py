@@ -1,4 +1,4 @@
-"""What scripts/gpu and benchmarks/cuda/peers.py make of times, machines and results. No GPU is needed or used."""
+"""What scripts/gpu and staging_peers.py of benchmarks/cuda make of times, machines and results. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ sys.path[:0] = [str(ROOT / "benchmarks" / "cuda"), str(ROOT / "scripts")]
 import gpu_fingerprint  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_run  # noqa: E402
-import peers  # noqa: E402
 import staging_abi  # noqa: E402
+import staging_peers  # noqa: E402
 import turns  # noqa: E402
 
 AT_LEAST = turns.Bar("speed", "raw / ours", "at least", 0.97, 0.99)
@@ -112,13 +112,13 @@ class TestTurns:
 
 class TestPeers:
     def test_every_case_has_its_method_and_bars_their_own_names(self):
-        bars = [bar.name for case in peers.cases() for bar in case.bars]
+        bars = [bar.name for case in staging_peers.cases() for bar in case.bars]
         assert len(bars) == len(set(bars))
-        for case in peers.cases():
-            assert callable(getattr(peers.Session, case.method))
+        for case in staging_peers.cases():
+            assert callable(getattr(staging_peers.Session, case.method))
 
     def session(self, **facts):
-        session = object.__new__(peers.Session)
+        session = object.__new__(staging_peers.Session)
         session.numpy = np
         session.options = Namespace(seed=1, rounds=15, samples=5000)
         session.order = random.Random(1)
@@ -172,11 +172,11 @@ class TestPeers:
     def test_the_list_names_every_bar(self):
         done = run_peers("--list")
         assert done.returncode == 0
-        assert len(done.stdout.splitlines()) == sum(len(case.bars) for case in peers.cases())
+        assert len(done.stdout.splitlines()) == sum(len(case.bars) for case in staging_peers.cases())
 
 
 def run_peers(*arguments):
-    command = [sys.executable, str(ROOT / "benchmarks" / "cuda" / "peers.py"), *arguments]
+    command = [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_peers.py"), *arguments]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     )
@@ -200,7 +200,7 @@ class TestStagingAbi:
         assert (tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes) == (0, 32, 1)
 
     def test_the_library_answers_without_a_gpu(self):
-        """And peers.py then ends with 3, and gives no figures."""
+        """And staging_peers.py then ends with 3, and gives no figures."""
         found = sorted(ROOT.glob("build/*/lib/libdlbridge_cuda.so"), key=lambda path: path.stat().st_mtime)
         plain = [path for path in found if path.parts[-3] in ("release", "cuda", "gpu")]
         if not plain:

@@ -415,7 +415,8 @@ def check_taken(result: Any, crafted: Crafted) -> None:
     elif claim.lies_within(crafted) and np.prod(claim.shape, dtype=object) <= 1000:
         assert raw(result) == claim.contents()
     if isinstance(result, np.ndarray):
-        broadcast = any(extent > 1 and stride == 0 for extent, stride in zip(claim.shape, claim.strides, strict=True))
+        repeats = any(extent > 1 and stride == 0 for extent, stride in zip(claim.shape, claim.strides, strict=True))
+        broadcast = repeats and 0 not in claim.shape  # an empty array repeats nothing
         writable = crafted.versioned and not crafted.flags & READ_ONLY and not broadcast
         assert result.flags.writeable == writable
 
