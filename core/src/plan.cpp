@@ -157,11 +157,12 @@ Plan detail::weigh(const TensorView& view, const TargetTraits& target,
     if (float4 || !can_hold(*request.dtype, target)) reasons.add(ErrorCode::unsupported_dtype);
   }
   if (makes_memory && request.copy == CopyMode::never) reasons.add(ErrorCode::copy_forbidden);
-  // A copy that stays on its device needs the module that can copy there.
+  // A copy that stays on its device needs the module that can copy there; casts are made on the
+  // host alone.
   const bool copies = makes_memory || request.copy == CopyMode::always ||
                       (request.copy == CopyMode::if_needed && !reasons.empty());
   if (copies && !result.stages && target.accepts_device(view.device) &&
-      !Device(view.device).is_host() && !find_transfer(view.device, view.device))
+      !Device(view.device).is_host() && (result.casts || !find_transfer(view.device, view.device)))
     reasons.add(ErrorCode::no_transfer);
 
   result.reasons = reasons;

@@ -55,6 +55,13 @@ std::string holder(const TargetTraits& target) {
   return target.name == "torch"s ? "torch.Tensor" : title(target);
 }
 
+// Whether a cast is asked for that would have to be made where the memory is, on a device.
+bool casts_on_device(const TensorView& view, const Request& request) {
+  return request.dtype && !(DType(*request.dtype) == DType(view.dtype)) &&
+         !Device(view.device).is_host() &&
+         (!request.device || Device::same_place(*request.device, view.device));
+}
+
 // What was found, as a clause. `found` is the source's own word for it, where it has one.
 std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& target,
                     const Request& request) {
@@ -108,6 +115,10 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
              " that dtype= names";
     }
     case ErrorCode::no_transfer:
+      if (casts_on_device(view, request)) {
+        return "device is " + device + ", and a cast to " + DType(*request.dtype).name() +
+               " was asked for; dlbridge casts in host memory only";
+      }
       return "device is " + device + ", " +
              (request.device ? Device(*request.device).name() + " was" : "a copy on it was"s) +
              " asked for, and no transfer between them is registered (no CUDA module is loaded)";
@@ -209,6 +220,8 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
     case ErrorCode::copy_forbidden:
       return "leave copy= out, or pass copy=None";
     case ErrorCode::no_transfer:
+      if (casts_on_device(view, request))
+        return "cast it with its own framework first, such as x.to(dtype) or x.astype(dtype)";
       if (!request.device) return "let its own framework copy it first, such as x.clone()";
       return "move it with its own framework first, such as dlbridge.to_torch(x).to(\"" +
              Device(*request.device).name() + "\")";

@@ -48,11 +48,8 @@ BounceRing::BounceRing(Operation& operation, const TensorView& tensor)
     slots_[0].block = {};
     count_ = 0;
   }
-  throw Error(
-      ErrorCode::out_of_memory, "pinned memory",
-      "the limit of the pinned pool is " + std::to_string(pool.stats().limit) +
-          " bytes and leaves less than " + std::to_string(2 * smallest) +
-          " to copy through: raise it with set_pinned_limit, or drop results that are held");
+  slots_[0].block = {};
+  count_ = 0;
 }
 
 BounceRing::~BounceRing() {

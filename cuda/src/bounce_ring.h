@@ -13,9 +13,11 @@ namespace dlbridge::cuda {
 
 class BounceRing {
  public:
-  /// Takes slots for a tensor like `tensor`. Throws Error (out_of_memory where the pool's limit
-  /// allows not even two small slots).
+  /// Takes slots for a tensor like `tensor`, where the pool's limit allows two small ones at least.
   BounceRing(Operation& operation, const TensorView& tensor);
+
+  /// Whether there are slots. What follows requires it.
+  bool is_ready() const noexcept { return count_ > 0; }
 
   BounceRing(const BounceRing&) = delete;
   BounceRing& operator=(const BounceRing&) = delete;

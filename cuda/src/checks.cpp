@@ -13,17 +13,26 @@ void require_device_memory(const TensorView& view, const char* field) {
   if (type == DeviceType::cuda || type == DeviceType::cuda_managed) return;
   throw Error(ErrorCode::unsupported_device, field,
               std::string(field) + " is on " + Device(view.device).name() +
-                  "; expected memory of a CUDA device");
+                  "; expected memory of a CUDA device" +
+                  (Device(view.device).is_host()
+                       ? ": make it there, or copy on the host with copy_host"
+                       : ": bring it to the host first, by the library that it comes from"));
 }
 
 void require_host_memory(const TensorView& view, const char* field) {
   if (Device(view.device).is_host()) return;
-  throw Error(
-      ErrorCode::unsupported_device, field,
-      std::string(field) + " is on " + Device(view.device).name() + "; expected host memory");
+  const DeviceType type = Device(view.device).type();
+  throw Error(ErrorCode::unsupported_device, field,
+              std::string(field) + " is on " + Device(view.device).name() +
+                  "; expected host memory" +
+                  (type == DeviceType::cuda || type == DeviceType::cuda_managed
+                       ? ": bring it there with stage_to_host"
+                       : ": bring it there first, by the library that it comes from"));
 }
 
 void require_same(const TensorView& source, const TensorView& target) {
+  // As if both were on the host, since they may be the same memory: what is managed has one address
+  // on both sides.
   TensorView from = source;
   TensorView to = target;
   from.device = to.device = Device(DeviceType::cpu);

@@ -12,9 +12,6 @@ namespace {
                       std::to_string(static_cast<int>(error)) + ")");
 }
 
-// The runtime knows the driver's codes under the same numbers.
-cudaError_t as_runtime_error(CUresult result) noexcept { return static_cast<cudaError_t>(result); }
-
 }  // namespace
 
 std::string error_name(cudaError_t error) {

@@ -24,6 +24,11 @@ class CudaError : public Error {
 void check(cudaError_t result, const char* call);
 void check(CUresult result, const char* call);
 
+/// The runtime knows the driver's codes under the same numbers.
+inline cudaError_t as_runtime_error(CUresult result) noexcept {
+  return static_cast<cudaError_t>(result);
+}
+
 /// The name of a code, as in the headers ("cudaErrorIllegalAddress"); "error N" for others.
 std::string error_name(cudaError_t error);
 

@@ -6,6 +6,7 @@
 
 #include "cuda_error.h"
 #include "guards.h"
+#include "pinned_pool.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -18,9 +19,10 @@ CUcontext retained_context(const CudaApi& api, int device) {
 
 }  // namespace
 
-DeviceContext::DeviceContext(const CudaApi& api, int device)
+DeviceContext::DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
     : api_(api),
       index_(device),
+      pool_(pool),
       context_(retained_context(api, device)),
       events_(std::make_unique<EventPool>(api, 0)),
       sleeping_events_(std::make_unique<EventPool>(api, cudaEventBlockingSync)) {
@@ -90,6 +92,8 @@ void DeviceContext::require_alive() const {
 }
 
 void DeviceContext::mark_dead(cudaError_t cause) noexcept {
+  if (!alive()) return;
+  pool_.device_fails();  // first: a fence that leaves the device out is taken after this
   cudaError_t expected = cudaSuccess;
   cause_.compare_exchange_strong(expected, cause);
 }

@@ -15,12 +15,15 @@
 
 namespace dlbridge::cuda {
 
+class PinnedPool;
+
 class DeviceContext {
  public:
   static constexpr size_t kLanes = 8;
 
   /// Keeps the primary context of `device`, which somebody has made. Throws Error (device_failed).
-  DeviceContext(const CudaApi& api, int device);
+  /// `pool` is told when the device fails.
+  DeviceContext(const CudaApi& api, int device, PinnedPool& pool);
   DeviceContext(const DeviceContext&) = delete;
   DeviceContext& operator=(const DeviceContext&) = delete;
   /// Requires: stopped, all events back.
@@ -60,6 +63,7 @@ class DeviceContext {
 
   const CudaApi& api_;
   int index_;
+  PinnedPool& pool_;
   CUcontext context_ = nullptr;
   std::atomic<cudaError_t> cause_{cudaSuccess};
   std::unique_ptr<EventPool> events_;

@@ -42,8 +42,6 @@ size_t default_limit() {
 
 }  // namespace
 
-FenceSource::~FenceSource() = default;
-
 const CudaApi& cuda_api() noexcept {
   const CudaApi* injected = g_injected.load();
   return injected != nullptr ? *injected : runtime_table();
@@ -138,7 +136,8 @@ Engine& Engine::get() {
 DeviceContext& Engine::open(int index) {
   const std::lock_guard lock(mutex_);
   auto& slot = devices_[static_cast<size_t>(index)];
-  if (slot.load() == nullptr) slot.store(new DeviceContext(api_, index), std::memory_order_release);
+  if (slot.load() == nullptr)
+    slot.store(new DeviceContext(api_, index, *pool_), std::memory_order_release);
   return *slot.load();
 }
 
@@ -164,6 +163,20 @@ DeviceContext& Engine::device(int index) {
                            "staged has to be there first"));
   }
   return open(index);
+}
+
+DeviceContext& Engine::started(int index) {
+  int count = 0;
+  check(api_.get_device_count(&count), "cudaGetDeviceCount");
+  if (index < 0 || index >= std::min(count, kMaxDevices)) {
+    throw Error(ErrorCode::invalid_device, "device",
+                "device is cuda:" + std::to_string(index) + ", which this machine does not have; " +
+                    "its devices are cuda:0 to cuda:" + std::to_string(count - 1));
+  }
+  DeviceContext* known = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
+  DeviceContext& found = known != nullptr ? *known : open(index);
+  found.require_alive();
+  return found;
 }
 
 DeviceContext& Engine::device_of(const TensorView& view) {
@@ -284,6 +297,20 @@ HostPlace Engine::host_place(const void* address, size_t bytes) const noexcept {
                     cudaMemoryTypeHost};
 }
 
+void Engine::settle_pool() noexcept {
+  DeviceContext* any = nullptr;
+  for_each_device([&](DeviceContext& device) {
+    if (any == nullptr || (device.alive() && !any->alive())) any = &device;
+  });
+  if (any == nullptr) return;  // nothing was ever handed out
+  try {
+    const CallGuard guard(api_, any->context());
+    pool_->settle();
+  } catch (const std::exception&) {
+    // It stays as it is.
+  }
+}
+
 bool Engine::drain(double seconds) noexcept {
   const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   while (true) {
@@ -325,15 +352,12 @@ Fence Engine::fence() noexcept {
 }
 
 int Engine::passed(const PooledEvent& event) noexcept {
-  // An answer of "not ready" would take the place of an error that the caller has yet to find.
-  const cudaError_t callers = api_.peek_at_last_error();
-  if (callers != cudaSuccess && !is_sticky(callers)) return 0;
   const LastErrorGuard error(api_);
   const RelaxedCapture capture(api_);
   switch (api_.event_query(event.get())) {
-    case cudaSuccess:
+    case CUDA_SUCCESS:
       return 1;
-    case cudaErrorNotReady:
+    case CUDA_ERROR_NOT_READY:
       return mutant(Mutant::not_ready_is_done) ? 1 : 0;
     default:
       return mutant(Mutant::query_error_is_not_ready) ? 0 : -1;

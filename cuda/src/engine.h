@@ -44,9 +44,14 @@ class Engine final : public FenceSource {
 
   const CudaApi& api() const noexcept { return api_; }
   PinnedPool& pool() noexcept { return *pool_; }
+  /// pool().settle(), where a device is in use.
+  void settle_pool() noexcept;
 
   /// Throws Error (invalid_device where nobody has used the device, device_failed where it failed).
   DeviceContext& device(int index);
+
+  /// The same, and makes the primary context of a device that nobody has used yet.
+  DeviceContext& started(int index);
 
   /// The device whose memory `view` is in. Throws Error (invalid_device) where its address is not
   /// on the device that it names, or the address is host memory.

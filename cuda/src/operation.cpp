@@ -1,6 +1,7 @@
 #include "operation.h"
 
 #include <algorithm>
+#include <chrono>
 #include <string>
 
 #include "cuda_error.h"
@@ -50,7 +51,12 @@ Operation::~Operation() {
 }
 
 void Operation::run_on_outer_stream() noexcept {
+  run_on_outer_stream_with_lane();
   lane_use_.reset();
+}
+
+void Operation::run_on_outer_stream_with_lane() noexcept {
+  on_outer_stream_ = true;
   copies_ = kernels_ = outer_.handle;
 }
 
@@ -206,10 +212,9 @@ void Operation::end(bool edge) {
 void Operation::wait(bool spin) {
   const CudaApi& api = device_.api();
   cudaError_t answer = cudaErrorNotReady;
-  // An answer of "not ready" would take the place of an error that the caller has yet to find.
-  if (spin && api.peek_at_last_error() == cudaSuccess) {
+  if (spin) {
     do {
-      answer = api.event_query(done_.get());
+      answer = as_runtime_error(api.event_query(done_.get()));
       if (mutant(Mutant::query_error_is_not_ready) && answer != cudaSuccess)
         answer = cudaErrorNotReady;
       if (mutant(Mutant::not_ready_is_done)) answer = cudaSuccess;
@@ -218,8 +223,18 @@ void Operation::wait(bool spin) {
     answer = api.event_synchronize(done_.get());
   }
   if (is_sticky(answer)) lose(answer);
-  check(answer, spin ? "cudaEventQuery" : "cudaEventSynchronize");
+  check(answer, spin ? "cuEventQuery" : "cudaEventSynchronize");
   settle();
+}
+
+bool Operation::ends_within(double seconds) const noexcept {
+  using Clock = std::chrono::steady_clock;
+  const CudaApi& api = device_.api();
+  const auto until = Clock::now() + std::chrono::duration<double>(seconds);
+  do {
+    if (api.event_query(done_.get()) != CUDA_ERROR_NOT_READY) return true;
+  } while (Clock::now() < until);
+  return false;
 }
 
 void Operation::leave() {
@@ -301,6 +316,11 @@ void Operation::abandon(const Error& error) noexcept {
   shared_.clear();
   lane_use_.reset();
   if (future_) future_->fail(error);
+}
+
+void Operation::post_after(double seconds, std::unique_ptr<Operation> operation) noexcept {
+  if (seconds > 0 && operation->ends_within(seconds)) return operation->complete();
+  post(std::move(operation));
 }
 
 void Operation::post(std::unique_ptr<Operation> operation) noexcept {

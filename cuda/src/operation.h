@@ -31,16 +31,20 @@ class Operation final : public Completion {
   /// Does all its work on the outer stream itself: for copies too small to be worth an edge.
   /// Requires: not begun, a stream with edges.
   void run_on_outer_stream() noexcept;
+  /// The same, and still of its lane, whose waiter may see its end. Requires also: not the
+  /// per-thread stream, which is another one there.
+  void run_on_outer_stream_with_lane() noexcept;
 
   Engine& engine() const noexcept { return engine_; }
   DeviceContext& device() const noexcept { return device_; }
-  bool on_outer_stream() const noexcept { return !lane_use_.has_value(); }
+  bool on_outer_stream() const noexcept { return on_outer_stream_; }
   Lane& lane() const noexcept { return lane_use_->lane(); }
 
   /// Holds until settled.
   void hold(Loan&& loan) { held_.push_back(std::move(loan)); }
   void hold(SharedLoan loan) { shared_.push_back(std::move(loan)); }
-  /// Room for so many loans, so that holding them cannot fail.
+  /// Room for so many loans, so that holding them cannot fail. What holds loans of its own, as
+  /// bring() does, comes before.
   void expect_loans(size_t count) { held_.reserve(held_.size() + count); }
   /// A block that is free again once the copies have ended.
   std::byte* hold(PinnedBlock&& block);
@@ -72,6 +76,8 @@ class Operation final : public Completion {
 
   /// Waits for the end on this thread (spinning where `spin`) and settles. Throws what went wrong.
   void wait(bool spin);
+  /// Watches for the end on this thread, at most `seconds`. Whether complete() would not wait.
+  bool ends_within(double seconds) const noexcept;
   /// Lets the copies end by themselves: blocks go back to the pool when they have. Requires:
   /// nothing else has to happen then.
   void leave();
@@ -82,6 +88,8 @@ class Operation final : public Completion {
 
   /// Hands the operation to the lane's waiter. Requires: the waiter was started.
   static void post(std::unique_ptr<Operation> operation) noexcept;
+  /// The same, unless the end is seen here within `seconds`: then it is settled by this thread.
+  static void post_after(double seconds, std::unique_ptr<Operation> operation) noexcept;
 
  private:
   void pack(const TensorView& source, const TensorView& target);
@@ -117,6 +125,7 @@ class Operation final : public Completion {
   std::vector<HostCopy> host_copies_;
   std::shared_ptr<FutureState> future_;
 
+  bool on_outer_stream_ = false;
   bool begun_ = false;  // something was enqueued
   bool ended_ = false;  // done_ stands behind all of it
   bool settled_ = false;

@@ -38,6 +38,7 @@ struct Block {
   std::atomic<State> state{State::free};
   std::atomic<bool> ticketed{false};  // whether `tickets` has any, for whoever frees it unlocked
   std::vector<PooledEvent> tickets;
+  unsigned failures = 0;  // of devices, when a user was given it
 
   size_t bytes() const noexcept;
 };

@@ -12,11 +12,6 @@
 namespace dlbridge::cuda::pinned {
 namespace {
 
-// Bytes in quarantine from which a take asks for a fence although it has no need of the blocks: so
-// that the fence has passed by the time somebody has.
-constexpr size_t kWaitingBytes = size_t{1} << 20;
-// Tickets polled by a take that finds no free block, before it looks elsewhere.
-constexpr size_t kPolledFirst = 64;
 // The size of a growth beyond which waiting for a block instead grows no longer.
 constexpr size_t kLongestWait = size_t{1} << 30;
 
@@ -256,6 +251,7 @@ void Core::quarantine(Block* block) noexcept {
   move(block, State::quarantined);
   waiting_.push_back(block);
   waiting_bytes_ += block->bytes();
+  if (waiting_bytes_ >= kWaitingBytes) needs_care_.store(true, std::memory_order_relaxed);
 }
 
 void Core::leak(Block* block) noexcept {

@@ -44,6 +44,7 @@ class Core : public std::enable_shared_from_this<Core> {
 
   PinnedBlock take(size_t bytes);
   void free(Block* block) noexcept;
+  void give_out(Block* block) noexcept { block->failures = failures_.load(); }
   void retire(Block* block, std::span<PooledEvent> tickets) noexcept;
   void quarantine(Block* block) noexcept;
   void leak(Block* block) noexcept;
@@ -54,6 +55,8 @@ class Core : public std::enable_shared_from_this<Core> {
 
   /// Fences what waits for a fence; polls all batches and the tickets of `most` blocks.
   void settle(size_t most = SIZE_MAX);
+  void tend() noexcept;
+  void device_fails() noexcept { ++failures_; }
   size_t trim(size_t keep_bytes);
   void set_limit(size_t limit);
   PinnedStats stats() const noexcept;
@@ -66,6 +69,12 @@ class Core : public std::enable_shared_from_this<Core> {
  private:
   using Lock = std::unique_lock<std::mutex>;
   using Clock = std::chrono::steady_clock;
+
+  // Bytes in quarantine from which a fence is asked for although nobody has need of the blocks: so
+  // that it has passed by the time somebody has.
+  static constexpr size_t kWaitingBytes = size_t{1} << 20;
+  // Tickets polled by a take that finds no free block, before it looks elsewhere.
+  static constexpr size_t kPolledFirst = 64;
 
   /// What a take asks for.
   struct Want {
@@ -112,6 +121,7 @@ class Core : public std::enable_shared_from_this<Core> {
 
   // pinned_settle.cpp: tickets, fences, the end
   int poll(std::vector<PooledEvent>& events) noexcept;
+  void set_apart(BlockList& blocks, BlockList& lost) const noexcept;
   bool pending_serves(const Want& want) const noexcept;
   void fence_held(Clock::time_point deadline) noexcept;
   void sort_out(bool fenced_held, Arena::Segments& gone) noexcept;
@@ -123,6 +133,8 @@ class Core : public std::enable_shared_from_this<Core> {
   const uint64_t id_;
   const unsigned fork_generation_;
   std::atomic<size_t> lost_after_fork_{0};
+  std::atomic<unsigned> failures_{0};    // of devices
+  std::atomic<bool> needs_care_{false};  // whether tend() has anything to do
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;  // a growth or a giving back has ended

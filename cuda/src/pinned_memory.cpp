@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "checks.h"
 #include "cuda_error.h"
 #include "engine.h"
 #include "guards.h"
@@ -11,7 +12,11 @@ namespace dlbridge::cuda {
 
 Loan pinned_empty(const TensorView& like) {
   Engine& engine = Engine::get();
-  if (like.is_empty()) return empty_result(like);
+  if (like.is_empty()) {
+    Loan nothing = empty_result(like);
+    nothing.view().is_copied = false;
+    return nothing;
+  }
   const CallGuard guard(engine.api(), engine.any_context());
   PinnedBlock block = engine.pool().take(static_cast<size_t>(like.nbytes()));
   if (!block) {
@@ -29,7 +34,11 @@ Loan pinned_empty(const TensorView& like) {
   return loan;
 }
 
-PinnedStats pinned_stats() { return Engine::get().pool().stats(); }
+PinnedStats pinned_stats() {
+  Engine& engine = Engine::get();
+  engine.settle_pool();  // for those who look while nothing else happens
+  return engine.pool().stats();
+}
 
 void set_pinned_limit(size_t bytes) {
   Engine& engine = Engine::get();
@@ -56,6 +65,12 @@ bool record_stream(const void* address, Stream stream) {
   PooledEvent event = device.events().take();
   check(engine.api().event_record(event.get(), checked.handle), "cudaEventRecord");
   return engine.pool().add_ticket(address, std::move(event));
+}
+
+bool is_page_locked(const TensorView& view) {
+  Engine& engine = Engine::get();
+  const CallGuard guard(engine.api(), engine.any_context());
+  return is_pinned(engine, view);
 }
 
 }  // namespace dlbridge::cuda

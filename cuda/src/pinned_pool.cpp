@@ -12,6 +12,8 @@ void release_result(void* context) noexcept {
 
 }  // namespace
 
+FenceSource::~FenceSource() = default;
+
 size_t PinnedBlock::capacity() const noexcept { return block_->bytes(); }
 
 void PinnedBlock::free(pinned::Block* block) noexcept { block->core->free(block); }
@@ -32,7 +34,10 @@ void PinnedBlock::retire(std::vector<PooledEvent> tickets) && noexcept {
   block->core->retire(block, tickets);
 }
 
-Owner PinnedBlock::into_owner() && noexcept { return {release(), release_result}; }
+Owner PinnedBlock::into_owner() && noexcept {
+  block_->core->give_out(block_);
+  return {release(), release_result};
+}
 
 void PinnedBlock::leak() && noexcept {
   pinned::Block* const block = release();
@@ -57,6 +62,10 @@ size_t PinnedPool::bytes_to_seam(const void* address) const noexcept {
 }
 
 void PinnedPool::settle() { core_->settle(); }
+
+void PinnedPool::tend() noexcept { core_->tend(); }
+
+void PinnedPool::device_fails() noexcept { core_->device_fails(); }
 
 size_t PinnedPool::trim(size_t keep_bytes) { return core_->trim(keep_bytes); }
 

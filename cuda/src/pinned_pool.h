@@ -6,14 +6,16 @@
 //   in flight    retired with tickets: events that the host has not seen complete yet
 //   quarantined  given back by a user, who may have handed it to somebody else's asynchronous copy:
 //                it waits for a fence, which is taken by the next take() that has need of it
-//   leaked       a device failed, so nobody knows what may still write to it: never used again
+//   leaked       a device failed, so nobody knows what may still write to it: never used again;
+//                what a user held at that time gets there when it is given back
 //
 // Blocks up to 8 MiB come in four sizes a doubling and share segments; larger ones are segments of
 // their own, in steps of 2 MiB. Small ones are kept by the thread that freed them.
 //
 // Owns: the segments. Blocks that are still held when the pool ends keep theirs mapped, no longer
 // registered. Thread: any, for everything but the destructor. CUDA is called by take, trim,
-// set_limit, settle and the destructor only, with no lock held; they require a current context.
+// set_limit, settle, tend and the destructor only, with no lock held; they require a current
+// context.
 #pragma once
 
 #include <cstddef>
@@ -138,6 +140,12 @@ class PinnedPool {
 
   /// Takes fences for what waits for one, and frees what has passed.
   void settle();
+  /// The same where much waits or stands behind a fence, else next to nothing: for the end of
+  /// whatever else is done.
+  void tend() noexcept;
+  /// A device fails for good, and no fence will cover it: what users hold by now, or have given
+  /// back, may be in its use for ever and is leaked rather than used again.
+  void device_fails() noexcept;
   /// Gives free segments back, the longest idle first, until at most `keep_bytes` are registered.
   /// Returns the bytes given back.
   size_t trim(size_t keep_bytes);

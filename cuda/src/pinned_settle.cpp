@@ -66,6 +66,7 @@ void Core::settle(size_t most) {
   BlockList unfenced;
   if (!fresh.empty()) {
     fresh.front().fence = fences_.fence();
+    set_apart(fresh.front().blocks, failed);
     if (fresh.front().fence.failed) {
       sort_batch(fresh.front(), -1);
     } else if (fresh.front().fence.capturing) {
@@ -99,6 +100,32 @@ void Core::settle(size_t most) {
   }
   pending_.append(not_yet);
   batches_.splice(batches_.begin(), batches);
+  needs_care_.store(!batches_.empty() || waiting_bytes_ >= kWaitingBytes,
+                    std::memory_order_relaxed);
+}
+
+void Core::tend() noexcept {
+  if (!needs_care_.load(std::memory_order_relaxed)) return;
+  try {
+    settle(kPolledFirst);
+  } catch (const std::bad_alloc&) {
+    // Another time.
+  }
+}
+
+// Requires: the fence was taken before. Blocks that a user had when a device failed go to `lost`.
+void Core::set_apart(BlockList& blocks, BlockList& lost) const noexcept {
+  const unsigned failures = failures_.load();
+  BlockList kept;
+  while (Block* const block = blocks.pop_front()) {
+    if (block->failures == failures) {
+      kept.push_back(block);
+    } else {
+      leak_all(block->tickets);
+      lost.push_back(block);
+    }
+  }
+  blocks.append(kept);
 }
 
 bool Core::pending_serves(const Want& want) const noexcept {
@@ -217,8 +244,18 @@ void Core::fence_held(Clock::time_point deadline) noexcept {
     }
     std::this_thread::sleep_for(kEndPause);
   }
+  const unsigned failures = failures_.load();
   const Lock lock(mutex_);
-  for (const auto& [address, segment] : arena_.segments()) segment->suspect = false;
+  for (const auto& [address, segment] : arena_.segments()) {
+    segment->suspect = false;
+    for (const auto& span : segment->spans) {
+      for (uint32_t i = 0; i < span->count; ++i) {
+        const Block& block = span->blocks[i];
+        segment->suspect |= block.state.load(std::memory_order_relaxed) == State::owned &&
+                            block.failures != failures;
+      }
+    }
+  }
 }
 
 // Requires: the lock. Counts the holders of what is held; what nobody holds or waits for goes to

@@ -3,6 +3,7 @@
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "future_state.h"
+#include "operation.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -34,6 +35,14 @@ Loan describe_result(const TensorView& source, bool row_major) {
   view.data = nullptr;
   view.byte_offset = 0;
   return loan;
+}
+
+Loan pageable_scratch(Operation& operation, const TensorView& target) {
+  Loan memory = pageable(describe_result(target, false).view());
+  Loan description;
+  description.describe(memory.view());
+  operation.hold(std::move(memory));
+  return description;
 }
 
 Loan empty_result(const TensorView& source) {

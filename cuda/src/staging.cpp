@@ -32,6 +32,10 @@ class Call {
         device(engine.device_of(on_device)),
         guard_(engine.api(), device.context()),
         stream(engine.checked(outer, device)) {}
+  Call(const Call&) = delete;
+  Call& operator=(const Call&) = delete;
+  // What users have given back meanwhile is on its way to its next use before somebody asks.
+  ~Call() { engine.pool().tend(); }
 
   Engine& engine;
   DeviceContext& device;
@@ -42,6 +46,12 @@ class Call {
  public:
   CheckedStream stream;
 };
+
+// Whether the asynchronous operation is to run on the outer stream itself: it is small, and its
+// caller waits for it.
+bool is_watched(int64_t bytes, const CheckedStream& stream, const StageOptions& options) {
+  return options.linger > 0 && is_small(bytes, stream) && stream.handle != cudaStreamPerThread;
+}
 
 // Notes what a failed call says about the device, then lets the error go on.
 template <typename Body>
@@ -137,13 +147,15 @@ Future stage_to_host_async(Loan&& source, Loan&& out, Stream producer,
     auto state = std::make_shared<FutureState>(std::vector{target.loan()});
     operation->publish_to(state);
     operation->hold(target.loan());
-    operation->expect_loans(1);
+    if (is_watched(source.view().nbytes(), call.stream, options))
+      operation->run_on_outer_stream_with_lane();
     operation->begin();
     bring(*operation, source.view(), target.loan().view(), pinned, Waits::avoided);
+    operation->expect_loans(1);
     operation->end(options.snapshot);
     operation->hold(std::move(source));
     target.keep();
-    Operation::post(std::move(operation));
+    Operation::post_after(options.linger, std::move(operation));
     return Future(std::move(state));
   });
 }
@@ -166,16 +178,18 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
     operation->lane().waiter().start();
     auto state = std::make_shared<FutureState>(results.shared());
     operation->publish_to(state);
-    operation->expect_loans(sources.size());
     const bool pinned = results.is_pinned();
     if (pinned) operation->give_on_success(results.take_block(), results.slab());
     operation->expect(largest_bytes(views));
+    if (is_watched(total_bytes(views), call.stream, options))
+      operation->run_on_outer_stream_with_lane();
     operation->begin();
     for (size_t i = 0; i < views.size(); ++i)
       bring(*operation, views[i], results.view(i), pinned, Waits::avoided);
+    operation->expect_loans(sources.size());
     operation->end(options.snapshot);
     for (Loan& source : sources) operation->hold(std::move(source));
-    Operation::post(std::move(operation));
+    Operation::post_after(options.linger, std::move(operation));
     return Future(std::move(state));
   });
 }
@@ -269,7 +283,6 @@ Future stage_to_device_async(Loan&& source, Loan&& target, Stream consumer,
     auto state = std::make_shared<FutureState>(std::vector{kept.loan()});
     operation->publish_to(state);
     operation->hold(kept.loan());
-    operation->expect_loans(1);
     if (options.borrow && !pinned) {
       auto later = std::make_unique<LateSend>(std::move(operation), kept.loan().view());
       later->begin();
@@ -277,12 +290,19 @@ Future stage_to_device_async(Loan&& source, Loan&& target, Stream consumer,
       LateSend::post(std::move(later), std::move(source));
       return Future(std::move(state));
     }
+    if (is_watched(source.view().nbytes(), call.stream, options))
+      operation->run_on_outer_stream_with_lane();
     operation->begin();
-    send(*operation, source.view(), kept.loan().view(), pinned);
+    const bool read = send(*operation, source.view(), kept.loan().view(), pinned);
+    operation->expect_loans(1);
     operation->end(true);
     operation->hold(std::move(source));
     kept.keep();
-    Operation::post(std::move(operation));
+    // A pageable source has been read on return.
+    if (!read && !pinned)
+      operation->complete();
+    else
+      Operation::post_after(options.linger, std::move(operation));
     return Future(std::move(state));
   });
 }

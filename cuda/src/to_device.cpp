@@ -50,6 +50,19 @@ bool send_once(Operation& operation, const TensorView& source, const TensorView&
   return read;
 }
 
+// Not even a ring fits into the pool's limit: the driver copies by way of memory of its own, as
+// slow as that is.
+bool send_unpinned(Operation& operation, const TensorView& source, const TensorView& target) {
+  if (Operation::can_copy(source, target, cudaMemcpyHostToDevice)) {
+    operation.copy(source, target, cudaMemcpyHostToDevice);
+    return false;
+  }
+  const Loan dense = pageable_scratch(operation, target);
+  copy_host(source, dense.view());
+  operation.copy(dense.view(), target, cudaMemcpyHostToDevice);
+  return true;
+}
+
 }  // namespace
 
 bool send(Operation& operation, const TensorView& source, const TensorView& target, bool pinned) {
@@ -69,15 +82,19 @@ bool send(Operation& operation, const TensorView& source, const TensorView& targ
       return true;
     }
   }
-  BounceRing(operation, target).to_device(source, target);
+  BounceRing ring(operation, target);
+  if (!ring.is_ready()) return send_unpinned(operation, source, target);
+  ring.to_device(source, target);
   return true;
 }
 
 void LateSend::complete() noexcept {
   try {
     const CallGuard guard(operation_->device().api(), operation_->device().context());
-    send(*operation_, source_.view(), target_, false);
+    const bool read = send(*operation_, source_.view(), target_, false);
+    operation_->expect_loans(1);
     operation_->end(false);
+    if (!read) operation_->hold(std::move(source_));
   } catch (const Error& error) {
     source_.reset();  // first: whoever sees the failure finds it given back
     return operation_->abandon(error);

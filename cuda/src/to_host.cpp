@@ -37,6 +37,16 @@ Loan scratch_like(Operation& operation, const TensorView& view, bool& pinned) {
   return description;
 }
 
+// Not even a ring fits into the pool's limit: the driver copies by way of memory of its own, as
+// slow as that is.
+void bring_unpinned(Operation& operation, const TensorView& source, const TensorView& target) {
+  if (Operation::can_copy(source, target, cudaMemcpyDeviceToHost))
+    return operation.copy(source, target, cudaMemcpyDeviceToHost);
+  const Loan dense = pageable_scratch(operation, target);
+  operation.copy(source, dense.view(), cudaMemcpyDeviceToHost);
+  operation.copy_on_host(dense.view(), target);
+}
+
 }  // namespace
 
 void bring(Operation& operation, const TensorView& source, const TensorView& target, bool pinned,
@@ -63,7 +73,9 @@ void bring(Operation& operation, const TensorView& source, const TensorView& tar
       return operation.copy_on_host(content.view(), target);
     }
   }
-  BounceRing(operation, target).to_host(source, target);
+  BounceRing ring(operation, target);
+  if (ring.is_ready()) return ring.to_host(source, target);
+  bring_unpinned(operation, source, target);
 }
 
 }  // namespace dlbridge::cuda

@@ -1,5 +1,9 @@
 // A real GPU as the contract's device, through a runtime of the test's own: the library's is inside
 // the library. Without a GPU there is no backend, and the reason is the library's own.
+//
+// While a host function holds a stream, nothing may pin, unpin or free memory: CUDA may let that
+// wait for the device, and the test that would let the stream go waits behind it. So what the tests
+// need of such memory is there before, and what they free meanwhile is freed at the end.
 #include <cuda_runtime_api.h>
 
 #include <atomic>
@@ -11,6 +15,7 @@
 #include <thread>
 
 #include "backend.h"
+#include "dlbridge/pinned_memory.h"
 #include "dlbridge/staging.h"
 
 namespace dlbridge::contract {
@@ -23,19 +28,60 @@ void check(cudaError_t error, const char* call) {
 
 cudaStream_t handle_of(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
 
-// Pinned memory between the host and work in a stream.
-struct Transit {
-  explicit Transit(size_t size) : bytes(size) {
-    check(cudaMallocHost(&memory, std::max<size_t>(size, 1)), "cudaMallocHost");
+// Pinned memory between the host and work in a stream: one stretch for all tests, of which each
+// uses up some.
+class TransitMemory {
+ public:
+  static TransitMemory& get() {
+    static TransitMemory memory;
+    return memory;
   }
-  Transit(const Transit&) = delete;
-  Transit& operator=(const Transit&) = delete;
-  ~Transit() { cudaFreeHost(memory); }
 
-  void* memory = nullptr;
+  /// Null where no more is left. Good until clear().
+  uint8_t* take(size_t bytes) {
+    const size_t first = (used_ + 63) / 64 * 64;
+    if (first > kBytes || bytes > kBytes - first) return nullptr;
+    used_ = first + bytes;
+    return static_cast<uint8_t*>(memory_) + first;
+  }
+  /// Requires: no work that uses any of it is left.
+  void clear() { used_ = 0; }
+
+ private:
+  static constexpr size_t kBytes = size_t{16} << 20;
+
+  TransitMemory() { check(cudaMallocHost(&memory_, kBytes), "cudaMallocHost"); }
+
+  void* memory_ = nullptr;  // until the process ends
+  size_t used_ = 0;
+};
+
+struct Transit {
+  uint8_t* memory;
   size_t bytes;
   std::shared_ptr<Bytes> arrived;
 };
+
+// The pool as it is when nobody has used it, but for some small blocks that stand ready, enough for
+// what is staged while a stream is held.
+void prepare_pool() {
+  cuda::trim_pinned();
+  constexpr int64_t kBytes = int64_t{512} << 10;
+  TensorView like;
+  const int64_t one = 1;
+  like.shape = &kBytes;
+  like.strides = &one;
+  like.ndim = 1;
+  like.dtype = DType(TypeCode::uint, 8);
+  like.device = Device(DeviceType::cpu);
+  {
+    std::vector<Loan> blocks;
+    for (int i = 0; i < 16; ++i) blocks.push_back(cuda::pinned_empty(like));
+  }
+  const auto ready = [] { return cuda::pinned_stats().quarantined == 0; };
+  for (int i = 0; i < 1000 && !ready(); ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+}
 
 class GpuBackend final : public Backend {
  public:
@@ -44,12 +90,16 @@ class GpuBackend final : public Backend {
       check(cudaSetDevice(i), "cudaSetDevice");
       check(cudaFree(nullptr), "cudaFree");
     }
+    TransitMemory::get();
+    prepare_pool();
   }
   ~GpuBackend() override {
     go();
     cudaDeviceSynchronize();
     for (void* memory : allocated_) cudaFree(memory);
     for (const cudaStream_t stream : streams_) cudaStreamDestroy(stream);
+    TransitMemory::get().clear();
+    cuda::set_pinned_limit(limit_);
   }
 
   int32_t device() const override { return 0; }
@@ -70,6 +120,7 @@ class GpuBackend final : public Backend {
     return memory;
   }
   void free(void* memory) override {
+    if (held_) return;  // at the end
     allocated_.erase(memory);
     check(cudaFree(memory), "cudaFree");
   }
@@ -89,7 +140,7 @@ class GpuBackend final : public Backend {
     return cuda::stream_of(0, stream);
   }
   void enqueue_write(Stream stream, void* memory, Bytes bytes) override {
-    Transit& transit = transits_.emplace_back(bytes.size());
+    Transit& transit = make_transit(bytes.size());
     std::memcpy(transit.memory, bytes.data(), bytes.size());
     check(
         cudaMemcpyAsync(memory, transit.memory, bytes.size(), cudaMemcpyDefault, handle_of(stream)),
@@ -97,14 +148,13 @@ class GpuBackend final : public Backend {
   }
   std::shared_ptr<const Bytes> enqueue_read(Stream stream, const void* memory,
                                             size_t bytes) override {
-    Transit& transit = transits_.emplace_back(bytes);
+    Transit& transit = make_transit(bytes);
     transit.arrived = std::make_shared<Bytes>();
     check(cudaMemcpyAsync(transit.memory, memory, bytes, cudaMemcpyDefault, handle_of(stream)),
           "cudaMemcpyAsync");
     const auto arrive = [](void* context) {
       auto* self = static_cast<Transit*>(context);
-      const auto* first = static_cast<const uint8_t*>(self->memory);
-      self->arrived->assign(first, first + self->bytes);
+      self->arrived->assign(self->memory, self->memory + self->bytes);
     };
     check(cudaLaunchHostFunc(handle_of(stream), arrive, &transit), "cudaLaunchHostFunc");
     return transit.arrived;
@@ -133,7 +183,20 @@ class GpuBackend final : public Backend {
   }
 
  private:
+  Transit& make_transit(size_t bytes) {
+    uint8_t* memory = TransitMemory::get().take(bytes);
+    if (memory == nullptr && !held_) {  // everything so far can be waited for
+      check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      TransitMemory::get().clear();
+      memory = TransitMemory::get().take(bytes);
+    }
+    if (memory == nullptr)
+      throw std::runtime_error("the test uses more transit memory than there is");
+    return transits_.emplace_back(memory, bytes, nullptr);
+  }
+
   int devices_;
+  const size_t limit_ = cuda::pinned_stats().limit;
   std::set<void*> allocated_;
   std::vector<cudaStream_t> streams_;
   std::deque<Transit> transits_;

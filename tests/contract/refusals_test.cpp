@@ -112,12 +112,12 @@ std::vector<Refusal> of_device_side(test::Shaped Pair::* side, const char* field
        [side](Pair& p) { (p.*side).fields().device = Device(DeviceType::opencl); },
        ErrorCode::unsupported_device,
        field,
-       {"opencl:0", "CUDA"}},
+       {"opencl:0", "CUDA", "to the host first"}},
       {"host_memory",
        [side](Pair& p) { (p.*side).fields().device = kCpu; },
        ErrorCode::unsupported_device,
        field,
-       {"cpu", "CUDA"}},
+       {"cpu", "CUDA", "copy_host"}},
       {"host_memory_that_claims_to_be_on_the_device",
        [side](Pair& p) {
          static uint8_t memory[4096];
@@ -151,14 +151,14 @@ std::vector<Refusal> of_host_side(test::Shaped Pair::* side, const char* field) 
        [side](Pair& p) { (p.*side).fields().device = Device(DeviceType::metal); },
        ErrorCode::unsupported_device,
        field,
-       {"metal:0", "host"}},
+       {"metal:0", "host", "by the library"}},
       {"device_memory",
        [side](Pair& p) {
          (p.*side).fields().device = Device(DeviceType::cuda, p.stream.device.device_id);
        },
        ErrorCode::unsupported_device,
        field,
-       {"cuda:", "host"}},
+       {"cuda:", "host", "stage_to_host"}},
       {"device_memory_that_claims_to_be_on_the_host",
        [side](Pair& p) {
          const bool is_source = side == &Pair::source;

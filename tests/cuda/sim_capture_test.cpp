@@ -33,8 +33,7 @@ TEST_P(SimCaptureModes, ForbidUnsafeCallsToWhomTheyConcern) {
     cudaStreamCaptureMode mode = each.thread;
     ASSERT_CUDA(world.api.thread_exchange_stream_capture_mode(&mode));
     EXPECT_EQ(mode, cudaStreamCaptureModeGlobal);  // a thread's first
-    EXPECT_EQ(world.api.event_query(event),
-              each.forbidden ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+    EXPECT_EQ(world.query(event), each.forbidden ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
     ASSERT_CUDA(world.api.thread_exchange_stream_capture_mode(&mode));
     EXPECT_EQ(mode, each.thread);
   };
@@ -85,7 +84,7 @@ TEST(SimCapture, EveryUnsafeCallIsForbidden) {
   ASSERT_CUDA(world.sim.begin_capture(captured));
   on_another_thread(world, [&] {
     void* more = nullptr;
-    EXPECT_EQ(world.api.event_query(event), 900);
+    EXPECT_EQ(world.query(event), 900);
     EXPECT_EQ(world.api.event_synchronize(event), 900);
     EXPECT_EQ(world.api.stream_query(stream), 900);
     EXPECT_EQ(world.api.stream_synchronize(stream), 900);
@@ -178,7 +177,7 @@ TEST(SimCapture, CapturedEventsAreNotForTheHost) {
     ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
     ASSERT_CUDA(world.api.event_record(event, captured));
     EXPECT_NO_REPORTS(world);
-    EXPECT_EQ(query ? world.api.event_query(event) : world.api.event_synchronize(event), 907);
+    EXPECT_EQ(query ? world.query(event) : world.api.event_synchronize(event), 907);
     EXPECT_EQ(world.sim.end_capture(captured), 901);
     EXPECT_ONLY(world, ReportKind::capture_broken);
   }

@@ -67,7 +67,7 @@ TEST(SimContexts, CallsOfAThreadWithoutOneMakeThatOfDeviceZero) {
     cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
     int value;
     EXPECT_CUDA(world.api.device_get_attribute(&value, cudaDevAttrWarpSize, 1));
-    EXPECT_CUDA(world.api.event_query(event));
+    EXPECT_CUDA(world.query(event));
     EXPECT_CUDA(world.api.event_synchronize(event));
     CUcontext current;
     EXPECT_EQ(world.api.ctx_get_current(&current), CUDA_SUCCESS);
@@ -138,7 +138,7 @@ TEST(SimContexts, RetainAndReleaseAreCounted) {
   EXPECT_EQ(world.api.device_primary_ctx_release(0), CUDA_SUCCESS);
   EXPECT_ONLY(world, ReportKind::context_destroyed);
   EXPECT_FALSE(world.sim.context_active(0));
-  EXPECT_EQ(world.api.event_query(event), cudaErrorContextIsDestroyed);
+  EXPECT_EQ(world.query(event), cudaErrorContextIsDestroyed);
   EXPECT_EQ(world.api.ctx_push_current(context), CUDA_ERROR_CONTEXT_IS_DESTROYED);
 }
 
@@ -179,7 +179,7 @@ TEST(SimFailure, DeadDeviceAnswersItsCodeToEverything) {
   world.sim.kill_device(1, cudaErrorIllegalAddress);
   waiter.join();
   world.sim.go();
-  EXPECT_EQ(world.api.event_query(event), cudaErrorIllegalAddress);
+  EXPECT_EQ(world.query(event), cudaErrorIllegalAddress);
   EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorIllegalAddress);
   EXPECT_EQ(world.api.memcpy_async(host.data(), memory, 64, cudaMemcpyDefault, stream),
             cudaErrorIllegalAddress);
@@ -218,7 +218,7 @@ TEST(SimFailure, ResetLosesEverythingOfTheDevice) {
   waiter.join();
   world.sim.go();
   EXPECT_FALSE(world.sim.context_active(1));
-  EXPECT_EQ(world.api.event_query(event), cudaErrorContextIsDestroyed);
+  EXPECT_EQ(world.query(event), cudaErrorContextIsDestroyed);
   EXPECT_TRUE(world.sim.leaks().none());
   EXPECT_NO_REPORTS(world);
 }

@@ -257,7 +257,7 @@ TEST_P(SimRaces, DestroyedHandles) {
   EXPECT_NO_REPORTS(world);
   EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorInvalidResourceHandle);
   EXPECT_ONLY(world, ReportKind::use_after_destroy);
-  EXPECT_EQ(world.api.event_query(event), cudaErrorInvalidResourceHandle);
+  EXPECT_EQ(world.query(event), cudaErrorInvalidResourceHandle);
   EXPECT_ONLY(world, ReportKind::use_after_destroy);
   EXPECT_EQ(world.api.stream_query(reinterpret_cast<cudaStream_t>(0x1234)),
             cudaErrorInvalidResourceHandle);

@@ -146,7 +146,7 @@ TEST_P(SimStreams, WaitBeforeTheRecordOrdersNothing) {
 TEST_P(SimStreams, UnrecordedEventIsComplete) {
   World world(config());
   const cudaEvent_t event = world.event();
-  EXPECT_CUDA(world.api.event_query(event));
+  EXPECT_CUDA(world.query(event));
   EXPECT_CUDA(world.api.event_synchronize(event));
   EXPECT_CUDA(world.api.stream_wait_event(world.stream(), event, 0));
 }
@@ -237,7 +237,7 @@ TEST(SimSchedule, QueryAnswersNotReadyThenMakesProgress) {
     ASSERT_CUDA(world.api.event_record(event, stream));
     int refusals = 0;
     cudaError_t answer;
-    while ((answer = world.api.event_query(event)) == cudaErrorNotReady) ++refusals;
+    while ((answer = world.query(event)) == cudaErrorNotReady) ++refusals;
     ASSERT_CUDA(answer);
     EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 1));
     world.sim.host_wrote(memory, kCount);  // known to be over
@@ -274,7 +274,7 @@ TEST(SimSchedule, HoldBlocksUntilGo) {
       over = true;
     });
     ASSERT_TRUE(world.sim.wait_until_blocked(1));
-    for (int i = 0; i < 10; ++i) EXPECT_EQ(world.api.event_query(event), cudaErrorNotReady);
+    for (int i = 0; i < 10; ++i) EXPECT_EQ(world.query(event), cudaErrorNotReady);
     EXPECT_FALSE(over);
     EXPECT_EQ(world.read(memory, kCount), Bytes(kCount, 0xDB));
     world.sim.go();

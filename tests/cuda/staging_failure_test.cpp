@@ -1,6 +1,7 @@
 // Failures: of every call of CUDA on every path, of the device for good, and for want of memory.
 // The caller keeps or gets back what it gave, nothing runs on, and the next operation works.
 #include <cctype>
+#include <set>
 
 #include "staging_paths.h"
 
@@ -70,7 +71,7 @@ TEST_P(FailureOnEveryPath, OfTheNthCallOfEachFunctionIsCleanedUp) {
   int told = 0;
   for (size_t f = 0; f < std::size(kFunctions); ++f) {
     for (uint64_t nth = 1; nth <= counts[f]; ++nth) {
-      if (++series % kOneIn != 0) continue;
+      if (series++ % kOneIn != 0) continue;
       SCOPED_TRACE(std::string(kFunctions[f]) + " fails at call " + std::to_string(nth));
       start(lazy());
       Walk how = quiet();
@@ -123,7 +124,7 @@ TEST_P(FailureOnEveryPath, ForGoodLeavesTheOtherDeviceAtWork) {
     const std::string function = kFunctions[f];
     if (function.starts_with("ctx_") || function.starts_with("device_")) continue;
     for (uint64_t nth = 1; nth <= counts[f]; nth += 2) {
-      if (++series % kOneIn != 0) continue;
+      if (series++ % kOneIn != 0) continue;
       SCOPED_TRACE(function + " kills the device at call " + std::to_string(nth));
       start(lazy());
       use_device(1);
@@ -190,6 +191,36 @@ TEST_F(DeadDevice, FailsWhatIsInFlightAndKeepsItsMemoryFromUse) {
   EXPECT_EQ(name(next->code()), "device_failed");
   EXPECT_NE(std::string(next->what()).find("cudaErrorECCUncorrectable"), std::string::npos);
   EXPECT_TRUE(cuda::drain(10));
+}
+
+// A user may have handed it to copies on the device that is dead now.
+TEST_F(DeadDevice, WhatUsersHadByThenIsNeverUsedAgain) {
+  expect_losses();
+  constexpr int64_t kHuge = 2'400'000;  // a segment of its own
+  TestTensor& x = device({{kHuge}}, 2);
+  TestTensor& other = device({{kHuge}}, 3, 0);
+  Loan held = cuda::stage_to_host(x.view(), on(stream()));
+  Loan held_elsewhere = cuda::stage_to_host(other.view(), on(stream(0), 0));
+  Loan dropped = cuda::stage_to_host(other.view(), on(stream(0), 0));
+  const std::set<const void*> before{held.view().data, held_elsewhere.view().data,
+                                     dropped.view().data};
+  dropped.reset();
+  sim().kill_device(1, cudaErrorECCUncorrectable);
+  expect_error(ErrorCode::device_failed,
+               [&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
+  held.reset();
+  held_elsewhere.reset();
+  EXPECT_GE(cuda::pinned_stats().leaked, 3 * size_t{kHuge} * 4);
+  const size_t leaked = cuda::pinned_stats().leaked;
+  std::set<const void*> after;
+  for (int i = 0; i < 5; ++i) {
+    const Loan result = cuda::stage_to_host(other.view(), on(stream(0), 0));
+    EXPECT_FALSE(before.contains(result.view().data));
+    EXPECT_TRUE(elements(result) == elements_with(other, 3));
+    after.insert(result.view().data);
+  }
+  EXPECT_LE(after.size(), 2u) << "what came later is used again";
+  EXPECT_EQ(cuda::pinned_stats().leaked, leaked);
 }
 
 TEST_F(DeadDevice, IsNoticedByEveryWait) {

@@ -199,6 +199,68 @@ TEST_F(StagingHazards, AnUnrecordedStreamIsARace) {
   sim().clear_reports();
 }
 
+// While nobody stages, the figures show what has become free.
+TEST_F(StagingHazards, WhatWasDroppedIsFreeWithoutAnotherStaging) {
+  TestTensor& x = device({{kHuge}}, 2);
+  cuda::stage_to_host(x.view(), on(stream())).reset();
+  cuda::stage_to_host(device({{kSmall}}).view(), on(stream())).reset();
+  sim().use_no_device();
+  for (int i = 0; i < 10 && cuda::pinned_stats().quarantined > 0; ++i) std::this_thread::yield();
+  const cuda::PinnedStats stats = cuda::pinned_stats();
+  EXPECT_EQ(stats.quarantined, 0u);
+  EXPECT_EQ(stats.free, stats.registered);
+  EXPECT_EQ(cuda::trim_pinned(), stats.registered);
+}
+
+// A large result's fence is taken by whatever is staged next, not by the one who needs its memory.
+TEST_F(StagingHazards, ADroppedResultsFenceStandsBeforeLaterWork) {
+  allow_one_huge_block();
+  TestTensor& x = device({{kHuge}}, 2);
+  TestTensor& small = device({{kSmall}}, 3);
+  TestTensor& busy = device({{kSmall}}, 4);
+  for (const bool async : {false, true}) {
+    Loan result = cuda::stage_to_host(x.view(), on(stream()));
+    const void* const memory = result.view().data;
+    const auto stage_small = [&] {
+      if (async)
+        cuda::stage_to_host_async(small.lend(), on(stream())).wait();
+      else
+        static_cast<void>(cuda::stage_to_host(small.view(), on(stream())));
+    };
+    stage_small();
+    result.reset();
+    stage_small();
+    sim().synchronize(cudaStreamLegacy);
+    sim().hold_stream(cudaStreamLegacy);
+    produce(cudaStreamLegacy, busy, 5);
+    const Loan next = cuda::stage_to_host(x.view(), on(stream()));
+    EXPECT_EQ(next.view().data, memory);
+    sim().go_stream(cudaStreamLegacy);
+    sim().synchronize(cudaStreamLegacy);
+  }
+}
+
+// An error that the caller has yet to find is neither in the way nor in danger.
+TEST_F(StagingHazards, ACallersErrorKeepsNoMemoryFromUse) {
+  Config config;
+  config.schedule = Schedule::lazy;  // so that queries answer that it is not ready
+  config.max_not_ready = 3;
+  start(config);
+  allow_one_huge_block();
+  TestTensor& x = device({{kHuge}}, 2);
+  TestTensor& small = device({{kSmall}}, 3);
+  sim().set_last_error(cudaErrorInvalidResourceHandle);
+  for (int i = 0; i < 5; ++i) {
+    const Loan result = cuda::stage_to_host(x.view(), on(stream()));
+    EXPECT_TRUE(cuda::record_stream(result.view().data, numbered(1))) << i << ": it is pageable";
+  }
+  const uint64_t sleeps = sim().calls("event_synchronize");
+  EXPECT_EQ(elements(cuda::stage_to_host(small.view(), on(stream()))), elements_with(small, 3));
+  EXPECT_EQ(sim().calls("event_synchronize"), sleeps) << "what is small is polled";
+  EXPECT_EQ(sim().last_error(), cudaErrorInvalidResourceHandle);
+  sim().set_last_error(cudaSuccess);
+}
+
 // Results of the pool are pinned for whoever asks CUDA.
 TEST_F(StagingHazards, ResultsArePinnedForEveryDevice) {
   TestTensor& x = device({{kLarge}});

@@ -33,6 +33,7 @@ struct PinnedStats {
 /// initialised. Throws also Error (out_of_memory) beyond the limit.
 [[nodiscard]] DLBRIDGE_API Loan pinned_empty(const TensorView& like);
 
+/// Where the bytes are, after what no longer waits for anything has become free.
 DLBRIDGE_API PinnedStats pinned_stats();
 
 /// At most this many bytes are registered from here on; free memory beyond is given back at once.
@@ -45,5 +46,9 @@ DLBRIDGE_API size_t trim_pinned(size_t keep_bytes = 0);
 /// here: it is not used again before that work has ended, whenever it is dropped. Needed only for
 /// copies that somebody else enqueues on a non-blocking stream. False where no such memory is held.
 DLBRIDGE_API bool record_stream(const void* address, Stream stream);
+
+/// Whether all bytes of a host view are page-locked, by whomever. Throws also Error
+/// (invalid_device) where its address is device memory.
+DLBRIDGE_API bool is_page_locked(const TensorView& view);
 
 }  // namespace dlbridge::cuda

@@ -62,7 +62,16 @@ struct StageOptions {
   /// To host, without `out`: the result is row-major. Otherwise it keeps the source's order of
   /// dimensions, which is often a plain copy where this is a transposition.
   bool row_major = false;
+  /// Asynchronous: the calling thread watches for the end this many seconds before it returns, and
+  /// what ended by then is done at once. Copies so small that they would wait longer for a thread
+  /// than for the bus then take the producer's or consumer's own stream, as in a synchronous call.
+  double linger = 0;
 };
+
+/// The steps that a staging of `source` to `target` would take, in words: "pack kernel", "2D
+/// copy", "pooled pinned memory" and the like. Nothing is moved or made. Throws Error (no_driver,
+/// driver_too_old, no_device, after_fork).
+DLBRIDGE_API std::vector<std::string> staging_steps(const TensorView& source, DLDevice target);
 
 /// Copies a device tensor into fresh host memory and returns when the host may read it. The memory
 /// is pinned and pooled, above the pool's limit pageable; dense, writable, marked IS_COPIED.

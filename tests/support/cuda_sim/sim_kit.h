@@ -58,6 +58,9 @@ class World {
     EXPECT_CUDA(api.event_create_with_flags(&event, flags));
     return event;
   }
+  cudaError_t query(cudaEvent_t event) const {
+    return static_cast<cudaError_t>(api.event_query(event));
+  }
   cudaStream_t stream(unsigned flags = cudaStreamNonBlocking, int device = 1) {
     return sim.make_stream(flags, device);
   }

@@ -370,6 +370,34 @@ void Simulator::drop_stream(cudaStream_t stream) {
   stream_of(*state_, stream).destroyed = true;
 }
 
+cudaError_t Simulator::order(cudaStream_t earlier, cudaStream_t later, int device) {
+  const Lock lock(state_mutex());
+  StreamState* from = state_->find_stream(earlier, device, state_->thread());
+  StreamState* to = state_->find_stream(later, device, state_->thread());
+  if (from == nullptr || to == nullptr) throw std::invalid_argument("no such stream");
+  if (from == to) return cudaSuccess;
+  for (StreamState* stream : {from, to}) {
+    const cudaError_t error = state_->enter_stream(*stream, "a test's wait");
+    if (error != cudaSuccess) return error;
+  }
+  if (from->capture != nullptr) {
+    state_->capture_node(*from);
+    EventState event;
+    event.capture = from->capture;
+    event.captured = from->capture->streams[from];
+    return state_->capture_wait(*to, event);
+  }
+  if (to->capture != nullptr) {
+    state_->invalidate(*to->capture, "a captured stream was made to wait for one outside");
+    return cudaErrorStreamCaptureIsolation;
+  }
+  Draft draft;
+  draft.text = "wait for " + from->name();
+  draft.after = from->tail;
+  if (draft.after != nullptr) submit_test(*state_, *to, std::move(draft));
+  return cudaSuccess;
+}
+
 // ---- capture
 
 cudaError_t Simulator::begin_capture(cudaStream_t stream, cudaStreamCaptureMode mode) {

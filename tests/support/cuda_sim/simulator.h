@@ -188,6 +188,9 @@ class Simulator {
   // Streams of the tests: not counted, not subject to faults, no leak.
   cudaStream_t make_stream(unsigned flags, int device = 1);
   void drop_stream(cudaStream_t stream);
+  /// `later` waits for what `earlier` has so far, as by an event between them, which joins captures
+  /// too. Handles 1 and 2 are those of `device`. No call, no event of anybody.
+  cudaError_t order(cudaStream_t earlier, cudaStream_t later, int device = 1);
 
   // Stream capture, as cudaStreamBeginCapture and cudaStreamEndCapture.
   cudaError_t begin_capture(cudaStream_t stream,

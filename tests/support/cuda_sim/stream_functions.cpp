@@ -196,13 +196,19 @@ cudaError_t event_record(cudaEvent_t event_handle, cudaStream_t handle) {
   });
 }
 
-cudaError_t event_query(cudaEvent_t handle) {
-  return call("event_query", kUnsafe, [&](Caller& caller) {
-    cudaError_t error;
-    EventState* event = usable_event(caller, handle, error);
-    if (event == nullptr) return error;
-    error = refuse_captured(caller, *event);
-    return error != cudaSuccess ? error : caller.state.query(event->recorded);
+CUresult event_query(CUevent handle) {
+  return driver_call("event_query", [&](Caller& caller) {
+    const auto ask = [&] {
+      if (caller.state.forbidden(caller.thread, caller.function))
+        return cudaErrorStreamCaptureUnsupported;
+      caller.state.drift();
+      cudaError_t error;
+      EventState* event = usable_event(caller, handle, error);
+      if (event == nullptr) return error;
+      error = refuse_captured(caller, *event);
+      return error != cudaSuccess ? error : caller.state.query(event->recorded);
+    };
+    return static_cast<CUresult>(ask());
   });
 }
 

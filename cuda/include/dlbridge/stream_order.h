@@ -1,0 +1,28 @@
+// Order between streams of one device, for who passes tensors from one stream's owner to another's
+// without copying.
+//
+// Streams are named as in staging.h. Thread: any. Throws Error: no_driver, driver_too_old,
+// no_device, invalid_device, after_fork, device_failed, stream_invalid, stream_capturing.
+#pragma once
+
+#include <cstdint>
+
+#include "dlbridge/export.h"
+#include "dlbridge/future.h"
+#include "dlbridge/transfer.h"
+
+namespace dlbridge::cuda {
+
+/// What is enqueued on `later` from here on runs after what `earlier` has enqueued. Nothing is to
+/// be done where the two are one, or either is kNoEdges. Never waits.
+DLBRIDGE_API void order_streams(Stream earlier, Stream later);
+
+/// Done when what `stream` has enqueued has run. Brings no tensor. With kNoEdges: at once.
+[[nodiscard]] DLBRIDGE_API Future when_reached(Stream stream);
+
+/// A stream of this module, non-blocking, that a producer may be asked to put its work behind (the
+/// `stream` of __dlpack__). Makes the device's primary context where nobody has. Belongs to the
+/// module.
+[[nodiscard]] DLBRIDGE_API Stream lane_stream(int32_t device_id);
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,58 @@
+#include "dlbridge/stream_order.h"
+
+#include "cuda_error.h"
+#include "guards.h"
+#include "operation.h"
+
+namespace dlbridge::cuda {
+
+void order_streams(Stream earlier, Stream later) {
+  Engine& engine = Engine::get();
+  DeviceContext& device = engine.device(later.device.device_id);
+  const CallGuard guard(engine.api(), device.context());
+  const CheckedStream from = engine.checked(earlier, device);
+  const CheckedStream to = engine.checked(later, device);
+  if (!from.edges || !to.edges || from.handle == to.handle) return;
+  const PooledEvent event = device.events().take();
+  const CudaApi& api = engine.api();
+  const auto noted = [&](cudaError_t answer, const char* call) {
+    device.note(answer);
+    check(answer, call);
+  };
+  noted(api.event_record(event.get(), from.handle), "cudaEventRecord");
+  noted(api.stream_wait_event(to.handle, event.get(), 0), "cudaStreamWaitEvent");
+}
+
+Future when_reached(Stream stream) {
+  Engine& engine = Engine::get();
+  DeviceContext& device = engine.device(stream.device.device_id);
+  const CallGuard guard(engine.api(), device.context());
+  const CheckedStream checked = engine.checked(stream, device);
+  auto state = std::make_shared<FutureState>(std::vector<SharedLoan>{});
+  if (!checked.edges) {
+    state->succeed();
+    return Future(std::move(state));
+  }
+  try {
+    auto operation = std::make_unique<Operation>(engine, device, checked, Edges::producer);
+    operation->lane().waiter().start();
+    operation->publish_to(state);
+    operation->begin();
+    operation->end(false);
+    Operation::post(std::move(operation));
+  } catch (const CudaError& error) {
+    device.note(error.cuda_code());
+    throw;
+  }
+  return Future(std::move(state));
+}
+
+Stream lane_stream(int32_t device_id) {
+  Engine& engine = Engine::get();
+  DeviceContext& device = engine.started(device_id);
+  const CallGuard guard(engine.api(), device.context());
+  const LaneUse use = device.lane_for(nullptr);
+  return stream_of(device_id, static_cast<void*>(use.lane().copies()));
+}
+
+}  // namespace dlbridge::cuda
