@@ -4,7 +4,8 @@ Run it from anywhere, with dlbridge, torch, Pillow and scikit-image (for the pho
 
     python examples/photo.py [--photo FILE] [--out out/photo.png]
 
-A photograph goes file -> NumPy -> torch -> blur and edges -> NumPy -> PNG, the original and the result side by side.
+A photograph goes file -> NumPy -> torch -> blur and edges -> NumPy -> PNG, the original and the result side by side,
+and through a GPU where there is one.
 Whatever is printed was measured or seen in this very run; each claim is checked, and a false one makes the run fail.
 """
 
@@ -17,6 +18,7 @@ from pathlib import Path
 import conversions
 import numpy as np
 import skimage
+import through_gpu
 import torch
 from observe import ROUNDS, Report, Trace, busy_cpus
 from PIL import Image
@@ -113,7 +115,7 @@ def introduce(photo_file: Path) -> None:
     versions = f"dlbridge {info['version']}, NumPy {info['numpy']}, torch {info['torch']} (tier: {info['torch_tier']})"
     print(f"{versions}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
     if torch.cuda.is_available():
-        print(f"GPU: {torch.cuda.get_device_name()}; this demo stays in host memory and does not use it.")
+        print(f"GPU: {torch.cuda.get_device_name()}; the photograph is staged there and back.")
     else:
         print("GPU: none on this machine (torch.cuda.is_available() is False); all below is host memory.")
     print(f"Photograph: {photo_file}")
@@ -149,6 +151,9 @@ def main() -> int:
     with Image.open(arguments.out) as saved:
         report.claim("the PNG holds the page", np.array_equal(np.asarray(saved), page))
     print(f"   written: {arguments.out}, {arguments.out.stat().st_size:,} bytes, original and result side by side")
+
+    report.heading("The same photograph through a GPU")
+    through_gpu.show(report, np.array(Image.open(arguments.photo).convert("RGB")))
 
     report.heading("The conversions people know, beside dlbridge's")
     conversions.show_all(report, Image.open(arguments.photo).convert("RGB"))

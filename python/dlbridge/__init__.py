@@ -11,31 +11,47 @@ refused with the call that works.
 from . import _adapters
 from ._build_facts import VERSION as __version__
 from ._core import (
+    Future,
     Plan,
     Tensor,
     explain,
     from_dlpack,
+    pinned_empty,
+    record_stream,
+    set_pool_limit,
     shares_memory,
+    stage,
     to_numpy,
     to_torch,
 )
 from ._errors import ExchangeError
+from ._futures import FutureGroup, stage_many
 from ._info import BuildInfo, build_info
 from ._paths import cmake_dir
+from ._pool import PoolStats, pool_stats
 
 _adapters.load("numpy")
 
 __all__ = [
     "BuildInfo",
     "ExchangeError",
+    "Future",
+    "FutureGroup",
     "Plan",
+    "PoolStats",
     "Tensor",
     "__version__",
     "build_info",
     "cmake_dir",
     "explain",
     "from_dlpack",
+    "pinned_empty",
+    "pool_stats",
+    "record_stream",
+    "set_pool_limit",
     "shares_memory",
+    "stage",
+    "stage_many",
     "to_numpy",
     "to_torch",
 ]

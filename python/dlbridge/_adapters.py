@@ -43,6 +43,18 @@ def load(name: str) -> None:
         _core._register_torch_by_dlpack(tier.name)
 
 
+def load_device_module() -> str:
+    """Loads the CUDA module. Empty, or why it cannot be loaded."""
+    if _build_facts.CUDA_WHY:
+        return f"dlbridge was built without it ({_build_facts.CUDA_WHY}): reinstall dlbridge where a CUDA toolkit is"
+    try:
+        module = importlib.import_module("._cuda", __package__)
+        _core._register_device_module(module.device)
+    except ImportError as error:
+        return str(error)
+    return ""
+
+
 def _load_module(name: str) -> None:
     module = importlib.import_module(f"._{name}", __package__)
     _core._register_adapter(module.adapter)

@@ -3,7 +3,7 @@
 import importlib.util
 from typing import TypedDict
 
-from . import _adapters, _build_facts
+from . import _adapters, _build_facts, _core
 
 
 class BuildInfo(TypedDict):
@@ -14,8 +14,12 @@ class BuildInfo(TypedDict):
     torch: str | None
     torch_tier: str
     torch_tier_reason: str
-    cuda: bool
+    cuda: str
     dlpack: str
+
+
+def _describe_cuda() -> str:
+    return _core._describe_device_module() or _adapters.load_device_module()
 
 
 def build_info() -> BuildInfo:
@@ -23,7 +27,8 @@ def build_info() -> BuildInfo:
 
     ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``exchange`` or ``protocol`` when
     they are reached through DLPack, ``none`` when torch cannot be reached; ``torch_tier_reason`` says why. ``dlpack``
-    is the version of the header this build was made with. ``cuda`` says whether the CUDA module is part of this build.
+    is the version of the header this build was made with. ``cuda`` is one line about the CUDA runtime in it, the driver
+    and the devices, or about what is missing.
     Raises ExchangeError where DLBRIDGE_TORCH_TIER names no tier.
     """
     import numpy
@@ -40,6 +45,6 @@ def build_info() -> BuildInfo:
         "torch": version,
         "torch_tier": tier.name,
         "torch_tier_reason": tier.reason,
-        "cuda": False,
+        "cuda": _describe_cuda(),
         "dlpack": _build_facts.DLPACK_VERSION,
     }

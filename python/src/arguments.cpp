@@ -125,19 +125,6 @@ Request read_request(const CallArguments& call, const Adapter& target) {
   return request;
 }
 
-void check_cpu_stream(PyObject* stream, const TensorView& view) {
-  if (stream == Py_None) return;
-  if (!PyLong_Check(stream)) {
-    raise_type_error("stream is %.200s; expected an integer or None", Py_TYPE(stream)->tp_name);
-    throw_pending();
-  }
-  if (Device(view.device).is_host()) {
-    throw Error(
-        ErrorCode::invalid_argument, "stream",
-        "stream is " + repr_of(stream) + ", but host memory has no streams: pass stream=None");
-  }
-}
-
 bool wants_versioned(PyObject* max_version) {
   if (max_version == Py_None) return false;
   if (!PyTuple_Check(max_version) || PyTuple_GET_SIZE(max_version) != 2 ||

@@ -44,7 +44,6 @@ std::optional<DLDevice> parse_device(PyObject* device);
 Request read_request(const CallArguments& call, const Adapter& target);
 
 /// Checks of Tensor.__dlpack__'s arguments. Throw Error.
-void check_cpu_stream(PyObject* stream, const TensorView& view);
 bool wants_versioned(PyObject* max_version);
 /// The device that a capsule of memory at `place` names: the CPU, where dl_device asks for it and
 /// `place` is any host memory.

@@ -20,12 +20,15 @@ constexpr const char* kVersionedUsed = "used_dltensor_versioned";
 // none.
 template <typename Managed>
 void release_foreign(void* managed) noexcept {
-  const Owner owner = owner_of(static_cast<Managed*>(managed));
+  auto* tensor = static_cast<Managed*>(managed);
+  if (tensor->deleter == nullptr) return;
   if (Py_IsInitialized() && PyGILState_Check()) {
     const PendingException aside;
-    owner.release(owner.context);
+    tensor->deleter(tensor);
   } else {
-    owner.release(owner.context);
+    // It may take the GIL, on a thread of ours while the interpreter ends. By no way of a noexcept
+    // function, which that would not get out of.
+    parked_at_exit([tensor] { tensor->deleter(tensor); });
   }
 }
 
@@ -157,28 +160,59 @@ Owner foreign_owner(DLManagedTensorVersioned* managed) noexcept {
 
 const Adapter& capsule_adapter() noexcept { return g_capsule_adapter; }
 
-Reference call_dlpack(PyObject* x) noexcept {
-  const Reference method(parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack__"); }));
+Reference dlpack_method_of(PyObject* x) noexcept {
+  Reference method(parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack__"); }));
+  if (!method && PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_Clear();
+  return method;
+}
+
+bool refuse_no_producer(PyObject* x) noexcept {
+  raise_type_error(
+      "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack "
+      "capsule or an object "
+      "with __dlpack__: pass numpy.asarray(x)",
+      Py_TYPE(x)->tp_name);
+  return false;
+}
+
+std::optional<Device> dlpack_device_of(PyObject* x) noexcept {
+  const Reference method(
+      parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack_device__"); }));
   if (!method) {
-    if (PyErr_ExceptionMatches(PyExc_AttributeError)) {
-      PyErr_Clear();
-      raise_type_error(
-          "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack "
-          "capsule or an object "
-          "with __dlpack__: pass numpy.asarray(x)",
-          Py_TYPE(x)->tp_name);
-    }
-    return {};
+    if (PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_Clear();
+    return std::nullopt;
   }
+  const Reference pair(parked_at_exit([&] { return PyObject_CallNoArgs(method.get()); }));
+  if (!pair) return std::nullopt;
+  if (!PyTuple_Check(pair.get()) || PyTuple_GET_SIZE(pair.get()) != 2) return std::nullopt;
+  const long type = PyLong_AsLong(PyTuple_GET_ITEM(pair.get(), 0));
+  const long id = PyLong_AsLong(PyTuple_GET_ITEM(pair.get(), 1));
+  if (PyErr_Occurred()) {
+    PyErr_Clear();  // what the capsule says counts
+    return std::nullopt;
+  }
+  return Device(static_cast<DeviceType>(type), static_cast<int32_t>(id));
+}
+
+Reference call_dlpack(PyObject* x, PyObject* method, intptr_t stream) noexcept {
   const Reference arguments(PyTuple_New(0));
   const Reference keywords(
       Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
   if (!arguments || !keywords) return {};
-  Reference capsule(
-      parked_at_exit([&] { return PyObject_Call(method.get(), arguments.get(), keywords.get()); }));
+  const Reference handle(stream != 0 ? PyLong_FromSsize_t(stream) : nullptr);
+  if (stream != 0 &&
+      (!handle || PyDict_SetItemString(keywords.get(), "stream", handle.get()) < 0)) {
+    return {};
+  }
+  const auto call = [&] {
+    return Reference(
+        parked_at_exit([&] { return PyObject_Call(method, arguments.get(), keywords.get()); }));
+  };
+  Reference capsule = call();
   if (!capsule && is_signature_error()) {
     PyErr_Clear();
-    capsule = Reference(parked_at_exit([&] { return PyObject_CallNoArgs(method.get()); }));
+    if (PyDict_DelItemString(keywords.get(), "max_version") < 0) return {};
+    capsule = call();
   }
   if (capsule && !is_capsule(capsule.get())) {
     raise_type_error("%.200s.__dlpack__() returned %.200s; expected a DLPack capsule",

@@ -3,7 +3,10 @@
 
 #include <Python.h>
 
+#include <optional>
+
 #include "adapter.h"
+#include "dlbridge/device.h"
 #include "dlbridge/dlpack.h"
 #include "reference.h"
 
@@ -44,10 +47,20 @@ class HeldCapsule {
 /// thread holds the GIL, a pending exception is put aside meanwhile (rules 44, 59).
 Owner foreign_owner(DLManagedTensorVersioned* managed) noexcept;
 
-/// Calls x.__dlpack__(max_version=(1, 3)), or without arguments where the producer is too old to
-/// know them. The producer's own exceptions pass through. Null with a Python exception set;
-/// TypeError if x is no producer.
-Reference call_dlpack(PyObject* x) noexcept;
+/// x.__dlpack__, or null: without a Python exception where x has none.
+Reference dlpack_method_of(PyObject* x) noexcept;
+
+/// Calls `method`, x.__dlpack__, with max_version=(1, 3) and, unless it is 0, `stream`; without
+/// arguments where the producer is too old to know them, but never without a stream that was to be
+/// passed. The producer's own exceptions pass through. Null with a Python exception set.
+Reference call_dlpack(PyObject* x, PyObject* method, intptr_t stream) noexcept;
+
+/// What x.__dlpack_device__() says; nothing where x has no such method or it does not answer with
+/// two integers, with a Python exception set where it raised one.
+std::optional<Device> dlpack_device_of(PyObject* x) noexcept;
+
+/// TypeError: x is nothing that a conversion could start from. Returns false.
+bool refuse_no_producer(PyObject* x) noexcept;
 
 /// Whether objects of this type never let their memory be written though their capsules cannot say
 /// so (JAX).

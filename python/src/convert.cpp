@@ -4,9 +4,13 @@
 #include <ranges>
 
 #include "capsule.h"
+#include "device_module.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "errors.h"
+#include "staging.h"
+#include "streams.h"
+#include "tensor.h"
 
 namespace dlbridge::python {
 namespace {
@@ -107,12 +111,27 @@ void describe_result(const TensorView& view, const Request& request, const Plan&
   result.dtype = unpacks ? kFloat4Padded : kFloat4Pair;
 }
 
+// Sharing memory that a device may still be writing: the consumer is ordered behind the producer,
+// the host waits for it. A new reference, or null with a Python exception set.
+[[gnu::noinline]] PyObject* share_behind_stream(Source& source, const Adapter& target) noexcept {
+  PyObject* result = nullptr;
+  Error* error = guarded([&] {
+    const intptr_t stream = order_for(source, target);
+    if (!source.lend()) throw Error(ErrorCode::python_exception, "", "a Python exception is set");
+    if (Error* refused = target.wrap(&source.loan(), &result)) throw Error(*Failure(refused));
+    set_stream(result, stream);
+  });
+  return error == nullptr ? result : raise(error);
+}
+
 PyObject* convert_by_sharing(Source& source, const Adapter& target) noexcept {
   PyObject* result = nullptr;
   if (source.loan().origin && target.recall != nullptr) {
     if (Error* error = target.recall(&source.loan(), &result)) return raise(error);
     if (result != nullptr) return result;
   }
+  if (source.view().device.device_type != kDLCPU) [[unlikely]]
+    return share_behind_stream(source, target);
   if (!source.lend()) return nullptr;
   if (Error* error = target.wrap(&source.loan(), &result)) return raise(error);
   return result;
@@ -171,7 +190,50 @@ bool can_fill_in_place(const Source& source, const Plan& plan, const TensorView&
 
 }  // namespace
 
+void take_managed_as_host(Source& source, const Adapter& target) noexcept {
+  const Device device(source.view().device);
+  if (device.type() != DeviceType::cuda_managed || !target.traits->host_only) return;
+  const DeviceModule* module = usable_device_module();
+  if (module != nullptr && module->shares_managed(device.id())) source.take_as_host();
+}
+
+Error refusal_of(const Source& source, const Adapter& target, const Request& request,
+                 const Plan& decision) {
+  const Error error = refusal(source.view(), *target.traits, request, decision);
+  if (error.code() != ErrorCode::no_transfer || !decision.stages) return error;
+  const bool on_host = Device(source.view().device).is_host();
+  const std::string asked = "device is " + Device(source.view().device).name() + ", " +
+                            Device(*request.device).name() + " was asked for: ";
+  const std::string way_out = on_host ? ": leave device= out to stay in host memory"
+                                      : ": copy it with its own framework, such as x.cpu()";
+  std::string why;
+  try {
+    const DeviceModule& module = require_device_module();
+    if (Error* failed = module.describe(&why)) throw Error(*Failure(failed));
+    why = "nothing is staged between them here (" + why + ")";
+  } catch (const Error& obstacle) {
+    why = obstacle.what();
+  }
+  return Error(ErrorCode::no_transfer, error.field(), asked + why + way_out);
+}
+
+namespace {
+
+PyObject* raise_refusal(const Source& source, const Adapter& target, const Request& request,
+                        const Plan& decision) noexcept {
+  return raise(guarded([&] { throw refusal_of(source, target, request, decision); }));
+}
+
+// Whether the host may read the source's memory now; else a Python exception is set.
+bool host_may_read(const Source& source) noexcept {
+  return succeeded(guarded([&] { wait_for_host_access(source); }));
+}
+
+}  // namespace
+
 Plan plan_for(const Source& source, const Adapter& target, Request& request) noexcept {
+  const bool on_device = !Device(source.view().device).is_host();
+  if (on_device || (request.device && !Device(*request.device).is_host())) device_module();
   request.source_casts = source.adapter().fill != nullptr;
   Plan decision = plan(source.view(), *target.traits, request);
   if (decision.verdict == Verdict::refuse && target.extend != nullptr &&
@@ -188,15 +250,13 @@ namespace {
 // Everything but the plain share: kept out of the way of the hot path.
 [[gnu::noinline]] PyObject* convert_otherwise(Source& source, const Adapter& target,
                                               Request request) noexcept {
+  take_managed_as_host(source, target);
   const Plan decision = plan_for(source, target, request);
+  if (decision.verdict == Verdict::refuse) return raise_refusal(source, target, request, decision);
+  if (!decision.stages && !host_may_read(source)) return nullptr;
   if (decision.verdict == Verdict::share) return convert_by_sharing(source, target);
-  if (decision.verdict == Verdict::refuse)
-    return raise(refusal(source.view(), *target.traits, request, decision));
-  if (decision.stages) {
-    // A Transfer is registered, but only its own module knows how to allocate on both sides.
-    return raise(Error(ErrorCode::no_transfer, "device",
-                       "staging is not available in this build of dlbridge"));
-  }
+  if (decision.stages) return convert_by_staging(source, target, request, decision);
+  if (!Device(source.view().device).is_host()) return copy_on_device(source, target);
   return convert_by_copy(source, target, request, decision);
 }
 
@@ -225,15 +285,17 @@ PyObject* convert_into(PyObject* x, const Adapter& target, Request request,
   }
   request.into_existing = true;
   request.dtype = memory.view().dtype;
+  take_managed_as_host(source, target);
   const Plan decision = plan_for(source, target, request);
-  if (decision.verdict == Verdict::refuse)
-    return raise(refusal(source.view(), *target.traits, request, decision));
+  if (decision.verdict == Verdict::refuse) return raise_refusal(source, target, request, decision);
   // Not before the plan: the view of a kind that is refused may have a stand-in for its shape.
   if (!std::ranges::equal(source.view().extents(), memory.view().extents())) {
     return raise(
         Error(ErrorCode::shape_mismatch, "out",
               "out has another shape than x: pass numpy.empty_like(x) or an array of x's shape"));
   }
+  if (decision.stages) return stage_into(source, target, decision, out, memory);
+  if (!host_may_read(source)) return nullptr;
   const HeldCapsule held(source.object());
   if (!held) return nullptr;
   if (can_fill_in_place(source, decision, memory.view())) {

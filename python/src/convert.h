@@ -16,8 +16,15 @@ PyObject* convert(PyObject* x, const Adapter& target, const Request& request) no
 /// new reference to out.
 PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) noexcept;
 
+/// Managed memory that the host shares counts as the host's where the target lives there.
+void take_managed_as_host(Source& source, const Adapter& target) noexcept;
+
 /// The plan for an opened source; widens the target's traits by optional packages where that helps.
 /// `request` is completed with what the source can do.
 Plan plan_for(const Source& source, const Adapter& target, Request& request) noexcept;
+
+/// The error for a refused plan, with what keeps the device module from helping.
+Error refusal_of(const Source& source, const Adapter& target, const Request& request,
+                 const Plan& decision);
 
 }  // namespace dlbridge::python

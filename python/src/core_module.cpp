@@ -8,8 +8,10 @@
 
 #include "arguments.h"
 #include "convert.h"
+#include "device_module.h"
 #include "dlbridge/layout.h"
 #include "errors.h"
+#include "future.h"
 #include "registry.h"
 #include "tensor.h"
 #include "torch_by_dlpack.h"
@@ -95,7 +97,17 @@ std::string repr(const Explanation& plan) {
   return text + ", bytes=" + std::to_string(plan.bytes) + "): " + plan.message;
 }
 
-Explanation explain_source(const Source& source, const Adapter& target, Request request) {
+// The steps of the staging that a plan has, after its name.
+void add_staging_steps(const Source& source, const Request& request,
+                       std::vector<std::string>& steps) {
+  const DeviceModule* module = usable_device_module();
+  std::vector<std::string> found;
+  if (module == nullptr || Failure(module->steps(&source.view(), *request.device, &found))) return;
+  steps.insert(steps.begin() + 1, found.begin(), found.end());
+}
+
+Explanation explain_source(Source& source, const Adapter& target, Request request) {
+  take_managed_as_host(source, target);
   const Plan decision = plan_for(source, target, request);
   Explanation answer;
   answer.verdict = name(decision.verdict);
@@ -106,7 +118,10 @@ Explanation explain_source(const Source& source, const Adapter& target, Request 
   }
   answer.bytes = decision.bytes;
   answer.path = path(source.view(), request, decision);
-  answer.message = describe(source.view(), *target.traits, request, decision);
+  if (decision.stages && !answer.path.empty()) add_staging_steps(source, request, answer.path);
+  answer.message = decision.verdict == Verdict::refuse
+                       ? refusal_of(source, target, request, decision).what()
+                       : describe(source.view(), *target.traits, request, decision);
   return answer;
 }
 
@@ -187,6 +202,8 @@ PyMethodDef g_functions[] = {
      "shares_memory(a, b, /)\n--\n\nWhether two objects of any frameworks have a byte of an "
      "element in common."},
     {"_register_adapter", register_capsule, METH_O, "Takes the capsule of an adapter module."},
+    {"_register_device_module", register_device_module, METH_O,
+     "Takes the capsule of a device module."},
     {"_register_torch_by_dlpack", register_torch_by_dlpack, METH_O,
      "Makes the tier of this name (exchange, protocol) torch's adapter."},
     {nullptr, nullptr, 0, nullptr},
@@ -206,6 +223,7 @@ NB_MODULE(_core, module) {
       .def_ro("message", &Explanation::message, "One sentence; when refused, the error's.")
       .def("__repr__", repr);
   bind_tensor(module.ptr());
+  bind_staging(module);
   if (PyModule_AddFunctions(module.ptr(), g_functions) < 0) throw nb::python_error();
 }
 

@@ -10,6 +10,7 @@
 #include "dlbridge/validate.h"
 #include "errors.h"
 #include "reference.h"
+#include "streams.h"
 #include "tensor.h"
 
 namespace dlbridge::python {
@@ -109,6 +110,8 @@ int from_object(void* object, DLManagedTensorVersioned** out) noexcept {
     Loan loan;
     loan.describe(tensor->memory.view());
     loan.attach(tensor->memory.share());
+    loan.origin = tensor->memory.origin();
+    order_export(Py_None, loan.view(), tensor->stream, loan);
     *out = to_managed(std::move(loan));
   });
   if (error == nullptr) return 0;
@@ -120,6 +123,14 @@ int borrow_from_object(void* object, DLTensor* out) noexcept {
   const Tensor* tensor = expect_tensor(object);
   if (tensor == nullptr) return -1;
   const TensorView& view = tensor->memory.view();
+  Loan described;
+  if (Error* error = guarded([&] {
+        described.origin = tensor->memory.origin();
+        order_export(Py_None, view, tensor->stream, described);
+      })) {
+    raise(error);
+    return -1;
+  }
   DLDevice device = view.device;
   if (Device(device).is_host()) device.device_id = 0;
   *out = {view.data,
@@ -152,8 +163,8 @@ int to_object(DLManagedTensorVersioned* managed, void** out) noexcept {
   return -1;
 }
 
-// Memory of dlbridge's own is on the host, which has no streams; for anything else the null stream
-// is the one that orders itself after all others.
+// Tensors on a device are behind streams of their own; before one is shown here it is ordered in
+// front of the legacy stream, which the null handle names.
 int work_stream(DLDeviceType, int32_t, void** out) noexcept {
   *out = nullptr;
   return 0;
@@ -200,6 +211,17 @@ bool take_through_table(const DLPackExchangeAPI& table, PyObject* x, Loan& loan)
   const PendingException aside;
   loan.reset();
   return false;
+}
+
+intptr_t work_stream_of(const DLPackExchangeAPI& table, DLDevice device) noexcept {
+  if (Device(device).is_host() || table.current_work_stream == nullptr) return 0;
+  void* stream = nullptr;
+  const PendingException aside;
+  if (table.current_work_stream(device.device_type, device.device_id, &stream) != 0) {
+    PyErr_Clear();
+    return kLegacyStream;
+  }
+  return stream == nullptr ? kLegacyStream : reinterpret_cast<intptr_t>(stream);
 }
 
 const Adapter& exchange_adapter() noexcept { return g_exchange_adapter; }

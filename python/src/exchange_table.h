@@ -19,6 +19,9 @@ const DLPackExchangeAPI* exchange_table_of(PyTypeObject* type) noexcept;
 /// failure nothing is held and a Python exception is set; the producer's own passes through.
 bool take_through_table(const DLPackExchangeAPI& table, PyObject* x, Loan& loan) noexcept;
 
+/// The stream that a table's framework enqueues on for this device now; 0 for host memory.
+intptr_t work_stream_of(const DLPackExchangeAPI& table, DLDevice device) noexcept;
+
 /// The adapter for loans that take_through_table() filled: they are lent already.
 const Adapter& exchange_adapter() noexcept;
 

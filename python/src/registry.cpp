@@ -70,6 +70,8 @@ const Adapter* adapter_named(const char* name) noexcept {
   return adapter;
 }
 
+const Adapter* adapter_if_loaded(const char* name) noexcept { return find_named(name); }
+
 PyObject* register_adapter(PyObject* capsule) noexcept {
   const auto* adapter = static_cast<const Adapter*>(PyCapsule_GetPointer(capsule, kAdapterCapsule));
   if (adapter == nullptr) return nullptr;

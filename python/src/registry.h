@@ -18,6 +18,9 @@ const Adapter* adapter_for(PyObject* x) noexcept;
 /// set.
 const Adapter* adapter_named(const char* name) noexcept;
 
+/// The adapter called `name` if it is loaded, else null.
+const Adapter* adapter_if_loaded(const char* name) noexcept;
+
 /// Takes a module's capsule. Throws nothing; returns null with a Python exception where it does not
 /// fit this _core.
 PyObject* register_adapter(PyObject* capsule) noexcept;

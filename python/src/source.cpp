@@ -1,6 +1,8 @@
 #include "source.h"
 
 #include "capsule.h"
+#include "cuda_array.h"
+#include "device_module.h"
 #include "errors.h"
 #include "exchange_table.h"
 #include "registry.h"
@@ -19,15 +21,47 @@ bool Source::open(PyObject* x) noexcept {
   if (is_capsule(x)) return describe();
   if (const DLPackExchangeAPI* table = exchange_table_of(Py_TYPE(x))) {
     adapter_ = &exchange_adapter();
-    return take_through_table(*table, x, loan_);
+    if (!take_through_table(*table, x, loan_)) return false;
+    stream_ = work_stream_of(*table, loan_.view().device);
+    return true;
   }
-  capsule_ = call_dlpack(x);
+  return open_by_protocol(x);
+}
+
+bool Source::open_by_protocol(PyObject* x) noexcept {
+  const Reference method(dlpack_method_of(x));
+  if (!method) {
+    if (PyErr_Occurred()) return false;
+    const Reference interface = cuda_array_interface_of(x);
+    if (!interface) return refuse_no_producer(x);
+    adapter_ = &cuda_array_adapter();
+    if (Error* error = guarded([&] { describe_cuda_array(interface.get(), loan_, stream_); })) {
+      raise(error);
+      return false;
+    }
+    return true;
+  }
+  if (!ask_for_stream(x)) return false;
+  capsule_ = call_dlpack(x, method.get(), stream_);
   if (!capsule_) return false;
   object_ = capsule_.get();
   if (!describe()) return false;
   if (loan_.view().access != Access::read_only && is_immutable_producer(Py_TYPE(x)))
     loan_.view().access = Access::read_only;
   return true;
+}
+
+// A producer on a GPU is asked to put its work in front of a stream of ours.
+bool Source::ask_for_stream(PyObject* x) noexcept {
+  const auto device = dlpack_device_of(x);
+  if (!device) return !PyErr_Occurred();
+  const DeviceType type = device->type();
+  if (type != DeviceType::cuda && type != DeviceType::cuda_managed) return true;
+  const DeviceModule* module = usable_device_module();
+  if (module == nullptr) return true;
+  Error* error = module->lane_stream(device->id(), &stream_);
+  if (error != nullptr) raise(error);
+  return error == nullptr;
 }
 
 bool Source::describe() noexcept {

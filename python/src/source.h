@@ -31,17 +31,33 @@ class Source {
   const Adapter& adapter() const noexcept { return *adapter_; }
   PyObject* object() const noexcept { return object_; }
 
+  /// The stream behind which elements on a device are, as the producer said; 0 where it did not.
+  intptr_t stream() const noexcept { return stream_; }
+  /// From here on its memory is taken as what the host may read. Requires: managed memory that the
+  /// host shares.
+  void take_as_host() noexcept {
+    managed_by_ = loan_.view().device.device_id;
+    loan_.view().device = Device(DeviceType::cpu);
+  }
+  /// The device that manages memory which was taken as the host's, or -1.
+  int32_t managed_by() const noexcept { return managed_by_; }
+
   /// Makes the loan an owning one. False with a Python exception set.
   bool lend() noexcept;
   Loan& loan() noexcept { return loan_; }
+  const Loan& loan() const noexcept { return loan_; }
 
  private:
   bool describe() noexcept;
+  bool open_by_protocol(PyObject* x) noexcept;
+  bool ask_for_stream(PyObject* x) noexcept;
 
   const Adapter* adapter_ = nullptr;
   PyObject* object_ = nullptr;
   Reference capsule_;
   Loan loan_;
+  intptr_t stream_ = 0;
+  int32_t managed_by_ = -1;
 };
 
 }  // namespace dlbridge::python

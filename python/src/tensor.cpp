@@ -11,12 +11,14 @@
 #include "arguments.h"
 #include "capsule.h"
 #include "convert.h"
+#include "cuda_array.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "errors.h"
 #include "exchange_table.h"
 #include "reference.h"
 #include "registry.h"
+#include "streams.h"
 #include "tensor_buffer.h"
 #include "tensor_pickling.h"
 
@@ -64,6 +66,7 @@ Loan loan_for_export(const Tensor& self, CopyMode copy) {
     Loan loan;
     loan.describe(view);
     loan.attach(self.memory.share());
+    loan.origin = self.memory.origin();
     return loan;
   }
   const Request request{.copy = CopyMode::always};
@@ -75,17 +78,30 @@ Loan loan_for_export(const Tensor& self, CopyMode copy) {
   return loan;
 }
 
-nb::object dlpack(const Tensor& self, nb::object stream, nb::object max_version,
+// A copy on the memory's own device: a capsule of a new Tensor there.
+nb::object copy_for_export(const nb::object& self, const nb::object& stream, bool versioned) {
+  const nb::object copied =
+      steal_or_throw(convert(self.ptr(), tensor_adapter(), {.copy = CopyMode::always}));
+  nb::dict keywords;
+  keywords["stream"] = stream;
+  if (versioned) keywords["max_version"] = nb::make_tuple(kDLPackMajor, kDLPackMinor);
+  return copied.attr("__dlpack__")(**keywords);
+}
+
+nb::object dlpack(const nb::object& self_object, nb::object stream, nb::object max_version,
                   nb::object dl_device, nb::object copy) {
   try {
+    const Tensor& self = unpack_tensor(self_object.ptr());
     const TensorView& view = self.memory.view();
-    check_cpu_stream(stream.ptr(), view);
+    const bool host = Device(view.device).is_host();
     const bool versioned = wants_versioned(max_version.ptr());
     const CopyMode mode = parse_copy(copy.ptr());
-    const bool copies = mode == CopyMode::always && Device(view.device).is_host();
+    const bool copies = mode == CopyMode::always && host;
     const DLDevice place = copies ? DLDevice(Device(DeviceType::cpu)) : view.device;
     const DLDevice device = export_device(dl_device.ptr(), place);
+    if (!host && mode == CopyMode::always) return copy_for_export(self_object, stream, versioned);
     Loan loan = loan_for_export(self, mode);
+    order_export(stream.ptr(), view, self.stream, loan);
     loan.view().device = device;
     return steal_or_throw(to_capsule(std::move(loan), versioned));
   } catch (const Error& error) {
@@ -173,7 +189,7 @@ Error* lend(PyObject* x, Loan* loan) noexcept {
 // A new reference. nanobind's exception becomes ours, which passes what Python has set through.
 PyObject* new_handle(Loan&& loan) {
   try {
-    return nb::cast(Tensor{SharedLoan(std::move(loan))}).release().ptr();
+    return nb::cast(Tensor{SharedLoan(std::move(loan)), 0}).release().ptr();
   } catch (nb::python_error& error) {
     error.restore();
     throw Error(ErrorCode::python_exception, "", "a Tensor could not be made");
@@ -209,6 +225,10 @@ const Adapter g_tensor_adapter = [] {
 }  // namespace
 
 const Tensor& unpack_tensor(PyObject* x) noexcept { return *nb::inst_ptr<Tensor>(nb::handle(x)); }
+
+void set_stream(PyObject* x, intptr_t stream) noexcept {
+  if (accepts(x)) nb::inst_ptr<Tensor>(nb::handle(x))->stream = stream;
+}
 
 const Adapter& tensor_adapter() noexcept { return g_tensor_adapter; }
 
@@ -271,6 +291,13 @@ void bind_tensor(PyObject* module_object) {
                                        device.is_host() ? 0 : device.id());
           },
           "Device type and id, as DLPack numbers them.")
+      .def_prop_ro(
+          "__cuda_array_interface__",
+          [](const Tensor& t) {
+            return steal_or_throw(offer_cuda_array(t.memory.view(), t.stream));
+          },
+          nb::sig("def __cuda_array_interface__(self) -> dict[str, typing.Any]"),
+          "For CuPy, numba and others, version 3; an AttributeError for memory off CUDA devices.")
       .def("__array__", as_array, nb::arg("dtype").none() = nb::none(),
            nb::arg("copy").none() = nb::none(),
            nb::sig("def __array__(self, dtype: typing.Any = None, copy: bool | None = None) -> "

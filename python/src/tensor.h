@@ -51,6 +51,8 @@ class SharedLoan {
 /// The Python class's content.
 struct Tensor {
   SharedLoan memory;
+  /// The stream behind which elements on a device are, as DLPack numbers them; 0: not known.
+  intptr_t stream = 0;
 };
 
 /// Adds the class to the module and its adapter to the registry.
@@ -58,6 +60,9 @@ void bind_tensor(PyObject* module);
 
 /// The Tensor that `x` is. Requires: tensor_adapter().accepts(x).
 const Tensor& unpack_tensor(PyObject* x) noexcept;
+
+/// Where `x` is a Tensor on a device: its elements are behind `stream`.
+void set_stream(PyObject* x, intptr_t stream) noexcept;
 
 /// The adapter that makes and takes Tensors.
 const Adapter& tensor_adapter() noexcept;

@@ -4,12 +4,17 @@ What needs torch or NumPy 2 is skipped where they are not there.
 """
 
 import gc
+import os
 import re
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+# What is documented here is what a machine without a GPU says; a GPU is simulated, or tested by dlbridge.testing.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 import numpy as np
 import pytest
+import simulated_gpu
 
 import dlbridge
 from isolated import HAS_TORCH
@@ -32,6 +37,16 @@ def _frozen_imports() -> Iterator[None]:
     gc.freeze()
     yield
     gc.unfreeze()  # modules take themselves apart at exit
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest) -> Iterator[simulated_gpu.SimulatedGpu]:
+    """A simulated GPU; indirect parameters are those of simulated_gpu(). The test fails where it has a complaint."""
+    reason = simulated_gpu.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    with simulated_gpu.simulated_gpu(**getattr(request, "param", {})) as gpu:
+        yield gpu
 
 
 class WithoutTorch(pytest.Module):

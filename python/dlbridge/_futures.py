@@ -1,0 +1,176 @@
+"""Futures in asyncio, and groups of them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from ._core import Future
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from numpy.typing import NDArray
+
+_PIECE_BYTES = 64 << 20  # with a progress bar: what is staged between two of its steps
+
+
+async def _until_done(future: Future) -> None:
+    """Waits in the running loop: the future's descriptor wakes it, nothing polls."""
+    if future.done():
+        return
+    import asyncio  # only here: whoever awaits has it already
+
+    loop = asyncio.get_running_loop()
+    woken: asyncio.Future[None] = loop.create_future()
+
+    def wake() -> None:
+        if not woken.done():
+            woken.set_result(None)
+
+    # A loop watches a descriptor for one waiter: each has its own.
+    descriptor = os.dup(future.fileno())
+    try:
+        loop.add_reader(descriptor, wake)
+        try:
+            await woken
+        finally:
+            loop.remove_reader(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _result(future: Future) -> Any:
+    await _until_done(future)
+    return future.result()
+
+
+def awaited(future: Future) -> Generator[Any, Any, Any]:
+    """What `await future` runs."""
+    return _result(future).__await__()
+
+
+class FutureGroup:
+    """Several stagings under way: what stage_many() returns. Its result is a list in the order of the sources.
+
+    Like a Future it owns nothing of the copies: dropping it neither waits nor cancels.
+    """
+
+    def __init__(self, parts: list[tuple[Future, list[int]]], bar: Any = None) -> None:
+        self._parts = parts
+        self._bar = bar
+        self._shown: set[int] = set()
+        self._result: list[NDArray[Any]] | None = None
+
+    def __len__(self) -> int:
+        return sum(len(indices) for _, indices in self._parts)
+
+    def __repr__(self) -> str:
+        return f"dlbridge.FutureGroup({len(self)} arrays, {'done' if self.done() else 'under way'})"
+
+    def done(self) -> bool:
+        """Whether all copies have ended, well or badly. Never waits."""
+        return all(future.done() for future, _ in self._parts)
+
+    def synchronize(self, timeout: float | None = None) -> None:
+        """Waits as result() does and returns nothing."""
+        self.result(timeout)
+
+    def result(self, timeout: float | None = None) -> list[NDArray[Any]]:
+        """Waits at most `timeout` seconds: the arrays, the same list on every call.
+
+        Raises TimeoutError, or the ExchangeError that ended a copy, the first one in their order.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        for future, indices in self._parts:
+            future.synchronize(None if until is None else max(0.0, until - time.monotonic()))
+            self._show(indices)
+        return self._collect()
+
+    def __await__(self) -> Generator[Any, Any, list[NDArray[Any]]]:
+        return self._wait().__await__()
+
+    async def _wait(self) -> list[NDArray[Any]]:
+        for future, indices in self._parts:
+            await _until_done(future)
+            future.synchronize(0)
+            self._show(indices)
+        return self._collect()
+
+    def _collect(self) -> list[NDArray[Any]]:
+        if self._result is None:
+            found: dict[int, NDArray[Any]] = {}
+            for future, indices in self._parts:
+                found.update(zip(indices, future.result(), strict=True))
+            self._result = [found[i] for i in range(len(found))]
+            if self._bar is not None:
+                self._bar.close()
+        return self._result
+
+    def _show(self, indices: list[int]) -> None:
+        new = set(indices) - self._shown
+        self._shown |= new
+        if self._bar is not None:
+            self._bar.update(len(new))
+
+
+def _pieces(xs: list[Any]) -> Iterable[tuple[int, list[Any]]]:
+    """Consecutive sources of about _PIECE_BYTES, and the index of the first one."""
+    first, size, piece = 0, 0, []
+    for i, x in enumerate(xs):
+        piece.append(x)
+        size += getattr(x, "nbytes", _PIECE_BYTES)
+        if size >= _PIECE_BYTES or i + 1 == len(xs):
+            yield first, piece
+            first, size, piece = i + 1, 0, []
+
+
+def stage_many(
+    xs: Iterable[Any], /, *, device: Any = "cpu", stream: Any = None, snapshot: bool = True, progress: bool = False
+) -> FutureGroup:
+    """Starts copying many tensors to the host and returns at once: a FutureGroup.
+
+    Tensors of one device and stream are one operation, whose results lie in one pinned block. ``progress=True`` draws a
+    tqdm bar while the result is waited for, and stages in pieces, so that it moves. To a device they are staged one by
+    one; the results are what ``stage(x, device=device)`` gives.
+    """
+    sources = list(xs)
+    bar = _progress_bar(len(sources)) if progress else None
+    if _is_host(device):
+        parts = []
+        for first, piece in _pieces(sources) if progress else [(0, sources)]:
+            for future, indices in _core._stage_batch(piece, stream, snapshot):
+                parts.append((future, [first + i for i in indices]))
+        return FutureGroup(parts, bar)
+    return FutureGroup(
+        [(_Single(_core.stage(x, device=device, stream=stream)), [i]) for i, x in enumerate(sources)],  # type: ignore[misc]
+        bar,
+    )
+
+
+class _Single:
+    """A Future whose result is a list of one, as a part of a group has it."""
+
+    def __init__(self, future: Future) -> None:
+        self._future = future
+        self.done = future.done
+        self.synchronize = future.synchronize
+        self.fileno = future.fileno
+
+    def result(self) -> list[Any]:
+        return [self._future.result()]
+
+
+def _is_host(device: Any) -> bool:
+    return device in ("cpu", (1, 0)) or getattr(device, "type", None) == "cpu"
+
+
+def _progress_bar(total: int) -> Any:
+    try:
+        from tqdm.auto import tqdm
+    except ImportError as error:
+        raise ImportError("progress=True needs the package tqdm: pip install tqdm") from error
+    return tqdm(total=total, unit="array")

@@ -1,0 +1,32 @@
+"""The pool of pinned memory, in numbers."""
+
+from typing import NamedTuple
+
+from . import _core
+
+
+class PoolStats(NamedTuple):
+    """Where the pool's bytes are: registered = free + owned + in_flight + quarantined + leaked (docs/staging.md)."""
+
+    registered: int
+    """Bytes that the pool has page-locked."""
+    limit: int
+    free: int
+    owned: int
+    """By arrays that are held, and by copies that run."""
+    in_flight: int
+    """Dropped; a copy of ours still uses them."""
+    quarantined: int
+    """Dropped; somebody else's copy may still use them."""
+    leaked: int
+    """In unknown use after a device failed: never used again."""
+    hits: int
+    misses: int
+    grows: int
+    refused: int
+    """Blocks that the limit did not allow: such results are pageable."""
+
+
+def pool_stats() -> PoolStats:
+    """The state of the pool. Raises ExchangeError (no_driver, driver_too_old, no_device, no_transfer)."""
+    return PoolStats(*_core._pool_stats())

@@ -1,0 +1,143 @@
+"""What a case is, and what it is given: a bench with the framework, elements to send and ways to compare them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import dlbridge
+
+from .layouts import LAYOUTS, Layout
+from .providers import Array, Hold, Provider, Unsupported
+
+DTYPES = (
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+    "complex64", "complex128", "bfloat16", "float8_e4m3fn", "float8_e5m2",
+)  # fmt: skip
+#: How long a case waits for something that has to happen.
+PATIENCE_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One test: `topic.function[parameters]`."""
+
+    topic: str
+    function: str
+    arguments: dict[str, Any]
+    run: Callable[..., None] = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        """As --list, --only and docs/gpu.md have it."""
+        shown = "-".join(str(value) for value in self.arguments.values())
+        return f"{self.topic}.{self.function}" + (f"[{shown}]" if shown else "")
+
+
+#: All of them, in the order in which they run. Filled by the modules cases_*.
+CASES: list[Case] = []
+
+
+def case(**parameters: Sequence[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a function of a Bench: once for every combination of its parameters."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        topic = function.__module__.rpartition(".cases_")[2]
+        for values in itertools.product(*parameters.values()):
+            CASES.append(Case(topic, function.__name__, dict(zip(parameters, values, strict=True)), function))
+        return function
+
+    return register
+
+
+def element_type(name: str) -> np.dtype[Any]:
+    """NumPy's dtype; those of ml_dtypes where that is installed."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        pass
+    try:
+        import ml_dtypes
+    except ImportError as error:
+        raise Unsupported(f"ml_dtypes is not installed, so NumPy has no {name}") from error
+    return np.dtype(getattr(ml_dtypes, name))
+
+
+def wait_for(what: str, seen: Callable[[], Any]) -> None:
+    """Until `seen` gives something true."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not seen():
+        assert time.monotonic() < deadline, f"{what} did not happen in {PATIENCE_SECONDS:.0f} s"
+        time.sleep(0.002)
+
+
+@dataclass
+class Bench:
+    """What a case is given. One for each case."""
+
+    provider: Provider
+    spec: str  # by which a child process makes the provider again
+    seed: int = 1
+
+    def elements(self, dtype: str, size: int) -> Array:
+        """Random elements, others in every call: any bits, but for bool."""
+        self.seed += 1
+        kind = element_type(dtype)
+        draw = np.random.default_rng(self.seed)
+        if kind == np.bool_:
+            return draw.integers(0, 2, size).astype(np.bool_)
+        return np.frombuffer(draw.bytes(size * kind.itemsize), np.uint8).view(kind)
+
+    def on_device(
+        self, layout: Layout | str = "dense", dtype: str = "float32", stream: Any = None
+    ) -> tuple[Any, Array]:
+        """An array of the framework, and what it has to hold."""
+        layout = LAYOUTS[layout] if isinstance(layout, str) else layout
+        buffer = self.elements(dtype, layout.size)
+        return self.provider.array(buffer, layout, stream), layout.of(buffer).copy()
+
+    def target(self, x: Any) -> Any:
+        """An array of the framework as `out=` takes it."""
+        tensor = dlbridge.from_dlpack(x)
+        if tensor.read_only:
+            raise Unsupported(f"arrays of {self.provider.name} cannot be written")
+        return tensor
+
+    def same(self, got: Any, expected: Array) -> None:
+        """Fails where an array differs in shape, dtype or bits."""
+        assert isinstance(got, np.ndarray), f"got {type(got).__name__}, expected ndarray"
+        assert got.shape == expected.shape, f"got the shape {got.shape}, expected {expected.shape}"
+        assert got.dtype == expected.dtype, f"got {got.dtype}, expected {expected.dtype}"
+        if got.tobytes() != expected.tobytes():
+            ours, theirs = (np.frombuffer(a.tobytes(), np.uint8) for a in (got, expected))
+            wrong = np.flatnonzero(ours != theirs)
+            first = int(wrong[0])
+            raise AssertionError(
+                f"{wrong.size} of {ours.size} bytes are wrong, the first at {first}: "
+                f"{ours[first : first + 8].tobytes().hex()}, expected {theirs[first : first + 8].tobytes().hex()}"
+            )
+
+    def refusal(self, codes: str | tuple[str, ...], call: Callable[[], Any]) -> dlbridge.ExchangeError:
+        """The ExchangeError of one of these codes that the call raises."""
+        codes = (codes,) if isinstance(codes, str) else codes
+        try:
+            call()
+        except dlbridge.ExchangeError as error:
+            assert error.code in codes, f"refused with the code {error.code} ({error}), expected {' or '.join(codes)}"
+            return error.with_traceback(None)
+        raise AssertionError(f"nothing was refused; expected the code {' or '.join(codes)}")
+
+    @contextlib.contextmanager
+    def held(self, stream: Any) -> Iterator[Hold]:
+        """The stream is held up until release(), at the latest until the end of the block."""
+        hold = self.provider.hold(stream)
+        try:
+            yield hold
+        finally:
+            hold.release()

@@ -1,0 +1,169 @@
+"""Futures in an event loop: awaiting sleeps, and the loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import time
+
+import numpy as np
+
+import dlbridge
+
+from .case import PATIENCE_SECONDS, Bench, case
+
+LAYOUTS = ("dense", "large_transposed")
+
+
+@case(layout=LAYOUTS)
+def awaited(bench: Bench, layout: str) -> None:
+    """`await future` is its result, again and again."""
+
+    async def main() -> None:
+        x, expected = bench.on_device(layout)
+        future = dlbridge.stage(x, device="cpu")
+        first = await future
+        bench.same(first, expected)
+        assert await future is first and future.done() and future.result() is first
+
+    asyncio.run(main())
+
+
+@case(layout=LAYOUTS)
+def loop_goes_on(bench: Bench, layout: str) -> None:
+    """Other tasks run while one awaits."""
+
+    async def main() -> None:
+        own = bench.provider.new_stream()
+        with bench.held(own) as hold:
+            x, expected = bench.on_device(layout, stream=own)
+            future = dlbridge.stage(x, device="cpu", stream=own)
+
+            async def wait() -> object:
+                return await future
+
+            task = asyncio.create_task(wait())
+            for _ in range(20):
+                await asyncio.sleep(0.001)
+            assert not task.done(), "done while the elements were still to come"
+            hold.release()
+            bench.same(await asyncio.wait_for(task, PATIENCE_SECONDS), expected)
+
+    asyncio.run(main())
+
+
+@case()
+def awaiting_sleeps(bench: Bench) -> None:
+    """While a Future is awaited nobody polls: the process is idle."""
+
+    async def main() -> None:
+        own = bench.provider.new_stream()
+        with bench.held(own) as hold:
+            x, expected = bench.on_device("large", stream=own)
+            future = dlbridge.stage(x, device="cpu", stream=own)
+            loop = asyncio.get_running_loop()
+            loop.call_later(0.4, hold.release)
+            begin, used = time.monotonic(), time.process_time()
+            bench.same(await asyncio.wait_for(_result(future), PATIENCE_SECONDS), expected)
+            share = (time.process_time() - used) / (time.monotonic() - begin)
+            assert share < 0.5, f"{share:.0%} of a processor was used while nothing happened"
+
+    asyncio.run(main())
+
+
+@case(count=(2, 16))
+def gathered(bench: Bench, count: int) -> None:
+    """Many at once, from streams of their own."""
+
+    async def main() -> None:
+        pairs, futures = [], []
+        for _ in range(count):
+            own = bench.provider.new_stream()
+            pairs.append(bench.on_device("transposed", stream=own))
+            futures.append(dlbridge.stage(pairs[-1][0], device="cpu", stream=own))
+        for got, (_, expected) in zip(await asyncio.gather(*map(_result, futures)), pairs, strict=True):
+            bench.same(got, expected)
+
+    asyncio.run(main())
+
+
+@case()
+def group(bench: Bench) -> None:
+    """`await stage_many(...)` is the list of its results."""
+
+    async def main() -> None:
+        pairs = [bench.on_device(layout) for layout in LAYOUTS]
+        for got, (_, expected) in zip(await dlbridge.stage_many([x for x, _ in pairs]), pairs, strict=True):
+            bench.same(got, expected)
+
+    asyncio.run(main())
+
+
+@case()
+def cancelled(bench: Bench) -> None:
+    """Cancelling the task that awaits does not cancel the copy."""
+
+    async def main() -> None:
+        own = bench.provider.new_stream()
+        with bench.held(own) as hold:
+            x, expected = bench.on_device("large", stream=own)
+            future = dlbridge.stage(x, device="cpu", stream=own)
+            task = asyncio.create_task(_result(future))
+            await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            assert task.cancelled() and not future.done()
+            hold.release()
+            bench.same(await asyncio.wait_for(_result(future), PATIENCE_SECONDS), expected)
+
+    asyncio.run(main())
+
+
+@case()
+def waited_for_too_short(bench: Bench) -> None:
+    """asyncio.wait_for may give up, and the Future can be awaited again, in another loop too."""
+    own = bench.provider.new_stream()
+    with bench.held(own) as hold:
+        x, expected = bench.on_device("large", stream=own)
+        future = dlbridge.stage(x, device="cpu", stream=own)
+
+        async def impatient() -> None:
+            try:
+                await asyncio.wait_for(_result(future), 0.02)
+            except asyncio.TimeoutError:
+                return
+            raise AssertionError("wait_for did not time out")
+
+        asyncio.run(impatient())
+        hold.release()
+        bench.same(asyncio.run(_result(future)), expected)  # type: ignore[arg-type]
+
+
+@case()
+def descriptor(bench: Bench) -> None:
+    """fileno() becomes readable when the result is there, and not before."""
+    own = bench.provider.new_stream()
+    with bench.held(own) as hold:
+        x, expected = bench.on_device("large", stream=own)
+        future = dlbridge.stage(x, device="cpu", stream=own)
+        assert select.select([future], [], [], 0.02)[0] == []
+        hold.release()
+        assert select.select([future.fileno()], [], [], PATIENCE_SECONDS)[0] != []
+        assert future.done()
+        bench.same(future.result(), expected)
+
+
+@case()
+def to_device(bench: Bench) -> None:
+    """The other direction is awaited likewise."""
+
+    async def main() -> None:
+        host = bench.elements("float32", 4096).copy()
+        tensor = await dlbridge.stage(host, device=bench.provider.device, to="dlpack")
+        bench.same(np.asarray(await dlbridge.stage(tensor, device="cpu")), host)
+
+    asyncio.run(main())
+
+
+async def _result(future: dlbridge.Future) -> object:
+    return await future

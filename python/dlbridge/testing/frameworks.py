@@ -1,0 +1,397 @@
+"""The providers that come with dlbridge: its own tensors, plain CUDA memory, torch, CuPy, Numba and JAX."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from . import driver
+from .layouts import Layout
+from .providers import Array, Hold, Provider, Unsupported
+
+LEGACY = 1  # DLPack's number of the legacy default stream
+
+
+class OnDevice(Provider):
+    """What is common to frameworks whose streams are handles of CUDA: the driver knows them."""
+
+    def __init__(self) -> None:
+        self._driver: Any = None
+        self._kept: list[Any] = []  # host memory that copies may still read
+
+    def open(self) -> None:
+        """Needs a device."""
+        self._driver = driver.Driver()
+
+    def close(self) -> None:
+        """Lets go of what copies have read."""
+        self._driver.synchronize()
+        self._kept.clear()
+
+    def synchronize(self) -> None:
+        """By the driver, so everybody's work."""
+        self._driver.synchronize()
+
+    def handle(self, stream: Any) -> int:
+        """CUDA's handle of one of its streams."""
+        number = self.number(stream)
+        return 0 if number == LEGACY else number
+
+    def hold(self, stream: Any) -> Hold:
+        """A wait for a word of host memory."""
+        hold: Hold = self._driver.hold(self.handle(stream))
+        return hold
+
+    def capture(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
+        """In the mode that forbids others nothing."""
+        capture: contextlib.AbstractContextManager[Any] = self._driver.capture(self.handle(stream))
+        return capture
+
+    def staged(self, buffer: Array) -> Array:
+        """The same bytes in pinned memory, which an asynchronous copy may read."""
+        pinned: Array = self._driver.pinned(buffer.nbytes)
+        pinned[:] = buffer.view(np.uint8)
+        return pinned
+
+
+class DeviceArray:
+    """Device memory that says what it is by `__cuda_array_interface__` alone. Owns: the memory."""
+
+    def __init__(self, owner: Any, address: int, layout: Layout, dtype: np.dtype[Any], stream: int | None) -> None:
+        self.owner, self.address, self.layout, self.dtype, self.stream = owner, address, layout, dtype, stream
+        self.nbytes = layout.size * dtype.itemsize
+
+    def __del__(self) -> None:
+        with contextlib.suppress(driver.DriverError):
+            self.owner.free(self.address)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        item = self.dtype.itemsize
+        return {
+            "version": 3,
+            "shape": self.layout.shape,
+            "strides": tuple(stride * item for stride in self.layout.strides),
+            "typestr": self.dtype.str,
+            "data": (0 if self.layout.size == 0 else self.address + self.layout.offset * item, False),
+            "stream": self.stream,
+        }
+
+
+class CudaMemory(OnDevice):
+    """Memory of the driver's own, without any framework."""
+
+    name = "cuda"
+
+    def why_not(self) -> str | None:
+        """The driver is all that it takes."""
+        return driver.obstacle()
+
+    def array(self, buffer: Array, layout: Layout, stream: Any) -> DeviceArray:
+        """A copy out of pinned memory, in the stream's order."""
+        if buffer.dtype.str[1] == "V":
+            raise Unsupported(f"__cuda_array_interface__ has no name for {buffer.dtype}")
+        number = LEGACY if stream is None else self.number(stream)
+        made = DeviceArray(self._driver, self._driver.allocate(buffer.nbytes), layout, buffer.dtype, number)
+        if buffer.nbytes > 0:
+            self._driver.to_device(made.address, self.staged(buffer), 0 if number == LEGACY else number)
+        return made
+
+    def read(self, x: Any) -> Array:
+        """Reads the whole buffer and looks at it as the layout says."""
+        if isinstance(x, DeviceArray):
+            return x.layout.of(self._driver.to_host(x.address, x.nbytes).view(x.dtype)).copy()
+        given = x.__cuda_array_interface__
+        dtype, shape = np.dtype(given["typestr"]), given["shape"]
+        if given.get("strides") is not None:
+            raise Unsupported("reading strided memory of others")
+        nbytes = int(np.prod(shape)) * dtype.itemsize
+        read: Array = self._driver.to_host(given["data"][0], nbytes).view(dtype).reshape(shape)
+        return read
+
+    def take(self, tensor: Any, stream: Any) -> Any:
+        """As it is."""
+        return tensor
+
+    def overwrite(self, x: Any, byte: int, stream: Any) -> None:
+        """cuMemsetD8Async."""
+        self._driver.fill(x.address, byte, x.nbytes, self.handle(stream))
+
+    def new_stream(self) -> int:
+        """A number."""
+        return int(self._driver.new_stream())
+
+    def number(self, stream: Any) -> int:
+        """Its handle; without a stream the legacy one."""
+        return LEGACY if stream is None else int(stream)
+
+
+class OwnTensors(CudaMemory):
+    """dlbridge.Tensor, made by from_dlpack(device=...)."""
+
+    name = "dlbridge"
+
+    def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
+        """Waits for the copy: so it is no work of any stream."""
+        import dlbridge
+
+        if not layout.row_major:
+            raise Unsupported("dlbridge.Tensor has no views")
+        return dlbridge.from_dlpack(layout.of(buffer), device=self.device)
+
+    def overwrite(self, x: Any, byte: int, stream: Any) -> None:
+        """cuMemsetD8Async."""
+        self._driver.fill(x.data_ptr, byte, x.nbytes, self.handle(stream))
+
+
+class Torch(OnDevice):
+    """torch.Tensor."""
+
+    name = "torch"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._torch: Any = None
+
+    def why_not(self) -> str | None:
+        """torch with CUDA, and a device that it sees."""
+        if importlib.util.find_spec("torch") is None:
+            return "torch is not installed"
+        self._torch = importlib.import_module("torch")
+        if not self._torch.cuda.is_available():
+            cuda = "is built without CUDA" if self._torch.version.cuda is None else "sees no GPU"
+            return f"torch {self._torch.__version__} {cuda}"
+        return driver.obstacle()
+
+    def _dtype(self, dtype: np.dtype[Any]) -> Any:
+        found = getattr(self._torch, {"bool": "bool"}.get(dtype.name, dtype.name), None)
+        if not isinstance(found, self._torch.dtype):
+            raise Unsupported(f"torch has no {dtype.name}")
+        return found
+
+    def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
+        """A copy out of torch's pinned memory, in the stream's order."""
+        if any(stride < 0 for stride in layout.strides):
+            raise Unsupported("torch.Tensor has no negative strides")
+        dtype = self._dtype(buffer.dtype)
+        host = self._torch.from_numpy(buffer.view(np.uint8)).pin_memory()
+        with self.current(stream):
+            flat = self._torch.empty(host.shape, dtype=self._torch.uint8, device=self.device)
+            flat.copy_(host, non_blocking=True)
+            return flat.view(dtype).as_strided(layout.shape, layout.strides, layout.offset)
+
+    def read(self, x: Any) -> Array:
+        """Tensor.cpu(), bytes through Tensor.numpy()."""
+        self._torch.cuda.synchronize()
+        host = x.cpu().contiguous()
+        flat = host.reshape(-1).view(self._torch.uint8).numpy()
+        dtype = np.dtype(str(x.dtype).removeprefix("torch."))
+        read: Array = flat.view(dtype).reshape(tuple(x.shape)).copy()
+        return read
+
+    def take(self, tensor: Any, stream: Any) -> Any:
+        """torch.from_dlpack."""
+        with self.current(stream):
+            return self._torch.from_dlpack(tensor)
+
+    def to_device(self, host: Array) -> Any:
+        """dlbridge.to_torch, in memory of torch's allocator."""
+        import dlbridge
+
+        return dlbridge.to_torch(host, device=self.device)
+
+    def overwrite(self, x: Any, byte: int, stream: Any) -> None:
+        """fill_ over the storage."""
+        with self.current(stream):
+            self._torch.empty(0, dtype=self._torch.uint8, device=self.device).set_(x.untyped_storage()).fill_(byte)
+
+    def new_stream(self) -> Any:
+        """torch.cuda.Stream."""
+        return self._torch.cuda.Stream()
+
+    def number(self, stream: Any) -> int:
+        """Its handle."""
+        stream = self._torch.cuda.current_stream() if stream is None else stream
+        return int(stream.cuda_stream) or LEGACY
+
+    def current(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
+        """torch.cuda.stream."""
+        current: contextlib.AbstractContextManager[Any] = self._torch.cuda.stream(stream)
+        return current
+
+
+class CuPy(OnDevice):
+    """cupy.ndarray."""
+
+    name = "cupy"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cupy: Any = None
+
+    def why_not(self) -> str | None:
+        """CuPy, and a device that it sees."""
+        if importlib.util.find_spec("cupy") is None:
+            return "CuPy is not installed"
+        self._cupy = importlib.import_module("cupy")
+        if not self._cupy.is_available():
+            return f"CuPy {self._cupy.__version__} sees no GPU"
+        return driver.obstacle()
+
+    def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
+        """A copy out of pinned memory, in the stream's order."""
+        cupy = self._cupy
+        with self.current(stream):
+            try:
+                flat = cupy.empty(buffer.shape, buffer.dtype)
+            except (TypeError, ValueError) as error:
+                raise Unsupported(f"CuPy has no {buffer.dtype.name}: {error}") from error
+            if buffer.nbytes > 0:
+                self._driver.to_device(flat.data.ptr, self.staged(buffer), self.handle(stream))
+            strides = [stride * buffer.itemsize for stride in layout.strides]
+            return cupy.lib.stride_tricks.as_strided(flat[layout.offset :], layout.shape, strides)
+
+    def read(self, x: Any) -> Array:
+        """cupy.asnumpy."""
+        self._driver.synchronize()
+        read: Array = self._cupy.asnumpy(x)
+        return read
+
+    def take(self, tensor: Any, stream: Any) -> Any:
+        """cupy.from_dlpack."""
+        with self.current(stream):
+            return self._cupy.from_dlpack(tensor)
+
+    def overwrite(self, x: Any, byte: int, stream: Any) -> None:
+        """Over all of its memory."""
+        self._driver.fill(x.data.mem.ptr, byte, x.data.mem.size, self.handle(stream))
+
+    def new_stream(self) -> Any:
+        """cupy.cuda.Stream."""
+        return self._cupy.cuda.Stream(non_blocking=True)
+
+    def number(self, stream: Any) -> int:
+        """Its handle."""
+        stream = self._cupy.cuda.get_current_stream() if stream is None else stream
+        return int(stream.ptr) or LEGACY
+
+    def current(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
+        """`with stream`."""
+        if stream is None:
+            return contextlib.nullcontext()
+        current: contextlib.AbstractContextManager[Any] = stream
+        return current
+
+
+class Numba(OnDevice):
+    """numba.cuda's device arrays, which have `__cuda_array_interface__` alone."""
+
+    name = "numba"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._cuda: Any = None
+
+    def why_not(self) -> str | None:
+        """Numba's CUDA target, and a device that it sees."""
+        if importlib.util.find_spec("numba") is None:
+            return "Numba is not installed"
+        try:
+            self._cuda = importlib.import_module("numba.cuda")
+        except ImportError as error:
+            return f"Numba's CUDA target cannot be imported: {error}"
+        return driver.obstacle() if self._cuda.is_available() else "Numba sees no GPU"
+
+    def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
+        """A view of a device array that was filled in the stream's order."""
+        devicearray = importlib.import_module("numba.cuda.cudadrv.devicearray")
+        if buffer.dtype.str[1] == "V":
+            raise Unsupported(f"Numba has no {buffer.dtype.name}")
+        if buffer.size == 0:
+            raise Unsupported("Numba's device arrays are not empty")
+        own = 0 if stream is None else stream
+        flat = self._cuda.device_array(buffer.shape, buffer.dtype, stream=own)
+        self._driver.to_device(flat.device_ctypes_pointer.value, self.staged(buffer), self.handle(stream))
+        memory = flat.gpu_data.view(layout.offset * buffer.itemsize)
+        strides = tuple(stride * buffer.itemsize for stride in layout.strides)
+        made = devicearray.DeviceNDArray(layout.shape, strides, buffer.dtype, stream=own, gpu_data=memory)
+        made.whole_buffer = flat
+        return made
+
+    def read(self, x: Any) -> Array:
+        """The whole buffer through copy_to_host, looked at on the host."""
+        self._driver.synchronize()
+        whole = x.whole_buffer.copy_to_host()
+        begin = x.device_ctypes_pointer.value - x.whole_buffer.device_ctypes_pointer.value
+        view: Array = np.ndarray(x.shape, x.dtype, whole.data, begin, x.strides).copy()
+        return view
+
+    def overwrite(self, x: Any, byte: int, stream: Any) -> None:
+        """cuMemsetD8Async."""
+        whole = x.whole_buffer
+        self._driver.fill(
+            whole.device_ctypes_pointer.value, byte, whole.size * whole.dtype.itemsize, self.handle(stream)
+        )
+
+    def new_stream(self) -> Any:
+        """numba.cuda.stream."""
+        return self._cuda.stream()
+
+    def number(self, stream: Any) -> int:
+        """Its handle."""
+        if stream is None:
+            return LEGACY
+        handle = stream.handle
+        return int(getattr(handle, "value", handle) or LEGACY)
+
+
+class Jax(Provider):
+    """jax.Array: no strides, no writes, no streams that can be named."""
+
+    name = "jax"
+
+    def __init__(self) -> None:
+        self._jax: Any = None
+
+    def why_not(self) -> str | None:
+        """JAX with a CUDA backend."""
+        if importlib.util.find_spec("jax") is None:
+            return "JAX is not installed"
+        self._jax = importlib.import_module("jax")
+        try:
+            self._jax.devices("cuda")
+        except RuntimeError as error:
+            return f"JAX {self._jax.__version__} sees no GPU: {str(error).splitlines()[0]}"
+        return driver.obstacle()
+
+    def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
+        """device_put."""
+        if stream is not None:
+            raise Unsupported("JAX has no streams that can be chosen")
+        if not layout.row_major:
+            raise Unsupported("arrays of JAX are row-major")
+        if buffer.dtype.itemsize == 8 and buffer.dtype.kind in "iuf" or buffer.dtype == np.complex128:
+            raise Unsupported(f"JAX has {buffer.dtype.name} in another mode only")
+        return self._jax.device_put(layout.of(buffer).copy(), self._jax.devices("cuda")[0])
+
+    def read(self, x: Any) -> Array:
+        """numpy.asarray, which waits."""
+        return np.asarray(x)
+
+    def take(self, tensor: Any, stream: Any) -> Any:
+        """jax.dlpack.from_dlpack."""
+        return self._jax.dlpack.from_dlpack(tensor)
+
+    def synchronize(self) -> None:
+        """An array that was computed after all others."""
+        self._jax.block_until_ready(self._jax.device_put(0, self._jax.devices("cuda")[0]) + 1)
+
+
+FRAMEWORKS: dict[str, Callable[[], Provider]] = {
+    provider.name: provider for provider in (OwnTensors, CudaMemory, Torch, CuPy, Numba, Jax)
+}
