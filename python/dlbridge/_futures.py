@@ -170,7 +170,7 @@ def _is_host(device: Any) -> bool:
 
 def _progress_bar(total: int) -> Any:
     try:
-        from tqdm.auto import tqdm
+        from tqdm.auto import tqdm  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError("progress=True needs the package tqdm: pip install tqdm") from error
     return tqdm(total=total, unit="array")

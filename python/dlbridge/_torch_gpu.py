@@ -3,15 +3,17 @@
 Importing this module imports torch, which whoever has a torch tensor has done before.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from ._errors import ExchangeError
 
-LEGACY_STREAM = 1  # DLPack's number for what torch calls stream 0
+_C: Any = torch._C  # stubs leave much of them out
+_cuda: Any = torch.cuda
 
-# Where this torch has CUDA. Before CUDA is initialised no stream but the legacy one can be current.
-_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", None)
-_is_initialized = torch.cuda.is_initialized
+LEGACY_STREAM = 1  # DLPack's number for what torch calls stream 0
 
 
 def has_cuda() -> bool:
@@ -20,10 +22,13 @@ def has_cuda() -> bool:
 
 
 def current_stream(device: int) -> int:
-    """The handle of the stream that torch enqueues on now; the legacy stream's where this torch has no CUDA."""
-    if _raw_stream is None or not _is_initialized():
-        return LEGACY_STREAM
-    return int(_raw_stream(device)) or LEGACY_STREAM
+    """The stream that torch enqueues on before it has initialised CUDA, or where it has none: no other can be."""
+    return LEGACY_STREAM
+
+
+def raw_stream_function() -> Callable[[int], int] | None:
+    """torch's function from a device to the handle of its current stream, once it has initialised CUDA."""
+    return _C._cuda_getCurrentRawStream if _cuda.is_initialized() else None
 
 
 def empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str, device: int) -> torch.Tensor:
@@ -50,14 +55,15 @@ def record_stream(tensor: torch.Tensor, device: int, stream: int) -> None:
     if not has_cuda():
         return
     if stream == LEGACY_STREAM:
-        tensor.record_stream(torch.cuda.default_stream(device))
+        tensor.record_stream(_cuda.default_stream(device))
     elif stream > 2:
-        tensor.record_stream(torch.cuda.ExternalStream(stream, device=device))
+        tensor.record_stream(_cuda.ExternalStream(stream, device=device))
 
 
 def materialized(x: torch.Tensor) -> torch.Tensor:
     """The same elements, in memory that holds them as they are."""
     with torch.no_grad():
-        if torch._C._is_zerotensor(x) if hasattr(torch._C, "_is_zerotensor") else x._is_zerotensor():
+        if x._is_zerotensor():
             return torch.zeros(x.shape, dtype=x.dtype, device=x.device)
-        return x.detach().resolve_conj().resolve_neg()
+        plain = x.detach().resolve_conj().resolve_neg()
+        return plain.clone() if _C._is_cow_tensor(plain) else plain

@@ -1,7 +1,10 @@
 #include "capsule.h"
 
+#include <atomic>
+#include <chrono>
 #include <cstring>
 #include <string>
+#include <thread>
 
 #include "dlbridge/managed_tensor.h"
 #include "errors.h"
@@ -15,9 +18,14 @@ constexpr const char* kLegacyUsed = "used_dltensor";
 constexpr const char* kVersioned = "dltensor_versioned";
 constexpr const char* kVersionedUsed = "used_dltensor_versioned";
 
+// Deleters that run now without the GIL, and whether the interpreter ends.
+std::atomic<int> g_releasing{0};
+std::atomic<bool> g_ending{false};
+
 // Gives a foreign tensor back. Its deleter may be Python code, which must neither see nor clear an
 // exception that is under way on this thread (rules 44, 59); on a thread without the GIL there is
-// none.
+// none. There it may take the GIL, which an interpreter that ends answers by ending the thread,
+// inside the deleter: threads of ours leak the tensor then.
 template <typename Managed>
 void release_foreign(void* managed) noexcept {
   auto* tensor = static_cast<Managed*>(managed);
@@ -25,11 +33,12 @@ void release_foreign(void* managed) noexcept {
   if (Py_IsInitialized() && PyGILState_Check()) {
     const PendingException aside;
     tensor->deleter(tensor);
-  } else {
-    // It may take the GIL, on a thread of ours while the interpreter ends. By no way of a noexcept
-    // function, which that would not get out of.
-    parked_at_exit([tensor] { tensor->deleter(tensor); });
+    return;
   }
+  ++g_releasing;
+  const bool ours = PyGILState_GetThisThreadState() == nullptr;
+  if (!ours || !g_ending) parked_at_exit([tensor] { tensor->deleter(tensor); });
+  --g_releasing;
 }
 
 template <typename Managed>
@@ -147,6 +156,14 @@ HeldCapsule::HeldCapsule(PyObject* x) noexcept {
 
 HeldCapsule::~HeldCapsule() {
   if (capsule_ != nullptr) PyCapsule_SetName(capsule_, name_);
+}
+
+void end_foreign_releases() noexcept {
+  using Clock = std::chrono::steady_clock;
+  g_ending = true;
+  const auto until = Clock::now() + std::chrono::seconds(2);
+  while (g_releasing > 0 && Clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
 PyObject* to_capsule(Loan&& loan, bool versioned) {

@@ -47,6 +47,10 @@ class HeldCapsule {
 /// thread holds the GIL, a pending exception is put aside meanwhile (rules 44, 59).
 Owner foreign_owner(DLManagedTensorVersioned* managed) noexcept;
 
+/// The interpreter is about to end: waits for deleters that run on threads of ours; from here on
+/// such threads leak what they would give back. To be called without the GIL.
+void end_foreign_releases() noexcept;
+
 /// x.__dlpack__, or null: without a Python exception where x has none.
 Reference dlpack_method_of(PyObject* x) noexcept;
 

@@ -7,6 +7,7 @@
 #include <array>
 
 #include "arguments.h"
+#include "capsule.h"
 #include "convert.h"
 #include "device_module.h"
 #include "dlbridge/layout.h"
@@ -224,6 +225,8 @@ NB_MODULE(_core, module) {
       .def("__repr__", repr);
   bind_tensor(module.ptr());
   bind_staging(module);
+  nb::module_::import_("atexit").attr("register")(
+      nb::cpp_function(end_foreign_releases, nb::call_guard<nb::gil_scoped_release>()));
   if (PyModule_AddFunctions(module.ptr(), g_functions) < 0) throw nb::python_error();
 }
 

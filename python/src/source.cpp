@@ -54,11 +54,14 @@ bool Source::open_by_protocol(PyObject* x) noexcept {
 // A producer on a GPU is asked to put its work in front of a stream of ours.
 bool Source::ask_for_stream(PyObject* x) noexcept {
   const auto device = dlpack_device_of(x);
-  if (!device) return !PyErr_Occurred();
-  const DeviceType type = device->type();
-  if (type != DeviceType::cuda && type != DeviceType::cuda_managed) return true;
-  const DeviceModule* module = usable_device_module();
-  if (module == nullptr) return true;
+  const bool on_gpu =
+      device && (device->type() == DeviceType::cuda || device->type() == DeviceType::cuda_managed);
+  const DeviceModule* module = on_gpu ? usable_device_module() : nullptr;
+  if (module == nullptr) {
+    stream_ = 0;
+    return PyErr_Occurred() == nullptr;
+  }
+  if (stream_ != 0) return true;  // the caller names it
   Error* error = module->lane_stream(device->id(), &stream_);
   if (error != nullptr) raise(error);
   return error == nullptr;

@@ -27,6 +27,9 @@ class Source {
   /// False with a Python exception set.
   bool open(PyObject* x) noexcept;
 
+  /// Before open(): the stream that a producer on a GPU is to put its work in front of.
+  void prefer_stream(intptr_t stream) noexcept { stream_ = stream; }
+
   const TensorView& view() const noexcept { return loan_.view(); }
   const Adapter& adapter() const noexcept { return *adapter_; }
   PyObject* object() const noexcept { return object_; }

@@ -19,11 +19,12 @@ namespace {
 // Up to here a copy is over before a thread has slept: the caller watches for its end.
 constexpr int64_t kSmallBytes = 64 * 1024;
 constexpr double kLingerSeconds = 0.001;
+constexpr double kLookOnceSeconds = 1e-9;
 
 // What only the source's own framework can resolve: before its memory means what it says.
 constexpr ReasonSet kNeedsFramework = ReasonSet(ErrorCode::conj_bit) | ErrorCode::neg_bit |
-                                      ErrorCode::zero_tensor | ErrorCode::byte_order |
-                                      ErrorCode::stride_not_multiple;
+                                      ErrorCode::zero_tensor | ErrorCode::copy_on_write |
+                                      ErrorCode::byte_order | ErrorCode::stride_not_multiple;
 
 void check(Error* error) {
   if (error != nullptr) throw Error(*Failure(error));
@@ -60,6 +61,14 @@ void lend(Source& source) {
 StagingOptions for_waiting(int64_t bytes) noexcept {
   // Its caller waits for the copy, so nothing on the producer's stream has to.
   return {.snapshot = false, .linger = bytes <= kSmallBytes ? kLingerSeconds : 0};
+}
+
+// To a device a pageable source has been read on return: nobody waits for the end, and small copies
+// are to take the consumer's stream all the same.
+StagingOptions for_sending(int64_t bytes, bool pinned) noexcept {
+  StagingOptions options = for_waiting(bytes);
+  if (!pinned) options.linger = std::min(options.linger, kLookOnceSeconds);
+  return options;
 }
 
 // Waits until the stream has come to where it is now, so that what works on this thread afterwards
@@ -142,8 +151,7 @@ void open_for_device(Source& source, const Adapter& target, const Request& reque
 }
 
 // A pinned source is read until the copy is done; a pageable one was read on return.
-void finish_to_device(const DeviceModule& module, const Staging& staging, bool pinned) {
-  static_cast<void>(module);
+void finish_to_device(const Staging& staging, bool pinned) {
   if (pinned) staging.wait();
   if (staging.done()) staging.result(0);  // says what went wrong
 }
@@ -174,8 +182,14 @@ DeviceTarget allocate(const DeviceModule& module, const Adapter& target, const T
                       int32_t device, std::optional<intptr_t> stream) {
   DeviceTarget made;
   if (is_torch(target)) {
-    made.stream = stream ? *stream : torch_current_stream(device);
+    const intptr_t current = torch_current_stream(device);
+    made.stream = stream ? *stream : current;
     made.object = torch_device_empty(like, like.dtype, device);
+    if (made.stream != current && made.stream != kNoStream) {
+      // torch's allocator gives memory out in the order of its own stream.
+      check(module.order(device, current, made.stream));
+      torch_record_stream(made.object.get(), device, made.stream);
+    }
     check(target.describe(made.object.get(), &made.memory));
     check(target.lend(made.object.get(), &made.memory));
     return made;
@@ -209,8 +223,8 @@ PyObject* to_device(Source& source, const Adapter& target, const Request& reques
   if (from.view().is_empty()) return made.object.release();
   const bool pinned = module.is_pinned(&from.view());
   const Staging staging = start_to_device(module, from, std::move(made.memory), made.stream,
-                                          for_waiting(from.view().nbytes()));
-  finish_to_device(module, staging, pinned);
+                                          for_sending(from.view().nbytes(), pinned));
+  finish_to_device(staging, pinned);
   return made.object.release();
 }
 
@@ -313,8 +327,22 @@ void wait_for_host_access(const Source& source) {
   }
 }
 
+namespace {
+
+// The stream that a staging comes behind: the one that was named, put behind the source's own.
+intptr_t producer_stream(const DeviceModule& module, const Source& source,
+                         std::optional<intptr_t> named) {
+  if (!named) return stream_of(source);
+  if (*named != kNoStream && !is_torch(source.adapter()) && !source.view().is_empty())
+    check(module.order(source.view().device.device_id, stream_of(source), *named));
+  return *named;
+}
+
+}  // namespace
+
 StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
   Source opened;
+  if (request.stream) opened.prefer_stream(*request.stream);
   open(opened, x);
   Reference holder;
   Source made;
@@ -368,7 +396,7 @@ StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
   StartedStaging started;
   started.target = target;
   if (Device(*device).is_host()) {
-    const intptr_t producer = request.stream ? *request.stream : stream_of(source);
+    const intptr_t producer = producer_stream(module, source, request.stream);
     if (request.out == nullptr) {
       started.staging = start_to_host(module, source, producer, request.options);
     } else {
@@ -419,6 +447,7 @@ std::vector<StartedGroup> start_stagings(PyObject* sequence, std::optional<intpt
   for (size_t i = 0; i < count; ++i) {
     all.push_back(std::make_unique<Opened>());
     Opened& one = *all.back();
+    if (stream) one.source.prefer_stream(*stream);
     open(one.source, PySequence_Fast_GET_ITEM(items.get(), static_cast<Py_ssize_t>(i)));
     Request asked{.device = Device(DeviceType::cpu)};
     const Plan plan = plan_for(one.source, numpy, asked);
@@ -428,7 +457,8 @@ std::vector<StartedGroup> start_stagings(PyObject* sequence, std::optional<intpt
                   "xs[" + std::to_string(i) + "] is in host memory already: leave it out");
     }
     one.from = &plain(one.source, one.made, one.holder);
-    places.push_back({one.from->view().device.device_id, stream ? *stream : stream_of(*one.from)});
+    places.push_back(
+        {one.from->view().device.device_id, producer_stream(module, *one.from, stream)});
   }
   std::vector<StartedGroup> groups;
   std::vector<bool> taken(count, false);

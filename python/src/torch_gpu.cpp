@@ -51,10 +51,16 @@ bool torch_can_allocate() {
 }
 
 intptr_t torch_current_stream(int32_t device) {
+  static PyObject* raw_stream = nullptr;  // torch's own function, kept for good once there is one
   const Reference number(PyLong_FromLong(device));
   if (!number) throw_pending();
-  const Reference handle =
-      checked(PyObject_CallOneArg(function("current_stream").get(), number.get()));
+  if (raw_stream == nullptr) {
+    Reference found = checked(PyObject_CallNoArgs(function("raw_stream_function").get()));
+    if (found.get() != Py_None) raw_stream = found.release();
+  }
+  const Reference handle = checked(
+      raw_stream != nullptr ? PyObject_CallOneArg(raw_stream, number.get())
+                            : PyObject_CallOneArg(function("current_stream").get(), number.get()));
   const auto stream = static_cast<intptr_t>(PyLong_AsSsize_t(handle.get()));
   if (stream == -1 && PyErr_Occurred()) throw_pending();
   return stream == 0 ? kLegacyStream : stream;

@@ -35,6 +35,7 @@ struct StagingPath {
   cuda::StageOptions options = {};
   int batch = 0;  ///< tensors in one call; 0: the call for one
   bool edges = true;
+  bool pool = true;  ///< false: the pool's limit allows nothing meanwhile
 
   friend std::ostream& operator<<(std::ostream& out, const StagingPath& path) {
     return out << path.name;
@@ -83,6 +84,26 @@ inline std::vector<StagingPath> staging_paths() {
       {"strided_sent_async", false, true, strided, Side::pageable},
       {"strided_sent_async_from_pinned", false, true, strided, Side::foreign_pinned},
       {"large_sent_async_borrowed", false, true, large, Side::pageable, {.borrow = true}},
+      {"small_async_watched", true, true, small, Side::fresh, {.linger = 60}},
+      {"small_to_out_async_watched", true, true, small, Side::pageable, {.linger = 60}},
+      {"small_sent_async_watched", false, true, small, Side::pageable, {.linger = 60}},
+      {"small_unpinned", true, false, small, Side::fresh, {}, 0, true, false},
+      {"strided_to_out_unpinned", true, false, little, Side::pageable, {}, 0, true, false},
+      {"broadcast_unpinned", true, false, broadcast, Side::fresh, {}, 0, true, false},
+      {"large_to_out_async_unpinned", true, true, large, Side::pageable, {}, 0, true, false},
+      {"batch_async_unpinned", true, true, little, Side::fresh, {}, 3, true, false},
+      {"large_sent_unpinned", false, false, large, Side::pageable, {}, 0, true, false},
+      {"batch_sent_unpinned", false, false, little, Side::pageable, {}, 3, true, false},
+      {"strided_sent_async_unpinned", false, true, little, Side::pageable, {}, 0, true, false},
+      {"large_sent_async_borrowed_unpinned",
+       false,
+       true,
+       large,
+       Side::pageable,
+       {.borrow = true},
+       0,
+       true,
+       false},
   };
 }
 
@@ -93,6 +114,31 @@ struct Walk {
   std::function<void()> before_call;
   uint32_t seed = 2;
   bool dies = false;  ///< the device may die of it: then what it still does nobody knows
+};
+
+/// While one lives, the pool's limit allows nothing. Several may, on several threads.
+class PoolClosed {
+ public:
+  /// `count` is that of all that live.
+  explicit PoolClosed(int& count) : count_(count) {
+    const std::lock_guard lock(mutex_);
+    if (count_++ == 0) {
+      before_ = cuda::pinned_stats().limit;
+      cuda::set_pinned_limit(0);
+    }
+  }
+  PoolClosed(const PoolClosed&) = delete;
+  PoolClosed& operator=(const PoolClosed&) = delete;
+  ~PoolClosed() {
+    const std::lock_guard lock(mutex_);
+    // Where the device has died meanwhile the limit stays as it is.
+    if (--count_ == 0) static_cast<void>(error_of([] { cuda::set_pinned_limit(before_); }));
+  }
+
+ private:
+  static inline std::mutex mutex_;
+  static inline size_t before_ = 0;
+  int& count_;
 };
 
 /// A test that walks paths.
@@ -122,6 +168,8 @@ class StagingPathTest : public StagingTest {
     if (!path.to_host && how.kernels && path.edges) {
       for (TestTensor* each : used.on_device) consume(used.stream, *each);
     }
+    std::optional<PoolClosed> closed;
+    if (!path.pool) closed.emplace(closed_);
     if (how.before_call) how.before_call();
     const std::optional<Error> error =
         path.to_host ? bring(path, used, how) : send(path, used, how);
@@ -276,6 +324,7 @@ class StagingPathTest : public StagingTest {
   }
 
   std::mutex making_;  // of tensors, by several threads
+  int closed_ = 0;     // walks without the pool
 };
 
 }  // namespace dlbridge::test

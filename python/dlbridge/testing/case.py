@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +44,7 @@ class Case:
 CASES: list[Case] = []
 
 
-def case(**parameters: Sequence[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def case(**parameters: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Registers a function of a Bench: once for every combination of its parameters."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
@@ -66,7 +66,8 @@ def element_type(name: str) -> np.dtype[Any]:
         import ml_dtypes
     except ImportError as error:
         raise Unsupported(f"ml_dtypes is not installed, so NumPy has no {name}") from error
-    return np.dtype(getattr(ml_dtypes, name))
+    found: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
+    return found
 
 
 def wait_for(what: str, seen: Callable[[], Any]) -> None:

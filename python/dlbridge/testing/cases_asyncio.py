@@ -136,7 +136,7 @@ def waited_for_too_short(bench: Bench) -> None:
 
         asyncio.run(impatient())
         hold.release()
-        bench.same(asyncio.run(_result(future)), expected)  # type: ignore[arg-type]
+        bench.same(asyncio.run(_result(future)), expected)
 
 
 @case()

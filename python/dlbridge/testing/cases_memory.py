@@ -6,6 +6,7 @@ import contextlib
 import gc
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +35,7 @@ def pool_limit(bench: Bench, further: int) -> Iterator[None]:
         dlbridge.set_pool_limit(before)
 
 
-def address(array: np.ndarray) -> int:  # type: ignore[type-arg]
+def address(array: np.ndarray[Any, Any]) -> int:
     """Where it lies."""
     return int(array.__array_interface__["data"][0])
 

@@ -19,7 +19,8 @@ FLAT = ("dense", "large")
 
 def spoilt(array: np.ndarray[Any, Any], byte: int) -> np.ndarray[Any, Any]:
     """Such an array with every byte set to `byte`."""
-    return np.full(array.nbytes, byte, np.uint8).view(array.dtype).reshape(array.shape)
+    made: np.ndarray[Any, Any] = np.full(array.nbytes, byte, np.uint8).view(array.dtype).reshape(array.shape)
+    return made
 
 
 @case(layout=SIZES, stream=("object", "number"))
@@ -98,6 +99,30 @@ def other_streams_go_on(bench: Bench, layout: str) -> None:
         waiting = dlbridge.stage(late, device="cpu", stream=slow)
         x, expected = bench.on_device(layout, stream=quick)
         bench.same(dlbridge.stage(x, device="cpu", stream=quick).result(PATIENCE_SECONDS), expected)
+        assert not waiting.done()
+        hold.release()
+        bench.same(waiting.result(PATIENCE_SECONDS), expected_late)
+
+
+@case(layout=FLAT)
+def other_arrays_go_on(bench: Bench, layout: str) -> None:
+    """The same without stream=, in both directions."""
+    slow, quick = bench.provider.new_stream(), bench.provider.new_stream()
+    _, before = bench.on_device(layout)
+    earlier = [dlbridge.from_dlpack(before, device=bench.provider.device) for _ in range(3)]
+    with bench.held(slow) as hold:
+        with bench.provider.current(slow):
+            late, expected_late = bench.on_device(layout, stream=slow)
+            waiting = dlbridge.stage(late, device="cpu")
+        with bench.provider.current(quick):
+            for _ in range(3):
+                x, expected = bench.on_device(layout, stream=quick)
+                bench.same(dlbridge.stage(x, device="cpu").result(PATIENCE_SECONDS), expected)
+                there = dlbridge.stage(expected, device=bench.provider.device, to="dlpack")
+                back = dlbridge.stage(there.result(PATIENCE_SECONDS), device="cpu")
+                bench.same(back.result(PATIENCE_SECONDS), expected)
+        for tensor in earlier:
+            bench.same(dlbridge.stage(tensor, device="cpu").result(PATIENCE_SECONDS), before)
         assert not waiting.done()
         hold.release()
         bench.same(waiting.result(PATIENCE_SECONDS), expected_late)
@@ -228,6 +253,24 @@ def consumer_after(bench: Bench, layout: str) -> None:
     bench.provider.overwrite(target, 0xEE, own)
     future.synchronize(PATIENCE_SECONDS)
     bench.same(bench.provider.read(target), spoilt(host, 0xEE))
+
+
+@case(size=(1000, 50_000))
+def own_tensors_on_another_stream(bench: Bench, size: int) -> None:
+    """A dlbridge.Tensor that is still on its way may be named together with any stream."""
+    own = bench.provider.new_stream()
+    pinned = dlbridge.pinned_empty(size, np.float32)
+    pinned[...] = bench.elements("uint32", size).view(np.float32)
+    hosts = [bench.elements("float32", size) for _ in range(6)]
+    sources = [dlbridge.from_dlpack(host, device=bench.provider.device) for host in hosts]
+    coming = [dlbridge.stage(source, device="cpu", stream=own) for source in sources]
+    for future, host in zip(coming, hosts, strict=True):
+        bench.same(future.result(PATIENCE_SECONDS), host)
+    targets = [dlbridge.from_dlpack(host, device=bench.provider.device) for host in hosts]
+    going = [dlbridge.stage(pinned, out=target, stream=own) for target in targets]
+    for future, target in zip(going, targets, strict=True):
+        future.synchronize(PATIENCE_SECONDS)
+        bench.same(bench.provider.read(bench.provider.take(target, None)), pinned)
 
 
 @case()

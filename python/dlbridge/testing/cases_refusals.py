@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,7 @@ def stream_of_a_wrong_kind(bench: Bench) -> None:
     """An object that is no stream."""
     x, _ = bench.on_device()
     for wrong in ("1", 1.5, object()):
-        error = refused(lambda wrong=wrong: dlbridge.stage(x, device="cpu", stream=wrong))
+        error = refused(functools.partial(dlbridge.stage, x, device="cpu", stream=wrong))
         assert isinstance(error, TypeError), repr(error)
 
 
@@ -78,7 +79,7 @@ def read_only_out(bench: Bench) -> None:
 def nothing_to_stage(bench: Bench) -> None:
     """An object that is no array."""
     for wrong in (object(), "text", 3):
-        error = refused(lambda wrong=wrong: dlbridge.stage(wrong, device="cpu"))
+        error = refused(functools.partial(dlbridge.stage, wrong, device="cpu"))
         assert isinstance(error, TypeError), repr(error)
 
 

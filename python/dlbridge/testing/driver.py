@@ -84,7 +84,7 @@ class Driver:
         with self._inside():
             self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(max(size, 1)), _HOST_MAPPED)
         assert address.value is not None
-        return np.frombuffer((ctypes.c_uint8 * size).from_address(address.value), np.uint8)
+        return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address.value))
 
     def to_device(self, address: int, pinned: np.ndarray[Any, Any], stream: int) -> None:
         """Enqueues a copy out of pinned()."""
