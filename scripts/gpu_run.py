@@ -1,8 +1,9 @@
-"""The steps of scripts/gpu, which says how to call it: build, tests, bars, peers, within a time limit."""
+"""The steps of scripts/gpu, which says how to call it: builds, tests, measures, within a time limit."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import re
@@ -21,18 +22,24 @@ from gpu_report import Document
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / "build" / "gpu"
-STEPS = ("build", "tests", "bars", "peers")
+STEPS = ("build", "tests", "interop", "bars", "peers", "python")
 TESTS = "dlbridge_cuda_gpu_tests"
 BARS = ("dlbridge_cuda_bars", "dlbridge_cuda_pool_bars")
+PACKAGE_TARGETS = ("dlbridge_package", "_core", "_numpy", "_cuda")
 LEAST_DLPACK = (1, 3)  # cmake/FindDlpackHeader.cmake says so
 NO_GPU = 3
 # The least time in which a step makes sense, and what is left for the steps after it.
-LEAST_SECONDS = {"build": 20, "tests": 10, "bars": 30, "peers": 30}
-RESERVED_SECONDS = {"build": 0, "tests": 240, "bars": 150, "peers": 0}
+LEAST_SECONDS = {"build": 20, "tests": 10, "interop": 20, "bars": 30, "peers": 30, "python": 30}
+RESERVED_SECONDS = {"build": 0, "tests": 240, "interop": 240, "bars": 150, "peers": 60, "python": 0}
+MOST_INTEROP_SECONDS = 90
 
 
 class StepFailed(Exception):
     """A sentence for the step's row."""
+
+
+class StepSkipped(Exception):
+    """The same, where nothing is wrong."""
 
 
 @dataclass
@@ -213,7 +220,28 @@ def targets() -> list[str]:
         env=environment(),
         check=True,
     ).stdout
-    return [name for name in ("dlbridge_cuda", TESTS, *BARS) if re.search(rf"^{name}: phony", listed, re.M)]
+    ours = ("dlbridge_cuda", TESTS, *BARS, *PACKAGE_TARGETS)
+    return [name for name in ours if re.search(rf"^{name}: phony", listed, re.M)]
+
+
+def python_parts() -> list[str]:
+    """Whether the package is built: not where one was brought along, nor without nanobind."""
+    built = not os.environ.get("DLBRIDGE_PACKAGE") and importlib.util.find_spec("nanobind") is not None
+    state = "ON" if built else "OFF"
+    return [f"-DDLBRIDGE_NUMPY={state}", f"-DDLBRIDGE_PYTHON={state}"]
+
+
+def package_folder() -> Path:
+    """The folder to put into sys.path to import dlbridge. Throws where there is none."""
+    given = os.environ.get("DLBRIDGE_PACKAGE")
+    folder = Path(os.environ.get("DLBRIDGE_CALLED_FROM", "."), given) if given else BUILD / "package"
+    if any((folder / "dlbridge").glob("_core*.so")):
+        return folder
+    if given:
+        raise StepFailed(f"DLBRIDGE_PACKAGE is {given}, which holds no built dlbridge")
+    raise StepSkipped(
+        "the package was not built: this Python has no nanobind; set DLBRIDGE_PACKAGE to a folder with a built dlbridge"
+    )
 
 
 def build(run: Run) -> str:
@@ -226,7 +254,7 @@ def build(run: Run) -> str:
         [
             "cmake", "-S", ".", "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
             f"-DPython_EXECUTABLE={sys.executable}", f"-DDLPACK_INCLUDE_DIR={dlpack}",
-            "-DDLBRIDGE_NUMPY=OFF", "-DDLBRIDGE_TORCH=OFF", "-DDLBRIDGE_PYTHON=OFF", "-DDLBRIDGE_CUDA=ON",
+            "-DDLBRIDGE_TORCH=OFF", "-DDLBRIDGE_CUDA=ON", *python_parts(),
             "-DDLBRIDGE_TESTS=ON", "-DDLBRIDGE_BENCHMARKS=ON", "-DDLBRIDGE_WERROR=OFF",
             f"-DDLBRIDGE_CUDA_ARCHITECTURES={architectures}",
             *googletest(run, log),
@@ -289,7 +317,31 @@ def tests(run: Run) -> str:
     return counted
 
 
-def measure(run: Run, name: str, command: list[str], seconds: float) -> int:
+def interop(run: Run) -> str:
+    """dlbridge.testing: the package against the frameworks of this machine."""
+    log = run.out / "interop.log"
+    seconds = max(min(run.left() - reserved(run, "interop"), MOST_INTEROP_SECONDS), LEAST_SECONDS["interop"])
+    last: list[str] = []
+
+    def show(line: str) -> None:
+        print(line)
+        last[:] = [line] if line else last
+
+    command = [sys.executable, "-m", "dlbridge.testing", "gpu", "--seconds", f"{seconds - 15:.0f}"]
+    command += ["--json", str(run.out / "interop.json"), "--junit", str(run.out / "interop.xml")]
+    status = call(command, log, seconds + 15, show, **package_path())
+    if status != 0:
+        raise StepFailed(f"{last[0] if last else 'no result'}: ended with {status}: see {log.name}")
+    return last[0]
+
+
+def package_path() -> dict[str, str]:
+    """The environment in which dlbridge is imported."""
+    others = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return {"PYTHONPATH": os.pathsep.join([str(package_folder()), *others])}
+
+
+def measure(run: Run, name: str, command: list[str], seconds: float, **extra: str) -> int:
     """A program that measures; after each of its lines the document has what it has."""
     report = run.out / f"{name}.json"
     report.unlink(missing_ok=True)
@@ -304,7 +356,7 @@ def measure(run: Run, name: str, command: list[str], seconds: float) -> int:
     arguments += ["--rounds", str(options.rounds)]
     if options.only:
         arguments += ["--only", options.only]
-    status = call([*command, *arguments], run.out / "bars.log", seconds + 45, show)
+    status = call([*command, *arguments], run.out / "bars.log", seconds + 45, show, **extra)
     if report.is_file():
         run.document.set_bars(name, json.loads(report.read_text())["bars"])
         report.unlink()  # results.json has all of it
@@ -340,6 +392,18 @@ def peers(run: Run) -> str:
     return ""
 
 
+def python_command() -> list[str]:
+    """How benchmarks/cuda/staging_python.py is called."""
+    return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_python.py")]
+
+
+def python(run: Run) -> str:
+    """The package beside torch, CuPy, JAX and Numba."""
+    seconds = run.left() - reserved(run, "python") - 45
+    judged(measure(run, "python", python_command(), seconds, **package_path()), "staging_python.py")
+    return ""
+
+
 # ---- The run
 
 
@@ -358,6 +422,7 @@ def plan(run: Run) -> None:
     only = ["--only", run.options.only] if run.options.only else []
     commands = [[str(program(name))] for name in BARS] if "bars" in run.options.steps else []
     commands += [peers_command()] if "peers" in run.options.steps else []
+    commands += [python_command()] if "python" in run.options.steps else []
     for command in commands:
         done = subprocess.run([*command, "--list", *only], capture_output=True, text=True, check=False)
         lines = done.stdout.splitlines()
@@ -378,6 +443,9 @@ def perform(run: Run, name: str, step: Callable[[Run], str]) -> None:
     try:
         note = step(run)
         run.document.step(name, "done", time.monotonic() - begin, note)
+    except StepSkipped as skip:
+        note = str(skip)
+        run.document.step(name, "skipped", time.monotonic() - begin, note)
     except StepFailed as failure:
         note = str(failure)
         run.document.step(name, "failed", time.monotonic() - begin, note)
@@ -427,7 +495,7 @@ def main() -> int:
     options = parse()
     out = (Path(os.environ.get("DLBRIDGE_CALLED_FROM", ".")) / options.outdir).resolve()
     out.mkdir(parents=True, exist_ok=True)
-    for log in ("build.log", "tests.log", "bars.log"):
+    for log in ("build.log", "tests.log", "interop.log", "bars.log"):
         (out / log).unlink(missing_ok=True)
     architecture, obstacle = gpu_fingerprint.capability()
     run = Run(out, Document(out), options, begin + 60 * options.minutes, architecture, obstacle)
@@ -441,7 +509,8 @@ def main() -> int:
             return 1
     if obstacle:
         return without_gpu(run)
-    for name, step in (("tests", tests), ("bars", bars), ("peers", peers)):
+    steps = {"tests": tests, "interop": interop, "bars": bars, "peers": peers, "python": python}
+    for name, step in steps.items():
         if name in options.steps:
             perform(run, name, step)
     failed = run.document.failed()

@@ -1,8 +1,9 @@
 """The mutation gate of the CUDA module. scripts/mutate says how to call it.
 
-The mistakes are compiled into one build side by side (preset `mutants`); the environment variable DLBRIDGE_CUDA_MUTANT
-chooses one. Each is tried on the tests that are there for it, listed below, and on the whole suite where these miss it.
-A run stops at its first failure; one that does not end is stopped and counts as a failure, and the table says so.
+The mistakes are compiled into one build side by side (presets `mutants` and `asan`); the environment variable
+DLBRIDGE_CUDA_MUTANT chooses one. Each is tried on the tests that are there for it, listed below, and on the whole suite
+where these miss it. A run stops at its first failure; one that does not end is stopped and counts as a failure, and the
+table says so.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "mutants"
 PROGRAMS = ("dlbridge_cuda_tests", "dlbridge_cuda_contract_tests")
 TIMEOUT_S = 60
 WHOLE_TIMEOUT_S = 900
@@ -75,22 +76,25 @@ def mutants() -> list[str]:
     return names
 
 
-def build() -> None:
+def build(preset: str) -> None:
     """Configures and builds both test programs; one architecture will do, no kernel is run."""
-    log = BUILD / "mutate.log"
-    BUILD.mkdir(parents=True, exist_ok=True)
-    steps = [["cmake", "--build", "--preset", "mutants"]]
-    if not (BUILD / "build.ninja").exists():
-        steps.insert(0, ["cmake", "--preset", "mutants", "-DDLBRIDGE_CUDA_ARCHITECTURES=90"])
+    folder = ROOT / "build" / preset
+    log = folder / "mutate.log"
+    folder.mkdir(parents=True, exist_ok=True)
+    steps = [["cmake", "--build", "--preset", preset]]
+    if not (folder / "build.ninja").exists():
+        steps.insert(0, ["cmake", "--preset", preset, "-DDLBRIDGE_CUDA_ARCHITECTURES=90"])
     with log.open("w") as out:
         for step in steps:
             if subprocess.run(step, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode != 0:
                 sys.exit(f"mutate: {' '.join(step)} failed:\n" + log.read_text()[-4000:])
 
 
-def run_tests(mutant: str, program: str, gtest_filter: str, timeout_s: float) -> tuple[bool, str, str]:
+def run_tests(preset: str, mutant: str, program: str, gtest_filter: str, timeout_s: float) -> tuple[bool, str, str]:
     """Whether the tests failed, at which one and how."""
-    command = [str(BUILD / "tests" / "cuda" / program), "--gtest_fail_fast", f"--gtest_filter={gtest_filter}"]
+    folder = ROOT / "build" / preset / "tests"
+    path = next(folder / part / program for part in ("cuda", "contract") if (folder / part / program).exists())
+    command = [str(path), "--gtest_fail_fast", f"--gtest_filter={gtest_filter}"]
     environment = os.environ | {"DLBRIDGE_CUDA_MUTANT": mutant}
     environment.pop("GTEST_OUTPUT", None)
     hung = False
@@ -110,7 +114,7 @@ def run_tests(mutant: str, program: str, gtest_filter: str, timeout_s: float) ->
     return True, (failed or began[-1:] or ["?"])[0].rstrip(","), how
 
 
-def try_mutant(mutant: str, *, whole: bool) -> Run:
+def try_mutant(preset: str, mutant: str, *, whole: bool) -> Run:
     """Runs the tests meant for the mistake, then all."""
     run = Run(mutant)
     began = time.monotonic()
@@ -118,7 +122,7 @@ def try_mutant(mutant: str, *, whole: bool) -> Run:
     if not whole and mutant:
         attempts.insert(0, (PROGRAMS[0], KILLERS[mutant], TIMEOUT_S))
     for attempt in attempts:
-        run.killed, run.by, run.how = run_tests(mutant, *attempt)
+        run.killed, run.by, run.how = run_tests(preset, mutant, *attempt)
         if run.killed:
             break
     run.seconds = round(time.monotonic() - began, 2)
@@ -161,10 +165,22 @@ def markdown(runs: list[Run], made_with: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def junit(runs: list[Run]) -> str:
+    """The runs as test cases, for scripts/count_results.py."""
+    suite = ElementTree.Element("testsuite", name="mutation gate", tests=str(len(runs)))
+    for run in runs:
+        case = ElementTree.SubElement(suite, "testcase", classname="mutation gate", name=run.mutant)
+        case.set("time", str(run.seconds))
+        if not run.killed:
+            ElementTree.SubElement(case, "failure", message="no test fails with this mistake alive")
+    return ElementTree.tostring(suite, encoding="unicode")
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
     parser.add_argument("module", choices=["cuda"])
+    parser.add_argument("--preset", default="mutants", help="the build that has them: mutants or asan")
     parser.add_argument("--shard", default="1/1", help="I/N: every N-th mistake from the I-th on")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these mistakes alone")
     parser.add_argument("--repeat", type=int, default=1, help="how often each must be found")
@@ -172,6 +188,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--skip-sound", action="store_true", help="do not run all tests without a mistake first")
     parser.add_argument("--json", type=Path, metavar="PATH")
     parser.add_argument("--markdown", type=Path, metavar="PATH")
+    parser.add_argument("--junit", type=Path, metavar="PATH")
     return parser.parse_args()
 
 
@@ -182,10 +199,10 @@ def main() -> int:
     chosen = options.only or mutants()[index - 1 :: count]
     for name in set(chosen) - set(mutants()):
         sys.exit(f"mutate: there is no mistake called {name}")
-    build()
+    build(options.preset)
     made_with = facts() | {"runs of each": str(options.repeat)}
     if not options.skip_sound:
-        sound = try_mutant("", whole=True)
+        sound = try_mutant(options.preset, "", whole=True)
         if sound.killed:
             print(f"mutate: {sound.by} {sound.how} without any mistake", file=sys.stderr)
             return 1
@@ -193,7 +210,7 @@ def main() -> int:
         print(f"{'(none)':32} all tests pass  {sound.seconds:.1f} s", flush=True)
     runs: list[Run] = []
     for mutant in chosen:
-        attempts = [try_mutant(mutant, whole=options.whole) for _ in range(options.repeat)]
+        attempts = [try_mutant(options.preset, mutant, whole=options.whole) for _ in range(options.repeat)]
         run = next((each for each in attempts if not each.killed), attempts[0])
         runs.append(run)
         says = f"{run.by} {run.how}" if run.killed else "SURVIVES"
@@ -202,6 +219,8 @@ def main() -> int:
         options.json.write_text(json.dumps({"made with": made_with, "runs": [asdict(run) for run in runs]}, indent=2))
     if options.markdown:
         options.markdown.write_text(markdown(runs, made_with))
+    if options.junit:
+        options.junit.write_text(junit(runs))
     survivors = [run.mutant for run in runs if not run.killed]
     print(f"{len(runs) - len(survivors)} of {len(runs)} mistakes found")
     if survivors:

@@ -121,7 +121,7 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
       }
       return "device is " + device + ", " +
              (request.device ? Device(*request.device).name() + " was" : "a copy on it was"s) +
-             " asked for, and no transfer between them is registered (no CUDA module is loaded)";
+             " asked for, and no transfer between them can be made here";
     case ErrorCode::unsupported_device:
       return "device is " + (request.device ? Device(*request.device).name() : device) +
              ", which " + to + " does not hold";
@@ -232,7 +232,7 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
       return "pass device=\"cpu\" to stage " + byte_text(bytes) +
              (find_transfer(view.device, Device(DeviceType::cpu))
                   ? ""
-                  : " (which needs the CUDA module; none is loaded: tensor.cpu() copies, too)");
+                  : " (which needs a CUDA module that can be used here: tensor.cpu() copies, too)");
     case ErrorCode::unsupported_dtype:
       if (view.obstacles.has(code))
         return "convert it with its own framework first, such as x.astype(...) or x.to(...)";
@@ -289,7 +289,8 @@ std::vector<std::string> path(const TensorView& view, const Request& request, co
     case Verdict::share:
       return {"share"};
     case Verdict::copy:
-      return {"host copy"};
+      return {Device(view.device).is_host() ? "host copy"
+                                            : "copy on " + Device(view.device).name()};
     case Verdict::cast:
     case Verdict::stage:
       break;
@@ -298,7 +299,11 @@ std::vector<std::string> path(const TensorView& view, const Request& request, co
   if (plan.stages)
     steps.push_back("stage " + Device(view.device).name() + " to " +
                     Device(*request.device).name());
-  if (plan.casts) steps.push_back("cast to " + DType(*request.dtype).name());
+  // Casts are made in host memory: after the staging to it, before the one from it.
+  if (plan.casts) {
+    const bool first = plan.stages && !Device(*request.device).is_host();
+    steps.insert(first ? steps.begin() : steps.end(), "cast to " + DType(*request.dtype).name());
+  }
   return steps;
 }
 

@@ -14,17 +14,16 @@ namespace {
 
 // 4 MiB reach the speed of the bus; smaller transfers are cut so that both sides overlap.
 constexpr int64_t kLargestSlot = int64_t{4} << 20;
-constexpr int64_t kSmallestSlot = int64_t{256} << 10;
 constexpr int64_t kPiecesAimedAt = 8;
 
 // An element passes whole.
 int64_t smallest_slot_for(const TensorView& view) {
-  return std::max(kSmallestSlot, view.itemsize());
+  return std::max(BounceRing::kSmallestSlot, view.itemsize());
 }
 
 int64_t slot_bytes_for(int64_t bytes) {
   const int64_t even = (bytes / kPiecesAimedAt + 4095) / 4096 * 4096;
-  return std::clamp(even, kSmallestSlot, kLargestSlot);
+  return std::clamp(even, BounceRing::kSmallestSlot, kLargestSlot);
 }
 
 }  // namespace

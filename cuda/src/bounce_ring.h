@@ -13,6 +13,10 @@ namespace dlbridge::cuda {
 
 class BounceRing {
  public:
+  /// Up to here one block and one copy on the host beat a ring.
+  static constexpr int64_t kOneBlockBytes = int64_t{256} << 10;
+  static constexpr int64_t kSmallestSlot = int64_t{256} << 10;
+
   /// Takes slots for a tensor like `tensor`, where the pool's limit allows two small ones at least.
   BounceRing(Operation& operation, const TensorView& tensor);
 

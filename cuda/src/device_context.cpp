@@ -43,6 +43,12 @@ DeviceContext::~DeviceContext() {
     // The device is gone; what follows does what is left to do on the host.
   }
   for (auto& lane : lanes_) lane.reset();
+  for (const cudaStream_t stream : imports_) {
+    if (stream != nullptr) api_.stream_destroy(stream);
+  }
+  for (const cudaStream_t stream : {returns_, home_}) {
+    if (stream != nullptr) api_.stream_destroy(stream);
+  }
   sleeping_events_.reset();
   events_.reset();
   guard.reset();
@@ -81,6 +87,41 @@ Lane& DeviceContext::choose_lane(void* producer) {
   }
   producers_[best] = producer;
   return *lanes_[best];
+}
+
+// Requires: the lock is held.
+cudaStream_t DeviceContext::made(cudaStream_t& stream) {
+  if (stream == nullptr) {
+    check(api_.stream_create_with_flags(&stream, cudaStreamNonBlocking),
+          "cudaStreamCreateWithFlags");
+  }
+  return stream;
+}
+
+cudaStream_t DeviceContext::returns() {
+  const std::lock_guard lock(mutex_);
+  return made(returns_);
+}
+
+cudaStream_t DeviceContext::home_stream() {
+  const std::lock_guard lock(mutex_);
+  return made(home_);
+}
+
+cudaStream_t DeviceContext::import_stream() {
+  const std::lock_guard lock(mutex_);
+  for (size_t tried = 0; tried < kImports; ++tried) {
+    const cudaStream_t stream = made(imports_[next_import_++ % kImports]);
+    // A producer that is being captured draws the stream that it makes wait into its capture.
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (api_.stream_is_capturing(stream, &status) == cudaSuccess &&
+        status == cudaStreamCaptureStatusNone) {
+      return stream;
+    }
+  }
+  throw Error(ErrorCode::stream_capturing, "stream",
+              "all streams that producers were given are part of captures that have not ended: end "
+              "them first, or name a stream");
 }
 
 void DeviceContext::require_alive() const {

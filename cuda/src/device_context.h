@@ -20,6 +20,7 @@ class PinnedPool;
 class DeviceContext {
  public:
   static constexpr size_t kLanes = 8;
+  static constexpr size_t kImports = 16;
 
   /// Keeps the primary context of `device`, which somebody has made. Throws Error (device_failed).
   /// `pool` is told when the device fails.
@@ -37,6 +38,18 @@ class DeviceContext {
   /// already, so that its copies keep their order, else an idle one, else the least busy one.
   /// Requires: the context is current. Throws Error (device_failed).
   LaneUse lane_for(void* producer);
+
+  /// A stream on which memory goes back behind whatever used it: nothing else is enqueued there, so
+  /// that nothing else waits. Requires: the context is current. Throws Error (device_failed).
+  cudaStream_t returns();
+
+  /// The next of the streams that others may make wait; none that is being captured. Requires: the
+  /// context is current. Throws Error (device_failed, stream_capturing where all are).
+  cudaStream_t import_stream();
+
+  /// The stream in whose order memory of ours is first used. Requires: the context is current.
+  /// Throws Error (device_failed).
+  cudaStream_t home_stream();
 
   /// Waited for by polling, or by other streams.
   EventPool& events() noexcept { return *events_; }
@@ -60,6 +73,7 @@ class DeviceContext {
 
  private:
   Lane& choose_lane(void* producer);
+  cudaStream_t made(cudaStream_t& stream);
 
   const CudaApi& api_;
   int index_;
@@ -71,6 +85,10 @@ class DeviceContext {
   std::mutex mutex_;
   std::array<std::unique_ptr<Lane>, kLanes> lanes_;
   std::array<void*, kLanes> producers_{};
+  cudaStream_t returns_ = nullptr;
+  cudaStream_t home_ = nullptr;
+  std::array<cudaStream_t, kImports> imports_{};
+  size_t next_import_ = 0;
 };
 
 }  // namespace dlbridge::cuda

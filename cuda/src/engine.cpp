@@ -55,6 +55,7 @@ void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
 }
 
 Availability availability() {
+  Engine::require_no_parent();
   const CudaApi& api = cuda_api();
   const LastErrorGuard guard(api);
   Availability found;
@@ -117,6 +118,15 @@ Engine* Engine::existing() noexcept {
   return engine != nullptr && engine->pid_ == getpid() ? engine : nullptr;
 }
 
+bool Engine::is_parents() noexcept {
+  const Engine* engine = g_engine.load(std::memory_order_acquire);
+  return engine != nullptr && engine->pid_ != getpid();
+}
+
+void Engine::require_no_parent() {
+  if (is_parents()) refuse_fork();
+}
+
 Engine& Engine::get() {
   if (Engine* engine = g_engine.load(std::memory_order_acquire)) [[likely]] {
     if (engine->pid_ != getpid()) refuse_fork();
@@ -166,6 +176,7 @@ DeviceContext& Engine::device(int index) {
 }
 
 DeviceContext& Engine::started(int index) {
+  const LastErrorGuard guard(api_);
   int count = 0;
   check(api_.get_device_count(&count), "cudaGetDeviceCount");
   if (index < 0 || index >= std::min(count, kMaxDevices)) {
@@ -260,7 +271,7 @@ CheckedStream Engine::checked(Stream stream, DeviceContext& device) const {
   return {handle, true};
 }
 
-CUcontext Engine::any_context() {
+CUcontext Engine::context_in_use() {
   CUcontext found = nullptr;
   for_each_device([&](const DeviceContext& device) {
     if (found == nullptr && device.alive()) found = device.context();
@@ -274,6 +285,11 @@ CUcontext Engine::any_context() {
     if (api_.device_primary_ctx_get_state(i, &flags, &active) == CUDA_SUCCESS && active != 0)
       return device(i).context();
   }
+  return nullptr;
+}
+
+CUcontext Engine::any_context() {
+  if (const CUcontext found = context_in_use()) return found;
   // Nobody uses a GPU yet: memory is registered with the first one.
   DeviceContext& first = open(0);
   first.require_alive();

@@ -41,6 +41,11 @@ class Engine final : public FenceSource {
   static Engine& get();
   /// The engine if there is one in this process, else null; nothing is made.
   static Engine* existing() noexcept;
+  /// Throws Error (after_fork) in the child of a process that has one: not even a query of CUDA is
+  /// safe there.
+  static void require_no_parent();
+  /// Whether it would throw.
+  static bool is_parents() noexcept;
 
   const CudaApi& api() const noexcept { return api_; }
   PinnedPool& pool() noexcept { return *pool_; }
@@ -60,7 +65,10 @@ class Engine final : public FenceSource {
   /// Requires: the device's context is current. Throws Error (stream_invalid, stream_capturing).
   CheckedStream checked(Stream stream, DeviceContext& device) const;
 
-  /// A context to register memory in: of a device that was met, else of the first one in use.
+  /// A context to ask or register in: of a device that was met, else of the first one in use. Null
+  /// where nobody uses any.
+  CUcontext context_in_use();
+  /// The same; where nobody uses any, the first device's is made.
   CUcontext any_context();
 
   /// Where `bytes` that are said to be host memory are. Requires: at least one byte.

@@ -39,7 +39,8 @@ bool FutureState::wait(double seconds) const noexcept {
 }
 
 Loan FutureState::result(size_t index) const {
-  if (index >= size_) {
+  // What brings nothing may still have failed.
+  if (index >= size_ && !(size_ == 0 && wait(-1) && error_)) {
     throw Error(ErrorCode::invalid_argument, "index",
                 "index is " + std::to_string(index) + "; the operation brings " +
                     std::to_string(size_) + " tensors");

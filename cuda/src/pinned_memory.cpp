@@ -69,7 +69,9 @@ bool record_stream(const void* address, Stream stream) {
 
 bool is_page_locked(const TensorView& view) {
   Engine& engine = Engine::get();
-  const CallGuard guard(engine.api(), engine.any_context());
+  const CUcontext context = engine.context_in_use();
+  if (context == nullptr) return false;  // nor has anybody locked a page
+  const CallGuard guard(engine.api(), context);
   return is_pinned(engine, view);
 }
 

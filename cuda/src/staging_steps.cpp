@@ -1,7 +1,9 @@
 // The steps of a staging in words, from the same plans that the copies are made by.
+#include "bounce_ring.h"
 #include "checks.h"
 #include "copy_plan.h"
 #include "dlbridge/staging.h"
+#include "guards.h"
 #include "operation.h"
 #include "results.h"
 
@@ -30,6 +32,20 @@ bool fits(PinnedPool& pool, int64_t bytes) {
   return in_use <= stats.limit && static_cast<size_t>(bytes) <= stats.limit - in_use;
 }
 
+// What pageable memory passes through.
+const char* passage_for(PinnedPool& pool, int64_t bytes) {
+  if (bytes <= BounceRing::kOneBlockBytes && fits(pool, bytes)) return " through a pinned block";
+  return fits(pool, 2 * BounceRing::kSmallestSlot) ? " through a ring" : "";
+}
+
+// In a context that is there already: memory that none knows is not pinned.
+bool is_pinned_anywhere(Engine& engine, const TensorView& view) {
+  const CUcontext context = engine.context_in_use();
+  if (context == nullptr) return false;
+  const CallGuard guard(engine.api(), context);
+  return is_pinned(engine, view);
+}
+
 }  // namespace
 
 std::vector<std::string> staging_steps(const TensorView& source, DLDevice target) {
@@ -47,14 +63,18 @@ std::vector<std::string> staging_steps(const TensorView& source, DLDevice target
   const CopyKind kind = plan_copy(moved, dense.view()).kind;
   if (Device(target).is_host()) {
     steps.emplace_back(words_for(kind));
-    steps.emplace_back(fits(engine.pool(), source.nbytes()) ? "pooled pinned memory"
-                                                            : "pageable memory through a ring");
+    const bool pooled = fits(engine.pool(), source.nbytes());
+    steps.emplace_back(pooled ? "pooled pinned memory"
+                              : std::string("pageable memory") +
+                                    passage_for(engine.pool(), source.nbytes()));
     return steps;
   }
   // On the way to a device the host's own copy makes strided memory dense.
-  const bool direct = kind != CopyKind::pack && is_pinned(engine, moved);
-  steps.emplace_back(direct ? words_for(kind) : words_for(CopyKind::flat));
-  steps.emplace_back(direct ? "from pinned memory" : "from pageable memory through a ring");
+  const bool pinned = is_pinned_anywhere(engine, moved);
+  const bool direct = pinned && kind != CopyKind::pack;
+  steps.emplace_back(words_for(direct ? kind : CopyKind::flat));
+  steps.emplace_back(std::string(pinned ? "from pinned memory" : "from pageable memory") +
+                     (direct ? "" : passage_for(engine.pool(), moved.nbytes())));
   return steps;
 }
 

@@ -13,14 +13,14 @@ void order_streams(Stream earlier, Stream later) {
   const CheckedStream from = engine.checked(earlier, device);
   const CheckedStream to = engine.checked(later, device);
   if (!from.edges || !to.edges || from.handle == to.handle) return;
-  const PooledEvent event = device.events().take();
-  const CudaApi& api = engine.api();
-  const auto noted = [&](cudaError_t answer, const char* call) {
-    device.note(answer);
-    check(answer, call);
-  };
-  noted(api.event_record(event.get(), from.handle), "cudaEventRecord");
-  noted(api.stream_wait_event(to.handle, event.get(), 0), "cudaStreamWaitEvent");
+  try {
+    const PooledEvent event = device.events().take();
+    check(engine.api().event_record(event.get(), from.handle), "cudaEventRecord");
+    check(engine.api().stream_wait_event(to.handle, event.get(), 0), "cudaStreamWaitEvent");
+  } catch (const CudaError& error) {
+    device.note(error.cuda_code());
+    throw;
+  }
 }
 
 Future when_reached(Stream stream) {
@@ -47,12 +47,18 @@ Future when_reached(Stream stream) {
   return Future(std::move(state));
 }
 
-Stream lane_stream(int32_t device_id) {
+Stream import_stream(int32_t device_id) {
   Engine& engine = Engine::get();
   DeviceContext& device = engine.started(device_id);
   const CallGuard guard(engine.api(), device.context());
-  const LaneUse use = device.lane_for(nullptr);
-  return stream_of(device_id, static_cast<void*>(use.lane().copies()));
+  return stream_of(device_id, static_cast<void*>(device.import_stream()));
+}
+
+Stream home_stream(int32_t device_id) {
+  Engine& engine = Engine::get();
+  DeviceContext& device = engine.started(device_id);
+  const CallGuard guard(engine.api(), device.context());
+  return stream_of(device_id, static_cast<void*>(device.home_stream()));
 }
 
 }  // namespace dlbridge::cuda

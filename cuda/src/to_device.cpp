@@ -9,9 +9,6 @@
 namespace dlbridge::cuda {
 namespace {
 
-// Below this one block and one copy on the host beat a ring.
-constexpr int64_t kOneBlockBytes = int64_t{256} << 10;
-
 // Broadcast elements cross once, into the first place of each in the target. The device spreads
 // them from there, one dimension after the other, so that no copy reads what it writes.
 bool send_once(Operation& operation, const TensorView& source, const TensorView& target,
@@ -60,7 +57,7 @@ bool send_unpinned(Operation& operation, const TensorView& source, const TensorV
   const Loan dense = pageable_scratch(operation, target);
   copy_host(source, dense.view());
   operation.copy(dense.view(), target, cudaMemcpyHostToDevice);
-  return true;
+  return false;  // what the driver may still read is the operation's
 }
 
 }  // namespace
@@ -73,7 +70,7 @@ bool send(Operation& operation, const TensorView& source, const TensorView& targ
     return false;
   }
   const int64_t bytes = target.nbytes();
-  if (bytes <= kOneBlockBytes) {
+  if (bytes <= BounceRing::kOneBlockBytes) {
     if (PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(bytes))) {
       Loan content = describe_result(target, false);
       content.view().data = operation.hold(std::move(block));

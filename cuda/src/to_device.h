@@ -6,7 +6,7 @@
 namespace dlbridge::cuda {
 
 /// Enqueues what brings `source` into `target`. Whether the source has been read: false where the
-/// device reads it itself, so that it may not be written before the operation has ended. Requires:
+/// device reads it, or something that the operation holds, until the operation has ended. Requires:
 /// the operation has begun; same shape and dtype; `pinned` says what is_pinned() does of the
 /// source.
 bool send(Operation& operation, const TensorView& source, const TensorView& target, bool pinned);

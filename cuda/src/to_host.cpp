@@ -7,9 +7,6 @@
 namespace dlbridge::cuda {
 namespace {
 
-// Below this one block and one copy on the host beat a ring.
-constexpr int64_t kOneBlockBytes = int64_t{256} << 10;
-
 // `once` (as without_broadcast(like) has it) seen with the shape of `like`.
 Loan spread_out(const TensorView& once, const TensorView& like) {
   Loan spread;
@@ -65,7 +62,7 @@ void bring(Operation& operation, const TensorView& source, const TensorView& tar
   if (pinned && Operation::can_copy(source, target, cudaMemcpyDeviceToHost))
     return operation.copy(source, target, cudaMemcpyDeviceToHost);
   const int64_t bytes = target.nbytes();
-  if (bytes <= kOneBlockBytes || waits == Waits::avoided) {
+  if (bytes <= BounceRing::kOneBlockBytes || waits == Waits::avoided) {
     if (PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(bytes))) {
       Loan content = describe_result(target, false);
       content.view().data = operation.hold(std::move(block));

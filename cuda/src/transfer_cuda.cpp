@@ -40,6 +40,7 @@ class CudaTransfer final : public Transfer {
                       (is_cuda(from) && from == to);
     if (!ways) return false;
     try {
+      if (Engine::is_parents()) return true;  // a staging says what is wrong
       const Availability found = availability();
       const auto is_there = [&](Device device) {
         return !is_cuda(device) || device.id() < found.device_count;

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 
 #include "arguments.h"
@@ -104,7 +105,10 @@ void add_staging_steps(const Source& source, const Request& request,
   const DeviceModule* module = usable_device_module();
   std::vector<std::string> found;
   if (module == nullptr || Failure(module->steps(&source.view(), *request.device, &found))) return;
-  steps.insert(steps.begin() + 1, found.begin(), found.end());
+  const auto stage = std::find_if(steps.begin(), steps.end(), [](const std::string& step) {
+    return step.starts_with("stage ");
+  });
+  if (stage != steps.end()) steps.insert(stage + 1, found.begin(), found.end());
 }
 
 Explanation explain_source(Source& source, const Adapter& target, Request request) {

@@ -137,8 +137,12 @@ Error* reached(int32_t device, intptr_t stream, PendingStaging** out) noexcept {
   });
 }
 
-Error* lane_stream(int32_t device, intptr_t* out) noexcept {
-  return guarded([&] { *out = reinterpret_cast<intptr_t>(cuda::lane_stream(device).handle); });
+Error* import_stream(int32_t device, intptr_t* out) noexcept {
+  return guarded([&] { *out = reinterpret_cast<intptr_t>(cuda::import_stream(device).handle); });
+}
+
+Error* home_stream(int32_t device, intptr_t* out) noexcept {
+  return guarded([&] { *out = reinterpret_cast<intptr_t>(cuda::home_stream(device).handle); });
 }
 
 Error* device_empty(const TensorView* like, DLDataType dtype, int32_t device, intptr_t stream,
@@ -207,7 +211,8 @@ DeviceModule make_module() noexcept {
   module.drop = drop;
   module.order = order;
   module.reached = reached;
-  module.lane_stream = lane_stream;
+  module.import_stream = import_stream;
+  module.home_stream = home_stream;
   module.device_empty = device_empty;
   module.record_owner = record_owner;
   module.record_pinned = record_pinned;

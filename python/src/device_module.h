@@ -91,8 +91,10 @@ struct DeviceModule {
   Error* (*order)(int32_t device, intptr_t earlier, intptr_t later) noexcept = nullptr;
   /// Done when what the stream has enqueued has run; brings no result.
   Error* (*reached)(int32_t device, intptr_t stream, PendingStaging** out) noexcept = nullptr;
-  /// A stream that a producer may be asked to put its work behind.
-  Error* (*lane_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
+  /// A stream that a producer may be asked to put its work in front of.
+  Error* (*import_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
+  /// The stream in whose order memory of ours is first used.
+  Error* (*home_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
 
   // ---- Memory
 

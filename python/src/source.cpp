@@ -62,9 +62,16 @@ bool Source::ask_for_stream(PyObject* x) noexcept {
     return PyErr_Occurred() == nullptr;
   }
   if (stream_ != 0) return true;  // the caller names it
-  Error* error = module->lane_stream(device->id(), &stream_);
-  if (error != nullptr) raise(error);
-  return error == nullptr;
+  if (common_ != nullptr && common_->device == device->id()) {
+    stream_ = common_->stream;
+    return true;
+  }
+  if (Error* error = module->import_stream(device->id(), &stream_)) {
+    raise(error);
+    return false;
+  }
+  if (common_ != nullptr) *common_ = {device->id(), stream_};
+  return true;
 }
 
 bool Source::describe() noexcept {

@@ -29,6 +29,13 @@ class Source {
 
   /// Before open(): the stream that a producer on a GPU is to put its work in front of.
   void prefer_stream(intptr_t stream) noexcept { stream_ = stream; }
+  /// The stream that was found for a device, for sources that are taken together.
+  struct CommonStream {
+    int32_t device = -1;
+    intptr_t stream = 0;
+  };
+  /// Before open(): where no stream is preferred, all sources with the same `common` share one.
+  void share_stream(CommonStream& common) noexcept { common_ = &common; }
 
   const TensorView& view() const noexcept { return loan_.view(); }
   const Adapter& adapter() const noexcept { return *adapter_; }
@@ -60,6 +67,7 @@ class Source {
   Reference capsule_;
   Loan loan_;
   intptr_t stream_ = 0;
+  CommonStream* common_ = nullptr;
   int32_t managed_by_ = -1;
 };
 

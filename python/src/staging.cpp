@@ -197,7 +197,7 @@ DeviceTarget allocate(const DeviceModule& module, const Adapter& target, const T
   if (stream)
     made.stream = *stream;
   else
-    check(module.lane_stream(device, &made.stream));
+    check(module.home_stream(device, &made.stream));
   Loan fresh;
   check(module.device_empty(&like, like.dtype, device, made.stream, &fresh));
   fresh.view().is_copied = true;
@@ -295,8 +295,11 @@ PyObject* copy_on_device(Source& source, const Adapter& target) noexcept {
     Source made;
     Source& from = plain(source, made, holder);
     const DLDevice device = from.view().device;
-    DeviceTarget fresh = allocate(module, target, from.view(), device.device_id, std::nullopt);
     const intptr_t earlier = stream_of(from);
+    // Memory of ours is made in the source's own order: nothing else has to wait then.
+    const bool in_order = !is_torch(target) && earlier != kNoStream;
+    DeviceTarget fresh = allocate(module, target, from.view(), device.device_id,
+                                  in_order ? std::optional(earlier) : std::nullopt);
     check(module.order(device.device_id, earlier, fresh.stream));
     Transfer* transfer = find_transfer(device, device);
     if (transfer == nullptr)
@@ -409,7 +412,8 @@ StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
   if (request.out != nullptr) {
     Source onto;
     open(onto, request.out);
-    const intptr_t consumer = request.stream ? *request.stream : stream_of(onto);
+    const intptr_t consumer = producer_stream(module, onto, request.stream);
+    if (consumer != kNoStream) set_stream(request.out, consumer);
     check(target->lend(request.out, &out_memory));
     started.staging =
         start_to_device(module, source, std::move(out_memory), consumer, request.options);
@@ -444,10 +448,12 @@ std::vector<StartedGroup> start_stagings(PyObject* sequence, std::optional<intpt
     bool operator==(const Place&) const = default;
   };
   std::vector<Place> places;
+  Source::CommonStream common;
   for (size_t i = 0; i < count; ++i) {
     all.push_back(std::make_unique<Opened>());
     Opened& one = *all.back();
     if (stream) one.source.prefer_stream(*stream);
+    one.source.share_stream(common);
     open(one.source, PySequence_Fast_GET_ITEM(items.get(), static_cast<Py_ssize_t>(i)));
     Request asked{.device = Device(DeviceType::cpu)};
     const Plan plan = plan_for(one.source, numpy, asked);

@@ -104,15 +104,14 @@ std::vector<Message> messages() {
        {},
        "device",
        "device is cuda:0; NumPy arrays live in host memory: pass device=\"cpu\" to stage 4.0 MB "
-       "(which needs the CUDA module; none is loaded: tensor.cpu() copies, too)"},
+       "(which needs a CUDA module that can be used here: tensor.cpu() copies, too)"},
       {ErrorCode::no_transfer,
        on_gpu({4}),
        numpy_like(),
        {.device = kCpu},
        "device",
-       "device is cuda:0, cpu was asked for, and no transfer between them is registered "
-       "(no CUDA module is loaded): move it with its own framework first, such as "
-       "dlbridge.to_torch(x).to(\"cpu\")"},
+       "device is cuda:0, cpu was asked for, and no transfer between them can be made here: "
+       "move it with its own framework first, such as dlbridge.to_torch(x).to(\"cpu\")"},
       {ErrorCode::copy_forbidden,
        Shaped({4}),
        numpy_like(),

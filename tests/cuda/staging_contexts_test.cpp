@@ -59,7 +59,8 @@ TEST_P(CallersThread, SeesNoErrorsOfOurs) {
   start(config);
   EXPECT_FALSE(walk(GetParam()));
   EXPECT_EQ(sim().last_error(), cudaSuccess);
-  for (const char* function : {"preload_kernels", "event_create_with_flags"}) {
+  for (const std::string function : {"preload_kernels", "event_create_with_flags"}) {
+    if (function == "preload_kernels" && !GetParam().pool) continue;  // loaded as the pool closes
     start(config);
     Walk how;
     how.kernels = false;

@@ -41,6 +41,10 @@ needs_libpython = pytest.mark.skipif(
     LIBPYTHON.suffix != ".so" or not LIBPYTHON.exists(), reason="this Python has no shared library to embed"
 )
 needs_cuda = pytest.mark.skipif("cuda" not in COMPONENTS, reason="built without the CUDA module: no CUDA toolkit")
+needs_toolkit = pytest.mark.skipif(
+    "cuda" not in COMPONENTS or not (shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()),
+    reason="CMake's own search finds no CUDA toolkit: no nvcc in PATH, none in /usr/local/cuda",
+)
 needs_pkg_config = pytest.mark.skipif(shutil.which("pkg-config") is None, reason="pkg-config is not installed")
 
 
@@ -234,6 +238,54 @@ def test_libtorch_example_runs_without_python(installed, tmp_path):
     loaded = run("ldd", program)
     assert "not found" not in loaded and "libpython" not in loaded
     assert str(installed.lib / "libdlbridge.so.0.1") in loaded
+
+
+WHY_NO_GPU = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import dlbridge
+try:
+    dlbridge.pool_stats()
+except dlbridge.ExchangeError as error:
+    print(error)
+"""
+
+
+@pytest.fixture(scope="module")
+def why_no_gpu(wheel) -> str:
+    """What the CUDA module says is missing on this machine; empty where a GPU can be used."""
+    return run(sys.executable, "-c", WHY_NO_GPU, wheel.top.parent).strip()
+
+
+@needs_toolkit
+@pytest.mark.parametrize(
+    ("source", "program", "last_line"),
+    [(EXAMPLES / "staging", "recorder", "mask: 0.5"), (C_EXAMPLE / "stage", "stage", "sum: 6")],
+    ids=["cpp", "c"],
+)
+def test_staging_examples_run_with_or_without_a_gpu(installed, tmp_path, why_no_gpu, source, program, last_line):
+    built = installed.build(source, tmp_path / "build") / program
+    said = re.sub(r" \(\w+\)$", "", run(built).splitlines()[-1])  # in C the code comes behind the words
+    assert said == (why_no_gpu or last_line)
+    loaded = run("ldd", built)
+    assert "not found" not in loaded and str(installed.lib / "libdlbridge_cuda.so.0.1") in loaded
+
+
+GPU_ENGINE = EXAMPLES / "gpu_engine"
+
+
+@pytest.mark.parametrize("draws_with", ["dlbridge", pytest.param("cudart", marks=needs_toolkit)])
+@needs_cuda
+def test_gpu_engine_example_says_what_it_draws_or_what_is_missing(wheel, tmp_path, why_no_gpu, draws_with):
+    runtime = "ON" if draws_with == "cudart" else "OFF"
+    definitions = ("-DCMAKE_BUILD_TYPE=Release", f"-DENGINE_USES_CUDA_RUNTIME={runtime}")
+    build = wheel.build(GPU_ENGINE, tmp_path / "build", *definitions)
+    said = run(sys.executable, GPU_ENGINE / "demo.py", build, env={"PYTHONPATH": str(wheel.top.parent)})
+    frames = "ten frames, each as it was when it was asked for: " + str(list(range(10, 20)))
+    expected = f"No GPU to use, so there is nothing to draw on: {why_no_gpu}" if why_no_gpu else frames
+    assert said.splitlines()[-1] == expected
+    (module,) = build.glob("gpu_engine.*.so")
+    assert str(wheel.lib / "libdlbridge_cuda.so.0.1") in run("ldd", module)
 
 
 def check_engine(program: Path, env: dict[str, str] | None = None) -> None:

@@ -1,9 +1,10 @@
 """`pip install .` as a user runs it: into an environment with torch and into one without.
 
-Each builds under build isolation, so it needs the package registry and a minute or two.
+Each builds under build isolation, so it needs the package registry and some minutes.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 
 USE_WITHOUT_TORCH = """
 import numpy as np, dlbridge
@@ -25,6 +27,8 @@ except dlbridge.ExchangeError as error:
     assert error.code == "adapter_unavailable", error
 else:
     raise AssertionError
+said = dlbridge.build_info()["cuda"]
+assert said.startswith(("CUDA runtime ", "dlbridge was built without it")), said
 print(dlbridge.__file__)
 """
 
@@ -37,6 +41,58 @@ assert dlbridge.build_info()["torch_tier"] == "direct", dlbridge.build_info()
 a = np.arange(6.0)
 assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
 """
+
+# Two CUDA runtimes in one process: torch's, shared, and that of the CUDA module, inside it.
+BESIDE_TORCH = """
+import ctypes, sys
+sys.path.insert(0, sys.argv[1])
+import numpy as np
+
+def loaded(name):
+    with open("/proc/self/maps") as maps:
+        return {line.split()[-1] for line in maps if name in line}
+
+def obstacle():
+    # What stands between dlbridge and a GPU here; empty where nothing does.
+    try:
+        handle = dlbridge.stage(np.ones(3), device="cuda:0", to="dlpack").result()
+    except dlbridge.ExchangeError as error:
+        assert error.code in ("no_driver", "driver_too_old", "no_device"), error
+        return str(error)
+    assert dlbridge.to_numpy(handle, device="cpu").tolist() == [1, 1, 1]
+    return ""
+
+if sys.argv[2] == "torch first":
+    import torch
+import dlbridge
+assert dlbridge.__file__.startswith(sys.argv[1]), dlbridge.__file__
+assert not loaded("libdlbridge_cuda"), "loaded when it is needed"
+before = obstacle()
+assert all(path.startswith(sys.argv[1]) for path in loaded("libdlbridge_cuda"))
+assert ("torch" in sys.modules) == (sys.argv[2] == "torch first"), "staging imports no torch"
+import torch
+
+def torch_works():
+    usable = torch.cuda.is_available()
+    assert not usable or torch.ones(3, device="cuda").sum().item() == 3
+    return usable and torch.ones(3).sum().item() == 3
+
+usable = torch_works()
+said = dlbridge.build_info()["cuda"]
+assert said.startswith("CUDA runtime ") and (before in said if before else "driver for CUDA" in said), said
+assert not (usable and before), "where torch finds a GPU, so do we"
+if torch.version.cuda is not None:
+    (theirs,) = loaded("libcudart.so")
+    version = ctypes.c_int()
+    assert ctypes.CDLL(theirs).cudaRuntimeGetVersion(ctypes.byref(version)) == 0
+    major, minor = map(int, torch.version.cuda.split("."))
+    assert version.value == 1000 * major + 10 * minor, "theirs answers for itself"
+assert obstacle() == before and torch_works() == usable
+a = np.arange(6.0)
+assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
+"""
+has_toolkit = shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists()
+needs_toolkit = pytest.mark.skipif(not has_toolkit, reason="no CUDA toolkit to build the CUDA module with")
 
 
 def run(*command: str | Path) -> str:
@@ -57,11 +113,25 @@ def test_pip_install_into_an_environment_without_torch(tmp_path):
     assert not list(Path(where.strip()).parent.glob("_torch*.so")), "nothing of torch may be in there"
 
 
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    """Built once, for the torch of this environment."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(*PIP, "wheel", "--no-deps", "-w", folder, ROOT)
+    (built,) = folder.glob("dlbridge-*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The folder that the wheel was installed into."""
+    folder = tmp_path_factory.mktemp("installed")
+    run(*PIP, "install", "--no-deps", "--target", folder, wheel)
+    return folder
+
+
 @pytest.mark.timeout(900)
-def test_wheel_for_an_environment_with_torch(tmp_path):
-    pip = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
-    run(*pip, "wheel", "--no-deps", "-w", tmp_path, ROOT)
-    (wheel,) = tmp_path.glob("dlbridge-*.whl")
+def test_wheel_has_what_python_and_cpp_need_and_no_links(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         links = [entry.filename for entry in archive.infolist() if entry.external_attr >> 28 == 0o12]
@@ -69,14 +139,35 @@ def test_wheel_for_an_environment_with_torch(tmp_path):
     for needed in (
         "dlbridge/py.typed",
         "dlbridge/_core.pyi",
+        "dlbridge/testing/__main__.py",
         "dlbridge/include/dlbridge/plan.h",
         "dlbridge/lib/cmake/dlbridge/dlbridge-config.cmake",
         "dlbridge/lib/pkgconfig/dlbridge.pc",
     ):
         assert needed in names
     assert any(name.startswith("dlbridge/lib/libdlbridge.so.") for name in names)
-    installed = tmp_path / "installed"
-    run(*pip, "install", "--no-deps", "--target", installed, wheel)
+
+
+@needs_toolkit
+def test_wheel_has_the_cuda_module(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert any(name.startswith("dlbridge/_cuda.") for name in names)
+    assert any(name.startswith("dlbridge/lib/libdlbridge_cuda.so.") for name in names)
+    for needed in ("include/dlbridge/staging.h", "lib/pkgconfig/dlbridge-cuda.pc"):
+        assert f"dlbridge/{needed}" in names
+    assert not [name for name in names if "libcudart" in name or "dlbridge_sim" in name]
+
+
+def test_wheel_for_an_environment_with_torch(installed):
     run(sys.executable, "-c", USE_WITH_TORCH, installed)
     dynamic = run("readelf", "-d", next((installed / "dlbridge").glob("_torch*.so")))
     assert "$ORIGIN/lib" in dynamic and str(ROOT) not in dynamic, "found beside itself, not in a build folder"
+
+
+@needs_toolkit
+@pytest.mark.parametrize("order", ["torch first", "torch second"])
+def test_the_cuda_module_works_beside_torchs_runtime(installed, order):
+    run(sys.executable, "-X", "faulthandler", "-c", BESIDE_TORCH, installed, order)
+    dynamic = run("readelf", "-d", next((installed / "dlbridge").glob("_cuda*.so")))
+    assert "$ORIGIN/lib" in dynamic and "libcuda" not in dynamic, "found beside itself; the driver is no part of it"

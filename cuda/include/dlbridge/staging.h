@@ -49,7 +49,8 @@ struct Availability {
   int device_count = 0;
 };
 
-/// Never throws for want of a driver, and creates no context. Throws std::bad_alloc.
+/// Never throws for want of a driver, and creates no context. Throws Error (after_fork),
+/// std::bad_alloc.
 DLBRIDGE_API Availability availability();
 
 struct StageOptions {

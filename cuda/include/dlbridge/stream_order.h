@@ -20,9 +20,13 @@ DLBRIDGE_API void order_streams(Stream earlier, Stream later);
 /// Done when what `stream` has enqueued has run. Brings no tensor. With kNoEdges: at once.
 [[nodiscard]] DLBRIDGE_API Future when_reached(Stream stream);
 
-/// A stream of this module, non-blocking, that a producer may be asked to put its work behind (the
-/// `stream` of __dlpack__). Makes the device's primary context where nobody has. Belongs to the
-/// module.
-[[nodiscard]] DLBRIDGE_API Stream lane_stream(int32_t device_id);
+/// A non-blocking stream that a producer may be asked to put its work in front of (the `stream` of
+/// __dlpack__). One of sixteen in turn, so that a slow producer delays few others. Makes the
+/// device's primary context where nobody has. Belongs to the module.
+[[nodiscard]] DLBRIDGE_API Stream import_stream(int32_t device_id);
+
+/// The non-blocking stream in whose order memory of dlbridge's own is first used. Only copies from
+/// the host stand on it, never a wait for others' work. The rest as import_stream().
+[[nodiscard]] DLBRIDGE_API Stream home_stream(int32_t device_id);
 
 }  // namespace dlbridge::cuda

@@ -15,6 +15,7 @@ from .layouts import LAYOUTS
 
 SIZES = ("dense", "transposed", "large", "large_transposed")
 FLAT = ("dense", "large")
+MOMENT_SECONDS = 0.02
 
 
 def spoilt(array: np.ndarray[Any, Any], byte: int) -> np.ndarray[Any, Any]:
@@ -30,6 +31,7 @@ def producer_first(bench: Bench, layout: str, stream: str) -> None:
     with bench.held(own) as hold:
         x, expected = bench.on_device(layout, stream=own)
         future = dlbridge.stage(x, device="cpu", stream=own if stream == "object" else bench.provider.number(own))
+        time.sleep(MOMENT_SECONDS)  # for what does not wait to end
         assert not future.done(), "done while the elements were still to come"
         hold.release()
         bench.same(future.result(PATIENCE_SECONDS), expected)
@@ -43,6 +45,7 @@ def current_stream(bench: Bench, layout: str) -> None:
     with bench.provider.current(own), bench.held(own) as hold:
         x, expected = bench.on_device(layout, stream=own)
         future = dlbridge.stage(x, device="cpu")
+        time.sleep(MOMENT_SECONDS)  # for what does not wait to end
         assert not future.done(), "done while the elements were still to come"
         hold.release()
         bench.same(future.result(PATIENCE_SECONDS), expected)

@@ -1,0 +1,116 @@
+// The engine as a Python extension module. Two ways for a picture to become an array:
+//
+//     engine = gpu_engine.Engine(1080, 1920)
+//     engine.draw(7)
+//     dlbridge.to_numpy(engine.picture(), device="cpu")    Python stages it: Picture has __dlpack__
+//     coming = engine.frame()                              the engine stages it, and goes on
+//     engine.draw(8)
+//     coming.array()                                       still 7
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "dlbridge/error.h"
+#include "dlbridge/managed_tensor.h"
+#include "dlbridge/stream_order.h"
+#include "engine.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+constexpr const char* kCapsule = "dltensor_versioned";
+
+// Gives a loan to Python. A capsule that nobody takes gives the memory back itself.
+nb::object capsule_of(dlbridge::Loan&& loan) {
+  dlbridge::ManagedTensor managed(std::move(loan));
+  const nb::object capsule = nb::steal(PyCapsule_New(
+      const_cast<DLManagedTensorVersioned*>(managed.get()), kCapsule, [](PyObject* self) {
+        if (!PyCapsule_IsValid(self, kCapsule)) return;  // taken: renamed by its consumer
+        dlbridge::ManagedTensor::adopt(
+            static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(self, kCapsule)));
+      }));
+  if (!capsule) throw nb::python_error();
+  (void)managed.release();  // the capsule owns
+  return capsule;
+}
+
+// The picture on the GPU, for whoever speaks DLPack: dlbridge, torch, CuPy.
+class Picture {
+ public:
+  Picture(const engine::Engine& engine) : engine_(&engine) {}
+
+  // The consumer names the stream that it will read on; that stream waits for the drawing.
+  nb::object dlpack(std::optional<intptr_t> stream) const {
+    const dlbridge::Stream own = engine_->stream();
+    const intptr_t consumer = stream.value_or(dlbridge::cuda::kLegacyStream);
+    dlbridge::cuda::order_streams(own, dlbridge::cuda::stream_of(own.device.device_id, consumer));
+    return capsule_of(engine_->lend());
+  }
+
+  nb::object device() const {
+    const DLDevice device = engine_->stream().device;
+    return nb::make_tuple(static_cast<int>(device.device_type), device.device_id);
+  }
+
+ private:
+  const engine::Engine* engine_;  // kept alive by Python: nb::keep_alive
+};
+
+// A picture on its way to the host.
+class Frame {
+ public:
+  explicit Frame(dlbridge::cuda::Future&& future) : future_(std::move(future)) {}
+
+  bool done() const { return future_.done(); }
+
+  // Waits, while other threads run Python; the array is the pinned memory that the copy went to.
+  nb::object array() const {
+    std::optional<dlbridge::Loan> loan;
+    {
+      const nb::gil_scoped_release released;
+      loan = future_.result();
+    }
+    const nb::object from_dlpack = nb::module_::import_("dlbridge").attr("from_dlpack");
+    return from_dlpack(capsule_of(std::move(*loan))).attr("numpy")();
+  }
+
+ private:
+  dlbridge::cuda::Future future_;
+};
+
+}  // namespace
+
+NB_MODULE(gpu_engine, module) {
+  // Refusals arrive as the package's own exception, with code and field.
+  nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
+    try {
+      std::rethrow_exception(thrown);
+    } catch (const dlbridge::Error& error) {
+      const nb::object type = nb::module_::import_("dlbridge").attr("ExchangeError");
+      const std::string code(dlbridge::name(error.code()));
+      const nb::object raised = type(error.what(), code.c_str(), error.field().c_str());
+      PyErr_SetObject(type.ptr(), raised.ptr());
+    }
+  });
+  nb::class_<engine::Engine>(module, "Engine")
+      .def(nb::init<int64_t, int64_t>(), nb::arg("rows"), nb::arg("columns"))
+      .def("draw", &engine::Engine::draw, nb::arg("value"))
+      .def(
+          "picture", [](const engine::Engine& self) { return Picture(self); },
+          nb::keep_alive<0, 1>())
+      .def("frame", [](const engine::Engine& self) { return Frame(self.bring()); });
+  nb::class_<Picture>(module, "Picture")
+      .def(
+          "__dlpack__",
+          [](const Picture& self, std::optional<intptr_t> stream, const nb::kwargs&) {
+            return self.dlpack(stream);
+          },
+          nb::kw_only(), nb::arg("stream") = nb::none(), nb::arg("kwargs"))
+      .def("__dlpack_device__", &Picture::device);
+  nb::class_<Frame>(module, "Frame").def("done", &Frame::done).def("array", &Frame::array);
+}

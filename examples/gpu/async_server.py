@@ -1,0 +1,109 @@
+"""A server that answers with what a GPU computes, for many clients at once, in one thread.
+
+    python examples/gpu/async_server.py [--requests 64] [--port 0]
+
+A request is a line "ROWS COLUMNS" and so many float32 numbers; the answer has the same form. An array goes to the GPU,
+is computed with, and comes back; each `await` lets the other requests go on, and nothing polls. The program is its own
+client: it sends its requests all at once, and checks every answer.
+"""
+
+import argparse
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import machine
+import numpy as np
+
+import dlbridge
+
+# From a dlbridge.Tensor on the GPU to an array of some framework on the GPU: computes without waiting.
+Compute = Callable[[Any], Any]
+
+
+async def on_gpu(matrix: np.ndarray, compute: Compute, device: str = "cuda:0") -> np.ndarray:
+    """What `compute` makes of a matrix. The event loop goes on meanwhile."""
+    there = await dlbridge.stage(matrix, device=device, to="dlpack")
+    return await dlbridge.stage(compute(there), device="cpu")
+
+
+async def receive(reader: asyncio.StreamReader) -> np.ndarray | None:
+    """One matrix; None where the other side has closed."""
+    head = await reader.readline()
+    if not head:
+        return None
+    rows, columns = (int(number) for number in head.split())
+    content = await reader.readexactly(4 * rows * columns)
+    return np.frombuffer(content, np.float32).reshape(rows, columns)
+
+
+async def send(writer: asyncio.StreamWriter, matrix: np.ndarray) -> None:
+    """One matrix. The transport copies what it cannot send at once, so a pinned result may be dropped after this."""
+    writer.write(b"%d %d\n" % matrix.shape)
+    writer.write(np.ascontiguousarray(matrix).tobytes())
+    await writer.drain()
+
+
+async def serve(compute: Compute, port: int = 0) -> asyncio.Server:
+    """Answers on localhost until it is closed."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while (matrix := await receive(reader)) is not None:
+                await send(writer, await on_gpu(matrix, compute))
+        finally:
+            writer.close()
+
+    return await asyncio.start_server(answer, "localhost", port, limit=1 << 20)
+
+
+async def ask(port: int, matrix: np.ndarray) -> np.ndarray:
+    """What the server makes of a matrix."""
+    reader, writer = await asyncio.open_connection("localhost", port, limit=1 << 20)
+    await send(writer, matrix)
+    answer = await receive(reader)
+    writer.close()
+    assert answer is not None, "the server has closed the connection"
+    return answer
+
+
+async def run(compute: Compute, expected: Callable[[np.ndarray], np.ndarray], requests: int, port: int = 0) -> int:
+    """Serves, asks so many times at once, and compares; the number of right answers."""
+    server = await serve(compute, port)
+    draw = np.random.default_rng(1)
+    matrices = [draw.random((8 + number, 8 + number), np.float32) for number in range(requests)]
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        answers = await asyncio.gather(*(ask(port, matrix) for matrix in matrices))
+    return sum(
+        np.allclose(answer, expected(matrix), rtol=1e-3) for matrix, answer in zip(matrices, answers, strict=True)
+    )
+
+
+def torch_compute(tensor: Any) -> Any:
+    """The matrix times its transpose, by torch. All that depends on the framework."""
+    import torch
+
+    x = torch.from_dlpack(tensor)
+    return x @ x.T
+
+
+def main() -> int:
+    """Serves its own requests."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--port", type=int, default=0, help="any free one where not given")
+    options = parser.parse_args()
+    if (obstacle := machine.obstacle()) is not None:
+        print(obstacle)
+        return 0
+    begin = time.perf_counter()
+    right = asyncio.run(run(torch_compute, lambda matrix: matrix @ matrix.T, options.requests, options.port))
+    print(f"{right} of {options.requests} answers were right, after {time.perf_counter() - begin:.2f} s")
+    return 0 if right == options.requests else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
