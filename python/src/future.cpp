@@ -10,7 +10,7 @@
 #include "dlbridge/layout.h"
 #include "errors.h"
 #include "registry.h"
-#include "staging.h"
+#include "stage_call.h"
 #include "streams.h"
 #include "tensor.h"
 
