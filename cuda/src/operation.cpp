@@ -9,6 +9,7 @@
 #include "dlbridge/layout.h"
 #include "guards.h"
 #include "issue.h"
+#include "lost.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -272,7 +273,7 @@ void Operation::lose(cudaError_t cause) noexcept {
   }
   for (auto& [block, loan] : results_) std::move(block).leak();
   if (result_) std::move(result_).leak();
-  for (Loan& loan : held_) static_cast<void>(loan.release_owner());
+  for (Loan& loan : held_) dlbridge::cuda::lose(loan.release_owner());
   for (SharedLoan& loan : shared_) loan.leak();
   ready_.leak();
   done_.leak();

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "dlbridge/loan.h"
+#include "lost.h"
 
 namespace dlbridge::cuda {
 
@@ -33,7 +34,7 @@ class SharedLoan {
   Loan take_back() noexcept { return std::move(*loan_); }
 
   /// Never gives the memory back: something may still be writing it.
-  void leak() noexcept { static_cast<void>(loan_->release_owner()); }
+  void leak() noexcept { lose(loan_->release_owner()); }
 
  private:
   std::shared_ptr<Loan> loan_;

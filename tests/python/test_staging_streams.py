@@ -234,7 +234,13 @@ def test_memory_of_ours_is_not_given_back_before_its_consumers_stream_is_through
 
 # ---- torch tensors over the simulated memory
 
+needs_no_driver = pytest.mark.skipif(
+    dlbridge.build_info()["torch_tier"] == "protocol",
+    reason="torch.from_dlpack initialises CUDA for a capsule on a GPU, which needs a driver",
+)
 
+
+@needs_no_driver
 def test_torch_tensors_are_ordered_by_torchs_current_stream(gpu, monkeypatch):
     pytest.importorskip("torch")
     from dlbridge import _torch_gpu
@@ -253,6 +259,7 @@ def test_torch_tensors_are_ordered_by_torchs_current_stream(gpu, monkeypatch):
     eventually(lambda: fake.lent == fake.released)
 
 
+@needs_no_driver
 def test_torch_allocates_what_becomes_torchs(gpu, monkeypatch):
     torch = pytest.importorskip("torch")
     from dlbridge import _torch_gpu
