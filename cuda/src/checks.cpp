@@ -9,8 +9,7 @@
 namespace dlbridge::cuda {
 
 void require_device_memory(const TensorView& view, const char* field) {
-  const DeviceType type = Device(view.device).type();
-  if (type == DeviceType::cuda || type == DeviceType::cuda_managed) return;
+  if (Device(view.device).is_cuda()) return;
   throw Error(ErrorCode::unsupported_device, field,
               std::string(field) + " is on " + Device(view.device).name() +
                   "; expected memory of a CUDA device" +
@@ -21,11 +20,10 @@ void require_device_memory(const TensorView& view, const char* field) {
 
 void require_host_memory(const TensorView& view, const char* field) {
   if (Device(view.device).is_host()) return;
-  const DeviceType type = Device(view.device).type();
   throw Error(ErrorCode::unsupported_device, field,
               std::string(field) + " is on " + Device(view.device).name() +
                   "; expected host memory" +
-                  (type == DeviceType::cuda || type == DeviceType::cuda_managed
+                  (Device(view.device).is_cuda()
                        ? ": bring it there with stage_to_host"
                        : ": bring it there first, by the library that it comes from"));
 }

@@ -113,15 +113,18 @@ cudaStream_t DeviceContext::import_stream() {
   for (size_t tried = 0; tried < kImports; ++tried) {
     const cudaStream_t stream = made(imports_[next_import_++ % kImports]);
     // A producer that is being captured draws the stream that it makes wait into its capture.
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    if (api_.stream_is_capturing(stream, &status) == cudaSuccess &&
-        status == cudaStreamCaptureStatusNone) {
-      return stream;
-    }
+    const Capture capture = capture_of(api_, stream);
+    if (capture.answer == cudaSuccess && !capture.active) return stream;
   }
   throw Error(ErrorCode::stream_capturing, "stream",
               "all streams that producers were given are part of captures that have not ended: end "
               "them first, or name a stream");
+}
+
+void DeviceContext::order(cudaStream_t earlier, cudaStream_t later) {
+  const PooledEvent there = events().take();
+  check(api_.event_record(there.get(), earlier), "cudaEventRecord");
+  check(api_.stream_wait_event(later, there.get(), 0), "cudaStreamWaitEvent");
 }
 
 void DeviceContext::require_alive() const {

@@ -51,6 +51,10 @@ class DeviceContext {
   /// Throws Error (device_failed).
   cudaStream_t home_stream();
 
+  /// What is enqueued on `later` from here on runs after what `earlier` has enqueued. Requires: the
+  /// context is current. Throws Error (device_failed).
+  void order(cudaStream_t earlier, cudaStream_t later);
+
   /// Waited for by polling, or by other streams.
   EventPool& events() noexcept { return *events_; }
   /// Waited for by a thread, which sleeps.

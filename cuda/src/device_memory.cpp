@@ -16,14 +16,6 @@
 namespace dlbridge::cuda {
 namespace {
 
-bool is_captured(const CudaApi& api, cudaStream_t stream) {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  const cudaError_t answer = api.stream_is_capturing(stream, &status);
-  if (answer == cudaErrorStreamCaptureImplicit) return true;
-  check(answer, "cudaStreamIsCapturing");
-  return status != cudaStreamCaptureStatusNone;
-}
-
 // One piece of device memory, with the streams that have used it.
 class DeviceBlock {
  public:
@@ -56,7 +48,7 @@ class DeviceBlock {
       users_.clear();
       return;
     }
-    wait_for(lane_, stream.handle);
+    device_.order(lane_, stream.handle);
     users_ = {named(stream.handle)};
   }
 
@@ -75,9 +67,11 @@ class DeviceBlock {
       const CudaApi& api = device_.api();
       const CallGuard guard(api, device_.context());
       for (const cudaStream_t user : users_) {
-        if (is_captured(api, user)) return false;
+        const Capture capture = capture_of(api, user);
+        if (capture.active) return false;
+        check(capture.answer, "cudaStreamIsCapturing");
       }
-      for (const cudaStream_t user : users_) wait_for(user, returns_);
+      for (const cudaStream_t user : users_) device_.order(user, returns_);
       check(api.free_async(memory_, returns_), "cudaFreeAsync");
     } catch (const CudaError& error) {
       device_.note(error.cuda_code());
@@ -94,13 +88,6 @@ class DeviceBlock {
   // all of its kind.
   static cudaStream_t named(cudaStream_t stream) noexcept {
     return stream == nullptr || stream == cudaStreamPerThread ? cudaStreamLegacy : stream;
-  }
-
-  void wait_for(cudaStream_t earlier, cudaStream_t later) {
-    const CudaApi& api = device_.api();
-    const PooledEvent there = device_.events().take();
-    check(api.event_record(there.get(), earlier), "cudaEventRecord");
-    check(api.stream_wait_event(later, there.get(), 0), "cudaStreamWaitEvent");
   }
 
   Engine& engine_;

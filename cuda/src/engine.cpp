@@ -240,18 +240,16 @@ CheckedStream Engine::checked(Stream stream, DeviceContext& device) const {
   }
   auto* handle = static_cast<cudaStream_t>(stream.handle);
   if (!mutant(Mutant::no_capture_check)) {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    const cudaError_t answer = api_.stream_is_capturing(handle, &status);
-    device.require_alive_after(answer, "cudaStreamIsCapturing");
-    // Of the legacy stream CUDA says so by an error while anything else captures.
-    if (answer == cudaErrorStreamCaptureImplicit || status != cudaStreamCaptureStatusNone) {
+    const Capture capture = capture_of(api_, handle);
+    device.require_alive_after(capture.answer, "cudaStreamIsCapturing");
+    if (capture.active) {
       throw Error(ErrorCode::stream_capturing, "stream",
                   "the stream is being captured into a CUDA graph, which cannot hold a staging: "
                   "stage before or after the capture");
     }
-    if (answer != cudaSuccess) {
+    if (capture.answer != cudaSuccess) {
       throw Error(ErrorCode::stream_invalid, "stream",
-                  where + "CUDA does not know it (" + error_name(answer) + ")");
+                  where + "CUDA does not know it (" + error_name(capture.answer) + ")");
     }
   }
   int owner = device.index();
@@ -349,9 +347,7 @@ Fence Engine::fence() noexcept {
     if (!device.alive()) return;
     try {
       const CallGuard guard(api_, device.context());
-      cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-      const cudaError_t answer = api_.stream_is_capturing(cudaStreamLegacy, &status);
-      if (answer == cudaErrorStreamCaptureImplicit || status != cudaStreamCaptureStatusNone) {
+      if (capture_of(api_, cudaStreamLegacy).active) {
         fence.capturing = true;  // recording would end the capture
         return;
       }

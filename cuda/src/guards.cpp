@@ -4,6 +4,13 @@
 
 namespace dlbridge::cuda {
 
+Capture capture_of(const CudaApi& api, cudaStream_t stream) noexcept {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t answer = api.stream_is_capturing(stream, &status);
+  return {answer,
+          answer == cudaErrorStreamCaptureImplicit || status != cudaStreamCaptureStatusNone};
+}
+
 bool is_sticky(cudaError_t error) noexcept {
   switch (error) {
     case cudaErrorIllegalAddress:

@@ -11,6 +11,15 @@ namespace dlbridge::cuda {
 /// lost.
 bool is_sticky(cudaError_t error) noexcept;
 
+/// Whether a stream is being captured into a graph.
+struct Capture {
+  cudaError_t answer;  ///< what CUDA said to the question
+  bool active;
+};
+
+/// Of the legacy stream CUDA says by an error that anything is captured: that counts as capturing.
+Capture capture_of(const CudaApi& api, cudaStream_t stream) noexcept;
+
 /// Makes `context` current and restores what was current before, without creating a context
 /// anywhere (cudaSetDevice would). Costs one query where it is current already.
 class ContextGuard {

@@ -1,9 +1,8 @@
 // The steps of a staging in words, from the same plans that the copies are made by.
 #include "bounce_ring.h"
-#include "checks.h"
 #include "copy_plan.h"
+#include "dlbridge/pinned_memory.h"
 #include "dlbridge/staging.h"
-#include "guards.h"
 #include "operation.h"
 #include "results.h"
 
@@ -26,31 +25,18 @@ const char* words_for(CopyKind kind) {
   return "unknown";
 }
 
-bool fits(PinnedPool& pool, int64_t bytes) {
-  const PinnedStats stats = pool.stats();
-  const size_t in_use = stats.registered - stats.free;
-  return in_use <= stats.limit && static_cast<size_t>(bytes) <= stats.limit - in_use;
-}
-
 // What pageable memory passes through.
-const char* passage_for(PinnedPool& pool, int64_t bytes) {
-  if (bytes <= BounceRing::kOneBlockBytes && fits(pool, bytes)) return " through a pinned block";
-  return fits(pool, 2 * BounceRing::kSmallestSlot) ? " through a ring" : "";
-}
-
-// In a context that is there already: memory that none knows is not pinned.
-bool is_pinned_anywhere(Engine& engine, const TensorView& view) {
-  const CUcontext context = engine.context_in_use();
-  if (context == nullptr) return false;
-  const CallGuard guard(engine.api(), context);
-  return is_pinned(engine, view);
+const char* passage_for(const PinnedStats& pool, int64_t bytes) {
+  if (bytes <= BounceRing::kOneBlockBytes && pool.has_room_for(static_cast<size_t>(bytes)))
+    return " through a pinned block";
+  return pool.has_room_for(2 * BounceRing::kSmallestSlot) ? " through a ring" : "";
 }
 
 }  // namespace
 
 std::vector<std::string> staging_steps(const TensorView& source, DLDevice target) {
   if (source.is_empty()) return {words_for(CopyKind::empty)};
-  Engine& engine = Engine::get();
+  const PinnedStats pool = Engine::get().pool().stats();
   std::vector<std::string> steps;
   int64_t shape[PackParams::kMaxRank];
   int64_t strides[PackParams::kMaxRank];
@@ -63,18 +49,18 @@ std::vector<std::string> staging_steps(const TensorView& source, DLDevice target
   const CopyKind kind = plan_copy(moved, dense.view()).kind;
   if (Device(target).is_host()) {
     steps.emplace_back(words_for(kind));
-    const bool pooled = fits(engine.pool(), source.nbytes());
-    steps.emplace_back(pooled ? "pooled pinned memory"
-                              : std::string("pageable memory") +
-                                    passage_for(engine.pool(), source.nbytes()));
+    const bool pooled = pool.has_room_for(static_cast<size_t>(source.nbytes()));
+    steps.emplace_back(pooled
+                           ? "pooled pinned memory"
+                           : std::string("pageable memory") + passage_for(pool, source.nbytes()));
     return steps;
   }
   // On the way to a device the host's own copy makes strided memory dense.
-  const bool pinned = is_pinned_anywhere(engine, moved);
+  const bool pinned = is_page_locked(moved);
   const bool direct = pinned && kind != CopyKind::pack;
   steps.emplace_back(words_for(direct ? kind : CopyKind::flat));
   steps.emplace_back(std::string(pinned ? "from pinned memory" : "from pageable memory") +
-                     (direct ? "" : passage_for(engine.pool(), moved.nbytes())));
+                     (direct ? "" : passage_for(pool, moved.nbytes())));
   return steps;
 }
 

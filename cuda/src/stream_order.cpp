@@ -14,9 +14,7 @@ void order_streams(Stream earlier, Stream later) {
   const CheckedStream to = engine.checked(later, device);
   if (!from.edges || !to.edges || from.handle == to.handle) return;
   try {
-    const PooledEvent event = device.events().take();
-    check(engine.api().event_record(event.get(), from.handle), "cudaEventRecord");
-    check(engine.api().stream_wait_event(to.handle, event.get(), 0), "cudaStreamWaitEvent");
+    device.order(from.handle, to.handle);
   } catch (const CudaError& error) {
     device.note(error.cuda_code());
     throw;

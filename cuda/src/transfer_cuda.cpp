@@ -9,10 +9,6 @@
 namespace dlbridge::cuda {
 namespace {
 
-bool is_cuda(Device device) {
-  return device.type() == DeviceType::cuda || device.type() == DeviceType::cuda_managed;
-}
-
 // On one device: in the stream's own order, without an event.
 void copy_on_device(const TensorView& source, const TensorView& target, Stream stream) {
   require_same(source, target);
@@ -36,14 +32,14 @@ void copy_on_device(const TensorView& source, const TensorView& target, Stream s
 class CudaTransfer final : public Transfer {
  public:
   bool connects(Device from, Device to) const noexcept override {
-    const bool ways = (is_cuda(from) && to.is_host()) || (from.is_host() && is_cuda(to)) ||
-                      (is_cuda(from) && from == to);
+    const bool ways = (from.is_cuda() && to.is_host()) || (from.is_host() && to.is_cuda()) ||
+                      (from.is_cuda() && from == to);
     if (!ways) return false;
     try {
       if (Engine::is_parents()) return true;  // a staging says what is wrong
       const Availability found = availability();
       const auto is_there = [&](Device device) {
-        return !is_cuda(device) || device.id() < found.device_count;
+        return !device.is_cuda() || device.id() < found.device_count;
       };
       return is_there(from) && is_there(to);
     } catch (const std::exception&) {
@@ -52,8 +48,8 @@ class CudaTransfer final : public Transfer {
   }
 
   void copy(const TensorView& source, const TensorView& target, Stream stream) override {
-    const bool from_device = is_cuda(Device(source.device));
-    if (from_device && is_cuda(Device(target.device)))
+    const bool from_device = Device(source.device).is_cuda();
+    if (from_device && Device(target.device).is_cuda())
       return copy_on_device(source, target, stream);
     if (from_device) return stage_to_host(source, target, stream);
     stage_to_device(source, target, stream);

@@ -225,9 +225,7 @@ void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream) {
 const Adapter& cuda_array_adapter() noexcept { return g_adapter; }
 
 PyObject* offer_cuda_array(const TensorView& view, intptr_t stream) noexcept {
-  const DeviceType place = Device(view.device).type();
-  if (place != DeviceType::cuda && place != DeviceType::cuda_managed)
-    return refuse_attribute("its memory is not on a CUDA device");
+  if (!Device(view.device).is_cuda()) return refuse_attribute("its memory is not on a CUDA device");
   std::string typestr;
   if (Error* error = guarded([&] { typestr = typestr_of(view.dtype); })) return raise(error);
   if (typestr.empty()) return refuse_attribute("NumPy has no code for its dtype");

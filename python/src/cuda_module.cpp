@@ -89,11 +89,7 @@ Error* to_host_through_ring(const TensorView* source, const TensorView* out,
 
 bool fits_pool(int64_t bytes) noexcept {
   bool fits = false;
-  delete guarded([&] {
-    const cuda::PinnedStats stats = cuda::pinned_stats();
-    const size_t in_use = stats.registered - stats.free;
-    fits = in_use <= stats.limit && static_cast<size_t>(bytes) <= stats.limit - in_use;
-  });
+  delete guarded([&] { fits = cuda::pinned_stats().has_room_for(static_cast<size_t>(bytes)); });
   return fits;
 }
 

@@ -54,9 +54,7 @@ bool Source::open_by_protocol(PyObject* x) noexcept {
 // A producer on a GPU is asked to put its work in front of a stream of ours.
 bool Source::ask_for_stream(PyObject* x) noexcept {
   const auto device = dlpack_device_of(x);
-  const bool on_gpu =
-      device && (device->type() == DeviceType::cuda || device->type() == DeviceType::cuda_managed);
-  const DeviceModule* module = on_gpu ? usable_device_module() : nullptr;
+  const DeviceModule* module = device && device->is_cuda() ? usable_device_module() : nullptr;
   if (module == nullptr) {
     stream_ = 0;
     return PyErr_Occurred() == nullptr;

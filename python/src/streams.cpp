@@ -105,7 +105,7 @@ intptr_t stream_of(const Source& source) {
 
 intptr_t order_for(const Source& source, const Adapter& target) {
   const TensorView& view = source.view();
-  if (!is_cuda(view)) return 0;
+  if (!Device(view.device).is_cuda()) return 0;
   const intptr_t earlier = stream_of(source);
   if (!is_torch(target)) return earlier;
   const DeviceModule* module = usable_device_module();
@@ -123,7 +123,7 @@ void order_export(PyObject* stream, const TensorView& view, intptr_t own, const 
     raise_type_error("stream is %.200s; expected an integer or None", Py_TYPE(stream)->tp_name);
     throw_pending();
   }
-  if (!is_cuda(view)) {
+  if (!Device(view.device).is_cuda()) {
     if (stream == Py_None || !Device(view.device).is_host()) return;
     throw Error(
         ErrorCode::invalid_argument, "stream",

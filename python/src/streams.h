@@ -19,12 +19,6 @@ namespace dlbridge::python {
 /// TypeError set.
 std::optional<intptr_t> parse_stream(PyObject* stream);
 
-/// Whether a view is memory of a CUDA device, managed memory included.
-inline bool is_cuda(const TensorView& view) noexcept {
-  const DeviceType type = Device(view.device).type();
-  return type == DeviceType::cuda || type == DeviceType::cuda_managed;
-}
-
 /// The stream behind which the elements of a source on a device are. Throws Error.
 intptr_t stream_of(const Source& source);
 

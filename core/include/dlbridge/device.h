@@ -61,6 +61,11 @@ class DLBRIDGE_API Device {
            type() == DeviceType::rocm_host;
   }
 
+  /// Whether it is memory of a CUDA device, managed memory included.
+  constexpr bool is_cuda() const noexcept {
+    return type() == DeviceType::cuda || type() == DeviceType::cuda_managed;
+  }
+
   /// Whether `data` is an address, so that a byte_offset can be folded into it. Elsewhere it is an
   /// opaque handle.
   constexpr bool has_addresses() const noexcept {

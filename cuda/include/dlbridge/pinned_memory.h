@@ -27,6 +27,12 @@ struct PinnedStats {
   uint64_t misses = 0;     ///< blocks for which none did
   uint64_t grows = 0;      ///< segments registered
   uint64_t refused = 0;    ///< blocks that the limit did not allow
+
+  /// Whether the limit would allow a block of so many bytes.
+  bool has_room_for(size_t bytes) const noexcept {
+    const size_t in_use = registered - free;
+    return in_use <= limit && bytes <= limit - in_use;
+  }
 };
 
 /// Fresh pinned memory with shape and dtype of `like`, dense in the same order of dimensions. Not
