@@ -22,11 +22,11 @@ void make_readable(int descriptor) noexcept {
 
 }  // namespace
 
-FutureState::~FutureState() {
+Ending::~Ending() {
   if (descriptor_ >= 0) close(descriptor_);
 }
 
-bool FutureState::wait(double seconds) const noexcept {
+bool Ending::wait(double seconds) const noexcept {
   if (done()) return true;
   if (getpid() != pid_) return false;  // in a fork's child nobody ends it
   std::unique_lock lock(mutex_);
@@ -38,23 +38,7 @@ bool FutureState::wait(double seconds) const noexcept {
   return changed_.wait_for(lock, std::chrono::duration<double>(seconds), over);
 }
 
-Loan FutureState::result(size_t index) const {
-  // What brings nothing may still have failed.
-  if (index >= size_ && !(size_ == 0 && wait(-1) && error_)) {
-    throw Error(ErrorCode::invalid_argument, "index",
-                "index is " + std::to_string(index) + "; the operation brings " +
-                    std::to_string(size_) + " tensors");
-  }
-  if (!wait(-1)) {
-    throw Error(ErrorCode::after_fork, "process",
-                "the copy was not done when this process was forked, and its child has no part in "
-                "it: ask for the result in the parent");
-  }
-  if (error_) throw Error(*error_);
-  return results_[index].share();
-}
-
-int FutureState::descriptor() {
+int Ending::descriptor() {
   const std::lock_guard lock(mutex_);
   if (descriptor_ < 0) {
     descriptor_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -68,9 +52,16 @@ int FutureState::descriptor() {
   return descriptor_;
 }
 
-void FutureState::succeed() noexcept { finish(); }
+void Ending::succeed() noexcept { finish(); }
 
-void FutureState::fail(const Error& error) noexcept {
+void Ending::finish() noexcept {
+  const std::lock_guard lock(mutex_);
+  done_.store(true, std::memory_order_release);
+  if (descriptor_ >= 0) make_readable(descriptor_);
+  changed_.notify_all();
+}
+
+void Ending::fail(const Error& error) noexcept {
   try {
     error_.emplace(error);
   } catch (...) {
@@ -79,12 +70,21 @@ void FutureState::fail(const Error& error) noexcept {
   finish();
 }
 
-void FutureState::finish() noexcept {
-  const std::lock_guard lock(mutex_);
-  if (error_) results_.clear();
-  done_.store(true, std::memory_order_release);
-  if (descriptor_ >= 0) make_readable(descriptor_);
-  changed_.notify_all();
+Loan FutureState::result(size_t index) const {
+  // What brings nothing may still have failed.
+  const size_t count = size();
+  if (index >= count && !(count == 0 && ending_->wait(-1) && ending_->error() != nullptr)) {
+    throw Error(ErrorCode::invalid_argument, "index",
+                "index is " + std::to_string(index) + "; the operation brings " +
+                    std::to_string(count) + " tensors");
+  }
+  if (!ending_->wait(-1)) {
+    throw Error(ErrorCode::after_fork, "process",
+                "the copy was not done when this process was forked, and its child has no part in "
+                "it: ask for the result in the parent");
+  }
+  if (const Error* error = ending_->error()) throw Error(*error);
+  return results_[index].share();
 }
 
 Future::Future() noexcept = default;
@@ -96,10 +96,10 @@ Future& Future::operator=(Future&&) noexcept = default;
 Future::~Future() = default;
 
 Future::operator bool() const noexcept { return state_ != nullptr; }
-bool Future::done() const noexcept { return state_->done(); }
-bool Future::wait(double seconds) const noexcept { return state_->wait(seconds); }
+bool Future::done() const noexcept { return state_->ending()->done(); }
+bool Future::wait(double seconds) const noexcept { return state_->ending()->wait(seconds); }
 size_t Future::size() const noexcept { return state_->size(); }
 Loan Future::result(size_t index) const { return state_->result(index); }
-int Future::descriptor() const { return state_->descriptor(); }
+int Future::descriptor() const { return state_->ending()->descriptor(); }
 
 }  // namespace dlbridge::cuda

@@ -307,7 +307,7 @@ void Operation::complete() noexcept {
     return abandon(Error(ErrorCode::out_of_memory, "memory", "no memory left to finish a copy"));
   }
   lane_use_.reset();
-  if (future_) future_->succeed();
+  if (ending_) ending_->succeed();
 }
 
 void Operation::abandon(const Error& error) noexcept {
@@ -316,7 +316,7 @@ void Operation::abandon(const Error& error) noexcept {
   held_.clear();
   shared_.clear();
   lane_use_.reset();
-  if (future_) future_->fail(error);
+  if (ending_) ending_->fail(error);
 }
 
 void Operation::post_after(double seconds, std::unique_ptr<Operation> operation) noexcept {

@@ -57,7 +57,7 @@ class Operation final : public Completion {
   void give_on_success(PinnedBlock&& block, SharedLoan loan);
   /// The host copies `from` to `to` once the copies have ended. Throws std::bad_alloc.
   void copy_on_host(const TensorView& from, const TensorView& to);
-  void publish_to(std::shared_ptr<FutureState> future) noexcept { future_ = std::move(future); }
+  void publish_to(std::shared_ptr<Ending> ending) noexcept { ending_ = std::move(ending); }
 
   /// No copy() will be of more bytes than this.
   void expect(int64_t largest) noexcept { largest_ = largest; }
@@ -123,7 +123,7 @@ class Operation final : public Completion {
   PinnedBlock result_;
   std::vector<std::pair<PinnedBlock, SharedLoan>> results_;
   std::vector<HostCopy> host_copies_;
-  std::shared_ptr<FutureState> future_;
+  std::shared_ptr<Ending> ending_;
 
   bool on_outer_stream_ = false;
   bool begun_ = false;  // something was enqueued

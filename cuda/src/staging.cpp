@@ -145,7 +145,7 @@ Future stage_to_host_async(Loan&& source, Loan&& out, Stream producer,
         std::make_unique<Operation>(call.engine, call.device, call.stream, Edges::producer);
     operation->lane().waiter().start();
     auto state = std::make_shared<FutureState>(std::vector{target.loan()});
-    operation->publish_to(state);
+    operation->publish_to(state->ending());
     operation->hold(target.loan());
     if (is_watched(source.view().nbytes(), call.stream, options))
       operation->run_on_outer_stream_with_lane();
@@ -177,7 +177,7 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
         std::make_unique<Operation>(call.engine, call.device, call.stream, Edges::producer);
     operation->lane().waiter().start();
     auto state = std::make_shared<FutureState>(results.shared());
-    operation->publish_to(state);
+    operation->publish_to(state->ending());
     const bool pinned = results.is_pinned();
     if (pinned) operation->give_on_success(results.take_block(), results.slab());
     operation->expect(largest_bytes(views));
@@ -281,7 +281,7 @@ Future stage_to_device_async(Loan&& source, Loan&& target, Stream consumer,
         std::make_unique<Operation>(call.engine, call.device, call.stream, Edges::consumer);
     operation->lane().waiter().start();
     auto state = std::make_shared<FutureState>(std::vector{kept.loan()});
-    operation->publish_to(state);
+    operation->publish_to(state->ending());
     operation->hold(kept.loan());
     if (options.borrow && !pinned) {
       auto later = std::make_unique<LateSend>(std::move(operation), kept.loan().view());

@@ -28,13 +28,13 @@ Future when_reached(Stream stream) {
   const CheckedStream checked = engine.checked(stream, device);
   auto state = std::make_shared<FutureState>(std::vector<SharedLoan>{});
   if (!checked.edges) {
-    state->succeed();
+    state->ending()->succeed();
     return Future(std::move(state));
   }
   try {
     auto operation = std::make_unique<Operation>(engine, device, checked, Edges::producer);
     operation->lane().waiter().start();
-    operation->publish_to(state);
+    operation->publish_to(state->ending());
     operation->begin();
     operation->end(false);
     Operation::post(std::move(operation));

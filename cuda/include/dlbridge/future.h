@@ -1,9 +1,9 @@
 // Future: the outcome of an asynchronous staging. A shared handle: copies name the same operation.
 //
 // The operation does not belong to it: dropping every Future of an operation neither waits nor
-// cancels. The operation has a share in what it was given, and in its results, until a moment after
-// it is done: an `out` may be given back that much later than the last Future and result were
-// dropped, on another thread. Thread: any, concurrently.
+// cancels. The operation has a share in what it was given, and in its results, until it is done.
+// From then on the results belong to the Futures and to what result() returned: the last of them to
+// go gives an `out` back, on its own thread. Thread: any, concurrently.
 #pragma once
 
 #include <cstddef>
