@@ -12,12 +12,9 @@ measure on.
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import importlib.util
 import os
-import random
-import re
 import sys
 import time
 from collections.abc import Callable
@@ -25,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-import staging_peers
-from staging_peers import GIB, KIB, LATENCY_WARM_UPS, MIB, WARM_UPS, Case, Contenders, size_name
-from turns import Bar, Report, interleave, medians_of_blocks, not_measured, outcome
+import staging_session
+from staging_session import GIB, KIB, LATENCY_WARM_UPS, MIB, STEP, Case, Contenders, size_name
+from turns import Bar, interleave, medians_of_blocks, not_measured, outcome
 
 PEERS = {  # contender -> what it does, in a bar's name and in its figure
     "torch": ("torch .cpu().numpy()", "torch's x.cpu().numpy()"),
@@ -131,11 +128,11 @@ class Raw:
         return clock() - begin
 
 
-class Session(staging_peers.Session):
-    """What the cases share: the package, torch, the other frameworks where they are, the stream and the report."""
+class Session(staging_session.Session):
+    """What the cases share: the package and the other frameworks besides."""
 
-    def __init__(self, dlbridge: Any, report: Report, options: argparse.Namespace) -> None:
-        super().__init__(None, report, options)
+    def __init__(self, dlbridge: Any, options: argparse.Namespace) -> None:
+        super().__init__(options)
         self.dlbridge = dlbridge
         self.raw = Raw()
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of the GPU
@@ -164,22 +161,20 @@ class Session(staging_peers.Session):
         values = [theirs / mine for theirs, mine in zip(seconds[peer], seconds["ours"], strict=True)]
         self.add(bar, values, {"ours": seconds["ours"], peer: seconds[peer]}, **facts)
 
+    def facts(self) -> dict[str, str]:
+        """Of what was measured with what."""
+        found = super().facts()
+        found["dlbridge"] = self.dlbridge.__version__
+        found["torch tier"] = self.dlbridge.build_info()["torch_tier"]
+        for name in ("jax", "numba"):
+            if getattr(self, name) is not None:
+                found[name] = importlib.import_module(name).__version__
+        return found
+
     def to_numpy(self, tensor: Any) -> Callable[[], Any]:
         """Our call."""
         to_numpy = self.dlbridge.to_numpy
         return lambda: to_numpy(tensor, device="cpu")
-
-    def pinned(self, tensor: Any) -> Callable[[], Any]:
-        """Torch's quickest way that waits for the result."""
-        torch = self.torch
-
-        def copy() -> Any:
-            block = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            block.copy_(tensor, non_blocking=True)
-            torch.cuda.current_stream().synchronize()
-            return block.numpy()
-
-        return copy
 
     def jax_contender(self, tensor: Any, expected: Any) -> Callable[[], float]:
         """A new array for each turn, since JAX keeps what it has copied once. Its result cannot be written."""
@@ -191,7 +186,7 @@ class Session(staging_peers.Session):
             begin = time.perf_counter()
             array = asarray(fresh)
             seconds = time.perf_counter() - begin
-            if not self.numpy.array_equal(array[:: staging_peers.STEP], expected[:: staging_peers.STEP]):
+            if not self.numpy.array_equal(array[::STEP], expected[::STEP]):
                 raise RuntimeError("wrong content")
             begin = time.perf_counter()
             del array, fresh
@@ -243,11 +238,7 @@ class Session(staging_peers.Session):
 
     def held(self, bars: tuple[Bar, ...], size: int) -> None:
         """All results are kept, so both sides need fresh memory in every round."""
-        results = self.options.rounds + WARM_UPS
-        limit = self.dlbridge.pool_stats().limit
-        if results * size > min(limit, staging_peers._available_memory() // 3):
-            why = f"{results} results of {size_name(size)} do not fit into the pool's limit or the free memory"
-            self.report.add(not_measured(bars[0], "skipped", why))
+        if not self.has_room_to_hold(bars[0], size, self.dlbridge.pool_stats().limit):
             return
         self.trim()
         tensor = self.source(size)
@@ -273,34 +264,8 @@ class Session(staging_peers.Session):
 
     def to_device(self, bars: tuple[Bar, ...], size: int) -> None:
         """From an ordinary array into device memory that is there, until it has arrived."""
-        torch, numpy = self.torch, self.numpy
-        array = numpy.random.default_rng(self.options.seed).integers(-(2**31), 2**31, size // 4, numpy.int32)
-        shared = torch.from_numpy(array)
-        target = torch.empty(size // 4, dtype=torch.int32, device="cuda")
-        expected = shared.cuda()
-        synchronize = torch.cuda.current_stream().synchronize
-
-        def arriving(send: Callable[[], object]) -> Callable[[], float]:
-            def contender() -> float:
-                target.fill_(-1)
-                torch.cuda.synchronize()
-                begin = time.perf_counter()
-                send()
-                synchronize()
-                seconds = time.perf_counter() - begin
-                if not torch.equal(target, expected):
-                    raise RuntimeError("wrong content")
-                return seconds
-
-            return contender
-
         stage = self.dlbridge.stage
-        seconds = self.contest(
-            {
-                "ours": arriving(lambda: stage(array, out=target)),
-                "torch": arriving(lambda: target.copy_(shared)),
-            }
-        )
+        seconds = self.race_to_device(size, lambda array, target: lambda: stage(array, out=target))
         self.against(bars[0], seconds, "torch", bytes=size, kind="to device")
 
     def into_out(self, bars: tuple[Bar, ...], size: int) -> None:
@@ -443,89 +408,28 @@ def obstacle() -> tuple[str, Any]:
     """Why nothing can be measured, or the package."""
     if importlib.util.find_spec("dlbridge") is None:
         return "dlbridge cannot be imported: nothing measured", None
-    import numpy
-
     import dlbridge
 
     if not hasattr(dlbridge, "stage"):
         return "this dlbridge has no CUDA module: nothing measured", None
     try:
-        dlbridge.from_dlpack(numpy.zeros(1, numpy.uint8), device="cuda:0")
+        dlbridge.pool_stats()
     except dlbridge.ExchangeError as error:
         what = "no CUDA driver" if error.code == "no_driver" else "no GPU to use"
         return f"{what}: nothing measured ({error})", None
-    if importlib.util.find_spec("torch") is None:
-        return "no torch in this Python: nothing measured", None
-    import torch
-
-    if not torch.cuda.is_available():
-        return f"torch {torch.__version__} sees no GPU: nothing measured", None
-    return "", dlbridge
-
-
-def facts(session: Session) -> dict[str, str]:
-    """Of what was measured with what."""
-    found = staging_peers._facts(session)
-    found["dlbridge"] = session.dlbridge.__version__
-    found["torch tier"] = session.dlbridge.build_info()["torch_tier"]
-    for name in ("jax", "numba"):
-        if getattr(session, name) is not None:
-            found[name] = importlib.import_module(name).__version__
-    return found
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line, as that of staging_peers.py."""
-    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--json", type=Path, metavar="PATH")
-    made.add_argument("--only", default="", metavar="REGEX", help="cases whose names match")
-    made.add_argument("--seed", type=staging_peers._at_least(0), default=1)
-    made.add_argument("--rounds", type=staging_peers._at_least(15), default=15)
-    made.add_argument("--samples", type=staging_peers._at_least(5000), default=20_000)
-    made.add_argument("--seconds", type=float, default=1e9, help="no case begins after them")
-    made.add_argument("--list", action="store_true")
-    return made
-
-
-def measure(session: Session, chosen: list[Case], seconds: float) -> None:
-    """Every case for which there is time; one that breaks leaves the others alone."""
-    begin = time.monotonic()
-    for case in chosen:
-        if time.monotonic() - begin >= seconds:
-            for bar in case.bars:
-                session.report.add(not_measured(bar, "skipped", "the time was up"))
-            continue
-        before = len(session.report.entries)
-        try:
-            getattr(session, case.method)(case.bars, **case.arguments)
-        except Exception as error:  # the other cases are worth measuring all the same
-            for bar in case.bars[len(session.report.entries) - before :]:
-                session.report.add(not_measured(bar, "BROKEN", f"{type(error).__name__}: {error}"))
-        gc.collect()
+    return staging_session.torch_obstacle(), dlbridge
 
 
 def main() -> int:
     """See the module's text."""
-    command_line = parser()
+    command_line = staging_session.parser(__doc__)
     options = command_line.parse_args()
-    chosen = [case for case in cases() if re.search(options.only, case.name)]
-    if not chosen:
-        command_line.error(f"no case is called like '{options.only}'")
-    if options.list:
-        for case in chosen:
-            for bar in case.bars:
-                print(f"{case.name}: {bar.name} ({bar.figure})")
-        return 0
+    chosen = staging_session.choose(command_line, options, cases())
     why_not, dlbridge = obstacle()
     if why_not:
         print(why_not, file=sys.stderr)
         return 3
-    session = Session(dlbridge, Report(None, {}), options)
-    session.report = Report(options.json, facts(session))
-    session.order = random.Random(options.seed)
-    gc.disable()
-    measure(session, chosen, options.seconds)
-    return 1 if session.report.any_failed() else 0
+    return staging_session.run(Session(dlbridge, options), chosen)
 
 
 if __name__ == "__main__":

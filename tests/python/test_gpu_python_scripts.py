@@ -21,6 +21,7 @@ import gpu_fingerprint  # noqa: E402
 import gpu_plots  # noqa: E402
 import gpu_run  # noqa: E402
 import staging_python  # noqa: E402
+import staging_session  # noqa: E402
 import turns  # noqa: E402
 
 needs_matplotlib = pytest.mark.skipif(
@@ -127,7 +128,7 @@ class TestBars:
             raw_contender=lambda tensor, expected, size: lambda: 1e-6,
         )
         chosen = [case for case in staging_python.cases() if case.name == "python/freed/64 KiB"]
-        staging_python.measure(session, chosen, 60)
+        staging_session.measure(session, chosen, 60)
         assert {entry["verdict"] for entry in session.report.entries} == {"BROKEN"}
         assert session.report.entries[0]["note"] == "RuntimeError: wrong content"
 
@@ -151,7 +152,7 @@ class TestBars:
 
     def test_no_case_begins_after_the_time(self):
         session = self.session()
-        staging_python.measure(session, staging_python.cases(), 0)
+        staging_session.measure(session, staging_python.cases(), 0)
         assert {entry["note"] for entry in session.report.entries} == {"the time was up"}
 
 
