@@ -31,6 +31,7 @@ def eventually(condition):
 
 DEVICE = "cuda:0"
 SHAPES = (10, 10), (700, 700)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 """
 
 
