@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core
 from ._core import Future
@@ -53,27 +53,39 @@ def awaited(future: Future) -> Generator[Any, Any, Any]:
     return _result(future).__await__()
 
 
+class _Part(NamedTuple):
+    """One operation of a group."""
+
+    future: Future
+    indices: list[int]  # of the sources that it stages
+    is_batch: bool  # its result is a list, of one array for each index
+
+    def results(self) -> list[Any]:
+        result = self.future.result()
+        return result if self.is_batch else [result]
+
+
 class FutureGroup:
     """Several stagings under way: what stage_many() returns. Its result is a list in the order of the sources.
 
     Like a Future it owns nothing of the copies: dropping it neither waits nor cancels.
     """
 
-    def __init__(self, parts: list[tuple[Future, list[int]]], bar: Any = None) -> None:
+    def __init__(self, parts: list[_Part], bar: Any = None) -> None:
         self._parts = parts
         self._bar = bar
         self._shown: set[int] = set()
         self._result: list[NDArray[Any]] | None = None
 
     def __len__(self) -> int:
-        return sum(len(indices) for _, indices in self._parts)
+        return sum(len(part.indices) for part in self._parts)
 
     def __repr__(self) -> str:
         return f"dlbridge.FutureGroup({len(self)} arrays, {'done' if self.done() else 'under way'})"
 
     def done(self) -> bool:
         """Whether all copies have ended, well or badly. Never waits."""
-        return all(future.done() for future, _ in self._parts)
+        return all(part.future.done() for part in self._parts)
 
     def synchronize(self, timeout: float | None = None) -> None:
         """Waits as result() does and returns nothing."""
@@ -85,26 +97,26 @@ class FutureGroup:
         Raises TimeoutError, or the ExchangeError that ended a copy, the first one in their order.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        for future, indices in self._parts:
-            future.synchronize(None if until is None else max(0.0, until - time.monotonic()))
-            self._show(indices)
+        for part in self._parts:
+            part.future.synchronize(None if until is None else max(0.0, until - time.monotonic()))
+            self._show(part.indices)
         return self._collect()
 
     def __await__(self) -> Generator[Any, Any, list[NDArray[Any]]]:
         return self._wait().__await__()
 
     async def _wait(self) -> list[NDArray[Any]]:
-        for future, indices in self._parts:
-            await _until_done(future)
-            future.synchronize(0)
-            self._show(indices)
+        for part in self._parts:
+            await _until_done(part.future)
+            part.future.synchronize(0)
+            self._show(part.indices)
         return self._collect()
 
     def _collect(self) -> list[NDArray[Any]]:
         if self._result is None:
             found: dict[int, NDArray[Any]] = {}
-            for future, indices in self._parts:
-                found.update(zip(indices, future.result(), strict=True))
+            for part in self._parts:
+                found.update(zip(part.indices, part.results(), strict=True))
             self._result = [found[i] for i in range(len(found))]
             if self._bar is not None:
                 self._bar.close()
@@ -143,25 +155,10 @@ def stage_many(
         parts = []
         for first, piece in _pieces(sources) if progress else [(0, sources)]:
             for future, indices in _core._stage_batch(piece, stream, snapshot):
-                parts.append((future, [first + i for i in indices]))
-        return FutureGroup(parts, bar)
-    return FutureGroup(
-        [(_Single(_core.stage(x, device=device, stream=stream)), [i]) for i, x in enumerate(sources)],  # type: ignore[misc]
-        bar,
-    )
-
-
-class _Single:
-    """A Future whose result is a list of one, as a part of a group has it."""
-
-    def __init__(self, future: Future) -> None:
-        self._future = future
-        self.done = future.done
-        self.synchronize = future.synchronize
-        self.fileno = future.fileno
-
-    def result(self) -> list[Any]:
-        return [self._future.result()]
+                parts.append(_Part(future, [first + i for i in indices], True))
+    else:
+        parts = [_Part(_core.stage(x, device=device, stream=stream), [i], False) for i, x in enumerate(sources)]
+    return FutureGroup(parts, bar)
 
 
 def _is_host(device: Any) -> bool:

@@ -25,6 +25,11 @@ inline constexpr const char* kAdapterCapsule = "dlbridge.adapter";
 /// An Error or nothing, as it crosses between extension modules.
 using Failure = std::unique_ptr<Error>;
 
+/// Throws what crossed; takes it.
+inline void check(Error* error) {
+  if (error != nullptr) throw Error(*Failure(error));
+}
+
 struct Adapter {
   uint32_t struct_size = sizeof(Adapter);
   uint32_t version = kAdapterVersion;

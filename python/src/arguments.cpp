@@ -1,16 +1,14 @@
 #include "arguments.h"
 
+#include <cstring>
 #include <string>
 
 #include "errors.h"
 #include "reference.h"
+#include "registry.h"
 
 namespace dlbridge::python {
 namespace {
-
-[[noreturn]] void throw_pending() {
-  throw Error(ErrorCode::python_exception, "", "a Python exception is set");
-}
 
 [[noreturn]] void refuse_device(PyObject* device) {
   throw Error(ErrorCode::invalid_device, "device",
@@ -109,6 +107,20 @@ std::optional<DLDevice> parse_device(PyObject* device) {
   return parsed;
 }
 
+const Adapter& parse_target(PyObject* to, const char* expected) {
+  const char* text = to != nullptr && PyUnicode_Check(to) ? PyUnicode_AsUTF8(to) : nullptr;
+  PyErr_Clear();
+  for (const char* name : {"numpy", "torch", "dlpack"}) {
+    if (text == nullptr || std::strcmp(text, name) != 0) continue;
+    const Adapter* adapter = adapter_named(name);
+    if (adapter == nullptr) throw_pending();
+    return *adapter;
+  }
+  throw Error(
+      ErrorCode::invalid_argument, "to",
+      (to == nullptr ? "to was not given" : "to is " + repr_of(to)) + "; expected " + expected);
+}
+
 Request read_request(const CallArguments& call, const Adapter& target) {
   Request request;
   if (call.copy != nullptr) request.copy = parse_copy(call.copy);
@@ -119,7 +131,7 @@ Request read_request(const CallArguments& call, const Adapter& target) {
       throw_pending();
     }
     DLDataType dtype;
-    if (Error* error = target.parse_dtype(call.dtype, &dtype)) throw Error(*Failure(error));
+    check(target.parse_dtype(call.dtype, &dtype));
     request.dtype = dtype;
   }
   return request;

@@ -40,6 +40,10 @@ CopyMode parse_copy(PyObject* copy);
 /// Throws Error (invalid_device).
 std::optional<DLDevice> parse_device(PyObject* device);
 
+/// The adapter that "numpy", "torch" or "dlpack" names, loaded if need be. Throws Error
+/// (invalid_argument), which says that `expected` is; python_exception where it cannot be loaded.
+const Adapter& parse_target(PyObject* to, const char* expected);
+
 /// What the call named, for `target`. Throws Error.
 Request read_request(const CallArguments& call, const Adapter& target);
 

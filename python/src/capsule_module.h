@@ -1,4 +1,5 @@
-// The module object of an adapter: nothing in it but the capsule that _core takes.
+// The module objects of adapters and of the device module: nothing in them but the capsule that
+// _core takes.
 #pragma once
 
 #include <Python.h>
@@ -8,13 +9,18 @@
 
 namespace dlbridge::python {
 
-/// A new module with the attribute `adapter`, or null with a Python exception set. `adapter` and
-/// `definition` live as long as the process.
-inline PyObject* new_adapter_module(PyModuleDef& definition, Adapter& adapter) noexcept {
+/// A new module whose `attribute` is a capsule called `kind` of `table`, or null with a Python
+/// exception set. All of them live as long as the process.
+inline PyObject* new_capsule_module(PyModuleDef& definition, const char* attribute, void* table,
+                                    const char* kind) noexcept {
   Reference module(PyModule_Create(&definition));
-  Reference capsule(module ? PyCapsule_New(&adapter, kAdapterCapsule, nullptr) : nullptr);
-  if (!capsule || PyModule_AddObjectRef(module.get(), "adapter", capsule.get()) < 0) return nullptr;
+  Reference capsule(module ? PyCapsule_New(table, kind, nullptr) : nullptr);
+  if (!capsule || PyModule_AddObjectRef(module.get(), attribute, capsule.get()) < 0) return nullptr;
   return module.release();
+}
+
+inline PyObject* new_adapter_module(PyModuleDef& definition, Adapter& adapter) noexcept {
+  return new_capsule_module(definition, "adapter", &adapter, kAdapterCapsule);
 }
 
 }  // namespace dlbridge::python

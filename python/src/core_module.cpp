@@ -130,27 +130,15 @@ Explanation explain_source(Source& source, const Adapter& target, Request reques
   return answer;
 }
 
-const Adapter* explain_target(PyObject* to) {
-  const char* text = to && PyUnicode_Check(to) ? PyUnicode_AsUTF8(to) : nullptr;
-  const std::string_view wanted(text ? text : "");
-  if (wanted == "dlpack") return &tensor_adapter();
-  if (wanted == "torch" || wanted == "numpy") return adapter_named(text);
-  PyErr_Clear();
-  raise(Error(ErrorCode::invalid_argument, "to",
-              "to is no known target; expected \"torch\", \"numpy\" or \"dlpack\""));
-  return nullptr;
-}
-
 PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
   CallArguments call;
   if (!read_call("explain", args, nargs, names, kExplainKeywords, call)) return nullptr;
   try {
-    const Adapter* target = explain_target(call.to);
-    if (target == nullptr) return nullptr;
-    const Request request = read_request(call, *target);
+    const Adapter& target = parse_target(call.to, "\"torch\", \"numpy\" or \"dlpack\"");
+    const Request request = read_request(call, target);
     Source source;
     if (!source.open(call.x)) return nullptr;
-    return nb::cast(explain_source(source, *target, request)).release().ptr();
+    return nb::cast(explain_source(source, target, request)).release().ptr();
   } catch (const Error& error) {
     return raise(error);
   } catch (const std::exception& error) {

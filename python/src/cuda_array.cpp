@@ -216,7 +216,7 @@ void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream) {
   int32_t device = 0;
   if (tensor.data != nullptr) {
     const DeviceModule& module = require_device_module();
-    if (Error* error = module.device_of_pointer(tensor.data, &device)) throw Error(*Failure(error));
+    check(module.device_of_pointer(tensor.data, &device));
   }
   tensor.device = Device(DeviceType::cuda, device);
   read_descriptor(tensor, {writable ? Access::writable : Access::read_only}, loan);

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "capsule_module.h"
 #include "device_module.h"
 #include "dlbridge/device_memory.h"
 #include "dlbridge/layout.h"
@@ -233,8 +234,5 @@ PyMODINIT_FUNC PyInit__cuda() {
     delete error;
     return nullptr;
   }
-  Reference module(PyModule_Create(&g_module));
-  Reference capsule(module ? PyCapsule_New(&device, kDeviceModuleCapsule, nullptr) : nullptr);
-  if (!capsule || PyModule_AddObjectRef(module.get(), "device", capsule.get()) < 0) return nullptr;
-  return module.release();
+  return new_capsule_module(g_module, "device", &device, kDeviceModuleCapsule);
 }

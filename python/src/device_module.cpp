@@ -52,7 +52,7 @@ const DeviceModule& require_device_module() {
                 "the CUDA module of dlbridge cannot be used: " +
                     (g_reason.empty() ? "it could not be loaded" : g_reason));
   }
-  if (Error* error = module->obstacle()) throw Error(*Failure(error));
+  check(module->obstacle());
   return *module;
 }
 

@@ -20,6 +20,8 @@ PyObject* exchange_error_type() noexcept {
 
 }  // namespace
 
+void throw_pending() { throw Error(ErrorCode::python_exception, "", "a Python exception is set"); }
+
 PyObject* raise(const Error& error) noexcept {
   // A C++ exception of a framework's may stand for a Python exception that it left set.
   const bool left_behind = error.code() == ErrorCode::framework_error && PyErr_Occurred();

@@ -15,6 +15,10 @@ PyObject* raise(const Error& error) noexcept;
 /// The same for an Error that crossed a module boundary; takes it.
 PyObject* raise(Error* error) noexcept;
 
+/// Throws the Error that stands for the Python exception which is set: raise() leaves that as it
+/// is.
+[[noreturn]] void throw_pending();
+
 /// TypeError with a formatted message. Returns null.
 PyObject* raise_type_error(const char* format, ...) noexcept;
 

@@ -44,13 +44,12 @@ class Future {
 
   /// A borrowed reference: the same object on every call. Requires: done. Throws Error.
   PyObject* result() {
-    if (result_ && !given_) return result_.get();
     if (given_) {
       static_cast<void>(staging_.result(0));  // says what went wrong
-      return result_.get();
+    } else if (!result_) {
+      Reference made(many_ ? list() : one(0));
+      if (!result_) result_ = std::move(made);  // another thread may have been faster
     }
-    Reference made(many_ ? list() : one(0));
-    if (!result_) result_ = std::move(made);  // another thread may have been faster
     return result_.get();
   }
 
@@ -58,13 +57,13 @@ class Future {
   PyObject* one(size_t index) const {
     Loan loan = staging_.result(index);
     PyObject* object = nullptr;
-    if (Error* error = target_->wrap(&loan, &object)) throw Error(*Failure(error));
+    check(target_->wrap(&loan, &object));
     return object;
   }
 
   PyObject* list() const {
     Reference all(PyList_New(static_cast<Py_ssize_t>(staging_.size())));
-    if (!all) throw Error(ErrorCode::python_exception, "", "a Python exception is set");
+    if (!all) throw_pending();
     for (size_t i = 0; i < staging_.size(); ++i)
       PyList_SET_ITEM(all.get(), static_cast<Py_ssize_t>(i), one(i));
     return all.release();
@@ -88,46 +87,26 @@ auto raising(Body&& body) {
   }
 }
 
-void require_done(bool done) {
-  if (done) return;
-  PyErr_SetString(PyExc_TimeoutError,
-                  "the staging is not done yet: it goes on; ask again, or wait longer");
-  throw nb::python_error();
-}
-
 nb::object result(Future& self, const nb::object& timeout) {
   return raising([&] {
-    const bool done = self.wait(timeout);
-    if (!done && !timeout.is_none()) require_done(done);
+    if (!self.wait(timeout)) {
+      PyErr_SetString(PyExc_TimeoutError,
+                      "the staging is not done yet: it goes on; ask again, or wait longer");
+      throw nb::python_error();
+    }
     return nb::borrow(self.result());
   });
 }
 
-void synchronize(Future& self, const nb::object& timeout) {
-  raising([&] {
-    require_done(self.wait(timeout));
-    static_cast<void>(self.result());
-  });
-}
+void synchronize(Future& self, const nb::object& timeout) { result(self, timeout); }
 
 nb::object await(const nb::object& self) {
   return nb::module_::import_("dlbridge._futures").attr("awaited")(self);
 }
 
-const Adapter* parse_target(const nb::object& to) {
-  if (to.is_none()) return nullptr;
-  const char* text = PyUnicode_Check(to.ptr()) ? PyUnicode_AsUTF8(to.ptr()) : nullptr;
-  const std::string wanted(text ? text : "");
-  PyErr_Clear();
-  if (wanted == "dlpack") return &tensor_adapter();
-  if (wanted != "torch" && wanted != "numpy") {
-    throw Error(
-        ErrorCode::invalid_argument, "to",
-        "to is " + repr_of(to.ptr()) + "; expected None, \"numpy\", \"torch\" or \"dlpack\"");
-  }
-  const Adapter* adapter = adapter_named(text);
-  if (adapter == nullptr) throw Error(ErrorCode::python_exception, "to", "no adapter");
-  return adapter;
+const Adapter* parse_optional_target(const nb::object& to) {
+  return to.is_none() ? nullptr
+                      : &parse_target(to.ptr(), "None, \"numpy\", \"torch\" or \"dlpack\"");
 }
 
 nb::object stage(const nb::object& x, const nb::object& device, const nb::object& stream,
@@ -136,7 +115,7 @@ nb::object stage(const nb::object& x, const nb::object& device, const nb::object
     StagingRequest request;
     request.device = parse_device(device.ptr());
     request.stream = parse_stream(stream.ptr());
-    request.target = parse_target(to);
+    request.target = parse_optional_target(to);
     if (!out.is_none()) {
       if (!to.is_none())
         throw Error(ErrorCode::invalid_argument, "to",
@@ -166,10 +145,6 @@ nb::list stage_batch(const nb::object& xs, const nb::object& stream, bool snapsh
   });
 }
 
-void check(Error* error) {
-  if (error != nullptr) throw Error(*Failure(error));
-}
-
 // The shape of pinned_empty: an integer or a sequence of them.
 std::vector<int64_t> parse_shape(const nb::object& shape) {
   std::vector<int64_t> extents;
@@ -193,7 +168,7 @@ std::vector<int64_t> parse_shape(const nb::object& shape) {
 nb::object pinned_empty(const nb::object& shape, const nb::object& dtype) {
   return raising([&] {
     const Adapter* numpy = adapter_named("numpy");
-    if (numpy == nullptr) throw Error(ErrorCode::python_exception, "", "no adapter");
+    if (numpy == nullptr) throw_pending();
     const DeviceModule& module = require_device_module();
     const std::vector<int64_t> extents = parse_shape(shape);
     Loan like;

@@ -1,5 +1,5 @@
 // dlbridge._numpy: puts the NumPy adapter into a capsule. No types of its own, so plain C API.
-#include "adapter_module.h"
+#include "capsule_module.h"
 #include "dlbridge/numpy.h"
 #include "errors.h"
 #include "reference.h"

@@ -14,8 +14,8 @@ const Adapter* adapter_by_type(PyTypeObject* type) noexcept;
 /// might be its. Null without a Python exception: none does; null with one: loading failed.
 const Adapter* adapter_for(PyObject* x) noexcept;
 
-/// The adapter called `name` ("torch", "numpy"), loaded if need be; null with a Python exception
-/// set.
+/// The adapter called `name` ("torch", "numpy", "dlpack"), loaded if need be; null with a Python
+/// exception set.
 const Adapter* adapter_named(const char* name) noexcept;
 
 /// The adapter called `name` if it is loaded, else null.

@@ -20,10 +20,6 @@ const Adapter& named(const char* name) {
   return *adapter;
 }
 
-const Adapter& named_or_tensor(const std::string& name) {
-  return name == "dlpack" ? tensor_adapter() : named(name.c_str());
-}
-
 // What would have to be repacked afterwards is refused: nobody is there to do it.
 void require_arrival(const TensorView& view, const Adapter& target) {
   if (arrives_as_it_is(view, target)) return;
@@ -76,9 +72,9 @@ StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
                 "neither device= nor out= was given: pass device=\"cpu\" or device=\"cuda:0\"");
   }
   if (target == nullptr)
-    target = &named_or_tensor(Device(*device).is_host() ? "numpy"
-                              : torch_can_allocate()    ? "torch"
-                                                        : "dlpack");
+    target = &named(Device(*device).is_host() ? "numpy"
+                    : torch_can_allocate()    ? "torch"
+                                              : "dlpack");
   const DeviceModule& module = require_device_module();
   Request asked{.into_existing = request.out != nullptr, .device = device};
   if (request.out != nullptr) asked.dtype = out_memory.view().dtype;

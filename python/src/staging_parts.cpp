@@ -2,6 +2,7 @@
 
 #include "convert.h"
 #include "dlbridge/layout.h"
+#include "errors.h"
 #include "streams.h"
 #include "tensor.h"
 #include "torch_gpu.h"

@@ -16,14 +16,6 @@ namespace dlbridge::python {
 /// Up to here a copy is over before a thread has slept.
 inline constexpr int64_t kSmallBytes = 64 * 1024;
 
-inline void check(Error* error) {
-  if (error != nullptr) throw Error(*Failure(error));
-}
-
-[[noreturn]] inline void throw_pending() {
-  throw Error(ErrorCode::python_exception, "", "a Python exception is set");
-}
-
 /// source.open(x) and source.lend(), throwing.
 void open(Source& source, PyObject* x);
 void lend(Source& source);

@@ -11,10 +11,6 @@
 namespace dlbridge::python {
 namespace {
 
-[[noreturn]] void throw_pending() {
-  throw Error(ErrorCode::python_exception, "stream", "a Python exception is set");
-}
-
 intptr_t to_handle(PyObject* number) {
   const Py_ssize_t handle = PyLong_AsSsize_t(number);
   if (handle == -1 && PyErr_Occurred()) throw_pending();
@@ -75,7 +71,7 @@ void tell_torch(const TensorView& view, const Loan& loan, intptr_t stream) {
   looked_up.describe(view);
   looked_up.origin = loan.origin;
   PyObject* tensor = nullptr;
-  if (Error* error = torch->recall(&looked_up, &tensor)) throw Error(*Failure(error));
+  check(torch->recall(&looked_up, &tensor));
   const Reference held(tensor);
   if (tensor != nullptr) torch_record_stream(tensor, device, stream);
 }
@@ -111,8 +107,7 @@ intptr_t order_for(const Source& source, const Adapter& target) {
   const DeviceModule* module = usable_device_module();
   const intptr_t later = torch_current_stream(view.device.device_id);
   if (module == nullptr || view.is_empty()) return later;
-  if (Error* error = module->order(view.device.device_id, earlier, later))
-    throw Error(*Failure(error));
+  check(module->order(view.device.device_id, earlier, later));
   const Owner owner = source.loan().origin ? source.loan().origin : source.loan().owner();
   module->record_owner(&owner, view.device.device_id, later);
   return later;
@@ -134,8 +129,7 @@ void order_export(PyObject* stream, const TensorView& view, intptr_t own, const 
   const DeviceModule* module = usable_device_module();
   if (module == nullptr) return;  // nothing runs here that could be ordered
   const int32_t device = view.device.device_id;
-  if (Error* error = module->order(device, own == 0 ? kLegacyStream : own, later))
-    throw Error(*Failure(error));
+  check(module->order(device, own == 0 ? kLegacyStream : own, later));
   const Owner owner = loan.origin ? loan.origin : loan.owner();
   if (!module->record_owner(&owner, device, later)) tell_torch(view, loan, later);
 }

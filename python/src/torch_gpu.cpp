@@ -1,5 +1,7 @@
 #include "torch_gpu.h"
 
+#include "errors.h"
+
 #include <cstring>
 #include <string>
 
@@ -8,10 +10,6 @@
 
 namespace dlbridge::python {
 namespace {
-
-[[noreturn]] void throw_pending() {
-  throw Error(ErrorCode::python_exception, "torch", "a Python exception is set");
-}
 
 // A function of dlbridge/_torch_gpu.py: looked up anew, so that tests may put another in its place.
 Reference function(const char* name) {

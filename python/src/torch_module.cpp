@@ -4,7 +4,7 @@
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include "adapter_module.h"
+#include "capsule_module.h"
 #include "dlbridge/torch.h"
 #include "dtype_argument.h"
 #include "reference.h"

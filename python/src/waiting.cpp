@@ -16,13 +16,13 @@ constexpr int kLongestSleepMs = 250;
 
 Loan Staging::result(size_t index) const {
   Loan loan;
-  if (Error* error = module_->result(pending_, index, &loan)) throw Error(*Failure(error));
+  check(module_->result(pending_, index, &loan));
   return loan;
 }
 
 int Staging::descriptor() const {
   int descriptor = -1;
-  if (Error* error = module_->descriptor(pending_, &descriptor)) throw Error(*Failure(error));
+  check(module_->descriptor(pending_, &descriptor));
   return descriptor;
 }
 

@@ -52,7 +52,7 @@ void without_gil(Call&& call) {
   PyThreadState* state = PyEval_SaveThread();
   Error* error = call();
   parked_at_exit([state] { PyEval_RestoreThread(state); });
-  if (error != nullptr) throw Error(*Failure(error));
+  check(error);
 }
 
 }  // namespace dlbridge::python
