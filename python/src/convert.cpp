@@ -117,8 +117,9 @@ void describe_result(const TensorView& view, const Request& request, const Plan&
   PyObject* result = nullptr;
   Error* error = guarded([&] {
     const intptr_t stream = order_for(source, target);
-    if (!source.lend()) throw Error(ErrorCode::python_exception, "", "a Python exception is set");
-    if (Error* refused = target.wrap(&source.loan(), &result)) throw Error(*Failure(refused));
+    wait_for_host_access(source);
+    if (!source.lend()) throw_pending();
+    check(target.wrap(&source.loan(), &result));
     set_stream(result, stream);
   });
   return error == nullptr ? result : raise(error);
@@ -209,7 +210,7 @@ Error refusal_of(const Source& source, const Adapter& target, const Request& req
   std::string why;
   try {
     const DeviceModule& module = require_device_module();
-    if (Error* failed = module.describe(&why)) throw Error(*Failure(failed));
+    check(module.describe(&why));
     why = "nothing is staged between them here (" + why + ")";
   } catch (const Error& obstacle) {
     why = obstacle.what();
@@ -253,10 +254,12 @@ namespace {
   take_managed_as_host(source, target);
   const Plan decision = plan_for(source, target, request);
   if (decision.verdict == Verdict::refuse) return raise_refusal(source, target, request, decision);
-  if (!decision.stages && !host_may_read(source)) return nullptr;
-  if (decision.verdict == Verdict::share) return convert_by_sharing(source, target);
+  if (decision.verdict == Verdict::share)
+    return source.managed_by() < 0 ? convert_by_sharing(source, target)
+                                   : share_behind_stream(source, target);
   if (decision.stages) return convert_by_staging(source, target, request, decision);
   if (!Device(source.view().device).is_host()) return copy_on_device(source, target);
+  if (!host_may_read(source)) return nullptr;
   return convert_by_copy(source, target, request, decision);
 }
 

@@ -158,6 +158,28 @@ def test_managed_and_pinned_memory(gpu):
     same(to_numpy(managed, device="cpu"), values + 1)
 
 
+PINNED_WAYS: dict[str, Callable[[FakeArray], Any]] = {
+    "to_numpy": to_numpy,
+    "to_torch": lambda x: dlbridge.to_torch(x).numpy(),
+    "handle": lambda x: from_dlpack(x).numpy(),
+    "buffer": lambda x: np.asarray(memoryview(from_dlpack(x))),
+    "copy": lambda x: to_numpy(x, copy=True),
+    "out": lambda x: to_numpy(x, out=np.empty(x.shape, x.dtype)),
+    "capsule": lambda x: to_numpy(x.capsule()),
+}
+
+
+@pytest.mark.parametrize("way", PINNED_WAYS)
+def test_pinned_memory_of_others_is_read_once_its_stream_has_written_it(gpu, way):
+    """A producer may hand it out before the copy into it is over: nobody on the host is ordered behind a stream."""
+    values = elements("int32", (4, 6))
+    pinned = gpu.array(values, kind=CUDA_HOST)
+    gpu.write(pinned, values + 1)
+    got = PINNED_WAYS[way](pinned)
+    same(got, values + 1)
+    assert (got.__array_interface__["data"][0] == pinned.address) == (way not in ("copy", "out"))
+
+
 @pytest.mark.parametrize("versioned", [True, False])
 def test_a_capsule_is_taken_on_the_legacy_stream(gpu, versioned):
     values = elements("float32", (4, 6))
