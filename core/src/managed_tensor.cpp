@@ -93,7 +93,7 @@ DLManagedTensorVersioned* to_managed(Loan&& loan) {
 }
 
 DLManagedTensor* to_managed_legacy(Loan&& loan) {
-  if (loan.view().access != Access::writable) {
+  if (loan.view().access == Access::read_only) {
     throw Error(ErrorCode::read_only, "flags",
                 "the memory is read-only, which a legacy capsule cannot say: "
                 "pass max_version=(1, 3) to __dlpack__");

@@ -362,17 +362,30 @@ TEST(ToManagedLegacy, ReleasesOnce) {
 }
 
 TEST(ToManagedLegacy, ReadOnlyMemoryIsRefusedAndTheLoanKeepsItsOwner) {
-  for (Access access : {Access::read_only, Access::unknown}) {
-    ReleaseCounter counter;
-    float values[6] = {};
-    Loan loan = make_loan(counter, values);
-    loan.view().access = access;
-    expect_error(ErrorCode::read_only, [&] { to_managed_legacy(std::move(loan)); });
-    EXPECT_TRUE(loan.has_owner());
-    EXPECT_EQ(counter.count(), 0);
-    loan.reset();
-    EXPECT_EQ(counter.count(), 1);
-  }
+  ReleaseCounter counter;
+  float values[6] = {};
+  Loan loan = make_loan(counter, values);
+  loan.view().access = Access::read_only;
+  expect_error(ErrorCode::read_only, [&] { to_managed_legacy(std::move(loan)); });
+  EXPECT_TRUE(loan.has_owner());
+  EXPECT_EQ(counter.count(), 0);
+  loan.reset();
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(ToManagedLegacy, WhatALegacyStructDidNotSayStaysUnsaid) {
+  ReleaseCounter counter;
+  float values[6] = {};
+  Loan loan = make_loan(counter, values);
+  loan.view().access = Access::unknown;
+  DLManagedTensor* legacy = to_managed_legacy(std::move(loan));
+  Loan again;
+  describe_managed(legacy, again);
+  EXPECT_EQ(again.view().access, Access::unknown);
+  EXPECT_EQ(again.view().data, values);
+  EXPECT_EQ(counter.count(), 0);
+  legacy->deleter(legacy);
+  EXPECT_EQ(counter.count(), 1);
 }
 
 TEST(ToManagedLegacy, VersionedToLegacyAndBackReleasesOnceAndKeepsTheAddress) {

@@ -477,6 +477,18 @@ def test_legacy_capsules_are_read_only_in_numpy() -> None:
         taken.flags.writeable = True
 
 
+def test_a_legacy_capsule_goes_on_as_one() -> None:
+    """Nothing is lost on the way that a legacy capsule said; a versioned one then says read-only."""
+    a = array()
+    handle = dlbridge.from_dlpack(a.__dlpack__())
+    assert handle.read_only
+    capsule = handle.__dlpack__()
+    assert name_of(capsule) == "dltensor" and legacy_of(capsule).dl_tensor.data == a.ctypes.data
+    dlbridge.to_torch(capsule)[0, 0, 0] = 99
+    assert a[0, 0, 0] == 99
+    assert versioned_of(handle.__dlpack__(max_version=(1, 0))).flags & 1
+
+
 def test_explain_says_unknown_of_a_legacy_capsule() -> None:
     capsule = array().__dlpack__()
     plan = dlbridge.explain(capsule, to="torch")

@@ -292,8 +292,8 @@ DLBRIDGE_API dlb_status dlb_tensor_borrow(
 /// there is no new descriptor. The handle stays the caller's either way.
 DLBRIDGE_API dlb_status dlb_export(dlb_tensor* tensor,
                                    DLManagedTensorVersioned** managed) DLBRIDGE_NOEXCEPT;
-/// The same as a legacy struct. Read-only memory, or memory of unknown access, is DLBRIDGE_REFUSED:
-/// a legacy struct cannot say it.
+/// The same as a legacy struct. Read-only memory is DLBRIDGE_REFUSED: a legacy struct cannot say
+/// it. Memory of unknown access, which only another legacy struct brings, stays unknown.
 DLBRIDGE_API dlb_status dlb_export_legacy(dlb_tensor* tensor,
                                           DLManagedTensor** managed) DLBRIDGE_NOEXCEPT;
 

@@ -30,7 +30,7 @@ DLBRIDGE_API Owner owner_of(DLManagedTensor* managed) noexcept;
 /// std::bad_alloc, the loan then keeps its owner.
 DLBRIDGE_API DLManagedTensorVersioned* to_managed(Loan&& loan);
 /// The same as a legacy struct. Throws Error (read_only) where the memory may not be written: a
-/// legacy struct cannot say so (rule 32).
+/// legacy struct cannot say so (rule 32). Access::unknown stays as unknown as it was.
 DLBRIDGE_API DLManagedTensor* to_managed_legacy(Loan&& loan);
 
 /// Move-only owner of a DLManagedTensorVersioned. Thread: used by one thread at a time; released on
