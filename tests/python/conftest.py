@@ -31,10 +31,15 @@ LACKED_BY_NUMPY_1 = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _frozen_imports() -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_imports() -> None:
+    """Anew for each module: tests import things, too, and with those of torch alone a round takes 0.1 s."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _thawed_at_the_end() -> Iterator[None]:
     yield
     gc.unfreeze()  # modules take themselves apart at exit
 
