@@ -1,12 +1,15 @@
 """`pip install .` as a user runs it: into an environment with torch and into one without.
 
-Each builds under build isolation, so it needs the package registry and some minutes.
+Each builds under build isolation, so it needs the package registry and some minutes. Wheels are kept in build/wheels
+for as long as nothing changes that they are made of.
 """
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import venv
 import zipfile
 from pathlib import Path
@@ -14,7 +17,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
+PIP_OPTIONS = ("-m", "pip", "--quiet", "--disable-pip-version-check")
+COMPONENTS = ("core", "adapters", "cuda", "python")
 
 USE_WITHOUT_TORCH = """
 import numpy as np, dlbridge
@@ -102,31 +106,57 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+def made_of() -> str:
+    """Everything that a wheel depends on: what goes into it, the compilers, this Python and its torch."""
+    digest = hashlib.sha256(sys.version.encode())
+    for name in ("CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE", "cmake", *COMPONENTS):
+        for path in [ROOT / name] if (ROOT / name).is_file() else sorted((ROOT / name).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
+    for compiler in ("c++", "nvcc", "/usr/local/cuda/bin/nvcc"):
+        found = shutil.which(compiler)
+        digest.update((run(found, "--version") if found else "none").encode())
+    digest.update(run(sys.executable, "-m", "pip", "freeze").encode())
+    return digest.hexdigest()[:16]
+
+
+def wheel_by(python: str | Path, kind: str) -> Path:
+    """The wheel that `pip wheel` makes in an environment; the one that is kept, where it would be the same."""
+    kept = ROOT / "build" / "wheels" / kind
+    folder = kept / made_of()
+    if not list(folder.glob("dlbridge-*.whl")):
+        with tempfile.TemporaryDirectory() as fresh:
+            run(python, *PIP_OPTIONS, "wheel", "--no-deps", "-w", fresh, ROOT)
+            shutil.rmtree(kept, ignore_errors=True)  # of earlier sources
+            folder.mkdir(parents=True, exist_ok=True)
+            for wheel in Path(fresh).iterdir():
+                shutil.move(wheel, folder)
+    (built,) = folder.glob("dlbridge-*.whl")
+    return built
+
+
 @pytest.mark.timeout(900)
 def test_pip_install_into_an_environment_without_torch(tmp_path):
     environment = tmp_path / "env"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", ROOT)
+    run(python, *PIP_OPTIONS, "install", wheel_by(python, "without-torch"))
     where = run(python, "-c", USE_WITHOUT_TORCH)
     assert where.startswith(str(environment))
     assert not list(Path(where.strip()).parent.glob("_torch*.so")), "nothing of torch may be in there"
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> Path:
-    """Built once, for the torch of this environment."""
-    folder = tmp_path_factory.mktemp("wheel")
-    run(*PIP, "wheel", "--no-deps", "-w", folder, ROOT)
-    (built,) = folder.glob("dlbridge-*.whl")
-    return built
+def wheel() -> Path:
+    """For the torch of this environment."""
+    return wheel_by(sys.executable, "with-torch")
 
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
     """The folder that the wheel was installed into."""
     folder = tmp_path_factory.mktemp("installed")
-    run(*PIP, "install", "--no-deps", "--target", folder, wheel)
+    run(sys.executable, *PIP_OPTIONS, "install", "--no-deps", "--target", folder, wheel)
     return folder
 
 
