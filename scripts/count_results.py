@@ -16,9 +16,12 @@ def main(folder: Path) -> int:
     """Returns 1 where a case failed or none ran."""
     passed = failed = skipped = 0
     reports = {path: list(ElementTree.parse(path).iter("testcase")) for path in sorted(folder.rglob("*.xml"))}
-    programs = {path.stem: any(map(has_problem, cases)) for path, cases in reports.items() if path.parent != folder}
+    programs: dict[str, bool] = {}  # which may have a report for each half
     for path, cases in reports.items():
-        report = path.parent.name if path.parent != folder else path.stem
+        if path.parent != folder:
+            programs[path.stem] = programs.get(path.stem, False) or any(map(has_problem, cases))
+    for path, cases in reports.items():
+        report = path.relative_to(folder).parts[0].removesuffix(".xml")
         for case in cases:
             name = f"{case.get('classname')}.{case.get('name')}"
             program = str(case.get("name")).split(".")[0]
