@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "build" / "matrix"
 DOCUMENT = ROOT / "docs" / "compatibility.md"
 BEGIN, END = "<!-- written by scripts/matrix: begin -->", "<!-- written by scripts/matrix: end -->"
-TOOLS = ("nanobind", "apache-tvm-ffi", "pytest", "pytest-timeout", "hypothesis")
+TOOLS = ("nanobind", "apache-tvm-ffi", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis")
 # What torch needs on a CPU.
 TORCH_NEEDS = ("filelock", "typing-extensions", "setuptools", "sympy", "networkx", "jinja2", "fsspec")
 HEAD = [
@@ -186,7 +186,8 @@ def test(combination: Combination, tests: list[str]) -> tuple[list[str], list[in
     report.unlink(missing_ok=True)
     begin = time.monotonic()
     with (combination.folder / "pytest.log").open("w") as log:
-        command = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--junit-xml={report}", *tests]
+        options = ["-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal", f"--junit-xml={report}"]
+        command = [python, "-m", "pytest", *options, *tests]
         subprocess.run(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT, check=False)
     seconds = time.monotonic() - begin
     if not report.exists():
