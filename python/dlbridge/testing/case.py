@@ -142,3 +142,10 @@ class Bench:
             yield hold
         finally:
             hold.release()
+
+    @contextlib.contextmanager
+    def late(self, layout: Layout | str) -> Iterator[tuple[Any, Array, Any, Hold]]:
+        """An array of the framework, what it will hold, the stream that is to write it, and the hold of that stream."""
+        own = self.provider.new_stream()
+        with self.held(own) as hold:
+            yield (*self.on_device(layout, stream=own), own, hold)  # and is not kept: cases drop the array

@@ -34,9 +34,7 @@ def loop_goes_on(bench: Bench, layout: str) -> None:
     """Other tasks run while one awaits."""
 
     async def main() -> None:
-        own = bench.provider.new_stream()
-        with bench.held(own) as hold:
-            x, expected = bench.on_device(layout, stream=own)
+        with bench.late(layout) as (x, expected, own, hold):
             future = dlbridge.stage(x, device="cpu", stream=own)
 
             async def wait() -> object:
@@ -57,9 +55,7 @@ def awaiting_sleeps(bench: Bench) -> None:
     """While a Future is awaited nobody polls: the process is idle."""
 
     async def main() -> None:
-        own = bench.provider.new_stream()
-        with bench.held(own) as hold:
-            x, expected = bench.on_device("large", stream=own)
+        with bench.late("large") as (x, expected, own, hold):
             future = dlbridge.stage(x, device="cpu", stream=own)
             loop = asyncio.get_running_loop()
             loop.call_later(0.4, hold.release)
@@ -104,9 +100,7 @@ def cancelled(bench: Bench) -> None:
     """Cancelling the task that awaits does not cancel the copy."""
 
     async def main() -> None:
-        own = bench.provider.new_stream()
-        with bench.held(own) as hold:
-            x, expected = bench.on_device("large", stream=own)
+        with bench.late("large") as (x, expected, own, hold):
             future = dlbridge.stage(x, device="cpu", stream=own)
             task = asyncio.create_task(_result(future))
             await asyncio.sleep(0.01)
@@ -122,9 +116,7 @@ def cancelled(bench: Bench) -> None:
 @case()
 def waited_for_too_short(bench: Bench) -> None:
     """asyncio.wait_for may give up, and the Future can be awaited again, in another loop too."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device("large", stream=own)
+    with bench.late("large") as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
 
         async def impatient() -> None:
@@ -142,9 +134,7 @@ def waited_for_too_short(bench: Bench) -> None:
 @case()
 def descriptor(bench: Bench) -> None:
     """fileno() becomes readable when the result is there, and not before."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device("large", stream=own)
+    with bench.late("large") as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         assert select.select([future], [], [], 0.02)[0] == []
         hold.release()

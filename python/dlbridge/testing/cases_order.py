@@ -27,9 +27,7 @@ def spoilt(array: np.ndarray[Any, Any], byte: int) -> np.ndarray[Any, Any]:
 @case(layout=SIZES, stream=("object", "number"))
 def producer_first(bench: Bench, layout: str, stream: str) -> None:
     """What the stream was given before the call is in the result."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device(layout, stream=own)
+    with bench.late(layout) as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own if stream == "object" else bench.provider.number(own))
         time.sleep(MOMENT_SECONDS)  # for what does not wait to end
         assert not future.done(), "done while the elements were still to come"
@@ -70,9 +68,7 @@ def without_edges(bench: Bench, layout: str) -> None:
 @case(layout=SIZES)
 def snapshot(bench: Bench, layout: str) -> None:
     """What the stream is given after the call does not change the result."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device(layout, stream=own)
+    with bench.late(layout) as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         bench.provider.overwrite(x, 0xEE, own)
         hold.release()
@@ -134,9 +130,7 @@ def other_arrays_go_on(bench: Bench, layout: str) -> None:
 @case(layout=SIZES)
 def source_is_held(bench: Bench, layout: str) -> None:
     """The source may be let go of at once."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device(layout, stream=own)
+    with bench.late(layout) as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         del x
         gc.collect()
@@ -150,9 +144,7 @@ def source_is_held(bench: Bench, layout: str) -> None:
 @case(layout=SIZES)
 def dropped_future(bench: Bench, layout: str) -> None:
     """Dropping a Future neither waits nor cancels."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device(layout, stream=own)
+    with bench.late(layout) as (x, expected, own, hold):
         array = np.zeros(expected.shape, expected.dtype)
         future = dlbridge.stage(x, out=array, stream=own)
         begin = time.monotonic()
@@ -167,9 +159,7 @@ def dropped_future(bench: Bench, layout: str) -> None:
 @case(layout=SIZES)
 def timeouts(bench: Bench, layout: str) -> None:
     """result() and synchronize() give up after timeout=, and work again later."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device(layout, stream=own)
+    with bench.late(layout) as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         for wait in (future.result, future.synchronize):
             try:

@@ -70,9 +70,7 @@ def both_directions(bench: Bench, layout: str) -> None:
 @case(layout=("dense", "large"))
 def one_future(bench: Bench, layout: str) -> None:
     """All who ask get the same object."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device(layout, stream=own)
+    with bench.late(layout) as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         results: list[object] = []
         timer = threading.Timer(0.05, hold.release)
@@ -100,9 +98,7 @@ def thread_that_ends(bench: Bench) -> None:
 @case()
 def waiting_lets_others_run(bench: Bench) -> None:
     """Whoever waits for a result does not keep Python from running."""
-    own = bench.provider.new_stream()
-    with bench.held(own) as hold:
-        x, expected = bench.on_device("large", stream=own)
+    with bench.late("large") as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         waiting = threading.Event()
         results: list[object] = []
