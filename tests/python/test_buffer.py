@@ -132,6 +132,8 @@ FLOAT8 = [name for name in dir(ml_dtypes) if name.startswith("float8_")]
 
 @pytest.mark.parametrize("name", ["bfloat16", *FLOAT8, *PADDED_TYPES])
 def test_dtypes_of_ml_dtypes_have_no_format(name: str) -> None:
+    if not hasattr(ml_dtypes, name):
+        pytest.skip(f"this ml_dtypes has no {name}")
     a = random_array(np.uint8, (4, 6)).view(getattr(ml_dtypes, name))
     handle = dlbridge.from_dlpack(a)
     error = refusal(lambda: memoryview(handle))

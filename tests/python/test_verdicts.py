@@ -411,13 +411,16 @@ def dtype_cases() -> Iterator[Case]:
                 yield replace(case, name=f"handle-{owner}-{name}", make=make, cells=passed_on)
 
 
+LACKED_BY_NUMPY_1 = {"string_dtype", "max_rank_64", "rank_65", "rank_65_handle"}
+
+
 def other_cases() -> Iterator[Case]:
     for section in ("Layouts and flags", "Special tensors and arrays", "Foreign descriptors"):
         for row in tables()[section]:
             cast, _, cast_bytes = row["cast"].partition(" ")
             name = row["case"].strip("`")
             cells = {target: Cell.read(row[target]) for target in TARGETS}
-            lacking = "NumPy 1 has none" if NUMPY_1 and name in ("string_dtype", "max_rank_64", "rank_65") else ""
+            lacking = "NumPy 1 has none" if NUMPY_1 and name in LACKED_BY_NUMPY_1 else ""
             yield Case(name, MAKERS[name], number(row["bytes"]), cast, number(cast_bytes or "–"), cells, lacking)
 
 
