@@ -15,6 +15,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import importlib.machinery
 import importlib.util
 import os
 import time
@@ -66,14 +67,16 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 def _extension_file() -> Path | None:
+    """Of this Python: another one's cannot be imported."""
     folder = BUILD / "tests" / "support" / "python_sim"
-    return next(iter([*folder.glob("dlbridge_sim.*.so"), *folder.glob("dlbridge_sim.so")]), None)
+    files = (folder / f"dlbridge_sim{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((file for file in files if file.exists()), None)
 
 
 def why_not() -> str | None:
     """Why there is no simulated GPU here; None where there is one."""
     if _extension_file() is None:
-        return f"the CUDA simulator's extension is not built in {BUILD}: it needs a CUDA toolkit and scripts/setup"
+        return f"this Python's CUDA simulator is not built in {BUILD}: it needs a CUDA toolkit and scripts/setup"
     return None
 
 

@@ -16,6 +16,7 @@ from simulated_gpu import CUDA_HOST, CUDA_MANAGED, DTYPES, FakeArray, SimulatedG
 
 import dlbridge
 from dlbridge import ExchangeError, from_dlpack, stage, to_numpy
+from isolated import needs_torch
 
 pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
 
@@ -169,7 +170,9 @@ PINNED_WAYS: dict[str, Callable[[FakeArray], Any]] = {
 }
 
 
-@pytest.mark.parametrize("way", PINNED_WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[needs_torch] if "torch" in way else []) for way in PINNED_WAYS]
+)
 def test_pinned_memory_of_others_is_read_once_its_stream_has_written_it(gpu, way):
     """A producer may hand it out before the copy into it is over: nobody on the host is ordered behind a stream."""
     values = elements("int32", (4, 6))

@@ -200,7 +200,7 @@ def test_the_child_of_a_fork_is_refused_and_harms_nobody():
                     for result, shape in zip(results, SHAPES):
                         np.testing.assert_array_equal(result, values_of(shape))
                     np.testing.assert_array_equal(done.result(), values_of())
-                    np.testing.assert_array_equal(to_numpy(dlbridge.to_torch(np.ones(3))), np.ones(3))
+                    np.testing.assert_array_equal(to_numpy(from_dlpack(np.ones(3))), np.ones(3))
                     del pending, done, results, result, tensor, call
                     gc.collect()
                     os._exit(0)

@@ -714,8 +714,8 @@ TABLE_BUILDERS: dict[str, TableBuilder] = {
     # int(PyObject*, void**) is near enough to long(PyObject*, int*), which calls __index__.
     "from_fails_with_exception": lambda _: Table(major=1, minor=3, from_object=of_python("PyLong_AsLongAndOverflow")),
     "from_gives_null": from_slot(lambda _: returns(0)),
-    # const char*(PyObject*, Py_ssize_t*): a TypeError, and 0.
-    "from_succeeds_with_exception": lambda _: Table(major=1, minor=3, from_object=of_python("PyUnicode_AsUTF8AndSize")),
+    # char*(PyObject*): a TypeError, and 0.
+    "from_succeeds_with_exception": lambda _: Table(major=1, minor=3, from_object=of_python("PyBytes_AsString")),
 }
 
 
