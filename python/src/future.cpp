@@ -12,7 +12,6 @@
 #include "registry.h"
 #include "stage_call.h"
 #include "streams.h"
-#include "tensor.h"
 
 namespace nb = nanobind;
 

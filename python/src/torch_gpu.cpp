@@ -1,12 +1,11 @@
 #include "torch_gpu.h"
 
-#include "errors.h"
-
 #include <cstring>
 #include <string>
 
 #include "device_module.h"
 #include "dlbridge/layout.h"
+#include "errors.h"
 
 namespace dlbridge::python {
 namespace {

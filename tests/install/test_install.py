@@ -4,6 +4,7 @@ Each builds under build isolation, so it needs the package registry and some min
 for as long as nothing changes that they are made of.
 """
 
+import functools
 import hashlib
 import os
 import shutil
@@ -106,6 +107,7 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
+@functools.cache
 def made_of() -> str:
     """Everything that a wheel depends on: what goes into it, the compilers, this Python and its torch."""
     digest = hashlib.sha256(sys.version.encode())

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import simulated_gpu
 
-from isolated import run_isolated
+from isolated import HAS_TORCH, run_isolated
 
 pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
 
@@ -31,6 +31,7 @@ def eventually(condition):
 
 DEVICE = "cuda:0"
 SHAPES = (10, 10), (700, 700)
+share = dlbridge.to_torch if {HAS_TORCH} else from_dlpack
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 """
 
@@ -200,7 +201,7 @@ def test_the_child_of_a_fork_is_refused_and_harms_nobody():
                     for result, shape in zip(results, SHAPES):
                         np.testing.assert_array_equal(result, values_of(shape))
                     np.testing.assert_array_equal(done.result(), values_of())
-                    np.testing.assert_array_equal(to_numpy(from_dlpack(np.ones(3))), np.ones(3))
+                    np.testing.assert_array_equal(to_numpy(share(np.ones(3))), np.ones(3))
                     del pending, done, results, result, tensor, call
                     gc.collect()
                     os._exit(0)
