@@ -144,7 +144,7 @@ def flipped_view(report: Report, photo: np.ndarray) -> None:
     refusal = case.expect("to_torch(flip)", "flip", "refused")
     ours = case.expect("to_torch(flip, copy=None)", "flip", "copied")
     case.show()
-    report.claim("the refusal names the way out", "copy=None" in str(refusal.error))
+    report.claim("the refusal names the remedy", "copy=None" in str(refusal.error))
     report.claim("the copy is mirrored", np.array_equal(ours.result.numpy(), photo[:, ::-1]))
 
 
@@ -204,7 +204,7 @@ def requires_grad(report: Report, photo: np.ndarray) -> None:
     case.run("w.detach().numpy()", "w")
     case.expect("to_numpy(w.detach())", "w", "shared")
     case.show()
-    report.claim("the refusal names the way out", "detach()" in str(refusal.error))
+    report.claim("the refusal names the remedy", "detach()" in str(refusal.error))
     with torch.no_grad():
         shared = address(to_numpy(case.names["w"])) == address(case.names["w"])
     report.say(f"Under torch.no_grad() to_numpy(w) shares: {shared}.")

@@ -41,8 +41,9 @@ void submit(Session& session, const Bar& bar, int64_t bytes) {
   const Loan pinned = cuda::pinned_empty(source);
   const Contender ours{"stage_to_host_async", [&, looks = FirstThorough()]() mutable {
                          cuda::Future future;
-                         const double seconds = timed(
-                             [&] { future = cuda::stage_to_host_async(lend(source), producer); });
+                         const double seconds = timed([&] {
+                           future = cuda::stage_to_host_async(acquire(source), producer);
+                         });
                          const Loan result = future.result();
                          expect_content(result.view(), source, kSeed, looks.next());
                          spoil(result.view());
@@ -90,9 +91,9 @@ void duplex(Session& session, const Bar& bar, int64_t bytes) {
       "stage_to_host_async and stage_to_device_async", [&, looks = FirstThorough()]() mutable {
         spoil_target();
         const Stopwatch watch;
-        const auto there = cuda::stage_to_host_async(lend(from_device), stream_of(down));
+        const auto there = cuda::stage_to_host_async(acquire(from_device), stream_of(down));
         const auto back =
-            cuda::stage_to_device_async(lend(sent.view()), lend(to_device), stream_of(up));
+            cuda::stage_to_device_async(acquire(sent.view()), acquire(to_device), stream_of(up));
         there.wait();
         back.wait();
         const double seconds = watch.seconds();

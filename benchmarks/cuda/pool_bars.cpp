@@ -159,7 +159,7 @@ int main_of(int argc, const char* const* argv) {
   const cuda::Availability found = cuda::availability();
   if (!found.usable) {
     std::fprintf(stderr, "%s: nothing measured (%s)\n",
-                 found.obstacle == ErrorCode::no_driver ? "no CUDA driver" : "no GPU to use",
+                 found.reason == ErrorCode::no_driver ? "no CUDA driver" : "no GPU to use",
                  found.message.c_str());
     return 3;
   }

@@ -62,7 +62,7 @@ TensorView Shape::view(DLDevice device, void* data) const noexcept {
   return view;
 }
 
-Loan lend(const TensorView& view) {
+Loan acquire(const TensorView& view) {
   Loan loan;
   loan.describe(view);
   return loan;

@@ -95,6 +95,6 @@ class Shape {
 };
 
 /// A loan of memory that outlives the work: nobody has to be told.
-Loan lend(const TensorView& view);
+Loan acquire(const TensorView& view);
 
 }  // namespace dlbridge::bars

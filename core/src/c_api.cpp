@@ -11,7 +11,7 @@
 #include "dlbridge/layout.h"
 #include "dlbridge/managed_tensor.h"
 #include "dlbridge/plan.h"
-#include "dlbridge/transfer.h"
+#include "dlbridge/staging_backend.h"
 
 /// A loan that several holders share, and the descriptor that shows it. Needs no lock: nothing but
 /// the count changes.
@@ -26,7 +26,7 @@ struct dlb_tensor {
                             loan.shape(), loan.strides(), view.byte_offset};
   }
 
-  dlbridge::Owner share() noexcept {
+  dlbridge::Deleter share() noexcept {
     shares.fetch_add(1, std::memory_order_relaxed);
     return {this, [](void* context) noexcept { static_cast<dlb_tensor*>(context)->drop(); }};
   }
@@ -74,11 +74,11 @@ class CallerKeeps {
  public:
   template <typename Managed>
   CallerKeeps(Loan& loan, Managed* managed) noexcept : loan_(loan) {
-    loan.attach(owner_of(managed));
+    loan.attach(deleter_of(managed));
   }
   CallerKeeps(const CallerKeeps&) = delete;
   CallerKeeps& operator=(const CallerKeeps&) = delete;
-  ~CallerKeeps() { static_cast<void>(loan_.release_owner()); }
+  ~CallerKeeps() { static_cast<void>(loan_.release_deleter()); }
 
  private:
   Loan& loan_;
@@ -255,9 +255,9 @@ Device stream_device(const TensorView& source, const TensorView& destination) {
   return from.is_host() ? Device(destination.device) : from;
 }
 
-Transfer& transfer_between(Device from, Device to) {
-  if (Transfer* transfer = find_transfer(from, to)) return *transfer;
-  throw Error(ErrorCode::no_transfer, "device",
+StagingBackend& staging_between(Device from, Device to) {
+  if (StagingBackend* backend = find_staging(from, to)) return *backend;
+  throw Error(ErrorCode::no_staging, "device",
               "no registered module copies from " + from.name() + " to " + to.name() +
                   " on this machine: " +
                   (from.is_host() && to.is_host() ? "dlb_copy does" : "register one that does"));
@@ -364,10 +364,10 @@ dlb_status dlb_stage(const DLManagedTensorVersioned* source,
   return c_api::guarded([&] {
     const Loan src = c_api::described(source);
     const Loan dst = c_api::described(destination);
-    Transfer& transfer = c_api::transfer_between(src.view().device, dst.view().device);
+    StagingBackend& backend = c_api::staging_between(src.view().device, dst.view().device);
     require_same_elements(src.view(), dst.view());
-    transfer.copy(src.view(), dst.view(),
-                  {c_api::stream_device(src.view(), dst.view()), reinterpret_cast<void*>(stream)});
+    backend.copy(src.view(), dst.view(),
+                 {c_api::stream_device(src.view(), dst.view()), reinterpret_cast<void*>(stream)});
   });
 }
 

@@ -20,15 +20,15 @@ namespace {
 template <typename Managed>
 struct Block {
   Managed managed;
-  Owner owner;
+  Deleter deleter;
 };
 
 template <typename Managed>
 void delete_block(Managed* managed) noexcept {
   auto* block = static_cast<Block<Managed>*>(managed->manager_ctx);
-  const Owner owner = block->owner;
+  const Deleter deleter = block->deleter;
   std::free(block);
-  if (owner) owner.release(owner.context);
+  if (deleter) deleter.release(deleter.context);
 }
 
 template <typename Managed>
@@ -47,12 +47,12 @@ Managed* make_block(Loan& loan) {
                               dims,      dims + rank, view.byte_offset};
   block->managed.manager_ctx = block;
   block->managed.deleter = delete_block<Managed>;
-  block->owner = loan.release_owner();
+  block->deleter = loan.release_deleter();
   return &block->managed;
 }
 
 template <typename Managed>
-Owner owner_of_any(Managed* managed) noexcept {
+Deleter deleter_of_any(Managed* managed) noexcept {
   return {managed, [](void* context) noexcept {
             auto* tensor = static_cast<Managed*>(context);
             if (tensor->deleter) tensor->deleter(tensor);
@@ -81,8 +81,8 @@ void describe_managed(const DLManagedTensor* managed, Loan& loan) {
   read_descriptor(managed->dl_tensor, {}, loan);
 }
 
-Owner owner_of(DLManagedTensorVersioned* managed) noexcept { return owner_of_any(managed); }
-Owner owner_of(DLManagedTensor* managed) noexcept { return owner_of_any(managed); }
+Deleter deleter_of(DLManagedTensorVersioned* managed) noexcept { return deleter_of_any(managed); }
+Deleter deleter_of(DLManagedTensor* managed) noexcept { return deleter_of_any(managed); }
 
 DLManagedTensorVersioned* to_managed(Loan&& loan) {
   const uint32_t flags = loan.view().flags();

@@ -3,25 +3,25 @@
 #include <limits>
 
 #include "dlbridge/layout.h"
-#include "dlbridge/transfer.h"
+#include "dlbridge/staging_backend.h"
 
 namespace dlbridge {
 namespace {
 
-// The column "cure" of DLBRIDGE_REASON_CODES.
-enum class Cure { never, copy, dtype, device };
+// The column "remedy" of DLBRIDGE_REASON_CODES.
+enum class Remedy { never, copy, dtype, device };
 
-constexpr ReasonSet reasons_cured_by(Cure wanted) {
+constexpr ReasonSet reasons_with_remedy(Remedy wanted) {
   ReasonSet set;
-#define DLBRIDGE_X(code, field, cure) \
-  if (Cure::cure == wanted) set.add(ErrorCode::code);
+#define DLBRIDGE_X(code, field, remedy) \
+  if (Remedy::remedy == wanted) set.add(ErrorCode::code);
   DLBRIDGE_REASON_CODES(DLBRIDGE_X)
 #undef DLBRIDGE_X
   return set;
 }
 
-constexpr ReasonSet kCuredByCopy = reasons_cured_by(Cure::copy);
-constexpr ReasonSet kCuredByCast = reasons_cured_by(Cure::dtype);
+constexpr ReasonSet kRemediedByCopy = reasons_with_remedy(Remedy::copy);
+constexpr ReasonSet kRemediedByCast = reasons_with_remedy(Remedy::dtype);
 
 ReasonSet float4_reasons(const TensorView& view, const TargetTraits& target) noexcept {
   const DType type(view.dtype);
@@ -124,19 +124,19 @@ std::string_view name(Verdict verdict) noexcept {
   return "unknown";
 }
 
-Plan detail::weigh(const TensorView& view, const TargetTraits& target,
-                   const Request& request) noexcept {
-  ReasonSet reasons = view.obstacles;
+Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
+                       const Request& request) noexcept {
+  ReasonSet reasons = view.reasons;
   Plan result;
   result.casts = request.dtype && !(DType(*request.dtype) == DType(view.dtype));
   result.stages = request.device && !Device::same_place(*request.device, view.device);
 
   if (view.ndim > target.max_ndim) reasons.add(ErrorCode::too_many_dimensions);
-  // An obstacle set on the dtype means that the view's own dtype is only a stand-in.
+  // An reason set on the dtype means that the view's own dtype is only a stand-in.
   if (!reasons.has(ErrorCode::unsupported_dtype)) reasons.add(dtype_reasons(view, target));
   if (result.stages) {
     if (!target.accepts_device(*request.device)) reasons.add(ErrorCode::unsupported_device);
-    if (!find_transfer(view.device, *request.device)) reasons.add(ErrorCode::no_transfer);
+    if (!find_staging(view.device, *request.device)) reasons.add(ErrorCode::no_staging);
   } else if (!target.accepts_device(view.device)) {
     reasons.add(target.host_only ? ErrorCode::device_not_named : ErrorCode::unsupported_device);
   }
@@ -149,10 +149,10 @@ Plan detail::weigh(const TensorView& view, const TargetTraits& target,
   }
 
   const bool makes_memory = result.casts || result.stages || request.into_existing;
-  if (makes_memory) reasons = reasons.without(kCuredByCopy);
+  if (makes_memory) reasons = reasons.without(kRemediedByCopy);
   if (result.casts) {
-    if (request.source_casts && !view.obstacles.has(ErrorCode::unsupported_dtype))
-      reasons = reasons.without(kCuredByCast);
+    if (request.source_casts && !view.reasons.has(ErrorCode::unsupported_dtype))
+      reasons = reasons.without(kRemediedByCast);
     const bool float4 = DType(view.dtype).code() == TypeCode::float4_e2m1fn;  // nobody casts it
     if (float4 || !can_hold(*request.dtype, target)) reasons.add(ErrorCode::unsupported_dtype);
   }
@@ -162,13 +162,13 @@ Plan detail::weigh(const TensorView& view, const TargetTraits& target,
   const bool copies = makes_memory || request.copy == CopyMode::always ||
                       (request.copy == CopyMode::if_needed && !reasons.empty());
   if (copies && !result.stages && target.accepts_device(view.device) &&
-      !Device(view.device).is_host() && (result.casts || !find_transfer(view.device, view.device)))
-    reasons.add(ErrorCode::no_transfer);
+      !Device(view.device).is_host() && (result.casts || !find_staging(view.device, view.device)))
+    reasons.add(ErrorCode::no_staging);
 
   result.reasons = reasons;
   result.bytes = result_bytes(view, target, request, result.casts);
   const bool copy_named = makes_memory || request.copy >= CopyMode::if_needed;
-  if (!reasons.without(copy_named ? kCuredByCopy : ReasonSet{}).empty()) {
+  if (!reasons.without(copy_named ? kRemediedByCopy : ReasonSet{}).empty()) {
     result.verdict = Verdict::refuse;
   } else if (result.stages) {
     result.verdict = Verdict::stage;

@@ -4,7 +4,7 @@
 
 #include "dlbridge/layout.h"
 #include "dlbridge/plan.h"
-#include "dlbridge/transfer.h"
+#include "dlbridge/staging_backend.h"
 
 namespace dlbridge {
 namespace {
@@ -13,8 +13,8 @@ using namespace std::string_literals;
 
 std::string_view field_of(ErrorCode code) {
   switch (code) {
-#define DLBRIDGE_X(code, field, cure) \
-  case ErrorCode::code:               \
+#define DLBRIDGE_X(code, field, remedy) \
+  case ErrorCode::code:                 \
     return field;
     DLBRIDGE_REASON_CODES(DLBRIDGE_X)
 #undef DLBRIDGE_X
@@ -114,14 +114,14 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
       return "copy=False forbids the cast from " + dtype + " to " + DType(*request.dtype).name() +
              " that dtype= names";
     }
-    case ErrorCode::no_transfer:
+    case ErrorCode::no_staging:
       if (casts_on_device(view, request)) {
         return "device is " + device + ", and a cast to " + DType(*request.dtype).name() +
                " was asked for; dlbridge casts in host memory only";
       }
       return "device is " + device + ", " +
              (request.device ? Device(*request.device).name() + " was" : "a copy on it was"s) +
-             " asked for, and no transfer between them can be made here";
+             " asked for, and nothing can be staged between them here";
     case ErrorCode::unsupported_device:
       return "device is " + (request.device ? Device(*request.device).name() : device) +
              ", which " + to + " does not hold";
@@ -129,7 +129,7 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
       return "device is " + device + "; " + to + " arrays live in host memory";
     case ErrorCode::unsupported_dtype: {
       const bool named =
-          request.dtype && !target.dtypes.contains(*request.dtype) && !view.obstacles.has(code);
+          request.dtype && !target.dtypes.contains(*request.dtype) && !view.reasons.has(code);
       return "dtype is " +
              (named           ? DType(*request.dtype).name()
               : found.empty() ? dtype
@@ -185,8 +185,8 @@ std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& 
 }
 
 // The call that works.
-std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& target,
-                    const Request& request, int64_t bytes) {
+std::string remedy(ErrorCode code, const TensorView& view, const TargetTraits& target,
+                   const Request& request, int64_t bytes) {
   switch (code) {
     case ErrorCode::masked_array:
       return "pass x.filled(value)";
@@ -219,7 +219,7 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
       return "pass x.detach()";
     case ErrorCode::copy_forbidden:
       return "leave copy= out, or pass copy=None";
-    case ErrorCode::no_transfer:
+    case ErrorCode::no_staging:
       if (casts_on_device(view, request))
         return "cast it with its own framework first, such as x.to(dtype) or x.astype(dtype)";
       if (!request.device) return "let its own framework copy it first, such as x.clone()";
@@ -230,11 +230,11 @@ std::string way_out(ErrorCode code, const TensorView& view, const TargetTraits& 
                               : "move it with its own framework first";
     case ErrorCode::device_not_named:
       return "pass device=\"cpu\" to stage " + byte_text(bytes) +
-             (find_transfer(view.device, Device(DeviceType::cpu))
+             (find_staging(view.device, Device(DeviceType::cpu))
                   ? ""
                   : " (which needs a CUDA module that can be used here: tensor.cpu() copies, too)");
     case ErrorCode::unsupported_dtype:
-      if (view.obstacles.has(code))
+      if (view.reasons.has(code))
         return "convert it with its own framework first, such as x.astype(...) or x.to(...)";
       if (DType(view.dtype).code() == TypeCode::float4_e2m1fn && request.dtype)
         return "leave dtype= out, pass copy=None to repack it, and cast the result";
@@ -261,7 +261,7 @@ Error refusal(const TensorView& view, const TargetTraits& target, const Request&
   const ErrorCode code = plan.reasons.first();
   return Error(code, std::string(field_of(code)),
                finding(code, view, target, request) + ": " +
-                   way_out(code, view, target, request, plan.bytes));
+                   remedy(code, view, target, request, plan.bytes));
 }
 
 std::string describe(const TensorView& view, const TargetTraits& target, const Request& request,

@@ -104,7 +104,7 @@ dlb_status dlb_cuda_availability(dlb_cuda_info* info) noexcept {
     const Availability found = availability();
     if (out.message != nullptr) c_api::write_text(found.message, out.message, out.message_capacity);
     out.message_length = found.message.size();
-    out.obstacle = found.usable ? "" : name(found.obstacle).data();  // literals
+    out.reason = found.usable ? "" : name(found.reason).data();  // literals
     out.usable = found.usable;
     out.driver_version = found.driver_version;
     out.runtime_version = found.runtime_version;
@@ -112,8 +112,8 @@ dlb_status dlb_cuda_availability(dlb_cuda_info* info) noexcept {
   });
 }
 
-dlb_status dlb_cuda_register_transfer() noexcept {
-  return guarded([] { register_cuda_transfer(); });
+dlb_status dlb_cuda_register_staging() noexcept {
+  return guarded([] { register_cuda_staging(); });
 }
 
 dlb_status dlb_cuda_drain(double seconds, int32_t* drained) noexcept {

@@ -187,9 +187,9 @@ bool shares_managed_memory(int32_t device_id) {
   return concurrent != 0;
 }
 
-bool record_device_stream(const Owner& owner, Stream stream) {
-  if (owner.release != give_back) return false;
-  auto* block = static_cast<DeviceBlock*>(owner.context);
+bool record_device_stream(const Deleter& deleter, Stream stream) {
+  if (deleter.release != give_back) return false;
+  auto* block = static_cast<DeviceBlock*>(deleter.context);
   const auto number = reinterpret_cast<intptr_t>(stream.handle);
   if (number == kNoEdges || stream.device.device_id != block->device_index()) return true;
   block->used_by(static_cast<cudaStream_t>(stream.handle));

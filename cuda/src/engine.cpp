@@ -71,15 +71,15 @@ Availability availability() {
     return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
   };
   if (found.driver_version == 0) {
-    found.obstacle = ErrorCode::no_driver;
+    found.reason = ErrorCode::no_driver;
     found.message = "no CUDA driver: nothing can be staged to or from a GPU on this machine";
   } else if (error == cudaErrorInsufficientDriver) {
-    found.obstacle = ErrorCode::driver_too_old;
+    found.reason = ErrorCode::driver_too_old;
     found.message = "the CUDA driver is too old: it knows CUDA " + version(found.driver_version) +
                     ", this library needs " + version(found.runtime_version) +
                     ": install a newer driver";
   } else {
-    found.obstacle = ErrorCode::no_device;
+    found.reason = ErrorCode::no_device;
     found.message = "there is a CUDA driver, but no device that it lets this process use (" +
                     error_name(error == cudaSuccess ? cudaErrorNoDevice : error) + ")";
   }
@@ -133,7 +133,7 @@ Engine& Engine::get() {
     return *engine;
   }
   const Availability found = availability();
-  if (!found.usable) throw Error(found.obstacle, "device", found.message);
+  if (!found.usable) throw Error(found.reason, "device", found.message);
   const std::lock_guard lock(g_mutex);
   if (g_engine.load() == nullptr) {
     g_engine.store(new Engine(cuda_api(), g_piece_bytes), std::memory_order_release);

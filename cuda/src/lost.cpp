@@ -7,7 +7,7 @@ namespace dlbridge::cuda {
 namespace {
 
 struct Lost {
-  Owner owner;
+  Deleter deleter;
   Lost* next;
 };
 
@@ -15,9 +15,9 @@ std::atomic<Lost*> g_lost{nullptr};
 
 }  // namespace
 
-void lose(Owner owner) noexcept {
-  if (!owner) return;
-  auto* entry = new (std::nothrow) Lost{owner, g_lost.load()};
+void lose(Deleter deleter) noexcept {
+  if (!deleter) return;
+  auto* entry = new (std::nothrow) Lost{deleter, g_lost.load()};
   if (entry == nullptr) return;
   while (!g_lost.compare_exchange_weak(entry->next, entry)) {
   }

@@ -5,8 +5,8 @@
 
 namespace dlbridge::cuda {
 
-/// Keeps an owner for good. It stays reachable, so that leak checkers tell it from what was
+/// Keeps an deleter for good. It stays reachable, so that leak checkers tell it from what was
 /// forgotten. Thread: any.
-void lose(Owner owner) noexcept;
+void lose(Deleter deleter) noexcept;
 
 }  // namespace dlbridge::cuda

@@ -30,7 +30,7 @@ Loan pinned_empty(const TensorView& like) {
   Loan loan = describe_result(like, false);
   loan.view().is_copied = false;
   loan.view().data = block.data();
-  loan.attach(std::move(block).into_owner());
+  loan.attach(std::move(block).into_deleter());
   return loan;
 }
 

@@ -34,7 +34,7 @@ void PinnedBlock::retire(std::vector<PooledEvent> tickets) && noexcept {
   block->core->retire(block, tickets);
 }
 
-Owner PinnedBlock::into_owner() && noexcept {
+Deleter PinnedBlock::into_deleter() && noexcept {
   block_->core->give_out(block_);
   return {release(), release_result};
 }

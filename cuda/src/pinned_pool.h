@@ -2,7 +2,7 @@
 //
 // A block is in exactly one state: free, owned, in flight, quarantined or leaked, and the bytes of
 // the five add up to the bytes registered, which never exceed the limit.
-//   owned        a PinnedBlock, or the Owner made from it, holds it
+//   owned        a PinnedBlock, or the Deleter made from it, holds it
 //   in flight    retired with tickets: events that the host has not seen complete yet
 //   quarantined  given back by a user, who may have handed it to somebody else's asynchronous copy:
 //                it waits for a fence, which is taken by the next take() that has need of it
@@ -92,7 +92,7 @@ class PinnedBlock {
 
   /// For a result that a user holds: the release puts the block into quarantine, with the tickets
   /// that add_ticket() named. It may run on any thread, and after the pool's end.
-  [[nodiscard]] Owner into_owner() && noexcept;
+  [[nodiscard]] Deleter into_deleter() && noexcept;
 
   /// Never used again, and counted.
   void leak() && noexcept;

@@ -59,7 +59,7 @@ HostResult::HostResult(PinnedPool& pool, const TensorView& source, bool row_majo
 }
 
 Loan HostResult::finish(PinnedBlock&& block) noexcept {
-  if (block) loan_.attach(std::move(block).into_owner());
+  if (block) loan_.attach(std::move(block).into_deleter());
   return std::move(loan_);
 }
 
@@ -75,7 +75,7 @@ HostResults::HostResults(PinnedPool& pool, std::span<const TensorView> sources, 
       result = pageable(result.view());
     } else {
       result.view().data = block_.data() + offset;
-      result.attach(slab_.share().release_owner());
+      result.attach(slab_.share().release_deleter());
       offset += aligned(source.nbytes());
     }
     results_.emplace_back(std::move(result));

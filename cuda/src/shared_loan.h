@@ -27,14 +27,14 @@ class SharedLoan {
     return loan;
   }
 
-  /// From here on the last holder gives `owner` back. Requires: no owner yet.
-  void give(Owner owner) noexcept { loan_->attach(owner); }
+  /// From here on the last holder gives `deleter` back. Requires: no deleter yet.
+  void give(Deleter deleter) noexcept { loan_->attach(deleter); }
 
   /// The loan itself again, for whoever handed it in. Requires: nobody else has a share.
   Loan take_back() noexcept { return std::move(*loan_); }
 
   /// Never gives the memory back: something may still be writing it.
-  void leak() noexcept { lose(loan_->release_owner()); }
+  void leak() noexcept { lose(loan_->release_deleter()); }
 
  private:
   std::shared_ptr<Loan> loan_;

@@ -28,5 +28,5 @@ class PoolStats(NamedTuple):
 
 
 def pool_stats() -> PoolStats:
-    """The state of the pool. Raises ExchangeError (no_driver, driver_too_old, no_device, no_transfer)."""
+    """The state of the pool. Raises ExchangeError (no_driver, driver_too_old, no_device, no_staging)."""
     return PoolStats(*_core._pool_stats())

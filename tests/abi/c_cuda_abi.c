@@ -20,7 +20,7 @@ PIN(dlb_cuda_info, struct_size, 0);
 PIN(dlb_cuda_info, message, 8);
 PIN(dlb_cuda_info, message_capacity, 16);
 PIN(dlb_cuda_info, message_length, 24);
-PIN(dlb_cuda_info, obstacle, 32);
+PIN(dlb_cuda_info, reason, 32);
 PIN(dlb_cuda_info, usable, 40);
 PIN(dlb_cuda_info, driver_version, 44);
 PIN(dlb_cuda_info, runtime_version, 48);
@@ -52,7 +52,7 @@ typedef const DLManagedTensorVersioned* view;
 /* Each initializer compiles only while the function keeps its type. */
 static const struct {
   dlb_status (*availability)(dlb_cuda_info*);
-  dlb_status (*register_transfer)(void);
+  dlb_status (*register_staging)(void);
   dlb_status (*drain)(double, int32_t*);
   dlb_status (*stage_to_host)(view, intptr_t, const dlb_cuda_options*, dlb_tensor**);
   dlb_status (*stage_to_host_into)(view, view, intptr_t, const dlb_cuda_options*);
@@ -78,7 +78,7 @@ static const struct {
   dlb_status (*trim_pinned)(size_t, size_t*);
   dlb_status (*record_stream)(const void*, int32_t, intptr_t, int32_t*);
 } kFunctions = {dlb_cuda_availability,
-                dlb_cuda_register_transfer,
+                dlb_cuda_register_staging,
                 dlb_cuda_drain,
                 dlb_cuda_stage_to_host,
                 dlb_cuda_stage_to_host_into,
@@ -124,8 +124,8 @@ int main(void) {
   } else {
     dlb_error error = {.struct_size = sizeof error};
     check(status == DLBRIDGE_UNAVAILABLE && tensor == NULL, "no pinned memory without a GPU");
-    check(dlb_last_error(&error) == DLBRIDGE_OK && strcmp(error.code, info.obstacle) == 0,
-          "the error is the obstacle");
+    check(dlb_last_error(&error) == DLBRIDGE_OK && strcmp(error.code, info.reason) == 0,
+          "the error is the reason");
     check(strcmp(error.message, message) == 0, "in the same words");
   }
   check(dlb_tensor_release(tensor) == DLBRIDGE_OK, "release");

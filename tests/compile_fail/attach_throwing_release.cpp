@@ -7,4 +7,4 @@ void release(void*) {}
 void release(void*) noexcept {}
 #endif
 
-void lend(dlbridge::Loan& loan) { loan.attach({nullptr, release}); }
+void acquire(dlbridge::Loan& loan) { loan.attach({nullptr, release}); }

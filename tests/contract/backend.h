@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "dlbridge/transfer.h"
+#include "dlbridge/staging_backend.h"
 
 namespace dlbridge::contract {
 

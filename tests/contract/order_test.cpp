@@ -16,7 +16,7 @@ class StagingOrder : public Contract {
   void SetUp() override {
     Contract::SetUp();
     if (IsSkipped()) return;
-    cuda::register_cuda_transfer();
+    cuda::register_cuda_staging();
     memory_ = backend().allocate(kBytes);
     backend().write(memory_, Bytes(kBytes, kPoison));
     other_ = backend().allocate(kBytes);
@@ -35,10 +35,10 @@ class StagingOrder : public Contract {
     view.data = bytes.data();
     return view;
   }
-  Loan lend(const TensorView& view) {
+  Loan acquire(const TensorView& view) {
     Loan loan;
     loan.describe(view);
-    loan.attach(released_.owner());
+    loan.attach(released_.deleter());
     return loan;
   }
 
@@ -63,7 +63,7 @@ class StagingOrder : public Contract {
 TEST_F(StagingOrder, ToTheHostReadsBehindTheProducer) {
   backend().hold(stream());
   backend().enqueue_write(stream(), memory_, produced_);
-  cuda::Future future = cuda::stage_to_host_async(lend(device_view(memory_)), stream());
+  cuda::Future future = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
   EXPECT_FALSE(future.done());
   EXPECT_FALSE(future.wait(0.02));
   EXPECT_EQ(released_.count(), 0);
@@ -76,7 +76,7 @@ TEST_F(StagingOrder, ToTheHostReadsBehindTheProducer) {
 TEST_F(StagingOrder, ToTheHostIsASnapshotOfTheSource) {
   backend().hold(stream());
   backend().enqueue_write(stream(), memory_, produced_);
-  cuda::Future future = cuda::stage_to_host_async(lend(device_view(memory_)), stream());
+  cuda::Future future = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
   backend().enqueue_write(stream(), memory_, pattern(kBytes, 8));
   backend().go();
   const Loan result = future.result();
@@ -89,7 +89,7 @@ TEST_F(StagingOrder, DroppingTheFutureNeitherWaitsNorCancels) {
   backend().enqueue_write(stream(), memory_, produced_);
   Bytes host(kBytes, kPoison);
   static_cast<void>(
-      cuda::stage_to_host_async(lend(device_view(memory_)), lend(host_view(host)), stream()));
+      cuda::stage_to_host_async(acquire(device_view(memory_)), acquire(host_view(host)), stream()));
   EXPECT_EQ(released_.count(), 0);
   EXPECT_FALSE(cuda::drain(0.02));
   backend().go();
@@ -115,7 +115,7 @@ TEST_F(StagingOrder, ToTheDeviceWritesBehindTheConsumersWork) {
 TEST_F(StagingOrder, BetweenDeviceTensorsTheHostDoesNotWait) {
   backend().hold(stream());
   backend().enqueue_write(stream(), memory_, produced_);
-  find_transfer(gpu(), gpu())->copy(device_view(memory_), device_view(other_), stream());
+  find_staging(gpu(), gpu())->copy(device_view(memory_), device_view(other_), stream());
   const auto after = backend().enqueue_read(stream(), other_, kBytes);
   backend().enqueue_write(stream(), memory_, pattern(kBytes, 8));
   backend().go();
@@ -126,7 +126,7 @@ TEST_F(StagingOrder, BetweenDeviceTensorsTheHostDoesNotWait) {
 TEST_F(StagingOrder, AHeldStreamDelaysNobodyElse) {
   const Stream other = backend().make_stream();
   backend().hold(stream());
-  cuda::Future held = cuda::stage_to_host_async(lend(device_view(memory_)), stream());
+  cuda::Future held = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
   const Loan result = cuda::stage_to_host(device_view(other_), other);
   EXPECT_FALSE(held.done());
   backend().go();

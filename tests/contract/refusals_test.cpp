@@ -1,4 +1,4 @@
-// What is refused: each with its code, its field and the way out, before anything is touched, and
+// What is refused: each with its code, its field and the remedy, before anything is touched, and
 // with every loan still the caller's.
 #include <algorithm>
 #include <functional>
@@ -238,14 +238,14 @@ class Refusing : public ContractOf<Refusal> {
     test::ReleaseCounter target_released;
     Loan source;
     source.describe(pair.source.view());
-    source.attach(source_released.owner());
+    source.attach(source_released.deleter());
     Loan target;
     target.describe(pair.target.view());
-    target.attach(target_released.owner());
+    target.attach(target_released.deleter());
     expect_refused(GetParam(),
                    [&] { with_loans(std::move(source), std::move(target), pair.stream); });
-    EXPECT_TRUE(source.has_owner());
-    EXPECT_TRUE(target.has_owner());
+    EXPECT_TRUE(source.owns_memory());
+    EXPECT_TRUE(target.owns_memory());
     EXPECT_EQ(source_released.count() + target_released.count(), 0);
     EXPECT_EQ(source.view().data, pair.source.view().data);
     EXPECT_EQ(target.view().data, pair.target.view().data);
@@ -311,11 +311,11 @@ TEST_F(RefusedBatch, OfTwoDevicesIsNotTaken) {
   std::vector<Loan> loans(2);
   for (size_t i = 0; i < 2; ++i) {
     loans[i].describe(views[i]);
-    loans[i].attach(released.owner());
+    loans[i].attach(released.deleter());
   }
   expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host_async(loans, stream())); });
   EXPECT_EQ(released.count(), 0);
-  EXPECT_TRUE(loans[0].has_owner() && loans[1].has_owner());
+  EXPECT_TRUE(loans[0].owns_memory() && loans[1].owns_memory());
 
   const test::Shaped host({4, 4});
   const TensorView sources[] = {host.view(), host.view()};
@@ -362,12 +362,12 @@ TEST_P(RefusedPacked, IsNotTakenAsItHasNoAddresses) {
     test::ReleaseCounter released;
     Loan first;
     first.describe(from);
-    first.attach(released.owner());
+    first.attach(released.deleter());
     Loan second;
     second.describe(to);
-    second.attach(released.owner());
+    second.attach(released.deleter());
     expect_refused(refusal, [&] { call(std::move(first), std::move(second)); });
-    EXPECT_TRUE(first.has_owner() && second.has_owner());
+    EXPECT_TRUE(first.owns_memory() && second.owns_memory());
     EXPECT_EQ(first.view().data, from.data);
     EXPECT_EQ(second.view().data, to.data);
     EXPECT_EQ(released.count(), 0);
@@ -392,9 +392,9 @@ INSTANTIATE_TEST_SUITE_P(Strides, RefusedPacked,
 
 class RefusedOnDevice : public Contract {};
 
-TEST_F(RefusedOnDevice, WhatTheTransferCannotDo) {
-  cuda::register_cuda_transfer();
-  Transfer& transfer = *find_transfer(gpu(), gpu());
+TEST_F(RefusedOnDevice, WhatTheBackendCannotDo) {
+  cuda::register_cuda_staging();
+  StagingBackend& staging = *find_staging(gpu(), gpu());
   const test::Shaped shaped({4, 8}, {8, 1}, test::kInt32);
   TensorView view = shaped.view();
   view.data = backend().allocate(4096);
@@ -402,20 +402,20 @@ TEST_F(RefusedOnDevice, WhatTheTransferCannotDo) {
   TensorView shifted = view;
   shifted.data = static_cast<uint8_t*>(view.data) + 4;
   expect_refused({"", {}, ErrorCode::overlap, "data", {"expected two separate"}},
-                 [&] { transfer.copy(view, shifted, stream()); });
+                 [&] { staging.copy(view, shifted, stream()); });
   shifted.data = static_cast<uint8_t*>(view.data) + 1024;
   shifted.access = Access::read_only;
   expect_refused({"", {}, ErrorCode::read_only, "flags", {"writable"}},
-                 [&] { transfer.copy(view, shifted, stream()); });
+                 [&] { staging.copy(view, shifted, stream()); });
   shifted.access = Access::writable;
   expect_refused({"", {}, ErrorCode::stream_invalid, "stream", {"0"}},
-                 [&] { transfer.copy(view, shifted, numbered(0)); });
+                 [&] { staging.copy(view, shifted, numbered(0)); });
   if (backend().other_device() < 0) return;
   TensorView far = shifted;
   far.data = backend().allocate(4096, backend().other_device());
   far.device = Device(DeviceType::cuda, backend().other_device());
   expect_refused({"", {}, ErrorCode::invalid_device, "device", {"expected one device"}},
-                 [&] { transfer.copy(view, far, stream()); });
+                 [&] { staging.copy(view, far, stream()); });
 }
 
 class RefusedPinnedMemory : public Contract {};

@@ -149,7 +149,7 @@ TEST_F(StagedResults, CrossWithoutPinnedMemoryWhereThePoolAllowsNone) {
     const auto lent = [&](const TensorView& view) {
       Loan loan;
       loan.describe(view);
-      loan.attach(released.owner());
+      loan.attach(released.deleter());
       return loan;
     };
     const Loan before = async ? cuda::stage_to_host_async(lent(device), stream()).result()
@@ -274,7 +274,7 @@ TEST_F(StagedResults, OfABatchWithoutElementsNeedNoDevice) {
   std::vector<Loan> loans(2);
   for (Loan& loan : loans) {
     loan.describe(view);
-    loan.attach(released.owner());
+    loan.attach(released.deleter());
   }
   const cuda::Future future = cuda::stage_to_host_async(loans, stream());
   EXPECT_TRUE(future.done());

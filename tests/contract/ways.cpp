@@ -48,18 +48,18 @@ class HostMemory {
   std::span<uint8_t> bytes_;
 };
 
-Loan lend(const TensorView& view, ReleaseCounter& counter) {
+Loan acquire(const TensorView& view, ReleaseCounter& counter) {
   Loan loan;
   loan.describe(view);
-  loan.attach(counter.owner());
+  loan.attach(counter.deleter());
   return loan;
 }
 
-Transfer& transfer_between(Device from, Device to) {
-  cuda::register_cuda_transfer();
-  Transfer* transfer = find_transfer(from, to);
-  if (transfer == nullptr) throw std::runtime_error("no Transfer connects the two");
-  return *transfer;
+StagingBackend& staging_between(Device from, Device to) {
+  cuda::register_cuda_staging();
+  StagingBackend* backend = find_staging(from, to);
+  if (backend == nullptr) throw std::runtime_error("no StagingBackend connects the two");
+  return *backend;
 }
 
 // A block that a placement would have after the copy.
@@ -103,9 +103,9 @@ class HostCheck {
 
   void run(ToHost way) {
     switch (way) {
-      case ToHost::transfer:
+      case ToHost::backend:
         return into(false, [&](const TensorView& out) {
-          transfer_between(source().device, out.device).copy(source(), out, stream_);
+          staging_between(source().device, out.device).copy(source(), out, stream_);
         });
       case ToHost::out:
       case ToHost::out_pinned:
@@ -146,13 +146,13 @@ class HostCheck {
     HostMemory host(to_.block_bytes(), pinned);
     ReleaseCounter source_released;
     ReleaseCounter out_released;
-    Loan source_loan = lend(source(), source_released);
-    Loan out_loan = lend(to_.view(host.bytes().data()), out_released);
+    Loan source_loan = acquire(source(), source_released);
+    Loan out_loan = acquire(to_.view(host.bytes().data()), out_released);
     {
       const Future future =
           cuda::stage_to_host_async(std::move(source_loan), std::move(out_loan), stream_);
-      EXPECT_FALSE(source_loan.has_owner());
-      EXPECT_FALSE(out_loan.has_owner());
+      EXPECT_FALSE(source_loan.owns_memory());
+      EXPECT_FALSE(out_loan.owns_memory());
       EXPECT_EQ(future.size(), 1u);
       const Loan result = future.result();
       EXPECT_TRUE(future.done());
@@ -169,12 +169,12 @@ class HostCheck {
 
   void fresh_async(bool row_major) {
     ReleaseCounter released;
-    Loan loan = lend(source(), released);
+    Loan loan = acquire(source(), released);
     Loan result;
     {
       const Future future =
           cuda::stage_to_host_async(std::move(loan), stream_, {.row_major = row_major});
-      EXPECT_FALSE(loan.has_owner());
+      EXPECT_FALSE(loan.owns_memory());
       result = future.result();
       EXPECT_EQ(released.count(), 1);
       EXPECT_EQ(future.result().view().data, result.view().data);
@@ -196,11 +196,11 @@ class HostCheck {
     ReleaseCounter released;
     if (async) {
       std::vector<Loan> loans;
-      for (const TensorView& view : views) loans.push_back(lend(view, released));
+      for (const TensorView& view : views) loans.push_back(acquire(view, released));
       const Future future = cuda::stage_to_host_async(loans, stream_);
       ASSERT_EQ(future.size(), std::size(views));
       for (size_t i = 0; i < future.size(); ++i) {
-        EXPECT_FALSE(loans[i].has_owner());
+        EXPECT_FALSE(loans[i].owns_memory());
         results.push_back(future.result(i));
       }
       EXPECT_EQ(released.count(), static_cast<int>(std::size(views)));
@@ -249,8 +249,8 @@ class DeviceCheck {
 
   void run(ToDevice way) {
     switch (way) {
-      case ToDevice::transfer:
-        transfer_between(source().device, target().device).copy(source(), target(), stream_);
+      case ToDevice::backend:
+        staging_between(source().device, target().device).copy(source(), target(), stream_);
         return expect_arrived();
       case ToDevice::stage:
       case ToDevice::stage_pinned:
@@ -288,14 +288,14 @@ class DeviceCheck {
   void run_async(ToDevice way) {
     ReleaseCounter source_released;
     ReleaseCounter target_released;
-    Loan source_loan = lend(source(), source_released);
-    Loan target_loan = lend(target(), target_released);
+    Loan source_loan = acquire(source(), source_released);
+    Loan target_loan = acquire(target(), target_released);
     {
       const Future future =
           cuda::stage_to_device_async(std::move(source_loan), std::move(target_loan), stream_,
                                       {.borrow = way == ToDevice::async_borrow});
-      EXPECT_FALSE(source_loan.has_owner());
-      EXPECT_FALSE(target_loan.has_owner());
+      EXPECT_FALSE(source_loan.owns_memory());
+      EXPECT_FALSE(target_loan.owns_memory());
       if (way == ToDevice::async && has_edges(stream_)) {
         expect_arrived();  // a pageable source has been read when the call returns
       } else {
@@ -350,7 +350,7 @@ void reporting(Action&& action) {
 }  // namespace
 
 const std::vector<ToHost>& ways_to_host() {
-  static const std::vector<ToHost> ways{ToHost::transfer,
+  static const std::vector<ToHost> ways{ToHost::backend,
                                         ToHost::out,
                                         ToHost::out_pinned,
                                         ToHost::out_async,
@@ -366,8 +366,8 @@ const std::vector<ToHost>& ways_to_host() {
 
 const char* name(ToHost way) {
   switch (way) {
-    case ToHost::transfer:
-      return "transfer";
+    case ToHost::backend:
+      return "backend";
     case ToHost::out:
       return "out";
     case ToHost::out_pinned:
@@ -394,15 +394,15 @@ const char* name(ToHost way) {
 
 const std::vector<ToDevice>& ways_to_device() {
   static const std::vector<ToDevice> ways{
-      ToDevice::transfer,     ToDevice::stage,        ToDevice::stage_pinned, ToDevice::async,
+      ToDevice::backend,      ToDevice::stage,        ToDevice::stage_pinned, ToDevice::async,
       ToDevice::async_pinned, ToDevice::async_borrow, ToDevice::batch};
   return ways;
 }
 
 const char* name(ToDevice way) {
   switch (way) {
-    case ToDevice::transfer:
-      return "transfer";
+    case ToDevice::backend:
+      return "backend";
     case ToDevice::stage:
       return "stage";
     case ToDevice::stage_pinned:
@@ -442,7 +442,7 @@ void check_on_device(Backend& backend, const Spec& source, const Spec& target, S
     const Bytes content = pattern(from.block_bytes(), 1);
     const OnDevice there(backend, from, content);
     const OnDevice here(backend, to, Bytes(to.block_bytes(), kPoison));
-    transfer_between(there.view().device, here.view().device)
+    staging_between(there.view().device, here.view().device)
         .copy(there.view(), here.view(), stream);
     if (has_edges(stream)) {
       const auto seen = backend.enqueue_read(stream, here.block(), to.block_bytes());

@@ -15,7 +15,7 @@
 namespace dlbridge::contract {
 
 enum class ToHost : uint8_t {
-  transfer,
+  backend,
   out,
   out_pinned,
   out_async,
@@ -32,7 +32,7 @@ const char* name(ToHost way);
 inline void PrintTo(ToHost way, std::ostream* out) { *out << name(way); }
 
 enum class ToDevice : uint8_t {
-  transfer,
+  backend,
   stage,
   stage_pinned,
   async,
@@ -53,7 +53,7 @@ void check_to_host(Backend& backend, ToHost way, const Spec& source, const Spec&
 void check_to_device(Backend& backend, ToDevice way, const Spec& source, const Spec& target,
                      Stream stream);
 
-/// Between two device tensors, by Transfer::copy.
+/// Between two device tensors, by StagingBackend::copy.
 void check_on_device(Backend& backend, const Spec& source, const Spec& target, Stream stream);
 
 /// Waits for what another thread does a moment later: the one that finished an operation drops its

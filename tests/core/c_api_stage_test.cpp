@@ -1,5 +1,5 @@
-// dlb_stage: the registered Transfer does the copy, what it is given was checked, and its errors
-// become statuses of their own.
+// dlb_stage: the registered StagingBackend does the copy, what it is given was checked, and its
+// errors become statuses of their own.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -10,7 +10,7 @@
 #include "c_calls.h"
 #include "dlbridge/c_api.h"
 #include "dlbridge/copy.h"
-#include "dlbridge/transfer.h"
+#include "dlbridge/staging_backend.h"
 #include "producer.h"
 
 namespace dlbridge {
@@ -22,10 +22,10 @@ using test::poison;
 using test::VersionedProducer;
 
 // Connects CUDA device 3, of which the test's own memory pretends to be part, with the host.
-class FakeTransfer final : public Transfer {
+class FakeBackend final : public StagingBackend {
  public:
-  FakeTransfer() { register_transfer(*this); }
-  ~FakeTransfer() override { unregister_transfer(*this); }
+  FakeBackend() { register_staging(*this); }
+  ~FakeBackend() override { unregister_staging(*this); }
 
   bool connects(Device from, Device to) const noexcept override {
     const Device gpu(DeviceType::cuda, 3);
@@ -54,11 +54,11 @@ class CApiStage : public ::testing::Test {
   CApiStage() { std::fill_n(host_.values(), 6, -1.0f), gpu_.tensor().device = {kDLCUDA, 3}; }
   void expect_untouched() {
     EXPECT_EQ(std::vector<float>(host_.values(), host_.values() + 6), std::vector<float>(6, -1.0f));
-    EXPECT_EQ(transfer_.calls, 0);
+    EXPECT_EQ(backend_.calls, 0);
     EXPECT_EQ(gpu_.deletions() + host_.deletions(), 0);
   }
 
-  FakeTransfer transfer_;
+  FakeBackend backend_;
   VersionedProducer gpu_;
   VersionedProducer host_;
 };
@@ -71,7 +71,7 @@ TEST_F(CApiStage, CopiesByTheRegisteredTransferBothWays) {
   std::fill_n(gpu_.values(), 6, -1.0f);
   ASSERT_EQ(dlb_stage(host_.get(), gpu_.get(), 1), DLBRIDGE_OK) << last_error().message;
   EXPECT_EQ(gpu_.values()[5], 5.0f);
-  EXPECT_EQ(transfer_.calls, 2);
+  EXPECT_EQ(backend_.calls, 2);
   EXPECT_EQ(gpu_.deletions() + host_.deletions(), 0);
 }
 
@@ -80,31 +80,31 @@ TEST_F(CApiStage, TheStreamIsThatOfTheDeviceWhicheverSideItIs) {
     ASSERT_EQ(
         to_host ? dlb_stage(gpu_.get(), host_.get(), -1) : dlb_stage(host_.get(), gpu_.get(), -1),
         DLBRIDGE_OK);
-    EXPECT_EQ(transfer_.last_stream.device.device_type, kDLCUDA);
-    EXPECT_EQ(transfer_.last_stream.device.device_id, 3);
-    EXPECT_EQ(reinterpret_cast<intptr_t>(transfer_.last_stream.handle), -1);
+    EXPECT_EQ(backend_.last_stream.device.device_type, kDLCUDA);
+    EXPECT_EQ(backend_.last_stream.device.device_id, 3);
+    EXPECT_EQ(reinterpret_cast<intptr_t>(backend_.last_stream.handle), -1);
   }
 }
 
 TEST_F(CApiStage, RefusesWhereNoModuleConnectsTheTwoPlaces) {
   VersionedProducer other;
   other.tensor().device = {kDLCUDA, 4};
-  expect_failure(dlb_stage(other.get(), host_.get(), 1), DLBRIDGE_REFUSED, "no_transfer", "device");
+  expect_failure(dlb_stage(other.get(), host_.get(), 1), DLBRIDGE_REFUSED, "no_staging", "device");
   EXPECT_STREQ(last_error().message,
                "no registered module copies from cuda:4 to cpu on this machine: register one that "
                "does");
-  expect_failure(dlb_stage(other.get(), gpu_.get(), 1), DLBRIDGE_REFUSED, "no_transfer", "device");
+  expect_failure(dlb_stage(other.get(), gpu_.get(), 1), DLBRIDGE_REFUSED, "no_staging", "device");
   VersionedProducer second_host;
-  expect_failure(dlb_stage(second_host.get(), host_.get(), 1), DLBRIDGE_REFUSED, "no_transfer",
+  expect_failure(dlb_stage(second_host.get(), host_.get(), 1), DLBRIDGE_REFUSED, "no_staging",
                  "device");
   EXPECT_NE(std::string(last_error().message).find("dlb_copy does"), std::string::npos);
   expect_untouched();
 }
 
 TEST_F(CApiStage, AsksForTheDirectionOfTheCopy) {
-  transfer_.to_host_only = true;
+  backend_.to_host_only = true;
   EXPECT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_OK);
-  expect_failure(dlb_stage(host_.get(), gpu_.get(), 1), DLBRIDGE_REFUSED, "no_transfer", "device");
+  expect_failure(dlb_stage(host_.get(), gpu_.get(), 1), DLBRIDGE_REFUSED, "no_staging", "device");
 }
 
 TEST_F(CApiStage, RefusesBeforeTheTransferIsAsked) {
@@ -133,11 +133,11 @@ TEST_F(CApiStage, SharedMemoryIsAnOverlapOnOneDeviceOnly) {
   same.tensor().device = {kDLCUDA, 3};
   same.tensor().data = gpu_.values();
   expect_failure(dlb_stage(gpu_.get(), same.get(), 1), DLBRIDGE_REFUSED, "overlap", "data");
-  EXPECT_EQ(transfer_.calls, 0);
+  EXPECT_EQ(backend_.calls, 0);
   // The number of a host's address says nothing about the device's.
   host_.tensor().data = gpu_.values();
   EXPECT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_OK);
-  EXPECT_EQ(transfer_.calls, 1);
+  EXPECT_EQ(backend_.calls, 1);
 }
 
 TEST_F(CApiStage, ChecksBothDescriptors) {
@@ -172,14 +172,14 @@ TEST_F(CApiStage, EveryErrorOfADeviceHasItsStatus) {
       {ErrorCode::out_of_memory, DLBRIDGE_OUT_OF_MEMORY},
   };
   for (const Row& row : rows) {
-    transfer_.fail = [&] { throw Error(row.code, "somewhere", "the transfer's own words"); };
+    backend_.fail = [&] { throw Error(row.code, "somewhere", "the backend's own words"); };
     expect_failure(dlb_stage(gpu_.get(), host_.get(), 1), row.status, std::string(name(row.code)),
                    "somewhere");
-    EXPECT_STREQ(last_error().message, "the transfer's own words");
+    EXPECT_STREQ(last_error().message, "the backend's own words");
   }
-  transfer_.fail = [] { throw std::bad_alloc(); };
+  backend_.fail = [] { throw std::bad_alloc(); };
   EXPECT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_OUT_OF_MEMORY);
-  transfer_.fail = [] { throw 7; };
+  backend_.fail = [] { throw 7; };
   EXPECT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_INTERNAL_ERROR);
   EXPECT_EQ(gpu_.deletions() + host_.deletions(), 0);
 }

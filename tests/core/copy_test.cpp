@@ -333,7 +333,7 @@ TEST(AllocateLike, IsAlignedOwnedWritableAndMarkedCopied) {
   like.fields().access = Access::read_only;
   const Loan loan = allocate_like(like.view());
   EXPECT_EQ(reinterpret_cast<uintptr_t>(loan.view().data) % 64, 0u);
-  EXPECT_TRUE(loan.has_owner());
+  EXPECT_TRUE(loan.owns_memory());
   EXPECT_EQ(loan.view().access, Access::writable);
   EXPECT_TRUE(loan.view().is_copied);
   EXPECT_TRUE(DType(loan.view().dtype) == test::kFloat32);

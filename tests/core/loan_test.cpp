@@ -1,4 +1,4 @@
-// Loan: gives its owner back exactly once on every way out, keeps its description when moved, goes
+// Loan: gives its deleter back exactly once on every remedy, keeps its description when moved, goes
 // to the heap above rank 8.
 #include "dlbridge/loan.h"
 
@@ -44,7 +44,7 @@ bool lies_inside(const void* pointer, const Loan& loan) {
 
 TEST(Loan, IsEmptyAndUsableWhenMade) {
   Loan loan;
-  EXPECT_FALSE(loan.has_owner());
+  EXPECT_FALSE(loan.owns_memory());
   EXPECT_EQ(loan.view().ndim, 0);
   EXPECT_NE(loan.view().shape, nullptr);
   EXPECT_NE(loan.view().strides, nullptr);
@@ -55,8 +55,8 @@ TEST(Loan, ReleasesOnceWhenDestroyed) {
   ReleaseCounter counter;
   {
     Loan loan;
-    loan.attach(counter.owner());
-    EXPECT_TRUE(loan.has_owner());
+    loan.attach(counter.deleter());
+    EXPECT_TRUE(loan.owns_memory());
     EXPECT_EQ(counter.count(), 0);
   }
   EXPECT_EQ(counter.count(), 1);
@@ -66,11 +66,11 @@ TEST(Loan, ReleasesOnceAfterMove) {
   ReleaseCounter counter;
   {
     Loan first;
-    first.attach(counter.owner());
+    first.attach(counter.deleter());
     Loan second(std::move(first));
     Loan third;
     third = std::move(second);
-    EXPECT_TRUE(third.has_owner());
+    EXPECT_TRUE(third.owns_memory());
     EXPECT_EQ(counter.count(), 0);
   }
   EXPECT_EQ(counter.count(), 1);
@@ -80,9 +80,9 @@ TEST(Loan, MoveAssignmentGivesBackWhatItHeld) {
   ReleaseCounter old_one;
   ReleaseCounter new_one;
   Loan target;
-  target.attach(old_one.owner());
+  target.attach(old_one.deleter());
   Loan source;
-  source.attach(new_one.owner());
+  source.attach(new_one.deleter());
   target = std::move(source);
   EXPECT_EQ(old_one.count(), 1);
   EXPECT_EQ(new_one.count(), 0);
@@ -92,10 +92,10 @@ TEST(Loan, SelfMoveKeepsTheOwner) {
   ReleaseCounter counter;
   Loan loan;
   describe_rank(loan, 3);
-  loan.attach(counter.owner());
+  loan.attach(counter.deleter());
   Loan& same = loan;
   loan = std::move(same);
-  EXPECT_TRUE(loan.has_owner());
+  EXPECT_TRUE(loan.owns_memory());
   expect_rank(loan.view(), 3);
   EXPECT_EQ(counter.count(), 0);
 }
@@ -105,52 +105,52 @@ TEST(Loan, ResetReleasesOnceAndForgetsTheDescription) {
   Loan loan;
   describe_rank(loan, 12);
   loan.view().access = Access::read_only;
-  loan.origin = counter.owner();
-  loan.attach(counter.owner());
+  loan.original = counter.deleter();
+  loan.attach(counter.deleter());
   loan.reset();
   loan.reset();
   EXPECT_EQ(counter.count(), 1);
   EXPECT_EQ(loan.view().ndim, 0);
   EXPECT_EQ(loan.view().access, Access::writable);
-  EXPECT_FALSE(loan.origin);
+  EXPECT_FALSE(loan.original);
   EXPECT_TRUE(lies_inside(loan.view().shape, loan));
 }
 
 TEST(Loan, ReleasedOwnerIsTheCallersToGiveBack) {
   ReleaseCounter counter;
-  Owner owner;
+  Deleter deleter;
   {
     Loan loan;
     describe_rank(loan, 2);
-    loan.attach(counter.owner());
-    owner = loan.release_owner();
-    EXPECT_FALSE(loan.has_owner());
+    loan.attach(counter.deleter());
+    deleter = loan.release_deleter();
+    EXPECT_FALSE(loan.owns_memory());
     expect_rank(loan.view(), 2);
   }
   EXPECT_EQ(counter.count(), 0);
-  owner.release(owner.context);
+  deleter.release(deleter.context);
   EXPECT_EQ(counter.count(), 1);
 }
 
 TEST(Loan, OriginIsNeverReleased) {
   ReleaseCounter origin;
-  ReleaseCounter owner;
+  ReleaseCounter counter;
   {
     Loan loan;
-    loan.origin = origin.owner();
-    loan.attach(owner.owner());
+    loan.original = origin.deleter();
+    loan.attach(counter.deleter());
     Loan moved(std::move(loan));
-    EXPECT_EQ(moved.origin.context, &origin);
-    EXPECT_FALSE(loan.origin);
+    EXPECT_EQ(moved.original.context, &origin);
+    EXPECT_FALSE(loan.original);
   }
   EXPECT_EQ(origin.count(), 0);
-  EXPECT_EQ(owner.count(), 1);
+  EXPECT_EQ(counter.count(), 1);
 }
 
 TEST(Loan, MayBeReleasedOnAnotherThread) {
   ReleaseCounter counter;
   Loan loan;
-  loan.attach(counter.owner());
+  loan.attach(counter.deleter());
   std::thread([moved = std::move(loan)]() mutable { moved.reset(); }).join();
   EXPECT_EQ(counter.count(), 1);
 }

@@ -35,7 +35,7 @@ Loan make_loan(ReleaseCounter& counter, void* values) {
   loan.strides()[0] = 3;
   loan.strides()[1] = 1;
   loan.view().data = values;
-  loan.attach(counter.owner());
+  loan.attach(counter.deleter());
   return loan;
 }
 
@@ -109,8 +109,8 @@ TEST(ManagedTensor, NullDeleterIsTolerated) {
   }
   LegacyProducer legacy;
   legacy.get()->deleter = nullptr;
-  const Owner owner = owner_of(legacy.get());
-  owner.release(owner.context);
+  const Deleter deleter = deleter_of(legacy.get());
+  deleter.release(deleter.context);
 }
 
 TEST(ManagedTensor, NullContextIsTolerated) {
@@ -204,7 +204,7 @@ TEST(ManagedTensor, DescribingTakesNothing) {
   {
     Loan loan;
     describe_managed(producer.get(), loan);
-    EXPECT_FALSE(loan.has_owner());
+    EXPECT_FALSE(loan.owns_memory());
   }
   EXPECT_EQ(producer.deletions(), 0);
 }
@@ -256,7 +256,7 @@ TEST(ManagedTensor, LegacyTensorHasUnknownAccessAndIsExportedReadOnly) {
     Loan loan;
     describe_managed(producer.get(), loan);
     EXPECT_EQ(loan.view().access, Access::unknown);
-    loan.attach(owner_of(producer.get()));
+    loan.attach(deleter_of(producer.get()));
     const ManagedTensor exported(std::move(loan));
     EXPECT_EQ(exported.get()->flags & kReadOnly, kReadOnly);
     EXPECT_EQ(producer.deletions(), 0);
@@ -296,7 +296,7 @@ TEST(ToManaged, TakesTheOwnerOutOfTheLoan) {
   float values[6] = {};
   Loan loan = make_loan(counter, values);
   DLManagedTensorVersioned* managed = to_managed(std::move(loan));
-  EXPECT_FALSE(loan.has_owner());
+  EXPECT_FALSE(loan.owns_memory());
   managed->deleter(managed);
   EXPECT_EQ(counter.count(), 1);
 }
@@ -367,7 +367,7 @@ TEST(ToManagedLegacy, ReadOnlyMemoryIsRefusedAndTheLoanKeepsItsOwner) {
   Loan loan = make_loan(counter, values);
   loan.view().access = Access::read_only;
   expect_error(ErrorCode::read_only, [&] { to_managed_legacy(std::move(loan)); });
-  EXPECT_TRUE(loan.has_owner());
+  EXPECT_TRUE(loan.owns_memory());
   EXPECT_EQ(counter.count(), 0);
   loan.reset();
   EXPECT_EQ(counter.count(), 1);
@@ -394,7 +394,7 @@ TEST(ToManagedLegacy, VersionedToLegacyAndBackReleasesOnceAndKeepsTheAddress) {
     DLManagedTensor* legacy = to_managed_legacy(ManagedTensor::adopt(producer.get()).to_loan());
     Loan loan;
     describe_managed(legacy, loan);
-    loan.attach(owner_of(legacy));
+    loan.attach(deleter_of(legacy));
     const ManagedTensor versioned(std::move(loan));
     EXPECT_EQ(versioned.get()->dl_tensor.data, producer.values());
     EXPECT_EQ(producer.deletions(), 0);

@@ -28,9 +28,9 @@ Shaped on_gpu(std::vector<int64_t> shape) {
   return source;
 }
 
-Shaped with(ErrorCode obstacle, const char* found = nullptr) {
+Shaped with(ErrorCode reason, const char* found = nullptr) {
   Shaped source({4, 6});
-  source.fields().obstacles.add(obstacle);
+  source.fields().reasons.add(reason);
   source.fields().found = found;
   return source;
 }
@@ -105,12 +105,12 @@ std::vector<Message> messages() {
        "device",
        "device is cuda:0; NumPy arrays live in host memory: pass device=\"cpu\" to stage 4.0 MB "
        "(which needs a CUDA module that can be used here: tensor.cpu() copies, too)"},
-      {ErrorCode::no_transfer,
+      {ErrorCode::no_staging,
        on_gpu({4}),
        numpy_like(),
        {.device = kCpu},
        "device",
-       "device is cuda:0, cpu was asked for, and no transfer between them can be made here: "
+       "device is cuda:0, cpu was asked for, and nothing can be staged between them here: "
        "move it with its own framework first, such as dlbridge.to_torch(x).to(\"cpu\")"},
       {ErrorCode::copy_forbidden,
        Shaped({4}),
@@ -261,7 +261,7 @@ INSTANTIATE_TEST_SUITE_P(All, Refusal, testing::ValuesIn(messages()), [](const a
 });
 
 TEST(Refusal, EveryReasonHasWordsAndAWayOut){
-#define DLBRIDGE_X(code, field_name, cure)                                                 \
+#define DLBRIDGE_X(code, field_name, remedy)                                               \
   {                                                                                        \
     const Shaped source({4}, {-1}, kFloat32, at(0x10000));                                 \
     const Request request{.copy = CopyMode::never, .device = kGpu, .dtype = kFloat64};     \

@@ -1,5 +1,5 @@
-// plan(): the four-state table of copy=, cell by cell; every reason it finds by itself; what cures
-// each reason.
+// plan(): the four-state table of copy=, cell by cell; every reason it finds by itself; what
+// remedies each reason.
 #include "dlbridge/plan.h"
 
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <map>
 #include <optional>
 
-#include "dlbridge/transfer.h"
+#include "dlbridge/staging_backend.h"
 #include "shaped.h"
 #include "traits.h"
 
@@ -28,10 +28,10 @@ constexpr CopyMode kModes[] = {CopyMode::unset, CopyMode::never, CopyMode::if_ne
                                CopyMode::always};
 
 // Connects the CPU with the first GPU while it lives.
-class HostAndGpu final : public Transfer {
+class HostAndGpu final : public StagingBackend {
  public:
-  HostAndGpu() { register_transfer(*this); }
-  ~HostAndGpu() override { unregister_transfer(*this); }
+  HostAndGpu() { register_staging(*this); }
+  ~HostAndGpu() override { unregister_staging(*this); }
   bool connects(Device from, Device to) const noexcept override {
     return (from == kGpu || from == kCpu) && (to == kGpu || to == kCpu);
   }
@@ -42,9 +42,9 @@ void* odd_address() { return reinterpret_cast<void*>(uintptr_t{0x10001}); }
 
 Shaped plain() { return Shaped({4, 6}); }
 
-Shaped with(ErrorCode obstacle) {
+Shaped with(ErrorCode reason) {
   Shaped source = plain();
-  source.fields().obstacles.add(obstacle);
+  source.fields().reasons.add(reason);
   return source;
 }
 
@@ -128,7 +128,7 @@ std::vector<Column> columns() {
 class CopyTable : public testing::TestWithParam<Column> {};
 
 TEST_P(CopyTable, EveryStateOfCopyGivesItsVerdict) {
-  const HostAndGpu transfer;
+  const HostAndGpu backend;
   const Column& column = GetParam();
   for (size_t i = 0; i < 4; ++i) {
     const Request request{.copy = kModes[i], .device = column.device, .dtype = column.dtype};
@@ -149,7 +149,7 @@ TEST_P(CopyTable, EveryStateOfCopyGivesItsVerdict) {
 
 // copy=False with a named change is refused for that and nothing else.
 TEST_P(CopyTable, FalseForbidsWhatDeviceOrDtypeNames) {
-  const HostAndGpu transfer;
+  const HostAndGpu backend;
   const Column& column = GetParam();
   if (!column.device && !column.dtype) return;
   const Request request{.copy = CopyMode::never, .device = column.device, .dtype = column.dtype};
@@ -159,7 +159,7 @@ TEST_P(CopyTable, FalseForbidsWhatDeviceOrDtypeNames) {
 
 // Naming the device and the dtype that the source has changes nothing.
 TEST_P(CopyTable, AnUnnecessaryNameIsNotMade) {
-  const HostAndGpu transfer;
+  const HostAndGpu backend;
   const Column& column = GetParam();
   if (column.device || column.dtype) return;
   const TensorView view = column.source.view();
@@ -179,15 +179,15 @@ TEST(Plan, CopyOnADeviceNeedsATransferThere) {
     EXPECT_EQ(plan(source.view(), torch_like(), {.copy = mode}).verdict, share);
   const Plan refused = plan(source.view(), torch_like(), {.copy = CopyMode::always});
   EXPECT_EQ(refused.verdict, refuse);
-  EXPECT_EQ(refused.reasons, ReasonSet(ErrorCode::no_transfer));
+  EXPECT_EQ(refused.reasons, ReasonSet(ErrorCode::no_staging));
   EXPECT_EQ(plan(source.view(), torch_like(), {.dtype = kFloat64}).reasons,
-            ReasonSet(ErrorCode::no_transfer));
-  const HostAndGpu transfer;
+            ReasonSet(ErrorCode::no_staging));
+  const HostAndGpu backend;
   EXPECT_EQ(plan(source.view(), torch_like(), {.copy = CopyMode::always}).verdict, copy);
 }
 
 TEST(Plan, StagingAndCastTogetherIsOneStaging) {
-  const HostAndGpu transfer;
+  const HostAndGpu backend;
   const Shaped source = on(kGpu);
   const Plan decision = plan(source.view(), numpy_like(), {.device = kCpu, .dtype = kFloat64});
   EXPECT_EQ(decision.verdict, stage);
@@ -292,7 +292,7 @@ std::vector<Reason> reasons() {
        refuse,
        "Named"},
       {ErrorCode::device_not_named, on(kGpu), numpy_like(), {}, refuse},
-      {ErrorCode::no_transfer, on(kGpu), torch_like(), {.device = kCpu}, refuse},
+      {ErrorCode::no_staging, on(kGpu), torch_like(), {.device = kCpu}, refuse},
       {ErrorCode::copy_forbidden,
        plain(),
        torch_like(),
@@ -341,7 +341,7 @@ struct Obstacle {
 
 void PrintTo(const Obstacle& row, std::ostream* out) { *out << name(row.code); }
 
-// Design, section 7: a copy cures layouts and pending operations; never a kind of object or a
+// Design, section 7: a copy remedies layouts and pending operations; never a kind of object or a
 // promise.
 constexpr Obstacle kObstacles[] = {
     {ErrorCode::undefined_tensor, false},  {ErrorCode::masked_array, false},
@@ -478,7 +478,7 @@ TEST(Plan, NeutralTargetTakesWhateverDlpackCanSay) {
 }
 
 TEST(Path, NamesTheStepsInOrder) {
-  const HostAndGpu transfer;
+  const HostAndGpu backend;
   const auto steps = [](const Shaped& source, const TargetTraits& target, const Request& request) {
     return path(source.view(), request, plan(source.view(), target, request));
   };

@@ -168,7 +168,7 @@ TEST_P(HostileDescriptor, IsRefusedNamesItsFieldAndStaysTheProducers) {
   EXPECT_EQ(name(error->code()), name(GetParam().code)) << error->what();
   EXPECT_EQ(error->field(), GetParam().field);
   EXPECT_NE(std::string(error->what()).find("expected"), std::string::npos) << error->what();
-  EXPECT_FALSE(loan.has_owner());
+  EXPECT_FALSE(loan.owns_memory());
   EXPECT_EQ(producer.deletions(), 0);
 }
 
@@ -408,7 +408,7 @@ TEST(ReadPrototype, GivesCompactStridesAndNoMemory) {
   EXPECT_EQ(Device(view.device), Device(DeviceType::cuda, 3));
   EXPECT_EQ(view.data, nullptr);
   EXPECT_EQ(view.byte_offset, 0u);
-  EXPECT_FALSE(loan.has_owner());
+  EXPECT_FALSE(loan.owns_memory());
 }
 
 TEST(ReadPrototype, LooksAtNeitherDataNorStridesNorOffset) {

@@ -72,9 +72,9 @@ class CApiCuda : public StagingTest {
   }
 
   // A tensor as a handle, and as a descriptor that the test lends.
-  static Handle handle(TestTensor& tensor) { return Handle(tensor.lend()); }
+  static Handle handle(TestTensor& tensor) { return Handle(tensor.acquire()); }
   static const DLManagedTensorVersioned* borrow(ManagedTensor& kept, TestTensor& tensor) {
-    kept = ManagedTensor(tensor.lend());
+    kept = ManagedTensor(tensor.acquire());
     return kept.get();
   }
 
@@ -96,7 +96,7 @@ TEST_F(CApiCuda, AvailabilityOfAMachineWithAGpu) {
   ASSERT_EQ(dlb_cuda_availability(&info), DLBRIDGE_OK);
   EXPECT_EQ(info.usable, 1);
   EXPECT_EQ(info.device_count, 2);
-  EXPECT_STREQ(info.obstacle, "");
+  EXPECT_STREQ(info.reason, "");
   EXPECT_STREQ(text, "");
   EXPECT_EQ(info.message_length, 0u);
   EXPECT_GE(info.driver_version, info.runtime_version);
@@ -123,7 +123,7 @@ TEST_F(CApiCuda, WhatIsMissingIsAnAnswerOfOneCallAndAFailureOfTheOthers) {
     ASSERT_EQ(dlb_cuda_availability(&info), DLBRIDGE_OK);
     EXPECT_EQ(info.usable, 0);
     EXPECT_EQ(info.device_count, 0);
-    EXPECT_STREQ(info.obstacle, each.code);
+    EXPECT_STREQ(info.reason, each.code);
     EXPECT_EQ(std::strlen(text), 15u);  // cut to what fits
     EXPECT_GT(info.message_length, 15u);
 
@@ -134,7 +134,7 @@ TEST_F(CApiCuda, WhatIsMissingIsAnAnswerOfOneCallAndAFailureOfTheOthers) {
     expect_failure(dlb_cuda_pinned_empty(DLDataType(kFloat32), 1, shape, &made),
                    DLBRIDGE_UNAVAILABLE, each.code, "device");
     EXPECT_EQ(made, nullptr);
-    EXPECT_EQ(dlb_cuda_register_transfer(), DLBRIDGE_OK);
+    EXPECT_EQ(dlb_cuda_register_staging(), DLBRIDGE_OK);
     int32_t drained = 0;
     EXPECT_EQ(dlb_cuda_drain(0, &drained), DLBRIDGE_OK);
     EXPECT_EQ(drained, 1);
@@ -163,8 +163,8 @@ TEST_F(CApiCuda, ChildOfAForkIsRefused) {
 TEST_F(CApiCuda, RegisteredOnceStageAndPlanKnowTheModule) {
   TestTensor& x = device(Layout({3, 50}));
   TestTensor& out = host(Layout({3, 50}, {1, 3}), 9);
-  ASSERT_EQ(dlb_cuda_register_transfer(), DLBRIDGE_OK);
-  ASSERT_EQ(dlb_cuda_register_transfer(), DLBRIDGE_OK);
+  ASSERT_EQ(dlb_cuda_register_staging(), DLBRIDGE_OK);
+  ASSERT_EQ(dlb_cuda_register_staging(), DLBRIDGE_OK);
   ManagedTensor source;
   ManagedTensor destination;
   ASSERT_EQ(dlb_stage(borrow(source, x), borrow(destination, out), kLegacy), DLBRIDGE_OK)
@@ -278,7 +278,7 @@ TEST_F(CApiCuda, ManyGoInOneOperation) {
 TEST_F(CApiCuda, ManyOfWhichOneIsRefusedMakeNothing) {
   TestTensor& good = device(Layout({40}));
   ManagedTensor kept[2];
-  DLManagedTensorVersioned* broken = ManagedTensor(good.lend()).release();
+  DLManagedTensorVersioned* broken = ManagedTensor(good.acquire()).release();
   broken->dl_tensor.ndim = -1;
   const DLManagedTensorVersioned* sources[] = {borrow(kept[0], good), broken};
   dlb_tensor* results[2] = {poison<dlb_tensor>(), poison<dlb_tensor>()};
@@ -296,7 +296,7 @@ TEST_F(CApiCuda, AsyncOperationHoldsItsOwnShare) {
   const cudaStream_t producer = stream();
   produce(producer, x, 5);
   sim().hold();
-  Handle source(x.lend());
+  Handle source(x.acquire());
   FutureHandle going;
   ASSERT_EQ(dlb_cuda_stage_to_host_async(source.tensor, reinterpret_cast<intptr_t>(producer),
                                          nullptr, &going.future),
@@ -341,7 +341,7 @@ TEST_F(CApiCuda, AsyncOperationHoldsItsOwnShare) {
 
 TEST_F(CApiCuda, WaitsOfAnyLengthEnd) {
   TestTensor& x = device(Layout({200, 300}));
-  Handle source(x.lend());
+  Handle source(x.acquire());
   for (const double seconds : {1e300, std::numeric_limits<double>::infinity(), -1e300}) {
     FutureHandle going;
     sim().hold();
@@ -371,8 +371,8 @@ TEST_F(CApiCuda, AsyncIntoHoldsBoth) {
   TestTensor& out = host(Layout({200, 300}, {1, 200}), 9);
   FutureHandle going;
   {
-    Handle source(x.lend());
-    Handle destination(out.lend());
+    Handle source(x.acquire());
+    Handle destination(out.acquire());
     ASSERT_EQ(dlb_cuda_stage_to_host_into_async(source.tensor, destination.tensor, kLegacy, nullptr,
                                                 &going.future),
               DLBRIDGE_OK)
@@ -394,11 +394,11 @@ TEST_F(CApiCuda, AsyncToDeviceReadsAPageableSourceBeforeItReturnsUnlessItMayBorr
   for (const bool borrow : {false, true}) {
     TestTensor& x = host(Layout({200, 300}), 3);
     TestTensor& target = device(Layout({200, 300}), 4);
-    Handle source(x.lend());
-    Handle to(target.lend());
+    Handle source(x.acquire());
+    Handle to(target.acquire());
     FutureHandle going;
     const auto options = flags(borrow ? DLBRIDGE_CUDA_BORROW : 0);
-    Handle before(device(Layout({8})).lend());
+    Handle before(device(Layout({8})).acquire());
     FutureHandle earlier;
     sim().hold();
     // What is in flight on the same stream keeps the thread busy that would read for us.
@@ -426,8 +426,8 @@ TEST_F(CApiCuda, ManyGoAsynchronously) {
   TestTensor& second = device(Layout({5, 7}), 3);
   FutureHandle going;
   {
-    Handle a(first.lend());
-    Handle b(second.lend());
+    Handle a(first.acquire());
+    Handle b(second.acquire());
     dlb_tensor* const sources[] = {a.tensor, b.tensor};
     ASSERT_EQ(dlb_cuda_stage_many_to_host_async(sources, 2, kLegacy, nullptr, &going.future),
               DLBRIDGE_OK)
@@ -452,7 +452,7 @@ TEST_F(CApiCuda, SnapshotIsKeptUnlessItIsGivenUp) {
   for (const uint32_t bits : {0u, uint32_t{DLBRIDGE_CUDA_NO_SNAPSHOT}}) {
     TestTensor& x = device(Layout({200, 300}));
     const cudaStream_t producer = stream();
-    Handle source(x.lend());
+    Handle source(x.acquire());
     const auto options = flags(bits);
     FutureHandle going;
     sim().hold();
@@ -475,7 +475,7 @@ TEST_F(CApiCuda, FailureOfTheDeviceIsTheSameOnEveryCall) {
   const cudaStream_t producer = stream();
   sim().hold();
   sim().enqueue_fault(producer, cudaErrorIllegalAddress);
-  Handle source(x.lend());
+  Handle source(x.acquire());
   // What the device may still read is never given back: a leak checker is to find it here.
   static const dlb_tensor* lost = nullptr;
   lost = source.tensor;
@@ -503,8 +503,8 @@ TEST_F(CApiCuda, DropNeitherWaitsNorCancels) {
   TestTensor& x = device(Layout({200, 300}));
   TestTensor& out = host(Layout({200, 300}), 9);
   sim().hold();
-  Handle source(x.lend());
-  Handle destination(out.lend());
+  Handle source(x.acquire());
+  Handle destination(out.acquire());
   dlb_future* future = nullptr;
   ASSERT_EQ(dlb_cuda_stage_to_host_into_async(source.tensor, destination.tensor, kLegacy, nullptr,
                                               &future),
@@ -631,8 +631,8 @@ class CApiCudaArguments : public CApiCuda {
               const char* code) {
     TestTensor& x = device(Layout({4}));
     TestTensor& y = host(Layout({4}));
-    Handle on_device(x.lend());
-    Handle on_host(y.lend());
+    Handle on_device(x.acquire());
+    Handle on_host(y.acquire());
     const DLManagedTensorVersioned* from = on_device.borrowed();
     const DLManagedTensorVersioned* to = on_host.borrowed();
     dlb_tensor* const sources[] = {on_device.tensor};
@@ -694,7 +694,7 @@ TEST_F(CApiCudaArguments, OptionsThatAreNotKnown) {
 
 TEST_F(CApiCuda, NullIsNamed) {
   TestTensor& x = device(Layout({4}));
-  Handle source(x.lend());
+  Handle source(x.acquire());
   const DLManagedTensorVersioned* from = source.borrowed();
   const auto invalid = [](dlb_status status, const char* field) {
     expect_failure(status, DLBRIDGE_INVALID_ARGUMENT, "invalid_argument", field);
@@ -732,7 +732,7 @@ TEST_F(CApiCuda, RefusesWhatCannotBeCopied) {
   TestTensor& x = device(Layout({4}));
   TestTensor& other_shape = host(Layout({5}));
   TestTensor& y = host(Layout({4}));
-  Handle source(x.lend());
+  Handle source(x.acquire());
   ManagedTensor kept[2];
   expect_failure(dlb_cuda_stage_to_host_into(source.borrowed(), borrow(kept[0], other_shape),
                                              kLegacy, nullptr),

@@ -72,7 +72,7 @@ TEST_F(DeviceMemory, LooksLikeWhatItIsMadeAfter) {
 TEST_F(DeviceMemory, OfNothingTakesNone) {
   const Loan loan = cuda::device_empty(Shaped({3, 0}).view(), on(stream()));
   EXPECT_TRUE(loan.view().is_empty());
-  EXPECT_FALSE(loan.has_owner());
+  EXPECT_FALSE(loan.owns_memory());
   EXPECT_EQ(loan.view().data, nullptr);
   EXPECT_EQ(sim().calls("malloc_async"), 0u);
 }
@@ -103,8 +103,8 @@ TEST_F(DeviceMemory, IsGivenBackBehindEveryRecordedStream) {
   std::vector<std::shared_ptr<std::vector<uint8_t>>> seen;
   for (const cudaStream_t other : others) {
     sim().order(user, other);
-    EXPECT_TRUE(cuda::record_device_stream(loan.owner(), on(other)));
-    EXPECT_TRUE(cuda::record_device_stream(loan.owner(), on(other))) << "once more does no harm";
+    EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(other)));
+    EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(other))) << "once more does no harm";
     seen.push_back(read(other, loan));  // after record: what it has by the end counts
   }
   loan.reset();
@@ -127,12 +127,12 @@ TEST_F(DeviceMemory, ALateReaderThatNobodyRecordedIsAReport) {
 
 TEST_F(DeviceMemory, RecordsOnlyWhatIsItsOwn) {
   const cudaStream_t user = stream();
-  Loan foreign = device({{10}}).lend();
-  EXPECT_FALSE(cuda::record_device_stream(foreign.owner(), on(user)));
-  EXPECT_FALSE(cuda::record_device_stream(Owner(), on(user)));
+  Loan foreign = device({{10}}).acquire();
+  EXPECT_FALSE(cuda::record_device_stream(foreign.deleter(), on(user)));
+  EXPECT_FALSE(cuda::record_device_stream(Deleter(), on(user)));
   Loan loan = empty_on(user);
-  EXPECT_TRUE(cuda::record_device_stream(loan.owner(), numbered(cuda::kNoEdges)));
-  EXPECT_TRUE(cuda::record_device_stream(loan.owner(), on(user)));
+  EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), numbered(cuda::kNoEdges)));
+  EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(user)));
   const uint64_t before = sim().calls("event_record");
   loan.reset();
   EXPECT_EQ(sim().calls("event_record") - before, 1u) << "one stream used it";
@@ -151,7 +151,7 @@ TEST_F(DeviceMemory, OfAPerThreadStreamIsGivenBackBehindThatOfItsThread) {
   in_context(1, [&] {
     sim().synchronize(cudaStreamPerThread);
     sim().synchronize(cudaStreamLegacy);
-    cuda::record_device_stream(recorded.owner(), numbered(cuda::kPerThreadStream));
+    cuda::record_device_stream(recorded.deleter(), numbered(cuda::kPerThreadStream));
   });
 }
 
@@ -199,7 +199,7 @@ TEST_F(DeviceMemory, OfASlowStreamDelaysNobodyElse) {
   loan.reset();
   TestTensor& x = device({{100'000}}, 3);
   const cudaStream_t quick = stream();
-  EXPECT_TRUE(cuda::stage_to_host_async(x.lend(), on(quick)).wait(10)) << "a lane stands still";
+  EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(quick)).wait(10)) << "a lane stands still";
   const Loan other = empty_on(quick);
   write(quick, other, 4);
   EXPECT_EQ(sim().read(other.view().data, bytes_of(other)), pattern(bytes_of(other), 4));
@@ -234,7 +234,7 @@ TEST_F(DeviceMemory, OfAnEngineThatIsNoMoreIsLeftAlone) {
   Loan loan = empty_on(stream());
   start();
   const uint64_t calls = sim().total_calls();
-  EXPECT_TRUE(cuda::record_device_stream(loan.owner(), on(stream())));
+  EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(stream())));
   loan.reset();
   EXPECT_EQ(sim().total_calls(), calls);
 }
@@ -304,7 +304,7 @@ TEST_F(DeviceMemory, OfAFailedCallIsNotLost) {
         const bool failed = sim().faults_struck() > 0;
         sim().clear_faults();
         EXPECT_TRUE(!error || failed) << error->what();
-        EXPECT_EQ(made.has_owner(), !error);
+        EXPECT_EQ(made.owns_memory(), !error);
         made.reset();
         EXPECT_EQ(sim().async_bytes(), 0u);
         EXPECT_EQ(sim().last_error(), cudaSuccess);

@@ -37,7 +37,7 @@ class Model {
   struct Entry {
     Kind kind;
     PinnedBlock block;
-    Owner owner;
+    Deleter deleter;
     std::byte* data;
     size_t size;
     size_t capacity;
@@ -206,7 +206,7 @@ class Model {
     const auto entry = random_of({Kind::block});
     if (entry == entries_.end()) return;
     entry->second.kind = Kind::result;
-    entry->second.owner = std::move(entry->second.block).into_owner();
+    entry->second.deleter = std::move(entry->second.block).into_deleter();
   }
 
   void give_back() {
@@ -215,7 +215,7 @@ class Model {
     expect_content(entry->second);
     entry->second.kind = Kind::quarantined;
     entry->second.fenced = passing_;
-    entry->second.owner.release(entry->second.owner.context);
+    entry->second.deleter.release(entry->second.deleter.context);
   }
 
   void add_ticket() {
@@ -283,7 +283,7 @@ class Model {
       for (const cudaEvent_t ticket : entry.tickets) fences_.pass(ticket);
       entry.tickets.clear();
       if (entry.kind == Kind::result) {
-        entry.owner.release(entry.owner.context);
+        entry.deleter.release(entry.deleter.context);
         entry.kind = Kind::quarantined;
       }
     }

@@ -29,7 +29,7 @@ using test::TestFences;
 constexpr size_t kKiB = size_t{1} << 10;
 constexpr size_t kMiB = size_t{1} << 20;
 
-void release(Owner owner) { owner.release(owner.context); }
+void release(Deleter deleter) { deleter.release(deleter.context); }
 
 class PinnedPoolTest : public ::testing::Test {
  protected:
@@ -116,7 +116,7 @@ TEST_F(PinnedPoolTest, ABlockOfNothingIsValid) {
   PinnedBlock other = pool_->take(0);
   EXPECT_NE(other.data(), block.data());
   std::move(other).retire(fences_->passed_ticket());
-  release(std::move(block).into_owner());
+  release(std::move(block).into_deleter());
   pool_->settle();
   expect_bytes(0, 0, 0, 0);
 }
@@ -193,14 +193,14 @@ TEST_F(PinnedPoolTest, KnowsWhichAddressesAreHeld) {
   EXPECT_TRUE(pool_->holds(place + 999));
   EXPECT_FALSE(pool_->holds(place + block->capacity()));
   EXPECT_FALSE(pool_->holds(place - 1));
-  const Owner owner = std::move(*block).into_owner();
+  const Deleter deleter = std::move(*block).into_deleter();
   EXPECT_TRUE(pool_->holds(place));
-  release(owner);
+  release(deleter);
   EXPECT_FALSE(pool_->holds(place));
   const PinnedBlock large = pool_->take(20 * kMiB);
   EXPECT_TRUE(pool_->holds(large.data() + 20 * kMiB - 1));
   EXPECT_FALSE(pool_->holds(large.data() + 20 * kMiB));
-  EXPECT_FALSE(pool_->holds(&owner));
+  EXPECT_FALSE(pool_->holds(&deleter));
 }
 
 // ---- States
@@ -325,10 +325,10 @@ TEST_F(PinnedPoolTest, AFenceThatDoesNotPassStopsNoLaterOne) {
   fences_->hold_fences();
   PinnedBlock first = pool_->take(kMiB);
   PinnedBlock second = pool_->take(2 * kMiB);
-  release(std::move(first).into_owner());
+  release(std::move(first).into_deleter());
   pool_->settle();
   fences_->pass_new_fences();
-  release(std::move(second).into_owner());
+  release(std::move(second).into_deleter());
   pool_->settle();
   expect_bytes(0, 0, kMiB, 0);
   fences_->pass_fences();
@@ -338,12 +338,12 @@ TEST_F(PinnedPoolTest, AResultGoesIntoQuarantineWithoutACallOfCuda) {
   for (const size_t bytes : {size_t{4}, kMiB, 20 * kMiB}) {
     PinnedBlock block = pool_->take(bytes);
     const size_t capacity = block.capacity();
-    const Owner owner = std::move(block).into_owner();
+    const Deleter deleter = std::move(block).into_deleter();
     expect_bytes(capacity, 0, 0, 0);
     const size_t calls = api_.calls();
     const int taken = fences_->taken;
     const int polls = fences_->polls;
-    release(owner);
+    release(deleter);
     EXPECT_EQ(api_.calls(), calls);
     EXPECT_EQ(fences_->taken, taken);
     EXPECT_EQ(fences_->polls, polls);
@@ -358,7 +358,7 @@ TEST_F(PinnedPoolTest, AResultIsUsedAgainOnlyBehindAFenceTakenAfterItsRelease) {
   for (const size_t bytes : {size_t{64}, 20 * kMiB}) {
     PinnedBlock block = pool_->take(bytes);
     const std::byte* const place = block.data();
-    release(std::move(block).into_owner());
+    release(std::move(block).into_deleter());
     std::vector<PinnedBlock> others;
     for (int i = 0; i < (bytes == 64 ? 2000 : 3); ++i) {
       others.push_back(pool_->take(bytes));
@@ -376,21 +376,21 @@ TEST_F(PinnedPoolTest, AResultIsUsedAgainOnlyBehindAFenceTakenAfterItsRelease) {
 }
 
 TEST_F(PinnedPoolTest, OneFenceServesManyResults) {
-  std::vector<Owner> owners;
-  for (int i = 0; i < 3000; ++i) owners.push_back(pool_->take(64).into_owner());
+  std::vector<Deleter> owners;
+  for (int i = 0; i < 3000; ++i) owners.push_back(pool_->take(64).into_deleter());
   const size_t registered = stats().registered;
-  for (const Owner& owner : owners) release(owner);
-  for (Owner& owner : owners) owner = pool_->take(64).into_owner();
+  for (const Deleter& deleter : owners) release(deleter);
+  for (Deleter& deleter : owners) deleter = pool_->take(64).into_deleter();
   EXPECT_LE(fences_->taken, 8);
   EXPECT_EQ(stats().registered, registered);
-  for (const Owner& owner : owners) release(owner);
+  for (const Deleter& deleter : owners) release(deleter);
 }
 
 TEST_F(PinnedPoolTest, AFenceIsTakenBeforeLargeResultsAreMissed) {
   const PinnedBlock stock[] = {pool_->take(2 * kMiB), pool_->take(2 * kMiB), pool_->take(2 * kMiB)};
   fences_->hold_fences();
   std::optional<PinnedBlock> spare(pool_->take(2 * kMiB));
-  release(pool_->take(2 * kMiB).into_owner());
+  release(pool_->take(2 * kMiB).into_deleter());
   spare.reset();
   EXPECT_EQ(fences_->taken, 0);
   const PinnedBlock hit = pool_->take(2 * kMiB);  // stands ready, yet takes the fence for later
@@ -400,8 +400,8 @@ TEST_F(PinnedPoolTest, AFenceIsTakenBeforeLargeResultsAreMissed) {
 
 TEST_F(PinnedPoolTest, TendingTakesAFenceForLargeResultsAndLooksAfterIt) {
   fences_->hold_fences();
-  const Owner small = pool_->take(64 * kKiB).into_owner();
-  const Owner large = pool_->take(2 * kMiB).into_owner();
+  const Deleter small = pool_->take(64 * kKiB).into_deleter();
+  const Deleter large = pool_->take(2 * kMiB).into_deleter();
   release(small);
   pool_->tend();
   EXPECT_EQ(fences_->taken, 0) << "not worth a call of CUDA";
@@ -422,7 +422,7 @@ TEST_F(PinnedPoolTest, TendingTakesAFenceForLargeResultsAndLooksAfterIt) {
 
 TEST_F(PinnedPoolTest, WithoutADeviceInUseThereIsNothingToWaitFor) {
   fences_->no_device = true;
-  release(pool_->take(20 * kMiB).into_owner());
+  release(pool_->take(20 * kMiB).into_deleter());
   pool_->settle();
   expect_bytes(0, 0, 0, 0);
   EXPECT_EQ(fences_->polls, 0);
@@ -434,7 +434,7 @@ TEST_F(PinnedPoolTest, AShortWaitForAFenceSparesAGrowth) {
     const std::byte* const place = block.data();
     const uint64_t grows = stats().grows;
     fences_->pass_fences_after(3);
-    release(std::move(block).into_owner());
+    release(std::move(block).into_deleter());
     EXPECT_EQ(pool_->take(bytes).data(), place);
     EXPECT_EQ(stats().grows, grows);
   }
@@ -445,9 +445,9 @@ TEST_F(PinnedPoolTest, AnAddedTicketHoldsAResultBack) {
   const cudaEvent_t event = ticket.get();
   PinnedBlock block = pool_->take(20 * kMiB);
   std::byte* const place = block.data();
-  const Owner owner = std::move(block).into_owner();
+  const Deleter deleter = std::move(block).into_deleter();
   EXPECT_TRUE(pool_->add_ticket(place + 12345, std::move(ticket)));
-  release(owner);
+  release(deleter);
   pool_->settle();
   pool_->settle();
   expect_bytes(0, 0, 20 * kMiB, 0);
@@ -487,8 +487,8 @@ TEST_F(PinnedPoolTest, ATicketForMemoryThatNobodyHoldsIsRefused) {
   }
   EXPECT_FALSE(pool_->add_ticket(place, fences_->ticket()));
   EXPECT_FALSE(pool_->add_ticket(&place, fences_->ticket()));
-  const Owner owner = pool_->take(1024).into_owner();
-  release(owner);
+  const Deleter deleter = pool_->take(1024).into_deleter();
+  release(deleter);
   EXPECT_FALSE(pool_->add_ticket(place, fences_->ticket()));
   pool_->settle();
   expect_bytes(0, 0, 0, 0);
@@ -504,7 +504,7 @@ TEST_F(PinnedPoolTest, AFailedDeviceLeaksWhatItMayStillWriteTo) {
   PinnedBlock second = pool_->take(20 * kMiB);
   const std::byte* const result = second.data();
   expect_bytes(20 * kMiB, 0, 0, 20 * kMiB);
-  release(std::move(second).into_owner());
+  release(std::move(second).into_deleter());
   pool_->settle();
   expect_bytes(0, 0, 0, 40 * kMiB);
   EXPECT_FALSE(pool_->holds(retired));
@@ -516,22 +516,22 @@ TEST_F(PinnedPoolTest, AFailedDeviceLeaksWhatItMayStillWriteTo) {
 // The fences of the other devices say nothing of the one that failed.
 TEST_F(PinnedPoolTest, WhatAUserHadWhenADeviceFailedIsLeaked) {
   PinnedBlock ours = pool_->take(24 * kMiB);  // its operation knows what it did with it
-  const Owner held = pool_->take(20 * kMiB).into_owner();
-  release(pool_->take(22 * kMiB).into_owner());
+  const Deleter held = pool_->take(20 * kMiB).into_deleter();
+  release(pool_->take(22 * kMiB).into_deleter());
   pool_->device_fails();
   release(held);
   ours = {};
   pool_->settle();
   expect_bytes(0, 0, 0, 42 * kMiB);
-  release(pool_->take(24 * kMiB).into_owner());
+  release(pool_->take(24 * kMiB).into_deleter());
   pool_->settle();
   expect_bytes(0, 0, 0, 42 * kMiB);
 }
 
 TEST_F(PinnedPoolTest, AtTheEndWhatAUserHadWhenADeviceFailedStaysRegistered) {
-  const Owner before = pool_->take(20 * kMiB).into_owner();
+  const Deleter before = pool_->take(20 * kMiB).into_deleter();
   pool_->device_fails();
-  const Owner after = pool_->take(30 * kMiB).into_owner();
+  const Deleter after = pool_->take(30 * kMiB).into_deleter();
   pool_.reset();
   EXPECT_EQ(api_.registered(), 20 * kMiB);
   release(before);
@@ -540,7 +540,7 @@ TEST_F(PinnedPoolTest, AtTheEndWhatAUserHadWhenADeviceFailedStaysRegistered) {
 
 TEST_F(PinnedPoolTest, WhatCouldNotBeFencedIsLeaked) {
   fences_->fence_fails = true;
-  for (int i = 0; i < 10; ++i) release(pool_->take(64).into_owner());
+  for (int i = 0; i < 10; ++i) release(pool_->take(64).into_deleter());
   pool_->settle();
   expect_bytes(0, 0, 0, 640);
 }
@@ -549,7 +549,7 @@ TEST_F(PinnedPoolTest, DuringACaptureResultsWaitForTheFenceThatComesAfterIt) {
   fences_->capturing = true;
   PinnedBlock block = pool_->take(20 * kMiB);
   const std::byte* const place = block.data();
-  release(std::move(block).into_owner());
+  release(std::move(block).into_deleter());
   pool_->settle();
   expect_bytes(0, 0, 20 * kMiB, 0);
   EXPECT_NE(pool_->take(20 * kMiB).data(), place);
@@ -683,7 +683,7 @@ TEST_F(PinnedPoolTest, TrimTouchesOnlyWhatIsFree) {
   }
   std::memset(flight.data(), 1, flight.size());
   std::move(flight).retire(std::move(ticket));
-  release(std::move(result).into_owner());
+  release(std::move(result).into_deleter());
   std::move(lost).leak();
   EXPECT_EQ(pool_->trim(0), 18 * kMiB);
   expect_bytes(10 * kMiB, 12 * kMiB, 14 * kMiB, 16 * kMiB);
@@ -766,7 +766,7 @@ TEST(PinnedPoolFailures, WhicheverCallFailsNothingIsLostButWhatIsCounted) {
       ASSERT_LT(n, 1000u);
       CountingApi api;
       TestFences fences(api);
-      std::vector<Owner> owners;
+      std::vector<Deleter> owners;
       size_t leaked = 0;
       {
         PinnedPool pool(api.table(), fences, 24 * kMiB);
@@ -782,7 +782,7 @@ TEST(PinnedPoolFailures, WhicheverCallFailsNothingIsLostButWhatIsCounted) {
             PinnedBlock a = pool.take(bytes);
             PinnedBlock b = pool.take(bytes);
             if (a) std::move(a).retire(fences.passed_ticket());
-            if (b) owners.push_back(std::move(b).into_owner());
+            if (b) owners.push_back(std::move(b).into_deleter());
           });
           expect_consistent(pool.stats());
           EXPECT_EQ(pool.stats().registered, api.registered());
@@ -792,7 +792,7 @@ TEST(PinnedPoolFailures, WhicheverCallFailsNothingIsLostButWhatIsCounted) {
           }
           attempt([&] { pool.trim(10 * kMiB); });
         }
-        for (const Owner& owner : owners) release(owner);
+        for (const Deleter& deleter : owners) release(deleter);
         failed = api.calls() >= n;
         api.fail_never();
         pool.trim(0);
@@ -830,8 +830,8 @@ TEST_F(PinnedPoolTest, NoLockIsHeldDuringACallOfCuda) {
   {
     const PinnedBlock block = pool_->take(64);
   }
-  release(pool_->take(64).into_owner());
-  release(pool_->take(20 * kMiB).into_owner());
+  release(pool_->take(64).into_deleter());
+  release(pool_->take(20 * kMiB).into_deleter());
   pool_->tend();
   pool_->take(20 * kMiB).retire(fences_->passed_ticket());
   pool_->settle();
@@ -848,7 +848,7 @@ TEST_F(PinnedPoolTest, NoLockIsHeldDuringACallOfCuda) {
 // ---- The end
 
 TEST_F(PinnedPoolTest, TheEndGivesEverythingBack) {
-  release(pool_->take(64).into_owner());
+  release(pool_->take(64).into_deleter());
   pool_->take(kMiB).retire(fences_->passed_ticket());
   const std::byte* const place = pool_->take(20 * kMiB).data();
   pool_.reset();
@@ -860,13 +860,13 @@ TEST_F(PinnedPoolTest, ResultsOutliveThePool) {
   for (const size_t bytes : {size_t{64}, 20 * kMiB}) {
     CountingApi::last_error() = cudaSuccess;
     if (!pool_) pool_.emplace(api_.table(), *fences_, 256 * kMiB);
-    std::vector<Owner> owners;
+    std::vector<Deleter> owners;
     std::vector<std::byte*> places;
     for (int i = 0; i < 3; ++i) {
       PinnedBlock block = pool_->take(bytes);
       std::memset(block.data(), 0x40 + i, bytes);
       places.push_back(block.data());
-      owners.push_back(std::move(block).into_owner());
+      owners.push_back(std::move(block).into_deleter());
     }
     pool_.reset();
     EXPECT_EQ(api_.registered(), 0u);  // the memory is ordinary now
@@ -908,8 +908,8 @@ TEST_F(PinnedPoolTest, TheEndWaitsForFencesAndTickets) {
   const cudaEvent_t event = ticket.get();
   PinnedBlock held = pool_->take(20 * kMiB);
   EXPECT_TRUE(pool_->add_ticket(held.data(), std::move(ticket)));
-  const Owner owner = std::move(held).into_owner();
-  release(pool_->take(10 * kMiB).into_owner());
+  const Deleter deleter = std::move(held).into_deleter();
+  release(pool_->take(10 * kMiB).into_deleter());
   std::atomic<bool> passed{false};
   api_.on_call = [&] { EXPECT_TRUE(passed || api_.registered() == 30 * kMiB); };
   std::thread device([&] {
@@ -924,7 +924,7 @@ TEST_F(PinnedPoolTest, TheEndWaitsForFencesAndTickets) {
   EXPECT_TRUE(passed);
   EXPECT_EQ(api_.registered(), 0u);
   api_.on_call = nullptr;
-  release(owner);
+  release(deleter);
 }
 
 TEST_F(PinnedPoolTest, TheEndDoesNotWaitForEver) {
@@ -950,13 +950,13 @@ TEST_F(PinnedPoolTest, AtTheEndOfADeadDeviceWhatItMayWriteToStays) {
   fences_->fail_fences();
   PinnedBlock held = pool_->take(20 * kMiB);
   const std::byte* const place = held.data();
-  const Owner owner = std::move(held).into_owner();
+  const Deleter deleter = std::move(held).into_deleter();
   {
     const PinnedBlock free = pool_->take(30 * kMiB);
   }
   pool_.reset();
   EXPECT_EQ(api_.registered(), 20 * kMiB);
-  release(owner);
+  release(deleter);
   EXPECT_TRUE(is_mapped(place));
 }
 
@@ -981,7 +981,7 @@ TEST_F(PinnedPoolTest, AForksChildIsRefusedAndItsReleasesDoNothing) {
   PinnedBlock second = pool_->take(64);
   PinnedBlock third = pool_->take(20 * kMiB);
   PinnedBlock fourth = pool_->take(20 * kMiB);
-  const Owner owner = pool_->take(kMiB).into_owner();
+  const Deleter deleter = pool_->take(kMiB).into_deleter();
   const std::byte* const place = block.data();
   const size_t calls = api_.calls();
   const auto child = [&] {
@@ -989,7 +989,7 @@ TEST_F(PinnedPoolTest, AForksChildIsRefusedAndItsReleasesDoNothing) {
     if (!error || error->code() != ErrorCode::after_fork) return 1;
     if (!error_of([&] { pool_->take(20 * kMiB); })) return 2;
     if (block.data()[63] != std::byte{0x33}) return 3;
-    release(owner);
+    release(deleter);
     second = PinnedBlock();
     third = PinnedBlock();
     std::move(fourth).retire(fences_->passed_ticket());
@@ -1007,7 +1007,7 @@ TEST_F(PinnedPoolTest, AForksChildIsRefusedAndItsReleasesDoNothing) {
   };
   EXPECT_EQ(in_a_fork(child), 0);
   EXPECT_EQ(stats().leaked, 0u);
-  release(owner);
+  release(deleter);
   EXPECT_TRUE(pool_->take(64));
 }
 
@@ -1017,22 +1017,22 @@ TEST_F(PinnedPoolTest, AForksChildDoesNotWaitForLocksOfThreadsThatAreNotThere) {
   for (int i = 0; i < 2; ++i) {
     threads.emplace_back([&] {
       while (!stop) {
-        release(pool_->take(100 * kKiB).into_owner());
+        release(pool_->take(100 * kKiB).into_deleter());
         pool_->stats();
       }
     });
   }
   for (int i = 0; i < 30; ++i) {
     PinnedBlock block = pool_->take(100 * kKiB);
-    const Owner owner = pool_->take(64).into_owner();
+    const Deleter deleter = pool_->take(64).into_deleter();
     const auto child = [&] {
-      release(owner);
+      release(deleter);
       block = PinnedBlock();
       pool_->stats();
       return error_of([&] { pool_->take(64); }) ? 0 : 1;
     };
     ASSERT_EQ(in_a_fork(child), 0);
-    release(owner);
+    release(deleter);
   }
   stop = true;
   for (auto& thread : threads) thread.join();

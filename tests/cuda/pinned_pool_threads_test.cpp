@@ -93,11 +93,11 @@ TEST_F(PinnedPoolThreads, BlocksAreFreedByOtherThreadsThanTookThem) {
           break;
         case 1: {
           std::byte* const place = other.data();
-          const Owner owner = std::move(other).into_owner();
+          const Deleter deleter = std::move(other).into_deleter();
           if (random() % 4 == 0) {
             ASSERT_TRUE(pool.add_ticket(place, fences_.passed_ticket()));
           }
-          owner.release(owner.context);
+          deleter.release(deleter.context);
           break;
         }
         default:
@@ -134,8 +134,8 @@ TEST_F(PinnedPoolThreads, TrimmingAndOtherLimitsMeanwhileDoNoHarm) {
       mark(block, mark_of(block.data()));
       PinnedBlock second = pool.take(random() % 5000);
       ASSERT_TRUE(is_marked(block, mark_of(block.data())));
-      const Owner owner = std::move(block).into_owner();
-      owner.release(owner.context);
+      const Deleter deleter = std::move(block).into_deleter();
+      deleter.release(deleter.context);
     }
   });
   stop = true;
@@ -258,9 +258,9 @@ TEST_F(PinnedPoolThreads, TrimReachesWhatLivingThreadsKeep) {
 // Constructed before anything else that is local to the thread, so it ends last.
 struct HeldToTheEnd {
   PinnedBlock block;
-  Owner owner;
+  Deleter deleter;
   ~HeldToTheEnd() {
-    if (owner) owner.release(owner.context);
+    if (deleter) deleter.release(deleter.context);
   }
 };
 thread_local HeldToTheEnd t_held;
@@ -270,7 +270,7 @@ TEST_F(PinnedPoolThreads, ABlockMayBeFreedAfterItsThreadsOwnBlocksAreGone) {
   std::thread([&] {
     t_held.block = PinnedBlock();
     t_held.block = pool.take(64);
-    t_held.owner = pool.take(64).into_owner();
+    t_held.deleter = pool.take(64).into_deleter();
     {
       const PinnedBlock other = pool.take(64);
     }
@@ -307,7 +307,7 @@ TEST_F(PinnedPoolThreads, ReleasesRaceWithTheEndOfThePool) {
   size_t still_mapped = 0;
   for (int round = 0; round < kRounds; ++round) {
     auto pool = std::make_unique<PinnedPool>(api_.table(), fences_, 64 * kMiB);
-    std::vector<Owner> owners;
+    std::vector<Deleter> owners;
     std::vector<PinnedBlock> blocks;
     std::vector<std::byte*> places;
     for (int i = 0; i < 40; ++i) {
@@ -316,13 +316,13 @@ TEST_F(PinnedPoolThreads, ReleasesRaceWithTheEndOfThePool) {
       if (i % 4 == 1) {
         blocks.push_back(std::move(block));
       } else {
-        owners.push_back(std::move(block).into_owner());
+        owners.push_back(std::move(block).into_deleter());
       }
     }
     std::atomic<bool> go{false};
     std::thread releaser([&] {
       while (!go) std::this_thread::yield();
-      for (const Owner& owner : owners) owner.release(owner.context);
+      for (const Deleter& deleter : owners) deleter.release(deleter.context);
     });
     std::thread freer([&] {
       while (!go) std::this_thread::yield();

@@ -45,7 +45,7 @@ TEST_P(StagingAsync, TheSourceIsHeldUntilTheCopyHasBeenSeenToEnd) {
     free_on_release(x);
     Held held(sim());
     const cuda::Future future =
-        cuda::stage_to_host_async(x.lend(), on(stream()), {.snapshot = snapshot});
+        cuda::stage_to_host_async(x.acquire(), on(stream()), {.snapshot = snapshot});
     EXPECT_EQ(x.releases(), 0);
     EXPECT_FALSE(future.done());
     held.go();
@@ -62,10 +62,10 @@ TEST_P(StagingAsync, DroppingAFutureNeitherWaitsNorCancels) {
   TestTensor& out = host({{size()}}, 4);
   free_on_release(x);
   Held held(sim());
-  static_cast<void>(cuda::stage_to_host_async(x.lend(), on(stream())));
-  static_cast<void>(cuda::stage_to_host_async(y.lend(), out.lend(), on(stream())));
+  static_cast<void>(cuda::stage_to_host_async(x.acquire(), on(stream())));
+  static_cast<void>(cuda::stage_to_host_async(y.acquire(), out.acquire(), on(stream())));
   static_cast<void>(
-      cuda::stage_to_device_async(source.lend(), device({{size()}}).lend(), on(stream())));
+      cuda::stage_to_device_async(source.acquire(), device({{size()}}).acquire(), on(stream())));
   EXPECT_EQ(x.releases() + y.releases() + out.releases(), 0);
   held.go();
   EXPECT_TRUE(cuda::drain(10));
@@ -79,7 +79,7 @@ TEST_P(StagingAsync, DroppingAFutureNeitherWaitsNorCancels) {
 TEST_P(StagingAsync, TheResultKeepsOutAlive) {
   TestTensor& x = device({{size()}});
   TestTensor& out = host({{size()}}, 2);
-  cuda::Future future = cuda::stage_to_host_async(x.lend(), out.lend(), on(stream()));
+  cuda::Future future = cuda::stage_to_host_async(x.acquire(), out.acquire(), on(stream()));
   Loan result = future.result();
   EXPECT_EQ(x.releases(), 1);
   EXPECT_EQ(result.view().data, out.memory());
@@ -95,7 +95,7 @@ TEST_P(StagingAsync, APinnedSourceIsReadUntilDone) {
   TestTensor& source = foreign_pinned({{size()}}, 2);
   Held held(sim());
   const cuda::Future future =
-      cuda::stage_to_device_async(source.lend(), target.lend(), on(stream()));
+      cuda::stage_to_device_async(source.acquire(), target.acquire(), on(stream()));
   EXPECT_EQ(source.releases(), 0);
   EXPECT_FALSE(future.done());
   held.go();
@@ -109,7 +109,7 @@ TEST_P(StagingAsync, APageableSourceHasBeenReadOnReturn) {
   TestTensor& source = host({{size()}}, 2);
   Held held(sim());
   const cuda::Future future =
-      cuda::stage_to_device_async(source.lend(), target.lend(), on(stream()));
+      cuda::stage_to_device_async(source.acquire(), target.acquire(), on(stream()));
   fill(source, 3);  // a write that must not arrive
   EXPECT_FALSE(future.done());
   held.go();
@@ -125,9 +125,9 @@ TEST_P(StagingAsync, ABorrowedSourceIsReadLater) {
   Held held(sim());
   // The lane's thread is busy with this one, so the next one waits for its turn.
   const cuda::Future before =
-      cuda::stage_to_device_async(first.lend(), target.lend(), on(consumer));
-  const cuda::Future future =
-      cuda::stage_to_device_async(source.lend(), target.lend(), on(consumer), {.borrow = true});
+      cuda::stage_to_device_async(first.acquire(), target.acquire(), on(consumer));
+  const cuda::Future future = cuda::stage_to_device_async(source.acquire(), target.acquire(),
+                                                          on(consumer), {.borrow = true});
   fill(source, 4);  // not allowed in earnest; here it shows that nothing was read yet
   EXPECT_EQ(source.releases(), 0);
   held.go();
@@ -142,7 +142,7 @@ TEST_P(StagingAsync, TheTargetIsHeldUntilDone) {
   free_on_release(target);
   TestTensor& source = host({{size()}}, 2);
   Held held(sim());
-  static_cast<void>(cuda::stage_to_device_async(source.lend(), target.lend(), on(stream())));
+  static_cast<void>(cuda::stage_to_device_async(source.acquire(), target.acquire(), on(stream())));
   EXPECT_EQ(target.releases(), 0);
   held.go();
   EXPECT_TRUE(cuda::drain(10));
@@ -159,7 +159,7 @@ class StagingFuture : public StagingTest {};
 TEST_F(StagingFuture, ResultIsTheSameOnEveryCallAndThread) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   std::vector<Loan> results(8);
   {
     std::vector<std::jthread> threads;
@@ -178,7 +178,7 @@ TEST_F(StagingFuture, ResultIsTheSameOnEveryCallAndThread) {
 TEST_F(StagingFuture, TheErrorIsTheSameOnEveryCallAndThread) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   ASSERT_TRUE(sim().wait_until_blocked(1));
   sim().kill_device(1, cudaErrorLaunchFailure);
   expect_losses();
@@ -200,7 +200,7 @@ TEST_F(StagingFuture, TheErrorIsTheSameOnEveryCallAndThread) {
 TEST_F(StagingFuture, WaitsAsLongAsItIsTold) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   EXPECT_FALSE(future.wait(0));
   EXPECT_FALSE(future.wait(0.01));
   EXPECT_FALSE(cuda::drain(0.01));
@@ -211,7 +211,7 @@ TEST_F(StagingFuture, WaitsAsLongAsItIsTold) {
 
 TEST_F(StagingFuture, SaysHowManyResultsThereAre) {
   TestTensor& x = device({{kLarge}});
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   EXPECT_EQ(future.size(), 1u);
   expect_error(ErrorCode::invalid_argument, [&] { future.result(1); });
   EXPECT_FALSE(cuda::Future());
@@ -220,7 +220,7 @@ TEST_F(StagingFuture, SaysHowManyResultsThereAre) {
 TEST_F(StagingFuture, TheDescriptorIsReadableWhenDone) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   const int descriptor = future.descriptor();
   EXPECT_FALSE(is_readable(descriptor));
   EXPECT_EQ(future.descriptor(), descriptor);
@@ -232,7 +232,7 @@ TEST_F(StagingFuture, TheDescriptorIsReadableWhenDone) {
 
 TEST_F(StagingFuture, ADescriptorAskedForLateIsReadable) {
   TestTensor& x = device({{kLarge}});
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   EXPECT_TRUE(future.wait(10));
   EXPECT_TRUE(is_readable(future.descriptor()));
 }
@@ -240,7 +240,7 @@ TEST_F(StagingFuture, ADescriptorAskedForLateIsReadable) {
 TEST_F(StagingFuture, TheDescriptorIsReadableOnFailure) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   const int descriptor = future.descriptor();
   ASSERT_TRUE(sim().wait_until_blocked(1));
   sim().kill_device(1, cudaErrorLaunchFailure);
@@ -255,7 +255,7 @@ TEST_F(StagingFuture, DescriptorsAreClosed) {
   int first = -1;
   for (int i = 0; i < 50; ++i) {
     TestTensor& x = device({{kSmall}});
-    const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
     if (i == 0) first = future.descriptor();
     EXPECT_LE(future.descriptor(), first + 8);
     EXPECT_TRUE(future.wait(10));
@@ -266,7 +266,7 @@ TEST_F(StagingFuture, DescriptorsAreClosed) {
 TEST_F(StagingFuture, NobodyPolls) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   ASSERT_TRUE(sim().wait_until_blocked(1)) << "a thread is to sleep in cudaEventSynchronize";
   const uint64_t before = sim().total_calls();
   EXPECT_FALSE(future.wait(0.2));
@@ -295,7 +295,7 @@ TEST_F(StagingThreads, AreStartedWhenTheyAreNeededAndOneALane) {
   cuda::stage_to_device(host({{kSmall}}).view(), device({{kSmall}}).view(), on(producer));
   EXPECT_EQ(threads(), before) << "nobody waits asynchronously";
   for (int i = 0; i < 20; ++i)
-    EXPECT_TRUE(cuda::stage_to_host_async(x.lend(), on(producer)).wait(10));
+    EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(producer)).wait(10));
   EXPECT_GT(threads(), before);
   EXPECT_LE(threads(), before + lane_streams().size());
 }
@@ -309,11 +309,11 @@ TEST_F(SlowProducers, DelayNobodyElse) {
   TestTensor& late = device({{kLarge}});
   sim().hold_stream(slow);
   produce(slow, late, 2);
-  const cuda::Future waiting = cuda::stage_to_host_async(late.lend(), on(slow));
+  const cuda::Future waiting = cuda::stage_to_host_async(late.acquire(), on(slow));
   for (int i = 0; i < 3; ++i) {
     const cudaStream_t quick = stream();
     TestTensor& x = device({{kLarge}}, 3);
-    EXPECT_EQ(elements(cuda::stage_to_host_async(x.lend(), on(quick)).result()),
+    EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), on(quick)).result()),
               elements_with(x, 3));
     EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(quick))), elements_with(x, 3));
     cuda::stage_to_device(host({{kLarge}}, 4).view(), x.view(), on(quick));
@@ -333,10 +333,10 @@ TEST_F(SlowProducers, HaveALaneEachUpToSeven) {
     TestTensor& x = device({{kLarge}});
     sim().hold_stream(slow.back());
     produce(slow.back(), x, 2);
-    waiting.push_back(cuda::stage_to_host_async(x.lend(), on(slow.back())));
+    waiting.push_back(cuda::stage_to_host_async(x.acquire(), on(slow.back())));
   }
   TestTensor& x = device({{kLarge}}, 3);
-  EXPECT_TRUE(cuda::stage_to_host_async(x.lend(), on(stream())).wait(10));
+  EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
   for (const cuda::Future& each : waiting) EXPECT_FALSE(each.done());
   sim().go_stream(slow[3]);
   EXPECT_TRUE(waiting[3].wait(10));
@@ -355,9 +355,9 @@ TEST_F(SlowProducers, DoNotLockEachOtherUp) {
   TestTensor& y = device({{kLarge}});
   sim().hold_stream(first);
   produce(first, x, 2);
-  const cuda::Future from_first = cuda::stage_to_host_async(x.lend(), on(first));
+  const cuda::Future from_first = cuda::stage_to_host_async(x.acquire(), on(first));
   produce(second, y, 3);
-  const cuda::Future from_second = cuda::stage_to_host_async(y.lend(), on(second));
+  const cuda::Future from_second = cuda::stage_to_host_async(y.acquire(), on(second));
   EXPECT_EQ(elements(from_second.result()), elements_with(y, 3));
   sim().go_stream(first);  // as if what it waited for were that result
   EXPECT_EQ(elements(from_first.result()), elements_with(x, 2));
@@ -370,7 +370,7 @@ TEST_F(SlowProducers, KeepTheOrderOfTheirOwnCopies) {
   std::vector<cuda::Future> futures;
   for (uint32_t seed = 2; seed < 6; ++seed) {
     produce(slow, x, seed);
-    futures.push_back(cuda::stage_to_host_async(x.lend(), on(slow)));
+    futures.push_back(cuda::stage_to_host_async(x.acquire(), on(slow)));
   }
   EXPECT_LE(lane_streams().size(), 2u) << "one lane for one producer";
   sim().go_stream(slow);
@@ -401,14 +401,14 @@ TEST_F(StagingBatch, BringsAllInOneBlock) {
   for (TestTensor* each : tensors) {
     produce(producer, *each, 3);
     views.push_back(each->view());
-    loans.push_back(each->lend());
+    loans.push_back(each->acquire());
   }
   cuda::Future future = cuda::stage_to_host_async(loans, on(producer));
   std::vector<Loan> results = cuda::stage_to_host(views, on(producer));
   ASSERT_EQ(future.size(), tensors.size());
   ASSERT_EQ(results.size(), tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
-    EXPECT_FALSE(loans[i].has_owner());
+    EXPECT_FALSE(loans[i].owns_memory());
     const Loan later = future.result(i);
     EXPECT_EQ(tensors[i]->releases(), 1);
     for (const Loan* result : {&std::as_const(results[i]), &later}) {
@@ -464,7 +464,7 @@ TEST_F(StagingBatch, OfNothingIsDoneAtOnce) {
   EXPECT_TRUE(future.done());
   EXPECT_EQ(future.size(), 0u);
   TestTensor& x = device({{0}});
-  Loan loans[] = {x.lend(), x.lend()};
+  Loan loans[] = {x.acquire(), x.acquire()};
   const cuda::Future empties = cuda::stage_to_host_async(loans, on(stream()));
   EXPECT_TRUE(empties.done());
   EXPECT_TRUE(empties.result(1).view().is_empty());
@@ -486,7 +486,7 @@ TEST_F(StagingBeyondTheLimit, ResultsAreOrdinaryMemory) {
   produce(producer, x, 2);
   const Loan result = cuda::stage_to_host(x.view(), on(producer));
   EXPECT_EQ(elements(result), elements_with(x, 2));
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(producer));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
   EXPECT_EQ(elements(future.result()), elements_with(x, 2));
   EXPECT_EQ(cuda::pinned_stats().owned, 0u);
   EXPECT_LE(cuda::pinned_stats().registered, size_t{4} << 20);
@@ -505,7 +505,7 @@ TEST_F(StagingBeyondTheLimit, AnAsynchronousCopyIntoPageableMemoryIsMadeAtOnce) 
   cuda::set_pinned_limit(size_t{4} << 20);
   const cudaStream_t producer = stream();
   produce(producer, x, 2);
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), out.lend(), on(producer));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), out.acquire(), on(producer));
   produce(producer, x, 3);
   EXPECT_TRUE(elements(future.result()) == elements_with(x, 2));
 }
@@ -521,7 +521,7 @@ TEST_F(StagingBeyondTheLimit, WhereNothingIsAllowedStagingsGoOnWithoutPinnedMemo
   produce(caller, x, 2);
   cuda::stage_to_host(x.view(), out.view(), on(caller));
   EXPECT_EQ(elements(out), elements_with(x, 2));
-  const Loan result = cuda::stage_to_host_async(x.lend(), on(caller)).result();
+  const Loan result = cuda::stage_to_host_async(x.acquire(), on(caller)).result();
   EXPECT_EQ(elements(result), elements_with(x, 2));
   EXPECT_FALSE(cuda::is_page_locked(result.view()));
   TestTensor& target = device({{kLarge}}, 9);
@@ -550,7 +550,7 @@ TEST_F(StagingBeyondTheLimit, ResultsOutliveTheEngine) {
   TestTensor& x = device({{kLarge}});
   const std::vector<uint8_t> expected = elements_with(x, 1);
   Loan result = cuda::stage_to_host(x.view(), on(stream()));
-  Loan later = cuda::stage_to_host_async(x.lend(), on(stream())).result();
+  Loan later = cuda::stage_to_host_async(x.acquire(), on(stream())).result();
   start();
   EXPECT_EQ(elements(result), expected);
   EXPECT_EQ(elements(later), expected);

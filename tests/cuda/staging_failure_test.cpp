@@ -173,8 +173,8 @@ TEST_F(DeadDevice, FailsWhatIsInFlightAndKeepsItsMemoryFromUse) {
   const Loan got_elsewhere = cuda::stage_to_host(other.view(), on(stream(0), 0));
   TestTensor& x = device({{kLarge}});
   sim().hold();
-  const cuda::Future a = cuda::stage_to_host_async(x.lend(), on(stream()));
-  const cuda::Future b = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future a = cuda::stage_to_host_async(x.acquire(), on(stream()));
+  const cuda::Future b = cuda::stage_to_host_async(x.acquire(), on(stream()));
   ASSERT_TRUE(sim().wait_until_blocked(2));
   sim().kill_device(1, cudaErrorECCUncorrectable);
   for (const cuda::Future* each : {&a, &b}) {
@@ -274,7 +274,7 @@ TEST_F(DeadDevice, AProducersFaultIsToldByTheFuture) {
   const cudaStream_t producer = stream();
   sim().hold_stream(producer);
   sim().enqueue_fault(producer, cudaErrorIllegalAddress);
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(producer));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
   sim().go_stream(producer);
   const auto error = error_of([&] { static_cast<void>(future.result()); });
   ASSERT_TRUE(error);
@@ -289,7 +289,7 @@ TEST_F(DeadDevice, AResetTakesItsWorkAlong) {
   const std::vector<uint8_t> expected = elements_with(early, 4);
   const Loan got = cuda::stage_to_host(early.view(), on(stream()));
   sim().hold();
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   ASSERT_TRUE(sim().wait_until_blocked(1));
   sim().reset_device(1);
   sim().go();

@@ -106,7 +106,7 @@ TEST_F(StagingHazards, ASourceMayBeReusedOnItsStreamAtOnce) {
       // The allocator's next user writes there, in the order of the stream.
       x.on_release = [&] { produce(producer, x, 9); };
       if (held) sim().hold();
-      const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(producer));
+      const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
       EXPECT_EQ(x.releases(), held ? 0 : x.releases());
       produce(producer, x, 8);  // as if the last other reference had gone at once
       if (held) sim().go();
@@ -223,7 +223,7 @@ TEST_F(StagingHazards, ADroppedResultsFenceStandsBeforeLaterWork) {
     const void* const memory = result.view().data;
     const auto stage_small = [&] {
       if (async)
-        cuda::stage_to_host_async(small.lend(), on(stream())).wait();
+        cuda::stage_to_host_async(small.acquire(), on(stream())).wait();
       else
         static_cast<void>(cuda::stage_to_host(small.view(), on(stream())));
     };

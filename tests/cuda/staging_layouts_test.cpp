@@ -215,7 +215,7 @@ TEST_F(StagingLayouts, WithoutElementsTheDeviceIsNotAsked) {
     const TensorView batch[] = {there, there};
     TensorView here = nothing.view();
     const TensorView here_batch[] = {here, here};
-    const auto lend = [](const TensorView& view) {
+    const auto acquire = [](const TensorView& view) {
       Loan loan;
       loan.describe(view);
       return loan;
@@ -225,11 +225,11 @@ TEST_F(StagingLayouts, WithoutElementsTheDeviceIsNotAsked) {
     static_cast<void>(cuda::stage_to_host(there, stream));
     cuda::stage_to_host(there, here, stream);
     static_cast<void>(cuda::stage_to_host(batch, stream));
-    static_cast<void>(cuda::stage_to_host_async(lend(there), stream));
-    static_cast<void>(cuda::stage_to_host_async(lend(there), lend(here), stream));
+    static_cast<void>(cuda::stage_to_host_async(acquire(there), stream));
+    static_cast<void>(cuda::stage_to_host_async(acquire(there), acquire(here), stream));
     cuda::stage_to_device(here, there, stream);
     cuda::stage_to_device(here_batch, batch, stream);
-    static_cast<void>(cuda::stage_to_device_async(lend(here), lend(there), stream));
+    static_cast<void>(cuda::stage_to_device_async(acquire(here), acquire(there), stream));
     EXPECT_EQ(sim().total_calls(), before);
   }
 }

@@ -41,19 +41,19 @@ class Linger : public StagingTest, public testing::WithParamInterface<Call> {
     switch (GetParam()) {
       case Call::fresh:
       case Call::strided:
-        return cuda::stage_to_host_async(x_->lend(), outer, options);
+        return cuda::stage_to_host_async(x_->acquire(), outer, options);
       case Call::out:
-        return cuda::stage_to_host_async(x_->lend(), on_host(false).lend(), outer, options);
+        return cuda::stage_to_host_async(x_->acquire(), on_host(false).acquire(), outer, options);
       case Call::pinned_out:
-        return cuda::stage_to_host_async(x_->lend(), on_host(true).lend(), outer, options);
+        return cuda::stage_to_host_async(x_->acquire(), on_host(true).acquire(), outer, options);
       case Call::batch: {
-        Loan loans[] = {x_->lend(), device({{1}}).lend()};
+        Loan loans[] = {x_->acquire(), device({{1}}).acquire()};
         return cuda::stage_to_host_async(loans, outer, options);
       }
       case Call::sent:
-        return cuda::stage_to_device_async(on_host(false).lend(), x_->lend(), outer, options);
+        return cuda::stage_to_device_async(on_host(false).acquire(), x_->acquire(), outer, options);
       case Call::sent_pinned:
-        return cuda::stage_to_device_async(on_host(true).lend(), x_->lend(), outer, options);
+        return cuda::stage_to_device_async(on_host(true).acquire(), x_->acquire(), outer, options);
     }
     return {};
   }
@@ -210,7 +210,7 @@ class LingerWithoutEdges : public StagingTest {};
 TEST_F(LingerWithoutEdges, TakesALaneThatWaitsForNobody) {
   TestTensor& x = device({{kSmall}});
   const cuda::Future future =
-      cuda::stage_to_host_async(x.lend(), numbered(cuda::kNoEdges), {.linger = kLong});
+      cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoEdges), {.linger = kLong});
   EXPECT_TRUE(future.done());
   EXPECT_FALSE(lane_streams().empty());
   EXPECT_EQ(sim().calls("stream_wait_event"), 0u);

@@ -95,7 +95,7 @@ class StagingWithoutMemory : public StagingTest {
       }
       ++failures;
       ASSERT_TRUE(cuda::drain(10));
-      for (const Loan& loan : loans) ASSERT_TRUE(loan.has_owner()) << "lost";
+      for (const Loan& loan : loans) ASSERT_TRUE(loan.owns_memory()) << "lost";
     }
     ADD_FAILURE() << "never succeeded";
   }
@@ -126,7 +126,7 @@ TEST_F(StagingWithoutMemory, ABatchWithRepeatedElementsLosesNoLoan) {
       [&] {
         std::vector<Loan> loans;
         for (TestTensor* each : {&plain, &repeated, &plain, &repeated})
-          loans.push_back(each->lend());
+          loans.push_back(each->acquire());
         return loans;
       },
       [&](std::vector<Loan>& loans) { return cuda::stage_to_host_async(loans, on(producer_)); });
@@ -138,8 +138,8 @@ TEST_F(StagingWithoutMemory, ATensorIntoOutLosesNoLoan) {
   fail_each_allocation(
       [&] {
         std::vector<Loan> loans;
-        loans.push_back(repeated.lend());
-        loans.push_back(out.lend());
+        loans.push_back(repeated.acquire());
+        loans.push_back(out.acquire());
         return loans;
       },
       [&](std::vector<Loan>& loans) {
@@ -155,8 +155,8 @@ TEST_F(StagingWithoutMemory, ATensorToTheDeviceLosesNoLoan) {
     fail_each_allocation(
         [&] {
           std::vector<Loan> loans;
-          loans.push_back(source.lend());
-          loans.push_back(target.lend());
+          loans.push_back(source.acquire());
+          loans.push_back(target.acquire());
           return loans;
         },
         [&](std::vector<Loan>& loans) {

@@ -121,7 +121,7 @@ TEST_P(OrderOfEveryWay, ToHost) {
   Loan pinned;
   if (GetParam().out == Out::fresh) {
     const Loan result = GetParam().async
-                            ? cuda::stage_to_host_async(x.lend(), on(producer)).result()
+                            ? cuda::stage_to_host_async(x.acquire(), on(producer)).result()
                             : cuda::stage_to_host(x.view(), on(producer));
     EXPECT_EQ(elements(result), elements_with(x, 2));
   } else {
@@ -130,7 +130,7 @@ TEST_P(OrderOfEveryWay, ToHost) {
       Loan target;
       target.describe(out);
       const Loan result =
-          cuda::stage_to_host_async(x.lend(), std::move(target), on(producer)).result();
+          cuda::stage_to_host_async(x.acquire(), std::move(target), on(producer)).result();
       EXPECT_EQ(result.view().data, out.data);
     } else {
       cuda::stage_to_host(x.view(), out, on(producer));
@@ -158,7 +158,7 @@ TEST_P(OrderOfEveryWay, ToDevice) {
     Loan lent;
     lent.describe(source);
     const cuda::Future future =
-        cuda::stage_to_device_async(std::move(lent), target.lend(), on(consumer));
+        cuda::stage_to_device_async(std::move(lent), target.acquire(), on(consumer));
     const auto after = consume(consumer, target);
     EXPECT_EQ(future.result().view().data, target.view().data);
     sim().synchronize(consumer);
@@ -185,9 +185,9 @@ class StagingOrder : public StagingTest {
   // Makes the first lane, and tells its streams.
   std::vector<cudaStream_t> warm_up() {
     TestTensor& x = device({{kLarge}});
-    EXPECT_TRUE(cuda::stage_to_host_async(x.lend(), on(stream())).wait(10));
+    EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
     TestTensor& strided = device({{kLarge}, std::vector<int64_t>{2}});
-    EXPECT_TRUE(cuda::stage_to_host_async(strided.lend(), on(stream())).wait(10));
+    EXPECT_TRUE(cuda::stage_to_host_async(strided.acquire(), on(stream())).wait(10));
     return lane_streams();
   }
 };
@@ -198,7 +198,7 @@ TEST_F(StagingOrder, ASnapshotMakesTheProducerWait) {
   for (const cudaStream_t lane : lanes) sim().hold_stream(lane);
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(producer));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
   produce(producer, x, 2);
   EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 1));
   for (const cudaStream_t lane : lanes) sim().go_stream(lane);
@@ -213,7 +213,7 @@ TEST_F(StagingOrder, WithoutASnapshotTheProducerGoesOn) {
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();
   const cuda::Future future =
-      cuda::stage_to_host_async(x.lend(), on(producer), {.snapshot = false});
+      cuda::stage_to_host_async(x.acquire(), on(producer), {.snapshot = false});
   const auto read = consume(producer, x);
   EXPECT_EQ(read->size(), x.span()) << "the producer waits for the copy";
   EXPECT_FALSE(future.done());
@@ -227,7 +227,7 @@ TEST_F(StagingOrder, WithoutASnapshotAWriteIsARace) {
   const cudaStream_t producer = stream();
   sim().hold();
   const cuda::Future future =
-      cuda::stage_to_host_async(x.lend(), on(producer), {.snapshot = false});
+      cuda::stage_to_host_async(x.acquire(), on(producer), {.snapshot = false});
   produce(producer, x, 2);
   EXPECT_EQ(sim().reports_of(cuda_sim::ReportKind::race), 1u);
   sim().clear_reports();
@@ -285,7 +285,7 @@ TEST_F(StagingOrder, ACopyEndsWhileTheLegacyStreamStandsStill) {
   sim().hold_stream(cudaStreamLegacy);
   produce(cudaStreamLegacy, busy, 3);
   TestTensor& x = device({{kLarge}});
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   EXPECT_TRUE(future.wait(10));
   sim().go_stream(cudaStreamLegacy);
   EXPECT_EQ(elements(future.result()), elements_with(x, 1));
@@ -305,7 +305,7 @@ TEST_F(StagingOrder, EventsAreUntimedAndThoseWaitedForLetTheThreadSleep) {
   TestTensor& out = host({{1'000'000}});
   cuda::stage_to_host(x.view(), out.view(), on(stream()));
   EXPECT_EQ(elements(out), elements_with(x, 1));
-  EXPECT_TRUE(cuda::stage_to_host_async(x.lend(), on(stream())).wait(10));
+  EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
   cuda::stage_to_device(out.view(), x.view(), on(stream()));
   EXPECT_EQ(sim().spinning_waits(), 0u);
 }
@@ -335,8 +335,10 @@ TEST_F(StagingOrder, TwoCopiesIntoOneTargetKeepTheirOrder) {
   TestTensor& first = host({{kLarge}}, 2);
   TestTensor& second = host({{kLarge}}, 3);
   const cudaStream_t consumer = stream();
-  const cuda::Future a = cuda::stage_to_device_async(first.lend(), target.lend(), on(consumer));
-  const cuda::Future b = cuda::stage_to_device_async(second.lend(), target.lend(), on(consumer));
+  const cuda::Future a =
+      cuda::stage_to_device_async(first.acquire(), target.acquire(), on(consumer));
+  const cuda::Future b =
+      cuda::stage_to_device_async(second.acquire(), target.acquire(), on(consumer));
   EXPECT_TRUE(a.wait(10) && b.wait(10));
   EXPECT_EQ(elements(target), elements_with(second, 3));
 }
@@ -347,7 +349,7 @@ TEST_F(StagingOrder, WhatWasSentCanBeBroughtBack) {
   TestTensor& source = host({{kLarge}}, 2);
   const cudaStream_t caller = stream();
   cuda::stage_to_device(source.view(), target.view(), on(caller));
-  const cuda::Future back = cuda::stage_to_host_async(target.lend(), on(caller));
+  const cuda::Future back = cuda::stage_to_host_async(target.acquire(), on(caller));
   EXPECT_EQ(elements(back.result()), elements_with(source, 2));
 }
 
@@ -369,7 +371,7 @@ TEST_F(StagingOrder, NothingIsDoneForATensorWithoutElements) {
   TestTensor& x = device({{0, 3}});
   const Loan result = cuda::stage_to_host(x.view(), on(stream()));
   EXPECT_TRUE(result.view().is_empty());
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   EXPECT_TRUE(future.done());
   EXPECT_EQ(x.releases(), 1);
   TestTensor& source = host({{0, 3}});

@@ -31,16 +31,16 @@ TEST_P(WithoutCuda, EverythingSaysWhatStandsInTheWay) {
   start(config);
   const cuda::Availability found = cuda::availability();
   EXPECT_FALSE(found.usable);
-  EXPECT_EQ(name(found.obstacle), name(GetParam().code));
+  EXPECT_EQ(name(found.reason), name(GetParam().code));
   EXPECT_NE(found.message.find(GetParam().says), std::string::npos) << found.message;
   EXPECT_EQ(found.device_count, 0);
   TestTensor& source = host({{100}});
   TestTensor& not_there = host({{100}});
   TensorView x = not_there.view();
   x.device = Device(DeviceType::cuda, 0);
-  Loan loan = not_there.lend();
+  Loan loan = not_there.acquire();
   loan.view().device = x.device;
-  Loan other = source.lend();
+  Loan other = source.acquire();
   const std::function<void()> calls[] = {
       [&] { static_cast<void>(cuda::stage_to_host(x, numbered(1, 0))); },
       [&] { cuda::stage_to_host(x, source.view(), numbered(1, 0)); },
@@ -62,7 +62,7 @@ TEST_P(WithoutCuda, EverythingSaysWhatStandsInTheWay) {
     EXPECT_EQ(name(error->code()), name(GetParam().code));
     EXPECT_NE(std::string(error->what()).find(GetParam().says), std::string::npos);
   }
-  EXPECT_TRUE(loan.has_owner() && other.has_owner());
+  EXPECT_TRUE(loan.owns_memory() && other.owns_memory());
   EXPECT_TRUE(cuda::drain(0));
   EXPECT_EQ(sim().last_error(), cudaSuccess);
 }
@@ -116,11 +116,11 @@ TEST_F(Forked, AChildsDeletersCallNothing) {
   const cudaStream_t caller = stream();
   Loan result = cuda::stage_to_host(x.view(), on(caller));
   Loan tiny = cuda::stage_to_host(small.view(), on(caller));
-  cuda::Future done = cuda::stage_to_host_async(x.lend(), on(caller));
+  cuda::Future done = cuda::stage_to_host_async(x.acquire(), on(caller));
   EXPECT_TRUE(done.wait(10));
   EXPECT_TRUE(cuda::drain(10));
   sim().hold();
-  cuda::Future pending = cuda::stage_to_host_async(x.lend(), on(caller));
+  cuda::Future pending = cuda::stage_to_host_async(x.acquire(), on(caller));
   ASSERT_TRUE(sim().wait_until_blocked(1));
   EXPECT_EQ(in_child([&] {
               const uint64_t before = sim().total_calls();
@@ -152,7 +152,7 @@ TEST_F(Forked, AChildsDeletersCallNothing) {
   x.on_release = [] { std::fputs("released\n", stderr); };
   simulator->hold();
   static_cast<void>(cuda::stage_to_host_async(
-      x.lend(), cuda::stream_of(1, simulator->make_stream(cudaStreamNonBlocking))));
+      x.acquire(), cuda::stream_of(1, simulator->make_stream(cudaStreamNonBlocking))));
   if (seconds_until_it_goes_on > 0) {
     std::thread([=] {
       std::this_thread::sleep_for(std::chrono::duration<double>(seconds_until_it_goes_on));

@@ -32,7 +32,7 @@ TEST_P(NumberedStreams, AreOrderedWithTheCallersOwn) {
   produce(handle(), x, 2);
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), named())), elements_with(x, 2));
   produce(handle(), x, 3);
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), named());
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), named());
   produce(handle(), x, 4);
   EXPECT_EQ(elements(future.result()), elements_with(x, 3));
   TestTensor& source = host({{GetParam().size}}, 5);
@@ -41,7 +41,7 @@ TEST_P(NumberedStreams, AreOrderedWithTheCallersOwn) {
   sim().synchronize(handle());
   EXPECT_EQ(*read, pattern(x.span(), 5));
   fill(source, 6);
-  const cuda::Future sent = cuda::stage_to_device_async(source.lend(), x.lend(), named());
+  const cuda::Future sent = cuda::stage_to_device_async(source.acquire(), x.acquire(), named());
   const auto read_again = consume(handle(), x);
   EXPECT_TRUE(sent.wait(10));
   sim().synchronize(handle());
@@ -53,12 +53,12 @@ TEST_P(NumberedStreams, AreThoseOfTheCallingThread) {
   in_context(1, [&] {
     TestTensor& x = device({{GetParam().size}});
     produce(handle(), x, 2);
-    const cuda::Future future = cuda::stage_to_host_async(x.lend(), named());
+    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), named());
     produce(handle(), x, 3);
     EXPECT_EQ(elements(future.result()), elements_with(x, 2));
     TestTensor& source = host({{GetParam().size}}, 4);
     const cuda::Future sent =
-        cuda::stage_to_device_async(source.lend(), x.lend(), named(), {.borrow = true});
+        cuda::stage_to_device_async(source.acquire(), x.acquire(), named(), {.borrow = true});
     EXPECT_TRUE(sent.wait(10));
     EXPECT_EQ(elements(x), elements_with(x, 4));
   });
@@ -78,7 +78,7 @@ class StreamsOfNobody : public StagingTest, public testing::WithParamInterface<i
 TEST_P(StreamsOfNobody, HaveNoEdges) {
   TestTensor& x = device({{GetParam()}});
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), numbered(cuda::kNoEdges))), elements_with(x, 1));
-  EXPECT_EQ(elements(cuda::stage_to_host_async(x.lend(), numbered(cuda::kNoEdges)).result()),
+  EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoEdges)).result()),
             elements_with(x, 1));
   EXPECT_EQ(sim().calls("stream_wait_event"), 0u);
 }
@@ -121,9 +121,9 @@ class RefusedStreams : public StagingTest {
     TestTensor& out = host({{kLarge}});
     const TensorView views[] = {x.view(), x.view()};
     const TensorView hosts[] = {source.view(), source.view()};
-    Loan loans[] = {x.lend(), x.lend()};
-    Loan a = x.lend();
-    Loan b = source.lend();
+    Loan loans[] = {x.acquire(), x.acquire()};
+    Loan a = x.acquire();
+    Loan b = source.acquire();
     const std::function<void()> calls[] = {
         [&] { static_cast<void>(cuda::stage_to_host(x.view(), given)); },
         [&] { cuda::stage_to_host(x.view(), out.view(), given); },
@@ -143,7 +143,8 @@ class RefusedStreams : public StagingTest {
       if (error->code() == ErrorCode::invalid_argument) continue;  // two sources, one target
       EXPECT_EQ(name(error->code()), name(code));
       EXPECT_NE(std::string(error->what()).find(says), std::string::npos) << error->what();
-      EXPECT_TRUE(a.has_owner() && b.has_owner() && loans[0].has_owner() && loans[1].has_owner());
+      EXPECT_TRUE(a.owns_memory() && b.owns_memory() && loans[0].owns_memory() &&
+                  loans[1].owns_memory());
     }
     EXPECT_EQ(x.releases() + source.releases(), 0);
     EXPECT_TRUE(sim().used_streams().empty());
@@ -239,10 +240,10 @@ TEST_F(RefusedStreams, ABatchIsOfOneDevice) {
   const TensorView views[] = {x.view(), y.view()};
   expect_error(ErrorCode::invalid_device,
                [&] { static_cast<void>(cuda::stage_to_host(views, on(stream()))); });
-  Loan loans[] = {x.lend(), y.lend()};
+  Loan loans[] = {x.acquire(), y.acquire()};
   expect_error(ErrorCode::invalid_device,
                [&] { static_cast<void>(cuda::stage_to_host_async(loans, on(stream()))); });
-  EXPECT_TRUE(loans[0].has_owner() && loans[1].has_owner());
+  EXPECT_TRUE(loans[0].owns_memory() && loans[1].owns_memory());
   EXPECT_TRUE(sim().used_streams().empty());
 }
 

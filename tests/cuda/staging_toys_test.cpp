@@ -32,7 +32,7 @@ TEST_F(StagingIsNoToy, ACopyEndsWhileAnUnrelatedStreamSpins) {
     TestTensor& x = device({{size}}, 3);
     const cudaStream_t caller = stream();
     EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(caller))), elements_with(x, 3));
-    EXPECT_EQ(elements(cuda::stage_to_host_async(x.lend(), on(caller)).result()),
+    EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), on(caller)).result()),
               elements_with(x, 3));
     TestTensor& source = host({{size}}, 4);
     cuda::stage_to_device(source.view(), x.view(), on(caller));
@@ -49,8 +49,8 @@ TEST_F(StagingIsNoToy, ASlowProducerDelaysNoOtherFuture) {
   TestTensor& y = device({{kLarge}}, 3);
   sim().hold_stream(slow);
   produce(slow, x, 2);
-  const cuda::Future late = cuda::stage_to_host_async(x.lend(), on(slow));
-  const cuda::Future early = cuda::stage_to_host_async(y.lend(), on(stream()));
+  const cuda::Future late = cuda::stage_to_host_async(x.acquire(), on(slow));
+  const cuda::Future early = cuda::stage_to_host_async(y.acquire(), on(stream()));
   EXPECT_TRUE(early.wait(10));
   EXPECT_FALSE(late.done());
   sim().go_stream(slow);
@@ -65,7 +65,7 @@ TEST_F(StagingIsNoToy, DroppingAFutureTakesNoTime) {
   sim().hold();
   auto best = Clock::duration::max();
   for (int i = 0; i < 5; ++i) {
-    std::optional<cuda::Future> future = cuda::stage_to_host_async(x.lend(), on(stream()));
+    std::optional<cuda::Future> future = cuda::stage_to_host_async(x.acquire(), on(stream()));
     const auto begin = Clock::now();
     future.reset();
     best = std::min(best, Clock::now() - begin);
@@ -83,7 +83,7 @@ TEST_F(StagingIsNoToy, DroppingAFutureTakesNoTime) {
 TEST_F(StagingIsNoToy, WaitingCostsNoProcessorTime) {
   TestTensor& x = device({{kLarge}});
   sim().hold();
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(stream()));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   ASSERT_TRUE(sim().wait_until_blocked(1));
   const double before = process_seconds();
   EXPECT_FALSE(future.wait(1));

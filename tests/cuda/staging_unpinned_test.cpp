@@ -79,7 +79,7 @@ TEST_P(Unpinned, AResultIsOrdinaryMemory) {
   const Loan result = cuda::stage_to_host(x.view(), on(producer));
   EXPECT_FALSE(cuda::is_page_locked(result.view()));
   EXPECT_TRUE(elements(result) == elements_with(x, 2));
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), on(producer));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
   produce(producer, x, 3);  // behind the copy
   EXPECT_TRUE(elements(future.result()) == elements_with(x, 2));
   const Loan rows = cuda::stage_to_host(x.view(), on(producer), {.row_major = true});
@@ -95,7 +95,7 @@ TEST_P(Unpinned, OutIsFilled) {
   EXPECT_TRUE(elements(out) == elements_with(x, 2));
   fill(out, 9);
   produce(producer, x, 3);
-  const cuda::Future future = cuda::stage_to_host_async(x.lend(), out.lend(), on(producer));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), out.acquire(), on(producer));
   produce(producer, x, 4);
   EXPECT_TRUE(elements(future.result()) == elements_with(x, 3));
   EXPECT_EQ(x.releases(), 1);
@@ -108,7 +108,7 @@ TEST_P(Unpinned, ABatchIsBrought) {
   produce(producer, x, 2);
   const TensorView views[] = {x.view(), y.view(), x.view()};
   const std::vector<Loan> results = cuda::stage_to_host(views, on(producer));
-  Loan loans[] = {x.lend(), y.lend(), x.lend()};
+  Loan loans[] = {x.acquire(), y.acquire(), x.acquire()};
   const cuda::Future future = cuda::stage_to_host_async(loans, on(producer));
   produce(producer, x, 3);
   for (size_t i = 0; i < 3; ++i) {
@@ -141,7 +141,7 @@ TEST_P(Unpinned, APageableSourceHasBeenReadWhenAFutureIsReturned) {
   TestTensor& source = host(GetParam().on_host, 2);
   const cudaStream_t consumer = stream();
   const cuda::Future future =
-      cuda::stage_to_device_async(source.lend(), target.lend(), on(consumer));
+      cuda::stage_to_device_async(source.acquire(), target.acquire(), on(consumer));
   sim().host_wrote(source.memory(), source.span());
   fill(source, 3);
   const auto seen = consume(consumer, target);
@@ -162,7 +162,7 @@ TEST_P(Unpinned, APinnedSourceIsHeldUntilDone) {
   TestTensor& before = device({{1}});
   produce(consumer, before, 2);
   const cuda::Future future =
-      cuda::stage_to_device_async(source.lend(), target.lend(), on(consumer));
+      cuda::stage_to_device_async(source.acquire(), target.acquire(), on(consumer));
   if (!reads_pageable || GetParam().mode == Mode::deferred) {
     EXPECT_EQ(source.releases() + target.releases(), 0);
     EXPECT_FALSE(future.done());
@@ -181,8 +181,8 @@ TEST_P(Unpinned, ABorrowedSourceIsHeldUntilDone) {
   bool dropped = false;
   source.on_release = [&] { dropped = true; };
   sim().hold();
-  const cuda::Future future =
-      cuda::stage_to_device_async(source.lend(), target.lend(), on(consumer), {.borrow = true});
+  const cuda::Future future = cuda::stage_to_device_async(source.acquire(), target.acquire(),
+                                                          on(consumer), {.borrow = true});
   EXPECT_FALSE(future.wait(0.05));
   const bool copied_by_host = GetParam().on_host.strides.back() == 2;
   if (!copied_by_host) {
@@ -231,7 +231,7 @@ TEST_P(UnpinnedBroadcast, CrossesOnceInBothDirections) {
   const cudaStream_t caller = stream();
   produce(caller, x, 2);
   EXPECT_TRUE(elements(cuda::stage_to_host(x.view(), on(caller))) == elements_with(x, 2));
-  EXPECT_TRUE(elements(cuda::stage_to_host_async(x.lend(), on(caller)).result()) ==
+  EXPECT_TRUE(elements(cuda::stage_to_host_async(x.acquire(), on(caller)).result()) ==
               elements_with(x, 2));
   TestTensor& source = host(repeated, 3);
   TestTensor& target = device({{50, 40, 300}}, 9);
@@ -240,7 +240,7 @@ TEST_P(UnpinnedBroadcast, CrossesOnceInBothDirections) {
   sim().synchronize(caller);
   EXPECT_TRUE(elements(target) == elements_with(source, 3));
   const cuda::Future future =
-      cuda::stage_to_device_async(source.lend(), target.lend(), on(caller), {.borrow = true});
+      cuda::stage_to_device_async(source.acquire(), target.acquire(), on(caller), {.borrow = true});
   EXPECT_TRUE(future.wait(10));
   EXPECT_TRUE(elements(target) == elements_with(source, 4));
   EXPECT_EQ(sim().peak_registered_bytes(), 0u);

@@ -195,7 +195,7 @@ TEST_F(StreamOrder, ADroppedWaitHoldsUpNobody) {
   produce(user, x, 2);
   static_cast<void>(cuda::when_reached(on(user)));
   TestTensor& y = device({{kLarge}}, 3);
-  EXPECT_TRUE(cuda::stage_to_host_async(y.lend(), on(stream())).wait(10));
+  EXPECT_TRUE(cuda::stage_to_host_async(y.acquire(), on(stream())).wait(10));
   EXPECT_FALSE(cuda::drain(0.01));
   sim().go_stream(user);
   EXPECT_TRUE(cuda::drain(10));
@@ -254,7 +254,7 @@ TEST_F(StreamOrder, ALaneServesAProducer) {
     produce(handle, x, 2);
     EXPECT_EQ(elements(cuda::stage_to_host(x.view(), lane)), elements_with(x, 2));
     produce(handle, x, 3);
-    const cuda::Future future = cuda::stage_to_host_async(x.lend(), lane);
+    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), lane);
     produce(handle, x, 4);
     EXPECT_EQ(elements(future.result()), elements_with(x, 3));
   }
@@ -287,7 +287,7 @@ TEST_F(StreamOrder, ALaneIsOrderedWithNobody) {
   const cudaStream_t slow = stream();
   sim().hold_stream(slow);
   produce(slow, busy, 2);
-  const cuda::Future waiting = cuda::stage_to_host_async(busy.lend(), on(slow));
+  const cuda::Future waiting = cuda::stage_to_host_async(busy.acquire(), on(slow));
   const auto handle = static_cast<cudaStream_t>(cuda::import_stream(1).handle);
   TestTensor& x = device({{kSize}});
   EXPECT_EQ(consume(handle, x)->size(), x.span());

@@ -236,7 +236,7 @@ def test_stage_of_host_memory_names_dlb_copy(c):
     pair = [ctypes.byref(versioned_of(capsule)) for capsule in (from_capsule, to_capsule)]
     assert c.dlb_stage(*pair, ctypes.c_ssize_t(1)) == REFUSED
     code, field, message = last_error(c)
-    assert (code, field) == ("no_transfer", "device") and "dlb_copy" in message
+    assert (code, field) == ("no_staging", "device") and "dlb_copy" in message
     assert not destination.any()
 
 

@@ -1,4 +1,4 @@
-"""Copies: the four states of copy=, what a named copy, cast or out= does and gives, and what no copy cures."""
+"""Copies: the four states of copy=, what a named copy, cast or out= does and gives, and what no copy remedies."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_four_states_of_copy(target: str, make: Callable[[], Any], request_: dic
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_named_device_without_a_transfer_is_refused_in_every_state(target: str, state: str) -> None:
     error = refusal(lambda: TARGETS[target](array(), device="cuda:0", **STATES[state]))
-    impossible = "unsupported_device" if target == "numpy" else "no_transfer"
+    impossible = "unsupported_device" if target == "numpy" else "no_staging"
     assert error.code == ("copy_forbidden" if state == "false" else impossible)
 
 
@@ -151,7 +151,7 @@ def test_copy_false_with_a_named_device_refuses_before_anything_moves(target: st
     assert "forbids the staging from cpu to cuda:0" in str(error)
 
 
-# ---- what a copy cures ----
+# ---- what a copy remedies ----
 
 
 def windows() -> np.ndarray:

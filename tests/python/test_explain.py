@@ -103,15 +103,15 @@ TABLE: dict[str, tuple[Callable[[], Any], str, dict, str, list[str], int, list[s
         lambda: np.zeros((3, 4), ml_dtypes.float4_e2m1fn), "torch", {"copy": True}, "copy", ["float4_packing"], 6,
         ["host copy"]),
     "rank_65": (lambda: torch.zeros((1,) * 65), "numpy", {}, "refuse", ["too_many_dimensions"], 4, []),
-    "cuda_device": (f8, "torch", {"device": "cuda:0"}, "refuse", ["no_transfer"], 96, []),
+    "cuda_device": (f8, "torch", {"device": "cuda:0"}, "refuse", ["no_staging"], 96, []),
     "cuda_device_for_numpy": (
-        f8, "numpy", {"device": "cuda:0"}, "refuse", ["unsupported_device", "no_transfer"], 96, []),
+        f8, "numpy", {"device": "cuda:0"}, "refuse", ["unsupported_device", "no_staging"], 96, []),
     "cuda_device_not_copied": (
-        f8, "torch", {"device": "cuda:0", "copy": False}, "refuse", ["copy_forbidden", "no_transfer"], 96, []),
+        f8, "torch", {"device": "cuda:0", "copy": False}, "refuse", ["copy_forbidden", "no_staging"], 96, []),
     "cuda_memory": (
         lambda: Crafted(device=(2, 0)).capsule(), "numpy", {}, "refuse", ["device_not_named"], 24, []),
     "cuda_memory_staged": (
-        lambda: Crafted(device=(2, 0)).capsule(), "numpy", {"device": "cpu"}, "refuse", ["no_transfer"], 24, []),
+        lambda: Crafted(device=(2, 0)).capsule(), "numpy", {"device": "cpu"}, "refuse", ["no_staging"], 24, []),
     "cuda_memory_to_dlpack": (lambda: Crafted(device=(2, 0)).capsule(), "dlpack", {}, "share", [], 0, ["share"]),
     "pinned_memory": (lambda: Crafted(device=(3, 0)).capsule(), "numpy", {}, "share", [], 0, ["share"]),
     "legacy_capsule": (lambda: f8().__dlpack__(), "torch", {}, "share", [], 0, ["share"]),

@@ -1,4 +1,4 @@
-"""Refusals: the design's precise rules as one table: code, field, message, nothing changed, and the way out works."""
+"""Refusals: the design's precise rules as one table: code, field, message, nothing changed, and the remedy works."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class Row:
     id: str
     code: str
     field: str
-    message: str  # found, expected, way out, as one regular expression
+    message: str  # found, expected, remedy, as one regular expression
     make: Callable[[], Any] | None = None
     targets: tuple[str, ...] = EVERY
     request: dict[str, Any] = field(default_factory=dict)
-    way_out: Callable[[Any, Convert], Any] | None = None
-    expected: Callable[[Any], Any] | None = None  # what the way out must give, as a tensor or an array
+    remedy: Callable[[Any, Convert], Any] | None = None
+    expected: Callable[[Any], Any] | None = None  # what the remedy must give, as a tensor or an array
     lend: Callable[[Callable[[Any], Any]], Any] | None = None
 
     def visit(self, body: Callable[[Any], Any]) -> None:
@@ -161,7 +161,7 @@ DTYPES_REFUSED = {
     "clongdouble": (lambda: np.zeros(3, np.clongdouble), "clongdouble"),
 }
 SHELL_DTYPES = ["uint1", "uint2", "uint4", "uint7", "int1", "int4", "int7", "bits8", "bits16", "bits4x2"]
-# From ml_dtypes: what torch has not, and a dtype that the message's way out may name.
+# From ml_dtypes: what torch has not, and a dtype that the message's remedy may name.
 FOREIGN_TO_TORCH = {
     "int2": torch.int8,
     "int4": torch.int8,
@@ -178,36 +178,36 @@ FOREIGN_TO_TORCH = {
 def numpy_rows() -> Iterator[Row]:
     yield Row(
         "masked_array", "masked_array", "type", r"MaskedArray.*mask would be lost; expected .*: pass x\.filled\(",
-        make=lambda: np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]), way_out=filled, expected=lambda x: x.filled(0),
+        make=lambda: np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0]), remedy=filled, expected=lambda x: x.filled(0),
     )  # fmt: skip
     yield Row(
         "masked_array_without_mask", "masked_array", "type", r"MaskedArray.*x\.filled\(value\)$",
-        make=lambda: np.ma.array([1.0, 2.0]), way_out=filled, expected=lambda x: x.filled(0),
+        make=lambda: np.ma.array([1.0, 2.0]), remedy=filled, expected=lambda x: x.filled(0),
     )  # fmt: skip
     yield Row(
         "writeback_if_copy", "writeback_if_copy", "flags", r"WRITEBACKIFCOPY.*; expected .*: pass x\.copy\(\)$",
-        lend=lend_writeback, way_out=lambda x, convert: convert(x.copy()), expected=lambda x: x,
+        lend=lend_writeback, remedy=lambda x, convert: convert(x.copy()), expected=lambda x: x,
     )  # fmt: skip
     yield Row(
         "odd_stride_field", "stride_not_multiple", "strides", rf"no multiple of the element's 4 bytes;.*: {COPY}",
-        make=field_view, way_out=copied, expected=lambda x: x,
+        make=field_view, remedy=copied, expected=lambda x: x,
     )  # fmt: skip
     yield Row(
         "odd_negative_stride", "stride_not_multiple", "strides", rf"no multiple of the element's 4 bytes;.*: {COPY}",
-        make=lambda: field_view()[::-1], way_out=copied, expected=lambda x: x,
+        make=lambda: field_view()[::-1], remedy=copied, expected=lambda x: x,
     )  # fmt: skip
     for name, (make, found) in DTYPES_REFUSED.items():
         yield Row(name, "unsupported_dtype", "dtype", rf"^dtype is .*{found}.*, {ASTYPE}", make=make)
     for name in (">f4", ">i2", ">u8", ">c16"):
         yield Row(
             f"foreign_byte_order_{name[1:]}", "byte_order", "dtype", rf"foreign byte order; expected native: {COPY}",
-            make=lambda name=name: np.arange(5).astype(name), way_out=copied,
+            make=lambda name=name: np.arange(5).astype(name), remedy=copied,
             expected=lambda x: x.astype(x.dtype.newbyteorder("=")),
         )  # fmt: skip
 
 
 def numpy_to_torch_rows() -> Iterator[Row]:
-    common = {"targets": TORCH, "way_out": copied, "expected": lambda x: x}
+    common = {"targets": TORCH, "remedy": copied, "expected": lambda x: x}
     negative = rf"stride in dimension %d is %d elements; torch\.Tensor has no negative strides: {COPY}"
     yield Row("negative_stride", "negative_stride", "strides", negative % (0, -1),
               make=lambda: np.arange(6.0)[::-1], **common)  # fmt: skip
@@ -238,7 +238,7 @@ def numpy_to_torch_rows() -> Iterator[Row]:
     yield Row("read_only_bytes", "read_only", "flags", read_only,
               make=lambda: np.frombuffer(bytes(range(32)), np.float32), **common)  # fmt: skip
     yield Row("read_only_handle", "read_only", "flags", read_only,
-              make=lambda: dlbridge.from_dlpack(read_only_array()), targets=TORCH, way_out=copied,
+              make=lambda: dlbridge.from_dlpack(read_only_array()), targets=TORCH, remedy=copied,
               expected=lambda x: x.numpy())  # fmt: skip
     yield Row("read_only_empty", "read_only", "flags", read_only,
               make=lambda: np.frombuffer(b"", np.float32), **common)  # fmt: skip
@@ -247,14 +247,14 @@ def numpy_to_torch_rows() -> Iterator[Row]:
             f"ml_dtypes_{name}", "unsupported_dtype", "dtype",
             rf"^dtype is {name}, which torch cannot share: pass a dtype= that torch has, to cast$",
             make=lambda name=name: np.array([1, 0, 1, 1]).astype(getattr(ml_dtypes, name)), targets=TORCH,
-            way_out=cast_to(dtype), expected=lambda x, dtype=dtype: torch.tensor([1, 0, 1, 1], dtype=dtype),
+            remedy=cast_to(dtype), expected=lambda x, dtype=dtype: torch.tensor([1, 0, 1, 1], dtype=dtype),
         )  # fmt: skip
     yield Row("ml_dtypes_float4", "float4_packing", "dtype", rf"float4_e2m1fn, one element in a byte; .*: {COPY}",
-              make=lambda: np.arange(4).astype(ml_dtypes.float4_e2m1fn), targets=TORCH, way_out=copied,
+              make=lambda: np.arange(4).astype(ml_dtypes.float4_e2m1fn), targets=TORCH, remedy=copied,
               expected=lambda x: torch.tensor([0x20, 0x54], dtype=torch.uint8))  # fmt: skip
     yield Row("ml_dtypes_float4_odd", "float4_odd_extent", "shape", r"last extent is 3; .*: pad the last dimension",
               make=lambda: np.zeros((2, 3), ml_dtypes.float4_e2m1fn), targets=TORCH,
-              way_out=lambda x, convert: convert(np.pad(x.view(np.uint8), [(0, 0), (0, 1)]).view(x.dtype), copy=None),
+              remedy=lambda x, convert: convert(np.pad(x.view(np.uint8), [(0, 0), (0, 1)]).view(x.dtype), copy=None),
               expected=lambda x: torch.zeros((2, 2), dtype=torch.uint8))  # fmt: skip
     yield Row("rank_0_float4", "float4_odd_extent", "shape", r"last extent is absent; .*: pad the last dimension",
               make=lambda: np.array(1, ml_dtypes.float4_e2m1fn), targets=TORCH)  # fmt: skip
@@ -262,27 +262,27 @@ def numpy_to_torch_rows() -> Iterator[Row]:
 
 def torch_rows() -> Iterator[Row]:
     yield Row("requires_grad", "requires_grad", "requires_grad", r"x requires grad; .*: pass x\.detach\(\)$",
-              make=lambda: torch.ones(3, requires_grad=True), way_out=lambda x, convert: convert(x.detach()),
+              make=lambda: torch.ones(3, requires_grad=True), remedy=lambda x, convert: convert(x.detach()),
               expected=lambda x: x.detach())  # fmt: skip
     yield Row("requires_grad_result", "requires_grad", "requires_grad", r"x requires grad; .*: pass x\.detach\(\)$",
-              make=lambda: torch.ones(3, requires_grad=True) * 2, way_out=lambda x, convert: convert(x.detach()),
+              make=lambda: torch.ones(3, requires_grad=True) * 2, remedy=lambda x, convert: convert(x.detach()),
               expected=lambda x: x.detach())  # fmt: skip
     yield Row("parameter", "requires_grad", "requires_grad", r"x requires grad; .*: pass x\.detach\(\)$",
-              make=lambda: torch.nn.Parameter(torch.ones(3)), way_out=lambda x, convert: convert(x.detach()),
+              make=lambda: torch.nn.Parameter(torch.ones(3)), remedy=lambda x, convert: convert(x.detach()),
               expected=lambda x: x.detach())  # fmt: skip
-    copies = {"way_out": copied, "expected": lambda x: x.resolve_conj().resolve_neg().clone()}
+    copies = {"remedy": copied, "expected": lambda x: x.resolve_conj().resolve_neg().clone()}
     yield Row("conj", "conj_bit", "conj", rf"conj bit is set: .*: {COPY}",
               make=lambda: complex_pair().conj(), **copies)  # fmt: skip
     yield Row("neg", "neg_bit", "neg", rf"neg bit is set: .*: {COPY}",
               make=lambda: complex_pair().conj().imag, **copies)  # fmt: skip
     yield Row("zero", "zero_tensor", "zero", rf"zero tensor.*: {COPY}",
-              make=lambda: torch._efficientzerotensor(3), way_out=copied,
+              make=lambda: torch._efficientzerotensor(3), remedy=copied,
               expected=lambda x: torch.zeros(3))  # fmt: skip
     yield Row("copy_on_write", "copy_on_write", "storage", rf"copy-on-write: .*: {COPY}",
-              make=lambda: torch._lazy_clone(torch.arange(3.0)), way_out=copied,
+              make=lambda: torch._lazy_clone(torch.arange(3.0)), remedy=copied,
               expected=lambda x: torch.arange(3.0))  # fmt: skip
     sparse = r"layout is sparse; expected strided memory: pass x\.to_dense\(\)$"
-    dense = {"way_out": densified, "expected": lambda x: x.to_dense()}
+    dense = {"remedy": densified, "expected": lambda x: x.to_dense()}
     for name in ("to_sparse", "to_sparse_csr", "to_sparse_csc"):
         yield Row(name[3:], "sparse_layout", "layout", sparse,
                   make=lambda name=name: getattr(torch.eye(4), name)(), **dense)  # fmt: skip
@@ -292,7 +292,7 @@ def torch_rows() -> Iterator[Row]:
               make=lambda: torch.ones(2, 3).to_mkldnn(), **dense)  # fmt: skip
     padded = r"nested tensor; expected one strided tensor: pass torch\.nested\.to_padded_tensor\(x, padding\)$"
     pads = {
-        "way_out": lambda x, convert: convert(torch.nested.to_padded_tensor(x, 0.0)),
+        "remedy": lambda x, convert: convert(torch.nested.to_padded_tensor(x, 0.0)),
         "expected": lambda x: torch.tensor([[1.0, 1, 0], [1, 1, 1]]),
     }
     yield Row("nested", "nested_tensor", "layout", padded, make=nested, **pads)
@@ -302,10 +302,10 @@ def torch_rows() -> Iterator[Row]:
     for name, out in {"dequantize": torch.Tensor.dequantize, "int_repr": torch.Tensor.int_repr}.items():
         yield Row(f"quantized_{name}", "quantized_tensor", "dtype", rf"quantised; .*: pass .*x\.{name}\(\)",
                   make=lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8),
-                  way_out=lambda x, convert, out=out: convert(out(x)), expected=lambda x, out=out: out(x))  # fmt: skip
+                  remedy=lambda x, convert, out=out: convert(out(x)), expected=lambda x, out=out: out(x))  # fmt: skip
     yield Row("meta", "meta_tensor", "device", r"device is meta, .*; expected .*: pass torch\.empty_like\(x, device=",
               make=lambda: torch.empty(3, device="meta"),
-              way_out=lambda x, convert: convert(torch.empty_like(x, device="cpu").fill_(1)),
+              remedy=lambda x, convert: convert(torch.empty_like(x, device="cpu").fill_(1)),
               expected=lambda x: torch.ones(3))  # fmt: skip
     fake = rf"without memory of its own \(FakeTensor.*: {MODE}"
     yield Row("fake", "fake_tensor", "type", fake, lend=lend_fake_inside)
@@ -332,37 +332,37 @@ def torch_rows() -> Iterator[Row]:
 def torch_to_numpy_rows() -> Iterator[Row]:
     yield Row("complex32", "unsupported_dtype", "dtype",
               r"^dtype is complex32, which NumPy cannot share: pass a dtype= that NumPy has, to cast$",
-              make=lambda: complex_pair().to(torch.complex32), targets=NUMPY, way_out=cast_to(np.complex64),
+              make=lambda: complex_pair().to(torch.complex32), targets=NUMPY, remedy=cast_to(np.complex64),
               expected=lambda x: complex_pair())  # fmt: skip
     yield Row("float4_x2", "float4_packing", "dtype", rf"float4_e2m1fn_x2, two elements in a byte; .*: {COPY}",
-              make=pair_tensor, targets=NUMPY, way_out=copied,
+              make=pair_tensor, targets=NUMPY, remedy=copied,
               expected=lambda x: np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.uint8))  # fmt: skip
     yield Row("rank_65", "too_many_dimensions", "ndim", r"ndim is 65; NumPy has at most 64 dimensions: reshape",
               make=lambda: torch.ones((1,) * 64 + (2,)), targets=NUMPY,
-              way_out=lambda x, convert: convert(x.reshape(-1)), expected=lambda x: torch.ones(2))  # fmt: skip
+              remedy=lambda x, convert: convert(x.reshape(-1)), expected=lambda x: torch.ones(2))  # fmt: skip
 
 
 def request_rows() -> Iterator[Row]:
     arrays = {"ndarray": lambda: np.arange(3.0), "tensor": lambda: torch.arange(3.0)}
     for kind, make in arrays.items():
         for target in ("torch", "dlpack"):
-            yield Row(f"cuda_for_{target}_of_{kind}", "no_transfer", "device",
+            yield Row(f"cuda_for_{target}_of_{kind}", "no_staging", "device",
                       r"^device is cpu, cuda:0 was asked for: .*: leave device= out to stay in host memory$",
                       make=make, targets=(target,), request={"device": "cuda:0"},
-                      way_out=lambda x, convert: convert(x), expected=lambda x: x)  # fmt: skip
-            yield Row(f"torch_device_for_{target}_of_{kind}", "no_transfer", "device", r"cuda:1 was asked for",
+                      remedy=lambda x, convert: convert(x), expected=lambda x: x)  # fmt: skip
+            yield Row(f"torch_device_for_{target}_of_{kind}", "no_staging", "device", r"cuda:1 was asked for",
                       make=make, targets=(target,), request={"device": torch.device("cuda", 1)})  # fmt: skip
         yield Row(f"cuda_for_numpy_of_{kind}", "unsupported_device", "device",
                   r"^device is cuda:0, which NumPy does not hold: leave device= out, or pass device=\"cpu\"$",
                   make=make, targets=NUMPY, request={"device": "cuda:0"},
-                  way_out=lambda x, convert: convert(x, device="cpu"), expected=lambda x: x)  # fmt: skip
+                  remedy=lambda x, convert: convert(x, device="cpu"), expected=lambda x: x)  # fmt: skip
         yield Row(f"unknown_device_of_{kind}", "invalid_device", "device", r"^device is 'gpu'; expected None, \"cpu\"",
-                  make=make, request={"device": "gpu"}, way_out=lambda x, convert: convert(x, device="cpu"),
+                  make=make, request={"device": "gpu"}, remedy=lambda x, convert: convert(x, device="cpu"),
                   expected=lambda x: x)  # fmt: skip
         yield Row(f"cast_forbidden_of_{kind}", "copy_forbidden", "copy",
                   r"copy=False forbids the cast from float\d\d to int16 that dtype= names: leave copy= out, or pass",
                   make=make, targets=("torch", "numpy"), request={"dtype": "int16", "copy": False},
-                  way_out=cast_to("int16"), expected=lambda x: np.arange(3, dtype=np.int16))  # fmt: skip
+                  remedy=cast_to("int16"), expected=lambda x: np.arange(3, dtype=np.int16))  # fmt: skip
 
 
 ROWS = [
@@ -373,7 +373,7 @@ ROWS = [
     *request_rows(),
 ]
 CASES = [pytest.param(row, target, id=f"{row.id}-{target}") for row in ROWS for target in row.targets]
-CASES_WITH_WAY_OUT = [case for case in CASES if case.values[0].way_out is not None]
+CASES_WITH_WAY_OUT = [case for case in CASES if case.values[0].remedy is not None]
 
 
 def test_row_names_are_unique() -> None:
@@ -432,7 +432,7 @@ def test_refusal_changes_nothing_and_leaks_nothing(row: Row, target: str) -> Non
 @pytest.mark.parametrize("row, target", CASES_WITH_WAY_OUT)
 def test_the_way_out_works(row: Row, target: str) -> None:
     def check(x: Any) -> None:
-        result = row.way_out(x, TARGETS[target])
+        result = row.remedy(x, TARGETS[target])
         assert type(result) in (torch.Tensor, np.ndarray, dlbridge.Tensor)
         if isinstance(result, dlbridge.Tensor):
             result = result.torch() if "float4" in result.dtype else result.numpy()

@@ -53,7 +53,7 @@ class GuardedBuffer {
 /// Counts releases. Outlives every owner that it gave out.
 class ReleaseCounter {
  public:
-  Owner owner() {
+  Deleter deleter() {
     return {this, [](void* context) noexcept { ++static_cast<ReleaseCounter*>(context)->count_; }};
   }
   int count() const { return count_; }

@@ -38,7 +38,7 @@ class Shaped {
   explicit Shaped(const std::vector<int64_t>& shape, DType dtype = kFloat32)
       : Shaped(shape, row_major(shape), dtype, aligned_address()) {}
 
-  /// For setting device, access, obstacles and the like; shape and strides are set by the
+  /// For setting device, access, reasons and the like; shape and strides are set by the
   /// constructor.
   TensorView& fields() { return fields_; }
 

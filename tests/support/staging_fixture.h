@@ -109,7 +109,7 @@ class TestTensor {
   }
 
   /// A loan whose release is counted.
-  Loan lend() {
+  Loan acquire() {
     Loan loan;
     loan.describe(view());
     loan.attach({this, [](void* self) noexcept {

@@ -217,9 +217,9 @@ class StagingPathTest : public StagingTest {
     TestTensor& x = *used.on_device[0];
     const bool fresh = path.side == HostSide::fresh;
     if (path.async) {
-      for (TestTensor* each : used.on_device) loans.push_back(each->lend());
+      for (TestTensor* each : used.on_device) loans.push_back(each->acquire());
     }
-    Loan out = path.async && !fresh ? used.on_host[0]->lend() : Loan();
+    Loan out = path.async && !fresh ? used.on_host[0]->acquire() : Loan();
     const auto start = [&] {
       if (!path.async && !fresh) {
         cuda::stage_to_host(x.view(), used.on_host[0]->view(), producer, path.options);
@@ -237,9 +237,9 @@ class StagingPathTest : public StagingTest {
       }
     };
     if (const std::optional<Error> error = error_of(start)) {
-      for (const Loan& loan : loans) EXPECT_TRUE(loan.has_owner());
+      for (const Loan& loan : loans) EXPECT_TRUE(loan.owns_memory());
       if (path.async && !fresh && !how.dies) {
-        EXPECT_TRUE(out.has_owner());
+        EXPECT_TRUE(out.owns_memory());
       }
       expect_the_callers(used.on_device);
       expect_the_callers(used.on_host);
@@ -274,8 +274,8 @@ class StagingPathTest : public StagingTest {
   std::optional<Error> send(const StagingPath& path, const Tensors& used, const Walk& how) {
     const Stream consumer = outer(path, used.stream);
     cuda::Future future;
-    Loan source = path.async ? used.on_host[0]->lend() : Loan();
-    Loan target = path.async ? used.on_device[0]->lend() : Loan();
+    Loan source = path.async ? used.on_host[0]->acquire() : Loan();
+    Loan target = path.async ? used.on_device[0]->acquire() : Loan();
     const auto start = [&] {
       if (path.async) {
         future = cuda::stage_to_device_async(std::move(source), std::move(target), consumer,
@@ -289,8 +289,8 @@ class StagingPathTest : public StagingTest {
     };
     if (const std::optional<Error> error = error_of(start)) {
       if (path.async) {
-        EXPECT_TRUE(source.has_owner());
-        EXPECT_TRUE(target.has_owner() || how.dies);
+        EXPECT_TRUE(source.owns_memory());
+        EXPECT_TRUE(target.owns_memory() || how.dies);
       }
       expect_the_callers(used.on_device);
       expect_the_callers(used.on_host);

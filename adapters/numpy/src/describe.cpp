@@ -3,10 +3,10 @@
 #include <bit>
 
 #include "dlbridge/numpy.h"
+#include "dlbridge/python_object/hold.h"
 #include "dtype_map.h"
 #include "loan_base.h"
 #include "numpy_api.h"
-#include "python_owner.h"
 
 namespace dlbridge {
 namespace {
@@ -56,12 +56,12 @@ bool read_strides(PyArrayObject* array, int64_t itemsize, Loan& loan) noexcept {
 }
 
 // The loan behind an array of ours, through any number of NumPy views.
-Owner origin_of(PyArrayObject* array) noexcept {
+Deleter original_of(PyArrayObject* array) noexcept {
   PyObject* base = PyArray_BASE(array);
   while (base != nullptr && Py_TYPE(base) != &loan_base_type && PyArray_Check(base))
     base = PyArray_BASE(as_array(base));
   if (base == nullptr || Py_TYPE(base) != &loan_base_type) return {};
-  return reinterpret_cast<LoanBase*>(base)->origin;
+  return reinterpret_cast<LoanBase*>(base)->original;
 }
 
 }  // namespace
@@ -75,12 +75,12 @@ void describe_ndarray(PyObject* object, Loan& loan) {
   view.data = PyArray_DATA(array);
   view.access = PyArray_ISWRITEABLE(array) ? Access::writable : Access::read_only;
   if (is_masked(object)) [[unlikely]]
-    view.obstacles.add(ErrorCode::masked_array);
+    view.reasons.add(ErrorCode::masked_array);
   if (PyArray_CHKFLAGS(array, NPY_ARRAY_WRITEBACKIFCOPY)) [[unlikely]]
-    view.obstacles.add(ErrorCode::writeback_if_copy);
+    view.reasons.add(ErrorCode::writeback_if_copy);
   const DTypeEntry& entry = entry_for(PyArray_TYPE(array));
   if (!entry.held) [[unlikely]] {
-    view.obstacles.add(ErrorCode::unsupported_dtype);
+    view.reasons.add(ErrorCode::unsupported_dtype);
     view.found = entry.refused;
     view.dtype = DType(TypeCode::opaque, 8);
     std::copy_n(PyArray_DIMS(array), view.ndim, loan.shape());
@@ -91,17 +91,13 @@ void describe_ndarray(PyObject* object, Loan& loan) {
   const DType dtype(entry.dtype);
   view.subbyte_padded = dtype.is_subbyte();
   if (!PyArray_ISNOTSWAPPED(array)) [[unlikely]]
-    view.obstacles.add(ErrorCode::byte_order);
+    view.reasons.add(ErrorCode::byte_order);
   if (!read_strides(array, dtype.itemsize(), loan)) [[unlikely]]
-    view.obstacles.add(ErrorCode::stride_not_multiple);
-  if (PyArray_BASE(array) != nullptr) loan.origin = origin_of(array);
+    view.reasons.add(ErrorCode::stride_not_multiple);
+  if (PyArray_BASE(array) != nullptr) loan.original = original_of(array);
 }
 
-Owner owner_of_object(PyObject* object) noexcept {
-  return {Py_NewRef(object), release_python_object};
-}
-
-void lend_ndarray(PyObject* array, Loan& loan) noexcept { loan.attach(owner_of_object(array)); }
+void acquire_ndarray(PyObject* array, Loan& loan) noexcept { loan.attach(hold(array)); }
 
 Loan share_ndarray(PyObject* array) {
   Loan loan;
@@ -109,7 +105,7 @@ Loan share_ndarray(PyObject* array) {
   const Plan decision = plan(loan.view(), neutral_traits(), {});
   if (decision.verdict != Verdict::share)
     throw refusal(loan.view(), neutral_traits(), {}, decision);
-  lend_ndarray(array, loan);
+  acquire_ndarray(array, loan);
   return loan;
 }
 

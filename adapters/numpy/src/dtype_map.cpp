@@ -104,8 +104,11 @@ const char* refused_name(int type_num) noexcept {
   }
 }
 
+// Requires: a dtype that has a slot.
 void put(DType dtype, PyArray_Descr* descriptor) noexcept {
-  g_maps.descriptors[static_cast<size_t>(DTypeSet::slot(dtype))] = descriptor;
+  const int slot = DTypeSet::slot(dtype);
+  if (slot < 0) return;
+  g_maps.descriptors[static_cast<size_t>(slot)] = descriptor;
   g_maps.traits.dtypes.add(dtype);
   g_maps.traits.dtypes_missing.remove(dtype);
 }

@@ -30,8 +30,8 @@ void free_memory(PyObject* self) noexcept { PyObject_Free(self); }
 #endif
 
 void deallocate(PyObject* self) {
-  const Owner owner = reinterpret_cast<LoanBase*>(self)->owner;
-  if (owner) owner.release(owner.context);
+  const Deleter deleter = reinterpret_cast<LoanBase*>(self)->deleter;
+  if (deleter) deleter.release(deleter.context);
   free_memory(self);
 }
 
@@ -52,8 +52,8 @@ PyTypeObject loan_base_type = make_type();
 LoanBase* new_loan_base() noexcept {
   LoanBase* base = allocate();
   if (base != nullptr) {
-    base->owner = Owner{};
-    base->origin = Owner{};
+    base->deleter = Deleter{};
+    base->original = Deleter{};
   }
   return base;
 }

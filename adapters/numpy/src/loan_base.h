@@ -8,14 +8,14 @@
 namespace dlbridge {
 
 struct LoanBase {
-  PyObject_HEAD Owner owner;
-  Owner origin;  ///< the deepest owner behind it: identity only, kept alive by owner
+  PyObject_HEAD Deleter deleter;
+  Deleter original;  ///< the deepest deleter behind it: identity only, kept alive by deleter
 };
 
 /// The type, ready for use after initialize_numpy(). Instances hold no Python objects.
 extern PyTypeObject loan_base_type;
 
-/// A new LoanBase without an owner, or null with MemoryError set.
+/// A new LoanBase without an deleter, or null with MemoryError set.
 LoanBase* new_loan_base() noexcept;
 
 }  // namespace dlbridge

@@ -5,8 +5,8 @@
 
 #include "dlbridge/layout.h"
 #include "dlbridge/numpy.h"
+#include "dlbridge/python_object/interpreter_exit.h"
 #include "dtype_map.h"
-#include "interpreter_exit.h"
 #include "loan_base.h"
 #include "numpy_api.h"
 
@@ -82,9 +82,9 @@ PyObject* to_ndarray(Loan&& loan) {
     Py_DECREF(array);
     throw_python_error();
   }
-  const Owner owner = loan.release_owner();
-  base->owner = owner;
-  base->origin = loan.origin ? loan.origin : owner;
+  const Deleter deleter = loan.release_deleter();
+  base->deleter = deleter;
+  base->original = loan.original ? loan.original : deleter;
   return array;
 }
 

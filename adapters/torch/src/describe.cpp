@@ -3,8 +3,8 @@
 #include <c10/core/impl/COW.h>
 
 #include "dlbridge/torch.h"
-#include "dlbridge_torch/keys.h"
-#include "dlbridge_torch/layout.h"
+#include "dlbridge/torch_common/dispatch_keys.h"
+#include "dlbridge/torch_common/layout.h"
 #include "dtype_table.h"
 #include "shared_bytes.h"
 
@@ -12,9 +12,9 @@ namespace dlbridge {
 namespace {
 
 using c10::DispatchKeySet;
-using torch_rules::describe_obstacle;
+using torch_common::describe_reason;
 
-const torch_rules::KeyJudge kKeys([](const char* name) {
+const torch_common::KeyJudge kKeys([](const char* name) {
   return DispatchKeySet(c10::parseDispatchKey(name)).raw_repr();
 });
 
@@ -51,7 +51,7 @@ void describe_dtype(at::ScalarType scalar, TensorView& view) noexcept {
   if (index < kByScalar.size() && kByScalar[index].held) [[likely]] {
     view.dtype = kByScalar[index].dtype;
   } else {
-    view.obstacles.add(ErrorCode::unsupported_dtype);
+    view.reasons.add(ErrorCode::unsupported_dtype);
     view.found = c10::toString(scalar);
   }
 }
@@ -59,44 +59,44 @@ void describe_dtype(at::ScalarType scalar, TensorView& view) noexcept {
 }  // namespace
 
 void describe(const at::Tensor& tensor, Loan& loan) {
-  if (!tensor.defined()) return describe_obstacle(ErrorCode::undefined_tensor, loan);
+  if (!tensor.defined()) return describe_reason(ErrorCode::undefined_tensor, loan);
   const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
   TensorView& view = loan.view();
   const uint64_t beyond = kKeys.beyond_plain(impl.key_set().raw_repr());
-  if (!torch_rules::describe_keys(kKeys, beyond, loan)) return;
-  if (impl.has_symbolic_sizes_strides()) return describe_obstacle(ErrorCode::symbolic_shape, loan);
-  if (!impl.has_storage()) return describe_obstacle(ErrorCode::storage_inaccessible, loan);
+  if (!torch_common::describe_keys(kKeys, beyond, loan)) return;
+  if (impl.has_symbolic_sizes_strides()) return describe_reason(ErrorCode::symbolic_shape, loan);
+  if (!impl.has_storage()) return describe_reason(ErrorCode::storage_inaccessible, loan);
 
   const c10::IntArrayRef sizes = impl.sizes();
   const c10::IntArrayRef strides = impl.strides();
-  const int64_t reach = torch_rules::copy_layout(sizes, strides, loan);
+  const int64_t reach = torch_common::copy_layout(sizes, strides, loan);
   describe_dtype(tensor.scalar_type(), view);
   view.device = device_of(impl);
   if (impl.requires_grad() && c10::GradMode::is_enabled())
-    view.obstacles.add(ErrorCode::requires_grad);
+    view.reasons.add(ErrorCode::requires_grad);
 
   c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
   if (is_inaccessible(storage)) {
-    view.obstacles.add(ErrorCode::storage_inaccessible);
+    view.reasons.add(ErrorCode::storage_inaccessible);
     return;
   }
-  if (is_copy_on_write(storage)) view.obstacles.add(ErrorCode::copy_on_write);
+  if (is_copy_on_write(storage)) view.reasons.add(ErrorCode::copy_on_write);
   const auto itemsize = static_cast<int64_t>(impl.dtype().itemsize());
   const c10::SymInt storage_bytes = storage.sym_nbytes();
   if (storage_bytes.is_heap_allocated()) [[unlikely]]
-    return describe_obstacle(ErrorCode::symbolic_shape, loan);
-  if (!torch_rules::fits(impl.storage_offset(), reach, itemsize, storage_bytes.as_int_unchecked()))
+    return describe_reason(ErrorCode::symbolic_shape, loan);
+  if (!torch_common::fits(impl.storage_offset(), reach, itemsize, storage_bytes.as_int_unchecked()))
       [[unlikely]]
-    view.obstacles.add(ErrorCode::storage_too_small);
+    view.reasons.add(ErrorCode::storage_too_small);
   auto* base = static_cast<char*>(storage._mutable_data_ptr_no_checks().get());
   view.data = base == nullptr ? nullptr : base + impl.storage_offset() * itemsize;
 }
 
-void lend(const at::Tensor& tensor, Loan& loan) {
-  const Owner owner =
+void acquire(const at::Tensor& tensor, Loan& loan) {
+  const Deleter deleter =
       share_storage(*tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl());
-  loan.attach(owner);
-  loan.origin = owner;
+  loan.attach(deleter);
+  loan.original = deleter;
 }
 
 Loan share(const at::Tensor& tensor) {
@@ -105,7 +105,7 @@ Loan share(const at::Tensor& tensor) {
   const Plan decision = plan(loan.view(), neutral_traits(), {});
   if (decision.verdict != Verdict::share)
     throw refusal(loan.view(), neutral_traits(), {}, decision);
-  lend(tensor, loan);
+  acquire(tensor, loan);
   return loan;
 }
 

@@ -1,22 +1,22 @@
 #include <algorithm>
 
 #include "dlbridge/torch.h"
-#include "dlbridge_torch/traits.h"
+#include "dlbridge/torch_common/traits.h"
 #include "dtype_table.h"
 
 namespace dlbridge {
 namespace {
 
 constexpr TargetTraits kTraits = [] {
-  TargetTraits traits = torch_rules::kTraitsWithoutDTypes;
+  TargetTraits traits = torch_common::kTraitsWithoutDTypes;
   traits.float4 = Float4::pairs;
   for (const DTypeRow& row : kDTypeRows) traits.dtypes.add(row.dtype);
   return traits;
 }();
 
 // Both ways to torch know the same types.
-static_assert(std::size(kDTypeRows) == std::size(torch_rules::kDTypes));
-static_assert(std::ranges::all_of(torch_rules::kDTypes,
+static_assert(std::size(kDTypeRows) == std::size(torch_common::kDTypes));
+static_assert(std::ranges::all_of(torch_common::kDTypes,
                                   [](DType dtype) { return kTraits.dtypes.contains(dtype); }));
 
 }  // namespace

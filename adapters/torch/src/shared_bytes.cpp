@@ -165,7 +165,7 @@ SharedBytes* swap_to_shared(c10::StorageImpl& storage) {
 
 }  // namespace
 
-Owner share_storage(c10::StorageImpl& storage) {
+Deleter share_storage(c10::StorageImpl& storage) {
   if (storage.device_type() == at::kCPU) [[likely]] {
     const StorageLock lock(&storage);
     const at::DataPtr& data = storage._mutable_data_ptr_no_checks();
@@ -185,15 +185,15 @@ Owner share_storage(c10::StorageImpl& storage) {
   return {&storage, release_storage};
 }
 
-c10::intrusive_ptr<c10::StorageImpl> storage_behind(const Owner& origin) noexcept {
-  if (origin.release == release_bytes) {
-    auto* bytes = static_cast<SharedBytes*>(origin.context);
+c10::intrusive_ptr<c10::StorageImpl> original_storage(const Deleter& original) noexcept {
+  if (original.release == release_bytes) {
+    auto* bytes = static_cast<SharedBytes*>(original.context);
     auto storage = bytes->home();
     // share_memory_() and the like give the storage other bytes; then there is no way back.
     if (storage && storage->_mutable_data_ptr_no_checks().get_context() == bytes) return storage;
-  } else if (origin.release == release_storage) {
+  } else if (original.release == release_storage) {
     return c10::intrusive_ptr<c10::StorageImpl>::unsafe_reclaim_from_nonowning(
-        static_cast<c10::StorageImpl*>(origin.context));
+        static_cast<c10::StorageImpl*>(original.context));
   }
   return {};
 }

@@ -35,10 +35,10 @@ class LoanStorage final : public c10::StorageImpl {
 /// One share in the bytes behind `storage`. CPU storages are swapped to shared bytes on their first
 /// export; shared, mapped and CUDA storages are held as they are. Marks the storage not resizable.
 /// Throws std::bad_alloc.
-Owner share_storage(c10::StorageImpl& storage);
+Deleter share_storage(c10::StorageImpl& storage);
 
-/// The storage that `origin` came from, if it was made by share_storage and that storage still
+/// The storage that `original` came from, if it was made by share_storage and that storage still
 /// holds those bytes.
-c10::intrusive_ptr<c10::StorageImpl> storage_behind(const Owner& origin) noexcept;
+c10::intrusive_ptr<c10::StorageImpl> original_storage(const Deleter& original) noexcept;
 
 }  // namespace dlbridge

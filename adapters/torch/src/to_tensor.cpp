@@ -11,7 +11,7 @@
 
 #include "dlbridge/layout.h"
 #include "dlbridge/torch.h"
-#include "dlbridge_torch/layout.h"
+#include "dlbridge/torch_common/layout.h"
 #include "dtype_table.h"
 #include "plain_dispatch.h"
 #include "recycled.h"
@@ -20,8 +20,8 @@
 namespace dlbridge {
 namespace {
 
-using torch_rules::Layout;
-using torch_rules::settle_strides;
+using torch_common::Layout;
+using torch_common::settle_strides;
 
 caffe2::TypeMeta type_meta(DLDataType dtype) {
   const at::ScalarType scalar = lookup_scalar_type(dtype);
@@ -85,7 +85,7 @@ at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl> storage, int64_t off
 // The tensor over the storage that the memory was exported from, if it is still there and holds all
 // of the view.
 at::Tensor back_to_storage(const Loan& loan, const Layout& layout, caffe2::TypeMeta meta) {
-  auto storage = storage_behind(loan.origin);
+  auto storage = original_storage(loan.original);
   if (!storage) return {};
   const TensorView& view = loan.view();
   const int64_t offset = static_cast<char*>(view.data) -
@@ -99,12 +99,12 @@ at::Tensor back_to_storage(const Loan& loan, const Layout& layout, caffe2::TypeM
   return make_tensor(std::move(storage), offset >> shift, view, layout, meta);
 }
 
-// Gives the loan an owner that has a context: a box around the one it has.
+// Gives the loan an deleter that has a context: a box around the one it has.
 void box_owner(Loan& loan) {
-  auto* box = new Owner(loan.owner());
-  (void)loan.release_owner();
+  auto* box = new Deleter(loan.deleter());
+  (void)loan.release_deleter();
   loan.attach({box, [](void* context) noexcept {
-                 auto* boxed = static_cast<Owner*>(context);
+                 auto* boxed = static_cast<Deleter*>(context);
                  boxed->release(boxed->context);
                  delete boxed;
                }});
@@ -114,11 +114,11 @@ at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta) 
   const TensorView& view = loan.view();
   const c10::Device device = torch_device(view.device);
   // A DataPtr without a context never calls its deleter.
-  if (loan.owner().release != nullptr && loan.owner().context == nullptr) [[unlikely]]
+  if (loan.deleter().release != nullptr && loan.deleter().context == nullptr) [[unlikely]]
     box_owner(loan);
   // From here on the DataPtr owns, whatever fails.
-  const Owner owner = loan.release_owner();
-  at::DataPtr data(view.data, owner.context, owner.release, device);
+  const Deleter deleter = loan.release_deleter();
+  at::DataPtr data(view.data, deleter.context, deleter.release, device);
   c10::intrusive_ptr<c10::StorageImpl> storage = c10::make_intrusive<LoanStorage>(
       c10::StorageImpl::use_byte_size_t(), layout.bytes, std::move(data), nullptr,
       /*resizable=*/false);
@@ -126,7 +126,7 @@ at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta) 
 }
 
 // A tensor over memory that someone else keeps alive while it is used.
-at::Tensor borrow(const TensorView& memory) { return to_tensor(torch_rules::borrow(memory)); }
+at::Tensor borrow(const TensorView& memory) { return to_tensor(torch_common::borrow(memory)); }
 
 }  // namespace
 
@@ -136,16 +136,16 @@ at::Tensor finish_copy(at::Tensor&& tensor) {
   return at::lift_fresh(tensor);
 }
 
-at::Tensor recall_tensor(Loan& loan) {
-  if (loan.origin.release == nullptr) return {};
+at::Tensor reuse_storage(Loan& loan) {
+  if (loan.original.release == nullptr) return {};
   const caffe2::TypeMeta meta = type_meta(loan.view().dtype);
   at::Tensor tensor = back_to_storage(loan, settle_strides(loan), meta);
   return tensor.defined() ? finish_copy(std::move(tensor)) : tensor;
 }
 
 at::Tensor to_tensor(Loan&& loan) {
-  if (loan.origin.release != nullptr) {
-    if (at::Tensor tensor = recall_tensor(loan); tensor.defined()) {
+  if (loan.original.release != nullptr) {
+    if (at::Tensor tensor = reuse_storage(loan); tensor.defined()) {
       loan.reset();
       return tensor;
     }

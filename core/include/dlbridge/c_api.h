@@ -49,7 +49,7 @@ typedef enum dlb_status {
   DLBRIDGE_INVALID_DESCRIPTOR = 5,   ///< the descriptor breaks a rule of DLPack
   DLBRIDGE_UNSUPPORTED_VERSION = 6,  ///< the descriptor's major version is not 1
   DLBRIDGE_REFUSED = 7,              ///< well formed, but it cannot be done without harm
-  DLBRIDGE_INTERNAL_ERROR = 8,       ///< a defect of dlbridge or of a Transfer module
+  DLBRIDGE_INTERNAL_ERROR = 8,       ///< a defect of dlbridge or of a StagingBackend module
   DLBRIDGE_UNAVAILABLE = 9,          ///< this machine lacks it: no driver, one too old, no device
   DLBRIDGE_DEVICE_FAILED = 10,       ///< a device failed for good in this process: start a new one
   DLBRIDGE_STATUS_RANGE_ = 0x7fffffff
@@ -115,7 +115,7 @@ typedef struct dlb_error {
   int32_t reserved;    ///< zero
   const char* code;    ///< "negative_extent": the same names as dlbridge.ExchangeError.code; static
   const char* field;   ///< "shape": the field or argument concerned; at most 63 bytes
-  const char* message;  ///< one sentence: found, expected, way out; at most 1023 bytes
+  const char* message;  ///< one sentence: found, expected, remedy; at most 1023 bytes
 } dlb_error;
 
 /// Which library this is.
@@ -181,7 +181,7 @@ typedef struct dlb_plan_result {
   size_t message_length;     ///< bytes of the whole message
   int32_t reasons_capacity;  ///< in
   int32_t reasons_count;     ///< how many reasons there are; the most important come first
-  int64_t bytes;             ///< written into new memory; refused: what the way out would copy
+  int64_t bytes;             ///< written into new memory; refused: what the remedy would copy
   int32_t verdict;           ///< a dlb_verdict
   int32_t casts;             ///< 1: the dtype changes
   int32_t stages;            ///< 1: the device changes
@@ -232,7 +232,7 @@ DLBRIDGE_API dlb_status dlb_describe_legacy(const DLManagedTensor* managed,
 
 /// Checks `managed` and says what handing it to a target would do: nothing is done. A refusal is an
 /// answer: the status is DLBRIDGE_OK, the verdict DLBRIDGE_REFUSE. `traits` null: a target that
-/// holds all that DLPack can say. `request` null: nothing is named. The ways out in messages are
+/// holds all that DLPack can say. `request` null: nothing is named. The remedies in messages are
 /// spelt as in Python (docs/c.md has the table). Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_plan(const DLManagedTensorVersioned* managed, const dlb_traits* traits,
                                  const dlb_request* request,

@@ -15,11 +15,11 @@
 
 namespace dlbridge {
 
-// X(code, field, cure): cure is what heals the condition.
-//   never   no copy cures it: it is a kind of object or a promise, not a layout
-//   copy    a named copy cures it (copy=None, copy=True), and so does a named cast or staging
-//   dtype   only a named dtype= cures it
-//   device  only a named device= cures it
+// X(code, field, remedy): remedy is what heals the condition.
+//   never   no copy remedies it: it is a kind of object or a promise, not a layout
+//   copy    a named copy remedies it (copy=None, copy=True), and so does a named cast or staging
+//   dtype   only a named dtype= remedies it
+//   device  only a named device= remedies it
 #define DLBRIDGE_REASON_CODES(X)              \
   X(undefined_tensor, "tensor", never)        \
   X(masked_array, "type", never)              \
@@ -39,7 +39,7 @@ namespace dlbridge {
   X(requires_grad, "requires_grad", never)    \
   X(copy_forbidden, "copy", never)            \
   X(unsupported_device, "device", never)      \
-  X(no_transfer, "device", never)             \
+  X(no_staging, "device", never)              \
   X(device_not_named, "device", device)       \
   X(unsupported_dtype, "dtype", dtype)        \
   X(missing_ml_dtypes, "dtype", dtype)        \

@@ -1,9 +1,9 @@
 // Loan: the neutral value that every adapter gives and takes, made on the stack.
 //
-// Holds a description (shape and strides inline up to rank 8) and, once lent, the owner of the
-// memory. Move-only. Whoever holds a Loan with an owner keeps the memory alive; destroying it gives
-// the memory back exactly once. Thread: a Loan is used by one thread at a time; its release may run
-// on any thread.
+// Holds a description (shape and strides inline up to rank 8) and, once lent, the deleter of the
+// memory. Move-only. Whoever holds a Loan with an deleter keeps the memory alive; destroying it
+// gives the memory back exactly once. Thread: a Loan is used by one thread at a time; its release
+// may run on any thread.
 #pragma once
 
 #include <algorithm>
@@ -19,7 +19,7 @@ namespace dlbridge {
 
 /// One share in some memory: an opaque pointer and the function that gives it back. A null release
 /// means nobody has to be told.
-struct Owner {
+struct Deleter {
   using Release = void (*)(void*) noexcept;
 
   void* context = nullptr;
@@ -63,7 +63,7 @@ class Loan {
   int64_t* strides() noexcept { return base() + stride_offset(); }
 
   /// Takes over the description of `view`, shape and strides copied; owns nothing of it. Obstacles
-  /// stay behind. Requires: no owner yet. Throws std::bad_alloc above kInlineRank.
+  /// stay behind. Requires: no deleter yet. Throws std::bad_alloc above kInlineRank.
   void describe(const TensorView& view) {
     set_rank(view.ndim);
     std::copy_n(view.shape, view.ndim, shape());
@@ -71,22 +71,22 @@ class Loan {
     TensorView mine = view;
     mine.shape = shape();
     mine.strides = strides();
-    mine.obstacles = {};
+    mine.reasons = {};
     mine.found = nullptr;
     view_ = mine;
   }
 
-  /// Owns: from here on the loan gives `owner` back. Requires: no owner yet.
-  void attach(Owner owner) noexcept { owner_ = owner; }
-  bool has_owner() const noexcept { return static_cast<bool>(owner_); }
-  const Owner& owner() const noexcept { return owner_; }
+  /// Owns: from here on the loan gives `deleter` back. Requires: no deleter yet.
+  void attach(Deleter deleter) noexcept { deleter_ = deleter; }
+  bool owns_memory() const noexcept { return static_cast<bool>(deleter_); }
+  const Deleter& deleter() const noexcept { return deleter_; }
 
-  /// Moves the owner out: the caller gives it back. The description stays.
-  [[nodiscard]] Owner release_owner() noexcept { return std::exchange(owner_, Owner{}); }
+  /// Moves the deleter out: the caller gives it back. The description stays.
+  [[nodiscard]] Deleter release_deleter() noexcept { return std::exchange(deleter_, Deleter{}); }
 
-  /// The deepest owner known behind the memory: identity only, borrowed, kept alive by owner(). An
-  /// adapter that finds its own release function here recognises memory that it lent itself.
-  Owner origin;
+  /// The deepest deleter known behind the memory: identity only, borrowed, kept alive by deleter().
+  /// An adapter that finds its own release function here recognises memory that it lent itself.
+  Deleter original;
 
   /// Gives the memory back, if it was lent, and forgets the description.
   void reset() noexcept {
@@ -94,14 +94,14 @@ class Loan {
     heap_.reset();
     view_ = TensorView{};
     view_.shape = view_.strides = inline_;
-    origin = Owner{};
+    original = Deleter{};
   }
 
  private:
   void give_back() noexcept {
-    if (owner_) {
-      const Owner owner = release_owner();
-      owner.release(owner.context);
+    if (deleter_) {
+      const Deleter deleter = release_deleter();
+      deleter.release(deleter.context);
     }
   }
 
@@ -111,8 +111,8 @@ class Loan {
   void take(Loan& other) noexcept {
     view_ = other.view_;
     heap_ = std::move(other.heap_);
-    owner_ = other.release_owner();
-    origin = std::exchange(other.origin, Owner{});
+    deleter_ = other.release_deleter();
+    original = std::exchange(other.original, Deleter{});
     if (!heap_) {
       for (int32_t i = 0; i < view_.ndim; ++i) {
         inline_[i] = other.inline_[i];
@@ -126,7 +126,7 @@ class Loan {
   }
 
   TensorView view_;
-  Owner owner_;
+  Deleter deleter_;
   std::unique_ptr<int64_t[]> heap_;
   int64_t inline_[2 * kInlineRank];  // shape, then strides; set only up to the rank
 };

@@ -22,8 +22,8 @@ DLBRIDGE_API void describe_managed(const DLManagedTensor* managed, Loan& loan);
 
 /// The share that owning `managed` is: release calls its deleter, if it has one, exactly once.
 /// Owns.
-DLBRIDGE_API Owner owner_of(DLManagedTensorVersioned* managed) noexcept;
-DLBRIDGE_API Owner owner_of(DLManagedTensor* managed) noexcept;
+DLBRIDGE_API Deleter deleter_of(DLManagedTensorVersioned* managed) noexcept;
+DLBRIDGE_API Deleter deleter_of(DLManagedTensor* managed) noexcept;
 
 /// Moves `loan` into a fresh descriptor, one allocation for descriptor, shape and strides. The
 /// caller owns the result and gives it back through its deleter. Strides are never null. Throws
@@ -77,7 +77,7 @@ class ManagedTensor {
   Loan to_loan() && {
     Loan loan;
     describe_managed(managed_, loan);
-    loan.attach(owner_of(release()));
+    loan.attach(deleter_of(release()));
     return loan;
   }
 

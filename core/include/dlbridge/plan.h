@@ -1,7 +1,7 @@
 // plan: the one decision function. Conversions obey it, explain() prints it.
 //
 // A target says as data what it can hold (TargetTraits), a caller says what was named (Request), a
-// source says what it lends (TensorView with its obstacles). plan() answers with codes only: no
+// source says what it lends (TensorView with its reasons). plan() answers with codes only: no
 // allocation, no strings, no lock, a few nanoseconds when sharing is possible. Texts are made
 // afterwards, by refusal() and describe().
 #pragma once
@@ -92,8 +92,8 @@ enum class CopyMode : uint8_t {
 struct Request {
   CopyMode copy = CopyMode::unset;
   bool into_existing = false;  ///< out= was given: a copy (and a cast to its dtype) is named
-  bool source_casts =
-      false;  ///< the source's framework can cast, so a dtype the target lacks is no obstacle
+  bool source_casts = false;   ///< the source's framework can cast, so a dtype the target lacks is
+                               ///< no reason against sharing
   std::optional<DLDevice> device;
   std::optional<DLDataType> dtype;
 
@@ -140,25 +140,25 @@ inline bool is_plainly_shareable(const TensorView& view, const TargetTraits& tar
                                  const Request& request) noexcept {
   // Every single-lane type of whole bytes in a DTypeSet has a power of two as its size.
   const uintptr_t misaligned = reinterpret_cast<uintptr_t>(view.data) & (view.dtype.bits / 8 - 1);
-  return request.names_nothing() && view.obstacles.empty() && view.dtype.bits >= 8 &&
+  return request.names_nothing() && view.reasons.empty() && view.dtype.bits >= 8 &&
          target.dtypes.contains(view.dtype) && target.accepts_device(view.device) &&
          view.ndim <= target.max_ndim && (view.access != Access::read_only || target.read_only) &&
          (misaligned == 0 || target.misaligned) && is_plain_layout(view);
 }
 
 /// plan(), every case.
-DLBRIDGE_API Plan weigh(const TensorView& view, const TargetTraits& target,
-                        const Request& request) noexcept;
+DLBRIDGE_API Plan plan_slow(const TensorView& view, const TargetTraits& target,
+                            const Request& request) noexcept;
 
 }  // namespace detail
 
 /// Decides. Requires: a validated view. Thread: any; pure, but for the look-up of a registered
-/// Transfer.
+/// StagingBackend.
 inline Plan plan(const TensorView& view, const TargetTraits& target,
                  const Request& request) noexcept {
   if (detail::is_plainly_shareable(view, target, request)) [[likely]]
     return {};
-  return detail::weigh(view, target, request);
+  return detail::plan_slow(view, target, request);
 }
 
 /// The error for a refused plan: field, found, expected, and the call that works. Requires: verdict

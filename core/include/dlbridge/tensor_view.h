@@ -31,8 +31,8 @@ struct TensorView {
   Access access = Access::writable;
   bool is_copied = false;       ///< the memory was copied for this exchange (DLPack's IS_COPIED)
   bool subbyte_padded = false;  ///< elements below a byte are padded to one
-  ReasonSet obstacles;  ///< what the source itself says stands against sharing (conj bit, mask …)
-  const char* found = nullptr;  ///< static text naming what the first obstacle is about, or null
+  ReasonSet reasons;  ///< what the source itself says stands against sharing (conj bit, mask …)
+  const char* found = nullptr;  ///< static text naming what the first reason is about, or null
 
   std::span<const int64_t> extents() const noexcept { return {shape, static_cast<size_t>(ndim)}; }
   std::span<const int64_t> stride_elements() const noexcept {

@@ -50,7 +50,7 @@ typedef struct dlb_cuda_info {
   char* message;            ///< in: room for `message_capacity` bytes, or null
   size_t message_capacity;  ///< in: bytes
   size_t message_length;    ///< bytes of the whole message; 0 where usable
-  const char* obstacle;     ///< "no_driver", "driver_too_old", "no_device"; "" where usable; static
+  const char* reason;       ///< "no_driver", "driver_too_old", "no_device"; "" where usable; static
   int32_t usable;           ///< 1: there is a GPU to use; 0: not
   int32_t driver_version;   ///< as CUDA counts: 13000 is 13.0; 0 without a driver
   int32_t runtime_version;  ///< of the runtime that this library contains
@@ -84,7 +84,7 @@ DLBRIDGE_API dlb_status dlb_cuda_availability(dlb_cuda_info* info) DLBRIDGE_NOEX
 
 /// Makes this module known to core, so that dlb_stage and dlb_plan use it, once and for all. Owns:
 /// nothing changes hands.
-DLBRIDGE_API dlb_status dlb_cuda_register_transfer(void) DLBRIDGE_NOEXCEPT;
+DLBRIDGE_API dlb_status dlb_cuda_register_staging(void) DLBRIDGE_NOEXCEPT;
 
 /// Waits until no staging is in flight, at most `seconds`; writes into `drained` whether that was
 /// reached. Owns: nothing changes hands.

@@ -7,8 +7,8 @@
 
 #include "dlbridge/export.h"
 #include "dlbridge/loan.h"
+#include "dlbridge/staging_backend.h"
 #include "dlbridge/tensor_view.h"
-#include "dlbridge/transfer.h"
 
 namespace dlbridge::cuda {
 
@@ -22,7 +22,7 @@ namespace dlbridge::cuda {
 /// Says that `stream` uses the memory whose owner `owner` is: it is given back behind what that
 /// stream will have enqueued by then, so the stream has to live as long. False where the owner is
 /// not device_empty()'s; nothing is done then. Throws std::bad_alloc.
-DLBRIDGE_API bool record_device_stream(const Owner& owner, Stream stream);
+DLBRIDGE_API bool record_device_stream(const Deleter& deleter, Stream stream);
 
 /// The device whose memory `address` is in, managed memory included. Throws also Error
 /// (invalid_device) where CUDA does not know it as such.

@@ -9,8 +9,8 @@
 
 #include "dlbridge/export.h"
 #include "dlbridge/loan.h"
+#include "dlbridge/staging_backend.h"
 #include "dlbridge/tensor_view.h"
-#include "dlbridge/transfer.h"
 
 namespace dlbridge::cuda {
 

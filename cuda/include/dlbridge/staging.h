@@ -5,7 +5,7 @@
 // one of the calling thread, kNoEdges says that the caller orders the work itself, anything else is
 // a cudaStream_t of the tensor's device; 0 is refused, since it means either of two streams.
 //
-// Every function may be called from any thread. None calls Python or needs the GIL; an Owner is
+// Every function may be called from any thread. None calls Python or needs the GIL; an Deleter is
 // given back on whichever thread finishes the work. A synchronous call cannot be interrupted: who
 // needs that starts the asynchronous one and waits for its Future in slices. All throw Error:
 // no_driver, driver_too_old, no_device, after_fork, stream_invalid, stream_capturing (before
@@ -22,8 +22,8 @@
 #include "dlbridge/export.h"
 #include "dlbridge/future.h"
 #include "dlbridge/loan.h"
+#include "dlbridge/staging_backend.h"
 #include "dlbridge/tensor_view.h"
-#include "dlbridge/transfer.h"
 
 namespace dlbridge::cuda {
 
@@ -42,7 +42,7 @@ inline Stream stream_of(int32_t device_id, void* cuda_stream) noexcept {
 /// What stands between this process and a GPU.
 struct Availability {
   bool usable = false;
-  ErrorCode obstacle{};     ///< no_driver, driver_too_old or no_device where not usable
+  ErrorCode reason{};       ///< no_driver, driver_too_old or no_device where not usable
   std::string message;      ///< says what was found and what is needed; empty where usable
   int driver_version = 0;   ///< as CUDA counts: 13000 is 13.0; 0 without a driver
   int runtime_version = 0;  ///< of the runtime this library contains
@@ -123,7 +123,7 @@ DLBRIDGE_API void stage_to_device(std::span<const TensorView> sources,
 /// Waits until nothing is in flight, at most `seconds`. Whether that was reached.
 DLBRIDGE_API bool drain(double seconds) noexcept;
 
-/// Registers this module with core, so that plans know it (find_transfer). Idempotent.
-DLBRIDGE_API void register_cuda_transfer();
+/// Registers this module with core, so that plans know it (find_staging). Idempotent.
+DLBRIDGE_API void register_cuda_staging();
 
 }  // namespace dlbridge::cuda

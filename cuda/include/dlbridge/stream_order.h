@@ -9,7 +9,7 @@
 
 #include "dlbridge/export.h"
 #include "dlbridge/future.h"
-#include "dlbridge/transfer.h"
+#include "dlbridge/staging_backend.h"
 
 namespace dlbridge::cuda {
 

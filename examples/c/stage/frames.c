@@ -7,7 +7,7 @@ int gpu_is_usable(void) {
   dlb_cuda_info info = {
       .struct_size = sizeof info, .message = message, .message_capacity = sizeof message};
   if (dlb_cuda_availability(&info) != DLBRIDGE_OK) return 0;
-  if (!info.usable) printf("%s (%s)\n", message, info.obstacle);
+  if (!info.usable) printf("%s (%s)\n", message, info.reason);
   return info.usable;
 }
 

@@ -71,7 +71,7 @@ nb::object diagonal(const nb::object& x) {
   view.strides = &stride;
   dlbridge::Loan line;
   line.describe(view);
-  line.attach(matrix.release_owner());
+  line.attach(matrix.release_deleter());
   return give(std::move(line));
 }
 

@@ -26,7 +26,7 @@ Engine::Engine(int64_t rows, int64_t columns)
     : stream_(dlbridge::cuda::home_stream(0)),
       picture_(std::make_shared<const dlbridge::Loan>(empty_picture(rows, columns, stream_))) {}
 
-dlbridge::Loan Engine::lend() const {
+dlbridge::Loan Engine::acquire() const {
   dlbridge::Loan loan;
   loan.describe(picture_->view());
   loan.attach(
@@ -35,7 +35,7 @@ dlbridge::Loan Engine::lend() const {
 }
 
 dlbridge::cuda::Future Engine::bring() const {
-  return dlbridge::cuda::stage_to_host_async(lend(), stream_, {.row_major = true});
+  return dlbridge::cuda::stage_to_host_async(acquire(), stream_, {.row_major = true});
 }
 
 }  // namespace engine

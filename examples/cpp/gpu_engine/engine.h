@@ -25,7 +25,7 @@ class Engine {
   void draw(uint8_t value) { engine::draw(picture_->view(), value, stream_); }
 
   /// The picture where it is. What is drawn after this shows in it.
-  dlbridge::Loan lend() const;
+  dlbridge::Loan acquire() const;
 
   /// The picture as it is now, on its way to the host. What is drawn after this does not show in
   /// it.

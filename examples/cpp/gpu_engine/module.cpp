@@ -49,7 +49,7 @@ class Picture {
     const dlbridge::Stream own = engine_->stream();
     const intptr_t consumer = stream.value_or(dlbridge::cuda::kLegacyStream);
     dlbridge::cuda::order_streams(own, dlbridge::cuda::stream_of(own.device.device_id, consumer));
-    return capsule_of(engine_->lend());
+    return capsule_of(engine_->acquire());
   }
 
   nb::object device() const {

@@ -1,4 +1,4 @@
-// describe_ndarray: shape, strides in elements, access and obstacles of arrays as NumPy makes them;
+// describe_ndarray: shape, strides in elements, access and reasons of arrays as NumPy makes them;
 // no reference taken.
 #include <gtest/gtest.h>
 
@@ -34,8 +34,8 @@ TEST_P(DescribeLayout, CountsStridesInElements) {
   const TensorView& view = loan.view();
   EXPECT_EQ(Dims(view.shape, view.shape + view.ndim), GetParam().shape);
   EXPECT_EQ(Dims(view.strides, view.strides + view.ndim), GetParam().strides);
-  EXPECT_TRUE(view.obstacles.empty());
-  EXPECT_FALSE(loan.has_owner());
+  EXPECT_TRUE(view.reasons.empty());
+  EXPECT_FALSE(loan.owns_memory());
   const Ref address = eval("x.__array_interface__['data'][0]", array.get());
   EXPECT_EQ(view.data, PyLong_AsVoidPtr(address.get()));
 }
@@ -78,7 +78,7 @@ TEST(Describe, OddStridesOfEmptyArraysAreNoObstacle) {
   const Ref array = eval("np.zeros(0, [('a', 'i1'), ('b', 'f4')])['b']");
   Loan loan;
   describe_ndarray(array.get(), loan);
-  EXPECT_TRUE(loan.view().obstacles.empty());
+  EXPECT_TRUE(loan.view().reasons.empty());
 }
 
 TEST(Describe, ReadOnlyIsSaid) {
@@ -117,8 +117,8 @@ TEST_P(DescribeObstacle, IsNamed) {
   ASSERT_TRUE(array);
   Loan loan;
   describe_ndarray(array.get(), loan);
-  EXPECT_TRUE(loan.view().obstacles.has(GetParam().code));
-  EXPECT_EQ(loan.view().obstacles.first(), GetParam().code);
+  EXPECT_TRUE(loan.view().reasons.has(GetParam().code));
+  EXPECT_EQ(loan.view().reasons.first(), GetParam().code);
   if (GetParam().found != nullptr) {
     EXPECT_STREQ(loan.view().found, GetParam().found);
   }
@@ -154,7 +154,7 @@ TEST(Describe, MaskedArrayIsNotTheOnlySubclassAndOthersAreTaken) {
   const Ref matrix = eval("np.matrix([[1.0, 2.0]])");
   Loan loan;
   describe_ndarray(matrix.get(), loan);
-  EXPECT_TRUE(loan.view().obstacles.empty());
+  EXPECT_TRUE(loan.view().reasons.empty());
 }
 
 TEST(IsNdarray, TakesSubclassesAndNothingElse) {

@@ -31,7 +31,7 @@ TEST(EmptyNdarray, OwnsItsMemoryAndGivesAWritableViewOfIt) {
   EXPECT_TRUE(holds("x.flags.writeable and x.flags.f_contiguous", array.get()));
   EXPECT_EQ(memory.view().access, Access::writable);
   EXPECT_EQ(memory.view().strides[1], 2);
-  EXPECT_FALSE(memory.has_owner());
+  EXPECT_FALSE(memory.owns_memory());
   EXPECT_EQ(Py_REFCNT(array.get()), 1);
   std::memset(memory.view().data, 0, 48);
   EXPECT_TRUE(holds("x.sum() == 0", array.get()));
@@ -171,7 +171,7 @@ TEST(Writeback, ArrayThatIsWrittenBackLaterIsRefused) {
   ASSERT_TRUE(holds("x.flags.writebackifcopy", array.get()));
   Loan loan;
   describe_ndarray(array.get(), loan);
-  EXPECT_TRUE(loan.view().obstacles.has(ErrorCode::writeback_if_copy));
+  EXPECT_TRUE(loan.view().reasons.has(ErrorCode::writeback_if_copy));
   const Py_ssize_t before = Py_REFCNT(array.get());
   expect_error(ErrorCode::writeback_if_copy, [&] { const Loan lent = share_ndarray(array.get()); });
   EXPECT_EQ(Py_REFCNT(array.get()), before);

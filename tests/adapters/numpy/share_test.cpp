@@ -25,7 +25,7 @@ TEST(Share, AddsOneReferenceAndGivesItBackOnce) {
   {
     const Loan loan = share_ndarray(array.get());
     EXPECT_EQ(Py_REFCNT(array.get()), before + 1);
-    EXPECT_TRUE(loan.has_owner());
+    EXPECT_TRUE(loan.owns_memory());
   }
   EXPECT_EQ(Py_REFCNT(array.get()), before);
 }
@@ -95,9 +95,9 @@ TEST(Share, RefusalOfAMaskedArrayNamesFilled) {
 }
 
 TEST(Origin, IsEmptyForNumpysOwnArrays) {
-  EXPECT_FALSE(share_ndarray(eval("np.zeros(3)").get()).origin);
-  EXPECT_FALSE(share_ndarray(eval("np.zeros(6)[::2]").get()).origin);
-  EXPECT_FALSE(share_ndarray(eval("np.frombuffer(bytearray(8), np.uint8)").get()).origin);
+  EXPECT_FALSE(share_ndarray(eval("np.zeros(3)").get()).original);
+  EXPECT_FALSE(share_ndarray(eval("np.zeros(6)[::2]").get()).original);
+  EXPECT_FALSE(share_ndarray(eval("np.frombuffer(bytearray(8), np.uint8)").get()).original);
 }
 
 TEST(Origin, IsTheOwnerBehindAnArrayOfOursThroughAnyViews) {
@@ -108,17 +108,17 @@ TEST(Origin, IsTheOwnerBehindAnArrayOfOursThroughAnyViews) {
   loan.shape()[0] = 6;
   loan.strides()[0] = 1;
   loan.view().data = values;
-  loan.attach(counter.owner());
+  loan.attach(counter.deleter());
   {
     const Ref array(to_ndarray(std::move(loan)));
     for (const char* view :
          {"x", "x[::2]", "x[1:][::-1]", "x.reshape(2, 3).T", "x.view(np.int32)"}) {
       const Ref seen = eval(view, array.get());
       const Loan shared = share_ndarray(seen.get());
-      EXPECT_EQ(shared.origin.context, &counter) << view;
-      EXPECT_EQ(shared.origin.release, counter.owner().release) << view;
+      EXPECT_EQ(shared.original.context, &counter) << view;
+      EXPECT_EQ(shared.original.release, counter.deleter().release) << view;
     }
-    EXPECT_FALSE(share_ndarray(eval("x.copy()", array.get()).get()).origin);
+    EXPECT_FALSE(share_ndarray(eval("x.copy()", array.get()).get()).original);
     EXPECT_EQ(counter.count(), 0);
   }
   EXPECT_EQ(counter.count(), 1);

@@ -32,7 +32,7 @@ Loan lent(ReleaseCounter& counter, void* data, const Dims& shape, const Dims& st
     loan.strides()[i] = strides[i];
   }
   loan.view().data = data;
-  loan.attach(counter.owner());
+  loan.attach(counter.deleter());
   return loan;
 }
 
@@ -41,7 +41,7 @@ TEST(ToNdarray, ReleasesOnceWhenTheArrayDies) {
   float values[6] = {0, 1, 2, 3, 4, 5};
   Loan loan = lent(counter, values, {2, 3}, {3, 1});
   Ref array(to_ndarray(std::move(loan)));
-  EXPECT_FALSE(loan.has_owner());
+  EXPECT_FALSE(loan.owns_memory());
   EXPECT_TRUE(
       holds("x.shape == (2, 3) and x.strides == (12, 4) and x.dtype == np.float32", array.get()));
   EXPECT_TRUE(holds("x.tolist() == [[0, 1, 2], [3, 4, 5]]", array.get()));
@@ -193,11 +193,11 @@ TEST(ToNdarray, FailureLeavesTheLoanWithItsOwner) {
   float values[2] = {};
   Loan loan = lent(counter, values, Dims(65, 1), Dims(65, 1));
   expect_error(ErrorCode::too_many_dimensions, [&] { to_ndarray(std::move(loan)); });
-  EXPECT_TRUE(loan.has_owner());
+  EXPECT_TRUE(loan.owns_memory());
   Loan strange = lent(counter, values, {2}, {1});
   strange.view().dtype = {kDLComplex, 32, 1};
   expect_error(ErrorCode::unsupported_dtype, [&] { to_ndarray(std::move(strange)); });
-  EXPECT_TRUE(strange.has_owner());
+  EXPECT_TRUE(strange.owns_memory());
   EXPECT_EQ(counter.count(), 0);
   EXPECT_EQ(PyErr_Occurred(), nullptr);
 }
@@ -208,7 +208,7 @@ TEST(ToNdarray, NumpysOwnFailureLeavesTheLoanWithItsOwner) {
   expect_error(ErrorCode::python_exception, [&] { to_ndarray(std::move(loan)); });
   EXPECT_TRUE(PyErr_ExceptionMatches(PyExc_ValueError));
   PyErr_Clear();
-  EXPECT_TRUE(loan.has_owner());
+  EXPECT_TRUE(loan.owns_memory());
   EXPECT_EQ(counter.count(), 0);
 }
 
@@ -220,7 +220,7 @@ TEST(ToNdarray, ForeignTensorsCallTheirDeleterOnce) {
     EXPECT_TRUE(holds("x.tolist() == [[0, 1, 2], [3, 4, 5]] and x.flags.writeable", array.get()));
     Loan loan;
     describe_managed(legacy.get(), loan);
-    loan.attach(owner_of(legacy.get()));
+    loan.attach(deleter_of(legacy.get()));
     const Ref old(to_ndarray(std::move(loan)));
     EXPECT_TRUE(holds("x.shape == (2, 3) and not x.flags.writeable", old.get()));
     EXPECT_EQ(versioned.deletions() + legacy.deletions(), 0);

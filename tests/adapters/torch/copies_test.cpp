@@ -53,7 +53,7 @@ TEST(EmptyTensor, OwnsItsMemoryAndGivesAWritableViewOfIt) {
   EXPECT_EQ(memory.view().access, Access::writable);
   EXPECT_TRUE(DType(memory.view().dtype) == kFloat64);
   EXPECT_TRUE(Device(memory.view().device) == Device(DeviceType::cpu));
-  EXPECT_FALSE(memory.has_owner());
+  EXPECT_FALSE(memory.owns_memory());
   std::memset(memory.view().data, 0, 48);
   EXPECT_EQ(tensor.sum().item<double>(), 0.0);
 }

@@ -1,4 +1,4 @@
-// describe: shape, strides, address, dtype and obstacles of tensors as torch makes them; no
+// describe: shape, strides, address, dtype and reasons of tensors as torch makes them; no
 // reference taken, no memory looked at. The map between torch's scalar types and DLPack's.
 #include <ATen/ATen.h>
 #include <ATen/FunctionalTensorWrapper.h>
@@ -64,7 +64,7 @@ TEST_P(TorchDtype, IsDescribedAsDlpackNamesIt) {
   Loan loan;
   describe(tensor, loan);
   EXPECT_EQ(DType(loan.view().dtype).name(), GetParam().dtype.name());
-  EXPECT_TRUE(loan.view().obstacles.empty());
+  EXPECT_TRUE(loan.view().reasons.empty());
   EXPECT_EQ(loan.view().itemsize(), static_cast<int64_t>(c10::elementSize(GetParam().scalar)));
   EXPECT_FALSE(loan.view().subbyte_padded);
 }
@@ -119,7 +119,7 @@ TEST(TorchDtypes, TypesThatDlpackLacksAreAnObstacleThatNamesThem) {
                             at::ScalarType::Int7}) {
     Loan loan;
     describe(at::empty({2}, scalar), loan);
-    EXPECT_EQ(loan.view().obstacles, ReasonSet(ErrorCode::unsupported_dtype));
+    EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::unsupported_dtype));
     EXPECT_STREQ(loan.view().found, c10::toString(scalar));
   }
 }
@@ -145,13 +145,13 @@ TEST_P(DescribeLayout, CountsStridesInElementsAndFoldsTheOffsetIntoTheAddress) {
   const TensorView& view = loan.view();
   EXPECT_EQ(Dims(view.shape, view.shape + view.ndim), GetParam().shape);
   EXPECT_EQ(Dims(view.strides, view.strides + view.ndim), GetParam().strides);
-  EXPECT_TRUE(view.obstacles.empty());
+  EXPECT_TRUE(view.reasons.empty());
   EXPECT_EQ(view.access, Access::writable);
   EXPECT_TRUE(Device(view.device) == Device(DeviceType::cpu, 0));
   EXPECT_EQ(view.byte_offset, 0u);
   const auto* base = static_cast<const char*>(tensor.storage().data());
   EXPECT_EQ(static_cast<const char*>(view.data) - base, GetParam().offset_bytes);
-  EXPECT_FALSE(loan.has_owner());
+  EXPECT_FALSE(loan.owns_memory());
 }
 
 INSTANTIATE_TEST_SUITE_P(
@@ -191,7 +191,7 @@ TEST(Describe, EmptyStorageHasNoAddress) {
   Loan loan;
   describe(at::empty({0}), loan);
   EXPECT_EQ(loan.view().data, nullptr);
-  EXPECT_TRUE(loan.view().obstacles.empty());
+  EXPECT_TRUE(loan.view().reasons.empty());
 }
 
 TEST(Describe, CudaDeviceKeepsItsIndex) {
@@ -205,7 +205,7 @@ TEST(Describe, CudaDeviceKeepsItsIndex) {
   Loan loan;
   describe(tensor, loan);
   EXPECT_TRUE(Device(loan.view().device) == Device(DeviceType::cuda, 3));
-  EXPECT_TRUE(loan.view().obstacles.empty());
+  EXPECT_TRUE(loan.view().reasons.empty());
   EXPECT_EQ(loan.view().data, reinterpret_cast<void*>(uintptr_t{0x10000}));
 }
 
@@ -293,8 +293,8 @@ TEST_P(DescribeObstacle, IsNamed) {
   const at::Tensor tensor = GetParam().make();
   Loan loan;
   describe(tensor, loan);
-  EXPECT_EQ(loan.view().obstacles, GetParam().reasons) << name(
-      loan.view().obstacles.empty() ? ErrorCode::invalid_argument : loan.view().obstacles.first());
+  EXPECT_EQ(loan.view().reasons, GetParam().reasons) << name(
+      loan.view().reasons.empty() ? ErrorCode::invalid_argument : loan.view().reasons.first());
   EXPECT_EQ(loan.view().ndim, GetParam().described ? tensor.dim() : 0);
 }
 
@@ -408,7 +408,7 @@ TEST(DescribeMkldnn, OpaqueLayoutIsAnObstacle) {
   }
   Loan loan;
   describe(tensor, loan);
-  EXPECT_EQ(loan.view().obstacles, ReasonSet(ErrorCode::mkldnn_layout));
+  EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::mkldnn_layout));
 }
 
 TEST(Describe, GradWrapperOfFunctorchIsAnObstacle) {
@@ -416,7 +416,7 @@ TEST(Describe, GradWrapperOfFunctorchIsAnObstacle) {
       c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::FuncTorchGradWrapper}));
   Loan loan;
   describe(wrapper, loan);
-  EXPECT_EQ(loan.view().obstacles, ReasonSet(ErrorCode::functorch_tensor));
+  EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::functorch_tensor));
 }
 
 TEST(Describe, RequiresGradIsNoObstacleWhileGradModeIsOff) {
@@ -426,7 +426,7 @@ TEST(Describe, RequiresGradIsNoObstacleWhileGradModeIsOff) {
   for (const at::Tensor& tensor : {leaf, result}) {
     Loan loan;
     describe(tensor, loan);
-    EXPECT_TRUE(loan.view().obstacles.empty());
+    EXPECT_TRUE(loan.view().reasons.empty());
   }
 }
 
@@ -440,7 +440,7 @@ TEST(Describe, WhatAutogradAndAutocastAddIsNoObstacle) {
   for (const at::Tensor& tensor : {detached, inference}) {
     Loan loan;
     describe(tensor, loan);
-    EXPECT_TRUE(loan.view().obstacles.empty());
+    EXPECT_TRUE(loan.view().reasons.empty());
   }
 }
 
@@ -452,7 +452,7 @@ TEST(Describe, StorageThatJustHoldsTheTensorIsLargeEnough) {
                                    with_shrunk_storage(at::zeros({4}).narrow(0, 4, 0), 0)}) {
     Loan loan;
     describe(tensor, loan);
-    EXPECT_TRUE(loan.view().obstacles.empty()) << tensor.sizes();
+    EXPECT_TRUE(loan.view().reasons.empty()) << tensor.sizes();
   }
 }
 
@@ -461,7 +461,7 @@ TEST(Describe, StorageWhoseErrorWasClearedIsAccessibleAgain) {
   storage_of(tensor).clear_data_ptr_access_error_msg_();
   Loan loan;
   describe(tensor, loan);
-  EXPECT_TRUE(loan.view().obstacles.empty());
+  EXPECT_TRUE(loan.view().reasons.empty());
 }
 
 TEST(Describe, CopyOnWriteEndsWithTheWrite) {
@@ -469,7 +469,7 @@ TEST(Describe, CopyOnWriteEndsWithTheWrite) {
   clone.add_(1);
   Loan loan;
   describe(clone, loan);
-  EXPECT_TRUE(loan.view().obstacles.empty());
+  EXPECT_TRUE(loan.view().reasons.empty());
 }
 
 TEST(Describe, DoesNotMaterializeACopyOnWriteStorage) {

@@ -20,14 +20,14 @@ inline c10::StorageImpl& storage_of(const at::Tensor& tensor) {
 }
 
 inline Loan make_loan(const Dims& shape, const Dims& strides, DType dtype, void* data,
-                      Owner owner) {
+                      Deleter deleter) {
   Loan loan;
   loan.set_rank(static_cast<int32_t>(shape.size()));
   std::copy(shape.begin(), shape.end(), loan.shape());
   std::copy(strides.begin(), strides.end(), loan.strides());
   loan.view().dtype = dtype;
   loan.view().data = data;
-  loan.attach(owner);
+  loan.attach(deleter);
   return loan;
 }
 
@@ -36,7 +36,7 @@ class Lender {
  public:
   Lender() : buffer_(64) {}
   Loan loan(const Dims& shape = {16}, DType dtype = kFloat32) {
-    return make_loan(shape, row_major(shape), dtype, buffer_.data(), counter_.owner());
+    return make_loan(shape, row_major(shape), dtype, buffer_.data(), counter_.deleter());
   }
   uint8_t* data() { return buffer_.data(); }
   int releases() const { return counter_.count(); }

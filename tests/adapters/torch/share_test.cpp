@@ -65,9 +65,9 @@ TEST(Share, DescribesAndOwns) {
   CountedBytes bytes(24);
   const at::Tensor tensor = bytes.tensor();
   const Loan loan = share(tensor);
-  EXPECT_TRUE(loan.has_owner());
-  EXPECT_EQ(loan.origin.context, loan.owner().context);
-  EXPECT_EQ(loan.origin.release, loan.owner().release);
+  EXPECT_TRUE(loan.owns_memory());
+  EXPECT_EQ(loan.original.context, loan.deleter().context);
+  EXPECT_EQ(loan.original.release, loan.deleter().release);
   EXPECT_EQ(loan.view().data, tensor.const_data_ptr());
   EXPECT_EQ(loan.view().access, Access::writable);
   EXPECT_FALSE(loan.view().is_copied);
@@ -79,10 +79,10 @@ TEST(Share, LendDoesWhatDescribeLeftOut) {
   at::Tensor tensor = bytes.tensor();
   Loan loan;
   describe(tensor, loan);
-  EXPECT_FALSE(loan.has_owner());
-  lend(tensor, loan);
+  EXPECT_FALSE(loan.owns_memory());
+  acquire(tensor, loan);
   tensor.reset();
-  EXPECT_TRUE(loan.has_owner());
+  EXPECT_TRUE(loan.owns_memory());
   EXPECT_EQ(bytes.releases(), 0);
   loan.reset();
   EXPECT_EQ(bytes.releases(), 1);
@@ -101,9 +101,9 @@ TEST(Share, FirstExportSwapsTheDataPtrOnceAndLaterOnesIncrement) {
   const Loan second = share(tensor);
   const Loan of_a_view = share(tensor.narrow(0, 3, 5));
   EXPECT_EQ(storage.data_ptr().get_context(), shared);
-  EXPECT_EQ(first.owner().context, shared);
-  EXPECT_EQ(second.owner().context, shared);
-  EXPECT_EQ(of_a_view.owner().context, shared);
+  EXPECT_EQ(first.deleter().context, shared);
+  EXPECT_EQ(second.deleter().context, shared);
+  EXPECT_EQ(of_a_view.deleter().context, shared);
 }
 
 TEST(Share, SwapOutlivesItsExportsSoThatTheNextOneFindsIt) {
@@ -111,7 +111,7 @@ TEST(Share, SwapOutlivesItsExportsSoThatTheNextOneFindsIt) {
   (void)share(tensor);
   const void* shared = storage_of(tensor).data_ptr().get_context();
   const Loan again = share(tensor);
-  EXPECT_EQ(again.owner().context, shared);
+  EXPECT_EQ(again.deleter().context, shared);
 }
 
 TEST(Share, HoldsNeitherTensorNorStorage) {
@@ -188,7 +188,7 @@ TEST(Share, EmptyStoragesAreSharedToo) {
   at::Tensor tensor = at::empty({0, 3});
   Loan loan = share(tensor);
   EXPECT_EQ(loan.view().data, nullptr);
-  EXPECT_TRUE(loan.has_owner());
+  EXPECT_TRUE(loan.owns_memory());
   tensor.reset();
   loan.reset();
 }
@@ -270,7 +270,7 @@ TEST(Share, NewBytesOfAStorageAreSharedAnew) {
   storage_of(tensor).swap_data_ptr(storage_of(other));
   other.reset();
   Loan new_loan = share(tensor);
-  EXPECT_NE(new_loan.owner().context, old_loan.owner().context);
+  EXPECT_NE(new_loan.deleter().context, old_loan.deleter().context);
   tensor.reset();
   old_loan.reset();
   EXPECT_EQ(old_bytes.releases(), 1);
@@ -292,7 +292,7 @@ TEST(Share, StorageOfAnInferenceTensorIsSwappedLikeAnyOther) {
       if (share_inside) loan = share(tensor);
     }
     if (!share_inside) loan = share(tensor);
-    EXPECT_EQ(storage_of(tensor).data_ptr().get_context(), loan.owner().context);
+    EXPECT_EQ(storage_of(tensor).data_ptr().get_context(), loan.deleter().context);
     tensor.reset();
     EXPECT_EQ(bytes.releases(), 0);
     bytes.expect_intact(loan.view());
@@ -321,7 +321,7 @@ TEST(Share, SurvivesTheThreadThatMadeTheFirstExport) {
   Loan loan;
   std::thread([&] { loan = share(tensor); }).join();
   const Loan again = share(tensor);
-  EXPECT_EQ(again.owner().context, loan.owner().context);
+  EXPECT_EQ(again.deleter().context, loan.deleter().context);
   tensor.reset();
   loan.reset();
   EXPECT_EQ(bytes.releases(), 0);
@@ -354,7 +354,7 @@ TEST(ShareConcurrently, FirstExportsSwapOnceAndReleaseOnce) {
     rendezvous.arrive_and_wait();
     const void* shared = storage_of(tensor).data_ptr().get_context();
     const bool one_swap = std::all_of(loans.begin(), loans.end(), [&](const Loan& loan) {
-      return loan.owner().context == shared;
+      return loan.deleter().context == shared;
     });
     EXPECT_TRUE(one_swap);
     EXPECT_EQ(bytes.releases(), 0);
@@ -379,7 +379,7 @@ TEST(ShareConcurrently, ExportsOfDifferentStoragesDoNotMix) {
           at::Tensor tensor = bytes.tensor();
           const Loan first = share(tensor);
           const Loan second = share(tensor);
-          if (first.owner().context != second.owner().context) ++wrong;
+          if (first.deleter().context != second.deleter().context) ++wrong;
           tensor.reset();
           if (bytes.releases() != 0) ++wrong;
         }

@@ -84,7 +84,7 @@ TEST(ToTensorRelease, HappensOnceWithTheTensor) {
   {
     Loan loan = lender.loan();
     const at::Tensor tensor = to_tensor(std::move(loan));
-    EXPECT_FALSE(loan.has_owner());
+    EXPECT_FALSE(loan.owns_memory());
     EXPECT_EQ(lender.releases(), 0);
   }
   EXPECT_EQ(lender.releases(), 1);
@@ -120,7 +120,7 @@ TEST(ToTensorRelease, HappensOnceAfterTheThreadThatMadeIt) {
 
 TEST(ToTensorRelease, NobodyIsToldWhereNobodyOwns) {
   GuardedBuffer buffer(64);
-  at::Tensor tensor = to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), Owner{}));
+  at::Tensor tensor = to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), Deleter{}));
   EXPECT_EQ(tensor.data_ptr(), buffer.data());
   tensor.fill_(1);
   tensor.reset();
@@ -128,11 +128,11 @@ TEST(ToTensorRelease, NobodyIsToldWhereNobodyOwns) {
 }
 
 TEST(ToTensorRelease, HappensOnceForAnOwnerWithoutContext) {
-  static std::atomic<int> releases;  // what an owner without context can reach
+  static std::atomic<int> releases;  // what an deleter without context can reach
   releases = 0;
   GuardedBuffer buffer(64);
-  const Owner owner{nullptr, [](void*) noexcept { ++releases; }};
-  at::Tensor tensor = to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), owner));
+  const Deleter deleter{nullptr, [](void*) noexcept { ++releases; }};
+  at::Tensor tensor = to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), deleter));
   EXPECT_EQ(releases, 0);
   tensor.reset();
   EXPECT_EQ(releases, 1);
@@ -151,7 +151,8 @@ TEST(ToTensorRelease, ManyThreadsThatPassTensorsOnReleaseEachOnce) {
   };
   on_each_thread([&](size_t i) {
     for (int k = 0; k < kEach; ++k)
-      made[i].push_back(to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), counter.owner())));
+      made[i].push_back(
+          to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), counter.deleter())));
   });
   EXPECT_EQ(counter.count(), 0);
   on_each_thread([&](size_t i) { made[(i + 1) % kThreads].clear(); });
@@ -165,7 +166,7 @@ constexpr int kTensorsOfAThread = 5;
 void end_a_thread_with_a_tensor(ReleaseCounter& counter, void* data) {
   std::thread([&] {
     const auto make = [&] {
-      return to_tensor(make_loan({16}, {1}, kFloat32, data, counter.owner()));
+      return to_tensor(make_loan({16}, {1}, kFloat32, data, counter.deleter()));
     };
     static thread_local std::optional<at::Tensor> holder;
     holder.emplace();
@@ -212,7 +213,7 @@ TEST_P(ToTensorStrides, AreCanonicalWhereTorchCouldNotHoldThemAndKeptElsewhere) 
   GuardedBuffer buffer(512);
   ReleaseCounter counter;
   at::Tensor tensor = to_tensor(
-      make_loan(GetParam().shape, GetParam().given, kFloat32, buffer.data(), counter.owner()));
+      make_loan(GetParam().shape, GetParam().given, kFloat32, buffer.data(), counter.deleter()));
   EXPECT_EQ(tensor.sizes(), GetParam().shape);
   EXPECT_EQ(tensor.strides(), GetParam().expected);
   EXPECT_EQ(storage_of(tensor).nbytes(), GetParam().nbytes);
@@ -258,7 +259,7 @@ TEST(ToTensorStrides, OfCompactShapesAreTorchsOwn) {
     for (size_t i = 0; i < shape.size(); ++i) {
       if (shape[i] == 1 || empty) odd[i] = -1234;
     }
-    const at::Tensor tensor = to_tensor(make_loan(shape, odd, kFloat32, buffer.data(), Owner{}));
+    const at::Tensor tensor = to_tensor(make_loan(shape, odd, kFloat32, buffer.data(), Deleter{}));
     EXPECT_EQ(tensor.strides(), at::empty(shape).strides());
     EXPECT_TRUE(tensor.is_contiguous());
   }
@@ -294,7 +295,7 @@ TEST(ToTensor, RemembersOfEveryLayoutWhatTorchWouldWorkOut) {
   ASSERT_GT(all.size(), 1500u);
   for (const at::Tensor& view : all) {
     const at::Tensor made = to_tensor(
-        make_loan(view.sizes().vec(), view.strides().vec(), kInt32, view.data_ptr(), Owner{}));
+        make_loan(view.sizes().vec(), view.strides().vec(), kInt32, view.data_ptr(), Deleter{}));
     // The same extents and strides, given to a TensorImpl the long way.
     at::Tensor asked = at::empty({0}, at::kInt);
     asked.unsafeGetTensorImpl()->set_sizes_and_strides(made.sizes(), made.strides());
@@ -318,14 +319,14 @@ TEST(ToTensor, RankSixtyFourIsTaken) {
   Dims shape(64, 1);
   shape.back() = 2;
   const at::Tensor tensor =
-      to_tensor(make_loan(shape, Dims(64, 1), kFloat32, buffer.data(), Owner{}));
+      to_tensor(make_loan(shape, Dims(64, 1), kFloat32, buffer.data(), Deleter{}));
   EXPECT_EQ(tensor.sizes(), shape);
   EXPECT_TRUE(tensor.is_contiguous());
 }
 
 TEST(ToTensor, EmptyMemoryMayHaveNoAddress) {
   ReleaseCounter counter;
-  at::Tensor tensor = to_tensor(make_loan({0, 3}, {3, 1}, kFloat32, nullptr, counter.owner()));
+  at::Tensor tensor = to_tensor(make_loan({0, 3}, {3, 1}, kFloat32, nullptr, counter.deleter()));
   EXPECT_EQ(tensor.numel(), 0);
   EXPECT_EQ(tensor.data_ptr(), nullptr);
   EXPECT_EQ(storage_of(tensor).nbytes(), 0u);
@@ -340,7 +341,7 @@ TEST(ToTensor, EmptyShapesWithHugeExtentsAreTaken) {
   ReleaseCounter counter;
   const int64_t huge = int64_t{1} << 40;
   at::Tensor tensor =
-      to_tensor(make_loan({0, huge, huge}, {1, 1, 1}, kFloat32, nullptr, counter.owner()));
+      to_tensor(make_loan({0, huge, huge}, {1, 1, 1}, kFloat32, nullptr, counter.deleter()));
   EXPECT_EQ(tensor.numel(), 0);
   EXPECT_EQ(tensor.size(2), huge);
   tensor.reset();
@@ -362,7 +363,7 @@ TEST_P(ToTensorRefusal, ThrowsAndTheLoanStillReleasesOnce) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   {
-    Loan loan = make_loan({2}, {1}, GetParam().dtype, buffer.data(), counter.owner());
+    Loan loan = make_loan({2}, {1}, GetParam().dtype, buffer.data(), counter.deleter());
     loan.view().device = GetParam().device;
     expect_error(GetParam().code, [&] { (void)to_tensor(std::move(loan)); });
     EXPECT_LE(counter.count(), 1);
@@ -440,7 +441,7 @@ TEST(ToTensorDevice, TraitsAcceptExactlyWhatItTakes) {
   for (int type = 0; type < 32; ++type) {
     const DLDevice device{static_cast<DLDeviceType>(type), 0};
     GuardedBuffer buffer(64);
-    Loan loan = make_loan({2}, {1}, kFloat32, buffer.data(), Owner{});
+    Loan loan = make_loan({2}, {1}, kFloat32, buffer.data(), Deleter{});
     loan.view().device = device;
     bool taken = true;
     try {

@@ -105,7 +105,7 @@ TEST(ShippedLibraryWithoutDriver, SaysSo) {
   const Availability found = availability();
   inject_cuda_api(nullptr);
   EXPECT_FALSE(found.usable);
-  EXPECT_EQ(found.obstacle, ErrorCode::no_driver);
+  EXPECT_EQ(found.reason, ErrorCode::no_driver);
 }
 
 }  // namespace

@@ -20,7 +20,7 @@ class Examples : public StagingTest {
     std::vector<uint8_t> bytes(sizeof(float) * values.size());
     std::memcpy(bytes.data(), values.data(), bytes.size());
     sim().enqueue_write(stream, tensor.memory(), std::move(bytes));
-    return tensor.lend();
+    return tensor.acquire();
   }
 };
 

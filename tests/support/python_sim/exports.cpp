@@ -57,7 +57,7 @@ nb::object make(const std::shared_ptr<Ledger>& ledger, Description description) 
   PyObject* capsule = PyCapsule_New(&managed, kName<Managed>, destroy<Managed>);
   if (capsule == nullptr) throw nb::python_error();
   made.release();
-  ledger->lend();
+  ledger->acquire();
   return nb::steal(capsule);
 }
 

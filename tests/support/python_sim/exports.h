@@ -26,7 +26,7 @@ class Ledger : public std::enable_shared_from_this<Ledger> {
   Ledger& operator=(const Ledger&) = delete;
   ~Ledger();
 
-  void lend() noexcept { ++lent_; }
+  void acquire() noexcept { ++lent_; }
   /// Not noexcept: a thread that Python ends while it takes the GIL is unwound through here.
   void release();
   int lent() const noexcept { return lent_; }

@@ -1,5 +1,5 @@
 // dlbridge_sim: the CUDA simulator in Python, put into the libdlbridge_cuda that the package has
-// loaded. For tests; tests/python/simulated_gpu.py is the interface that tests use.
+// loaded. For tests; tests/python/helpers/simulated_gpu.py is the interface that tests use.
 //
 // Addresses and stream handles are ints. Nothing here needs the GIL while it waits. A simulator
 // that was not uninstalled is never destroyed: the library goes on calling it.

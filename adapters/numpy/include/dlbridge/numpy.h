@@ -29,19 +29,15 @@ DLBRIDGE_API bool load_ml_dtypes() noexcept;
 DLBRIDGE_API bool is_ndarray(PyObject* object) noexcept;
 
 /// Describes `array` without taking a reference; what NumPy has and DLPack has not (foreign byte
-/// order, a mask, an object dtype …) becomes an obstacle. `origin` names the loan
+/// order, a mask, an object dtype …) becomes a reason. `original` names the loan
 /// behind the array, if any. Requires: is_ndarray. Throws std::bad_alloc.
 DLBRIDGE_API void describe_ndarray(PyObject* array, Loan& loan);
 
 /// Makes a described loan an owning one: one new reference to `array`, which the loan gives back
 /// from any thread, with or without the GIL, and not at all once the interpreter is gone.
-DLBRIDGE_API void lend_ndarray(PyObject* array, Loan& loan) noexcept;
+DLBRIDGE_API void acquire_ndarray(PyObject* array, Loan& loan) noexcept;
 
-/// The share that a new reference to `object`, of any type, is: given back as lend_ndarray()'s.
-/// Requires: the GIL.
-DLBRIDGE_API Owner owner_of_object(PyObject* object) noexcept;
-
-/// describe and lend. Throws Error where an obstacle stands against sharing.
+/// describe_ndarray(), then acquire_ndarray(). Throws Error where a reason stands against sharing.
 DLBRIDGE_API Loan share_ndarray(PyObject* array);
 
 /// A new ndarray over the loan's memory; its base owns the loan. Read-only (or unknown) memory and

@@ -23,16 +23,16 @@ namespace dlbridge {
 DLBRIDGE_API const TargetTraits& torch_traits() noexcept;
 
 /// Describes `tensor` without touching its memory or its reference count. Whatever is not a dense
-/// CPU or CUDA tensor that may be shared becomes an obstacle: dispatch keys outside the allowlist,
+/// CPU or CUDA tensor that may be shared becomes a reason: dispatch keys outside the allowlist,
 /// requires_grad while grad mode is on, copy-on-write, symbolic sizes, a storage that throws.
 /// Throws std::bad_alloc.
 DLBRIDGE_API void describe(const at::Tensor& tensor, Loan& loan);
 
-/// Makes a described loan an owning one. Requires: no obstacle. Throws std::bad_alloc; nothing has
-/// changed then.
-DLBRIDGE_API void lend(const at::Tensor& tensor, Loan& loan);
+/// Makes a described loan an owning one. Requires: no reason against sharing. Throws
+/// std::bad_alloc; nothing has changed then.
+DLBRIDGE_API void acquire(const at::Tensor& tensor, Loan& loan);
 
-/// describe and lend. Throws Error where an obstacle stands against sharing.
+/// describe and lend. Throws Error where a reason stands against sharing.
 DLBRIDGE_API Loan share(const at::Tensor& tensor);
 
 /// A tensor over the loan's memory, not resizable; its storage owns the loan. Memory that was
@@ -43,11 +43,11 @@ DLBRIDGE_API Loan share(const at::Tensor& tensor);
 /// this throws, its memory is given back once, at the latest when the loan is destroyed.
 DLBRIDGE_API at::Tensor to_tensor(Loan&& loan);
 
-/// The way back: a tensor over the torch storage that `loan.origin` was exported from, if it still
-/// holds the loan's bytes; undefined otherwise. Needs no owner and leaves the one there is. What
-/// to_tensor() asks first; a caller who asks here may save lending the memory at all. Requires:
-/// whoever `loan` was described from lives.
-DLBRIDGE_API at::Tensor recall_tensor(Loan& loan);
+/// The way back: a tensor over the torch storage that `loan.original` was exported from, if it
+/// still holds the loan's bytes; undefined otherwise. Needs no owner and leaves the one there is.
+/// What to_tensor() asks first; a caller who asks here may save lending the memory at all.
+/// Requires: whoever `loan` was described from lives.
+DLBRIDGE_API at::Tensor reuse_storage(Loan& loan);
 
 /// A fresh, uninitialised CPU tensor of `dtype` with the shape of `like` and dense strides in the
 /// same order; `memory` becomes a borrowed, writable view of it. The tensor must pass through

@@ -1,0 +1,24 @@
+// Up to Python 3.13 a daemon thread that takes the GIL while the interpreter finalises is ended by
+// pthread_exit, inside whatever call took it. Its unwinding aborts the process at the first
+// noexcept frame and runs destructors that drop Python references without the GIL.
+#pragma once
+
+#include <cxxabi.h>
+#include <unistd.h>
+
+#include <utility>
+
+namespace dlbridge {
+
+/// Runs a call that may take the GIL again, as Python code does; a thread that the interpreter ends
+/// there is parked for good instead, which is what Python itself does from 3.14 on.
+template <typename Call>
+decltype(auto) parked_at_exit(Call&& call) {
+  try {
+    return std::forward<Call>(call)();
+  } catch (abi::__forced_unwind&) {
+    while (true) pause();
+  }
+}
+
+}  // namespace dlbridge

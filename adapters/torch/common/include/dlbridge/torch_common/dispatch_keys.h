@@ -1,0 +1,93 @@
+// Which dispatch keys a tensor may have, whichever way torch is reached. Needs no torch header: the
+// keys are known by their names.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include "dlbridge/error.h"
+#include "dlbridge/loan.h"
+
+namespace dlbridge::torch_common {
+
+/// The one allowlist: a dense tensor on the CPU or a CUDA device, with what autograd and autocast
+/// add. The Python type proves nothing (a FakeTensor may look like a Parameter); the keys do.
+inline constexpr const char* kPlainKeys[] = {
+    "CPU", "CUDA", "AutogradCPU", "AutogradCUDA", "AutocastCPU", "AutocastCUDA", "ADInplaceOrView"};
+
+struct KeyReason {
+  const char* key;
+  ErrorCode code;
+};
+
+/// Which refusal a key stands for, by the bits it has beyond the plain ones.
+inline constexpr KeyReason kKeyReasons[] = {
+    {"Conjugate", ErrorCode::conj_bit},
+    {"Negative", ErrorCode::neg_bit},
+    {"ZeroTensor", ErrorCode::zero_tensor},
+    {"SparseCPU", ErrorCode::sparse_layout},
+    {"SparseCsrCPU", ErrorCode::sparse_layout},
+    {"QuantizedCPU", ErrorCode::quantized_tensor},
+    {"NestedTensorCPU", ErrorCode::nested_tensor},
+    {"MkldnnCPU", ErrorCode::mkldnn_layout},
+    {"Python", ErrorCode::fake_tensor},
+    {"FuncTorchGradWrapper", ErrorCode::functorch_tensor},
+    {"FuncTorchBatched", ErrorCode::functorch_tensor},
+    {"BatchedNestedTensor", ErrorCode::functorch_tensor},
+    {"Functionalize", ErrorCode::functional_tensor},
+    {"Meta", ErrorCode::meta_tensor},
+};
+
+/// What a copy remedies: the tensor's memory is there, its values are not what it holds.
+inline constexpr ReasonSet kCurableKeys =
+    ReasonSet(ErrorCode::conj_bit) | ErrorCode::neg_bit | ErrorCode::zero_tensor;
+
+/// Judges the keys of tensors. Bits, as DispatchKeySet::raw_repr() gives them: its own difference
+/// would leave backend bits in.
+class KeyJudge {
+ public:
+  /// `bits_of(name)`: the bits of a key's set; 0 where this torch has no such key.
+  template <typename BitsOf>
+  explicit KeyJudge(BitsOf&& bits_of) {
+    for (const char* key : kPlainKeys) plain_ |= bits_of(key);
+    for (size_t i = 0; i < reasons_.size(); ++i)
+      reasons_[i] = bits_of(kKeyReasons[i].key) & ~plain_;
+  }
+
+  /// The bits beyond the plain ones; 0 for a plain tensor.
+  uint64_t beyond_plain(uint64_t keys) const noexcept { return keys & ~plain_; }
+
+  /// The refusals that bits beyond the plain ones stand for. Requires: not 0.
+  ReasonSet reasons(uint64_t beyond) const noexcept {
+    ReasonSet found;
+    for (size_t i = 0; i < reasons_.size(); ++i) {
+      if (reasons_[i] != 0 && (beyond & reasons_[i]) == reasons_[i]) found.add(kKeyReasons[i].code);
+    }
+    if (found.empty()) found.add(ErrorCode::unsupported_keys);
+    return found;
+  }
+
+ private:
+  uint64_t plain_ = 0;
+  std::array<uint64_t, std::size(kKeyReasons)> reasons_{};
+};
+
+/// No memory may be looked at: rank 0 and the reasons are all there is to say.
+inline void describe_reason(ReasonSet reasons, Loan& loan) {
+  loan.set_rank(0);
+  loan.view().reasons = reasons;
+}
+
+/// Writes what the bits beyond the plain keys stand against. False where nothing more of the tensor
+/// may be looked at.
+inline bool describe_keys(const KeyJudge& judge, uint64_t beyond, Loan& loan) {
+  if (beyond == 0) [[likely]]
+    return true;
+  const ReasonSet reasons = judge.reasons(beyond);
+  loan.view().reasons = reasons;
+  if (reasons.without(kCurableKeys).empty()) return true;
+  describe_reason(reasons, loan);
+  return false;
+}
+
+}  // namespace dlbridge::torch_common

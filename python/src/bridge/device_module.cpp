@@ -1,0 +1,74 @@
+#include "bridge/device_module.h"
+
+#include <atomic>
+
+#include "support/reference.h"
+
+namespace dlbridge::python {
+namespace {
+
+std::atomic<const DeviceModule*> g_module{nullptr};
+
+// Why the module could not be loaded, in Python's words; empty where it could.
+std::string g_reason;  // guarded by the GIL
+bool g_tried = false;
+
+void load() noexcept {
+  const PendingException aside;
+  const Reference loader(PyImport_ImportModule("dlbridge._adapters"));
+  const Reference reason(loader ? PyObject_CallMethod(loader.get(), "load_device_module", nullptr)
+                                : nullptr);
+  const char* text =
+      reason && PyUnicode_Check(reason.get()) ? PyUnicode_AsUTF8(reason.get()) : nullptr;
+  if (text != nullptr) {
+    try {
+      g_reason = text;
+    } catch (const std::bad_alloc&) {
+      // The message will be short.
+    }
+  }
+  PyErr_Clear();
+  g_tried = true;
+}
+
+}  // namespace
+
+const DeviceModule* device_module() noexcept {
+  if (const DeviceModule* module = g_module.load(std::memory_order_acquire)) return module;
+  if (!g_tried) load();
+  return g_module.load(std::memory_order_acquire);
+}
+
+const DeviceModule* usable_device_module() noexcept {
+  const DeviceModule* module = device_module();
+  if (module == nullptr) return nullptr;
+  return Failure(module->unavailable()) == nullptr ? module : nullptr;
+}
+
+const DeviceModule& require_device_module() {
+  const DeviceModule* module = device_module();
+  if (module == nullptr) {
+    throw Error(ErrorCode::no_staging, "device",
+                "the CUDA module of dlbridge cannot be used: " +
+                    (g_reason.empty() ? "it could not be loaded" : g_reason));
+  }
+  check(module->unavailable());
+  return *module;
+}
+
+PyObject* register_device_module(PyObject*, PyObject* capsule) noexcept {
+  const auto* module =
+      static_cast<const DeviceModule*>(PyCapsule_GetPointer(capsule, kDeviceModuleCapsule));
+  if (module == nullptr) return nullptr;
+  if (module->struct_size != sizeof(DeviceModule) || module->version != kDeviceModuleVersion ||
+      module->core != &neutral_traits()) {
+    PyErr_SetString(
+        PyExc_ImportError,
+        "dlbridge: a device module of another build of dlbridge was loaded: reinstall dlbridge");
+    return nullptr;
+  }
+  g_module.store(module, std::memory_order_release);
+  Py_RETURN_NONE;
+}
+
+}  // namespace dlbridge::python

@@ -1,0 +1,133 @@
+// DeviceModule: what the extension module of a device (_cuda) puts into the capsule that _core
+// takes. Plain data and function pointers, so that _core links no device's module.
+//
+// Every function is noexcept. Those that can fail return null on success, or an Error that the
+// caller owns; after an Error nothing was consumed. None needs the GIL; those marked "waits" are to
+// be called without it. Streams are numbered as DLPack does: 1 legacy, 2 per-thread, -1 none, else
+// a handle.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "bridge/adapter.h"
+
+namespace dlbridge::python {
+
+inline constexpr uint32_t kDeviceModuleVersion = 1;
+inline constexpr const char* kDeviceModuleCapsule = "dlbridge.device_module";
+
+inline constexpr intptr_t kLegacyStream = 1;
+inline constexpr intptr_t kNoStream = -1;
+
+/// A staging under way, as the module has it.
+struct PendingStaging;
+
+/// How to stage.
+struct StagingOptions {
+  bool snapshot = true;  ///< to host: the producer's stream waits for the copy
+  bool borrow = false;   ///< to device: return before a pageable source was read
+  double linger = 0;     ///< seconds to watch for the end before it returns
+};
+
+/// Where the pinned pool's bytes are, and what was asked of it (docs/staging.md).
+struct PoolStatistics {
+  uint64_t registered, limit, free, owned, in_flight, quarantined, leaked;
+  uint64_t hits, misses, grows, refused;
+};
+
+struct DeviceModule {
+  uint32_t struct_size = sizeof(DeviceModule);
+  uint32_t version = kDeviceModuleVersion;
+  /// Address of neutral_traits(): proves that both sides use the same libdlbridge.
+  const void* core = nullptr;
+
+  /// An Error that says why nothing can be staged on this machine; null where it can.
+  Error* (*unavailable)() noexcept = nullptr;
+  /// One line about runtime, driver and devices.
+  Error* (*describe)(std::string* out) noexcept = nullptr;
+
+  // ---- Staging
+
+  /// Starts a staging of `count` sources on one device to fresh host memory. Owns: the sources.
+  Error* (*start_to_host)(Loan* sources, size_t count, int32_t device, intptr_t producer,
+                          const StagingOptions* options, PendingStaging** out) noexcept = nullptr;
+  /// Into existing host memory. Owns: both. Waits where `out` is large and pageable.
+  Error* (*start_to_host_into)(Loan* source, Loan* out, intptr_t producer,
+                               const StagingOptions* options,
+                               PendingStaging** pending) noexcept = nullptr;
+  /// To device memory. Owns: both. Waits until a pageable source has been read.
+  Error* (*start_to_device)(Loan* source, Loan* target, intptr_t consumer,
+                            const StagingOptions* options,
+                            PendingStaging** pending) noexcept = nullptr;
+  /// Into pageable host memory through a ring that the calling thread works. Borrows. Waits.
+  Error* (*to_host_through_ring)(const TensorView* source, const TensorView* out,
+                                 intptr_t producer) noexcept = nullptr;
+  /// Whether fresh host memory of so many bytes would be pinned.
+  bool (*fits_pool)(int64_t bytes) noexcept = nullptr;
+  /// Whether all of a host view is page-locked.
+  bool (*is_pinned)(const TensorView* view) noexcept = nullptr;
+  /// The steps of a staging in words.
+  Error* (*steps)(const TensorView* source, DLDevice target,
+                  std::vector<std::string>* out) noexcept = nullptr;
+
+  // ---- What is under way
+
+  bool (*done)(const PendingStaging* pending) noexcept = nullptr;
+  /// Whether it will never be done in this process, a fork's child.
+  bool (*is_lost)(const PendingStaging* pending) noexcept = nullptr;
+  size_t (*size)(const PendingStaging* pending) noexcept = nullptr;
+  /// A share in the i-th result. Waits where it is not done.
+  Error* (*result)(const PendingStaging* pending, size_t index, Loan* out) noexcept = nullptr;
+  /// A descriptor that becomes readable when it is done; the staging's own.
+  Error* (*descriptor)(const PendingStaging* pending, int* out) noexcept = nullptr;
+  /// Neither waits nor cancels.
+  void (*drop)(PendingStaging* pending) noexcept = nullptr;
+
+  // ---- Streams
+
+  /// What is enqueued on `later` from here on runs after what `earlier` has enqueued.
+  Error* (*order)(int32_t device, intptr_t earlier, intptr_t later) noexcept = nullptr;
+  /// Done when what the stream has enqueued has run; brings no result.
+  Error* (*reached)(int32_t device, intptr_t stream, PendingStaging** out) noexcept = nullptr;
+  /// A stream that a producer may be asked to put its work in front of.
+  Error* (*import_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
+  /// The stream in whose order memory of ours is first used.
+  Error* (*home_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
+
+  // ---- Memory
+
+  /// Fresh memory on `device`, usable in the order of `stream`.
+  Error* (*device_empty)(const TensorView* like, DLDataType dtype, int32_t device, intptr_t stream,
+                         Loan* out) noexcept = nullptr;
+  /// `stream` uses the memory that this owner gives back: it does so behind it. Whether it is ours.
+  bool (*record_deleter)(const Deleter* deleter, int32_t device,
+                         intptr_t stream) noexcept = nullptr;
+  /// `stream` uses the pinned memory at `address`. Writes into `held` whether it is ours.
+  Error* (*record_pinned)(const void* address, int32_t device, intptr_t stream,
+                          bool* held) noexcept = nullptr;
+  Error* (*pinned_empty)(const TensorView* like, Loan* out) noexcept = nullptr;
+  Error* (*pool_statistics)(PoolStatistics* out) noexcept = nullptr;
+  Error* (*set_pool_limit)(size_t bytes) noexcept = nullptr;
+  /// The device whose memory `address` is in. Where CUDA does not know it: an Error.
+  Error* (*device_of_pointer)(const void* address, int32_t* out) noexcept = nullptr;
+  /// Whether the host may use managed memory of this device.
+  bool (*shares_managed)(int32_t device) noexcept = nullptr;
+};
+
+/// The module, loaded now if need be; null where there is none in this build, or it cannot be
+/// loaded. No exception is set. Needs the GIL.
+const DeviceModule* device_module() noexcept;
+
+/// The same where something can be staged on this machine.
+const DeviceModule* usable_device_module() noexcept;
+
+/// The module, or throws Error (no_staging where this build has none, no_driver, driver_too_old,
+/// no_device). Needs the GIL.
+const DeviceModule& require_device_module();
+
+/// Takes the capsule of a device module. None, or null with a Python exception set.
+PyObject* register_device_module(PyObject* module, PyObject* capsule) noexcept;
+
+}  // namespace dlbridge::python

@@ -1,0 +1,168 @@
+#include "convert/arguments.h"
+
+#include <cstring>
+#include <string>
+
+#include "bridge/registry.h"
+#include "support/errors.h"
+#include "support/reference.h"
+
+namespace dlbridge::python {
+namespace {
+
+[[noreturn]] void refuse_device(PyObject* device) {
+  throw Error(ErrorCode::invalid_device, "device",
+              "device is " + repr_of(device) +
+                  "; expected None, \"cpu\", \"cuda:0\" and the like, a torch.device or a DLPack "
+                  "pair such as (1, 0)");
+}
+
+// A pair of integers (IntEnum members included).
+std::optional<DLDevice> parse_pair(PyObject* pair) {
+  if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) return std::nullopt;
+  const long type = PyLong_AsLong(PyTuple_GET_ITEM(pair, 0));
+  const long id = PyLong_AsLong(PyTuple_GET_ITEM(pair, 1));
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  const DLDevice device{static_cast<DLDeviceType>(type), static_cast<int32_t>(id)};
+  if (!Device(device).is_known() || id < 0 || id > INT32_MAX) return std::nullopt;
+  return device;
+}
+
+// torch.device and its like: a type in words and an index or None.
+std::optional<DLDevice> parse_device_object(PyObject* object) {
+  const Reference type(PyObject_GetAttrString(object, "type"));
+  const Reference index(PyObject_GetAttrString(object, "index"));
+  PyErr_Clear();
+  if (!type || !index || !PyUnicode_Check(type.get())) return std::nullopt;
+  const char* text = PyUnicode_AsUTF8(type.get());
+  const auto device = text ? Device::parse(text) : std::nullopt;
+  if (!device || index.get() == Py_None) return device;
+  const long id = PyLong_AsLong(index.get());
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    return std::nullopt;
+  }
+  return Device(device->type(), static_cast<int32_t>(id));
+}
+
+}  // namespace
+
+bool read_call(const char* function, PyObject* const* args, Py_ssize_t nargs, PyObject* names,
+               std::span<const Keyword> keywords, CallArguments& call) noexcept {
+  if (nargs < 1) {
+    raise_type_error("%s() takes one positional argument, x", function);
+    return false;
+  }
+  call.x = args[0];
+  Py_ssize_t taken = 1;
+  if (nargs == 2 && !keywords.empty() && keywords.front().member == &CallArguments::to) {
+    call.to = args[1];
+    taken = 2;
+  }
+  if (nargs > taken) {
+    raise_type_error("%s() takes one positional argument, x, but %zd were given: name the others",
+                     function, nargs);
+    return false;
+  }
+  const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
+  for (Py_ssize_t i = 0; i < named; ++i) {
+    PyObject* name = PyTuple_GET_ITEM(names, i);
+    const Keyword* match = nullptr;
+    for (const Keyword& keyword : keywords) {
+      if (PyUnicode_CompareWithASCIIString(name, keyword.name) == 0) match = &keyword;
+    }
+    if (match == nullptr || call.*(match->member) != nullptr) {
+      raise_type_error("%s() got an unexpected keyword argument '%U'", function, name);
+      return false;
+    }
+    call.*(match->member) = args[nargs + i];
+  }
+  return true;
+}
+
+CopyMode parse_copy(PyObject* copy) {
+  if (copy == Py_True) return CopyMode::always;
+  if (copy == Py_False) return CopyMode::never;
+  if (copy == Py_None) return CopyMode::if_needed;
+  raise_type_error("copy is %.200s; expected True, False or None", Py_TYPE(copy)->tp_name);
+  throw_pending();
+}
+
+std::optional<DLDevice> parse_device(PyObject* device) {
+  if (device == nullptr || device == Py_None) return std::nullopt;
+  std::optional<DLDevice> parsed;
+  if (PyUnicode_Check(device)) {
+    const char* text = PyUnicode_AsUTF8(device);
+    if (text == nullptr) throw_pending();
+    if (const auto named = Device::parse(text)) parsed = *named;
+  } else if (PyTuple_Check(device)) {
+    parsed = parse_pair(device);
+  } else {
+    parsed = parse_device_object(device);
+  }
+  if (!parsed) refuse_device(device);
+  return parsed;
+}
+
+const Adapter& parse_target(PyObject* to, const char* expected) {
+  const char* text = to != nullptr && PyUnicode_Check(to) ? PyUnicode_AsUTF8(to) : nullptr;
+  PyErr_Clear();
+  for (const char* name : {"numpy", "torch", "dlpack"}) {
+    if (text == nullptr || std::strcmp(text, name) != 0) continue;
+    const Adapter* adapter = adapter_named(name);
+    if (adapter == nullptr) throw_pending();
+    return *adapter;
+  }
+  throw Error(
+      ErrorCode::invalid_argument, "to",
+      (to == nullptr ? "to was not given" : "to is " + repr_of(to)) + "; expected " + expected);
+}
+
+Request read_request(const CallArguments& call, const Adapter& target) {
+  Request request;
+  if (call.copy != nullptr) request.copy = parse_copy(call.copy);
+  request.device = parse_device(call.device);
+  if (call.dtype != nullptr && call.dtype != Py_None) {
+    if (target.parse_dtype == nullptr) {
+      raise_type_error("dtype= is not taken here: name it in to_numpy() or to_torch()");
+      throw_pending();
+    }
+    DLDataType dtype;
+    check(target.parse_dtype(call.dtype, &dtype));
+    request.dtype = dtype;
+  }
+  return request;
+}
+
+bool wants_versioned(PyObject* max_version) {
+  if (max_version == Py_None) return false;
+  if (!PyTuple_Check(max_version) || PyTuple_GET_SIZE(max_version) != 2 ||
+      !PyLong_Check(PyTuple_GET_ITEM(max_version, 0))) {
+    raise_type_error("max_version is %.200s; expected None or a pair (major, minor)",
+                     Py_TYPE(max_version)->tp_name);
+    throw_pending();
+  }
+  const long major = PyLong_AsLong(PyTuple_GET_ITEM(max_version, 0));
+  if (PyErr_Occurred()) throw_pending();
+  return major >= 1;
+}
+
+DLDevice export_device(PyObject* dl_device, DLDevice place) {
+  if (dl_device == Py_None) return place;
+  const auto asked = parse_pair(dl_device);
+  if (!asked) refuse_device(dl_device);
+  const DeviceType type = Device(*asked).type();
+  if (type == DeviceType::cpu && Device(place).is_host()) return *asked;
+  // The id of host memory says nothing.
+  if (type == Device(place).type() && Device(*asked).is_host()) return place;
+  if (Device(*asked) == Device(place)) return place;
+  throw Error(ErrorCode::unsupported_device, "device",
+              "device " + Device(*asked).name() + " was asked for, the memory is on " +
+                  Device(place).name() +
+                  ": leave dl_device out, or pass device= to dlbridge.from_dlpack");
+}
+
+}  // namespace dlbridge::python

@@ -1,0 +1,58 @@
+// Waiting for a staging as Python expects it: without the GIL, and with an ear for signals.
+#pragma once
+
+#include <Python.h>
+
+#include <memory>
+#include <utility>
+
+#include "bridge/device_module.h"
+
+namespace dlbridge::python {
+
+/// A staging under way. Dropping it neither waits nor cancels.
+class Staging {
+ public:
+  Staging() noexcept = default;
+  Staging(const DeviceModule& module, PendingStaging* pending) noexcept
+      : module_(&module), pending_(pending) {}
+  Staging(Staging&& other) noexcept
+      : module_(other.module_), pending_(std::exchange(other.pending_, nullptr)) {}
+  Staging& operator=(Staging&& other) noexcept {
+    std::swap(module_, other.module_);
+    std::swap(pending_, other.pending_);
+    return *this;
+  }
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+  ~Staging() {
+    if (pending_ != nullptr) module_->drop(pending_);
+  }
+
+  bool done() const noexcept { return module_->done(pending_); }
+  size_t size() const noexcept { return module_->size(pending_); }
+  /// Throws Error: the operation's. Waits where it is not done.
+  Loan result(size_t index) const;
+  /// Throws Error (out_of_memory).
+  int descriptor() const;
+
+  /// Waits without the GIL, at most `seconds`; negative: for ever. Whether result() has an answer:
+  /// it is done, or this is the child of a fork, where it never is. A signal whose handler raises
+  /// ends it: throws Error (python_exception).
+  bool wait(double seconds = -1) const;
+
+ private:
+  const DeviceModule* module_ = nullptr;
+  PendingStaging* pending_ = nullptr;
+};
+
+/// Runs `call`, which answers with an Error or null, without the GIL. Throws that Error.
+template <typename Call>
+void without_gil(Call&& call) {
+  PyThreadState* state = PyEval_SaveThread();
+  Error* error = call();
+  parked_at_exit([state] { PyEval_RestoreThread(state); });
+  check(error);
+}
+
+}  // namespace dlbridge::python

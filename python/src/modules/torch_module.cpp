@@ -1,0 +1,140 @@
+// dlbridge._torch: puts the Torch adapter (direct tier) into a capsule. Built against exactly one
+// torch, whose version is compared in Python before this file is loaded; torch is imported first,
+// so its libraries are found by name.
+#include <torch/csrc/Dtype.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#include "bridge/capsule_module.h"
+#include "dlbridge/torch.h"
+#include "support/reference.h"
+#include "torch/dtype_argument.h"
+
+namespace dlbridge::python {
+namespace {
+
+// Torch may run for long and take locks that a thread waiting for the GIL holds.
+class GilReleased {
+ public:
+  GilReleased() noexcept : state_(PyEval_SaveThread()) {}
+  ~GilReleased() {
+    parked_at_exit([this] { PyEval_RestoreThread(state_); });
+  }
+  GilReleased(const GilReleased&) = delete;
+  GilReleased& operator=(const GilReleased&) = delete;
+
+ private:
+  PyThreadState* state_;
+};
+
+bool accepts(PyObject* x) noexcept {
+  const int answer = PyObject_IsInstance(x, THPVariableClass);
+  if (answer < 0) PyErr_Clear();
+  return answer == 1;
+}
+
+Error* describe(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] { dlbridge::describe(THPVariable_Unpack(x), *loan); });
+}
+
+Error* acquire(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] { dlbridge::acquire(THPVariable_Unpack(x), *loan); });
+}
+
+PyObject* wrap_tensor(at::Tensor&& tensor) {
+  PyObject* wrapped = THPVariable_Wrap(std::move(tensor));
+  if (wrapped == nullptr)
+    throw Error(ErrorCode::python_exception, "", "torch could not wrap a tensor");
+  return wrapped;
+}
+
+Error* reuse_storage(Loan* loan, PyObject** out) noexcept {
+  return guarded([&] {
+    at::Tensor tensor = reuse_storage(*loan);
+    *out = tensor.defined() ? wrap_tensor(std::move(tensor)) : nullptr;
+  });
+}
+
+Error* wrap(Loan* loan, PyObject** out) noexcept {
+  return guarded([&] { *out = wrap_tensor(to_tensor(std::move(*loan))); });
+}
+
+Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
+  return guarded([&] { *out = wrap_tensor(empty_tensor(*like, dtype, *memory)); });
+}
+
+Error* finish(PyObject* made, PyObject** out) noexcept {
+  return guarded([&] {
+    at::Tensor tensor = THPVariable_Unpack(made);
+    at::Tensor finished = finish_copy(at::Tensor(tensor));
+    if (finished.is_same(tensor)) {
+      *out = made;
+      return;
+    }
+    *out = wrap_tensor(std::move(finished));
+    Py_DECREF(made);
+  });
+}
+
+Error* fill(PyObject* x, const TensorView* dst) noexcept {
+  const at::Tensor tensor = THPVariable_Unpack(x);
+  return guarded([&] {
+    const GilReleased released;
+    fill_from_tensor(tensor, *dst);
+  });
+}
+
+Error* cast(const TensorView* src, const TensorView* dst) noexcept {
+  return guarded([&] {
+    const GilReleased released;
+    cast_with_torch(*src, *dst);
+  });
+}
+
+Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
+  return guarded([&] {
+    if (!THPDtype_Check(object)) {
+      *out = parse_named_dtype(object);
+      return;
+    }
+    const at::ScalarType scalar = reinterpret_cast<THPDtype*>(object)->scalar_type;
+    const auto dtype = dtype_of(scalar);
+    if (!dtype) refuse_torch_dtype(c10::toString(scalar));
+    *out = *dtype;
+  });
+}
+
+Adapter make_adapter() noexcept {
+  Adapter adapter;
+  adapter.core = &neutral_traits();
+  adapter.traits = &torch_traits();
+  adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(THPVariableClass);
+  adapter.exact_types[1] = reinterpret_cast<PyTypeObject*>(ParameterClass);
+  adapter.threaded_casts = true;
+  adapter.accepts = accepts;
+  adapter.describe = describe;
+  adapter.acquire = acquire;
+  adapter.reuse_storage = reuse_storage;
+  adapter.wrap = wrap;
+  adapter.empty = empty;
+  adapter.finish = finish;
+  adapter.fill = fill;
+  adapter.cast = cast;
+  adapter.parse_dtype = parse_dtype;
+  return adapter;
+}
+
+PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_torch",
+                        "The Torch adapter of dlbridge, direct tier.", -1};
+
+}  // namespace
+}  // namespace dlbridge::python
+
+PyMODINIT_FUNC PyInit__torch() {
+  using namespace dlbridge::python;
+  if (THPVariableClass == nullptr || ParameterClass == nullptr) {
+    PyErr_SetString(PyExc_ImportError, "dlbridge._torch: import torch first");
+    return nullptr;
+  }
+  static Adapter adapter = make_adapter();
+  return new_adapter_module(g_module, adapter);
+}

@@ -1,0 +1,254 @@
+#include "sources/capsule.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <string>
+#include <thread>
+
+#include "dlbridge/managed_tensor.h"
+#include "support/errors.h"
+
+namespace dlbridge::python {
+namespace {
+
+// The names the standard gives, static as it asks (rule 46).
+constexpr const char* kLegacy = "dltensor";
+constexpr const char* kLegacyUsed = "used_dltensor";
+constexpr const char* kVersioned = "dltensor_versioned";
+constexpr const char* kVersionedUsed = "used_dltensor_versioned";
+
+// Deleters that run now without the GIL, and whether the interpreter ends.
+std::atomic<int> g_releasing{0};
+std::atomic<bool> g_ending{false};
+
+// Gives a foreign tensor back. Its deleter may be Python code, which must neither see nor clear an
+// exception that is under way on this thread (rules 44, 59); on a thread without the GIL there is
+// none. There it may take the GIL, which an interpreter that ends answers by ending the thread,
+// inside the deleter: threads of ours leak the tensor then.
+template <typename Managed>
+void release_foreign(void* managed) noexcept {
+  auto* tensor = static_cast<Managed*>(managed);
+  if (tensor->deleter == nullptr) return;
+  if (Py_IsInitialized() && PyGILState_Check()) {
+    const PendingException aside;
+    tensor->deleter(tensor);
+    return;
+  }
+  ++g_releasing;
+  const bool ours = PyGILState_GetThisThreadState() == nullptr;
+  if (!ours || !g_ending) parked_at_exit([tensor] { tensor->deleter(tensor); });
+  --g_releasing;
+}
+
+template <typename Managed>
+void destroy(PyObject* capsule, const char* name) noexcept {
+  if (!PyCapsule_IsValid(capsule, name)) return;  // consumed: the consumer owns
+  auto* managed = static_cast<Managed*>(PyCapsule_GetPointer(capsule, name));
+  release_foreign<Managed>(managed);
+}
+
+void destroy_legacy(PyObject* capsule) { destroy<DLManagedTensor>(capsule, kLegacy); }
+void destroy_versioned(PyObject* capsule) {
+  destroy<DLManagedTensorVersioned>(capsule, kVersioned);
+}
+
+template <typename Managed>
+PyObject* new_capsule(Managed* managed, const char* name,
+                      PyCapsule_Destructor destructor) noexcept {
+  PyObject* capsule = PyCapsule_New(managed, name, destructor);
+  if (capsule == nullptr) managed->deleter(managed);
+  return capsule;
+}
+
+[[noreturn]] void refuse_name(const char* name) {
+  const std::string found = name ? name : "(none)";
+  if (found.starts_with("used_")) {
+    throw Error(
+        ErrorCode::capsule_used, "capsule",
+        "the capsule is named " + found +
+            ": it was consumed before; a capsule can be taken once: call __dlpack__() again");
+  }
+  throw Error(ErrorCode::capsule_name, "capsule",
+              "the capsule is named " + found + "; expected dltensor or dltensor_versioned");
+}
+
+bool has_name(PyObject* capsule, const char* expected) noexcept {
+  const char* name = PyCapsule_GetName(capsule);
+  return name != nullptr && std::strcmp(name, expected) == 0;
+}
+
+bool accepts(PyObject* x) noexcept { return is_capsule(x); }
+
+Error* describe(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] {
+    if (has_name(x, kVersioned)) {
+      describe_managed(static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(x, kVersioned)),
+                       *loan);
+    } else if (has_name(x, kLegacy)) {
+      describe_managed(static_cast<DLManagedTensor*>(PyCapsule_GetPointer(x, kLegacy)), *loan);
+    } else {
+      refuse_name(PyCapsule_GetName(x));
+    }
+  });
+}
+
+// Gives a capsule the name of a used one. Python code may have run since it was described, and may
+// have consumed it: the name is read again. Throws Error where it is not ours any more.
+void mark_used(PyObject* x) {
+  const bool versioned = has_name(x, kVersioned);
+  if (!versioned && !has_name(x, kLegacy)) refuse_name(PyCapsule_GetName(x));
+  if (PyCapsule_SetName(x, versioned ? kVersionedUsed : kLegacyUsed) != 0)
+    throw Error(ErrorCode::python_exception, "capsule", "the capsule could not be consumed");
+}
+
+// Renames first: only a capsule that is ours may be given back (rules 49, 50).
+Error* acquire(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] {
+    mark_used(x);
+    const bool versioned = has_name(x, kVersionedUsed);
+    void* managed = PyCapsule_GetPointer(x, PyCapsule_GetName(x));
+    loan->attach({managed, versioned ? release_foreign<DLManagedTensorVersioned>
+                                     : release_foreign<DLManagedTensor>});
+  });
+}
+
+const Adapter g_capsule_adapter = [] {
+  Adapter adapter;
+  adapter.core = &neutral_traits();
+  adapter.traits = &neutral_traits();
+  adapter.accepts = accepts;
+  adapter.describe = describe;
+  adapter.acquire = acquire;
+  return adapter;
+}();
+
+// Whether the pending TypeError says that a keyword is not known, rather than something that went
+// wrong inside.
+bool is_signature_error() noexcept {
+  if (!PyErr_ExceptionMatches(PyExc_TypeError)) return false;
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  const Reference text(value ? PyObject_Str(value) : nullptr);
+  const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+  const bool signature =
+      message != nullptr && (std::strstr(message, "keyword argument") != nullptr ||
+                             std::strstr(message, "max_version") != nullptr ||
+                             std::strstr(message, "incompatible function arguments") != nullptr);
+  if (!text) PyErr_Clear();
+  PyErr_Restore(type, value, traceback);
+  return signature;
+}
+
+}  // namespace
+
+HeldCapsule::HeldCapsule(PyObject* x) noexcept {
+  if (!is_capsule(x)) return;
+  const char* name = PyCapsule_GetName(x);
+  if (Error* error = guarded([&] { mark_used(x); })) {
+    raise(error);
+    held_ = false;
+    return;
+  }
+  capsule_ = x;
+  name_ = name;
+}
+
+HeldCapsule::~HeldCapsule() {
+  if (capsule_ != nullptr) PyCapsule_SetName(capsule_, name_);
+}
+
+void end_foreign_releases() noexcept {
+  using Clock = std::chrono::steady_clock;
+  g_ending = true;
+  const auto until = Clock::now() + std::chrono::seconds(2);
+  while (g_releasing > 0 && Clock::now() < until)
+    std::this_thread::sleep_for(std::chrono::microseconds(100));
+}
+
+PyObject* to_capsule(Loan&& loan, bool versioned) {
+  if (versioned) return new_capsule(to_managed(std::move(loan)), kVersioned, destroy_versioned);
+  return new_capsule(to_managed_legacy(std::move(loan)), kLegacy, destroy_legacy);
+}
+
+Deleter foreign_deleter(DLManagedTensorVersioned* managed) noexcept {
+  return {managed, release_foreign<DLManagedTensorVersioned>};
+}
+
+const Adapter& capsule_adapter() noexcept { return g_capsule_adapter; }
+
+Reference dlpack_method_of(PyObject* x) noexcept {
+  Reference method(parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack__"); }));
+  if (!method && PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_Clear();
+  return method;
+}
+
+bool refuse_no_producer(PyObject* x) noexcept {
+  raise_type_error(
+      "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack "
+      "capsule or an object "
+      "with __dlpack__: pass numpy.asarray(x)",
+      Py_TYPE(x)->tp_name);
+  return false;
+}
+
+std::optional<Device> dlpack_device_of(PyObject* x) noexcept {
+  const Reference method(
+      parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack_device__"); }));
+  if (!method) {
+    if (PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_Clear();
+    return std::nullopt;
+  }
+  const Reference pair(parked_at_exit([&] { return PyObject_CallNoArgs(method.get()); }));
+  if (!pair) return std::nullopt;
+  if (!PyTuple_Check(pair.get()) || PyTuple_GET_SIZE(pair.get()) != 2) return std::nullopt;
+  const long type = PyLong_AsLong(PyTuple_GET_ITEM(pair.get(), 0));
+  const long id = PyLong_AsLong(PyTuple_GET_ITEM(pair.get(), 1));
+  if (PyErr_Occurred()) {
+    PyErr_Clear();  // what the capsule says counts
+    return std::nullopt;
+  }
+  return Device(static_cast<DeviceType>(type), static_cast<int32_t>(id));
+}
+
+Reference call_dlpack(PyObject* x, PyObject* method, intptr_t stream) noexcept {
+  const Reference arguments(PyTuple_New(0));
+  const Reference keywords(
+      Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
+  if (!arguments || !keywords) return {};
+  const Reference handle(stream != 0 ? PyLong_FromSsize_t(stream) : nullptr);
+  if (stream != 0 &&
+      (!handle || PyDict_SetItemString(keywords.get(), "stream", handle.get()) < 0)) {
+    return {};
+  }
+  const auto call = [&] {
+    return Reference(
+        parked_at_exit([&] { return PyObject_Call(method, arguments.get(), keywords.get()); }));
+  };
+  Reference capsule = call();
+  if (!capsule && is_signature_error()) {
+    PyErr_Clear();
+    if (PyDict_DelItemString(keywords.get(), "max_version") < 0) return {};
+    capsule = call();
+  }
+  if (capsule && !is_capsule(capsule.get())) {
+    raise_type_error("%.200s.__dlpack__() returned %.200s; expected a DLPack capsule",
+                     Py_TYPE(x)->tp_name, Py_TYPE(capsule.get())->tp_name);
+    return {};
+  }
+  return capsule;
+}
+
+bool is_immutable_producer(PyTypeObject* type) noexcept {
+  const Reference module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
+  const char* name =
+      module && PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
+  if (name == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  const std::string_view text(name);
+  return text.starts_with("jaxlib") || text == "jax" || text.starts_with("jax.");
+}
+
+}  // namespace dlbridge::python

@@ -1,0 +1,244 @@
+#include "sources/cuda_array.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "bridge/device_module.h"
+#include "dlbridge/layout.h"
+#include "dlbridge/python_object/hold.h"
+#include "dlbridge/validate.h"
+#include "support/errors.h"
+
+namespace dlbridge::python {
+namespace {
+
+constexpr const char* kAttribute = "__cuda_array_interface__";
+
+[[noreturn]] void refuse(const char* field, const std::string& found, const char* expected) {
+  throw Error(
+      ErrorCode::invalid_argument, field,
+      std::string(kAttribute) + "[\"" + field + "\"] is " + found + "; expected " + expected);
+}
+
+PyObject* entry(PyObject* interface, const char* name) noexcept {
+  return PyDict_GetItemString(interface, name);  // borrowed
+}
+
+std::string found(PyObject* value) { return value == nullptr ? "missing" : repr_of(value); }
+
+std::vector<int64_t> read_integers(PyObject* tuple, const char* field) {
+  std::vector<int64_t> numbers;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i) {
+    numbers.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i)));
+    if (numbers.back() == -1 && PyErr_Occurred()) {
+      PyErr_Clear();
+      refuse(field, repr_of(tuple), "a tuple of integers");
+    }
+  }
+  return numbers;
+}
+
+// Strides in elements; those of interface are in bytes.
+std::vector<int64_t> read_strides(PyObject* strides, size_t ndim, int64_t itemsize) {
+  if (!PyTuple_Check(strides) || static_cast<size_t>(PyTuple_GET_SIZE(strides)) != ndim)
+    refuse("strides", repr_of(strides), "None or one number of bytes for each dimension");
+  std::vector<int64_t> numbers = read_integers(strides, "strides");
+  for (int64_t& stride : numbers) {
+    if (stride % itemsize != 0)
+      refuse("strides", repr_of(strides), "multiples of the element's size");
+    stride /= itemsize;
+  }
+  return numbers;
+}
+
+// NumPy's type strings: byte order, kind, bytes.
+DLDataType parse_typestr(PyObject* value) {
+  const char* text = value && PyUnicode_Check(value) ? PyUnicode_AsUTF8(value) : nullptr;
+  if (text == nullptr || std::strlen(text) < 3)
+    refuse("typestr", found(value), "a type string such as \"<f4\"");
+  const int bytes = std::atoi(text + 2);
+  if (text[0] == '>' && bytes > 1)
+    refuse("typestr", repr_of(value), "native byte order: little-endian");
+  const auto type = [&](TypeCode code) -> DLDataType { return DType(code, bytes * 8); };
+  DLDataType dtype{};
+  switch (text[1]) {
+    case 'b':
+      dtype = type(TypeCode::boolean);
+      break;
+    case 'i':
+      dtype = type(TypeCode::int_);
+      break;
+    case 'u':
+      dtype = type(TypeCode::uint);
+      break;
+    case 'f':
+      dtype = type(TypeCode::float_);
+      break;
+    case 'c':
+      dtype = type(TypeCode::complex);
+      break;
+    default:
+      throw Error(ErrorCode::unsupported_dtype, "typestr",
+                  "dtype is " + repr_of(value) +
+                      ", which DLPack cannot say: export it with __dlpack__, or view it as "
+                      "unsigned integers");
+  }
+  if (!DType(dtype).is_known()) {
+    throw Error(ErrorCode::unsupported_dtype, "typestr",
+                "dtype is " + repr_of(value) + ", which DLPack does not have");
+  }
+  return dtype;
+}
+
+intptr_t parse_interface_stream(PyObject* value) {
+  if (value == nullptr || value == Py_None) return kNoStream;
+  const Py_ssize_t stream = PyLong_Check(value) ? PyLong_AsSsize_t(value) : 0;
+  if (PyErr_Occurred()) PyErr_Clear();
+  if (stream <= 0) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                std::string(kAttribute) + "[\"stream\"] is " + repr_of(value) +
+                    "; expected None, 1, 2 or a stream's handle (0 is not allowed)");
+  }
+  return stream;
+}
+
+Error* nothing_to_describe(PyObject*, Loan*) noexcept { return nullptr; }
+
+Error* acquire(PyObject* x, Loan* loan) noexcept {
+  loan->attach(hold(x));
+  return nullptr;
+}
+
+const Adapter g_adapter = [] {
+  Adapter adapter;
+  adapter.core = &neutral_traits();
+  adapter.traits = &neutral_traits();
+  adapter.accepts = [](PyObject*) noexcept { return false; };
+  adapter.describe = nothing_to_describe;
+  adapter.acquire = acquire;
+  return adapter;
+}();
+
+// Kind and size as NumPy writes them; empty where it has no code.
+std::string typestr_of(DType type) {
+  char kind = 0;
+  switch (type.code()) {
+    case TypeCode::int_:
+      kind = 'i';
+      break;
+    case TypeCode::uint:
+      kind = 'u';
+      break;
+    case TypeCode::float_:
+      kind = 'f';
+      break;
+    case TypeCode::complex:
+      kind = 'c';
+      break;
+    case TypeCode::boolean:
+      kind = 'b';
+      break;
+    default:
+      return {};
+  }
+  if (type.lanes() != 1 || type.is_subbyte()) return {};
+  if (type.code() == TypeCode::complex && type.bits() < 64) return {};
+  const char order = type.itemsize() == 1 ? '|' : '<';
+  return std::string{order, kind} + std::to_string(type.itemsize());
+}
+
+PyObject* tuple_of(const int64_t* values, int32_t count, int64_t factor) noexcept {
+  Reference tuple(PyTuple_New(count));
+  if (!tuple) return nullptr;
+  for (int32_t i = 0; i < count; ++i) {
+    PyObject* value = PyLong_FromLongLong(values[i] * factor);
+    if (value == nullptr) return nullptr;
+    PyTuple_SET_ITEM(tuple.get(), i, value);
+  }
+  return tuple.release();
+}
+
+PyObject* refuse_attribute(const char* why) noexcept {
+  PyErr_Format(PyExc_AttributeError, "dlbridge.Tensor has no %s here: %s", kAttribute, why);
+  return nullptr;
+}
+
+}  // namespace
+
+Reference cuda_array_interface_of(PyObject* x) noexcept {
+  Reference interface(parked_at_exit([x] { return PyObject_GetAttrString(x, kAttribute); }));
+  if (!interface) PyErr_Clear();
+  return interface;
+}
+
+void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream) {
+  if (!PyDict_Check(interface)) refuse("", repr_of(interface), "a dict");
+  PyObject* version = entry(interface, "version");
+  const long number = version && PyLong_Check(version) ? PyLong_AsLong(version) : -1;
+  if (number < 2) refuse("version", found(version), "2 or 3");
+  PyObject* mask = entry(interface, "mask");
+  if (mask != nullptr && mask != Py_None) {
+    throw Error(ErrorCode::masked_array, "mask",
+                "x has a mask, which would be lost: pass its data and its mask as two arrays");
+  }
+  PyObject* shape = entry(interface, "shape");
+  if (shape == nullptr || !PyTuple_Check(shape)) refuse("shape", found(shape), "a tuple");
+  std::vector<int64_t> extents = read_integers(shape, "shape");
+  DLTensor tensor{};
+  tensor.dtype = parse_typestr(entry(interface, "typestr"));
+  std::vector<int64_t> strides;
+  PyObject* steps = entry(interface, "strides");
+  const bool compact = steps == nullptr || steps == Py_None;
+  if (!compact) strides = read_strides(steps, extents.size(), DType(tensor.dtype).itemsize());
+
+  PyObject* data = entry(interface, "data");
+  if (data == nullptr || !PyTuple_Check(data) || PyTuple_GET_SIZE(data) != 2 ||
+      !PyLong_Check(PyTuple_GET_ITEM(data, 0))) {
+    refuse("data", found(data), "a pair of an address and whether it is read-only");
+  }
+  tensor.data = PyLong_AsVoidPtr(PyTuple_GET_ITEM(data, 0));
+  if (PyErr_Occurred()) {
+    PyErr_Clear();
+    refuse("data", repr_of(data), "an address");
+  }
+  const bool writable = PyObject_IsTrue(PyTuple_GET_ITEM(data, 1)) == 0;
+  PyErr_Clear();
+  stream = parse_interface_stream(entry(interface, "stream"));
+  tensor.shape = extents.data();
+  tensor.strides = compact ? nullptr : strides.data();
+  tensor.ndim = static_cast<int32_t>(extents.size());
+  int32_t device = 0;
+  if (tensor.data != nullptr) {
+    const DeviceModule& module = require_device_module();
+    check(module.device_of_pointer(tensor.data, &device));
+  }
+  tensor.device = Device(DeviceType::cuda, device);
+  read_descriptor(tensor, {writable ? Access::writable : Access::read_only}, loan);
+}
+
+const Adapter& cuda_array_adapter() noexcept { return g_adapter; }
+
+PyObject* offer_cuda_array(const TensorView& view, intptr_t stream) noexcept {
+  if (!Device(view.device).is_cuda()) return refuse_attribute("its memory is not on a CUDA device");
+  std::string typestr;
+  if (Error* error = guarded([&] { typestr = typestr_of(view.dtype); })) return raise(error);
+  if (typestr.empty()) return refuse_attribute("NumPy has no code for its dtype");
+  const Reference shape(tuple_of(view.shape, view.ndim, 1));
+  const Reference strides(is_contiguous(view) ? Py_NewRef(Py_None)
+                                              : tuple_of(view.strides, view.ndim, view.itemsize()));
+  if (!shape || !strides) return nullptr;
+  const Reference behind(stream == kNoStream
+                             ? Py_NewRef(Py_None)
+                             : PyLong_FromSsize_t(stream == 0 ? kLegacyStream : stream));
+  void* address = view.is_empty() ? nullptr : view.data;
+  const Reference data(Py_BuildValue("(NO)", PyLong_FromVoidPtr(address),
+                                     view.access == Access::writable ? Py_False : Py_True));
+  if (!behind || !data) return nullptr;
+  return Py_BuildValue("{sisOsssOsOsO}", "version", 3, "shape", shape.get(), "typestr",
+                       typestr.c_str(), "data", data.get(), "strides", strides.get(), "stream",
+                       behind.get());
+}
+
+}  // namespace dlbridge::python

@@ -1,0 +1,437 @@
+#include "torch/by_dlpack.h"
+
+#include <dlpack/dlpack.h>
+
+#include <cstring>
+#include <deque>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "bridge/registry.h"
+#include "dlbridge/copy.h"
+#include "dlbridge/managed_tensor.h"
+#include "dlbridge/python_object/hold.h"
+#include "dlbridge/torch_common/dispatch_keys.h"
+#include "dlbridge/torch_common/layout.h"
+#include "dlbridge/torch_common/traits.h"
+#include "sources/capsule.h"
+#include "sources/exchange_table.h"
+#include "support/errors.h"
+#include "support/reference.h"
+#include "torch/dtype_argument.h"
+
+namespace dlbridge::python {
+namespace {
+
+// A Python exception is set: carries it through guarded().
+[[noreturn]] void throw_python() {
+  throw Error(ErrorCode::python_exception, "", "torch raised an exception");
+}
+
+Reference or_throw(PyObject* object) {
+  if (object == nullptr) throw_python();
+  return Reference(object);
+}
+
+Reference call(PyObject* function, PyObject* x) {
+  return or_throw(parked_at_exit([&] { return PyObject_CallOneArg(function, x); }));
+}
+
+Reference get(PyObject* descriptor, PyObject* x) {
+  return or_throw(
+      Py_TYPE(descriptor)->tp_descr_get(descriptor, x, reinterpret_cast<PyObject*>(Py_TYPE(x))));
+}
+
+int64_t to_int(const Reference& number) {
+  const int64_t value = PyLong_AsLongLong(number.get());
+  if (value == -1 && PyErr_Occurred()) throw_python();
+  return value;
+}
+
+bool is_true(const Reference& answer) {
+  const int truth = PyObject_IsTrue(answer.get());
+  if (truth < 0) throw_python();
+  return truth == 1;
+}
+bool holds(PyObject* function) {
+  return is_true(or_throw(parked_at_exit([&] { return PyObject_CallNoArgs(function); })));
+}
+bool holds_of(PyObject* function, PyObject* x) { return is_true(call(function, x)); }
+
+struct NamedDType {
+  PyObject* object;                // a torch.dtype; torch keeps it
+  std::optional<DLDataType> held;  // its DLPack type, where it has one
+  std::string name;
+};
+
+// What a tier calls of torch, taken once from dlbridge._torch_calls. References are never dropped:
+// torch lives as long as the process.
+class Torch {
+ public:
+  explicit Torch(const char* tier);
+
+  PyTypeObject* tensor_type;
+  PyTypeObject* parameter_type;
+  PyObject* dispatch_keys;
+  PyObject* raw_repr;
+  PyObject* is_copy_on_write;
+  PyObject* is_grad_enabled;
+  PyObject* untyped_storage;
+  PyObject* storage_nbytes;
+  PyObject* storage_offset;
+  PyObject* dtype;
+  PyObject* requires_grad;
+  PyObject* from_capsule;
+  PyObject* dispatch_stack_length;
+  PyObject* functorch_level;
+  PyObject* lift;
+  PyObject* look;
+  PyObject* copy_into;
+
+  const DLPackExchangeAPI* table = nullptr;  // null in the protocol tier
+  std::optional<torch_common::KeyJudge> keys;
+  std::deque<NamedDType> dtypes;  // those without a DLPack type are added when they are met
+  DTypeSet ambiguous;             // DLPack types that stand for more than one of torch's
+  TargetTraits traits = torch_common::kTraitsWithoutDTypes;
+
+ private:
+  PyObject* attribute(const char* name) {
+    return or_throw(PyObject_GetAttrString(calls_, name)).release();
+  }
+  void find_dtype(DType dtype, const char* name);
+
+  PyObject* calls_;
+};
+
+Torch::Torch(const char* tier) {
+  calls_ = or_throw(PyImport_ImportModule("dlbridge._torch_calls")).release();
+  tensor_type = reinterpret_cast<PyTypeObject*>(attribute("tensor_type"));
+  parameter_type = reinterpret_cast<PyTypeObject*>(attribute("parameter_type"));
+  const std::pair<PyObject**, const char*> names[] = {
+      {&dispatch_keys, "dispatch_keys"},
+      {&raw_repr, "raw_repr"},
+      {&is_copy_on_write, "is_copy_on_write"},
+      {&is_grad_enabled, "is_grad_enabled"},
+      {&untyped_storage, "untyped_storage"},
+      {&storage_nbytes, "storage_nbytes"},
+      {&storage_offset, "storage_offset"},
+      {&dtype, "dtype"},
+      {&requires_grad, "requires_grad"},
+      {&from_capsule, "from_capsule"},
+      {&dispatch_stack_length, "dispatch_stack_length"},
+      {&functorch_level, "functorch_level"},
+      {&lift, "lift"},
+      {&look, "look"},
+      {&copy_into, "copy_into"},
+  };
+  for (const auto& [member, name] : names) *member = attribute(name);
+
+  if (std::strcmp(tier, "exchange") == 0) {
+    table = exchange_table_of(tensor_type);
+    if (table == nullptr || table->managed_tensor_to_py_object_no_sync == nullptr ||
+        table->dltensor_from_py_object_no_sync == nullptr) {
+      PyErr_SetString(
+          PyExc_ImportError,
+          "torch.Tensor has no DLPack exchange table with all slots; expected torch 2.10 "
+          "or later");
+      throw_python();
+    }
+  }
+  const Reference key_bits(attribute("key_bits"));
+  keys.emplace([&](const char* name) {
+    return static_cast<uint64_t>(
+        to_int(or_throw(PyObject_CallFunction(key_bits.get(), "s", name))));
+  });
+  for (const DType type : torch_common::kDTypes) find_dtype(type, type.name().c_str());
+  find_dtype(kFloat4Pair, "float4_e2m1fn_x2");
+  // Torch calls its int1 to int7 an int8.
+  ambiguous.add({TypeCode::int_, 8});
+  ambiguous.add({TypeCode::uint, 8});
+  if (dtypes.empty()) {
+    PyErr_SetString(PyExc_ImportError, "torch brought no dtype through its own DLPack");
+    throw_python();
+  }
+}
+
+void Torch::find_dtype(DType type, const char* name) {
+  const Reference found = or_throw(PyObject_CallMethod(calls_, "dtype_named", "s", name));
+  if (found.get() == Py_None) return;
+  dtypes.push_back({Py_NewRef(found.get()), type, name});
+  if (type == kFloat4Pair)
+    traits.float4 = Float4::pairs;
+  else
+    traits.dtypes.add(type);
+}
+
+Torch* g_torch = nullptr;  // set once, before the adapter is registered; changed under the GIL
+
+const NamedDType& named(PyObject* dtype) {
+  for (const NamedDType& row : g_torch->dtypes) {
+    if (row.object == dtype) return row;
+  }
+  const Reference text = or_throw(PyObject_Str(dtype));
+  const char* name = PyUnicode_AsUTF8(text.get());
+  if (name == nullptr) throw_python();
+  g_torch->dtypes.push_back({Py_NewRef(dtype), {}, name});
+  return g_torch->dtypes.back();
+}
+
+// ---- out of torch ----
+
+void describe_dtype(PyObject* dtype, TensorView& view) {
+  const NamedDType& row = named(dtype);
+  if (row.held) [[likely]] {
+    view.dtype = *row.held;
+    return;
+  }
+  view.reasons.add(ErrorCode::unsupported_dtype);
+  view.found = row.name.c_str();
+}
+
+void describe_gradient(bool required, TensorView& view) {
+  if (required && holds(g_torch->is_grad_enabled)) view.reasons.add(ErrorCode::requires_grad);
+}
+
+uint64_t keys_beyond_plain(PyObject* x) {
+  const Reference set = call(g_torch->dispatch_keys, x);
+  const Reference bits = call(g_torch->raw_repr, set.get());
+  const uint64_t keys = PyLong_AsUnsignedLongLong(bits.get());
+  if (keys == UINT64_MAX && PyErr_Occurred()) throw_python();
+  return g_torch->keys->beyond_plain(keys);
+}
+
+std::vector<int64_t> to_numbers(PyObject* tuple) {
+  std::vector<int64_t> numbers(static_cast<size_t>(PyTuple_GET_SIZE(tuple)));
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, static_cast<Py_ssize_t>(i)));
+    if (numbers[i] == -1 && PyErr_Occurred()) throw_python();
+  }
+  return numbers;
+}
+
+// What both ways of describing end with: whether the storage holds all elements, and a share in it.
+// The storage is held, not the tensor, whose memory `set_` and `.data =` exchange.
+void describe_storage(PyObject* storage, int64_t offset, int64_t reach, Loan& loan) {
+  TensorView& view = loan.view();
+  const int64_t bytes = to_int(call(g_torch->storage_nbytes, storage));
+  if (!view.reasons.has(ErrorCode::unsupported_dtype) &&
+      !torch_common::fits(offset, reach, view.itemsize(), bytes)) [[unlikely]]
+    view.reasons.add(ErrorCode::storage_too_small);
+  loan.attach(hold(storage));
+}
+
+// Any tensor whose keys leave it a layout, by its attributes.
+void describe_by_attributes(PyObject* x, Loan& loan) {
+  const Reference seen = call(g_torch->look, x);
+  PyObject *shape, *strides, *dtype, *storage, *address;
+  const char* device;
+  long long offset, index;
+  int required, copy_on_write;
+  if (!PyArg_ParseTuple(seen.get(), "O!O!LOsLppOO", &PyTuple_Type, &shape, &PyTuple_Type, &strides,
+                        &offset, &dtype, &device, &index, &required, &copy_on_write, &storage,
+                        &address)) {
+    throw_python();
+  }
+  TensorView& view = loan.view();
+  const int64_t reach = torch_common::copy_layout(to_numbers(shape), to_numbers(strides), loan);
+  describe_dtype(dtype, view);
+  view.device = std::strcmp(device, "cpu") == 0 ? Device(DeviceType::cpu)
+                                                : Device(DeviceType::cuda, static_cast<int>(index));
+  describe_gradient(required != 0, view);
+  if (address == Py_None) {
+    view.reasons.add(ErrorCode::storage_inaccessible);
+    return;
+  }
+  if (copy_on_write) view.reasons.add(ErrorCode::copy_on_write);
+  view.data = PyLong_AsVoidPtr(address);
+  if (view.data == nullptr && PyErr_Occurred()) throw_python();
+  describe_storage(storage, offset, reach, loan);
+}
+
+// A plain tensor through the exchange table: nothing is made. False where the attributes have to be
+// asked.
+bool describe_by_table(PyObject* x, Loan& loan) {
+  if (holds_of(g_torch->is_copy_on_write, x)) return false;  // the table would make it copy
+  DLTensor tensor;
+  if (g_torch->table->dltensor_from_py_object_no_sync(x, &tensor) != 0) {
+    PyErr_Clear();
+    return false;
+  }
+  TensorView& view = loan.view();
+  const auto rank = static_cast<size_t>(tensor.ndim);
+  const int64_t reach =
+      torch_common::copy_layout({tensor.shape, rank}, {tensor.strides, rank}, loan);
+  view.dtype = tensor.dtype;
+  if (g_torch->ambiguous.contains(tensor.dtype)) describe_dtype(get(g_torch->dtype, x).get(), view);
+  view.device = tensor.device;
+  view.data = static_cast<char*>(tensor.data) + tensor.byte_offset;
+  describe_gradient(get(g_torch->requires_grad, x).get() == Py_True, view);
+  describe_storage(call(g_torch->untyped_storage, x).get(),
+                   to_int(call(g_torch->storage_offset, x)), reach, loan);
+  return true;
+}
+
+bool accepts(PyObject* x) noexcept {
+  const int answer = PyObject_IsInstance(x, reinterpret_cast<PyObject*>(g_torch->tensor_type));
+  if (answer < 0) PyErr_Clear();
+  return answer == 1;
+}
+
+// Overridden attributes (a subclass with __torch_function__) are read past, in Python.
+bool has_own_attributes(PyObject* x) noexcept {
+  return Py_TYPE(x) == g_torch->tensor_type || Py_TYPE(x) == g_torch->parameter_type;
+}
+
+Error* describe(PyObject* x, Loan* loan) noexcept {
+  return guarded([&] {
+    const uint64_t beyond = keys_beyond_plain(x);
+    if (beyond == 0 && g_torch->table && has_own_attributes(x) && describe_by_table(x, *loan))
+        [[likely]]
+      return;
+    if (torch_common::describe_keys(*g_torch->keys, beyond, *loan))
+      describe_by_attributes(x, *loan);
+  });
+}
+
+// describe() has lent already: it had the storage at hand.
+Error* acquire(PyObject*, Loan*) noexcept { return nullptr; }
+
+// ---- into torch ----
+
+// Each question costs a tenth of a conversion: those two are asked whose answer changes the tensor.
+bool dispatch_is_plain() {
+  return !holds(g_torch->dispatch_stack_length) && !holds(g_torch->functorch_level);
+}
+
+Reference lifted(Reference tensor) {
+  if (dispatch_is_plain()) [[likely]]
+    return tensor;
+  return call(g_torch->lift, tensor.get());
+}
+
+// Says of memory what torch's importer wants to hear: it knows neither pinned nor managed memory,
+// and no tensor of it is read-only.
+void phrase_for_torch(Loan& loan) noexcept {
+  torch_common::settle_strides(loan);
+  TensorView& view = loan.view();
+  view.access = Access::writable;
+  const DeviceType device = Device(view.device).type();
+  if (device == DeviceType::cuda_host) view.device = Device(DeviceType::cpu);
+  if (device == DeviceType::cuda_managed) view.device.device_type = kDLCUDA;
+}
+
+// A tensor over the loan's memory; the loan is consumed.
+Reference make_tensor(Loan&& loan) {
+  phrase_for_torch(loan);
+  if (g_torch->table == nullptr)
+    return call(g_torch->from_capsule, or_throw(to_capsule(std::move(loan), false)).get());
+  // Torch's importer may refuse a device or a type, which the plan has done before; whatever it
+  // raises else comes after it has taken the tensor.
+  void* made = nullptr;
+  if (g_torch->table->managed_tensor_to_py_object_no_sync(to_managed(std::move(loan)), &made) != 0)
+    throw_python();
+  return Reference(static_cast<PyObject*>(made));
+}
+
+// A tensor over memory that someone else keeps alive while it is used.
+Reference borrow(const TensorView& memory) { return make_tensor(torch_common::borrow(memory)); }
+
+Error* wrap(Loan* loan, PyObject** out) noexcept {
+  return guarded([&] { *out = lifted(make_tensor(std::move(*loan))).release(); });
+}
+
+Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
+  return guarded([&] {
+    TensorView shape = *like;
+    shape.dtype = dtype;
+    shape.subbyte_padded = false;
+    Loan loan = allocate_like(shape);
+    memory->describe(loan.view());
+    *out = make_tensor(std::move(loan)).release();
+  });
+}
+
+Error* finish(PyObject* made, PyObject** out) noexcept {
+  return guarded([&] {
+    Reference result = lifted(Reference(Py_NewRef(made)));
+    Py_DECREF(made);
+    *out = result.release();
+  });
+}
+
+// The pending exception as an Error of torch's.
+[[noreturn]] void throw_framework_error() {
+  PyObject *type, *value, *traceback;
+  PyErr_Fetch(&type, &value, &traceback);
+  const Reference owned[] = {Reference(type), Reference(value), Reference(traceback)};
+  const Reference text(value ? PyObject_Str(value) : nullptr);
+  const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
+  if (message == nullptr) PyErr_Clear();
+  throw Error(ErrorCode::framework_error, "tensor",
+              std::string("torch could not copy the tensor: ") +
+                  (message ? message : "it did not say why"));
+}
+
+void copy_into(PyObject* target, PyObject* source) {
+  const Reference done(parked_at_exit(
+      [&] { return PyObject_CallFunctionObjArgs(g_torch->copy_into, target, source, nullptr); }));
+  if (!done) throw_framework_error();
+}
+
+Error* fill(PyObject* x, const TensorView* dst) noexcept {
+  return guarded([&] { copy_into(borrow(*dst).get(), x); });
+}
+
+Error* cast(const TensorView* src, const TensorView* dst) noexcept {
+  return guarded([&] { copy_into(borrow(*dst).get(), borrow(*src).get()); });
+}
+
+Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
+  return guarded([&] {
+    if (Py_TYPE(object) != Py_TYPE(g_torch->dtypes.front().object)) {
+      *out = parse_named_dtype(object);
+      return;
+    }
+    const NamedDType& row = named(object);
+    if (!row.held) refuse_torch_dtype(row.name);
+    *out = *row.held;
+  });
+}
+
+Adapter make_adapter() noexcept {
+  Adapter adapter;
+  adapter.core = &neutral_traits();
+  adapter.traits = &g_torch->traits;
+  adapter.exact_types[0] = g_torch->tensor_type;
+  adapter.exact_types[1] = g_torch->parameter_type;
+  adapter.threaded_casts = true;
+  adapter.accepts = accepts;
+  adapter.describe = describe;
+  adapter.acquire = acquire;
+  adapter.wrap = wrap;
+  adapter.empty = empty;
+  adapter.finish = finish;
+  adapter.fill = fill;
+  adapter.cast = cast;
+  adapter.parse_dtype = parse_dtype;
+  return adapter;
+}
+
+}  // namespace
+
+PyObject* register_torch_by_dlpack(PyObject*, PyObject* tier) noexcept {
+  const char* name = PyUnicode_AsUTF8(tier);
+  if (name == nullptr) return nullptr;
+  Error* error = guarded([&] {
+    if (g_torch != nullptr) return;
+    g_torch = new Torch(name);
+    static const Adapter adapter = make_adapter();
+    add_adapter(&adapter);
+  });
+  if (error != nullptr) return raise(error);
+  Py_RETURN_NONE;
+}
+
+}  // namespace dlbridge::python

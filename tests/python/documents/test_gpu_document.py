@@ -1,0 +1,122 @@
+"""docs/gpu.md against what it tells of: its rules and their tests, its code, its tables."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from simulated_gpu import SimulatedGpu
+
+import dlbridge
+from dlbridge.testing.__main__ import parse
+from dlbridge.testing.choice import all_cases
+
+ROOT = Path(__file__).parents[3]
+DOCUMENT = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+CASES = [case.name for case in all_cases()]
+BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+
+def table(title: str) -> list[list[str]]:
+    """The cells of the first table of a section."""
+    section = DOCUMENT.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+
+RULES = table("The rules, and their tests")
+
+
+def exists(test: str) -> bool:
+    if "::" not in test:
+        return any(name == test or name.startswith(f"{test}[") for name in CASES)
+    file, name = test.split("::")
+    return re.search(rf"^def {name}\(", (Path(__file__).parent / file).read_text(), re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule[0])
+def test_every_rule_has_tests_that_exist(rule: list[str]) -> None:
+    assert len(rule) == 3 and all(rule)
+    named = re.findall(r"`([^`]+)`", rule[2])
+    assert named and [test for test in named if not exists(test)] == []
+
+
+def test_rules_have_names_of_their_own() -> None:
+    names = [rule[0] for rule in RULES]
+    assert len(names) == len(set(names)) >= 25
+
+
+def test_every_case_about_order_stands_at_a_rule() -> None:
+    named = " ".join(rule[2] for rule in RULES)
+    functions = {f"{case.topic}.{case.function}" for case in all_cases() if case.topic == "order"}
+    assert [function for function in functions if f"`{function}`" not in named] == []
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0][:40])
+def test_the_code_runs(block: str, gpu: SimulatedGpu) -> None:
+    x = gpu.array(np.ones((3, 4), np.float32))
+    names: dict[str, Any] = {"dlbridge": dlbridge, "x": x, "a": np.ones((3, 4), np.float32), "stream": gpu.stream()}
+    limit = dlbridge.pool_stats().limit
+    try:
+        exec(block, names)
+        if "handle" in names:
+            assert len(asyncio.run(names["handle"]())) == 2
+        for name in ("future", "group"):
+            if name in names:
+                names[name].synchronize()
+    finally:
+        dlbridge.set_pool_limit(limit)
+
+
+def test_the_options_are_those_of_the_command() -> None:
+    parser, _ = parse(["gpu"])
+    options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
+    described = set(re.findall(r"`(--\w+)", " ".join(row[0] for row in table("Testing your machine"))))
+    assert described == options - {"--help"}
+
+
+def test_the_codes_are_those_of_errors_md() -> None:
+    errors = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    for code in [row[0] for row in table("Without a GPU")] + ["`device_not_named`", "`after_fork`"]:
+        assert re.search(rf"^\| {code} +\|", errors, re.MULTILINE), code
+
+
+def test_the_examples_are_there() -> None:
+    for name in [row[0] for row in table("Examples")]:
+        assert (ROOT / "docs" / re.search(r"\((.+)\)", name)[1]).exists(), name
+
+
+# ---- rules that only the simulator's reports can show
+
+
+def staged_then_written(gpu: SimulatedGpu, own: int, **options: Any) -> list[str]:
+    """Stages an array that is then overwritten on its own stream; the kinds of reports."""
+    held = gpu.hold(own)
+    x = gpu.array(np.ones((256, 256), np.float32), stream=own, late=True)
+    future = dlbridge.stage(x, device="cpu", **options)
+    gpu.overwrite(x, 7, own)
+    held.release()
+    future.synchronize(10)
+    gpu.synchronize(own)
+    return gpu.take_reports()
+
+
+def test_without_a_snapshot_a_write_is_not_ordered(gpu: SimulatedGpu) -> None:
+    stream = gpu.stream()
+    assert staged_then_written(gpu, stream, stream=stream) == []
+    assert "race" in staged_then_written(gpu, stream, stream=stream, snapshot=False)
+
+
+def test_a_foreign_array_needs_its_stream_for_a_snapshot(gpu: SimulatedGpu) -> None:
+    stream = gpu.stream()
+    assert staged_then_written(gpu, stream, stream=stream) == []
+    assert "race" in staged_then_written(gpu, stream)
+
+
+def test_stream_minus_one_orders_nothing(gpu: SimulatedGpu) -> None:
+    stream = gpu.stream()
+    assert "race" in staged_then_written(gpu, stream, stream=-1)

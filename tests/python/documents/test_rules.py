@@ -1,0 +1,834 @@
+"""The rules of DLPack: the tables of docs/reference/rules.md, and the rules' tests that stand nowhere else.
+
+The document gives every rule a number, its origin and its tests. The tests below carry the number of their rule.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import re
+import sys
+import threading
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from capsules import (
+    USED_LEGACY,
+    USED_VERSIONED,
+    Crafted,
+    DLManagedTensor,
+    DLManagedTensorVersioned,
+    DLTensor,
+    Producer,
+    consume,
+    exception_pending,
+    legacy_of,
+    name_address,
+    name_of,
+    versioned_of,
+)
+from simulated_gpu import CUDA, CUDA_HOST, CUDA_MANAGED, SimulatedGpu
+
+import dlbridge
+from isolated import run_isolated
+from support import AS, address, element_strides, misaligned_array, refusal
+
+ROOT = Path(__file__).parents[3]
+READ_ONLY, IS_COPIED, PADDED = 1, 2, 4
+BOTH = pytest.mark.parametrize("versioned", [True, False], ids=["versioned", "legacy"])
+TARGETS: dict[str, Callable[..., Any]] = {
+    "torch": dlbridge.to_torch,
+    "numpy": dlbridge.to_numpy,
+    "dlpack": dlbridge.from_dlpack,
+}
+EACH_TARGET = pytest.mark.parametrize("convert", TARGETS.values(), ids=TARGETS)
+
+# ---- the tables ----
+
+
+def read_tables() -> dict[str, list[str]]:
+    """The tests that the document names: by rule, as "NUMBER what it asks", or by what consumers rely on."""
+    rows: dict[str, list[str]] = {}
+    for line in (ROOT / "docs" / "reference" / "rules.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not line.startswith("|") or cells[-1] == "held by" or set(line) <= set("|- "):
+            continue
+        what = f"{cells[0]} {cells[2]}" if len(cells) == 4 else cells[0]
+        assert what not in rows, what
+        rows[what] = re.findall(r"`([^`]+)`", cells[-1])
+    return rows
+
+
+ROWS = read_tables()
+HERE = set(re.findall(r"^def (test_\w+)", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def exists(test: str) -> bool:
+    if "::" not in test:
+        return test in HERE
+    file, name = test.split("::")
+    path = ROOT / ("docs/reference" if file.endswith(".md") else "tests") / file
+    patterns = {".py": rf"^def {name}\(", ".cpp": rf"^TEST(_[FP])?\(\w+, {name}\)", ".md": rf"^\| `{name}` "}
+    return re.search(patterns[path.suffix], path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+@pytest.mark.parametrize("what", ROWS)
+def test_the_tests_of_a_row_exist(what: str) -> None:
+    assert ROWS[what], "no test is named"
+    assert [test for test in ROWS[what] if not exists(test)] == []
+
+
+def test_every_rule_has_a_row() -> None:
+    numbers = [int(found[1]) for what in ROWS if (found := re.match(r"(\d+) ", what))]
+    assert numbers == list(range(1, 94))
+
+
+def test_every_test_of_a_rule_is_named_by_its_row() -> None:
+    rows = {what.split()[0]: tests for what, tests in ROWS.items()}
+    for test in HERE:
+        if found := re.match(r"test_rule_(\d+)(?:_and_(\d+))?_", test):
+            assert all(test in rows[number] for number in found.groups() if number), test
+        elif test.startswith("test_relied_on"):
+            assert any(test in tests for tests in ROWS.values()), test
+
+
+# ---- looking at what goes out ----
+
+
+def array() -> np.ndarray:
+    return np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+
+
+@dataclass
+class Export:
+    """A capsule made through the neutral handle, and a look into it that lasts as long as the capsule."""
+
+    capsule: Any
+    managed: Any
+
+    @property
+    def tensor(self) -> DLTensor:
+        return self.managed.dl_tensor
+
+
+def export(x: Any, versioned: bool = True) -> Export:
+    handle = x if isinstance(x, dlbridge.Tensor) else dlbridge.from_dlpack(x)
+    capsule = handle.__dlpack__(max_version=(1, 3) if versioned else None)
+    return Export(capsule, (versioned_of if versioned else legacy_of)(capsule))
+
+
+def dtype_of(x: Any) -> tuple[int, int, int]:
+    out = export(x)
+    return out.tensor.code, out.tensor.bits, out.tensor.lanes
+
+
+class Watched(np.ndarray):
+    """An array that can be watched by a weak reference."""
+
+
+def watched() -> tuple[np.ndarray, weakref.ref]:
+    made = array().view(Watched)
+    return made, weakref.ref(made)
+
+
+# ---- layout and version ----
+
+
+def test_rule_1_structs_lie_as_dlpack_says() -> None:
+    assert [getattr(DLTensor, name).offset for name, _ in DLTensor._fields_] == [0, 8, 12, 16, 20, 21, 22, 24, 32, 40]
+    assert [getattr(DLManagedTensor, name).offset for name, _ in DLManagedTensor._fields_] == [0, 48, 56]
+    versioned = [getattr(DLManagedTensorVersioned, name).offset for name, _ in DLManagedTensorVersioned._fields_]
+    assert versioned == [0, 4, 8, 16, 24, 32]
+    header = (ROOT / "core/include/dlbridge/dlpack.h").read_text(encoding="utf-8")
+    for size in ("DLTensor) == 48", "DLManagedTensor) == 64", "DLManagedTensorVersioned) == 80"):
+        assert f"static_assert(sizeof({size}" in header
+    a = array()
+    for of_version_1 in (True, False):  # and what goes out lies like that
+        out = export(a, of_version_1)
+        assert (out.tensor.data, out.tensor.ndim, out.tensor.shape[2], out.tensor.strides[0]) == (address(a), 3, 4, 12)
+
+
+def test_rule_2_the_version_is_the_one_compiled_in() -> None:
+    handle = dlbridge.from_dlpack(array())
+    compiled = tuple(int(part) for part in dlbridge.build_info()["dlpack"].split("."))
+    assert compiled >= (1, 3)
+    for asked in ((1, 0), (1, 1), (1, 3), (2, 100)):
+        capsule = handle.__dlpack__(max_version=asked)
+        assert (versioned_of(capsule).major, versioned_of(capsule).minor) == compiled
+
+
+def test_rule_8_flags_are_zero_unless_there_is_a_reason() -> None:
+    for x in (array(), torch.ones(3), array()[::-1], np.empty(0), np.array(1)):
+        assert export(x).managed.flags == 0
+
+
+# ---- a producer ----
+
+
+@BOTH
+def test_rule_10_strides_are_never_null_above_rank_0(versioned: bool) -> None:
+    crafted = Crafted(strides=None, version=(1, 1))
+    for x in (array(), np.empty((0, 3)), torch.ones(2, 2), np.ones(1), dlbridge.from_dlpack(crafted.capsule())):
+        handle = x if isinstance(x, dlbridge.Tensor) else dlbridge.from_dlpack(x)
+        out = export(handle, versioned)
+        assert out.tensor.shape and out.tensor.strides
+        assert tuple(out.tensor.strides[: out.tensor.ndim]) == handle.strides
+
+
+def test_rule_13_byte_offset_is_zero_where_data_is_an_address() -> None:
+    a = array()
+    for x in (a[1:, 2:], a[:, ::-1], torch.arange(24.0)[7:], dlbridge.from_dlpack(Crafted(byte_offset=16).capsule())):
+        out = export(x)
+        assert (out.tensor.data, out.tensor.byte_offset) == (address(x), 0)
+
+
+def test_rule_14_a_stride_that_does_not_divide_is_a_buffer_error_unless_never_stepped() -> None:
+    record = np.zeros(4, np.dtype([("a", "i1"), ("b", "f4")]))
+    error = refusal(lambda: dlbridge.from_dlpack(record["b"]))
+    assert error.code == "stride_not_multiple"
+    assert isinstance(error, BufferError)
+    for x in (record["b"][:1], record["b"][:0]):
+        assert dlbridge.from_dlpack(x).shape == x.shape
+
+
+def test_rule_15_negative_strides_start_at_the_first_element() -> None:
+    a = array()
+    for x in (a[::-1], a[:, ::-2], a[..., ::-1], a[::-1, ::-1, ::-3]):
+        tensor = (out := export(x)).tensor
+        assert tensor.data == address(x)
+        assert all(tensor.strides[i] * 4 == x.strides[i] for i in range(3) if x.shape[i] > 1)
+        assert ctypes.c_float.from_address(tensor.data).value == x[0, 0, 0]
+        del out
+
+
+def test_rule_17_bool_is_eight_bits_of_its_own_code() -> None:
+    assert dtype_of(np.ones(3, bool)) == dtype_of(torch.ones(3, dtype=torch.bool)) == (6, 8, 1)
+
+
+def test_rule_18_complex64_is_64_bits_and_one_lane() -> None:
+    assert dtype_of(np.ones(3, "c8")) == dtype_of(torch.ones(3, dtype=torch.complex64)) == (5, 64, 1)
+    assert dtype_of(np.ones(3, "c16")) == (5, 128, 1)
+
+
+def test_rule_20_bfloat16_is_its_own_code() -> None:
+    assert dtype_of(np.ones(3, ml_dtypes.bfloat16)) == dtype_of(torch.ones(3, dtype=torch.bfloat16)) == (4, 16, 1)
+
+
+def test_rule_21_lanes_are_one_but_for_a_pair_of_float4() -> None:
+    arrays = [np.ones(2, t) for t in "?bBhHiIlLefdFD"]
+    arrays += [np.ones(2, getattr(ml_dtypes, t)) for t in ("bfloat16", "float8_e5m2", "float6_e2m3fn", "int4", "uint2")]
+    assert {dtype_of(x)[2] for x in arrays} == {1}
+    assert dtype_of(torch.zeros(2, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)) == (17, 4, 2)
+
+
+NARROW = {
+    "float8_e3m4": (7, 8), "float8_e4m3": (8, 8), "float8_e4m3b11fnuz": (9, 8), "float8_e4m3fn": (10, 8),
+    "float8_e4m3fnuz": (11, 8), "float8_e5m2": (12, 8), "float8_e5m2fnuz": (13, 8), "float8_e8m0fnu": (14, 8),
+    "float6_e2m3fn": (15, 6), "float6_e3m2fn": (16, 6), "float4_e2m1fn": (17, 4),
+    "int2": (0, 2), "int4": (0, 4), "uint2": (1, 2), "uint4": (1, 4),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_rule_22_narrow_types_have_the_bits_of_their_name(name: str) -> None:
+    assert dtype_of(np.zeros(3, getattr(ml_dtypes, name))) == (*NARROW[name], 1)
+
+
+@pytest.mark.parametrize("name", NARROW)
+def test_rule_23_an_element_below_a_byte_that_fills_one_is_flagged_as_padded(name: str) -> None:
+    assert export(np.zeros(3, getattr(ml_dtypes, name))).managed.flags == (PADDED if NARROW[name][1] < 8 else 0)
+
+
+@pytest.mark.parametrize("device", [(1, 3), (1, -1), (3, 2), (11, 5)], ids=str)
+def test_rule_24_host_memory_has_the_device_id_zero(device: tuple[int, int]) -> None:
+    handle = dlbridge.from_dlpack(Crafted(device=device).capsule())
+    out = export(handle)
+    assert (out.tensor.device_type, out.tensor.device_id) == (device[0], 0)
+    assert handle.__dlpack_device__() == (device[0], 0)
+
+
+@pytest.mark.parametrize("gpu", [{"devices": 2}], indirect=True)
+def test_rule_25_the_device_is_that_of_the_address(gpu: SimulatedGpu) -> None:
+    fake = gpu.array(array(), device=1)  # device 0 is the current one
+    handle = dlbridge.from_dlpack(fake.as_cai())  # whose interface names no device
+    assert (handle.device, export(handle).tensor.device_id) == ("cuda:1", 1)
+    lie = fake.capsule(device=(2, 0))
+    assert refusal(lambda: dlbridge.to_numpy(lie, device="cpu")).code == "invalid_device"
+
+
+def test_rule_26_kinds_of_memory_stay_what_they_are(gpu: SimulatedGpu) -> None:
+    for kind in (CUDA, CUDA_HOST, CUDA_MANAGED):
+        out = export(dlbridge.from_dlpack(gpu.array(array(), kind=kind)))
+        assert out.tensor.device_type == kind
+    assert export(dlbridge.from_dlpack(array(), device="cuda:0")).tensor.device_type == CUDA
+
+
+@pytest.mark.parametrize("device", [(1, 0), (1, 4), (3, 0), (2, 1), (13, 0), (10, 2), (7, 0)], ids=str)
+def test_rule_27_the_device_method_says_what_the_struct_says(device: tuple[int, int]) -> None:
+    handle = dlbridge.from_dlpack(Crafted(device=device).capsule())
+    out = export(handle)
+    assert handle.__dlpack_device__() == (out.tensor.device_type, out.tensor.device_id)
+    assert out.tensor.device_type == device[0]
+
+
+@BOTH
+@pytest.mark.parametrize("rank", [1, 3, 8, 9, 32])
+def test_rule_28_shape_and_strides_live_until_the_deleter_returns(rank: int, versioned: bool) -> None:
+    shape = (2, 3)[:rank] + (1,) * (rank - 2)
+    handle = dlbridge.from_dlpack(np.zeros(shape))
+    wanted = handle.strides
+    managed, give_back = consume(export(handle, versioned).capsule)
+    del handle
+    gc.collect()
+    junk = [np.full(2 * rank + 8, -1) for _ in range(200)]  # takes what was freed, if anything was
+    assert tuple(managed.dl_tensor.shape[:rank]) == shape
+    assert tuple(managed.dl_tensor.strides[:rank]) == wanted
+    del junk
+    give_back()
+
+
+@BOTH
+def test_rule_29_the_owner_lives_until_the_deleter_is_called(versioned: bool) -> None:
+    a, alive = watched()
+    before = sys.getrefcount(a)
+    capsule = export(a, versioned).capsule
+    assert sys.getrefcount(a) == before + 1
+    managed, give_back = consume(capsule)
+    del a, capsule
+    gc.collect()
+    assert alive() is not None
+    assert ctypes.c_float.from_address(managed.dl_tensor.data + 23 * 4).value == 23
+    give_back()
+    assert alive() is None
+
+
+def test_rule_30_what_may_not_be_written_is_flagged() -> None:
+    locked = array()
+    locked.flags.writeable = False
+    read_only = [locked, locked[1:], np.broadcast_to(np.ones(3), (2, 3)), np.frombuffer(b"abcd", np.uint8)]
+    read_only.append(dlbridge.from_dlpack(Crafted(versioned=False).capsule()))  # nobody can say that it is writable
+    for x in read_only:
+        assert export(x).managed.flags & READ_ONLY
+
+
+# ---- a deleter ----
+
+
+def test_rule_36_and_38_a_deleter_lets_no_exception_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: unraisable.append(event.exc_type))
+
+    class Angry(np.ndarray):
+        def __del__(self) -> None:
+            raise RuntimeError("in __del__")
+
+    _, give_back = consume(export(np.ones(3).view(Angry)).capsule)
+    unraisable.clear()  # what the views made on the way have said
+    give_back()  # would raise what was left behind
+    assert unraisable == [RuntimeError]
+
+
+def test_rule_38_a_deleter_keeps_the_exception_that_is_handled() -> None:
+    _, give_back = consume(export(array()).capsule)
+    try:
+        raise LookupError("own words")
+    except LookupError:
+        give_back()
+        assert sys.exc_info()[0] is LookupError
+
+
+@BOTH
+def test_rule_37_the_last_holder_frees_exactly_once(versioned: bool) -> None:
+    crafted = Crafted(versioned=versioned)
+    handle = dlbridge.from_dlpack(crafted.capsule())
+    taken = [consume(export(handle).capsule) for _ in range(5)]
+    del handle
+    for _, give_back in taken:
+        assert crafted.calls == 0
+        give_back()
+    assert crafted.calls == 1
+
+
+def test_rule_39_no_lock_is_held_while_a_deleter_runs() -> None:
+    done = threading.Event()
+    finished: list[bool] = []
+
+    def convert_everything() -> None:
+        a, t = array(), torch.ones(3)
+        dlbridge.to_torch(dlbridge.to_numpy(t))
+        dlbridge.from_dlpack(dlbridge.from_dlpack(a).__dlpack__(max_version=(1, 0))).torch()
+        dlbridge.explain(a, to="torch")
+        dlbridge.shares_memory(a, t)
+        done.set()
+
+    class Busy(Crafted):
+        def _count(self, _: int) -> None:
+            convert_everything()  # from within
+            done.clear()
+            other = threading.Thread(target=convert_everything)  # and while others wait for it
+            other.start()
+            finished.append(done.wait(30))
+            other.join(30)
+            self.calls += 1
+
+    for drop in (dlbridge.to_numpy, dlbridge.to_torch, dlbridge.from_dlpack, lambda capsule: capsule):
+        crafted = Busy()
+        drop(crafted.capsule())
+        assert crafted.calls == 1
+    assert finished == [True] * 4
+
+
+FAILING_ALLOCATIONS = """
+try:
+    from _testcapi import remove_mem_hooks, set_nomemory
+except ImportError:
+    print("no _testcapi"); sys.exit()
+
+def attempt(call, n):
+    # Lets one allocation of CPython's fail: the one after n others. Nothing but the call runs meanwhile.
+    set_nomemory(n, n + 1)
+    try:
+        return call()
+    except (MemoryError, dlbridge.ExchangeError):
+        return None
+    except RuntimeError as error:   # torch's own, for what should be a MemoryError
+        if "Failed to allocate" not in str(error): raise
+        return None
+    finally:
+        remove_mem_hooks()
+
+def exhaust(call, watched, what):
+    attempt(call, 1000)
+    failures = 0
+    before = sys.getrefcount(watched)
+    for n in range(80):
+        result = attempt(call, n)
+        failures += result is None
+        del result
+        assert sys.getrefcount(watched) == before, (what, n)
+    assert failures > 0, what
+
+class Plain:   # a producer that no adapter knows
+    def __init__(self, array): self.array = array
+    def __dlpack__(self, **keywords): return self.array.__dlpack__(**keywords)
+    def __dlpack_device__(self): return (1, 0)
+"""
+
+
+def run_with_failing_allocations(code: str) -> None:
+    imports = "import sys\nimport numpy as np\nimport torch\nimport dlbridge\n"
+    imports += "from dlbridge import from_dlpack, to_numpy, to_torch\n"
+    output = run_isolated(code, prelude=imports + FAILING_ALLOCATIONS)
+    if output.strip() == "no _testcapi":
+        pytest.skip("this Python has no _testcapi to make allocations fail")
+    assert output.strip() == "done"
+
+
+def test_rule_40_and_48_a_failure_on_the_way_out_frees_everything() -> None:
+    run_with_failing_allocations(
+        """
+        a = np.arange(6.0)
+        handle = from_dlpack(a)
+        exhaust(lambda: handle.__dlpack__(), handle, "legacy")
+        exhaust(lambda: handle.__dlpack__(max_version=(1, 0)), a, "versioned")
+        exhaust(lambda: handle.__dlpack__(max_version=(1, 0), copy=True), a, "copied")
+        exhaust(lambda: from_dlpack(a), a, "handle")
+        print("done")
+        """
+    )
+
+
+def test_rule_51_a_failure_on_the_way_in_gives_back_once() -> None:
+    run_with_failing_allocations(
+        """
+        a = np.arange(6.0)
+        to_torch(a)  # its adapter is loaded
+        for convert in (to_torch, to_numpy, from_dlpack):
+            exhaust(lambda: convert(a), a, convert)
+            exhaust(lambda: convert(Plain(a)), a, convert)
+            capsules = [a.__dlpack__(max_version=(1, 0)) for _ in range(80)] + [a.__dlpack__() for _ in range(80)]
+            before = sys.getrefcount(a)
+            for n, capsule in enumerate(capsules):
+                attempt(lambda: convert(capsule), n % 80)
+            del capsule, capsules
+            assert sys.getrefcount(a) == before - 160, convert
+        print("done")
+        """
+    )
+
+
+@EACH_TARGET
+def test_rule_41_no_work_is_pending_when_a_deleter_is_called(convert: Callable[..., Any]) -> None:
+    memory = (ctypes.c_float * (1 << 20))(*[3.0] * (1 << 20))  # enough for several threads to copy it
+    crafted = Scribbler(shape=(1 << 20,), strides=(1,), memory=memory)
+    copied = convert(Producer(lambda **_: crafted.capsule()), copy=True)
+    assert crafted.calls == 1  # it has overwritten its memory
+    assert (np.asarray(copied) == 3).all()
+    elsewhere = Crafted(device=(2, 0)).capsule()
+    # What could go on after its call, a copy from another device, is not begun without that device's module.
+    assert refusal(lambda: convert(elsewhere, device="cpu")).field == "device"
+
+
+# ---- a capsule ----
+
+
+@BOTH
+def test_rule_42_an_unused_capsule_frees(versioned: bool) -> None:
+    a, alive = watched()
+    capsule = export(a, versioned).capsule
+    del a
+    gc.collect()
+    assert alive() is not None
+    del capsule
+    assert alive() is None
+
+
+@BOTH
+def test_rule_43_a_used_capsule_frees_nothing(versioned: bool) -> None:
+    a, alive = watched()
+    capsule = export(a, versioned).capsule
+    managed, give_back = consume(capsule)
+    del a, capsule
+    gc.collect()
+    assert alive() is not None
+    assert managed.dl_tensor.ndim == 3
+    give_back()
+    assert alive() is None
+
+
+@BOTH
+def test_rule_44_a_dropped_capsule_keeps_a_pending_exception(versioned: bool) -> None:
+    seen: list[bool] = []
+
+    class Asks(Crafted):
+        def _count(self, _: int) -> None:
+            seen.append(exception_pending())
+
+    with pytest.raises(TypeError, match="PyCapsule"):
+        # The call drops its argument, the capsule's last reference, with the exception that it raises under way.
+        int(dlbridge.from_dlpack(Asks().capsule()).__dlpack__(max_version=(1, 0) if versioned else None))
+    assert seen == [False]
+
+
+@BOTH
+def test_rule_45_a_capsule_without_a_deleter_can_be_dropped(versioned: bool) -> None:
+    a = array()
+    before = sys.getrefcount(a)
+    out = export(a, versioned)
+    out.managed.deleter = None
+    del out
+    assert sys.getrefcount(a) == before + 1  # nobody could be told
+
+
+@BOTH
+def test_rule_46_names_are_static(versioned: bool) -> None:
+    handle = dlbridge.from_dlpack(array())
+    first, second = export(handle, versioned).capsule, export(handle, versioned).capsule
+    unused = name_address(first)
+    assert unused == name_address(second)
+    used = dlbridge.from_dlpack(first)
+    dlbridge.to_numpy(second)
+    assert name_address(first) == name_address(second) != unused
+    del used, second, handle
+    gc.collect()
+    assert name_of(first).encode() == (USED_VERSIONED if versioned else USED_LEGACY)
+
+
+# ---- a consumer's bookkeeping ----
+
+
+def test_rule_50_a_capsule_that_others_consume_in_between_is_refused() -> None:
+    # Between the look into the capsule and the taking of it ml_dtypes is imported: Python code, that may do anything.
+    output = run_isolated(
+        """
+        sys.path.insert(0, "tests/python/helpers")
+        from capsules import Crafted, name_of
+        assert "ml_dtypes" not in sys.modules
+        crafted = Crafted(code=4, bits=16)
+        capsule = crafted.capsule()
+        class Thief:
+            def find_spec(self, name, *_):
+                if name == "ml_dtypes" and not self.taken: self.taken.append(from_dlpack(capsule))
+            taken = []
+        sys.meta_path.insert(0, Thief())
+        try:
+            to_numpy(capsule)
+        except dlbridge.ExchangeError as error:
+            print(error.code, name_of(capsule), len(Thief.taken))
+        assert crafted.calls == 0
+        del Thief.taken[0]
+        assert crafted.calls == 1
+        """,
+        prelude="import sys\nimport numpy\nimport dlbridge\nfrom dlbridge import from_dlpack, to_numpy\n",
+    )
+    assert output.split() == ["capsule_used", "used_dltensor_versioned", "1"]
+
+
+@BOTH
+@pytest.mark.parametrize("into", ["new", "out"])
+def test_rule_50_a_capsule_cannot_be_consumed_while_it_is_copied(into: str, versioned: bool) -> None:
+    size = 1 << 26  # enough for other threads to run meanwhile
+    crafted = Crafted(
+        shape=(size,), strides=(1,), code=1, bits=8, versioned=versioned, memory=(ctypes.c_uint8 * size)()
+    )
+    capsule = crafted.capsule()
+    unused = name_of(capsule)
+    out = {"out": np.empty(size, np.uint8)} if into == "out" else {}
+    over = threading.Event()
+    found: set[str] = set()
+
+    def look() -> None:
+        while not over.wait(1e-4):
+            found.add(name_of(capsule))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        for _ in range(50):
+            dlbridge.to_numpy(capsule, copy=True, **out)
+            if f"used_{unused}" in found:
+                break
+    finally:
+        over.set()
+        watcher.join()
+    assert f"used_{unused}" in found
+    assert name_of(capsule) == unused
+    assert crafted.calls == 0
+
+
+@BOTH
+@EACH_TARGET
+def test_rule_55_the_producers_shape_and_strides_are_never_changed(
+    convert: Callable[..., Any], versioned: bool
+) -> None:
+    # Strides that torch and NumPy would rather have otherwise.
+    for shape, strides in (((1, 3), (-7, 1)), ((0, 3), (5, -5)), ((2, 1, 3), (3, 99, 1)), ((2, 3), (3, 1))):
+        crafted = Crafted(shape=shape, strides=strides, versioned=versioned, byte_offset=8)
+        capsule = crafted.capsule()
+        managed = (versioned_of if versioned else legacy_of)(capsule)
+        before = bytes(managed)
+        results = [convert(capsule, copy=True), convert(capsule)]
+        assert tuple(managed.dl_tensor.shape[: len(shape)]) == shape
+        assert tuple(managed.dl_tensor.strides[: len(shape)]) == strides
+        assert bytes(managed) == before
+        del results
+
+
+class Scribbler(Crafted):
+    """Its deleter overwrites shape, strides and memory, as a producer that frees them might."""
+
+    descriptor: Any = None
+
+    def managed(self) -> Any:
+        self.descriptor = super().managed()
+        return self.descriptor
+
+    def scribble(self) -> None:
+        tensor = self.descriptor.dl_tensor
+        for i in range(tensor.ndim):
+            tensor.shape[i] = tensor.strides[i] = 1 << 40
+
+    def _count(self, pointer: int) -> None:
+        self.scribble()
+        ctypes.memset(self.address(), 0xFF, ctypes.sizeof(self.memory))
+        super()._count(pointer)
+
+
+@BOTH
+@EACH_TARGET
+def test_rule_56_metadata_is_copied_before_the_deleter_is_called(convert: Callable[..., Any], versioned: bool) -> None:
+    crafted = Scribbler(versioned=versioned)
+    copied = convert(Producer(lambda **_: crafted.capsule()), copy=True)
+    assert crafted.calls == 1
+    lent = Scribbler(versioned=versioned)
+    shared = convert(lent.capsule())
+    lent.scribble()  # shape and strides are the producer's: nothing of ours looks at them any more
+    for result in (copied, shared):
+        assert (tuple(result.shape), element_strides(result)) == ((2, 3), (3, 1))
+        assert np.asarray(result).tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+@BOTH
+@pytest.mark.parametrize("data", [-1, None], ids=["data", "null"])
+@EACH_TARGET
+def test_rule_58_empty_tensors_are_given_back_too(
+    convert: Callable[..., Any], data: int | None, versioned: bool
+) -> None:
+    for shape in ((0,), (0, 3), (2, 0, 3)):
+        crafted = Crafted(shape=shape, strides=None, version=(1, 0), data=data, versioned=versioned)
+        result = convert(crafted.capsule())
+        assert tuple(result.shape) == shape
+        assert crafted.calls == 0
+        del result
+        assert crafted.calls == 1
+
+
+@EACH_TARGET
+def test_rule_59_a_refused_capsule_is_dropped_with_no_exception_pending(convert: Callable[..., Any]) -> None:
+    seen: list[bool] = []
+
+    class Asks(Crafted):
+        def _count(self, _: int) -> None:
+            seen.append(exception_pending())
+
+    for setting in ({"ndim": -1}, {"code": 99}, {"data": None}, {"version": (2, 0)}):
+        crafted = Asks(**setting)
+        producer = Producer(lambda crafted=crafted, **_: crafted.capsule())
+        error = refusal(lambda producer=producer: convert(producer))
+        assert error.code in ("invalid_ndim", "unknown_dtype", "null_data", "unsupported_version")
+    assert seen == [False] * 4
+
+
+# ---- what a consumer checks ----
+
+
+def test_rule_66_an_offset_survives_being_passed_on() -> None:
+    crafted = Crafted(byte_offset=16)
+    first = dlbridge.from_dlpack(crafted.capsule())
+    second = dlbridge.from_dlpack(dlbridge.from_dlpack(first.__dlpack__(max_version=(1, 0))))
+    assert second.data_ptr == crafted.address() + 16
+    assert dlbridge.to_torch(dlbridge.to_numpy(second)).tolist() == [[4, 5, 6], [7, 8, 9]]
+    opencl = dlbridge.from_dlpack(Crafted(byte_offset=16, device=(4, 0), data=4096).capsule())  # no address: a handle
+    out = export(dlbridge.from_dlpack(opencl.__dlpack__(max_version=(1, 0))))
+    assert (out.tensor.data, out.tensor.byte_offset) == (4096, 16)
+
+
+@pytest.mark.parametrize("dtype", ["i2", "f4", "f8", "c8", "c16"])
+@pytest.mark.parametrize("by", ["data", "byte_offset"])
+def test_rule_67_alignment_is_measured(by: str, dtype: str) -> None:
+    a = misaligned_array(dtype)
+    place = {"data": address(a)} if by == "data" else {"data": address(a) - 1, "byte_offset": 1}
+    code = {"i": 0, "f": 2, "c": 5}[dtype[0]]
+    capsule = Crafted(shape=(6,), strides=(1,), code=code, bits=a.itemsize * 8, **place).capsule()
+    error = refusal(lambda: dlbridge.to_torch(capsule))
+    assert (error.code, error.field) == ("misaligned", "data")
+    assert dlbridge.to_torch(capsule, copy=None).tolist() == a.tolist()
+    taken = dlbridge.to_numpy(capsule)
+    assert not taken.flags.aligned
+    assert taken.tolist() == a.tolist()
+
+
+def test_rule_68_contiguity_takes_no_notice_of_extents_of_1() -> None:
+    shape = (1, 2, 1, 3)
+    for strides in ((99, 3, -5, 1), (0, 3, 0, 1), (2**40, 3, 7, 1)):
+        assert dlbridge.to_numpy(Crafted(shape=shape, strides=strides).capsule()).flags.c_contiguous
+        assert dlbridge.to_torch(Crafted(shape=shape, strides=strides).capsule()).is_contiguous()
+        packed = Crafted(code=0, bits=4, shape=shape, strides=strides)  # refused where it is not contiguous
+        assert dlbridge.from_dlpack(packed.capsule()).nbytes == 3
+
+
+def test_rule_73_read_only_carries_to_views_and_to_what_is_passed_on() -> None:
+    handle = dlbridge.from_dlpack(Crafted(flags=READ_ONLY).capsule())
+    a = handle.numpy()
+    views = [a, a[1:], a.T, a.reshape(-1), a.view(np.int32), np.asarray(handle), np.from_dlpack(handle)]
+    assert not any(view.flags.writeable for view in views)
+    for view in (a, a[1:]):
+        with pytest.raises(ValueError, match="read-only"):
+            view[0] = 1
+        with pytest.raises(ValueError):
+            view.flags.writeable = True
+    for x in (handle, a, a[:, 1:], dlbridge.from_dlpack(a), dlbridge.from_dlpack(handle)):
+        assert export(x).managed.flags & READ_ONLY
+        assert refusal(lambda x=x: dlbridge.to_torch(x)).code == "read_only"
+
+
+def test_rule_75_the_host_waits_before_managed_memory_is_shared_with_it(gpu: SimulatedGpu) -> None:
+    managed = gpu.array(array(), kind=CUDA_MANAGED, stream=gpu.stream())
+    gpu.write(managed, array() + 1, managed.stream)
+    shared = dlbridge.to_numpy(managed)
+    assert address(shared) == managed.address
+    assert np.array_equal(shared, array() + 1)
+
+
+# ---- the Python protocol ----
+
+
+@pytest.mark.parametrize("stream", [0, 1, 2, -1, -2, 2**31, 2**80, True])
+def test_rule_79_a_stream_of_the_cpu_is_an_error(stream: int) -> None:
+    handle = dlbridge.from_dlpack(array())
+    with pytest.raises((BufferError, ValueError), match="stream"):
+        handle.__dlpack__(stream=stream)
+    for other in ("0", 1.0, object()):
+        with pytest.raises(TypeError, match="stream"):
+            handle.__dlpack__(stream=other)
+
+
+@pytest.mark.parametrize("source", ["shared", "ours"])
+def test_rule_80_no_edges_makes_no_call_that_orders(gpu: SimulatedGpu, source: str) -> None:
+    x = gpu.array(array()) if source == "shared" else dlbridge.stage(array(), device="cuda:0", to="dlpack").result()
+    handle = dlbridge.from_dlpack(x)
+    before = gpu.counts()
+    capsule = handle.__dlpack__(stream=-1, max_version=(1, 3))
+    assert gpu.counts() == before
+    handle.__dlpack__(stream=1)
+    assert gpu.counts() != before
+    del capsule
+
+
+@EACH_TARGET
+def test_rule_85_a_second_try_leaves_out_max_version_alone(convert: Callable[..., Any]) -> None:
+    a = array()
+    calls: list[dict[str, Any]] = []
+
+    def old(**keywords: Any) -> Any:
+        calls.append(keywords)
+        if "max_version" in keywords:
+            raise TypeError("__dlpack__() got an unexpected keyword argument 'max_version'")
+        return a.__dlpack__(**keywords)
+
+    result = convert(Producer(old))
+    assert address(result) == address(a)
+    first, second = calls
+    assert second == {name: value for name, value in first.items() if name != "max_version"}
+    # What the call names is done by the consumer, so that it is not lost with an old producer either.
+    assert address(convert(Producer(old), copy=True)) != address(a)
+    assert convert(Producer(old), device="cpu") is not None
+
+
+@EACH_TARGET
+@BOTH
+def test_rule_86_the_kind_of_a_capsule_is_told_by_its_name(versioned: bool, convert: Callable[..., Any]) -> None:
+    # Whatever version was asked for: what comes is what it is called.
+    crafted = Crafted(versioned=versioned)
+    result = convert(Producer(lambda **_: crafted.capsule()))
+    assert np.asarray(result).tolist() == [[0, 1, 2], [3, 4, 5]]
+    if isinstance(result, dlbridge.Tensor):
+        assert result.read_only != versioned
+    del result
+    assert crafted.calls == 1
+
+
+# ---- what existing consumers rely on ----
+
+
+def test_relied_on_odd_strides_where_nothing_is_stepped() -> None:
+    memory = np.zeros(16, np.uint8)
+    start = -address(memory) % 4
+    floats = memory[start : start + 4].view("f4")
+    for x in (AS(floats, (1, 1), (5, -3)), AS(floats, (0, 3), (5, 7))):
+        for convert in TARGETS.values():
+            assert tuple(convert(x).shape) == x.shape
+        assert tuple(dlbridge.to_torch(dlbridge.from_dlpack(x)).shape) == x.shape
+
+
+@EACH_TARGET
+def test_relied_on_copies_of_what_its_producer_will_not_copy(convert: Callable[..., Any]) -> None:
+    a = array()
+
+    def dlpack(*, copy: bool | None = None, **keywords: Any) -> Any:
+        if copy:
+            raise BufferError("this producer does not copy")
+        return a.__dlpack__(**keywords)
+
+    result = convert(Producer(dlpack), copy=True)
+    assert not dlbridge.shares_memory(result, a)
+    a[...] = -1
+    assert np.asarray(result).reshape(-1)[5] == 5

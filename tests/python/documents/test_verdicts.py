@@ -1,0 +1,860 @@
+"""The tables of docs/reference/verdicts.md, cell by cell, in plain code and inside torch's modes.
+
+For a cell explain() must say the verdict, the first reason and the bytes; the conversion must share at the source's
+address, copy elsewhere with the same bytes, cast to the same values or refuse with the code and change nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from capsules import Crafted, name_of
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import dlbridge
+from isolated import HELPERS, run_isolated
+from support import AS, address, f4, f8, misaligned_array, raw, read_only, refusal, writeback_array
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "verdicts.md"
+TARGETS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "to_torch": ("torch", dlbridge.to_torch),
+    "to_numpy": ("numpy", dlbridge.to_numpy),
+    "from_dlpack": ("dlpack", dlbridge.from_dlpack),
+}
+READ_ONLY, IS_COPIED, PADDED = 1, 2, 4
+NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::DeprecationWarning",  # of dtypes on trial
+    "ignore:Temporary data has not been written back:RuntimeWarning",  # of the case "writeback"
+)  # fmt: skip
+
+
+# ---- the document ----
+
+
+@cache
+def tables() -> dict[str, list[dict[str, str]]]:
+    """The rows of each section, as cells by column."""
+    found: dict[str, list[dict[str, str]]] = {}
+    section, header = "", []
+    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
+        if line.startswith("## "):
+            section = line[3:]
+        if not line.startswith("|"):
+            header = []
+            continue
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if not header:
+            header = cells
+        elif not set(line) <= set("|- "):
+            found.setdefault(section, []).append(dict(zip(header, cells, strict=True)))
+    return found
+
+
+@dataclass
+class Cell:
+    """What a table says of one source and one target."""
+
+    kind: str  # share, copy, cast, never or kind
+    code: str = ""
+    read_only: bool = False
+    bytes: int | None = None  # of the copy, where it is not the row's
+
+    @staticmethod
+    def read(text: str) -> Cell:
+        if text in ("share", "share, read-only"):
+            return Cell("share", read_only=text != "share")
+        matched = re.fullmatch(r"(copy|cast|never|kind): ([a-z0-9_]+)( \d+)?", text)
+        assert matched, f"{text!r} is no cell"
+        return Cell(matched[1], matched[2], bytes=int(matched[3]) if matched[3] else None)
+
+
+@dataclass
+class Lent:
+    """A source, and what its elements are: the same object, or a plain one that holds the same."""
+
+    x: Any
+    like: Any = None
+    address: int | None = None  # None: cannot be asked without changing the source
+    shape: tuple[int, ...] | None = None
+    keep: Any = None
+
+    def __post_init__(self) -> None:
+        if self.like is None:
+            self.like = self.x
+        if self.address is None and self.like is self.x and isinstance(self.x, np.ndarray | torch.Tensor):
+            self.address = address(self.x)
+        if self.shape is None and not getattr(self.x, "is_nested", False):  # a nested tensor has none
+            self.shape = tuple(self.x.shape)
+
+
+@dataclass
+class Case:
+    """One row: a source, and what each function makes of it."""
+
+    name: str
+    make: Callable[[], Lent]
+    bytes: int | None
+    cast: str  # a dtype's name, or the code of a refusal
+    cast_bytes: int | None
+    cells: dict[str, Cell]
+    lacking: str = ""  # why it cannot be made here
+
+    @property
+    def can_be_cast(self) -> bool:
+        return self.cast != "unsupported_dtype"
+
+
+@dataclass
+class Request:
+    """One row of the requests' table."""
+
+    text: str
+    keywords: dict[str, str]
+    targets: list[str]
+    outcomes: dict[str, str]  # by kind of cell
+
+
+def number(text: str) -> int | None:
+    return None if text == "–" else int(text)
+
+
+def read_requests() -> list[Request]:
+    requests = []
+    for row in tables()["Requests"]:
+        keywords = {} if row["request"] == "nothing" else dict(word.split("=") for word in row["request"].split())
+        outcomes = {kind: row[kind] for kind in ("share", "copy", "cast", "never", "kind")}
+        requests.append(Request(row["request"], keywords, row["functions"].split(), outcomes))
+    return requests
+
+
+REQUESTS = read_requests()
+
+
+# ---- sources ----
+
+
+def own(x: Any, **more: Any) -> Callable[[], Lent]:
+    """A source that is described by itself: an array or a tensor; `x` makes it."""
+    return lambda: Lent(x(), **more)
+
+
+def handle(make: Callable[[], Any]) -> Callable[[], Lent]:
+    """The same as a dlbridge.Tensor."""
+
+    def lend() -> Lent:
+        source = make()
+        return Lent(dlbridge.from_dlpack(source), source, address(source))
+
+    return lend
+
+
+def crafted(like: Callable[[Crafted], Any] | None = None, **fields: Any) -> Callable[[], Lent]:
+    """A capsule of `fields`, and what it holds: 2 x 3 float32 unless told otherwise."""
+
+    def lend() -> Lent:
+        source = Crafted(**fields)
+        floats = np.ctypeslib.as_array(source.memory)
+        content = like(source) if like else floats[:6].reshape(2, 3)
+        return Lent(source.capsule(), content, source.address() + source.byte_offset, source.shape, source)
+
+    return lend
+
+
+def nibbles(code: int, bits: int, like: Any = None, **more: Any) -> Callable[[], Lent]:
+    """A capsule of six elements of a type below a byte."""
+    memory = (ctypes.c_uint8 * 16)(1, 0, 2, 3, 1, 2, 1, 3, 2)
+    dtype = np.dtype(like or np.uint8)
+    packed = not more.get("flags") and more.get("lanes", 1) == 1
+    held = (6 * bits + 7) // 8 if packed else 6
+    return crafted(
+        lambda source: np.frombuffer(source.memory, np.uint8)[:held].view(dtype),
+        code=code, bits=bits, shape=(6,), strides=(1,), memory=memory, **more,
+    )  # fmt: skip
+
+
+def windows(writeable: bool) -> np.ndarray:
+    return np.lib.stride_tricks.sliding_window_view(np.arange(10.0), 4, writeable=writeable)
+
+
+def misaligned_complex() -> np.ndarray:
+    memory = np.zeros(6 * 16 + 128, np.uint8)
+    start = -memory.__array_interface__["data"][0] % 64 + 8
+    array = memory[start : start + 96].view(np.complex128)
+    array[...] = np.arange(6) * (1 - 2j)
+    return array
+
+
+def field_of(record: str, name: str) -> np.ndarray:
+    array = np.zeros(4, record)
+    array[name] = [1, 2, 3, 4]
+    return array[name]
+
+
+def padded_float4(columns: int = 4) -> np.ndarray:
+    return np.arange(1, 1 + 2 * columns, dtype=np.uint8).reshape(2, columns).view(ml_dtypes.float4_e2m1fn)
+
+
+def float4_pairs() -> torch.Tensor:
+    return torch.tensor([[0x21, 0x43], [0x65, 0x87], [0xA9, 0xCB]], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+
+
+def rank_65() -> torch.Tensor:
+    return torch.arange(2.0).reshape((1,) * 64 + (2,))
+
+
+def conjugated() -> torch.Tensor:
+    return torch.tensor([1 + 2j, 3 - 4j]).conj()
+
+
+def copy_on_write() -> Lent:
+    kept = f4()
+    return Lent(torch._lazy_clone(kept), f4(), keep=kept)
+
+
+def writeback() -> Lent:
+    iterator, operand = writeback_array()
+    return Lent(operand, keep=iterator)
+
+
+def fake() -> torch.Tensor:
+    with FakeTensorMode():
+        return torch.empty(3)
+
+
+def batched() -> torch.Tensor:
+    seen: list[torch.Tensor] = []
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x)
+        return x
+
+    torch.vmap(function)(torch.ones(2, 3))
+    return seen[0]
+
+
+def inference() -> torch.Tensor:
+    with torch.inference_mode():
+        return torch.arange(6.0).reshape(2, 3)
+
+
+def short_storage() -> torch.Tensor:
+    tensor = torch.zeros(3)
+    tensor.numpy()  # from here on torch refuses to resize it, after it has changed the shape
+    with pytest.raises(RuntimeError):
+        tensor.resize_(100)
+    return tensor
+
+
+def no_memory(make: Callable[[], Any]) -> Callable[[], Lent]:
+    """A source that holds no plain elements to compare with."""
+    return lambda: Lent(make(), like=())
+
+
+MAKERS: dict[str, Callable[[], Lent]] = {
+    # layouts and flags
+    "array": own(f8),
+    "tensor": own(f4),
+    "handle": handle(f8),
+    "rank_0": own(lambda: np.array(1.5)),
+    "max_rank_64": own(lambda: np.arange(6.0).reshape((1,) * 62 + (2, 3))),
+    "rank_65": own(rank_65),
+    "rank_65_handle": handle(rank_65),
+    "empty": own(lambda: np.empty((3, 0))[::-1]),
+    "steps": own(lambda: f8()[1:, ::2]),
+    "steps_tensor": own(lambda: f4()[1:, ::2]),
+    "transposed": own(lambda: f8().T),
+    "interleaved": own(lambda: AS(np.arange(12.0), (2, 3), (8, 16))),
+    "flipped": own(lambda: f8()[::-1]),
+    "flipped_inner": own(lambda: f8()[:, ::-2]),
+    "flipped_handle": handle(lambda: f8()[::-1]),
+    "flipped_one": own(lambda: f8()[:1][::-1]),
+    "broadcast": own(lambda: AS(np.arange(4.0), (3, 4), (0, 8))),
+    "broadcast_tensor": own(lambda: torch.arange(4.0).expand(3, 4)),
+    "broadcast_read_only": own(lambda: np.broadcast_to(np.arange(4.0), (3, 4))),
+    "windows": own(lambda: windows(True)),
+    "windows_tensor": own(lambda: torch.arange(10.0).unfold(0, 4, 1)),
+    "windows_read_only": own(lambda: windows(False)),
+    "misaligned": own(misaligned_array),
+    "misaligned_tensor": own(lambda: torch.from_numpy(misaligned_array())),
+    "misaligned_complex128": own(misaligned_complex),
+    "misaligned_steps": own(lambda: misaligned_array()[::2]),
+    "bytes_at_odd_address": own(lambda: misaligned_array(np.uint8)),
+    "read_only": own(lambda: read_only(f8())),
+    "read_only_empty": own(lambda: read_only(np.empty((3, 0)))),
+    "read_only_flipped": own(lambda: read_only(f8())[::-1]),
+    "read_only_handle": handle(lambda: read_only(f8())),
+    "swapped": own(lambda: f8().astype(">f8")),
+    "swapped_flipped": own(lambda: f8().astype(">f8")[::-1]),
+    "swapped_int16": own(lambda: f8().astype(">i2")),
+    "even_field": own(lambda: field_of("i4,f4", "f1")),
+    "odd_field": own(lambda: field_of("i1,f4", "f1")),
+    "float4_padded": own(padded_float4),
+    "float4_padded_handle": handle(padded_float4),
+    "float4_odd": own(lambda: padded_float4(3)),
+    "float4_pairs": own(float4_pairs),
+    "float4_pairs_handle": handle(float4_pairs),
+    # special tensors and arrays
+    "matrix": own(lambda: np.arange(6.0).reshape(2, 3).view(np.matrix)),
+    "parameter": own(lambda: torch.nn.Parameter(torch.arange(6.0).reshape(2, 3), requires_grad=False)),
+    "inference": own(inference),
+    "conj": own(conjugated),
+    "neg": own(lambda: conjugated().imag),
+    "zero": lambda: Lent(torch._efficientzerotensor((2, 3)), torch.zeros(2, 3)),
+    "copy_on_write": copy_on_write,
+    "requires_grad": own(lambda: f4().requires_grad_()),
+    "string_dtype": no_memory(lambda: np.array(["ab", "c"], np.dtypes.StringDType())),
+    "masked": no_memory(lambda: np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0])),
+    "writeback": writeback,
+    "sparse_coo": no_memory(lambda: torch.eye(3).to_sparse()),
+    "sparse_csr": no_memory(lambda: torch.eye(3).to_sparse_csr()),
+    "nested": no_memory(lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
+    "quantized": no_memory(lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)),
+    "mkldnn": no_memory(lambda: torch.ones(2, 3).to_mkldnn()),
+    "meta": no_memory(lambda: torch.empty(3, device="meta")),
+    "fake": no_memory(fake),
+    "functional": no_memory(lambda: torch._to_functional_tensor(torch.ones(3))),
+    "batched": no_memory(batched),
+    "short_storage": no_memory(short_storage),
+    # foreign descriptors
+    "capsule": crafted(),
+    "capsule_read_only": crafted(flags=READ_ONLY),
+    "capsule_copied": crafted(flags=IS_COPIED),
+    "capsule_legacy": crafted(versioned=False),
+    "capsule_flipped": crafted(
+        lambda source: np.ctypeslib.as_array(source.memory)[:6].reshape(2, 3)[:, ::-1], strides=(3, -1), byte_offset=8
+    ),
+    "capsule_overlap": crafted(
+        lambda source: AS(np.ctypeslib.as_array(source.memory), (3, 3), (4, 4)), shape=(3, 3), strides=(1, 1)
+    ),
+    "capsule_misaligned": crafted(
+        lambda source: np.frombuffer(source.memory, np.float32, 6, 2).reshape(2, 3), byte_offset=2
+    ),
+    "int4_padded": nibbles(0, 4, ml_dtypes.int4, flags=PADDED),
+    "int4_packed": nibbles(0, 4),
+    "uint4_packed": nibbles(1, 4),
+    "float6_padded": nibbles(15, 6, ml_dtypes.float6_e2m3fn, flags=PADDED),
+    "float4_one_padded": nibbles(17, 4, ml_dtypes.float4_e2m1fn, flags=PADDED),
+    "float4_one_packed": nibbles(17, 4),
+    "float4_two_lanes": nibbles(17, 4, lanes=2),
+}
+
+NO_NUMBERS: dict[str, Callable[[], Any]] = {
+    "object": lambda: np.array([None] * 6),
+    "void": lambda: np.zeros(6, "V8"),
+    "str": lambda: np.array(["ab"] * 6),
+    "bytes": lambda: np.array([b"ab"] * 6),
+    "datetime64": lambda: np.zeros(6, "M8[s]"),
+    "timedelta64": lambda: np.zeros(6, "m8[s]"),
+}
+
+
+def numpy_dtype(name: str) -> Any:
+    """The dtype of NumPy or ml_dtypes; None where the installed version has none."""
+    name = name.removeprefix("ml_dtypes.")
+    found = getattr(ml_dtypes, name, None)
+    return found if found is not None else np.dtype(name)
+
+
+def torch_dtype(name: str) -> Any:
+    return getattr(torch, name.removeprefix("torch."))
+
+
+def six(name: str, owner: str) -> Any:
+    """Six elements of a dtype."""
+    if owner == "numpy":
+        return NO_NUMBERS[name]() if name in NO_NUMBERS else np.arange(1, 7).astype(numpy_dtype(name))
+    dtype = torch_dtype(name)
+    if name.startswith("torch.q"):
+        return torch._empty_affine_quantized(6, scale=1.0, zero_point=0, dtype=dtype)
+    return torch.empty(6, dtype=dtype) if name.startswith("torch.") else torch.arange(1, 7).to(dtype)
+
+
+def is_there(name: str, owner: str) -> bool:
+    if owner == "torch":
+        return hasattr(torch, name.removeprefix("torch."))
+    return hasattr(ml_dtypes, name.removeprefix("ml_dtypes.")) or name in np.sctypeDict
+
+
+def dtype_cases() -> Iterator[Case]:
+    for row in tables()["Dtypes"]:
+        item = number(row["item"])
+        cast_item = np.dtype(row["cast"]).itemsize
+        cells = {target: Cell.read(row[target]) for target in TARGETS}
+        for name, owner in itertools.product(row["dtypes"].split(), row["as"].split()):
+            make = own(lambda name=name, owner=owner: six(name, owner))
+            if item is None:
+                make = no_memory(lambda name=name, owner=owner: six(name, owner))
+            lacking = "" if is_there(name, owner) else f"the installed {owner} has no {name}"
+            case = Case(f"{owner}-{name}", make, item and 6 * item, row["cast"], 6 * cast_item, cells, lacking)
+            yield case
+            if cells["from_dlpack"].kind == "share":
+                passed_on = {
+                    target: replace(cell, kind="never") if cell.kind == "cast" else cell
+                    for target, cell in cells.items()
+                }
+                make = handle(lambda name=name, owner=owner: six(name, owner))
+                yield replace(case, name=f"handle-{owner}-{name}", make=make, cells=passed_on)
+
+
+LACKED_BY_NUMPY_1 = {"string_dtype", "max_rank_64", "rank_65", "rank_65_handle"}
+
+
+def other_cases() -> Iterator[Case]:
+    for section in ("Layouts and flags", "Special tensors and arrays", "Foreign descriptors"):
+        for row in tables()[section]:
+            cast, _, cast_bytes = row["cast"].partition(" ")
+            name = row["case"].strip("`")
+            cells = {target: Cell.read(row[target]) for target in TARGETS}
+            lacking = "NumPy 1 has none" if NUMPY_1 and name in LACKED_BY_NUMPY_1 else ""
+            yield Case(name, MAKERS[name], number(row["bytes"]), cast, number(cast_bytes or "–"), cells, lacking)
+
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    CASES = {case.name: case for case in [*other_cases(), *dtype_cases()]}
+
+
+# ---- what must come of a cell and a request ----
+
+
+@dataclass
+class Expected:
+    """What explain() must say, and the conversion do."""
+
+    verdict: str
+    code: str = ""
+    bytes: int | None = None  # None: says nothing
+
+
+def expect(case: Case, cell: Cell, request: Request) -> Expected | None:
+    """None: cannot be asked."""
+    said = request.outcomes[cell.kind]
+    names_other = "other" in request.keywords.values()
+    names_own = "own" in request.keywords.values()
+    if said == "–" or ((names_own or "out" in request.keywords) and not case.can_be_cast):
+        return None
+    copy_bytes = case.bytes if cell.bytes is None else cell.bytes
+    if said == "share":
+        return Expected("share", bytes=0)
+    if said == "copy":
+        return Expected("copy", cell.code if cell.kind == "copy" and "out" not in request.keywords else "", copy_bytes)
+    if not case.can_be_cast and names_other and said in ("cast", "code") and cell.kind != "kind":
+        return Expected("refuse", case.cast)
+    if said == "cast":
+        return Expected("cast", bytes=case.cast_bytes)
+    if said == "code":
+        return Expected("refuse", cell.code, copy_bytes if cell.kind == "copy" else None)
+    return Expected("refuse", said, case.cast_bytes if said == "copy_forbidden" and names_other else None)
+
+
+def native(like: Any) -> Any:
+    return np.array(like, like.dtype.newbyteorder("=")) if isinstance(like, np.ndarray) else like
+
+
+def name_of_dtype(like: Any) -> str:
+    return str(native(like).dtype).removeprefix("torch.")
+
+
+def halves(elements: bytes) -> bytes:
+    """Two float4 in a byte, the first one in the low bits."""
+    return bytes(low | high << 4 for low, high in zip(elements[::2], elements[1::2], strict=True))
+
+
+def whole(pairs: bytes) -> bytes:
+    return bytes(half for pair in pairs for half in (pair & 15, pair >> 4))
+
+
+def cast_by_its_own_framework(like: Any, dtype: str) -> bytes:
+    if isinstance(like, torch.Tensor):
+        return raw(like.detach().to(getattr(torch, dtype)))
+    return raw(np.array(native(like)).astype(dtype))
+
+
+def bytes_of(x: Any) -> bytes:
+    """A result's elements in row-major order; a handle's are read from its memory."""
+    if not isinstance(x, dlbridge.Tensor):
+        return raw(x)
+    count = int(np.prod(x.shape))
+    itemsize = x.nbytes // max(count, 1)
+    if itemsize * count != x.nbytes:  # packed below a byte, in row-major order
+        return ctypes.string_at(x.data_ptr, x.nbytes)
+    return b"".join(
+        ctypes.string_at(x.data_ptr + itemsize * int(np.dot(index, x.strides)), itemsize)
+        for index in np.ndindex(*x.shape)
+    )
+
+
+@dataclass
+class Check:
+    """One cell under one request: made ready outside of a mode, run inside of it, and finished outside again."""
+
+    case: Case
+    target: str
+    request: Request
+    expected: Expected
+    lent: Lent = field(init=False)
+    keywords: dict[str, Any] = field(init=False)
+    elements: bytes = field(init=False)
+    before: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lent = self.case.make()
+        self.before = self._state()
+        like = self.lent.like
+        self.keywords = {key: self._value(key, value) for key, value in self.request.keywords.items()}
+        if self.expected.verdict == "cast":
+            self.elements = cast_by_its_own_framework(like, self.case.cast)
+        elif self.expected.verdict != "refuse":
+            self.elements = raw(native(like))
+            if self.expected.verdict == "copy" and self.cell.code == "float4_packing":
+                self.elements = (halves if self.target == "to_torch" else whole)(self.elements)
+
+    @property
+    def cell(self) -> Cell:
+        return self.case.cells[self.target]
+
+    def _value(self, key: str, value: str) -> Any:
+        if key == "copy":
+            return {"True": True, "False": False, "None": None}[value]
+        if key == "device":
+            return value
+        if value == "own":
+            dtype = name_of_dtype(self.lent.like)
+        else:
+            dtype = self.case.cast if self.case.can_be_cast else "float64"
+        return dtype if key == "dtype" else np.zeros(self.lent.shape, numpy_dtype(dtype))
+
+    def _state(self) -> Any:
+        """What a refusal or a copy must leave as it was."""
+        x, like = self.lent.x, self.lent.like
+        if like is not x:
+            content = raw(native(like)) if len(like) else None
+            return (content, name_of(x) if type(x).__name__ == "PyCapsule" else None)
+        if isinstance(x, np.ndarray):
+            return (raw(x), x.shape, x.strides, x.dtype, x.flags.writeable)
+        return (raw(x), x.shape, x.stride(), x.dtype, x.requires_grad, x.is_conj(), x.is_neg())
+
+    def run(self, opaque: bool = False) -> Iterator[str]:
+        """What differs from the table. `opaque`: the values of a tensor made here cannot be read here."""
+        to, convert = TARGETS[self.target]
+        x, expected = self.lent.x, self.expected
+        message = None
+        if "out" not in self.keywords:
+            plan = dlbridge.explain(x, to=to, **self.keywords)
+            if plan.verdict != expected.verdict:
+                yield f"explain says {plan.verdict} {plan.reasons}, expected {expected.verdict} {expected.code}"
+            if (plan.reasons or [""])[0] != expected.code:
+                yield f"explain's reasons are {plan.reasons}, expected {expected.code or 'none'}"
+            if expected.bytes is not None and plan.bytes != expected.bytes:
+                yield f"explain says {plan.bytes} bytes, expected {expected.bytes}"
+            message = plan.message
+        try:
+            result = convert(x, **self.keywords)
+        except dlbridge.ExchangeError as error:
+            if expected.verdict != "refuse" or error.code != expected.code:
+                yield f"refused: {error.code}, {error}; expected {expected.verdict} {expected.code}"
+            elif message not in (None, str(error)):
+                yield f"refused with {error}, but explain says {message}"
+            return
+        if expected.verdict == "refuse":
+            yield f"not refused, expected {expected.code}"
+        elif not (opaque and self.target == "to_torch"):
+            yield from self._look_at(result)
+
+    def _look_at(self, result: Any) -> Iterator[str]:
+        shares = self.expected.verdict == "share"
+        if bytes_of(result) != self.elements:
+            yield f"holds {bytes_of(result).hex()}, expected {self.elements.hex()}"
+        if self.elements and self.lent.address is not None and (address(result) == self.lent.address) != shares:
+            yield f"lies at {address(result):#x}, the source at {self.lent.address:#x}"
+        if not shares and result.nbytes != self.expected.bytes:
+            yield f"has {result.nbytes} bytes, expected {self.expected.bytes}"
+        if self.expected.verdict == "cast" and name_of_dtype(result) != self.case.cast:
+            yield f"is {result.dtype}, expected {self.case.cast}"
+        if "out" in self.keywords and result is not self.keywords["out"]:
+            yield "is not out"
+        read_only = shares and self.cell.read_only
+        if isinstance(result, np.ndarray):
+            if result.flags.writeable == read_only:
+                yield f"writeable is {result.flags.writeable}"
+            if result.flags.owndata == shares:
+                yield f"owndata is {result.flags.owndata}"
+        if isinstance(result, dlbridge.Tensor):
+            if result.read_only != read_only:
+                yield f"read_only is {result.read_only}"
+            if result.is_copied != (not shares or self.case.name == "capsule_copied"):
+                yield f"is_copied is {result.is_copied}"
+
+    def finish(self) -> Iterator[str]:
+        consumed = self.expected.verdict != "refuse"
+        after = self._state()
+        if after != self.before and not (consumed and type(self.lent.x).__name__ == "PyCapsule"):
+            yield f"the source changed from {self.before} to {after}"
+        if self.case.name == "copy_on_write" and not torch._C._is_cow_tensor(self.lent.x):
+            yield "the source is not copy-on-write any more"
+
+    def label(self, difference: str) -> str:
+        return f"{self.case.name}, {self.target}({self.request.text}): {difference}"
+
+
+# No array has their shape.
+WITHOUT_OUT = {"nested", "rank_65", "rank_65_handle"}
+
+
+def checks(case: Case, target: str) -> Iterator[Check]:
+    for request in REQUESTS:
+        if target in request.targets:
+            expected = expect(case, case.cells[target], request)
+            if expected is not None and not ("out" in request.keywords and case.name in WITHOUT_OUT):
+                yield Check(case, target, request, expected)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", CASES)
+def test_explain_says_it_and_the_conversion_does_it(name: str, target: str) -> None:
+    case = CASES[name]
+    if case.lacking:
+        pytest.skip(case.lacking)
+    seen = 0
+    different = []
+    for check in checks(case, target):
+        seen += 1
+        different += [check.label(text) for text in itertools.chain(check.run(), check.finish())]
+    assert not different, "\n".join(different)
+    assert seen >= 8
+
+
+# ---- modes ----
+
+
+def inside_context(context: Callable[[], AbstractContextManager[Any]]) -> Callable[[Callable[[], None]], None]:
+    def run(body: Callable[[], None]) -> None:
+        with context():
+            body()
+
+    return run
+
+
+def inside_transform(transform: Callable[..., Any]) -> Callable[[Callable[[], None]], None]:
+    def run(body: Callable[[], None]) -> None:
+        def function(x: torch.Tensor) -> torch.Tensor:
+            body()
+            return x
+
+        transform(function)(torch.ones(2, 3))
+
+    return run
+
+
+# How it is entered, and whether a tensor made inside can be read there.
+MODES: dict[str, tuple[Callable[[Callable[[], None]], None], bool]] = {
+    "no_grad": (inside_context(torch.no_grad), True),
+    "inference_mode": (inside_context(torch.inference_mode), True),
+    "fake": (inside_context(FakeTensorMode), False),
+    "vmap": (inside_transform(torch.vmap), False),
+    "functionalize": (inside_transform(torch.func.functionalize), False),
+    "autocast": (inside_context(lambda: torch.autocast("cpu", torch.bfloat16)), True),
+}
+
+
+def test_every_mode_of_the_document_is_run() -> None:
+    assert [row["mode"] for row in tables()["Modes"]] == list(MODES)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", tables()["Modes"], ids=lambda row: row["mode"])
+def test_verdicts_are_the_same_in_modes(row: dict[str, str], target: str) -> None:
+    enter, readable = MODES[row["mode"]]
+    exceptions = dict(re.findall(r"`(\w+)` is (\w+)", row["differs"]))
+    assert exceptions or row["differs"] == "–"
+    ready = []
+    for case in CASES.values():
+        if case.lacking:
+            continue
+        if case.name in exceptions:
+            cells = dict.fromkeys(TARGETS, Cell.read(exceptions[case.name]))
+            case = replace(case, cells=cells)
+        ready += checks(case, target)
+    different: list[str] = []
+    entered = []
+
+    def body() -> None:
+        entered.append(True)
+        for check in ready:
+            different.extend(check.label(text) for text in check.run(opaque=not readable))
+
+    enter(body)
+    assert entered == [True]
+    different += [check.label(text) for check in ready for text in check.finish()]
+    assert not different, "\n".join(different)
+
+
+# ---- devices ----
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("row", tables()["Devices"], ids=lambda row: row["device"])
+def test_devices(row: dict[str, str], target: str) -> None:
+    kind, number_of, name = re.fullmatch(r"\((\d+), (\d+)\) (.+)", row["device"]).groups()
+    device = (int(kind), int(number_of))
+    on_host = name == "cpu" or name.startswith("pinned")
+    cell = Cell.read(row[target])
+    to, convert = TARGETS[target]
+
+    def ask(request: dict[str, Any], expected: str, convertible: bool = True) -> None:
+        source = Crafted(device=device)
+        capsule = source.capsule()
+        plan = dlbridge.explain(capsule, to=to, **request)
+        assert (plan.verdict, (plan.reasons or [""])[0]) == (
+            (expected, "") if expected in ("share", "copy") else ("refuse", expected)
+        )
+        if plan.verdict == "refuse":
+            assert refusal(lambda: convert(capsule, **request)).code == expected
+            assert name_of(capsule) == "dltensor_versioned"
+            assert source.calls == 0
+        elif convertible:
+            result = convert(capsule, **request)
+            assert (address(result) == source.address()) == (expected == "share")
+            if isinstance(result, dlbridge.Tensor) and expected == "share":
+                assert result.__dlpack_device__() == ((1, 0) if name == "cpu" else device)
+
+    ask({}, cell.code or "share", on_host or target == "from_dlpack")
+    if on_host:
+        ask({"copy": True}, cell.code or "copy")
+        ask({"device": "cpu"}, cell.code or "share")
+    else:
+        ask({"copy": True}, cell.code or "no_staging")
+        ask({"device": "cpu"}, "no_staging")
+        ask({"device": "cpu", "copy": False}, "copy_forbidden")
+
+
+# ---- dtypes as requests, and without ml_dtypes ----
+
+AS_REQUEST = [
+    pytest.param(name, row, id=name)
+    for row in tables()["Dtypes"]
+    for name in row["dtypes"].split()
+    if is_there(name, "torch" if row["as"] == "torch" else "numpy")
+]
+
+
+@pytest.mark.parametrize("target", ["to_torch", "to_numpy"])
+@pytest.mark.parametrize("name, row", AS_REQUEST)
+def test_dtypes_as_requests(name: str, row: dict[str, str], target: str) -> None:
+    expected = row[f"{target} dtype="]
+    to, convert = TARGETS[target]
+    dtype: Any = name
+    if name.startswith("torch."):
+        dtype = torch_dtype(name)
+    elif name.startswith("ml_dtypes."):
+        dtype = numpy_dtype(name)
+    array = np.arange(6.0, dtype="c8" if "complex" in name else "f4")
+    for x in (array, torch.from_numpy(array)):
+        if expected == "–":
+            return
+        if expected == "invalid_dtype":
+            assert refusal(lambda x=x: dlbridge.explain(x, to=to, dtype=dtype)).code == expected
+            assert refusal(lambda x=x: convert(x, dtype=dtype)).code == expected
+            continue
+        plan = dlbridge.explain(x, to=to, dtype=dtype)
+        if expected == "unsupported_dtype":
+            assert (plan.verdict, plan.reasons) == ("refuse", [expected])
+            assert refusal(lambda x=x: convert(x, dtype=dtype)).code == expected
+            continue
+        assert (plan.verdict, plan.bytes) == (expected, 6 * int(row["item"]) if expected == "cast" else 0)
+        result = convert(x, dtype=dtype)
+        wanted = torch_dtype(name) if target == "to_torch" else numpy_dtype(name)
+        assert result.dtype == wanted
+        assert (address(result) == address(x)) == (expected == "share")
+
+
+# Code and bits of the dtypes that only ml_dtypes brings to NumPy.
+PACKAGED = {
+    "bfloat16": (4, 16), "float8_e3m4": (7, 8), "float8_e4m3": (8, 8), "float8_e4m3b11fnuz": (9, 8),
+    "float8_e4m3fn": (10, 8), "float8_e4m3fnuz": (11, 8), "float8_e5m2": (12, 8), "float8_e5m2fnuz": (13, 8),
+    "float8_e8m0fnu": (14, 8), "float6_e2m3fn": (15, 6), "float6_e3m2fn": (16, 6), "int1": (0, 1), "int2": (0, 2),
+    "int4": (0, 4), "uint1": (1, 1), "uint2": (1, 2), "uint4": (1, 4), "complex32": (5, 32), "float64": (2, 64),
+}  # fmt: skip
+
+
+def test_without_ml_dtypes() -> None:
+    column = "without ml_dtypes, to_numpy"
+    said = {name: row[column] for row in tables()["Dtypes"] for name in row["dtypes"].split()}
+    assert {name for name, outcome in said.items() if outcome == "missing_ml_dtypes"} <= set(PACKAGED)
+    expected = {name: said[name] for name in PACKAGED} | {"float4_e2m1fn": "missing_ml_dtypes"}
+    printed = run_isolated(
+        f"""
+        sys.modules["ml_dtypes"] = None
+        sys.path.insert(0, {HELPERS!r})
+        from capsules import Crafted
+        for name, (code, bits) in {PACKAGED | {"float4_e2m1fn": (17, 4)}!r}.items():
+            capsule = Crafted(shape=(6,), strides=(1,), code=code, bits=bits, flags=4).capsule()
+            plan = dlbridge.explain(capsule, to="numpy")
+            try:
+                to_numpy(capsule)
+                done = "share"
+            except dlbridge.ExchangeError as error:
+                done = error.code
+            assert done == (plan.reasons or [plan.verdict])[0], (name, done, plan)
+            print(name, done)
+        """
+    )
+    assert dict(line.split() for line in printed.splitlines()) == expected
+
+
+def test_float4_does_not_wait_for_others_to_import_ml_dtypes() -> None:
+    printed = run_isolated(
+        """
+        assert "ml_dtypes" not in sys.modules
+        pairs = torch.tensor([[0x21, 0x43]], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+        assert dlbridge.explain(pairs, to="numpy", copy=None).verdict == "copy"
+        print(to_numpy(pairs, copy=None).view("u1").tolist())
+        """
+    )
+    assert printed == "[[1, 2, 3, 4]]\n"
+
+
+# ---- the tables are whole ----
+
+
+def test_every_row_has_a_source_and_every_source_a_row() -> None:
+    assert set(MAKERS) == {case.name for case in other_cases()}
+
+
+def test_every_dtype_has_a_row() -> None:
+    listed = {
+        (name, owner) for row in tables()["Dtypes"] for name in row["dtypes"].split() for owner in row["as"].split()
+    }
+    for dtype in {value for value in vars(torch).values() if isinstance(value, torch.dtype)}:
+        name = str(dtype).removeprefix("torch.")
+        assert (name, "torch") in listed or (f"torch.{name}", "torch") in listed or name == "float4_e2m1fn_x2", name
+    types = {np.dtype(kind).type for kind in np.sctypeDict.values()}
+    types |= {kind for kind in vars(ml_dtypes).values() if isinstance(kind, type) and issubclass(kind, np.generic)}
+    for kind in types:
+        name = kind.__name__.rstrip("_")
+        assert (name, "numpy") in listed or (f"ml_dtypes.{name}", "numpy") in listed or name == "float4_e2m1fn", name
+
+
+def test_the_look_at_a_result_tells_what_is_wrong() -> None:
+    check = next(iter(checks(CASES["array"], "to_numpy")))
+    assert list(check._look_at(dlbridge.to_numpy(check.lent.x))) == []
+    copied = list(check._look_at(check.lent.x.copy()))
+    assert any("lies at" in text for text in copied)
+    assert any("owndata" in text for text in copied)
+    assert any("writeable" in text for text in check._look_at(read_only(dlbridge.to_numpy(check.lent.x))))
+    assert any("holds" in text for text in check._look_at(check.lent.x[::-1]))

@@ -1,0 +1,241 @@
+"""examples/gpu and examples/cpp/gpu_engine on the simulated GPU, and without any."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import simulated_gpu
+from simulated_gpu import SimulatedGpu
+from simulated_provider import Taken
+
+import dlbridge
+from isolated import HELPERS
+
+ROOT = Path(__file__).resolve().parents[3]
+BUILD = simulated_gpu.BUILD
+EXAMPLES = ROOT / "examples" / "gpu"
+sys.path.insert(0, str(EXAMPLES))
+
+import async_server  # noqa: E402
+import training_log  # noqa: E402
+import video_pipeline  # noqa: E402
+
+
+def has_gpu() -> bool:
+    try:
+        dlbridge.from_dlpack(np.zeros(1, np.uint8), device="cuda:0")
+    except dlbridge.ExchangeError:
+        return False
+    return True
+
+
+class TestTrainingLog:
+    def test_every_step_is_kept_as_it_was(self, gpu: SimulatedGpu):
+        """One weight and one loss, which every step overwrites."""
+        weights = gpu.array(np.zeros(1000, np.float32))
+        loss = gpu.array(np.zeros((), np.float32))
+
+        def step(number: int) -> dict[str, Any]:
+            gpu.write(weights, np.full(1000, number, np.float32))
+            gpu.write(loss, np.full((), -number, np.float32))
+            return {"weights": weights, "loss": loss}
+
+        log = training_log.TrainingLog(window=3, stream=1)
+        kept = training_log.train(range(20), step, log)
+        assert kept["weights"].shape == (20, 1000)
+        assert np.array_equal(kept["weights"][:, 7], np.arange(20))
+        assert np.array_equal(kept["loss"], -np.arange(20))
+
+    def test_logging_does_not_wait_for_the_gpu(self, gpu: SimulatedGpu):
+        stream = gpu.stream()
+        held = gpu.hold(stream)
+        x = gpu.array(np.ones(100_000, np.float32), stream=stream, late=True)
+        log = training_log.TrainingLog(window=8)
+        for _ in range(5):
+            log.keep({"x": x})
+        assert "x" not in log.kept
+        held.release()
+        assert log.finish()["x"].shape == (5, 100_000)
+
+    def test_pinned_memory_is_for_what_is_under_way(self, gpu: SimulatedGpu):
+        x = gpu.array(np.ones(1 << 18, np.float32))
+        log = training_log.TrainingLog(window=2)
+        for _ in range(30):
+            log.keep({"x": x})
+        assert dlbridge.pool_stats().owned <= 5 << 20
+        assert len(log.finish()["x"]) == 30
+
+
+class TestAsyncServer:
+    @staticmethod
+    def compute(gpu: SimulatedGpu):
+        """A framework whose only function doubles: it takes the tensor, and makes an array of its own."""
+
+        def double(tensor: Any) -> Any:
+            taken = Taken(tensor.__dlpack__(stream=1, max_version=(1, 0)))
+            return gpu.array(2 * gpu.read(taken), late=True)
+
+        return double
+
+    def test_every_client_has_its_answer(self, gpu: SimulatedGpu):
+        right = asyncio.run(async_server.run(self.compute(gpu), lambda matrix: 2 * matrix, 12))
+        assert right == 12
+
+    def test_a_wrong_answer_is_seen(self, gpu: SimulatedGpu):
+        right = asyncio.run(async_server.run(self.compute(gpu), lambda matrix: 3 * matrix, 4))
+        assert right == 0
+
+    def test_one_request_that_waits_leaves_the_others_alone(self, gpu: SimulatedGpu):
+        async def main() -> None:
+            slow = gpu.stream()
+            held = gpu.hold(slow)
+            late = gpu.array(np.ones((3, 3), np.float32), stream=slow, late=True)
+            waiting = asyncio.create_task(async_server.on_gpu(np.ones((3, 3), np.float32), lambda _: late))
+            for number in range(5):
+                matrix = np.full((4, 4), number, np.float32)
+                echo = async_server.on_gpu(matrix, lambda tensor: tensor)
+                assert np.array_equal(await asyncio.wait_for(echo, 10), matrix)
+            assert not waiting.done()
+            held.release()
+            assert np.array_equal(await asyncio.wait_for(waiting, 10), np.ones((3, 3)))
+
+        asyncio.run(main())
+
+
+class TestVideoPipeline:
+    SHAPE = (24, 32, 3)
+
+    def gpu_of(self, gpu: SimulatedGpu) -> video_pipeline.Gpu:
+        """A framework that inverts frames, on a stream of its own."""
+        stream = gpu.stream()
+        empty = np.zeros(self.SHAPE, np.uint8)
+        inputs = [dlbridge.stage(empty, device="cuda:0", stream=stream, to="dlpack").result() for _ in range(2)]
+
+        def run(frame: Any) -> Any:
+            return gpu.array(255 - gpu.read(frame, stream), stream=stream, late=True)
+
+        return video_pipeline.Gpu(stream, inputs, run)
+
+    @pytest.mark.parametrize("frames", [0, 1, 2, 3, 17])
+    def test_every_frame_comes_back_in_order(self, gpu: SimulatedGpu, frames: int):
+        camera = video_pipeline.camera(frames, self.SHAPE)
+        seen = [frame.copy() for frame in video_pipeline.filtered(camera, self.gpu_of(gpu), self.SHAPE)]
+        assert len(seen) == frames
+        for got, frame in zip(seen, video_pipeline.camera(frames, self.SHAPE), strict=True):
+            assert np.array_equal(got, 255 - frame)
+
+    def test_the_memory_is_used_again(self, gpu: SimulatedGpu):
+        camera = video_pipeline.camera(20, self.SHAPE)
+        places = {
+            frame.__array_interface__["data"][0]
+            for frame in video_pipeline.filtered(camera, self.gpu_of(gpu), self.SHAPE)
+        }
+        assert len(places) == video_pipeline.BUFFERS
+
+
+@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+@pytest.mark.parametrize("name", ["training_log", "async_server", "video_pipeline"])
+def test_without_a_gpu_an_example_says_so_and_ends_well(name: str):
+    done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.match(r"No GPU to use, so there is nothing to show: .*(CUDA|driver)", done.stdout), done.stdout
+
+
+# ---- the engine in C++
+
+ENGINE = ROOT / "examples" / "cpp" / "gpu_engine"
+DRAW = """
+import sys
+sys.path[:0] = sys.argv[1:4]
+import gc
+import numpy as np, dlbridge, gpu_engine
+from simulated_gpu import simulated_gpu
+
+with simulated_gpu() as gpu:
+    engine = gpu_engine.Engine(20, 30)
+    engine.draw(7)
+    seen = dlbridge.to_numpy(engine.picture(), device="cpu")
+    assert seen.shape == (20, 30) and seen.dtype == np.uint8
+    assert (seen[:10] == 7).all() and (seen[10:] == 248).all(), seen
+
+    frames = []
+    for value in range(10, 20):
+        engine.draw(value)
+        frames.append(engine.frame())
+    arrays = [frame.array() for frame in frames]
+    assert [int(array[0, 0]) for array in arrays] == list(range(10, 20))
+    assert frames[0].done() and arrays[0].flags.writeable
+
+    picture = engine.picture()
+    del engine  # the picture keeps what it needs
+    gc.collect()
+    assert dlbridge.to_numpy(picture, device="cpu")[0, 0] == 19
+    assert picture.__dlpack_device__() == (2, 0)
+    try:
+        dlbridge.to_numpy(picture)
+    except dlbridge.ExchangeError as error:
+        assert error.code == "device_not_named", error
+    else:
+        raise AssertionError
+    del picture, arrays, frames, seen
+print("drawn")
+"""
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory) -> tuple[Path, Path]:
+    """The folder of an installed package, and that of the extension built against it."""
+    if simulated_gpu.why_not() is not None:
+        pytest.skip(str(simulated_gpu.why_not()))
+    if not (BUILD / "CMakeCache.txt").exists():
+        pytest.skip(f"no build tree in {BUILD}: run scripts/setup")
+    site, build = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("engine")
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LD_LIBRARY_PATH")}
+    for command in (
+        ("cmake", "--install", BUILD, "--component", "python", "--prefix", site),
+        (
+            *("cmake", "-G", "Ninja", "-S", ENGINE, "-B", build, "-DENGINE_USES_CUDA_RUNTIME=OFF"),
+            f"-Ddlbridge_DIR={site}/dlbridge/lib/cmake/dlbridge",
+            f"-DPython_EXECUTABLE={sys.executable}",
+        ),
+        ("cmake", "--build", build, "-j", "1"),
+    ):
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=clean)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return site, build
+
+
+def run_engine(code: str, site: Path, build: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LD_LIBRARY_PATH")}
+    return subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code, site, build, HELPERS, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**clean, "PYTHONPATH": str(site)},
+    )
+
+
+@pytest.mark.timeout(600)
+def test_the_engine_hands_its_pictures_to_numpy(engine):
+    done = run_engine(DRAW, *engine)
+    assert done.returncode == 0 and "drawn" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+def test_without_a_gpu_the_engine_says_so(engine):
+    site, build = engine
+    demo = ENGINE / "demo.py"
+    code = f"import runpy, sys; sys.argv[1:] = [sys.argv[2]]; runpy.run_path({str(demo)!r}, run_name='__main__')"
+    done = run_engine(code, site, build)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("No GPU to use, so there is nothing to draw on: "), done.stdout

@@ -1,0 +1,401 @@
+"""What scripts/gpu and staging_peers.py of benchmarks/cuda make of times, machines and results. No GPU is needed."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[3]
+sys.path[:0] = [str(ROOT / "benchmarks" / "cuda"), str(ROOT / "scripts")]
+
+import gpu_fingerprint  # noqa: E402
+import gpu_report  # noqa: E402
+import gpu_run  # noqa: E402
+import staging_abi  # noqa: E402
+import staging_peers  # noqa: E402
+import turns  # noqa: E402
+
+AT_LEAST = turns.Bar("speed", "raw / ours", "at least", 0.97, 0.99)
+AT_MOST = turns.Bar("cost", "ours / raw", "at most", 1.05)
+
+
+class TestTurns:
+    def test_quantiles_interpolate(self):
+        assert turns.median([3.0, 1.0, 2.0]) == 2
+        assert turns.median([4.0, 1.0, 3.0, 2.0]) == 2.5
+        assert turns.quantile([50, 10, 40, 20, 30], 0.99) == pytest.approx(49.6)
+        assert turns.quantile([1, 2], 1) == 2
+
+    def test_quantiles_refuse_nothing(self):
+        with pytest.raises(ValueError, match="no values"):
+            turns.median([])
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            turns.quantile([1.0], 1.5)
+
+    def test_the_interval_holds_the_true_median(self):
+        generator = random.Random(7)
+        held = 0
+        for seed in range(200):
+            values = [generator.lognormvariate(0, 0.3) for _ in range(15)]
+            middle, low, high = turns.bootstrap_median(values, seed, 400)
+            assert low <= middle <= high
+            held += low <= 1 <= high
+        assert 180 <= held <= 199
+
+    def test_the_interval_reaches_as_far_up_as_down(self):
+        middle, low, high = turns.bootstrap_median(list(range(1, 16)), 3)
+        assert middle - low == pytest.approx(high - middle, abs=1)
+        assert high - low > 2
+
+    def test_contenders_take_turns_in_changing_order(self):
+        ran: list[str] = []
+
+        def contender(name):
+            return lambda: ran.append(name) or float(len(ran))
+
+        names = ("a", "b", "c")
+        seconds = turns.interleave({name: contender(name) for name in names}, 3, 40, random.Random(1))
+        rounds = [ran[begin : begin + 3] for begin in range(0, len(ran), 3)]
+        assert len(rounds) == 43
+        assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
+        assert len({tuple(one) for one in rounds}) == 6
+        for name in names:
+            assert [math.ceil(turn / 3) for turn in seconds[name]] == list(range(4, 44))
+
+    def test_a_bar_wants_the_whole_interval(self):
+        assert turns.judge(AT_LEAST, 0.97, 1.2) == "passed"
+        assert turns.judge(AT_LEAST, 0.969, 1.2) == "FAILED"
+        assert turns.judge(AT_MOST, 0.5, 1.05) == "passed"
+        assert turns.judge(AT_MOST, 0.5, 1.051) == "FAILED"
+        assert turns.judge(turns.Bar("shown", "", "at least", None), 0.1, 0.1) == "no bar"
+
+    def test_medians_of_blocks_leave_the_rest_out(self):
+        samples = [1.0] * 500 + [3.0] * 500 + [9.0] * 499
+        assert turns.medians_of_blocks(samples) == [1, 3]
+
+    def test_the_report_is_whole_after_every_entry(self, tmp_path, capsys):
+        path = tmp_path / "peers.json"
+        report = turns.Report(path, {"seed": "7"})
+        assert json.loads(path.read_text()) == {"seed": "7", "bars": []}
+        report.add(turns.outcome(AT_LEAST, [0.98, 0.98], {"ours": [0.5, 0.25]}, 1))
+        report.add(turns.outcome(AT_MOST, [1.0], {"ours": [2e-6] * 5000}, 1))
+        assert not report.any_failed()
+        report.add(turns.not_measured(AT_LEAST, "BROKEN", "wrong content"))
+        assert report.any_failed()
+        first, second, third = json.loads(path.read_text())["bars"]
+        assert (first["value"], first["verdict"], first["series"][0]["seconds"]) == (0.98, "passed", [0.5, 0.25])
+        assert second["series"] == [{"name": "ours", "count": 5000, "p50": 2e-6, "p99": 2e-6}]
+        assert third["note"] == "wrong content" and "value" not in third
+        assert capsys.readouterr().out.splitlines() == [
+            "speed: 0.98 x [0.98, 0.98], at least 0.97 (goal 0.99): passed",
+            "cost: 1 x [1, 1], at most 1.05: passed",
+            "speed: BROKEN: wrong content",
+        ]
+
+    def test_both_programs_write_the_same_keys(self):
+        """The renderer reads them from either; report.cpp is the other one."""
+        source = (ROOT / "benchmarks" / "cuda" / "report.cpp").read_text()
+        entry = turns.outcome(AT_LEAST, [1.0], {"ours": [1.0]}, 1)
+        for key in [*entry, *entry["series"][0]]:
+            assert f'\\"{key}\\": ' in source, key
+
+
+class TestPeers:
+    def test_every_case_has_its_method_and_bars_their_own_names(self):
+        bars = [bar.name for case in staging_peers.cases() for bar in case.bars]
+        assert len(bars) == len(set(bars))
+        for case in staging_peers.cases():
+            assert callable(getattr(staging_peers.Session, case.method))
+
+    def session(self, **facts):
+        session = object.__new__(staging_peers.Session)
+        session.numpy = np
+        session.options = Namespace(seed=1, rounds=15, samples=5000)
+        session.order = random.Random(1)
+        session.report = turns.Report(None, {})
+        for name, fact in facts.items():
+            setattr(session, name, fact)
+        return session
+
+    def test_wrong_content_is_seen(self):
+        expected = np.arange(10_000, dtype=np.int32)
+        session = self.session()
+        for wrong in (0, 1, 5000, 9999):
+            got = expected.copy()
+            got[wrong] += 1
+            with pytest.raises(RuntimeError, match="wrong content"):
+                session.expect(got, expected, True)
+        got = expected.copy()
+        session.expect(got, expected, True)
+        with pytest.raises(RuntimeError, match="wrong content"):  # it was spoilt by being looked at
+            session.expect(got, expected, False)
+
+    def test_looking_and_keeping_do_not_count(self):
+        expected = np.arange(1000, dtype=np.int32)
+        session = self.session(expect=lambda *_: time.sleep(0.05))
+        kept = []
+        contender = session.checked(session.peer(lambda: expected.copy(), kept), expected)
+        assert contender() < 0.04
+        assert len(kept) == 1
+
+    def test_converting_counts(self):
+        session = self.session()
+        expected = np.arange(1000, dtype=np.int32)
+
+        def slow():
+            time.sleep(0.02)
+            return expected.copy()
+
+        assert session.checked(session.peer(slow), expected)() >= 0.02
+
+    def test_ratios_say_how_many_times_as_fast(self, capsys):
+        session = self.session()
+        session.speed(turns.Bar("b", "", "at least", 8), [1.0] * 15, [8.5] * 15)
+        assert session.report.entries[0]["value"] == 8.5
+        assert session.report.entries[0]["verdict"] == "passed"
+
+    def test_fewer_rounds_are_refused(self):
+        done = run_peers("--library", "none.so", "--rounds", "3")
+        assert done.returncode == 2
+        assert "expected 15 or more" in done.stderr
+
+    def test_the_list_names_every_bar(self):
+        done = run_peers("--list")
+        assert done.returncode == 0
+        assert len(done.stdout.splitlines()) == sum(len(case.bars) for case in staging_peers.cases())
+
+
+def run_peers(*arguments):
+    command = [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_peers.py"), *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
+    )
+
+
+class TestStagingAbi:
+    def test_structs_have_the_sizes_of_the_header(self):
+        import ctypes
+
+        assert ctypes.sizeof(staging_abi.DLTensor) == 48
+        assert ctypes.sizeof(staging_abi.DLManagedTensorVersioned) == 80
+        assert ctypes.sizeof(staging_abi.DlbCudaInfo) == 56
+        assert ctypes.sizeof(staging_abi.DlbPinnedStats) == 96
+        assert ctypes.sizeof(staging_abi.DlbError) == 40
+
+    def test_a_descriptor_names_the_array(self):
+        array = np.arange(10, dtype=np.int32)
+        descriptor = staging_abi.Descriptor.of_array(array)
+        tensor = descriptor.managed.dl_tensor
+        assert (tensor.data, tensor.ndim, tensor.shape[0], tensor.strides[0]) == (array.ctypes.data, 1, 10, 1)
+        assert (tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes) == (0, 32, 1)
+
+    def test_the_library_answers_without_a_gpu(self):
+        """And staging_peers.py then ends with 3, and gives no figures."""
+        found = sorted(ROOT.glob("build/*/lib/libdlbridge_cuda.so"), key=lambda path: path.stat().st_mtime)
+        plain = [path for path in found if path.parts[-3] in ("release", "cuda", "gpu")]
+        if not plain:
+            pytest.skip("no libdlbridge_cuda.so was built here (no CUDA toolkit)")
+        done = run_peers("--library", str(plain[-1]))
+        assert done.returncode == 3, done.stderr
+        assert "nothing measured" in done.stderr
+        assert done.stdout == ""
+
+
+class TestFingerprint:
+    def test_cpu(self):
+        text = "processor\t: 0\nmodel name\t: Some CPU\nphysical id\t: 0\nflags\t\t: fpu hypervisor\n"
+        text += "\nprocessor\t: 1\nmodel name\t: Some CPU\nphysical id\t: 1\n"
+        assert gpu_fingerprint.cpu(text) == {"CPU": "Some CPU", "processors": "2", "sockets": "2", "hypervisor": "yes"}
+        assert gpu_fingerprint.cpu("")["sockets"] == "1"
+
+    def test_memory(self):
+        meminfo = "MemFree: 1 kB\nMemTotal:       134217728 kB\n"
+        assert gpu_fingerprint.memory(meminfo, "max\n") == {"memory": "128.0 GiB"}
+        assert gpu_fingerprint.memory(meminfo, "2147483648")["memory of the control group"] == "2.0 GiB"
+
+    def fake_smi(self, tmp_path, monkeypatch, script):
+        program = tmp_path / "nvidia-smi"
+        program.write_text("#!/bin/sh\n" + script)
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
+
+    def test_nvidia_smi_is_asked_once(self, tmp_path, monkeypatch):
+        self.fake_smi(tmp_path, monkeypatch, f"echo x >> {tmp_path}/asked\necho '5, 5, 16, 16'\n")
+        assert gpu_fingerprint.link()["PCIe width, now"] == "16"
+        assert (tmp_path / "asked").read_text() == "x\n"
+
+    def test_a_question_unknown_to_nvidia_smi_costs_only_its_answer(self, tmp_path, monkeypatch):
+        script = 'case "$1" in *,*|*width.max) exit 2;; *) echo 5;; esac\n'
+        self.fake_smi(tmp_path, monkeypatch, script)
+        answers = gpu_fingerprint.link()
+        assert answers["PCIe generation, now"] == "5"
+        assert answers["PCIe width, most"] == "unknown"
+
+    def test_no_driver_is_a_sentence(self):
+        assert gpu_fingerprint.capability("libno-such-driver.so") == ("", "no CUDA driver")
+
+    def test_all_of_it_is_text(self):
+        facts = gpu_fingerprint.fingerprint(with_gpu=False)
+        assert all(isinstance(fact, str) and fact for fact in facts.values())
+        assert {"CPU", "memory", "kernel", "Python", "numpy", "nvcc"} <= facts.keys()
+
+
+class TestDocument:
+    def entry(self, name, verdict="passed", **more):
+        return {
+            **turns.outcome(turns.Bar(name, "raw / ours", "at least", 0.97), [0.98], {"ours": [1e-3]}, 1),
+            "verdict": verdict,
+            **more,
+        }
+
+    def test_bars_of_a_program_replace_those_it_had(self, tmp_path):
+        document = gpu_report.Document(tmp_path)
+        document.set_bars("bars", [self.entry("a")])
+        document.set_bars("peers", [self.entry("p")])
+        document.set_bars("bars", [self.entry("a"), self.entry("b")])
+        content = json.loads((tmp_path / "results.json").read_text())
+        assert sorted(entry["name"] for entry in content["bars"]) == ["a", "b", "p"]
+
+    def test_failure_is_remembered(self, tmp_path):
+        document = gpu_report.Document(tmp_path)
+        document.step("tests", "done", 3, "")
+        document.set_bars("bars", [self.entry("a"), self.entry("n", "no bar"), self.entry("s", "skipped")])
+        assert not document.failed()
+        for verdict in ("FAILED", "BROKEN"):
+            document.set_bars("bars", [self.entry("a", verdict)])
+            assert document.failed()
+        document.set_bars("bars", [])
+        document.step("peers", "failed", 3, "")
+        assert document.failed()
+
+    def test_tables(self, tmp_path):
+        document = gpu_report.Document(tmp_path)
+        document.set_fingerprint({"GPU": "a | b"})
+        document.step("tests", "done", 3.4, "12 passed")
+        assert "Nothing was measured." in (tmp_path / "results.md").read_text()
+        skipped = turns.not_measured(turns.Bar("x", "y", "at most", 64, None, "MiB"), "skipped", "no room")
+        document.set_bars("bars", [self.entry("a", high=None), skipped])
+        text = (tmp_path / "results.md").read_text()
+        assert "| GPU | a \\| b |" in text
+        assert "| tests | done | 3 | 12 passed |" in text
+        assert "1 passed, 1 skipped" in text
+        assert "Nothing was measured." not in text
+        assert (
+            "| a | raw / ours | 0.98 x | 0.98 to unknown | at least 0.97 |  | passed | ours: 1000.0 / 1000.0 |  |"
+            in text
+        )
+        assert "| x | y |  |  | at most 64 |  | skipped |  | no room |" in text
+
+
+class TestRun:
+    def run(self, tmp_path, seconds=60.0, steps=gpu_run.STEPS):
+        options = Namespace(steps=list(steps), seed=1, rounds=15, only="")
+        return gpu_run.Run(tmp_path, gpu_report.Document(tmp_path), options, time.monotonic() + seconds, "90", "")
+
+    def test_dlpack_comes_from_the_first_header_that_is_new_enough(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("DLPACK_INCLUDE_DIR", raising=False)
+        headers = []
+        for minor in (1, 3, 4):
+            header = tmp_path / f"{minor}.h"
+            header.write_text(f"#define DLPACK_MAJOR_VERSION 1\n#define DLPACK_MINOR_VERSION {minor}\n")
+            headers.append(header)
+        folder = gpu_run.dlpack_folder(tmp_path, headers)
+        assert (folder / "dlpack" / "dlpack.h").read_text() == headers[1].read_text()
+        with pytest.raises(gpu_run.StepFailed, match=r"1.h is 1.1.*DLPACK_INCLUDE_DIR"):
+            gpu_run.dlpack_folder(tmp_path, headers[:1])
+        with pytest.raises(gpu_run.StepFailed, match="none at all"):
+            gpu_run.dlpack_folder(tmp_path, [])
+        monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
+        assert gpu_run.dlpack_folder(tmp_path, []) == Path("/given")
+
+    def test_packages_are_looked_through(self, tmp_path):
+        for place in ("torch/include/ATen", "tvm_ffi/include/dlpack"):
+            (tmp_path / place).mkdir(parents=True)
+            (tmp_path / place / "dlpack.h").write_text("")
+        found = gpu_run.header_candidates([tmp_path])
+        assert [path.parts[-2] for path in found] == ["dlpack", "ATen"]
+        assert gpu_run.header_version(found[0]) == (0, 0)
+
+    def test_a_call_that_takes_too_long_is_ended_with_its_children(self, tmp_path):
+        begin = time.monotonic()
+        lines = []
+        command = ["sh", "-c", "echo started; sleep 60 & wait"]
+        assert gpu_run.call(command, tmp_path / "log", 1, lines.append) == 124
+        assert time.monotonic() - begin < 20
+        assert lines == ["started"]
+        assert "started" in (tmp_path / "log").read_text()
+
+    def test_a_call_answers_with_its_status(self, tmp_path):
+        assert gpu_run.call(["sh", "-c", 'exit "$CODE"'], tmp_path / "log", 30, CODE="7") == 7
+
+    def test_steps_without_time_are_skipped_and_say_so(self, tmp_path, capsys):
+        run = self.run(tmp_path, seconds=5)
+        gpu_run.perform(run, "bars", lambda _: pytest.fail("there was no time for it"))
+        [step] = run.document.content["steps"]
+        assert step["state"] == "skipped" and "30 s needed" in step["note"]
+        assert not run.document.failed()
+
+    def test_a_failed_step_has_its_row(self, tmp_path, capsys):
+        def failing(_):
+            raise gpu_run.StepFailed("ctest ended with 8")
+
+        run = self.run(tmp_path)
+        gpu_run.perform(run, "tests", failing)
+        assert run.document.content["steps"][0]["note"] == "ctest ended with 8"
+        assert run.document.failed()
+
+    def test_time_is_kept_for_the_steps_that_follow(self, tmp_path):
+        assert gpu_run.reserved(self.run(tmp_path), "bars") == gpu_run.RESERVED_SECONDS["bars"]
+        assert gpu_run.reserved(self.run(tmp_path, steps=("build", "bars")), "bars") == 0
+        assert (
+            gpu_run.reserved(self.run(tmp_path, steps=("tests", "bars")), "tests") == gpu_run.RESERVED_SECONDS["tests"]
+        )
+
+    def test_figures_are_taken_over_line_by_line(self, tmp_path, capsys):
+        run = self.run(tmp_path)
+        seen = []
+        run.document.set_bars = lambda source, entries: seen.append([entry["name"] for entry in entries])
+        program = tmp_path / "measures.py"
+        program.write_text(
+            "import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from pathlib import Path\n"
+            "from turns import Bar, Report, outcome\n"
+            "report = Report(Path(sys.argv[sys.argv.index('--json') + 1]), {})\n"
+            "for name in 'ab': report.add(outcome(Bar(name, '', 'at least', 1), [2.0], {}, 1))\n"
+        )
+        status = gpu_run.measure(run, "fake", [sys.executable, str(program), str(ROOT / "benchmarks" / "cuda")], 30)
+        assert status == 0
+        assert len(seen) == 3  # after each of two lines, and at the end
+        assert seen[0][:1] == ["a"] and seen[-1] == ["a", "b"]
+        assert not (tmp_path / "fake.json").exists()
+
+    def test_missed_bars_are_no_failure_of_the_step(self):
+        gpu_run.judged(1, "bars")
+        with pytest.raises(gpu_run.StepFailed, match="ended with 124"):
+            gpu_run.judged(124, "bars")
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [((), "outdir"), (("out", "--steps", "build,fly"), "no step is called fly; expected some of build, tests")],
+    )
+    def test_wrong_arguments(self, arguments, message, tmp_path):
+        done = subprocess.run(
+            [str(ROOT / "scripts" / "gpu"), *arguments],
+            cwd=tmp_path,
+            env={**os.environ, "DLBRIDGE_PYTHON": sys.executable},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 2
+        assert message in done.stderr

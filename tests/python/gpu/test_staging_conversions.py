@@ -1,0 +1,467 @@
+"""Conversions between a GPU and the host, on the simulated one: every layout and dtype arrives bit for bit, both ways,
+by every call, behind the stream that makes the elements."""
+
+from __future__ import annotations
+
+import gc
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import simulated_gpu
+from simulated_gpu import CUDA_HOST, CUDA_MANAGED, DTYPES, FakeArray, SimulatedGpu, numpy_dtype
+
+import dlbridge
+from dlbridge import ExchangeError, from_dlpack, stage, to_numpy
+from isolated import needs_torch
+
+pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
+
+DEVICE = "cuda:0"
+KIB = 1024
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "dense": lambda a: a,
+    "scalar": lambda a: a[1, 2, 3],
+    "empty": lambda a: a[:0],
+    "one_element": lambda a: a[:1, :1, :1],
+    "transposed": lambda a: a.reshape(-1, a.shape[2]).T,
+    "permuted": lambda a: a.transpose(2, 0, 1),
+    "offset": lambda a: a[1:],
+    "columns": lambda a: a[:, :, 2:],
+    "stepped": lambda a: a.reshape(-1)[1::3],
+    "stepped_columns": lambda a: a[::2, :, ::2],
+    "backwards": lambda a: a.reshape(-1)[::-1],
+    "one_axis_backwards": lambda a: a[:, ::-1, ::2],
+    "broadcast": lambda a: np.broadcast_to(a[0], (3, *a[0].shape)),
+    "broadcast_column": lambda a: np.broadcast_to(a[:, :1, :1], a.shape),
+}
+
+
+def elements(dtype: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
+    """Any bits, other ones for each seed; those of bool are 0 and 1."""
+    kind = numpy_dtype(dtype)
+    count = int(np.prod(shape))
+    draw = np.random.default_rng(seed)
+    if dtype == "bool":
+        return draw.integers(0, 2, count).astype(np.bool_).reshape(shape)
+    return np.frombuffer(draw.bytes(count * kind.itemsize), kind).reshape(shape)
+
+
+def same(got: Any, expected: np.ndarray) -> None:
+    """Shape, dtype and bits."""
+    assert isinstance(got, np.ndarray)
+    assert (got.shape, got.dtype) == (expected.shape, expected.dtype)
+    assert got.tobytes() == expected.tobytes()
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    """What other threads do: soon, and it is no test's business when."""
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
+def consumed(gpu: SimulatedGpu, tensor: Any) -> np.ndarray:
+    """The elements of a tensor on the device, as a consumer reads them that says which stream it works on."""
+    stream = gpu.stream()
+    capsule = tensor.__dlpack__(stream=stream, max_version=(1, 0))
+    found = gpu.read(tensor, stream)
+    del capsule
+    return found
+
+
+def late(gpu: SimulatedGpu, values: np.ndarray, **options: Any) -> FakeArray:
+    """On the device by work of a stream that nobody waits for unasked."""
+    return gpu.array(values, late=True, stream=gpu.stream(), **options)
+
+
+# ---- to the host
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_call_brings_every_layout_of_every_dtype(gpu, layout, dtype):
+    values = np.asarray(LAYOUTS[layout](elements(dtype, (4, 5, 6))))
+    fake = late(gpu, values, byte_offset=128)
+    same(to_numpy(fake, device="cpu"), values)
+    same(stage(fake, device="cpu").result(), values)
+    tensor = from_dlpack(fake, device="cpu")
+    assert tensor.is_copied or values.size == 0
+    same(tensor.numpy(), values)
+    out = np.empty(values.shape, values.dtype)
+    assert to_numpy(fake, out=out, device="cpu") is out
+    same(out, values)
+    staged = np.empty(values.shape, values.dtype)
+    assert stage(fake, out=staged).result() is staged
+    same(staged, values)
+
+
+@pytest.mark.parametrize("scheduler", ["eager", "random"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_under_other_schedulers_too(scheduler, layout):
+    with simulated_gpu.simulated_gpu(scheduler, seed=5) as gpu:
+        values = np.asarray(LAYOUTS[layout](elements("float32", (4, 5, 6))))
+        fake = late(gpu, values)
+        same(to_numpy(fake, device="cpu"), values)
+        same(stage(fake, device="cpu").result(), values)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "complex128"])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("scalar", "one_element", "empty")])
+def test_large_arrays(gpu, layout, dtype):
+    values = np.asarray(LAYOUTS[layout](elements(dtype, (30, 50, 200))))
+    fake = late(gpu, values)
+    same(to_numpy(fake, device="cpu"), values)
+    same(stage(fake, device="cpu").result(), values)
+    out = np.empty(values.shape[::-1], values.dtype).T
+    same(to_numpy(fake, out=out, device="cpu"), values)
+    staged = np.zeros(values.shape[::-1], values.dtype).T
+    same(stage(fake, out=staged).result(), values)
+
+
+OUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "dense": lambda a: np.zeros(a.shape, a.dtype),
+    "transposed": lambda a: np.zeros(a.shape[::-1], a.dtype).T,
+    "stepped": lambda a: np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)[..., ::2],
+    "backwards": lambda a: np.zeros(a.shape, a.dtype)[::-1, ::-1],
+    "pinned": lambda a: dlbridge.pinned_empty(a.shape, a.dtype),
+    "pinned_columns": lambda a: dlbridge.pinned_empty((a.shape[0], a.shape[1] + 3), a.dtype)[:, 1:-2],
+}
+
+
+@pytest.mark.parametrize("rows", [4, 1200])
+@pytest.mark.parametrize("layout", OUTS)
+def test_out_of_any_layout_and_nothing_beside_it(gpu, layout, rows):
+    values = elements("int32", (rows, 70)).T
+    fake = late(gpu, values)
+    for into in (lambda out: to_numpy(fake, out=out, device="cpu"), lambda out: stage(fake, out=out).result()):
+        out = OUTS[layout](values)
+        base = out if out.base is None or not isinstance(out.base, np.ndarray) else out.base
+        base[...] = 0
+        assert into(out) is out
+        same(np.ascontiguousarray(out), np.ascontiguousarray(values))
+        assert np.count_nonzero(base) == np.count_nonzero(values)
+
+
+def test_managed_and_pinned_memory(gpu):
+    values = elements("float32", (4, 6))
+    pinned = gpu.array(values, kind=CUDA_HOST)
+    shared = to_numpy(pinned)
+    assert shared.__array_interface__["data"][0] == pinned.address
+    managed = gpu.array(values, kind=CUDA_MANAGED, stream=gpu.stream())
+    same(to_numpy(managed, device="cpu"), values)
+    gpu.write(managed, values + 1, managed.stream)
+    same(to_numpy(managed, device="cpu"), values + 1)
+
+
+PINNED_WAYS: dict[str, Callable[[FakeArray], Any]] = {
+    "to_numpy": to_numpy,
+    "to_torch": lambda x: dlbridge.to_torch(x).numpy(),
+    "handle": lambda x: from_dlpack(x).numpy(),
+    "buffer": lambda x: np.asarray(memoryview(from_dlpack(x))),
+    "copy": lambda x: to_numpy(x, copy=True),
+    "out": lambda x: to_numpy(x, out=np.empty(x.shape, x.dtype)),
+    "capsule": lambda x: to_numpy(x.capsule()),
+}
+
+
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[needs_torch] if "torch" in way else []) for way in PINNED_WAYS]
+)
+def test_pinned_memory_of_others_is_read_once_its_stream_has_written_it(gpu, way):
+    """A producer may hand it out before the copy into it is over: nobody on the host is ordered behind a stream."""
+    values = elements("int32", (4, 6))
+    pinned = gpu.array(values, kind=CUDA_HOST)
+    gpu.write(pinned, values + 1)
+    got = PINNED_WAYS[way](pinned)
+    same(got, values + 1)
+    assert (got.__array_interface__["data"][0] == pinned.address) == (way not in ("copy", "out"))
+
+
+@pytest.mark.parametrize("versioned", [True, False])
+def test_a_capsule_is_taken_on_the_legacy_stream(gpu, versioned):
+    values = elements("float32", (4, 6))
+    fake = gpu.array(values, late=True)
+    capsule = fake.capsule(versioned=versioned)
+    same(to_numpy(capsule, device="cpu"), values)
+    del capsule
+    gc.collect()
+    assert (fake.lent, fake.released) == (1, 1)
+
+
+def test_a_capsule_without_strides_is_row_major(gpu):
+    values = elements("float32", (4, 6))
+    same(to_numpy(late(gpu, values, with_strides=False), device="cpu"), values)
+
+
+def test_a_read_only_source_becomes_writable(gpu):
+    got = to_numpy(late(gpu, elements("float32", (4, 6)), read_only=True), device="cpu")
+    assert got.flags.writeable
+
+
+def test_casting_on_the_way(gpu):
+    values = elements("int16", (4, 6))
+    same(to_numpy(late(gpu, values.T), device="cpu", dtype="float64"), values.T.astype(np.float64))
+    out = np.empty((6, 4), np.float32)
+    same(to_numpy(late(gpu, values.T), device="cpu", out=out), values.T.astype(np.float32))
+
+
+def test_the_producer_is_asked_for_a_stream_of_ours(gpu):
+    fake = late(gpu, elements("float32", (4, 6)))
+    to_numpy(fake, device="cpu")
+    (request,) = fake.requests
+    assert request["stream"] in gpu.lanes() and request["stream"] > 2
+    assert request["max_version"] == (1, 3) and not request["copy"]
+
+
+def test_results_are_pinned_and_given_back(gpu):
+    fake = late(gpu, elements("float32", (512, 512)))
+    before = dlbridge.pool_stats()
+    result = to_numpy(fake, device="cpu")
+    assert dlbridge.pool_stats().owned >= before.owned + result.nbytes
+    del result
+    eventually(lambda: dlbridge.pool_stats().owned == before.owned)
+    eventually(lambda: fake.lent == fake.released == 1)
+
+
+# ---- to the device
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_call_takes_every_layout_of_every_dtype_there(gpu, layout, dtype):
+    values = np.asarray(LAYOUTS[layout](elements(dtype, (4, 5, 6))))
+    tensor = from_dlpack(values, device=DEVICE)
+    assert (tensor.device, tensor.shape, tensor.dtype) == (DEVICE, values.shape, dtype)
+    same(consumed(gpu, tensor), values)
+    same(to_numpy(tensor, device="cpu"), values)
+    staged = stage(values, device=DEVICE, to="dlpack")
+    same(consumed(gpu, staged.result()), values)
+    same(stage(tensor, device="cpu").result(), values)
+
+
+@pytest.mark.parametrize("pinned", [False, True])
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("scalar", "one_element", "empty")])
+def test_large_arrays_there(gpu, layout, pinned):
+    whole = elements("float32", (30, 50, 200))
+    if pinned:
+        copy = dlbridge.pinned_empty(whole.shape, whole.dtype)
+        copy[...] = whole
+        whole = copy
+    values = LAYOUTS[layout](whole)
+    same(consumed(gpu, from_dlpack(values, device=DEVICE)), values)
+    same(consumed(gpu, stage(values, device=DEVICE, to="dlpack").result()), values)
+    assert stage(values, device=DEVICE).result().device == DEVICE
+
+
+@pytest.mark.parametrize("rows", [4, 1200])
+@pytest.mark.parametrize("layout", ["dense", "transposed", "columns", "stepped"])
+def test_into_a_tensor_that_is_there(gpu, layout, rows):
+    views = {"dense": lambda a: a, "transposed": lambda a: a.T, "columns": lambda a: a[:, 1:-1]}
+    there = views.get(layout, lambda a: a[::2, ::3])(elements("float32", (rows, 70)))
+    target = late(gpu, there)
+    values = elements("float32", there.shape, seed=2)
+    tensor = from_dlpack(target)
+    stream = gpu.stream()
+    capsule = tensor.__dlpack__(stream=stream, max_version=(1, 0))
+    assert stage(values, out=tensor, stream=stream).result() is tensor
+    same(gpu.read(target, stream).copy(), values)
+    del capsule
+
+
+def test_a_pageable_source_may_be_written_once_stage_has_returned(gpu):
+    for shape in ((10, 10), (700, 700)):
+        values = elements("float32", shape).copy()
+        kept = values.copy()
+        future = stage(values, device=DEVICE, to="dlpack")
+        values[...] = 0
+        same(consumed(gpu, future.result()), kept)
+
+
+def test_a_borrowed_source_is_held(gpu):
+    values = elements("float32", (700, 700)).copy()
+    kept = values.copy()
+    future = stage(values, device=DEVICE, to="dlpack", borrow=True)
+    del values
+    gc.collect()
+    same(consumed(gpu, future.result()), kept)
+
+
+def test_casting_on_the_way_there(gpu):
+    values = elements("int16", (4, 6)).T
+    fresh = dlbridge.to_numpy(from_dlpack(values, device=DEVICE), device="cpu", dtype="float32")
+    same(fresh, values.astype(np.float32))
+
+
+def test_memory_of_ours_is_given_back(gpu):
+    tensor = from_dlpack(elements("float32", (64, 64)), device=DEVICE)
+    assert gpu.sim.async_bytes() >= 64 * 64 * 4
+    del tensor
+    eventually(lambda: gpu.sim.async_bytes() == 0)
+
+
+# ---- between tensors on the device
+
+
+def test_sharing_on_the_device_copies_nothing(gpu):
+    fake = late(gpu, elements("float32", (6, 4)).T)
+    tensor = from_dlpack(fake)
+    assert (tensor.data_ptr, tensor.strides, tensor.device) == (fake.address, fake.strides, DEVICE)
+    assert not tensor.is_copied
+    same(consumed(gpu, tensor), fake.read())
+    del tensor
+    assert (fake.lent, fake.released) == (1, 1)
+
+
+def test_a_copy_on_the_device(gpu):
+    values = elements("float32", (6, 4)).T
+    fake = late(gpu, values)
+    copied = from_dlpack(fake, copy=True)
+    assert copied.data_ptr != fake.address and copied.device == DEVICE and copied.is_copied
+    gpu.overwrite(fake, 7, fake.requests[-1]["stream"])
+    same(consumed(gpu, copied), values)
+
+
+# ---- what is refused
+
+
+def test_a_device_has_to_be_named(gpu):
+    fake = late(gpu, elements("float32", (4, 6)))
+    with pytest.raises(ExchangeError, match=r'device="cpu"') as refused:
+        to_numpy(fake)
+    assert refused.value.code == "device_not_named"
+    assert "96" in str(refused.value)
+    with pytest.raises(ExchangeError) as refused:
+        stage(fake)
+    assert refused.value.code == "device_not_named"
+
+
+def test_another_device_than_there_is(gpu):
+    for call in (lambda: from_dlpack(np.zeros(3), device="cuda:1"), lambda: stage(np.zeros(3), device="cuda:1")):
+        with pytest.raises(ExchangeError, match="1 device") as refused:
+            call()
+        assert refused.value.code == "no_staging"
+
+
+def test_copy_false_refuses_to_stage(gpu):
+    with pytest.raises(ExchangeError) as refused:
+        to_numpy(late(gpu, elements("float32", (4, 6))), device="cpu", copy=False)
+    assert "copy" in str(refused.value)
+
+
+def test_an_out_of_another_shape_or_dtype(gpu):
+    fake = late(gpu, elements("float32", (4, 6)))
+    with pytest.raises(ExchangeError) as refused:
+        stage(fake, out=np.empty((6, 4), np.float32))
+    assert refused.value.code == "shape_mismatch"
+    with pytest.raises(ExchangeError) as refused:
+        stage(fake, out=np.empty((4, 6), np.int32))
+    assert refused.value.code == "unsupported_dtype"
+    with pytest.raises(TypeError, match="out is list"):
+        stage(fake, out=[1, 2])
+    assert fake.lent == fake.released
+
+
+def test_a_host_array_is_not_staged_to_the_host(gpu):
+    with pytest.raises(ExchangeError, match="already"):
+        stage(np.zeros(3), device="cpu")
+
+
+def test_what_lies_about_its_device(gpu):
+    fake = gpu.array(elements("float32", (4, 6)))
+    host = np.zeros(4, np.float32)
+    fake.memory = host.ctypes.data  # says device memory, names host memory
+    lie = fake.capsule()
+    with pytest.raises(ExchangeError) as refused:
+        to_numpy(lie, device="cpu")
+    assert refused.value.code == "invalid_device"
+    del lie
+
+
+# ---- __cuda_array_interface__
+
+CAI_DTYPES = [name for name in DTYPES if not name.startswith(("bfloat", "float8"))]
+
+
+@pytest.mark.parametrize("dtype", CAI_DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_cuda_array_interface_brings_every_layout(gpu, layout, dtype):
+    values = np.asarray(LAYOUTS[layout](elements(dtype, (4, 5, 6))))
+    array = late(gpu, values).as_cai()
+    same(to_numpy(array, device="cpu"), values)
+    same(stage(array, device="cpu").result(), values)
+
+
+def test_the_stream_of_the_interface_is_obeyed(gpu):
+    values = elements("float32", (4, 6))
+    fake = late(gpu, values)
+    same(to_numpy(fake.as_cai(stream=fake.stream), device="cpu"), values)
+    fake = gpu.array(values, late=True)
+    same(to_numpy(fake.as_cai(stream=1), device="cpu"), values)
+    fake = gpu.array(values, late=True, stream=2)
+    same(to_numpy(fake.as_cai(stream=2), device="cpu"), values)
+
+
+@pytest.mark.parametrize("entries", [{"stream": None}, {"version": 2}])
+def test_an_interface_without_a_stream_asks_for_no_waiting(gpu, entries):
+    values = elements("float32", (4, 6))
+    fake = late(gpu, values)
+    gpu.synchronize(fake.stream)
+    hold = gpu.hold(fake.stream)
+    gpu.read_later(fake, fake.stream)
+    same(to_numpy(fake.as_cai(**entries), device="cpu"), values)
+    hold.release()
+
+
+@pytest.mark.parametrize(
+    ("entries", "code"),
+    [
+        ({"stream": 0}, "stream_invalid"),
+        ({"mask": np.zeros(3)}, "masked_array"),
+        ({"typestr": ">f4"}, "invalid_argument"),
+        ({"typestr": "<M8[s]"}, "unsupported_dtype"),
+        ({"strides": (5, 4)}, "invalid_argument"),
+        ({"strides": (4,)}, "invalid_argument"),
+        ({"shape": [4, 6]}, "invalid_argument"),
+        ({"version": 1}, "invalid_argument"),
+        ({"version": "3"}, "invalid_argument"),
+        ({"data": None}, "invalid_argument"),
+    ],
+)
+def test_interfaces_that_are_refused(gpu, entries, code):
+    fake = gpu.array(elements("float32", (4, 6)))
+    with pytest.raises(ExchangeError) as refused:
+        to_numpy(fake.as_cai(**entries), device="cpu")
+    assert refused.value.code == code, refused.value
+
+
+def test_the_object_is_held_until_the_copy_is_done(gpu):
+    values = elements("float32", (4, 6))
+    fake = late(gpu, values)
+    hold = gpu.hold(fake.stream)
+    array = fake.as_cai()
+    alive = weakref.ref(array)
+    future = stage(array, device="cpu")
+    del array
+    gc.collect()
+    assert alive() is not None
+    hold.release()
+    same(future.result(), values)
+    eventually(lambda: alive() is None)
+
+
+def test_a_tensor_offers_the_interface(gpu):
+    values = elements("float32", (6, 4)).T
+    tensor = from_dlpack(late(gpu, values))
+    interface = tensor.__cuda_array_interface__
+    assert (interface["shape"], interface["typestr"], interface["version"]) == (values.shape, "<f4", 3)
+    assert interface["data"] == (tensor.data_ptr, False)
+    assert interface["stream"] not in (None, 0)
+    same(gpu.read(tensor, interface["stream"]), values)
+    assert not hasattr(from_dlpack(values), "__cuda_array_interface__")
+    assert not hasattr(from_dlpack(late(gpu, elements("bfloat16", (3, 4)))), "__cuda_array_interface__")

@@ -1,0 +1,291 @@
+"""What a process goes through while copies are under way, each in a process of its own: signals, forks, its end."""
+
+from __future__ import annotations
+
+import textwrap
+
+import pytest
+import simulated_gpu
+
+from isolated import HAS_TORCH, HELPERS, run_isolated
+
+pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
+
+PRELUDE = f"""
+import ctypes, gc, os, signal, sys, threading, time
+sys.path.insert(0, {HELPERS!r})
+import numpy as np
+import dlbridge
+from dlbridge import ExchangeError, from_dlpack, stage, stage_many, to_numpy
+from simulated_gpu import SimulatedGpu, simulated_gpu, ILLEGAL_ADDRESS
+
+def values_of(shape=(10, 10)):
+    return np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
+
+def eventually(condition):
+    until = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+DEVICE = "cuda:0"
+SHAPES = (10, 10), (700, 700)
+share = dlbridge.to_torch if {HAS_TORCH} else from_dlpack
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
+"""
+
+
+def run(code: str, *, timeout: float = 60) -> str:
+    """Runs `code` with what stands in PRELUDE."""
+    return run_isolated(code, timeout=timeout, prelude=PRELUDE)
+
+
+# ---- Ctrl-C
+
+WAITS = {
+    "result": "stage(fake, device='cpu').result()",
+    "result with a timeout": "stage(fake, device='cpu').result(30)",
+    "synchronize": "stage(fake, device='cpu').synchronize()",
+    "to_numpy": "to_numpy(fake, device='cpu')",
+    "to_numpy out": "to_numpy(fake, device='cpu', out=np.empty(fake.shape, np.float32))",
+    "from_dlpack": "from_dlpack(fake, device='cpu')",
+    "stage_many": "stage_many([fake, fake]).result()",
+    "beyond the pool": "dlbridge.set_pool_limit(1 << 19); to_numpy(fake, device='cpu')",
+    "to the device": "stage(fake_host, out=target, stream=own).result()",
+    "copy on the device": "to_numpy(from_dlpack(fake, copy=True), device='cpu')",
+}
+
+
+SMALL, LARGE = (10, 10), (700, 700)
+
+
+@pytest.mark.parametrize(
+    ("wait", "shape"),
+    # So little as SMALL is never beyond the pool: it fits into its smallest segment.
+    [(wait, shape) for wait in WAITS for shape in (SMALL, LARGE) if (wait, shape) != ("beyond the pool", SMALL)],
+)
+def test_ctrl_c_ends_a_wait(wait, shape):
+    run(
+        f"""
+        with simulated_gpu() as gpu:
+            own = gpu.stream()
+            fake_host = values_of({shape})
+            target = from_dlpack(gpu.array(fake_host, stream=own))
+            hold = gpu.hold(own)
+            fake = gpu.array(values_of({shape}), late=True, stream=own)
+            interrupted = []
+            def interrupt():
+                time.sleep(0.3)
+                interrupted.append(time.monotonic())
+                os.kill(os.getpid(), signal.SIGINT)
+            threading.Thread(target=interrupt).start()
+            try:
+                {WAITS[wait]}
+            except KeyboardInterrupt:
+                took = time.monotonic() - interrupted[0]
+                assert took < 1, took
+            else:
+                raise AssertionError("nothing was interrupted")
+            hold.release()
+            eventually(lambda: fake.lent == fake.released)
+            gc.collect()
+            dlbridge.set_pool_limit(1 << 30)
+            np.testing.assert_array_equal(to_numpy(fake, device="cpu"), values_of({shape}))
+            del target
+        print("ended well")
+        """
+    )
+
+
+def test_ctrl_c_ends_an_event_loop():
+    run(
+        """
+        import asyncio
+        with simulated_gpu() as gpu:
+            own = gpu.stream()
+            hold = gpu.hold(own)
+            fake = gpu.array(values_of(), late=True, stream=own)
+            async def main():
+                await stage(fake, device="cpu")
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                asyncio.run(main())
+            except KeyboardInterrupt:
+                pass
+            else:
+                raise AssertionError
+            hold.release()
+        """
+    )
+
+
+def test_a_handler_that_returns_lets_the_wait_go_on():
+    run(
+        """
+        with simulated_gpu() as gpu:
+            own = gpu.stream()
+            hold = gpu.hold(own)
+            fake = gpu.array(values_of(), late=True, stream=own)
+            seen = []
+            signal.signal(signal.SIGUSR1, lambda *_: seen.append(len(seen)))
+            def send():
+                for _ in range(5):
+                    time.sleep(0.02)
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                time.sleep(0.1)
+                hold.release()
+            threading.Thread(target=send).start()
+            begin = time.monotonic()
+            np.testing.assert_array_equal(stage(fake, device="cpu").result(30), values_of())
+            assert seen and time.monotonic() - begin < 5
+        """
+    )
+
+
+def test_threads_of_ours_take_no_signals():
+    """They go to the threads of the program, whose handlers run there."""
+    run(
+        """
+        with simulated_gpu() as gpu:
+            before = set(os.listdir("/proc/self/task"))
+            for shape in SHAPES:
+                stage(gpu.array(values_of(shape), late=True, stream=gpu.stream()), device="cpu").result()
+            ours = set(os.listdir("/proc/self/task")) - before
+            assert ours
+            for task in ours:
+                with open(f"/proc/self/task/{task}/status") as status:
+                    blocked = next(line for line in status if line.startswith("SigBlk"))
+                assert int(blocked.split()[1], 16) & (1 << (signal.SIGINT - 1)), blocked
+        """
+    )
+
+
+# ---- forks
+
+
+def test_the_child_of_a_fork_is_refused_and_harms_nobody():
+    run(
+        """
+        with simulated_gpu() as gpu:
+            own = gpu.stream()
+            fakes = [gpu.array(values_of(shape), late=True, stream=own) for shape in SHAPES]
+            results = [to_numpy(fake, device="cpu") for fake in fakes]
+            tensor = from_dlpack(values_of(), device=DEVICE)
+            done = stage(fakes[0], device="cpu")
+            done.result()
+            hold = gpu.hold(own)
+            pending = [stage(fake, device="cpu", stream=own) for fake in fakes]
+            child = os.fork()
+            if child == 0:
+                try:
+                    for call in (
+                        lambda: to_numpy(fakes[0], device="cpu"),
+                        lambda: stage(fakes[0], device="cpu"),
+                        lambda: from_dlpack(values_of(), device=DEVICE),
+                        lambda: dlbridge.pinned_empty(5),
+                        lambda: pending[0].result(),
+                        lambda: pending[1].synchronize(),
+                        lambda: pending[1].result(5),
+                    ):
+                        begin = time.monotonic()
+                        try:
+                            call()
+                        except ExchangeError as error:
+                            assert error.code == "after_fork", error
+                            assert "fork" in str(error)
+                        else:
+                            raise AssertionError("nothing was refused")
+                        assert time.monotonic() - begin < 2
+                    assert done.done() and not pending[0].done()
+                    for result, shape in zip(results, SHAPES):
+                        np.testing.assert_array_equal(result, values_of(shape))
+                    np.testing.assert_array_equal(done.result(), values_of())
+                    np.testing.assert_array_equal(to_numpy(share(np.ones(3))), np.ones(3))
+                    del pending, done, results, result, tensor, call
+                    gc.collect()
+                    os._exit(0)
+                except BaseException:
+                    import traceback
+                    traceback.print_exc()
+                    os._exit(1)
+            status = os.waitpid(child, 0)[1]
+            assert status == 0, status
+            hold.release()
+            for future, shape in zip(pending, SHAPES):
+                np.testing.assert_array_equal(future.result(10), values_of(shape))
+            del tensor
+        """
+    )
+
+
+def test_a_fork_before_anything_was_staged_is_nobodys_business():
+    run(
+        """
+        child = os.fork()
+        with simulated_gpu() as gpu:
+            np.testing.assert_array_equal(to_numpy(gpu.array(values_of(), late=True), device="cpu"), values_of())
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+        """
+    )
+
+
+# ---- the end
+
+
+LATE = "stage(gpu.array(values_of(), late=True, stream=own), device='cpu', stream=own)"
+ENDS = {
+    "in flight": "kept = [stage(fake, device='cpu') for _ in range(5)]",
+    "in flight and dropped": "stage(fake, device='cpu')",
+    "held up": f"hold = gpu.hold(own); kept = {LATE}",
+    "results": "kept = [to_numpy(fake, device='cpu'), dlbridge.pinned_empty(9)]",
+    "tensors": "kept = [from_dlpack(values_of(), device=DEVICE), from_dlpack(fake), from_dlpack(fake, device='cpu')]",
+    "an awaiting task": "kept = await_for_ever(stage(fake, device='cpu'))",
+    "a thread that waits": (
+        f"hold = gpu.hold(own); kept = {LATE}\n"
+        "threading.Thread(target=kept.result, daemon=True).start(); time.sleep(0.1)"
+    ),
+    "a deleter in Python": "fake.ledger.call_on_release(gc.collect); kept = [stage(fake, device='cpu') for _ in '12']",
+    "a dead device": "kept = stage(fake, device='cpu'); gpu.sim.kill_device(0, ILLEGAL_ADDRESS)",
+    "a cycle": "kept = []; kept.append([kept, stage(fake, device='cpu')])",
+}
+
+
+@pytest.mark.parametrize("way", ["returns", "sys.exit(0)", "raise SystemExit(0)"])
+@pytest.mark.parametrize("end", ENDS)
+def test_a_process_may_end_at_any_time(end, way):
+    code = (
+        textwrap.dedent(
+            """
+            import asyncio
+            def await_for_ever(future):
+                loop = asyncio.new_event_loop()
+                async def wait():
+                    return await future
+                task = loop.create_task(wait())
+                loop.run_until_complete(asyncio.sleep(0))
+                return loop, task
+            gpu = SimulatedGpu("lazy")
+            own = gpu.stream()
+            fake = gpu.array(values_of((700, 700)), late=True, stream=own)
+            """
+        )
+        + ENDS[end]
+        + "\nprint('the end', flush=True)\n"
+        + ("" if way == "returns" else way)
+    )
+    assert run_isolated(code, timeout=30, prelude=PRELUDE).strip() == "the end"
+
+
+def test_the_module_is_loaded_when_it_is_first_needed():
+    code = """
+        assert "dlbridge._cuda" not in sys.modules
+        to_numpy(np.zeros(3))
+        assert "dlbridge._cuda" not in sys.modules
+        try:
+            to_numpy(np.zeros(3), device="cuda:0")
+        except ExchangeError:
+            pass
+        assert "dlbridge._cuda" in sys.modules
+        """
+    run_isolated(code, prelude="import sys\nimport numpy as np\nfrom dlbridge import ExchangeError, to_numpy\n")
