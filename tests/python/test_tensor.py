@@ -5,7 +5,6 @@ from __future__ import annotations
 import enum
 import gc
 import itertools
-import os
 import subprocess
 import sys
 import weakref
@@ -19,6 +18,7 @@ import torch
 from capsules import Crafted, Producer, legacy_of, name_of, versioned_of
 
 import dlbridge
+from isolated import HELPERS
 from support import AS, address, assert_no_growth, refusal
 
 TARGETS: dict[str, Callable[..., Any]] = {
@@ -788,9 +788,7 @@ def test_device_memory_is_never_read_by_the_host(kind: str) -> None:
         f"try: {DEVICE_COPIES[kind]}\n"
         "except BufferError as e: print('refused', getattr(e, 'code', ''))\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", program, os.path.dirname(__file__)], capture_output=True, text=True, timeout=120
-    )
+    result = subprocess.run([sys.executable, "-c", program, HELPERS], capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, f"ended with {result.returncode}: {result.stderr[-300:]}"
     assert result.stdout.startswith("refused")
 
