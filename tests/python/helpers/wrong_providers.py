@@ -1,4 +1,4 @@
-"""Providers with a mistake each, which cases of dlbridge.testing have to find; for test_gpu_interop.py.
+"""Providers with a mistake each, which cases of dlbridge.testing have to find; for testing/test_suite.py.
 
 The simulator's own reports are left out, so that what is found is found by the cases, as on a real GPU.
 """

@@ -19,7 +19,7 @@ from capsules import Crafted, DLManagedTensor, DLManagedTensorVersioned, version
 import dlbridge
 from isolated import needs_torch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 HEADER = (ROOT / "core" / "include" / "dlbridge" / "c_api.h").read_text()
 CUDA_HEADER = (ROOT / "cuda" / "include" / "dlbridge" / "c_api_cuda.h").read_text()
 GUIDE = (ROOT / "docs" / "c.md").read_text()
