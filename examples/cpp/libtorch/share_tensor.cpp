@@ -18,18 +18,17 @@ void check(bool holds, const char* claim) {
   if (!holds) throw std::runtime_error(claim);
 }
 
-// Out of torch and back. In between, the memory belongs to a DLManagedTensorVersioned, which any
-// library that speaks DLPack can take.
+// Exports a tensor as a DLManagedTensorVersioned, which any DLPack library accepts, and imports it.
 at::Tensor there_and_back(at::Tensor tensor) {
   dlbridge::ManagedTensor managed(dlbridge::share(tensor));
   const DLTensor& described = managed.get()->dl_tensor;
   check(described.data == tensor.const_data_ptr(), "the descriptor names the tensor's address");
-  tensor.reset();  // what was exported lives on without the tensor
-  return dlbridge::to_tensor(std::move(managed).to_loan());
+  tensor.reset();  // the export keeps the memory
+  return dlbridge::to_tensor(std::move(managed).to_loan());  // checks every field; copies nothing
 }
 
-// A tensor over a vector. The loan owns the vector, and after it the tensor's storage does: the
-// release function is called once, on whichever thread lets go last.
+// Returns a tensor over a vector. The loan owns the vector, later the tensor's storage does. The
+// deleter is called once, on any thread.
 at::Tensor tensor_over(std::unique_ptr<std::vector<float>> values) {
   dlbridge::Loan loan;
   loan.set_rank(1);
@@ -55,7 +54,7 @@ int main() try {
   const at::Tensor wrapped = tensor_over(std::move(values));
   check(wrapped.const_data_ptr() == address, "the vector became a tensor where it is");
 
-  // What cannot be shared is refused: code and message say what was found and what would work.
+  // A refusal has a code, and a message that says what was found and which call works.
   try {
     dlbridge::share(tensor.to(at::kFloat).set_requires_grad(true));
     check(false, "a tensor that requires grad is refused");
