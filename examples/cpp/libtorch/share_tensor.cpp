@@ -23,7 +23,7 @@ at::Tensor there_and_back(at::Tensor tensor) {
   dlbridge::ManagedTensor managed(dlbridge::share(tensor));
   const DLTensor& described = managed.get()->dl_tensor;
   check(described.data == tensor.const_data_ptr(), "the descriptor names the tensor's address");
-  tensor.reset();  // the export keeps the memory
+  tensor.reset();                                            // the export keeps the memory
   return dlbridge::to_tensor(std::move(managed).to_loan());  // checks every field; copies nothing
 }
 
