@@ -36,9 +36,9 @@ bool is_unadapted_tensor(PyObject* x) noexcept {
   PyObject* torch = modules ? PyDict_GetItemString(modules, "torch") : nullptr;
   if (torch == nullptr) return false;
   const Reference type(PyObject_GetAttrString(torch, "Tensor"));
-  const int answer = type ? PyObject_IsInstance(x, type.get()) : -1;
-  if (answer < 0) PyErr_Clear();  // torch is half imported: then x cannot be one
-  return answer == 1;
+  if (!type) PyErr_Clear();  // torch is half imported: then x cannot be one
+  return type && PyType_Check(type.get()) &&
+         PyObject_TypeCheck(x, reinterpret_cast<PyTypeObject*>(type.get()));
 }
 
 }  // namespace

@@ -26,10 +26,9 @@ class GilReleased {
   PyThreadState* state_;
 };
 
+// The real type: what isinstance() answers may come from the object's __class__ (a mock, a proxy).
 bool accepts(PyObject* x) noexcept {
-  const int answer = PyObject_IsInstance(x, THPVariableClass);
-  if (answer < 0) PyErr_Clear();
-  return answer == 1;
+  return PyObject_TypeCheck(x, reinterpret_cast<PyTypeObject*>(THPVariableClass));
 }
 
 Error* describe(PyObject* x, Loan* loan) noexcept {

@@ -273,11 +273,8 @@ bool describe_by_table(PyObject* x, Loan& loan) {
   return true;
 }
 
-bool accepts(PyObject* x) noexcept {
-  const int answer = PyObject_IsInstance(x, reinterpret_cast<PyObject*>(g_torch->tensor_type));
-  if (answer < 0) PyErr_Clear();
-  return answer == 1;
-}
+// The real type: what isinstance() answers may come from the object's __class__ (a mock, a proxy).
+bool accepts(PyObject* x) noexcept { return PyObject_TypeCheck(x, g_torch->tensor_type); }
 
 // Overridden attributes (a subclass with __torch_function__) are read past, in Python.
 bool has_own_attributes(PyObject* x) noexcept {
