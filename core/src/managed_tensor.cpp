@@ -42,7 +42,7 @@ Managed* make_block(Loan& loan) {
   std::copy_n(view.shape, rank, dims);
   std::copy_n(view.strides, rank, dims + rank);
   DLDevice device = view.device;
-  if (Device(device).is_host()) device.device_id = 0;  // rule 24
+  if (Device(device).is_host()) device.device_id = 0;  // docs/reference/rules.md#24
   block->managed.dl_tensor = {view.data, device,      view.ndim,       view.dtype,
                               dims,      dims + rank, view.byte_offset};
   block->managed.manager_ctx = block;

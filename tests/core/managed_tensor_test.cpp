@@ -316,7 +316,7 @@ TEST(ToManaged, KeepsByteOffsetOfOpaqueHandles) {
   EXPECT_EQ(tensor.get()->dl_tensor.byte_offset, 48u);
 }
 
-// Rule 24: host memory has device id 0 on export, whatever id came in.
+// docs/reference/rules.md#24: host memory has device id 0 on export, whatever id came in.
 TEST(ToManaged, HostMemoryIsExportedWithDeviceIdZero) {
   for (DLDeviceType type : {kDLCPU, kDLCUDAHost, kDLROCMHost}) {
     VersionedProducer producer;

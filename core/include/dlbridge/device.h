@@ -49,13 +49,14 @@ class DLBRIDGE_API Device {
   constexpr DeviceType type() const noexcept { return static_cast<DeviceType>(type_); }
   constexpr int32_t id() const noexcept { return id_; }
 
-  /// Whether DLPack's tables define this device type (rule 6).
+  /// Whether DLPack's tables define this device type (docs/reference/rules.md#6).
   constexpr bool is_known() const noexcept {
     return type_ >= 1 && type_ <= 21 && type_ != 5 && type_ != 6;
   }
 
   /// Whether the CPU may follow a pointer to it without further ado: ordinary and pinned memory.
-  /// Managed memory is not among them: host access to it needs synchronisation first (rule 75).
+  /// Managed memory is not among them: host access to it needs synchronisation first
+  /// (docs/reference/rules.md#75).
   constexpr bool is_host() const noexcept {
     return type() == DeviceType::cpu || type() == DeviceType::cuda_host ||
            type() == DeviceType::rocm_host;

@@ -58,7 +58,8 @@ class DLBRIDGE_API DType {
   /// Bytes from one element to the next, sub-byte elements counted as padded to whole bytes.
   constexpr int64_t itemsize() const noexcept { return (item_bits() + 7) / 8; }
 
-  /// Whether code, bits and lanes are a combination that DLPack's tables define (rule 5, 17-22).
+  /// Whether code, bits and lanes are a combination that DLPack's tables define
+  /// (docs/reference/rules.md#5).
   bool is_known() const noexcept;
 
   /// The name NumPy, torch and ml_dtypes would use ("float32", "float8_e4m3fn");

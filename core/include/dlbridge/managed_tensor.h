@@ -30,7 +30,8 @@ DLBRIDGE_API Deleter deleter_of(DLManagedTensor* managed) noexcept;
 /// std::bad_alloc, the loan then keeps its owner.
 DLBRIDGE_API DLManagedTensorVersioned* to_managed(Loan&& loan);
 /// The same as a legacy struct. Throws Error (read_only) where the memory may not be written: a
-/// legacy struct cannot say so (rule 32). Access::unknown stays as unknown as it was.
+/// legacy struct cannot say so (docs/reference/rules.md#32). Access::unknown stays as unknown as it
+/// was.
 DLBRIDGE_API DLManagedTensor* to_managed_legacy(Loan&& loan);
 
 /// Move-only owner of a DLManagedTensorVersioned. Thread: used by one thread at a time; released on
@@ -64,7 +65,7 @@ class ManagedTensor {
   }
 
   /// Calls the deleter, if there is something to give back. A foreign descriptor may have none
-  /// (rule 53).
+  /// (docs/reference/rules.md#53).
   void reset() noexcept {
     if (DLManagedTensorVersioned* managed = release(); managed != nullptr && managed->deleter)
       managed->deleter(managed);

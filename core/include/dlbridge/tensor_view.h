@@ -15,7 +15,7 @@ namespace dlbridge {
 enum class Access : uint8_t {
   writable,
   read_only,
-  unknown,  ///< a legacy capsule cannot say (rule 74)
+  unknown,  ///< a legacy capsule cannot say (docs/reference/rules.md#74)
 };
 
 /// A borrowed description of strided memory. `shape` and `strides` belong to someone else and live

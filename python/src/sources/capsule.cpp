@@ -12,7 +12,7 @@
 namespace dlbridge::python {
 namespace {
 
-// The names the standard gives, static as it asks (rule 46).
+// The names the standard gives, static as it asks (docs/reference/rules.md#46).
 constexpr const char* kLegacy = "dltensor";
 constexpr const char* kLegacyUsed = "used_dltensor";
 constexpr const char* kVersioned = "dltensor_versioned";
@@ -23,9 +23,9 @@ std::atomic<int> g_releasing{0};
 std::atomic<bool> g_ending{false};
 
 // Gives a foreign tensor back. Its deleter may be Python code, which must neither see nor clear an
-// exception that is under way on this thread (rules 44, 59); on a thread without the GIL there is
-// none. There it may take the GIL, which an interpreter that ends answers by ending the thread,
-// inside the deleter: threads of ours leak the tensor then.
+// exception that is under way on this thread (docs/reference/rules.md#44, #59); on a thread without
+// the GIL there is none. There it may take the GIL, which an interpreter that ends answers by
+// ending the thread, inside the deleter: threads of ours leak the tensor then.
 template <typename Managed>
 void release_foreign(void* managed) noexcept {
   auto* tensor = static_cast<Managed*>(managed);
@@ -102,7 +102,7 @@ void mark_used(PyObject* x) {
     throw Error(ErrorCode::python_exception, "capsule", "the capsule could not be consumed");
 }
 
-// Renames first: only a capsule that is ours may be given back (rules 49, 50).
+// Renames first: only a capsule that is ours may be given back (docs/reference/rules.md#49, #50).
 Error* acquire(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
     mark_used(x);

@@ -44,7 +44,8 @@ class HeldCapsule {
 };
 
 /// The share that owning a foreign tensor is. Its deleter may be Python code: where the releasing
-/// thread holds the GIL, a pending exception is put aside meanwhile (rules 44, 59).
+/// thread holds the GIL, a pending exception is put aside meanwhile (docs/reference/rules.md#44,
+/// #59).
 Deleter foreign_deleter(DLManagedTensorVersioned* managed) noexcept;
 
 /// The interpreter is about to end: waits for deleters that run on threads of ours; from here on

@@ -31,7 +31,7 @@ class Reference {
 };
 
 /// Puts a pending Python exception aside while it lives: what is released meanwhile may run Python
-/// code, which must neither see nor clear it (rules 44, 59). Needs the GIL.
+/// code, which must neither see nor clear it (docs/reference/rules.md#44, #59). Needs the GIL.
 class PendingException {
  public:
   PendingException() noexcept : pending_(PyErr_Occurred() != nullptr) {

@@ -66,7 +66,7 @@ def elements(x: Any) -> list:
     return x.tolist()
 
 
-# ---- rule 2, cell by cell ----
+# ---- copy=, cell by cell ----
 
 SHARE = ("share", "share", "share", "copy")
 REFUSE = ("refuse", "refuse", "copy", "copy")
