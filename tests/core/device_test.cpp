@@ -69,6 +69,7 @@ TEST(Device, OnlyTheTableIsKnown) {
   }
 }
 
+// Rule: 9
 TEST(Device, UnknownTypeSurvivesAndPrints) {
   const Device device(static_cast<DeviceType>(40), -7);
   EXPECT_EQ(device.name(), "device(40, -7)");

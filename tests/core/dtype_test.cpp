@@ -82,6 +82,7 @@ TEST_P(DTypeTable, CountsItsBytes) {
 INSTANTIATE_TEST_SUITE_P(All, DTypeTable, testing::ValuesIn(kRows),
                          [](const auto& row_info) { return std::string(row_info.param.name); });
 
+// Rule: 9
 TEST(DType, UnknownCodeSurvivesAndPrints) {
   const DType unknown = DLDataType{200, 8, 1};
   EXPECT_FALSE(unknown.is_known());

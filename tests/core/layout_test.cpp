@@ -87,6 +87,7 @@ TEST(CompactStrides, CountSizeOneAndEmptyDimensionsAsOne) {
   EXPECT_EQ(out, (Dims{3, 3, 1, 1}));
 }
 
+// Rule: 69
 TEST(IsContiguous, IgnoresStridesOfExtentOneAndOfEmptyArrays) {
   EXPECT_TRUE(is_contiguous(Shaped({}, {}).view()));
   EXPECT_TRUE(is_contiguous(Shaped({2, 3}, {3, 1}).view()));

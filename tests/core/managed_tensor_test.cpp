@@ -113,6 +113,7 @@ TEST(ManagedTensor, NullDeleterIsTolerated) {
   deleter.release(deleter.context);
 }
 
+// Rule: 54
 TEST(ManagedTensor, NullContextIsTolerated) {
   VersionedProducer producer;
   static int calls = 0;
@@ -166,6 +167,7 @@ class ForeignMajor : public testing::TestWithParam<uint32_t> {};
 
 // The descriptor's flags and tensor lie on a page that may not be read: version and deleter are all
 // there is.
+// Rule: 3
 TEST_P(ForeignMajor, ReadsNothingButTheVersionAndCallsTheDeleterOnce) {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   void* memory =
@@ -190,6 +192,7 @@ TEST_P(ForeignMajor, ReadsNothingButTheVersionAndCallsTheDeleterOnce) {
 INSTANTIATE_TEST_SUITE_P(Majors, ForeignMajor, testing::Values(0u, 2u, 0xFFFFFFFFu),
                          testing::PrintToStringParamName());
 
+// Rule: 4
 TEST(ManagedTensor, AnyMinorVersionIsAccepted) {
   VersionedProducer producer;
   for (uint32_t minor : {0u, 1u, 3u, 4u, 999u}) {
@@ -221,6 +224,7 @@ void PrintTo(const FlagRow& row, std::ostream* out) { *out << row.flags; }
 
 class Flags : public testing::TestWithParam<FlagRow> {};
 
+// Rule: 7
 TEST_P(Flags, SurviveImportAndExportAndUnknownOnesAreDropped) {
   VersionedProducer producer;
   producer.tensor().dtype = {kDLInt, 4, 1};
@@ -317,6 +321,7 @@ TEST(ToManaged, KeepsByteOffsetOfOpaqueHandles) {
 }
 
 // docs/reference/rules.md#24: host memory has device id 0 on export, whatever id came in.
+// Rule: 24
 TEST(ToManaged, HostMemoryIsExportedWithDeviceIdZero) {
   for (DLDeviceType type : {kDLCPU, kDLCUDAHost, kDLROCMHost}) {
     VersionedProducer producer;

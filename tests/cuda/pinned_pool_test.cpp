@@ -232,6 +232,7 @@ TEST_F(PinnedPoolTest, AMovedBlockIsFreedOnce) {
   expect_bytes(128, 0, 0, 0);
 }
 
+// Rule: 41
 TEST_F(PinnedPoolTest, ARetiredBlockWaitsForAllItsTickets) {
   for (const size_t bytes : {64 * kKiB, 20 * kMiB}) {
     std::vector<PooledEvent> tickets;

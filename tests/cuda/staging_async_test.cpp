@@ -39,6 +39,7 @@ class StagingAsync : public StagingTest, public testing::WithParamInterface<int6
   int64_t size() const { return GetParam(); }
 };
 
+// Rule: 57
 TEST_P(StagingAsync, TheSourceIsHeldUntilTheCopyHasBeenSeenToEnd) {
   for (const bool snapshot : {true, false}) {
     TestTensor& x = device({{size()}});

@@ -151,6 +151,7 @@ class RefusedStreams : public StagingTest {
   }
 };
 
+// Rule: 78
 TEST_F(RefusedStreams, ZeroMeansEitherOfTwo) {
   expect_refused(numbered(0), "pass 1 for the legacy");
 }
@@ -209,6 +210,7 @@ TEST_F(RefusedStreams, RecordStreamNeedsAStream) {
 
 // ---- Addresses that are not where the view says
 
+// Rule: 25
 TEST_F(RefusedStreams, AddressesHaveToAgreeWithTheView) {
   TestTensor& x = device({{kLarge}});
   TestTensor& on_host = host({{kLarge}});

@@ -71,6 +71,7 @@ TEST(Release, ForeignThreadQueuesAndAPendingCallDrops) {
   EXPECT_TRUE(watched.gone());
 }
 
+// Rule: 34
 TEST(Release, ForeignThreadNeverWaitsForTheGil) {
   Watched watched = watched_loan();
   auto done = std::async(std::launch::async, [&] { watched.loan.reset(); });
@@ -96,6 +97,7 @@ TEST(Release, TheNextReleaseWithTheGilDrainsTheQueueToo) {
   EXPECT_EQ(PyWeakref_GetObject(queued.weak.get()), Py_None);
 }
 
+// Rule: 33
 TEST(Release, ManyForeignThreadsReleaseEachExactlyOnce) {
   constexpr int kThreads = 8;
   constexpr int kEach = 100;  // far more than the interpreter's queue of pending calls holds
@@ -117,6 +119,7 @@ TEST(Release, ManyForeignThreadsReleaseEachExactlyOnce) {
 }
 
 // An object whose destructor raises and handles an exception of its own while ours is pending.
+// Rule: 38
 TEST(Release, PendingExceptionSurvives) {
   eval(
       "exec('class Noisy(np.ndarray):\\n def __del__(self):\\n  try: 1 / 0\\n"
@@ -161,6 +164,7 @@ TEST(Release, OfAnObjectThatReleasesAnotherFromItsDestructor) {
 }
 
 // Ends the interpreter, so it runs in a process of its own.
+// Rule: 35
 TEST(ReleaseDeathTest, AfterPythonIsGoneTheReferenceIsLeakedOnPurpose) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(

@@ -144,6 +144,7 @@ def test_a_named_device_without_a_transfer_is_refused_in_every_state(target: str
     assert error.code == ("copy_forbidden" if state == "false" else impossible)
 
 
+@pytest.mark.rule(83)
 @pytest.mark.parametrize("target", TARGETS)
 def test_copy_false_with_a_named_device_refuses_before_anything_moves(target: str) -> None:
     error = refusal(lambda: TARGETS[target](array(), device="cuda:0", copy=False))
@@ -201,6 +202,7 @@ def own_result(x: Any) -> Any:
     return np.array(x, dtype=x.dtype.newbyteorder("="), copy=True)
 
 
+@pytest.mark.rule(72)
 @pytest.mark.parametrize("copy", [None, True], ids=["none", "true"])
 @pytest.mark.parametrize(
     "make, target, code",

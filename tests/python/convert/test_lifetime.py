@@ -296,6 +296,7 @@ handle = ctypes.c_ulong()
 """
 
 
+@pytest.mark.rule(34)
 def test_foreign_thread_queues_the_release_while_we_hold_the_gil():
     run_isolated(
         FOREIGN_RELEASE
@@ -311,6 +312,7 @@ assert alive() is None, "the pending call has to drop it"
     )
 
 
+@pytest.mark.rule(33)
 def test_foreign_thread_release_without_the_gil_held():
     run_isolated(
         FOREIGN_RELEASE
@@ -383,6 +385,7 @@ def turn():
 }
 
 
+@pytest.mark.rule(35)
 @pytest.mark.parametrize("attempt", range(3))
 @pytest.mark.parametrize("spin", SPINS.values(), ids=SPINS.keys())
 def test_daemon_threads_at_exit_neither_hang_nor_abort(spin, attempt):

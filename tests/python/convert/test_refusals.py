@@ -380,6 +380,7 @@ def test_row_names_are_unique() -> None:
     assert len({row.id for row in ROWS}) == len(ROWS)
 
 
+@pytest.mark.rule(16, 19, 94)
 @pytest.mark.parametrize("row, target", CASES)
 def test_refusal_says_code_field_and_way_out(row: Row, target: str) -> None:
     def check(x: Any) -> None:
@@ -469,6 +470,7 @@ def test_interleaved_strides_without_overlap_are_shared() -> None:
     assert dlbridge.to_torch(a).tolist() == [[0, 2, 4], [1, 3, 5]]
 
 
+@pytest.mark.rule(100)
 @pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu"), (1, 0)], ids=str)
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_cpu_is_accepted_as_a_device(device: Any, target: str) -> None:
@@ -477,6 +479,7 @@ def test_the_cpu_is_accepted_as_a_device(device: Any, target: str) -> None:
     assert dlbridge.shares_memory(result, a)
 
 
+@pytest.mark.rule(100)
 @pytest.mark.parametrize(
     "device", ["gpu", "cpu:x", "", 3, b"cpu", (1,), (1, 0, 0), (99, 0), (1, -1), "cuda:-1"], ids=repr
 )
@@ -496,6 +499,7 @@ class NoProducer:
     pass
 
 
+@pytest.mark.rule(94)
 @pytest.mark.parametrize(
     "x",
     [None, [1.0, 2.0], (1.0,), 3, 2.5, 1j, True, np.float32(1), np.int64(3), "text", b"bytes", {}, set(), NoProducer(),
@@ -519,6 +523,7 @@ def test_a_class_is_a_type_error(x: Any, target: str) -> None:
         TARGETS[target](x)
 
 
+@pytest.mark.rule(99)
 @pytest.mark.parametrize("target", TARGETS)
 def test_wrong_calls_are_type_errors(target: str) -> None:
     a = np.arange(3.0)
@@ -546,6 +551,7 @@ def test_an_unknown_dtype_is_refused(dtype: Any, target: str) -> None:
 # ---- the exception ----
 
 
+@pytest.mark.rule(5, 6, 83, 94)
 def test_the_exception_is_a_buffer_error_and_a_value_error() -> None:
     error = refusal(lambda: dlbridge.to_torch(np.arange(3.0)[::-1]))
     assert type(error) is dlbridge.ExchangeError

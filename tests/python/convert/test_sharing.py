@@ -505,6 +505,7 @@ def test_to_torch_of_a_parameter_is_a_plain_tensor() -> None:
 CONVERSIONS = {"to_torch": dlbridge.to_torch, "to_numpy": dlbridge.to_numpy, "from_dlpack": dlbridge.from_dlpack}
 
 
+@pytest.mark.rule(103)
 @pytest.mark.parametrize("name", CONVERSIONS)
 def test_one_conversion_of_an_array_adds_one_reference(name: str) -> None:
     a = np.arange(6.0)
@@ -549,6 +550,7 @@ def test_the_array_lives_exactly_as_long_as_its_tensor() -> None:
     assert watch() is None
 
 
+@pytest.mark.rule(102)
 def test_resize_of_an_array_fails_while_shared() -> None:
     a = np.arange(6.0)
     a.resize((8,))  # possible while alone
@@ -561,6 +563,7 @@ def test_resize_of_an_array_fails_while_shared() -> None:
     assert a.shape == (10,)
 
 
+@pytest.mark.rule(102)
 @direct_tier
 @pytest.mark.parametrize("name", ["to_numpy", "from_dlpack"])
 def test_resize_of_a_tensor_fails_while_shared(name: str) -> None:

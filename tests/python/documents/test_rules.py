@@ -1,13 +1,11 @@
-"""The rules of DLPack: the tables of docs/reference/rules.md, and the rules' tests that stand nowhere else.
-
-The document gives every rule a number, its origin and its tests. The tests below carry the number of their rule.
-"""
+"""The rules of DLPack: the page docs/reference/rules.md, and tests of rules that stand nowhere else."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import re
+import subprocess
 import sys
 import threading
 import weakref
@@ -51,53 +49,21 @@ TARGETS: dict[str, Callable[..., Any]] = {
 }
 EACH_TARGET = pytest.mark.parametrize("convert", TARGETS.values(), ids=TARGETS)
 
-# ---- the tables ----
+# ---- the page ----
 
 
-def read_tables() -> dict[str, list[str]]:
-    """The tests that the document names: by rule, as "NUMBER what it asks", or by what consumers rely on."""
-    rows: dict[str, list[str]] = {}
-    for line in (ROOT / "docs" / "reference" / "rules.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not line.startswith("|") or cells[-1] == "held by" or set(line) <= set("|- "):
-            continue
-        what = f"{cells[0]} {cells[2]}" if len(cells) == 4 else cells[0]
-        assert what not in rows, what
-        rows[what] = re.findall(r"`([^`]+)`", cells[-1])
-    return rows
+def test_page_is_generated() -> None:
+    """Also: every rule has a test, and every tag a rule."""
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "rule_table.py", "--check"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
-ROWS = read_tables()
-HERE = set(re.findall(r"^def (test_\w+)", Path(__file__).read_text(encoding="utf-8"), re.MULTILINE))
-
-
-def exists(test: str) -> bool:
-    if "::" not in test:
-        return test in HERE
-    file, name = test.split("::")
-    path = ROOT / ("docs/reference" if file.endswith(".md") else "tests") / file
-    patterns = {".py": rf"^def {name}\(", ".cpp": rf"^TEST(_[FP])?\(\w+, {name}\)", ".md": rf"^\| `{name}` "}
-    return re.search(patterns[path.suffix], path.read_text(encoding="utf-8"), re.MULTILINE) is not None
-
-
-@pytest.mark.parametrize("what", ROWS)
-def test_the_tests_of_a_row_exist(what: str) -> None:
-    assert ROWS[what], "no test is named"
-    assert [test for test in ROWS[what] if not exists(test)] == []
-
-
-def test_every_rule_has_a_row() -> None:
-    numbers = [int(found[1]) for what in ROWS if (found := re.match(r"(\d+) ", what))]
-    assert numbers == list(range(1, 94))
-
-
-def test_every_test_of_a_rule_is_named_by_its_row() -> None:
-    rows = {what.split()[0]: tests for what, tests in ROWS.items()}
-    for test in HERE:
-        if found := re.match(r"test_rule_(\d+)(?:_and_(\d+))?_", test):
-            assert all(test in rows[number] for number in found.groups() if number), test
-        elif test.startswith("test_relied_on"):
-            assert any(test in tests for tests in ROWS.values()), test
+def test_rules_are_numbered() -> None:
+    page = (ROOT / "docs" / "reference" / "rules.md").read_text(encoding="utf-8")
+    numbers = [int(number) for number in re.findall(r'^\| <a id="(\d+)"></a>\1 \|', page, re.MULTILINE)]
+    assert numbers == list(range(1, 111))
 
 
 # ---- looking at what goes out ----
@@ -142,7 +108,8 @@ def watched() -> tuple[np.ndarray, weakref.ref]:
 # ---- layout and version ----
 
 
-def test_rule_1_structs_lie_as_dlpack_says() -> None:
+@pytest.mark.rule(1)
+def test_structs_lie_as_dlpack_says() -> None:
     assert [getattr(DLTensor, name).offset for name, _ in DLTensor._fields_] == [0, 8, 12, 16, 20, 21, 22, 24, 32, 40]
     assert [getattr(DLManagedTensor, name).offset for name, _ in DLManagedTensor._fields_] == [0, 48, 56]
     versioned = [getattr(DLManagedTensorVersioned, name).offset for name, _ in DLManagedTensorVersioned._fields_]
@@ -156,7 +123,8 @@ def test_rule_1_structs_lie_as_dlpack_says() -> None:
         assert (out.tensor.data, out.tensor.ndim, out.tensor.shape[2], out.tensor.strides[0]) == (address(a), 3, 4, 12)
 
 
-def test_rule_2_the_version_is_the_one_compiled_in() -> None:
+@pytest.mark.rule(2)
+def test_the_version_is_the_one_compiled_in() -> None:
     handle = dlbridge.from_dlpack(array())
     compiled = tuple(int(part) for part in dlbridge.build_info()["dlpack"].split("."))
     assert compiled >= (1, 3)
@@ -165,7 +133,8 @@ def test_rule_2_the_version_is_the_one_compiled_in() -> None:
         assert (versioned_of(capsule).major, versioned_of(capsule).minor) == compiled
 
 
-def test_rule_8_flags_are_zero_unless_there_is_a_reason() -> None:
+@pytest.mark.rule(8)
+def test_flags_are_zero_unless_there_is_a_reason() -> None:
     for x in (array(), torch.ones(3), array()[::-1], np.empty(0), np.array(1)):
         assert export(x).managed.flags == 0
 
@@ -173,8 +142,9 @@ def test_rule_8_flags_are_zero_unless_there_is_a_reason() -> None:
 # ---- a producer ----
 
 
+@pytest.mark.rule(10)
 @BOTH
-def test_rule_10_strides_are_never_null_above_rank_0(versioned: bool) -> None:
+def test_strides_are_never_null_above_rank_0(versioned: bool) -> None:
     crafted = Crafted(strides=None, version=(1, 1))
     for x in (array(), np.empty((0, 3)), torch.ones(2, 2), np.ones(1), dlbridge.from_dlpack(crafted.capsule())):
         handle = x if isinstance(x, dlbridge.Tensor) else dlbridge.from_dlpack(x)
@@ -183,14 +153,16 @@ def test_rule_10_strides_are_never_null_above_rank_0(versioned: bool) -> None:
         assert tuple(out.tensor.strides[: out.tensor.ndim]) == handle.strides
 
 
-def test_rule_13_byte_offset_is_zero_where_data_is_an_address() -> None:
+@pytest.mark.rule(13)
+def test_byte_offset_is_zero_where_data_is_an_address() -> None:
     a = array()
     for x in (a[1:, 2:], a[:, ::-1], torch.arange(24.0)[7:], dlbridge.from_dlpack(Crafted(byte_offset=16).capsule())):
         out = export(x)
         assert (out.tensor.data, out.tensor.byte_offset) == (address(x), 0)
 
 
-def test_rule_14_a_stride_that_does_not_divide_is_a_buffer_error_unless_never_stepped() -> None:
+@pytest.mark.rule(14)
+def test_a_stride_that_does_not_divide_is_a_buffer_error_unless_never_stepped() -> None:
     record = np.zeros(4, np.dtype([("a", "i1"), ("b", "f4")]))
     error = refusal(lambda: dlbridge.from_dlpack(record["b"]))
     assert error.code == "stride_not_multiple"
@@ -199,7 +171,8 @@ def test_rule_14_a_stride_that_does_not_divide_is_a_buffer_error_unless_never_st
         assert dlbridge.from_dlpack(x).shape == x.shape
 
 
-def test_rule_15_negative_strides_start_at_the_first_element() -> None:
+@pytest.mark.rule(15)
+def test_negative_strides_start_at_the_first_element() -> None:
     a = array()
     for x in (a[::-1], a[:, ::-2], a[..., ::-1], a[::-1, ::-1, ::-3]):
         tensor = (out := export(x)).tensor
@@ -209,20 +182,24 @@ def test_rule_15_negative_strides_start_at_the_first_element() -> None:
         del out
 
 
-def test_rule_17_bool_is_eight_bits_of_its_own_code() -> None:
+@pytest.mark.rule(17)
+def test_bool_is_eight_bits_of_its_own_code() -> None:
     assert dtype_of(np.ones(3, bool)) == dtype_of(torch.ones(3, dtype=torch.bool)) == (6, 8, 1)
 
 
-def test_rule_18_complex64_is_64_bits_and_one_lane() -> None:
+@pytest.mark.rule(18)
+def test_complex64_is_64_bits_and_one_lane() -> None:
     assert dtype_of(np.ones(3, "c8")) == dtype_of(torch.ones(3, dtype=torch.complex64)) == (5, 64, 1)
     assert dtype_of(np.ones(3, "c16")) == (5, 128, 1)
 
 
-def test_rule_20_bfloat16_is_its_own_code() -> None:
+@pytest.mark.rule(20)
+def test_bfloat16_is_its_own_code() -> None:
     assert dtype_of(np.ones(3, ml_dtypes.bfloat16)) == dtype_of(torch.ones(3, dtype=torch.bfloat16)) == (4, 16, 1)
 
 
-def test_rule_21_lanes_are_one_but_for_a_pair_of_float4() -> None:
+@pytest.mark.rule(21)
+def test_lanes_are_one_but_for_a_pair_of_float4() -> None:
     arrays = [np.ones(2, t) for t in "?bBhHiIlLefdFD"]
     arrays += [np.ones(2, getattr(ml_dtypes, t)) for t in ("bfloat16", "float8_e5m2", "float6_e2m3fn", "int4", "uint2")]
     assert {dtype_of(x)[2] for x in arrays} == {1}
@@ -237,26 +214,30 @@ NARROW = {
 }  # fmt: skip
 
 
+@pytest.mark.rule(22)
 @pytest.mark.parametrize("name", NARROW)
-def test_rule_22_narrow_types_have_the_bits_of_their_name(name: str) -> None:
+def test_narrow_types_have_the_bits_of_their_name(name: str) -> None:
     assert dtype_of(np.zeros(3, getattr(ml_dtypes, name))) == (*NARROW[name], 1)
 
 
+@pytest.mark.rule(23)
 @pytest.mark.parametrize("name", NARROW)
-def test_rule_23_an_element_below_a_byte_that_fills_one_is_flagged_as_padded(name: str) -> None:
+def test_an_element_below_a_byte_that_fills_one_is_flagged_as_padded(name: str) -> None:
     assert export(np.zeros(3, getattr(ml_dtypes, name))).managed.flags == (PADDED if NARROW[name][1] < 8 else 0)
 
 
+@pytest.mark.rule(24)
 @pytest.mark.parametrize("device", [(1, 3), (1, -1), (3, 2), (11, 5)], ids=str)
-def test_rule_24_host_memory_has_the_device_id_zero(device: tuple[int, int]) -> None:
+def test_host_memory_has_the_device_id_zero(device: tuple[int, int]) -> None:
     handle = dlbridge.from_dlpack(Crafted(device=device).capsule())
     out = export(handle)
     assert (out.tensor.device_type, out.tensor.device_id) == (device[0], 0)
     assert handle.__dlpack_device__() == (device[0], 0)
 
 
+@pytest.mark.rule(25)
 @pytest.mark.parametrize("gpu", [{"devices": 2}], indirect=True)
-def test_rule_25_the_device_is_that_of_the_address(gpu: SimulatedGpu) -> None:
+def test_the_device_is_that_of_the_address(gpu: SimulatedGpu) -> None:
     fake = gpu.array(array(), device=1)  # device 0 is the current one
     handle = dlbridge.from_dlpack(fake.as_cai())  # whose interface names no device
     assert (handle.device, export(handle).tensor.device_id) == ("cuda:1", 1)
@@ -264,24 +245,27 @@ def test_rule_25_the_device_is_that_of_the_address(gpu: SimulatedGpu) -> None:
     assert refusal(lambda: dlbridge.to_numpy(lie, device="cpu")).code == "invalid_device"
 
 
-def test_rule_26_kinds_of_memory_stay_what_they_are(gpu: SimulatedGpu) -> None:
+@pytest.mark.rule(26)
+def test_kinds_of_memory_stay_what_they_are(gpu: SimulatedGpu) -> None:
     for kind in (CUDA, CUDA_HOST, CUDA_MANAGED):
         out = export(dlbridge.from_dlpack(gpu.array(array(), kind=kind)))
         assert out.tensor.device_type == kind
     assert export(dlbridge.from_dlpack(array(), device="cuda:0")).tensor.device_type == CUDA
 
 
+@pytest.mark.rule(27)
 @pytest.mark.parametrize("device", [(1, 0), (1, 4), (3, 0), (2, 1), (13, 0), (10, 2), (7, 0)], ids=str)
-def test_rule_27_the_device_method_says_what_the_struct_says(device: tuple[int, int]) -> None:
+def test_the_device_method_says_what_the_struct_says(device: tuple[int, int]) -> None:
     handle = dlbridge.from_dlpack(Crafted(device=device).capsule())
     out = export(handle)
     assert handle.__dlpack_device__() == (out.tensor.device_type, out.tensor.device_id)
     assert out.tensor.device_type == device[0]
 
 
+@pytest.mark.rule(28)
 @BOTH
 @pytest.mark.parametrize("rank", [1, 3, 8, 9, 32])
-def test_rule_28_shape_and_strides_live_until_the_deleter_returns(rank: int, versioned: bool) -> None:
+def test_shape_and_strides_live_until_the_deleter_returns(rank: int, versioned: bool) -> None:
     shape = (2, 3)[:rank] + (1,) * (rank - 2)
     handle = dlbridge.from_dlpack(np.zeros(shape))
     wanted = handle.strides
@@ -295,8 +279,9 @@ def test_rule_28_shape_and_strides_live_until_the_deleter_returns(rank: int, ver
     give_back()
 
 
+@pytest.mark.rule(29, 103)
 @BOTH
-def test_rule_29_the_owner_lives_until_the_deleter_is_called(versioned: bool) -> None:
+def test_the_owner_lives_until_the_deleter_is_called(versioned: bool) -> None:
     a, alive = watched()
     before = sys.getrefcount(a)
     capsule = export(a, versioned).capsule
@@ -310,7 +295,8 @@ def test_rule_29_the_owner_lives_until_the_deleter_is_called(versioned: bool) ->
     assert alive() is None
 
 
-def test_rule_30_what_may_not_be_written_is_flagged() -> None:
+@pytest.mark.rule(30)
+def test_what_may_not_be_written_is_flagged() -> None:
     locked = array()
     locked.flags.writeable = False
     read_only = [locked, locked[1:], np.broadcast_to(np.ones(3), (2, 3)), np.frombuffer(b"abcd", np.uint8)]
@@ -322,7 +308,8 @@ def test_rule_30_what_may_not_be_written_is_flagged() -> None:
 # ---- a deleter ----
 
 
-def test_rule_36_and_38_a_deleter_lets_no_exception_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.rule(36, 38)
+def test_a_deleter_lets_no_exception_out(monkeypatch: pytest.MonkeyPatch) -> None:
     unraisable: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda event: unraisable.append(event.exc_type))
 
@@ -336,7 +323,8 @@ def test_rule_36_and_38_a_deleter_lets_no_exception_out(monkeypatch: pytest.Monk
     assert unraisable == [RuntimeError]
 
 
-def test_rule_38_a_deleter_keeps_the_exception_that_is_handled() -> None:
+@pytest.mark.rule(38)
+def test_a_deleter_keeps_the_exception_that_is_handled() -> None:
     _, give_back = consume(export(array()).capsule)
     try:
         raise LookupError("own words")
@@ -345,8 +333,9 @@ def test_rule_38_a_deleter_keeps_the_exception_that_is_handled() -> None:
         assert sys.exc_info()[0] is LookupError
 
 
+@pytest.mark.rule(37)
 @BOTH
-def test_rule_37_the_last_holder_frees_exactly_once(versioned: bool) -> None:
+def test_the_last_holder_frees_exactly_once(versioned: bool) -> None:
     crafted = Crafted(versioned=versioned)
     handle = dlbridge.from_dlpack(crafted.capsule())
     taken = [consume(export(handle).capsule) for _ in range(5)]
@@ -357,7 +346,8 @@ def test_rule_37_the_last_holder_frees_exactly_once(versioned: bool) -> None:
     assert crafted.calls == 1
 
 
-def test_rule_39_no_lock_is_held_while_a_deleter_runs() -> None:
+@pytest.mark.rule(39)
+def test_no_lock_is_held_while_a_deleter_runs() -> None:
     done = threading.Event()
     finished: list[bool] = []
 
@@ -432,7 +422,8 @@ def run_with_failing_allocations(code: str) -> None:
     assert output.strip() == "done"
 
 
-def test_rule_40_and_48_a_failure_on_the_way_out_frees_everything() -> None:
+@pytest.mark.rule(40, 48)
+def test_a_failure_on_the_way_out_frees_everything() -> None:
     run_with_failing_allocations(
         """
         a = np.arange(6.0)
@@ -446,7 +437,8 @@ def test_rule_40_and_48_a_failure_on_the_way_out_frees_everything() -> None:
     )
 
 
-def test_rule_51_a_failure_on_the_way_in_gives_back_once() -> None:
+@pytest.mark.rule(51)
+def test_a_failure_on_the_way_in_gives_back_once() -> None:
     run_with_failing_allocations(
         """
         a = np.arange(6.0)
@@ -465,8 +457,9 @@ def test_rule_51_a_failure_on_the_way_in_gives_back_once() -> None:
     )
 
 
+@pytest.mark.rule(41)
 @EACH_TARGET
-def test_rule_41_no_work_is_pending_when_a_deleter_is_called(convert: Callable[..., Any]) -> None:
+def test_no_work_is_pending_when_a_deleter_is_called(convert: Callable[..., Any]) -> None:
     memory = (ctypes.c_float * (1 << 20))(*[3.0] * (1 << 20))  # enough for several threads to copy it
     crafted = Scribbler(shape=(1 << 20,), strides=(1,), memory=memory)
     copied = convert(Producer(lambda **_: crafted.capsule()), copy=True)
@@ -480,8 +473,9 @@ def test_rule_41_no_work_is_pending_when_a_deleter_is_called(convert: Callable[.
 # ---- a capsule ----
 
 
+@pytest.mark.rule(42)
 @BOTH
-def test_rule_42_an_unused_capsule_frees(versioned: bool) -> None:
+def test_an_unused_capsule_frees(versioned: bool) -> None:
     a, alive = watched()
     capsule = export(a, versioned).capsule
     del a
@@ -491,8 +485,9 @@ def test_rule_42_an_unused_capsule_frees(versioned: bool) -> None:
     assert alive() is None
 
 
+@pytest.mark.rule(43)
 @BOTH
-def test_rule_43_a_used_capsule_frees_nothing(versioned: bool) -> None:
+def test_a_used_capsule_frees_nothing(versioned: bool) -> None:
     a, alive = watched()
     capsule = export(a, versioned).capsule
     managed, give_back = consume(capsule)
@@ -504,8 +499,9 @@ def test_rule_43_a_used_capsule_frees_nothing(versioned: bool) -> None:
     assert alive() is None
 
 
+@pytest.mark.rule(44)
 @BOTH
-def test_rule_44_a_dropped_capsule_keeps_a_pending_exception(versioned: bool) -> None:
+def test_a_dropped_capsule_keeps_a_pending_exception(versioned: bool) -> None:
     seen: list[bool] = []
 
     class Asks(Crafted):
@@ -518,8 +514,9 @@ def test_rule_44_a_dropped_capsule_keeps_a_pending_exception(versioned: bool) ->
     assert seen == [False]
 
 
+@pytest.mark.rule(45)
 @BOTH
-def test_rule_45_a_capsule_without_a_deleter_can_be_dropped(versioned: bool) -> None:
+def test_a_capsule_without_a_deleter_can_be_dropped(versioned: bool) -> None:
     a = array()
     before = sys.getrefcount(a)
     out = export(a, versioned)
@@ -528,8 +525,9 @@ def test_rule_45_a_capsule_without_a_deleter_can_be_dropped(versioned: bool) -> 
     assert sys.getrefcount(a) == before + 1  # nobody could be told
 
 
+@pytest.mark.rule(46)
 @BOTH
-def test_rule_46_names_are_static(versioned: bool) -> None:
+def test_names_are_static(versioned: bool) -> None:
     handle = dlbridge.from_dlpack(array())
     first, second = export(handle, versioned).capsule, export(handle, versioned).capsule
     unused = name_address(first)
@@ -545,7 +543,8 @@ def test_rule_46_names_are_static(versioned: bool) -> None:
 # ---- a consumer's bookkeeping ----
 
 
-def test_rule_50_a_capsule_that_others_consume_in_between_is_refused() -> None:
+@pytest.mark.rule(50)
+def test_a_capsule_that_others_consume_in_between_is_refused() -> None:
     # Between the look into the capsule and the taking of it ml_dtypes is imported: Python code, that may do anything.
     output = run_isolated(
         """
@@ -572,9 +571,10 @@ def test_rule_50_a_capsule_that_others_consume_in_between_is_refused() -> None:
     assert output.split() == ["capsule_used", "used_dltensor_versioned", "1"]
 
 
+@pytest.mark.rule(50)
 @BOTH
 @pytest.mark.parametrize("into", ["new", "out"])
-def test_rule_50_a_capsule_cannot_be_consumed_while_it_is_copied(into: str, versioned: bool) -> None:
+def test_a_capsule_cannot_be_consumed_while_it_is_copied(into: str, versioned: bool) -> None:
     size = 1 << 26  # enough for other threads to run meanwhile
     crafted = Crafted(
         shape=(size,), strides=(1,), code=1, bits=8, versioned=versioned, memory=(ctypes.c_uint8 * size)()
@@ -604,11 +604,10 @@ def test_rule_50_a_capsule_cannot_be_consumed_while_it_is_copied(into: str, vers
     assert crafted.calls == 0
 
 
+@pytest.mark.rule(55)
 @BOTH
 @EACH_TARGET
-def test_rule_55_the_producers_shape_and_strides_are_never_changed(
-    convert: Callable[..., Any], versioned: bool
-) -> None:
+def test_the_producers_shape_and_strides_are_never_changed(convert: Callable[..., Any], versioned: bool) -> None:
     # Strides that torch and NumPy would rather have otherwise.
     for shape, strides in (((1, 3), (-7, 1)), ((0, 3), (5, -5)), ((2, 1, 3), (3, 99, 1)), ((2, 3), (3, 1))):
         crafted = Crafted(shape=shape, strides=strides, versioned=versioned, byte_offset=8)
@@ -642,9 +641,10 @@ class Scribbler(Crafted):
         super()._count(pointer)
 
 
+@pytest.mark.rule(56)
 @BOTH
 @EACH_TARGET
-def test_rule_56_metadata_is_copied_before_the_deleter_is_called(convert: Callable[..., Any], versioned: bool) -> None:
+def test_metadata_is_copied_before_the_deleter_is_called(convert: Callable[..., Any], versioned: bool) -> None:
     crafted = Scribbler(versioned=versioned)
     copied = convert(Producer(lambda **_: crafted.capsule()), copy=True)
     assert crafted.calls == 1
@@ -656,12 +656,11 @@ def test_rule_56_metadata_is_copied_before_the_deleter_is_called(convert: Callab
         assert np.asarray(result).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.rule(58)
 @BOTH
 @pytest.mark.parametrize("data", [-1, None], ids=["data", "null"])
 @EACH_TARGET
-def test_rule_58_empty_tensors_are_given_back_too(
-    convert: Callable[..., Any], data: int | None, versioned: bool
-) -> None:
+def test_empty_tensors_are_given_back_too(convert: Callable[..., Any], data: int | None, versioned: bool) -> None:
     for shape in ((0,), (0, 3), (2, 0, 3)):
         crafted = Crafted(shape=shape, strides=None, version=(1, 0), data=data, versioned=versioned)
         result = convert(crafted.capsule())
@@ -671,8 +670,9 @@ def test_rule_58_empty_tensors_are_given_back_too(
         assert crafted.calls == 1
 
 
+@pytest.mark.rule(59)
 @EACH_TARGET
-def test_rule_59_a_refused_capsule_is_dropped_with_no_exception_pending(convert: Callable[..., Any]) -> None:
+def test_a_refused_capsule_is_dropped_with_no_exception_pending(convert: Callable[..., Any]) -> None:
     seen: list[bool] = []
 
     class Asks(Crafted):
@@ -690,7 +690,8 @@ def test_rule_59_a_refused_capsule_is_dropped_with_no_exception_pending(convert:
 # ---- what a consumer checks ----
 
 
-def test_rule_66_an_offset_survives_being_passed_on() -> None:
+@pytest.mark.rule(66)
+def test_an_offset_survives_being_passed_on() -> None:
     crafted = Crafted(byte_offset=16)
     first = dlbridge.from_dlpack(crafted.capsule())
     second = dlbridge.from_dlpack(dlbridge.from_dlpack(first.__dlpack__(max_version=(1, 0))))
@@ -701,9 +702,10 @@ def test_rule_66_an_offset_survives_being_passed_on() -> None:
     assert (out.tensor.data, out.tensor.byte_offset) == (4096, 16)
 
 
+@pytest.mark.rule(67)
 @pytest.mark.parametrize("dtype", ["i2", "f4", "f8", "c8", "c16"])
 @pytest.mark.parametrize("by", ["data", "byte_offset"])
-def test_rule_67_alignment_is_measured(by: str, dtype: str) -> None:
+def test_alignment_is_measured(by: str, dtype: str) -> None:
     a = misaligned_array(dtype)
     place = {"data": address(a)} if by == "data" else {"data": address(a) - 1, "byte_offset": 1}
     code = {"i": 0, "f": 2, "c": 5}[dtype[0]]
@@ -716,7 +718,8 @@ def test_rule_67_alignment_is_measured(by: str, dtype: str) -> None:
     assert taken.tolist() == a.tolist()
 
 
-def test_rule_68_contiguity_takes_no_notice_of_extents_of_1() -> None:
+@pytest.mark.rule(68)
+def test_contiguity_takes_no_notice_of_extents_of_1() -> None:
     shape = (1, 2, 1, 3)
     for strides in ((99, 3, -5, 1), (0, 3, 0, 1), (2**40, 3, 7, 1)):
         assert dlbridge.to_numpy(Crafted(shape=shape, strides=strides).capsule()).flags.c_contiguous
@@ -725,7 +728,8 @@ def test_rule_68_contiguity_takes_no_notice_of_extents_of_1() -> None:
         assert dlbridge.from_dlpack(packed.capsule()).nbytes == 3
 
 
-def test_rule_73_read_only_carries_to_views_and_to_what_is_passed_on() -> None:
+@pytest.mark.rule(73)
+def test_read_only_carries_to_views_and_to_what_is_passed_on() -> None:
     handle = dlbridge.from_dlpack(Crafted(flags=READ_ONLY).capsule())
     a = handle.numpy()
     views = [a, a[1:], a.T, a.reshape(-1), a.view(np.int32), np.asarray(handle), np.from_dlpack(handle)]
@@ -740,7 +744,8 @@ def test_rule_73_read_only_carries_to_views_and_to_what_is_passed_on() -> None:
         assert refusal(lambda x=x: dlbridge.to_torch(x)).code == "read_only"
 
 
-def test_rule_75_the_host_waits_before_managed_memory_is_shared_with_it(gpu: SimulatedGpu) -> None:
+@pytest.mark.rule(75)
+def test_the_host_waits_before_managed_memory_is_shared_with_it(gpu: SimulatedGpu) -> None:
     managed = gpu.array(array(), kind=CUDA_MANAGED, stream=gpu.stream())
     gpu.write(managed, array() + 1, managed.stream)
     shared = dlbridge.to_numpy(managed)
@@ -751,8 +756,9 @@ def test_rule_75_the_host_waits_before_managed_memory_is_shared_with_it(gpu: Sim
 # ---- the Python protocol ----
 
 
+@pytest.mark.rule(79, 97)
 @pytest.mark.parametrize("stream", [0, 1, 2, -1, -2, 2**31, 2**80, True])
-def test_rule_79_a_stream_of_the_cpu_is_an_error(stream: int) -> None:
+def test_a_stream_of_the_cpu_is_an_error(stream: int) -> None:
     handle = dlbridge.from_dlpack(array())
     with pytest.raises((BufferError, ValueError), match="stream"):
         handle.__dlpack__(stream=stream)
@@ -761,8 +767,9 @@ def test_rule_79_a_stream_of_the_cpu_is_an_error(stream: int) -> None:
             handle.__dlpack__(stream=other)
 
 
+@pytest.mark.rule(80)
 @pytest.mark.parametrize("source", ["shared", "ours"])
-def test_rule_80_no_edges_makes_no_call_that_orders(gpu: SimulatedGpu, source: str) -> None:
+def test_no_edges_makes_no_call_that_orders(gpu: SimulatedGpu, source: str) -> None:
     x = gpu.array(array()) if source == "shared" else dlbridge.stage(array(), device="cuda:0", to="dlpack").result()
     handle = dlbridge.from_dlpack(x)
     before = gpu.counts()
@@ -773,8 +780,9 @@ def test_rule_80_no_edges_makes_no_call_that_orders(gpu: SimulatedGpu, source: s
     del capsule
 
 
+@pytest.mark.rule(85)
 @EACH_TARGET
-def test_rule_85_a_second_try_leaves_out_max_version_alone(convert: Callable[..., Any]) -> None:
+def test_a_second_try_leaves_out_max_version_alone(convert: Callable[..., Any]) -> None:
     a = array()
     calls: list[dict[str, Any]] = []
 
@@ -793,9 +801,10 @@ def test_rule_85_a_second_try_leaves_out_max_version_alone(convert: Callable[...
     assert convert(Producer(old), device="cpu") is not None
 
 
+@pytest.mark.rule(86)
 @EACH_TARGET
 @BOTH
-def test_rule_86_the_kind_of_a_capsule_is_told_by_its_name(versioned: bool, convert: Callable[..., Any]) -> None:
+def test_the_kind_of_a_capsule_is_told_by_its_name(versioned: bool, convert: Callable[..., Any]) -> None:
     # Whatever version was asked for: what comes is what it is called.
     crafted = Crafted(versioned=versioned)
     result = convert(Producer(lambda **_: crafted.capsule()))
@@ -809,7 +818,8 @@ def test_rule_86_the_kind_of_a_capsule_is_told_by_its_name(versioned: bool, conv
 # ---- what existing consumers rely on ----
 
 
-def test_relied_on_odd_strides_where_nothing_is_stepped() -> None:
+@pytest.mark.rule(95)
+def test_odd_strides_where_nothing_is_stepped() -> None:
     memory = np.zeros(16, np.uint8)
     start = -address(memory) % 4
     floats = memory[start : start + 4].view("f4")
@@ -819,8 +829,9 @@ def test_relied_on_odd_strides_where_nothing_is_stepped() -> None:
         assert tuple(dlbridge.to_torch(dlbridge.from_dlpack(x)).shape) == x.shape
 
 
+@pytest.mark.rule(101)
 @EACH_TARGET
-def test_relied_on_copies_of_what_its_producer_will_not_copy(convert: Callable[..., Any]) -> None:
+def test_copies_of_what_its_producer_will_not_copy(convert: Callable[..., Any]) -> None:
     a = array()
 
     def dlpack(*, copy: bool | None = None, **keywords: Any) -> Any:

@@ -83,6 +83,7 @@ def late(gpu: SimulatedGpu, values: np.ndarray, **options: Any) -> FakeArray:
 # ---- to the host
 
 
+@pytest.mark.rule(82)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_call_brings_every_layout_of_every_dtype(gpu, layout, dtype):
@@ -148,6 +149,7 @@ def test_out_of_any_layout_and_nothing_beside_it(gpu, layout, rows):
         assert np.count_nonzero(base) == np.count_nonzero(values)
 
 
+@pytest.mark.rule(26, 75)
 def test_managed_and_pinned_memory(gpu):
     values = elements("float32", (4, 6))
     pinned = gpu.array(values, kind=CUDA_HOST)
@@ -211,6 +213,7 @@ def test_casting_on_the_way(gpu):
     same(to_numpy(late(gpu, values.T), device="cpu", out=out), values.T.astype(np.float32))
 
 
+@pytest.mark.rule(76)
 def test_the_producer_is_asked_for_a_stream_of_ours(gpu):
     fake = late(gpu, elements("float32", (4, 6)))
     to_numpy(fake, device="cpu")
@@ -440,6 +443,7 @@ def test_interfaces_that_are_refused(gpu, entries, code):
     assert refused.value.code == code, refused.value
 
 
+@pytest.mark.rule(57)
 def test_the_object_is_held_until_the_copy_is_done(gpu):
     values = elements("float32", (4, 6))
     fake = late(gpu, values)
@@ -455,6 +459,7 @@ def test_the_object_is_held_until_the_copy_is_done(gpu):
     eventually(lambda: alive() is None)
 
 
+@pytest.mark.rule(77)
 def test_a_tensor_offers_the_interface(gpu):
     values = elements("float32", (6, 4)).T
     tensor = from_dlpack(late(gpu, values))

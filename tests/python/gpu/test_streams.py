@@ -49,6 +49,7 @@ def test_the_copy_comes_after_what_the_named_stream_has(gpu, kind, shape):
     np.testing.assert_array_equal(stage(fake, device="cpu", stream=stream).result(), values_of(shape))
 
 
+@pytest.mark.rule(77)
 @pytest.mark.parametrize("name", ["cuda_stream", "ptr", "handle", "__cuda_stream__"])
 def test_an_object_may_say_0_for_the_legacy_stream(gpu, name):
     fake = gpu.array(values_of(), late=True)
@@ -95,6 +96,7 @@ def test_no_edges_leaves_the_order_to_the_caller(gpu):
     assert set(gpu.take_reports()) == {"race"}
 
 
+@pytest.mark.rule(78)
 def test_streams_that_are_refused(gpu):
     fake = gpu.array(values_of())
     for stream in (0, -2, -17):
@@ -186,6 +188,7 @@ def test_memory_that_a_held_stream_uses_is_dropped_without_delaying_others(gpu):
 # ---- the streams of a Tensor
 
 
+@pytest.mark.rule(81)
 @pytest.mark.parametrize("consumer", ["new", None, LEGACY, PER_THREAD])
 @pytest.mark.parametrize("made", ["shared", "ours"])
 def test_dlpack_makes_the_consumers_stream_wait(gpu, made, consumer):
@@ -201,6 +204,7 @@ def test_dlpack_makes_the_consumers_stream_wait(gpu, made, consumer):
     del capsule
 
 
+@pytest.mark.rule(80)
 def test_dlpack_without_edges_orders_nothing(gpu):
     tensor = from_dlpack(gpu.array(values_of(), late=True, stream=gpu.stream()))
     capsule = tensor.__dlpack__(stream=NO_EDGES, max_version=(1, 0))
@@ -209,6 +213,7 @@ def test_dlpack_without_edges_orders_nothing(gpu):
     del capsule
 
 
+@pytest.mark.rule(78)
 @pytest.mark.parametrize("stream", [0, -5])
 def test_dlpack_refuses_streams_that_name_none(gpu, stream):
     tensor = from_dlpack(gpu.array(values_of()))
@@ -219,6 +224,7 @@ def test_dlpack_refuses_streams_that_name_none(gpu, stream):
         tensor.__dlpack__(stream="1")
 
 
+@pytest.mark.rule(41)
 def test_memory_of_ours_is_not_given_back_before_its_consumers_stream_is_through(gpu):
     tensor = from_dlpack(values_of(LARGE), device=DEVICE)
     stream = gpu.stream()
@@ -366,6 +372,7 @@ def test_a_dropped_future_neither_waits_nor_cancels(gpu, shape):
     np.testing.assert_array_equal(out, values_of(shape))
 
 
+@pytest.mark.rule(57)
 def test_sources_are_given_back_when_the_copy_is_done_and_not_before(gpu):
     own = gpu.stream()
     fake = gpu.array(values_of(LARGE), late=True, stream=own, free_on_release=True)
@@ -390,6 +397,7 @@ def test_a_deleter_in_python_may_run_on_a_thread_of_ours(gpu):
     eventually(lambda: len(seen) == 1)
 
 
+@pytest.mark.rule(82)
 def test_waiting_lets_other_threads_run(gpu):
     """Also in synchronous conversions: this thread could not release the hold otherwise."""
     for call in (

@@ -35,6 +35,7 @@ from isolated import needs_torch
 # ---- offering ----
 
 
+@pytest.mark.rule(88, 89)
 def test_the_table_is_on_the_type_and_stays_where_it_is() -> None:
     address = ctypes.addressof(table())
     dlbridge.from_dlpack(np.zeros(3))
@@ -46,6 +47,7 @@ def test_the_table_is_on_the_type_and_stays_where_it_is() -> None:
     assert all((found.allocate, found.from_object, found.to_object, found.borrow, found.stream))
 
 
+@pytest.mark.rule(108)
 @pytest.mark.parametrize("array", [np.arange(6.0).reshape(2, 3), np.arange(12)[::-2], np.full((), 3.0)])
 def test_an_owning_tensor_is_the_memory_and_outlives_its_handle(array: np.ndarray) -> None:
     handle = dlbridge.from_dlpack(array)
@@ -79,6 +81,7 @@ def test_the_source_lives_as_long_as_the_owning_tensor() -> None:
     assert gone == [1]
 
 
+@pytest.mark.rule(108)
 def test_read_only_padding_and_offsets_survive() -> None:
     array = np.arange(10.0)
     array.flags.writeable = False
@@ -106,6 +109,7 @@ def test_a_borrowed_description_needs_no_owner() -> None:
     assert tuple(tensor.strides[:2]) == (1, 3)
 
 
+@pytest.mark.rule(109)
 @pytest.mark.parametrize("slot", ["from_object", "borrow"])
 def test_another_type_is_a_type_error(slot: str) -> None:
     out: Any = ADDRESS() if slot == "from_object" else DLTensor()
@@ -166,6 +170,7 @@ def test_the_allocator_looks_only_at_what_a_prototype_says() -> None:
     give_back(out)
 
 
+@pytest.mark.rule(110)
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -186,6 +191,7 @@ def test_the_allocator_reports_through_its_callback(asked: DLTensor, says: str) 
     assert says in errors[0][1]
 
 
+@pytest.mark.rule(110)
 def test_the_stream_of_the_cpu_is_null() -> None:
     out = ADDRESS(1)
     assert STREAM(table().stream)(1, 0, out) == 0

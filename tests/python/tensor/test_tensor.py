@@ -257,6 +257,7 @@ def expected_outcome(stream: Any, version: Any, device: Any, copy: Any, readonly
     return "dltensor_versioned" if versioned else "dltensor"
 
 
+@pytest.mark.rule(31, 32, 84, 96, 98)
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("copy", COPIES)
 @pytest.mark.parametrize("device", DEVICES)
@@ -293,6 +294,7 @@ def test_dlpack_with_every_combination(stream: str, version: str, device: str, c
         assert managed.flags & ~3 == 0
 
 
+@pytest.mark.rule(99)
 @pytest.mark.parametrize("copy", [1, 0, "yes", np.True_], ids=repr)
 def test_dlpack_refuses_other_copies(copy: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
@@ -311,6 +313,7 @@ def test_dlpack_refuses_other_devices(device: Any) -> None:
         dlbridge.from_dlpack(array()).__dlpack__(dl_device=device)
 
 
+@pytest.mark.rule(98)
 def test_dlpack_on_another_device_says_device() -> None:
     with pytest.raises(BufferError, match="device"):
         dlbridge.from_dlpack(array()).__dlpack__(dl_device=(2, 0))
@@ -370,6 +373,7 @@ def test_flags_survive_the_way_through_the_handle() -> None:
     assert versioned_of(shared.__dlpack__(max_version=(1, 0))).flags == READ_ONLY
 
 
+@pytest.mark.rule(47)
 def test_dropped_capsules_release_once() -> None:
     a = array()
     handle = dlbridge.from_dlpack(a)
@@ -395,6 +399,7 @@ INCOMING = {
 }
 
 
+@pytest.mark.rule(49)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", INCOMING)
 def test_capsules_come_in_and_are_consumed(kind: str, target: str) -> None:
@@ -415,6 +420,7 @@ def test_capsules_come_in_and_are_consumed(kind: str, target: str) -> None:
         assert result.read_only == (name == "dltensor")
 
 
+@pytest.mark.rule(52)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", INCOMING)
 def test_a_used_capsule_is_refused(kind: str, target: str) -> None:
@@ -461,6 +467,7 @@ def test_a_read_only_capsule_stays_read_only() -> None:
     assert refusal(handle.torch).code == "read_only"
 
 
+@pytest.mark.rule(74, 106)
 def test_legacy_capsules_go_into_torch_writable() -> None:
     a = array()
     t = dlbridge.to_torch(a.__dlpack__())
@@ -468,6 +475,7 @@ def test_legacy_capsules_go_into_torch_writable() -> None:
     assert a[0, 0, 0] == 99
 
 
+@pytest.mark.rule(74)
 def test_legacy_capsules_are_read_only_in_numpy() -> None:
     a = array()
     taken = dlbridge.to_numpy(a.__dlpack__())
@@ -477,6 +485,7 @@ def test_legacy_capsules_are_read_only_in_numpy() -> None:
         taken.flags.writeable = True
 
 
+@pytest.mark.rule(74)
 def test_a_legacy_capsule_goes_on_as_one() -> None:
     """Nothing is lost on the way that a legacy capsule said; a versioned one then says read-only."""
     a = array()
@@ -489,6 +498,7 @@ def test_a_legacy_capsule_goes_on_as_one() -> None:
     assert versioned_of(handle.__dlpack__(max_version=(1, 0))).flags & 1
 
 
+@pytest.mark.rule(74)
 def test_explain_says_unknown_of_a_legacy_capsule() -> None:
     capsule = array().__dlpack__()
     plan = dlbridge.explain(capsule, to="torch")
@@ -498,6 +508,7 @@ def test_explain_says_unknown_of_a_legacy_capsule() -> None:
     assert "unknown" not in dlbridge.explain(array().__dlpack__(max_version=(1, 0)), to="torch").message
 
 
+@pytest.mark.rule(104)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("legacy", [False, True], ids=["versioned", "legacy"])
 def test_a_capsule_outlives_its_source(legacy: bool, target: str) -> None:
@@ -641,6 +652,7 @@ def test_hostile_descriptors_are_refused_and_given_back_once(settings: dict, cod
     assert crafted.calls == 1
 
 
+@pytest.mark.rule(44)
 @pytest.mark.parametrize("holder", ["handle", "array", "capsule"])
 def test_dropping_what_came_in_keeps_a_pending_exception(holder: str) -> None:
     crafted = Crafted()  # its deleter is Python code, which cannot run while an exception is pending
@@ -805,6 +817,7 @@ def test_packed_sub_byte_elements() -> None:
     assert padded.nbytes == 6
 
 
+@pytest.mark.rule(107)
 def test_float6_with_the_padded_flag() -> None:
     handle = dlbridge.from_dlpack(Crafted(code=15, bits=6, shape=(5,), strides=(1,), flags=PADDED).capsule())
     assert (handle.dtype, handle.nbytes) == ("float6_e2m3fn", 5)
@@ -825,6 +838,7 @@ def test_a_producer_is_asked_for_a_versioned_capsule() -> None:
     assert producer.calls == [{"max_version": (1, 3)}]
 
 
+@pytest.mark.rule(87)
 @pytest.mark.parametrize("kind", [BufferError, TypeError, RuntimeError, KeyError])
 @pytest.mark.parametrize("target", TARGETS)
 def test_errors_of_a_producer_pass_through(kind: type[Exception], target: str) -> None:
@@ -873,6 +887,7 @@ class Positional(StreamOnly):
         return self.array.__dlpack__(max_version=max_version)
 
 
+@pytest.mark.rule(105)
 @pytest.mark.parametrize("kind", [StreamOnly, NothingKnown, Positional])
 @pytest.mark.parametrize("target", TARGETS)
 def test_old_producers_work(kind: type, target: str) -> None:
@@ -912,6 +927,7 @@ def test_an_attribute_error_inside_dlpack_is_not_taken_for_a_missing_method() ->
         dlbridge.to_numpy(Producer(dlpack))
 
 
+@pytest.mark.rule(103)
 def test_a_producer_is_released_with_its_result() -> None:
     a = array()
     before = sys.getrefcount(a)
