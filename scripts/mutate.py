@@ -69,7 +69,7 @@ class Run:
 
 def mutants() -> list[str]:
     """The names in cuda/src/mutants.h, which KILLERS has to know."""
-    text = (ROOT / "cuda" / "src" / "mutants.h").read_text()
+    text = (ROOT / "cuda" / "src" / "runtime" / "mutants.h").read_text()
     names = [name for name in re.findall(r"^\s*X\((\w+)\)", text, re.M) if name != "name"]
     if set(names) != set(KILLERS):
         sys.exit(f"mutate: scripts/mutate.py and mutants.h differ in {sorted(set(names) ^ set(KILLERS))}")

@@ -12,7 +12,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/staging.h"
 #include "raw_cuda.h"
 #include "session.h"
 

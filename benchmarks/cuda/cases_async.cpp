@@ -1,6 +1,6 @@
 // Asynchronous staging: what it costs the caller to start one, and both directions at once.
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 #include "pattern.h"
 #include "raw_cuda.h"
 #include "session.h"

@@ -1,6 +1,6 @@
 // Many tensors at once: against a loop of raw copies, each waited for, and against the bus.
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 #include "pattern.h"
 #include "raw_cuda.h"
 #include "session.h"

@@ -7,8 +7,8 @@
 #include <optional>
 
 #include "crew.h"
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 #include "pattern.h"
 #include "raw_cuda.h"
 #include "session.h"

@@ -5,8 +5,8 @@
 #include <algorithm>
 #include <memory>
 
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 #include "pattern.h"
 #include "raw_cuda.h"
 #include "session.h"

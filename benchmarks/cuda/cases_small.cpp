@@ -1,7 +1,7 @@
 // Small copies to the host, where the calls are the cost: against one cudaMemcpyAsync on the
 // producer's stream and waiting for that stream.
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 #include "pattern.h"
 #include "raw_cuda.h"
 #include "session.h"

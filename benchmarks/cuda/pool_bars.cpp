@@ -14,11 +14,11 @@
 
 #include "bar.h"
 #include "contest.h"
-#include "engine.h"
-#include "guards.h"
+#include "device/engine.h"
 #include "options.h"
 #include "raw_cuda.h"
 #include "report.h"
+#include "runtime/guards.h"
 
 namespace dlbridge::bars {
 namespace {

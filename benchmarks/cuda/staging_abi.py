@@ -1,4 +1,4 @@
-"""The C ABI of the CUDA module (cuda/include/dlbridge/c_api_cuda.h) by way of ctypes, as far as benchmarks need it.
+"""The C ABI of the CUDA module (cuda/include/dlbridge/cuda/c_api.h) by way of ctypes, as far as benchmarks need it.
 
 library = Library("build/gpu/lib/libdlbridge_cuda.so")
 with library.to_host(Descriptor.of(address, (1024,), INT32, CUDA, 0), stream=1) as result: result.array()
@@ -64,7 +64,7 @@ class DlbError(ctypes.Structure):
 
 
 class DlbCudaInfo(ctypes.Structure):
-    """c_api_cuda.h's dlb_cuda_info."""
+    """dlbridge/cuda/c_api.h's dlb_cuda_info."""
 
     _fields_ = [
         ("struct_size", ctypes.c_size_t),
@@ -80,7 +80,7 @@ class DlbCudaInfo(ctypes.Structure):
 
 
 class DlbPinnedStats(ctypes.Structure):
-    """c_api_cuda.h's dlb_pinned_stats."""
+    """dlbridge/cuda/c_api.h's dlb_pinned_stats."""
 
     _fields_ = [
         ("struct_size", ctypes.c_size_t),

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "dlbridge/c_api_cuda.h"
+#include "dlbridge/cuda/c_api.h"
 
 #define PIN_SIZE(type, size) _Static_assert(sizeof(type) == (size), "size of " #type)
 #define PIN(type, field, offset) \

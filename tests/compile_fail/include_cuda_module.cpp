@@ -2,7 +2,7 @@
 #include "dlbridge/plan.h"
 
 #ifdef DLBRIDGE_MUST_FAIL
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/staging.h"
 #endif
 
 dlbridge::Plan decide(const dlbridge::TensorView& view) {

@@ -7,7 +7,7 @@
 #include <memory>
 
 #include "backend.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/staging.h"
 #include "layouts.h"
 #include "ways.h"
 

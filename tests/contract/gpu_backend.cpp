@@ -15,8 +15,8 @@
 #include <thread>
 
 #include "backend.h"
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 
 namespace dlbridge::contract {
 namespace {

@@ -4,7 +4,7 @@
 #include <functional>
 
 #include "contract_test.h"
-#include "dlbridge/pinned_memory.h"
+#include "dlbridge/cuda/pinned_memory.h"
 #include "errors.h"
 #include "memory.h"
 

@@ -4,8 +4,8 @@
 #include <numeric>
 
 #include "contract_test.h"
+#include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/managed_tensor.h"
-#include "dlbridge/pinned_memory.h"
 #include "errors.h"
 #include "memory.h"
 #include "producer.h"

@@ -5,7 +5,7 @@
 
 #include "backend.h"
 #include "cuda_sim/simulator.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/staging.h"
 
 namespace dlbridge::contract {
 namespace {

@@ -8,8 +8,8 @@
 #include <thread>
 
 #include "dlbridge/copy.h"
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 #include "memory.h"
 
 namespace dlbridge::contract {

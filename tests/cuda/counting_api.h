@@ -16,8 +16,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda_api.h"
-#include "pinned_pool.h"
+#include "pinned/pool.h"
+#include "runtime/cuda_api.h"
 
 namespace dlbridge::test {
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not LIBRARY.exists(), reason=f"{LIBRARY} was not
 
 # What the process has loaded, and what the module says of it, through a library that calls it from C.
 PROBE = """
-#include <dlbridge/staging.h>
+#include <dlbridge/cuda/staging.h>
 
 extern "C" int usable() { return dlbridge::cuda::availability().usable; }
 extern "C" int runtime_version() { return dlbridge::cuda::availability().runtime_version; }

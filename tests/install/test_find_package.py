@@ -185,7 +185,7 @@ def test_cuda_module_needs_neither_a_driver_nor_a_runtime(installed):
 
 USE_WITHOUT_DRIVER = """
 #include <cstdio>
-#include <dlbridge/staging.h>
+#include <dlbridge/cuda/staging.h>
 
 int main() {
   const auto found = dlbridge::cuda::availability();

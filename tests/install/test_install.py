@@ -186,7 +186,7 @@ def test_wheel_has_the_cuda_module(wheel):
         names = archive.namelist()
     assert any(name.startswith("dlbridge/_cuda.") for name in names)
     assert any(name.startswith("dlbridge/lib/libdlbridge_cuda.so.") for name in names)
-    for needed in ("include/dlbridge/staging.h", "lib/pkgconfig/dlbridge-cuda.pc"):
+    for needed in ("include/dlbridge/cuda/staging.h", "lib/pkgconfig/dlbridge-cuda.pc"):
         assert f"dlbridge/{needed}" in names
     assert not [name for name in names if "libcudart" in name or "dlbridge_sim" in name]
 

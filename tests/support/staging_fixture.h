@@ -25,8 +25,8 @@
 #include <vector>
 
 #include "cuda_sim/simulator.h"
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 #include "errors.h"
 #include "shaped.h"
 

@@ -251,7 +251,7 @@ DLBRIDGE_API dlb_status dlb_copy(const DLManagedTensorVersioned* source,
 
 /// Copies the elements of `source` into the memory of `destination`, which is in another place (a
 /// device and the host, or the same device), by the module registered for these two places, such as
-/// that of dlbridge/c_api_cuda.h. When it returns the host may read a host destination; a device
+/// that of dlbridge/cuda/c_api.h. When it returns the host may read a host destination; a device
 /// destination holds the elements for what is enqueued on `stream` from then on. `stream` belongs
 /// to the device: DLPack's number or the device API's own handle. Both are checked, and must have
 /// the same shape and dtype. DLBRIDGE_REFUSED, before a byte is written: no module connects the

@@ -2,7 +2,7 @@
 #ifndef FRAMES_H
 #define FRAMES_H
 
-#include "dlbridge/c_api_cuda.h"
+#include "dlbridge/cuda/c_api.h"
 
 #ifdef __cplusplus
 extern "C" {

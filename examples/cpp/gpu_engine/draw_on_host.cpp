@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <utility>
 
-#include "dlbridge/pinned_memory.h"
+#include "dlbridge/cuda/pinned_memory.h"
 #include "engine.h"
 
 namespace engine {

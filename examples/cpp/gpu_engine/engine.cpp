@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "dlbridge/device_memory.h"
-#include "dlbridge/stream_order.h"
+#include "dlbridge/cuda/device_memory.h"
+#include "dlbridge/cuda/stream_order.h"
 
 namespace engine {
 

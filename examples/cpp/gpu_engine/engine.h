@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <memory>
 
-#include "dlbridge/future.h"
+#include "dlbridge/cuda/future.h"
+#include "dlbridge/cuda/staging.h"
 #include "dlbridge/loan.h"
-#include "dlbridge/staging.h"
 
 namespace engine {
 

@@ -14,9 +14,9 @@
 #include <string>
 #include <utility>
 
+#include "dlbridge/cuda/stream_order.h"
 #include "dlbridge/error.h"
 #include "dlbridge/managed_tensor.h"
-#include "dlbridge/stream_order.h"
 #include "engine.h"
 
 namespace nb = nanobind;

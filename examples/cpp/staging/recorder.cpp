@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "dlbridge/pinned_memory.h"
+#include "dlbridge/cuda/pinned_memory.h"
 
 namespace recorder {
 

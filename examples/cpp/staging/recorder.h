@@ -5,8 +5,8 @@
 #include <functional>
 #include <vector>
 
+#include "dlbridge/cuda/staging.h"
 #include "dlbridge/loan.h"
-#include "dlbridge/staging.h"
 
 namespace recorder {
 

@@ -6,11 +6,11 @@
 
 #include "bridge/capsule_module.h"
 #include "bridge/device_module.h"
-#include "dlbridge/device_memory.h"
+#include "dlbridge/cuda/device_memory.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
+#include "dlbridge/cuda/stream_order.h"
 #include "dlbridge/layout.h"
-#include "dlbridge/pinned_memory.h"
-#include "dlbridge/staging.h"
-#include "dlbridge/stream_order.h"
 #include "support/reference.h"
 
 namespace dlbridge::python {

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cuda_sim/simulator.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/staging.h"
 #include "memory.h"
 #include "shaped.h"
 

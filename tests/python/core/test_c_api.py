@@ -21,7 +21,7 @@ from isolated import needs_torch
 
 ROOT = Path(__file__).parents[3]
 HEADER = (ROOT / "core" / "include" / "dlbridge" / "c_api.h").read_text()
-CUDA_HEADER = (ROOT / "cuda" / "include" / "dlbridge" / "c_api_cuda.h").read_text()
+CUDA_HEADER = (ROOT / "cuda" / "include" / "dlbridge" / "cuda" / "c_api.h").read_text()
 GUIDE = (ROOT / "docs" / "c.md").read_text()
 EXAMPLES = [(ROOT / "examples" / "c" / name).read_text() for name in ("exchange.c", "stage/frames.c")]
 

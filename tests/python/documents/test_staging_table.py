@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "staging.md").read_text()
-MUTANTS = (ROOT / "cuda" / "src" / "mutants.h").read_text()
+MUTANTS = (ROOT / "cuda" / "src" / "runtime" / "mutants.h").read_text()
 EXAMPLE = (ROOT / "examples" / "cpp" / "staging" / "recorder.cpp").read_text()
 TEST = re.compile(r"^(?:TEST|TEST_F|TEST_P|TYPED_TEST)\(\s*(\w+),\s*(\w+)\)", re.MULTILINE)
 

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(
 
 
 class Library:
-    """As much of c_api_cuda.h as is needed here."""
+    """As much of dlbridge/cuda/c_api.h as is needed here."""
 
     def __init__(self) -> None:
         self._library = ctypes.CDLL(extension().library_path())

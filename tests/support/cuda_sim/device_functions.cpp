@@ -9,7 +9,7 @@ void fill_table(cuda::CudaApi& table, Driver driver) {
 #define DRIVER(member, symbol, version) \
   table.member =                        \
       driver == Driver::absent || driver == Driver::too_old ? nullptr : &functions::member;
-#include "cuda_api.def"
+#include "runtime/cuda_api.def"
 #undef RUNTIME
 #undef DRIVER
   table.launch = &functions::launch;

@@ -3,7 +3,7 @@
 
 #include <type_traits>
 
-#include "cuda_api.h"
+#include "runtime/cuda_api.h"
 
 namespace dlbridge::cuda_sim::functions {
 
@@ -12,7 +12,7 @@ using Function = std::remove_pointer_t<Pointer>;
 
 #define RUNTIME(member, symbol) Function<decltype(cuda::CudaApi::member)> member;
 #define DRIVER(member, symbol, version) Function<decltype(cuda::CudaApi::member)> member;
-#include "cuda_api.def"
+#include "runtime/cuda_api.def"
 #undef RUNTIME
 #undef DRIVER
 Function<decltype(cuda::CudaApi::launch)> launch;

@@ -6,7 +6,7 @@
 
 #include "call.h"
 #include "functions.h"
-#include "pack_body.h"
+#include "kernels/pack_body.h"
 
 namespace dlbridge::cuda_sim::functions {
 namespace {

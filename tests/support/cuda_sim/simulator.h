@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-#include "cuda_api.h"
+#include "runtime/cuda_api.h"
 
 namespace dlbridge::cuda_sim {
 

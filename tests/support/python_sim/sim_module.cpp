@@ -17,7 +17,7 @@
 #include <vector>
 
 #include "cuda_sim/simulator.h"
-#include "dlbridge/staging.h"
+#include "dlbridge/cuda/staging.h"
 #include "exports.h"
 
 namespace dlbridge::python_sim {
@@ -151,7 +151,7 @@ nb::dict counts(const Gpu& gpu) {
   nb::dict all;
 #define RUNTIME(member, symbol) all[#member] = gpu.sim().calls(#member);
 #define DRIVER(member, symbol, version) all[#member] = gpu.sim().calls(#member);
-#include "cuda_api.def"
+#include "runtime/cuda_api.def"
 #undef RUNTIME
 #undef DRIVER
   all["launch"] = gpu.sim().calls("launch");

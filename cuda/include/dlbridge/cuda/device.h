@@ -1,0 +1,48 @@
+// The CUDA devices of this machine, names of their streams, and waiting for all copies to end.
+//
+// Streams are named as DLPack names them: `handle` 1 is the legacy default stream, 2 the per-thread
+// one of the calling thread, kNoEdges says that the caller orders the work itself, anything else is
+// a cudaStream_t of the tensor's device; 0 is refused, since it means either of two streams.
+//
+// Thread: any.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "dlbridge/error.h"
+#include "dlbridge/export.h"
+#include "dlbridge/staging_backend.h"
+
+namespace dlbridge::cuda {
+
+inline constexpr intptr_t kLegacyStream = 1;
+inline constexpr intptr_t kPerThreadStream = 2;
+inline constexpr intptr_t kNoEdges = -1;
+
+/// A stream of CUDA device `device_id`, by DLPack's number or a cudaStream_t.
+inline Stream stream_of(int32_t device_id, intptr_t handle) noexcept {
+  return {{kDLCUDA, device_id}, reinterpret_cast<void*>(handle)};
+}
+inline Stream stream_of(int32_t device_id, void* cuda_stream) noexcept {
+  return {{kDLCUDA, device_id}, cuda_stream};
+}
+
+/// Whether this process can use a GPU, and why not.
+struct Availability {
+  bool usable = false;
+  ErrorCode reason{};       ///< no_driver, driver_too_old or no_device where not usable
+  std::string message;      ///< says what was found and what is needed; empty where usable
+  int driver_version = 0;   ///< as CUDA counts: 13000 is 13.0; 0 without a driver
+  int runtime_version = 0;  ///< of the runtime this library contains
+  int device_count = 0;
+};
+
+/// Never throws for want of a driver, and creates no context. Throws Error (after_fork),
+/// std::bad_alloc.
+DLBRIDGE_API Availability availability();
+
+/// Waits until no copy is in flight, at most `seconds`. Returns true if none is.
+DLBRIDGE_API bool drain(double seconds) noexcept;
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,321 @@
+// The C ABI over the staging functions: arguments in, one call, a status out.
+#include "dlbridge/cuda/c_api.h"
+
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "dlbridge/c_boundary.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
+#include "dlbridge/managed_tensor.h"
+#include "dlbridge/validate.h"
+
+struct dlb_future {
+  explicit dlb_future(dlbridge::cuda::Future&& started) noexcept : future(std::move(started)) {}
+  const dlbridge::cuda::Future future;
+};
+
+namespace dlbridge::cuda {
+namespace {
+
+using c_api::guarded;
+using c_api::make_handle;
+using c_api::make_into;
+using c_api::required;
+using c_api::share_handle;
+using c_api::sized;
+
+// Sizes in version 2 of the ABI, which brought them. They never change, also when the structs grow.
+constexpr size_t kOptionsV2 = 16;
+constexpr size_t kInfoV2 = 56;
+constexpr size_t kStatsV2 = 96;
+
+constexpr int64_t kAllFlags = 2 * DLBRIDGE_CUDA_ROW_MAJOR - 1;  // beyond the last bit: not known
+
+static_assert(kLegacyStream == DLBRIDGE_CUDA_LEGACY_STREAM &&
+              kPerThreadStream == DLBRIDGE_CUDA_PER_THREAD_STREAM &&
+              kNoEdges == DLBRIDGE_CUDA_NO_EDGES);
+
+StageOptions options_of(const dlb_cuda_options* given) {
+  if (given == nullptr) return {};
+  const dlb_cuda_options& options = sized(given, kOptionsV2, "dlb_cuda_options");
+  c_api::require_range(options.flags, kAllFlags, "flags");
+  c_api::require_range(options.reserved, 0, "reserved");
+  StageOptions out;
+  out.snapshot = (options.flags & DLBRIDGE_CUDA_NO_SNAPSHOT) == 0;
+  out.borrow = (options.flags & DLBRIDGE_CUDA_BORROW) != 0;
+  out.row_major = (options.flags & DLBRIDGE_CUDA_ROW_MAJOR) != 0;
+  return out;
+}
+
+Loan described(const DLManagedTensorVersioned* managed) {
+  Loan loan;
+  describe_managed(managed, loan);
+  return loan;
+}
+
+// The descriptors of a batch, and their views.
+class Batch {
+ public:
+  Batch(const DLManagedTensorVersioned* const* managed, size_t count, const char* field) {
+    if (count > 0) required(managed, field);
+    loans_.reserve(count);
+    for (size_t i = 0; i < count; ++i) loans_.push_back(described(managed[i]));
+    for (const Loan& loan : loans_) views_.push_back(loan.view());
+  }
+  const std::vector<TensorView>& views() const noexcept { return views_; }
+
+ private:
+  std::vector<Loan> loans_;
+  std::vector<TensorView> views_;
+};
+
+// The stream `handle` of the device that `on_device` is on.
+Stream stream_beside(const TensorView& on_device, intptr_t handle) {
+  return stream_of(on_device.device.device_id, handle);
+}
+
+Stream stream_beside(const std::vector<TensorView>& on_device, intptr_t handle) {
+  return on_device.empty() ? stream_of(0, handle) : stream_beside(on_device.front(), handle);
+}
+
+double seconds_of(double seconds) {
+  if (!std::isnan(seconds)) return seconds;
+  throw Error(ErrorCode::invalid_argument, "seconds", "seconds is not a number; expected one");
+}
+
+const Future& future_of(const dlb_future* future) { return required(future, "future").future; }
+
+}  // namespace
+}  // namespace dlbridge::cuda
+
+using namespace dlbridge;
+using namespace dlbridge::cuda;
+
+// ---- The machine
+
+dlb_status dlb_cuda_availability(dlb_cuda_info* info) noexcept {
+  return guarded([&] {
+    dlb_cuda_info& out = sized(info, kInfoV2, "dlb_cuda_info");
+    const Availability found = availability();
+    if (out.message != nullptr) c_api::write_text(found.message, out.message, out.message_capacity);
+    out.message_length = found.message.size();
+    out.reason = found.usable ? "" : name(found.reason).data();  // literals
+    out.usable = found.usable;
+    out.driver_version = found.driver_version;
+    out.runtime_version = found.runtime_version;
+    out.device_count = found.device_count;
+  });
+}
+
+dlb_status dlb_cuda_register_staging() noexcept {
+  return guarded([] { register_cuda_staging(); });
+}
+
+dlb_status dlb_cuda_drain(double seconds, int32_t* drained) noexcept {
+  return guarded([&] { required(drained, "drained") = drain(seconds_of(seconds)); });
+}
+
+// ---- Staging that is over when the call returns
+
+dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* source, intptr_t producer,
+                                  const dlb_cuda_options* options, dlb_tensor** result) noexcept {
+  return make_into(result, "result", [&] {
+    const StageOptions how = options_of(options);
+    const Loan from = described(source);
+    return make_handle(stage_to_host(from.view(), stream_beside(from.view(), producer), how));
+  });
+}
+
+dlb_status dlb_cuda_stage_to_host_into(const DLManagedTensorVersioned* source,
+                                       const DLManagedTensorVersioned* destination,
+                                       intptr_t producer,
+                                       const dlb_cuda_options* options) noexcept {
+  return guarded([&] {
+    const StageOptions how = options_of(options);
+    const Loan from = described(source);
+    const Loan to = described(destination);
+    stage_to_host(from.view(), to.view(), stream_beside(from.view(), producer), how);
+  });
+}
+
+dlb_status dlb_cuda_stage_to_device(const DLManagedTensorVersioned* source,
+                                    const DLManagedTensorVersioned* target, intptr_t consumer,
+                                    const dlb_cuda_options* options) noexcept {
+  return guarded([&] {
+    const StageOptions how = options_of(options);
+    const Loan from = described(source);
+    const Loan to = described(target);
+    stage_to_device(from.view(), to.view(), stream_beside(to.view(), consumer), how);
+  });
+}
+
+dlb_status dlb_cuda_stage_many_to_host(const DLManagedTensorVersioned* const* sources, size_t count,
+                                       intptr_t producer, const dlb_cuda_options* options,
+                                       dlb_tensor** results) noexcept {
+  return guarded([&] {
+    if (count > 0) required(results, "results");
+    std::fill_n(results, count, nullptr);
+    const StageOptions how = options_of(options);
+    const Batch from(sources, count, "sources");
+    std::vector<Loan> loans =
+        stage_to_host(from.views(), stream_beside(from.views(), producer), how);
+    try {
+      for (size_t i = 0; i < count; ++i) results[i] = make_handle(std::move(loans[i]));
+    } catch (...) {
+      for (size_t i = 0; i < count; ++i) dlb_tensor_release(std::exchange(results[i], nullptr));
+      throw;
+    }
+  });
+}
+
+dlb_status dlb_cuda_stage_many_to_device(const DLManagedTensorVersioned* const* sources,
+                                         const DLManagedTensorVersioned* const* targets,
+                                         size_t count, intptr_t consumer,
+                                         const dlb_cuda_options* options) noexcept {
+  return guarded([&] {
+    const StageOptions how = options_of(options);
+    const Batch from(sources, count, "sources");
+    const Batch to(targets, count, "targets");
+    stage_to_device(from.views(), to.views(), stream_beside(to.views(), consumer), how);
+  });
+}
+
+// ---- Staging that goes on after the call
+
+dlb_status dlb_cuda_stage_to_host_async(dlb_tensor* source, intptr_t producer,
+                                        const dlb_cuda_options* options,
+                                        dlb_future** future) noexcept {
+  return make_into(future, "future", [&] {
+    const StageOptions how = options_of(options);
+    Loan from = share_handle(source, "source");
+    const Stream stream = stream_beside(from.view(), producer);
+    return new dlb_future(stage_to_host_async(std::move(from), stream, how));
+  });
+}
+
+dlb_status dlb_cuda_stage_to_host_into_async(dlb_tensor* source, dlb_tensor* destination,
+                                             intptr_t producer, const dlb_cuda_options* options,
+                                             dlb_future** future) noexcept {
+  return make_into(future, "future", [&] {
+    const StageOptions how = options_of(options);
+    Loan from = share_handle(source, "source");
+    Loan to = share_handle(destination, "destination");
+    const Stream stream = stream_beside(from.view(), producer);
+    return new dlb_future(stage_to_host_async(std::move(from), std::move(to), stream, how));
+  });
+}
+
+dlb_status dlb_cuda_stage_to_device_async(dlb_tensor* source, dlb_tensor* target, intptr_t consumer,
+                                          const dlb_cuda_options* options,
+                                          dlb_future** future) noexcept {
+  return make_into(future, "future", [&] {
+    const StageOptions how = options_of(options);
+    Loan from = share_handle(source, "source");
+    Loan to = share_handle(target, "target");
+    const Stream stream = stream_beside(to.view(), consumer);
+    return new dlb_future(stage_to_device_async(std::move(from), std::move(to), stream, how));
+  });
+}
+
+dlb_status dlb_cuda_stage_many_to_host_async(dlb_tensor* const* sources, size_t count,
+                                             intptr_t producer, const dlb_cuda_options* options,
+                                             dlb_future** future) noexcept {
+  return make_into(future, "future", [&] {
+    const StageOptions how = options_of(options);
+    if (count > 0) required(sources, "sources");
+    std::vector<Loan> from;
+    from.reserve(count);
+    for (size_t i = 0; i < count; ++i) from.push_back(share_handle(sources[i], "sources"));
+    const Stream stream =
+        count == 0 ? stream_of(0, producer) : stream_beside(from.front().view(), producer);
+    return new dlb_future(stage_to_host_async(std::span(from), stream, how));
+  });
+}
+
+// ---- Futures
+
+dlb_status dlb_future_done(const dlb_future* future, int32_t* done) noexcept {
+  return guarded([&] { required(done, "done") = future_of(future).done(); });
+}
+
+dlb_status dlb_future_wait(const dlb_future* future, double seconds, int32_t* done) noexcept {
+  return guarded([&] {
+    int32_t& out = required(done, "done");
+    out = future_of(future).wait(seconds_of(seconds));
+  });
+}
+
+dlb_status dlb_future_count(const dlb_future* future, size_t* count) noexcept {
+  return guarded([&] { required(count, "count") = future_of(future).size(); });
+}
+
+dlb_status dlb_future_result(const dlb_future* future, size_t index, dlb_tensor** result) noexcept {
+  return make_into(result, "result", [&] { return make_handle(future_of(future).result(index)); });
+}
+
+dlb_status dlb_future_descriptor(const dlb_future* future, int32_t* descriptor) noexcept {
+  return guarded([&] { required(descriptor, "descriptor") = future_of(future).descriptor(); });
+}
+
+dlb_status dlb_future_drop(dlb_future* future) noexcept {
+  delete future;
+  return DLBRIDGE_OK;
+}
+
+// ---- Pinned memory
+
+dlb_status dlb_cuda_pinned_empty(DLDataType dtype, int32_t ndim, const int64_t* shape,
+                                 dlb_tensor** result) noexcept {
+  return make_into(result, "result", [&] {
+    DLTensor prototype{};
+    prototype.device = {kDLCPU, 0};
+    prototype.dtype = dtype;
+    prototype.ndim = ndim;
+    prototype.shape = const_cast<int64_t*>(shape);  // DLPack's struct has no const; it is only read
+    Loan like;
+    read_prototype(prototype, like);
+    return make_handle(pinned_empty(like.view()));
+  });
+}
+
+dlb_status dlb_cuda_pinned_stats(dlb_pinned_stats* stats) noexcept {
+  return guarded([&] {
+    dlb_pinned_stats& out = sized(stats, kStatsV2, "dlb_pinned_stats");
+    const PinnedStats found = pinned_stats();
+    out.registered = found.registered;
+    out.limit = found.limit;
+    out.free = found.free;
+    out.owned = found.owned;
+    out.in_flight = found.in_flight;
+    out.quarantined = found.quarantined;
+    out.leaked = found.leaked;
+    out.hits = found.hits;
+    out.misses = found.misses;
+    out.grows = found.grows;
+    out.refused = found.refused;
+  });
+}
+
+dlb_status dlb_cuda_set_pinned_limit(size_t bytes) noexcept {
+  return guarded([&] { set_pinned_limit(bytes); });
+}
+
+dlb_status dlb_cuda_trim_pinned(size_t keep_bytes, size_t* freed) noexcept {
+  return guarded([&] {
+    const size_t bytes = trim_pinned(keep_bytes);
+    if (freed != nullptr) *freed = bytes;
+  });
+}
+
+dlb_status dlb_cuda_record_stream(const void* address, int32_t device_id, intptr_t stream,
+                                  int32_t* held) noexcept {
+  return guarded([&] {
+    int32_t& out = required(held, "held");
+    out = record_stream(address, stream_of(device_id, stream));
+  });
+}

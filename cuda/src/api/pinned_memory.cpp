@@ -1,0 +1,78 @@
+#include "dlbridge/cuda/pinned_memory.h"
+
+#include <string>
+
+#include "device/engine.h"
+#include "operation/results.h"
+#include "runtime/cuda_error.h"
+#include "runtime/guards.h"
+#include "staging/checks.h"
+
+namespace dlbridge::cuda {
+
+Loan pinned_empty(const TensorView& like) {
+  Engine& engine = Engine::get();
+  if (like.is_empty()) {
+    Loan nothing = empty_result(like);
+    nothing.view().is_copied = false;
+    return nothing;
+  }
+  const CallGuard guard(engine.api(), engine.any_context());
+  PinnedBlock block = engine.pool().take(static_cast<size_t>(like.nbytes()));
+  if (!block) {
+    throw Error(ErrorCode::out_of_memory, "pinned memory",
+                std::to_string(like.nbytes()) +
+                    " bytes of pinned memory do not fit into the "
+                    "limit of " +
+                    std::to_string(engine.pool().stats().limit) +
+                    ": raise it with set_pinned_limit, or drop results that are held");
+  }
+  Loan loan = describe_result(like, false);
+  loan.view().is_copied = false;
+  loan.view().data = block.data();
+  loan.attach(std::move(block).into_deleter());
+  return loan;
+}
+
+PinnedStats pinned_stats() {
+  Engine& engine = Engine::get();
+  engine.settle_pool();  // for those who look while nothing else happens
+  return engine.pool().stats();
+}
+
+void set_pinned_limit(size_t bytes) {
+  Engine& engine = Engine::get();
+  const CallGuard guard(engine.api(), engine.any_context());
+  engine.pool().set_limit(bytes);
+}
+
+size_t trim_pinned(size_t keep_bytes) {
+  Engine& engine = Engine::get();
+  const CallGuard guard(engine.api(), engine.any_context());
+  return engine.pool().trim(keep_bytes);
+}
+
+bool record_stream(const void* address, Stream stream) {
+  Engine& engine = Engine::get();
+  if (!engine.pool().holds(address)) return false;
+  DeviceContext& device = engine.device(stream.device.device_id);
+  const CallGuard guard(engine.api(), device.context());
+  const CheckedStream checked = engine.checked(stream, device);
+  if (!checked.edges) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                "stream is -1; expected the stream that uses the memory");
+  }
+  PooledEvent event = device.events().take();
+  check(engine.api().event_record(event.get(), checked.handle), "cudaEventRecord");
+  return engine.pool().add_ticket(address, std::move(event));
+}
+
+bool is_page_locked(const TensorView& view) {
+  Engine& engine = Engine::get();
+  const CUcontext context = engine.context_in_use();
+  if (context == nullptr) return false;  // nor has anybody locked a page
+  const CallGuard guard(engine.api(), context);
+  return is_pinned(engine, view);
+}
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,71 @@
+// Core's StagingBackend over the staging functions.
+#include "dlbridge/staging_backend.h"
+#include "dlbridge/cuda/staging.h"
+#include "operation/operation.h"
+#include "runtime/cuda_error.h"
+#include "runtime/guards.h"
+#include "staging/checks.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+// On one device: in the stream's own order, without an event.
+void copy_on_device(const TensorView& source, const TensorView& target, Stream stream) {
+  require_same(source, target);
+  Engine& engine = Engine::get();
+  if (source.is_empty()) return;
+  DeviceContext& device = engine.device_of(source);
+  require_one_device(engine, std::span(&target, 1), device);
+  const CallGuard guard(engine.api(), device.context());
+  const CheckedStream checked = engine.checked(stream, device);
+  Operation operation(engine, device, checked, Edges::consumer);
+  if (checked.edges) operation.run_on_outer_stream();
+  operation.begin();
+  operation.copy(source, target, cudaMemcpyDeviceToDevice);
+  operation.end(false);
+  if (checked.edges)
+    operation.leave();
+  else
+    operation.wait(false);
+}
+
+class CudaStagingBackend final : public StagingBackend {
+ public:
+  bool connects(Device from, Device to) const noexcept override {
+    const bool ways = (from.is_cuda() && to.is_host()) || (from.is_host() && to.is_cuda()) ||
+                      (from.is_cuda() && from == to);
+    if (!ways) return false;
+    try {
+      if (Engine::is_parents()) return true;  // a staging says what is wrong
+      const Availability found = availability();
+      const auto is_there = [&](Device device) {
+        return !device.is_cuda() || device.id() < found.device_count;
+      };
+      return is_there(from) && is_there(to);
+    } catch (const std::exception&) {
+      return false;
+    }
+  }
+
+  void copy(const TensorView& source, const TensorView& target, Stream stream) override {
+    const bool from_device = Device(source.device).is_cuda();
+    if (from_device && Device(target.device).is_cuda())
+      return copy_on_device(source, target, stream);
+    if (from_device) return stage_to_host(source, target, stream);
+    stage_to_device(source, target, stream);
+  }
+};
+
+}  // namespace
+
+void register_cuda_staging() {
+  static CudaStagingBackend& backend = []() -> CudaStagingBackend& {
+    auto* made =
+        new CudaStagingBackend;  // never destroyed: core asks it for as long as the process lives
+    register_staging(*made);
+    return *made;
+  }();
+  static_cast<void>(backend);
+}
+
+}  // namespace dlbridge::cuda

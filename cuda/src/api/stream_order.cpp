@@ -1,0 +1,62 @@
+#include "dlbridge/cuda/stream_order.h"
+
+#include "operation/operation.h"
+#include "runtime/cuda_error.h"
+#include "runtime/guards.h"
+
+namespace dlbridge::cuda {
+
+void order_streams(Stream earlier, Stream later) {
+  Engine& engine = Engine::get();
+  DeviceContext& device = engine.device(later.device.device_id);
+  const CallGuard guard(engine.api(), device.context());
+  const CheckedStream from = engine.checked(earlier, device);
+  const CheckedStream to = engine.checked(later, device);
+  if (!from.edges || !to.edges || from.handle == to.handle) return;
+  try {
+    device.order(from.handle, to.handle);
+  } catch (const CudaError& error) {
+    device.note(error.cuda_code());
+    throw;
+  }
+}
+
+Future when_reached(Stream stream) {
+  Engine& engine = Engine::get();
+  DeviceContext& device = engine.device(stream.device.device_id);
+  const CallGuard guard(engine.api(), device.context());
+  const CheckedStream checked = engine.checked(stream, device);
+  auto state = std::make_shared<FutureState>(std::vector<SharedLoan>{});
+  if (!checked.edges) {
+    state->ending()->succeed();
+    return Future(std::move(state));
+  }
+  try {
+    auto operation = std::make_unique<Operation>(engine, device, checked, Edges::producer);
+    operation->lane().waiter().start();
+    operation->publish_to(state->ending());
+    operation->begin();
+    operation->end(false);
+    Operation::post(std::move(operation));
+  } catch (const CudaError& error) {
+    device.note(error.cuda_code());
+    throw;
+  }
+  return Future(std::move(state));
+}
+
+Stream import_stream(int32_t device_id) {
+  Engine& engine = Engine::get();
+  DeviceContext& device = engine.started(device_id);
+  const CallGuard guard(engine.api(), device.context());
+  return stream_of(device_id, static_cast<void*>(device.import_stream()));
+}
+
+Stream home_stream(int32_t device_id) {
+  Engine& engine = Engine::get();
+  DeviceContext& device = engine.started(device_id);
+  const CallGuard guard(engine.api(), device.context());
+  return stream_of(device_id, static_cast<void*>(device.home_stream()));
+}
+
+}  // namespace dlbridge::cuda

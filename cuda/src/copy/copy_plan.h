@@ -1,0 +1,124 @@
+// Copy plan: how strided memory crosses between two places, as numbers. Pure: no call of CUDA, no
+// pointer followed, nothing owned, no memory taken.
+//
+// Views here are validated (no overflow) and their `data` is an address with the offset folded in.
+// Thread: any.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "dlbridge/layout.h"
+#include "dlbridge/tensor_view.h"
+#include "kernels/pack_params.h"
+
+namespace dlbridge::cuda {
+
+/// The one call that makes a copy.
+enum class CopyKind : uint8_t {
+  empty,  ///< nothing to do
+  flat,   ///< cudaMemcpyAsync
+  rows,   ///< cudaMemcpy2DAsync
+  boxes,  ///< cudaMemcpy3DAsync
+  pack,   ///< a kernel on the device: both sides must be device memory
+};
+
+/// One copy. What stands behind `target` belongs to the kinds named with it; of the rest nothing is
+/// set.
+struct CopyStep {
+  CopyKind kind;
+  const std::byte* source;  ///< lowest address that the copy starts from; pack: first element
+  std::byte* target;
+  int64_t bytes;  ///< all: how much arrives
+
+  int64_t width;  ///< rows, boxes: bytes of one row
+  int64_t rows;   ///< rows, boxes: of one plane
+  int64_t source_pitch;
+  int64_t target_pitch;
+  int64_t planes;              ///< boxes
+  int64_t source_plane_bytes;  ///< boxes: a multiple of source_pitch, at least rows of them
+  int64_t target_plane_bytes;
+
+  PackParams pack;
+};
+
+/// Below this, rows are so narrow that a kernel through device memory beats the 2D engines.
+inline constexpr int64_t kMinRowBytes = 4096;
+
+/// How the elements of `source` come into `target` by one call: flat where both are one run, rows
+/// or boxes where runs of at least `min_row_bytes` lie at positive pitches in one or two further
+/// dimensions, else pack. Requires: same shape, dtype and padding; target without overlap. Source
+/// strides may have any sign and be zero. Throws Error (packed_subbyte) where elements of packed
+/// sub-byte types would have to be moved one by one.
+CopyStep plan_copy(const TensorView& source, const TensorView& target,
+                   int64_t min_row_bytes = kMinRowBytes);
+
+/// The kernel that suits `params`. Every kernel is right for params of plan_copy (transpose:
+/// rank 2 or more), this one is fast.
+KernelId choose_kernel(const PackParams& params) noexcept;
+
+/// Cuts a copy into pieces of at most `max_bytes` each (one element where that is larger), in the
+/// memory order of the target:
+///
+///   Pieces pieces(source, target, max_bytes);
+///   while (pieces.next()) move(pieces.source(), pieces.target());
+///
+/// Both views of a piece have the same shape; dimensions are coalesced, in the target's memory
+/// order, with positive target strides, so a piece of a dense target is contiguous (row-major) and
+/// begins where the last one ended. Pieces of packed sub-byte types are views of their bytes
+/// (uint8). A source may take the
+/// target's part where its order is to lead. Borrows nothing of the views but the memory they
+/// describe.
+class Pieces {
+ public:
+  /// Requires and throws what plan_copy does; max_bytes > 0.
+  Pieces(const TensorView& source, const TensorView& target, int64_t max_bytes);
+  // The views of a piece point into the object.
+  Pieces(const Pieces&) = delete;
+  Pieces& operator=(const Pieces&) = delete;
+
+  /// Goes to the next piece; false when there is none. The views change with it.
+  bool next() noexcept;
+
+  const TensorView& source() const noexcept { return source_; }
+  const TensorView& target() const noexcept { return target_; }
+  /// Bytes of this piece's elements.
+  int64_t bytes() const noexcept { return source_.nbytes(); }
+  /// Bytes of the pieces before this one: where it begins in a dense target.
+  int64_t bytes_before() const noexcept { return bytes_before_; }
+  /// How many pieces there are in all.
+  int64_t count() const noexcept { return count_; }
+
+ private:
+  TensorView source_;
+  TensorView target_;
+  std::byte* source_begin_ = nullptr;
+  std::byte* target_begin_ = nullptr;
+  int64_t bytes_before_ = 0;
+  int64_t count_ = 0;
+  int32_t cut_ = 0;    // dimensions outside it stand at one index, those inside are whole
+  int64_t step_ = 0;   // extent of a piece along cut_
+  int64_t index_ = 0;  // pieces given out
+  // Outermost first.
+  std::array<int64_t, PackParams::kMaxRank> whole_;
+  std::array<int64_t, PackParams::kMaxRank> begin_;
+  std::array<int64_t, PackParams::kMaxRank> shape_;
+  std::array<int64_t, PackParams::kMaxRank> source_strides_;
+  std::array<int64_t, PackParams::kMaxRank> target_strides_;
+};
+
+/// Whether a dimension of more than one element has stride 0: the same bytes would cross several
+/// times.
+bool has_broadcast(const TensorView& view) noexcept;
+
+/// `view` without dimensions of stride 0 or extent 1 (an empty view keeps its extents of 0): every
+/// element that differs, once. Writes shape and strides, room for view.ndim each.
+TensorView without_broadcast(const TensorView& view, int64_t* shape_out,
+                             int64_t* strides_out) noexcept;
+
+// The strides of what arrives where the caller names no target: dense_strides_like (layout.h) of
+// the source, compact_strides for packed sub-byte types. plan_copy from a source that is dense in
+// any order of its dimensions is then flat.
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,106 @@
+#include "copy/issue.h"
+
+#include <algorithm>
+
+#include "runtime/cuda_error.h"
+#include "runtime/mutants.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+// Where copies go, and which of their addresses may meet a seam.
+struct Way {
+  const CudaApi& api;
+  const PinnedPool& pool;
+  cudaMemcpyKind kind;
+  cudaStream_t stream;
+
+  // Bytes that one call may take from here on.
+  int64_t reach(const std::byte* source, const std::byte* target) const {
+    if (kind == cudaMemcpyDeviceToDevice || mutant(Mutant::skip_seam_split)) return INT64_MAX;
+    const void* host = kind == cudaMemcpyDeviceToHost ? target : source;
+    const size_t seam = pool.bytes_to_seam(host);
+    return seam == 0 ? INT64_MAX : static_cast<int64_t>(seam);
+  }
+};
+
+void copy_flat(const Way& way, const std::byte* source, std::byte* target, int64_t bytes) {
+  while (bytes > 0) {
+    const int64_t now = std::min(bytes, way.reach(source, target));
+    check(way.api.memcpy_async(target, source, static_cast<size_t>(now), way.kind, way.stream),
+          "cudaMemcpyAsync");
+    source += now;
+    target += now;
+    bytes -= now;
+  }
+}
+
+void copy_rows(const Way& way, const CopyStep& step, const std::byte* source, std::byte* target) {
+  const bool to_host = way.kind == cudaMemcpyDeviceToHost;
+  const int64_t host_pitch = to_host ? step.target_pitch : step.source_pitch;
+  int64_t left = step.rows;
+  while (left > 0) {
+    const int64_t reach = way.reach(source, target);
+    // Rows that end before the seam; the one across it goes by itself.
+    const int64_t fit = reach < step.width ? 0 : (reach - step.width) / host_pitch + 1;
+    const int64_t now = std::min(left, std::max<int64_t>(fit, 1));
+    if (fit == 0) {
+      copy_flat(way, source, target, step.width);
+    } else {
+      check(way.api.memcpy_2d_async(target, static_cast<size_t>(step.target_pitch), source,
+                                    static_cast<size_t>(step.source_pitch),
+                                    static_cast<size_t>(step.width), static_cast<size_t>(now),
+                                    way.kind, way.stream),
+            "cudaMemcpy2DAsync");
+    }
+    source += now * step.source_pitch;
+    target += now * step.target_pitch;
+    left -= now;
+  }
+}
+
+cudaPitchedPtr pitched(const std::byte* address, int64_t pitch, int64_t width, int64_t plane) {
+  return {const_cast<std::byte*>(address), static_cast<size_t>(pitch), static_cast<size_t>(width),
+          static_cast<size_t>(plane / pitch)};
+}
+
+void copy_boxes(const Way& way, const CopyStep& step) {
+  const bool to_host = way.kind == cudaMemcpyDeviceToHost;
+  const int64_t pitch = to_host ? step.target_pitch : step.source_pitch;
+  const int64_t plane = to_host ? step.target_plane_bytes : step.source_plane_bytes;
+  const int64_t extent = (step.planes - 1) * plane + (step.rows - 1) * pitch + step.width;
+  if (way.reach(step.source, step.target) < extent) {
+    for (int64_t i = 0; i < step.planes; ++i) {
+      copy_rows(way, step, step.source + i * step.source_plane_bytes,
+                step.target + i * step.target_plane_bytes);
+    }
+    return;
+  }
+  cudaMemcpy3DParms parameters{};
+  parameters.srcPtr = pitched(step.source, step.source_pitch, step.width, step.source_plane_bytes);
+  parameters.dstPtr = pitched(step.target, step.target_pitch, step.width, step.target_plane_bytes);
+  parameters.extent = {static_cast<size_t>(step.width), static_cast<size_t>(step.rows),
+                       static_cast<size_t>(step.planes)};
+  parameters.kind = way.kind;
+  check(way.api.memcpy_3d_async(&parameters, way.stream), "cudaMemcpy3DAsync");
+}
+
+}  // namespace
+
+void issue(const CudaApi& api, const PinnedPool& pool, const CopyStep& step, cudaMemcpyKind kind,
+           cudaStream_t stream) {
+  const Way way{api, pool, kind, stream};
+  switch (step.kind) {
+    case CopyKind::flat:
+      return copy_flat(way, step.source, step.target, step.bytes);
+    case CopyKind::rows:
+      return copy_rows(way, step, step.source, step.target);
+    case CopyKind::boxes:
+      return copy_boxes(way, step);
+    case CopyKind::empty:
+    case CopyKind::pack:
+      return;
+  }
+}
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,17 @@
+// Issue: one planned copy as calls of CUDA. Host memory is page-locked in registrations that a copy
+// must not cross, so a copy that reaches over a seam becomes several.
+#pragma once
+
+#include "copy/copy_plan.h"
+#include "pinned/pool.h"
+#include "runtime/cuda_api.h"
+
+namespace dlbridge::cuda {
+
+/// Enqueues `step`, flat, rows or boxes, on `stream`. `kind` says which side is host memory; that
+/// of `pool` is split at its seams. Throws Error (device_failed); some calls may have been accepted
+/// by then.
+void issue(const CudaApi& api, const PinnedPool& pool, const CopyStep& step, cudaMemcpyKind kind,
+           cudaStream_t stream);
+
+}  // namespace dlbridge::cuda

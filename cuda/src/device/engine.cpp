@@ -1,0 +1,379 @@
+#include "device/engine.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "runtime/cuda_error.h"
+#include "runtime/guards.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+std::mutex g_mutex;
+std::atomic<const CudaApi*> g_injected{nullptr};
+std::atomic<Engine*> g_engine{nullptr};  // never destroyed at exit: results may live longer
+std::atomic<pid_t> g_pid{0};
+size_t g_piece_bytes = PinnedSegment::kPieceBytes;  // guarded by g_mutex
+
+constexpr double kSecondsAtExit = 2;
+
+// A quarter of what the machine, or the control group we are in, has.
+size_t default_limit() {
+  uint64_t memory =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  uint64_t group = 0;
+  if (std::ifstream("/sys/fs/cgroup/memory.max") >> group && group > 0)
+    memory = std::min(memory, group);
+  return memory / 4;
+}
+
+[[noreturn]] void refuse_fork() {
+  throw Error(ErrorCode::after_fork, "process",
+              "this process is the child of one that uses CUDA, which does not survive a fork: "
+              "start workers with spawn or forkserver");
+}
+
+}  // namespace
+
+const CudaApi& cuda_api() noexcept {
+  const CudaApi* injected = g_injected.load();
+  return injected != nullptr ? *injected : runtime_table();
+}
+
+void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
+  const std::lock_guard lock(g_mutex);
+  delete g_engine.exchange(nullptr);
+  g_injected.store(api);
+  g_piece_bytes = piece_bytes != 0 ? piece_bytes : PinnedSegment::kPieceBytes;
+}
+
+Availability availability() {
+  Engine::require_no_parent();
+  const CudaApi& api = cuda_api();
+  const LastErrorGuard guard(api);
+  Availability found;
+  api.driver_get_version(&found.driver_version);
+  api.runtime_get_version(&found.runtime_version);
+  const cudaError_t error = api.get_device_count(&found.device_count);
+  if (error == cudaSuccess && found.device_count > 0) {
+    found.usable = true;
+    return found;
+  }
+  found.device_count = 0;
+  const auto version = [](int number) {
+    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
+  };
+  if (found.driver_version == 0) {
+    found.reason = ErrorCode::no_driver;
+    found.message = "no CUDA driver: nothing can be staged to or from a GPU on this machine";
+  } else if (error == cudaErrorInsufficientDriver) {
+    found.reason = ErrorCode::driver_too_old;
+    found.message = "the CUDA driver is too old: it knows CUDA " + version(found.driver_version) +
+                    ", this library needs " + version(found.runtime_version) +
+                    ": install a newer driver";
+  } else {
+    found.reason = ErrorCode::no_device;
+    found.message = "there is a CUDA driver, but no device that it lets this process use (" +
+                    error_name(error == cudaSuccess ? cudaErrorNoDevice : error) + ")";
+  }
+  return found;
+}
+
+Engine::Engine(const CudaApi& api, size_t piece_bytes)
+    : api_(api),
+      pid_(getpid()),
+      pool_(std::make_unique<PinnedPool>(api, *this, default_limit(), piece_bytes)) {}
+
+Engine::~Engine() {
+  for_each_device([](DeviceContext& device) { device.stop(); });
+  {
+    std::optional<CallGuard> guard;
+    const auto enter = [&](DeviceContext& device) {
+      if (guard) return;
+      try {
+        guard.emplace(api_, device.context());
+      } catch (const Error&) {
+        // Another one may do.
+      }
+    };
+    for_each_device([&](DeviceContext& device) {
+      if (device.alive()) enter(device);
+    });
+    for_each_device(enter);
+    // Tickets of blocks are events of the devices: the pool goes first.
+    pool_.reset();
+  }
+  for (auto& slot : devices_) delete slot.exchange(nullptr);
+}
+
+Engine* Engine::existing() noexcept {
+  Engine* engine = g_engine.load(std::memory_order_acquire);
+  return engine != nullptr && engine->pid_ == getpid() ? engine : nullptr;
+}
+
+bool Engine::is_parents() noexcept {
+  const Engine* engine = g_engine.load(std::memory_order_acquire);
+  return engine != nullptr && engine->pid_ != getpid();
+}
+
+void Engine::require_no_parent() {
+  if (is_parents()) refuse_fork();
+}
+
+Engine& Engine::get() {
+  if (Engine* engine = g_engine.load(std::memory_order_acquire)) [[likely]] {
+    if (engine->pid_ != getpid()) refuse_fork();
+    return *engine;
+  }
+  const Availability found = availability();
+  if (!found.usable) throw Error(found.reason, "device", found.message);
+  const std::lock_guard lock(g_mutex);
+  if (g_engine.load() == nullptr) {
+    g_engine.store(new Engine(cuda_api(), g_piece_bytes), std::memory_order_release);
+    static const int registered = std::atexit([] { dlbridge::cuda::drain(kSecondsAtExit); });
+    static_cast<void>(registered);
+  }
+  return *g_engine.load();
+}
+
+DeviceContext& Engine::open(int index) {
+  const std::lock_guard lock(mutex_);
+  auto& slot = devices_[static_cast<size_t>(index)];
+  if (slot.load() == nullptr)
+    slot.store(new DeviceContext(api_, index, *pool_), std::memory_order_release);
+  return *slot.load();
+}
+
+DeviceContext& Engine::device(int index) {
+  if (index >= 0 && index < kMaxDevices) {
+    DeviceContext* known = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
+    if (known != nullptr) [[likely]] {
+      known->require_alive();
+      return *known;
+    }
+  }
+  unsigned flags = 0;
+  int active = 0;
+  const CUresult answer = index < kMaxDevices
+                              ? api_.device_primary_ctx_get_state(index, &flags, &active)
+                              : CUDA_ERROR_INVALID_DEVICE;
+  if (answer != CUDA_SUCCESS || active == 0) {
+    throw Error(ErrorCode::invalid_device, "device",
+                "device is cuda:" + std::to_string(index) +
+                    (answer != CUDA_SUCCESS
+                         ? ", which this machine does not have"
+                         : ", on which the CUDA runtime has allocated nothing yet: what is to be "
+                           "staged has to be there first"));
+  }
+  return open(index);
+}
+
+DeviceContext& Engine::started(int index) {
+  const LastErrorGuard guard(api_);
+  int count = 0;
+  check(api_.get_device_count(&count), "cudaGetDeviceCount");
+  if (index < 0 || index >= std::min(count, kMaxDevices)) {
+    throw Error(ErrorCode::invalid_device, "device",
+                "device is cuda:" + std::to_string(index) + ", which this machine does not have; " +
+                    "its devices are cuda:0 to cuda:" + std::to_string(count - 1));
+  }
+  DeviceContext* known = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
+  DeviceContext& found = known != nullptr ? *known : open(index);
+  found.require_alive();
+  return found;
+}
+
+DeviceContext& Engine::device_of(const TensorView& view) {
+  const std::string named = Device(view.device).name();
+  // Asked in the context of the device named: without one CUDA would make one on the first device.
+  DeviceContext& claimed = device(view.device.device_id);
+  cudaPointerAttributes attributes{};
+  {
+    const CallGuard guard(api_, claimed.context());
+    const cudaError_t answer = api_.pointer_get_attributes(&attributes, view.data);
+    claimed.require_alive_after(answer, "cudaPointerGetAttributes");
+    if (answer != cudaSuccess) attributes.type = cudaMemoryTypeUnregistered;
+  }
+  const bool on_device = attributes.type == cudaMemoryTypeDevice;
+  const bool managed = attributes.type == cudaMemoryTypeManaged;
+  if (!on_device && !managed) {
+    throw Error(
+        ErrorCode::invalid_device, "data",
+        "data is host memory, or memory that CUDA does not know; the tensor says that it is "
+        "on " +
+            named + ": mend the producer");
+  }
+  if (on_device && attributes.device != view.device.device_id) {
+    throw Error(ErrorCode::invalid_device, "device_id",
+                "data is on cuda:" + std::to_string(attributes.device) +
+                    "; the tensor says that it is on " + named + ": mend the producer");
+  }
+  return claimed;
+}
+
+CheckedStream Engine::checked(Stream stream, DeviceContext& device) const {
+  const auto number = reinterpret_cast<intptr_t>(stream.handle);
+  const std::string where = "stream is " + std::to_string(number) + "; ";
+  if (stream.device.device_id != device.index()) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                "the stream belongs to cuda:" + std::to_string(stream.device.device_id) +
+                    ", the tensor is on cuda:" + std::to_string(device.index()) +
+                    ": pass a stream of the tensor's device");
+  }
+  if (number == kNoEdges) return {nullptr, false};
+  if (number == 0) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                where +
+                    "0 means either of two default streams: pass 1 for the legacy one, 2 for "
+                    "the per-thread one");
+  }
+  if (number < 0) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                where + "expected 1, 2, -1 for no ordering, or a cudaStream_t");
+  }
+  auto* handle = static_cast<cudaStream_t>(stream.handle);
+  if (!mutant(Mutant::no_capture_check)) {
+    const Capture capture = capture_of(api_, handle);
+    device.require_alive_after(capture.answer, "cudaStreamIsCapturing");
+    if (capture.active) {
+      throw Error(ErrorCode::stream_capturing, "stream",
+                  "the stream is being captured into a CUDA graph, which cannot hold a staging: "
+                  "stage before or after the capture");
+    }
+    if (capture.answer != cudaSuccess) {
+      throw Error(ErrorCode::stream_invalid, "stream",
+                  where + "CUDA does not know it (" + error_name(capture.answer) + ")");
+    }
+  }
+  int owner = device.index();
+  if (number > kPerThreadStream) {
+    const cudaError_t answer = api_.stream_get_device(handle, &owner);
+    device.require_alive_after(answer, "cudaStreamGetDevice");
+    if (answer != cudaSuccess) {
+      throw Error(ErrorCode::stream_invalid, "stream",
+                  where + "CUDA does not know it (" + error_name(answer) + ")");
+    }
+  }
+  if (owner != device.index()) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                "the stream belongs to cuda:" + std::to_string(owner) + ", the tensor is on cuda:" +
+                    std::to_string(device.index()) + ": pass a stream of the tensor's device");
+  }
+  return {handle, true};
+}
+
+CUcontext Engine::context_in_use() {
+  CUcontext found = nullptr;
+  for_each_device([&](const DeviceContext& device) {
+    if (found == nullptr && device.alive()) found = device.context();
+  });
+  if (found != nullptr) return found;
+  int count = 0;
+  check(api_.get_device_count(&count), "cudaGetDeviceCount");
+  for (int i = 0; i < std::min(count, kMaxDevices); ++i) {
+    unsigned flags = 0;
+    int active = 0;
+    if (api_.device_primary_ctx_get_state(i, &flags, &active) == CUDA_SUCCESS && active != 0)
+      return device(i).context();
+  }
+  return nullptr;
+}
+
+CUcontext Engine::any_context() {
+  if (const CUcontext found = context_in_use()) return found;
+  // Nobody uses a GPU yet: memory is registered with the first one.
+  DeviceContext& first = open(0);
+  first.require_alive();
+  return first.context();
+}
+
+HostPlace Engine::host_place(const void* address, size_t bytes) const noexcept {
+  if (pool_->holds(address)) return {.pinned = true};
+  const LastErrorGuard error(api_);
+  const RelaxedCapture capture(api_);
+  const auto look_up = [this](const void* at) {
+    cudaPointerAttributes found{};
+    if (api_.pointer_get_attributes(&found, at) != cudaSuccess)
+      found.type = cudaMemoryTypeUnregistered;
+    return found;
+  };
+  const cudaPointerAttributes first = look_up(address);
+  if (first.type == cudaMemoryTypeDevice) return {.device = first.device};
+  if (first.type != cudaMemoryTypeHost) return {};
+  return {.pinned = look_up(static_cast<const std::byte*>(address) + bytes - 1).type ==
+                    cudaMemoryTypeHost};
+}
+
+void Engine::settle_pool() noexcept {
+  DeviceContext* any = nullptr;
+  for_each_device([&](DeviceContext& device) {
+    if (any == nullptr || (device.alive() && !any->alive())) any = &device;
+  });
+  if (any == nullptr) return;  // nothing was ever handed out
+  try {
+    const CallGuard guard(api_, any->context());
+    pool_->settle();
+  } catch (const std::exception&) {
+    // It stays as it is.
+  }
+}
+
+bool Engine::drain(double seconds) noexcept {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  while (true) {
+    bool idle = true;
+    for_each_device([&](DeviceContext& device) { idle &= !device.alive() || device.idle(); });
+    if (idle) return true;
+    if (std::chrono::steady_clock::now() >= until) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+}
+
+bool drain(double seconds) noexcept {
+  Engine* engine = Engine::existing();
+  return engine == nullptr || engine->drain(seconds);
+}
+
+Fence Engine::fence() noexcept {
+  Fence fence;
+  for_each_device([&](DeviceContext& device) {
+    if (!device.alive()) return;
+    try {
+      const CallGuard guard(api_, device.context());
+      if (capture_of(api_, cudaStreamLegacy).active) {
+        fence.capturing = true;  // recording would end the capture
+        return;
+      }
+      PooledEvent event = device.events().take();
+      const cudaError_t recorded = api_.event_record(event.get(), cudaStreamLegacy);
+      device.note(recorded);
+      check(recorded, "cudaEventRecord");
+      fence.events.push_back(std::move(event));
+    } catch (const std::exception&) {
+      fence.failed = true;
+    }
+  });
+  return fence;
+}
+
+int Engine::passed(const PooledEvent& event) noexcept {
+  const LastErrorGuard error(api_);
+  const RelaxedCapture capture(api_);
+  switch (api_.event_query(event.get())) {
+    case CUDA_SUCCESS:
+      return 1;
+    case CUDA_ERROR_NOT_READY:
+      return mutant(Mutant::not_ready_is_done) ? 1 : 0;
+    default:
+      return mutant(Mutant::query_error_is_not_ready) ? 0 : -1;
+  }
+}
+
+}  // namespace dlbridge::cuda

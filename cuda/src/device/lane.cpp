@@ -1,0 +1,28 @@
+#include "device/lane.h"
+
+#include "device/device_context.h"
+#include "runtime/cuda_error.h"
+#include "runtime/mutants.h"
+
+namespace dlbridge::cuda {
+
+Lane::Lane(DeviceContext& device) : device_(device) {
+  const CudaApi& api = device.api();
+  const unsigned flags = mutant(Mutant::blocking_lane) ? cudaStreamDefault : cudaStreamNonBlocking;
+  check(api.stream_create_with_flags(&copies_, flags), "cudaStreamCreateWithFlags");
+  try {
+    check(api.stream_create_with_flags(&kernels_, flags), "cudaStreamCreateWithFlags");
+    waiter_ = std::make_unique<Waiter>(api, device.context());
+  } catch (...) {
+    if (kernels_ != nullptr) api.stream_destroy(kernels_);
+    api.stream_destroy(copies_);
+    throw;
+  }
+}
+
+Lane::~Lane() {
+  device_.api().stream_destroy(kernels_);
+  device_.api().stream_destroy(copies_);
+}
+
+}  // namespace dlbridge::cuda

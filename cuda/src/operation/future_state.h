@@ -1,0 +1,65 @@
+// Ending: how an operation ended, shared by the operation and its Futures.
+// FutureState: that and the results, shared by the Futures alone: the last of them to go gives the
+// results back on its own thread, whatever the thread still does that ended the operation.
+#pragma once
+
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "dlbridge/cuda/future.h"
+#include "dlbridge/error.h"
+#include "operation/shared_loan.h"
+
+namespace dlbridge::cuda {
+
+class Ending {
+ public:
+  Ending() noexcept = default;
+  Ending(const Ending&) = delete;
+  Ending& operator=(const Ending&) = delete;
+  ~Ending();
+
+  bool done() const noexcept { return done_.load(std::memory_order_acquire); }
+  bool wait(double seconds) const noexcept;
+  int descriptor();
+  /// What went wrong, or null. Requires: done.
+  const Error* error() const noexcept { return error_ ? &*error_ : nullptr; }
+
+  /// Once, by the operation. Wakes everybody.
+  void succeed() noexcept;
+  /// Without memory for the message only the code arrives.
+  void fail(const Error& error) noexcept;
+
+ private:
+  void finish() noexcept;
+
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  std::atomic<bool> done_{false};
+  std::optional<Error> error_;
+  int descriptor_ = -1;
+  const pid_t pid_ = getpid();  // of the process in which the operation runs
+};
+
+class FutureState {
+ public:
+  /// `results` are shown once the operation has ended well.
+  explicit FutureState(std::vector<SharedLoan> results) : results_(std::move(results)) {}
+
+  const std::shared_ptr<Ending>& ending() const noexcept { return ending_; }
+  size_t size() const noexcept { return results_.size(); }
+  Loan result(size_t index) const;
+
+ private:
+  const std::vector<SharedLoan> results_;
+  const std::shared_ptr<Ending> ending_ = std::make_shared<Ending>();
+};
+
+}  // namespace dlbridge::cuda

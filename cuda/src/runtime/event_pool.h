@@ -1,0 +1,59 @@
+// EventPool: events without timing, made once and used again. Creating one costs a microsecond and
+// may synchronise; taking one from here does neither.
+//
+// Owns its events until the pool is destroyed. Thread: any.
+#pragma once
+
+#include <mutex>
+#include <vector>
+
+#include "runtime/cuda_api.h"
+
+namespace dlbridge::cuda {
+
+class EventPool;
+
+/// An event on loan from its pool; goes back when destroyed. Move-only.
+class PooledEvent {
+ public:
+  PooledEvent() noexcept = default;
+  PooledEvent(EventPool& pool, cudaEvent_t event) noexcept : pool_(&pool), event_(event) {}
+  PooledEvent(PooledEvent&& other) noexcept;
+  PooledEvent& operator=(PooledEvent&& other) noexcept;
+  ~PooledEvent();
+
+  cudaEvent_t get() const noexcept { return event_; }
+  explicit operator bool() const noexcept { return event_ != nullptr; }
+  /// Forgets the event without giving it back: after a device error its state is unknown.
+  void leak() noexcept { pool_ = nullptr, event_ = nullptr; }
+
+ private:
+  EventPool* pool_ = nullptr;
+  cudaEvent_t event_ = nullptr;
+};
+
+/// Events of one device and one kind.
+class EventPool {
+ public:
+  /// `flags` as for cudaEventCreateWithFlags; cudaEventDisableTiming is added.
+  EventPool(const CudaApi& api, unsigned flags) noexcept : api_(api), flags_(flags) {}
+  EventPool(const EventPool&) = delete;
+  EventPool& operator=(const EventPool&) = delete;
+  /// Destroys the events. Requires: all are back; the device's context is current.
+  ~EventPool();
+
+  /// Requires: the device's context is current. Throws Error (device_failed), std::bad_alloc.
+  PooledEvent take();
+
+ private:
+  friend class PooledEvent;
+  void give_back(cudaEvent_t event) noexcept;
+
+  const CudaApi& api_;
+  unsigned flags_;
+  std::mutex mutex_;
+  std::vector<cudaEvent_t> free_;
+  size_t made_ = 0;  // free_ has room for all of them, so giving back cannot fail
+};
+
+}  // namespace dlbridge::cuda

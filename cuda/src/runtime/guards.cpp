@@ -1,0 +1,58 @@
+#include "runtime/guards.h"
+
+#include "runtime/cuda_error.h"
+
+namespace dlbridge::cuda {
+
+Capture capture_of(const CudaApi& api, cudaStream_t stream) noexcept {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  const cudaError_t answer = api.stream_is_capturing(stream, &status);
+  return {answer,
+          answer == cudaErrorStreamCaptureImplicit || status != cudaStreamCaptureStatusNone};
+}
+
+bool is_sticky(cudaError_t error) noexcept {
+  switch (error) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorExternalDevice:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorUnknown:
+      return true;
+    default:
+      return false;
+  }
+}
+
+ContextGuard::ContextGuard(const CudaApi& api, CUcontext context) : api_(api) {
+  CUcontext current = nullptr;
+  check(api_.ctx_get_current(&current), "cuCtxGetCurrent");
+  if (current == context) return;
+  check(api_.ctx_push_current(context), "cuCtxPushCurrent");
+  pushed_ = true;
+}
+
+ContextGuard::~ContextGuard() {
+  if (!pushed_ || mutant(Mutant::no_context_restore)) return;
+  if (mutant(Mutant::restore_by_set_device)) {
+    api_.set_device(0);
+    return;
+  }
+  CUcontext mine = nullptr;
+  api_.ctx_pop_current(&mine);
+}
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,72 @@
+#include "staging/checks.h"
+
+#include <string>
+
+#include "copy/copy_plan.h"
+#include "dlbridge/copy.h"
+#include "dlbridge/layout.h"
+
+namespace dlbridge::cuda {
+
+void require_device_memory(const TensorView& view, const char* field) {
+  if (Device(view.device).is_cuda()) return;
+  throw Error(ErrorCode::unsupported_device, field,
+              std::string(field) + " is on " + Device(view.device).name() +
+                  "; expected memory of a CUDA device" +
+                  (Device(view.device).is_host()
+                       ? ": make it there, or copy on the host with copy_host"
+                       : ": bring it to the host first, by the library that it comes from"));
+}
+
+void require_host_memory(const TensorView& view, const char* field) {
+  if (Device(view.device).is_host()) return;
+  throw Error(ErrorCode::unsupported_device, field,
+              std::string(field) + " is on " + Device(view.device).name() +
+                  "; expected host memory" +
+                  (Device(view.device).is_cuda()
+                       ? ": bring it there with stage_to_host"
+                       : ": bring it there first, by the library that it comes from"));
+}
+
+void require_same(const TensorView& source, const TensorView& target) {
+  // As if both were on the host, since they may be the same memory: what is managed has one address
+  // on both sides.
+  TensorView from = source;
+  TensorView to = target;
+  from.device = to.device = Device(DeviceType::cpu);
+  require_copyable(from, to);
+  // Packed elements below a byte that have no addresses are refused, before any path takes their
+  // bytes for dense ones.
+  if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
+    static_cast<void>(plan_copy(source, target));
+}
+
+void require_one_device(Engine& engine, std::span<const TensorView> views,
+                        const DeviceContext& device) {
+  for (const TensorView& view : views) {
+    if (view.is_empty()) continue;
+    const DeviceContext& found = engine.device_of(view);
+    if (&found == &device) continue;
+    throw Error(ErrorCode::invalid_device, "device",
+                "the batch has tensors of cuda:" + std::to_string(device.index()) +
+                    " and of cuda:" + std::to_string(found.index()) +
+                    "; expected one device: make a batch of each");
+  }
+}
+
+bool is_pinned(const Engine& engine, const TensorView& view) {
+  const auto range = byte_range(view.extents(), view.stride_elements(), view.itemsize());
+  if (!range || range->after == 0) return false;
+  const auto* first = static_cast<const std::byte*>(view.data) - range->before;
+  const HostPlace place =
+      engine.host_place(first, static_cast<size_t>(range->before + range->after));
+  if (place.device >= 0) {
+    throw Error(ErrorCode::invalid_device, "data",
+                "data is memory of cuda:" + std::to_string(place.device) +
+                    "; the tensor says that it is on " + Device(view.device).name() +
+                    ": mend the producer");
+  }
+  return place.pinned;
+}
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,67 @@
+// The steps of a staging in words, from the same plans that the copies are made by.
+#include "copy/copy_plan.h"
+#include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
+#include "operation/bounce_ring.h"
+#include "operation/operation.h"
+#include "operation/results.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+const char* words_for(CopyKind kind) {
+  switch (kind) {
+    case CopyKind::empty:
+      return "no copy";
+    case CopyKind::flat:
+      return "one copy";
+    case CopyKind::rows:
+      return "2D copy";
+    case CopyKind::boxes:
+      return "3D copy";
+    case CopyKind::pack:
+      return "pack kernel";
+  }
+  return "unknown";
+}
+
+// What pageable memory passes through.
+const char* passage_for(const PinnedStats& pool, int64_t bytes) {
+  if (bytes <= BounceRing::kOneBlockBytes && pool.has_room_for(static_cast<size_t>(bytes)))
+    return " through a pinned block";
+  return pool.has_room_for(2 * BounceRing::kSmallestSlot) ? " through a ring" : "";
+}
+
+}  // namespace
+
+std::vector<std::string> staging_steps(const TensorView& source, DLDevice target) {
+  if (source.is_empty()) return {words_for(CopyKind::empty)};
+  const PinnedStats pool = Engine::get().pool().stats();
+  std::vector<std::string> steps;
+  int64_t shape[PackParams::kMaxRank];
+  int64_t strides[PackParams::kMaxRank];
+  TensorView moved = source;
+  if (has_broadcast(source)) {
+    moved = without_broadcast(source, shape, strides);
+    steps.emplace_back("repeated elements once");
+  }
+  const Loan dense = describe_result(moved, false);
+  const CopyKind kind = plan_copy(moved, dense.view()).kind;
+  if (Device(target).is_host()) {
+    steps.emplace_back(words_for(kind));
+    const bool pooled = pool.has_room_for(static_cast<size_t>(source.nbytes()));
+    steps.emplace_back(pooled
+                           ? "pooled pinned memory"
+                           : std::string("pageable memory") + passage_for(pool, source.nbytes()));
+    return steps;
+  }
+  // On the way to a device the host's own copy makes strided memory dense.
+  const bool pinned = is_page_locked(moved);
+  const bool direct = pinned && kind != CopyKind::pack;
+  steps.emplace_back(words_for(direct ? kind : CopyKind::flat));
+  steps.emplace_back(std::string(pinned ? "from pinned memory" : "from pageable memory") +
+                     (direct ? "" : passage_for(pool, moved.nbytes())));
+  return steps;
+}
+
+}  // namespace dlbridge::cuda

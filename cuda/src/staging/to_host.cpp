@@ -1,0 +1,78 @@
+#include "staging/to_host.h"
+
+#include "copy/copy_plan.h"
+#include "operation/bounce_ring.h"
+#include "operation/results.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+// `once` (as without_broadcast(like) has it) seen with the shape of `like`.
+Loan spread_out(const TensorView& once, const TensorView& like) {
+  Loan spread;
+  spread.describe(like);
+  spread.view().data = once.data;
+  spread.view().device = once.device;
+  int32_t next = 0;
+  for (int32_t i = 0; i < like.ndim; ++i) {
+    const bool moved = like.strides[i] != 0 && like.shape[i] != 1;
+    spread.strides()[i] = moved ? once.strides[next++] : 0;
+  }
+  return spread;
+}
+
+// Pinned where the limit allows it. The operation holds it.
+Loan scratch_like(Operation& operation, const TensorView& view, bool& pinned) {
+  HostResult scratch(operation.engine().pool(), view, true);
+  pinned = scratch.is_pinned();
+  Loan description;
+  description.describe(scratch.view());
+  if (pinned)
+    operation.hold(scratch.take_block());
+  else
+    operation.hold(scratch.finish({}));
+  return description;
+}
+
+// Not even a ring fits into the pool's limit: the driver copies by way of memory of its own, as
+// slow as that is.
+void bring_unpinned(Operation& operation, const TensorView& source, const TensorView& target) {
+  if (Operation::can_copy(source, target, cudaMemcpyDeviceToHost))
+    return operation.copy(source, target, cudaMemcpyDeviceToHost);
+  const Loan dense = pageable_scratch(operation, target);
+  operation.copy(source, dense.view(), cudaMemcpyDeviceToHost);
+  operation.copy_on_host(dense.view(), target);
+}
+
+}  // namespace
+
+void bring(Operation& operation, const TensorView& source, const TensorView& target, bool pinned,
+           Waits waits) {
+  if (source.is_empty()) return;
+  if (has_broadcast(source)) {
+    static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
+    int64_t shape[PackParams::kMaxRank];
+    int64_t strides[PackParams::kMaxRank];
+    const TensorView once = without_broadcast(source, shape, strides);
+    bool scratch_pinned = false;
+    const Loan scratch = scratch_like(operation, once, scratch_pinned);
+    bring(operation, once, scratch.view(), scratch_pinned, waits);
+    return operation.copy_on_host(spread_out(scratch.view(), source).view(), target);
+  }
+  if (pinned && Operation::can_copy(source, target, cudaMemcpyDeviceToHost))
+    return operation.copy(source, target, cudaMemcpyDeviceToHost);
+  const int64_t bytes = target.nbytes();
+  if (bytes <= BounceRing::kOneBlockBytes || waits == Waits::avoided) {
+    if (PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(bytes))) {
+      Loan content = describe_result(target, false);
+      content.view().data = operation.hold(std::move(block));
+      operation.copy(source, content.view(), cudaMemcpyDeviceToHost);
+      return operation.copy_on_host(content.view(), target);
+    }
+  }
+  BounceRing ring(operation, target);
+  if (ring.is_ready()) return ring.to_host(source, target);
+  bring_unpinned(operation, source, target);
+}
+
+}  // namespace dlbridge::cuda

@@ -1,0 +1,342 @@
+// Order between streams without a copy: the edge, the wait for what a stream has, the lane that a
+// producer may be asked for.
+#include "dlbridge/cuda/stream_order.h"
+
+#include "staging_fixture.h"
+
+namespace dlbridge::test {
+namespace {
+
+using cuda_sim::ReportKind;
+
+constexpr int64_t kSize = 1000;
+constexpr int64_t kLarge = 100'000;
+
+class StreamOrder : public StagingTest {
+ protected:
+  void SetUp() override {
+    Config config;
+    config.schedule = Schedule::lazy;
+    start(config);
+  }
+};
+
+// ---- The edge
+
+TEST_F(StreamOrder, TheLaterComesBehindTheEarlier) {
+  const cudaStream_t earlier = stream();
+  const cudaStream_t later = stream();
+  TestTensor& x = device({{kSize}});
+  produce(earlier, x, 2);
+  cuda::order_streams(on(earlier), on(later));
+  const auto seen = consume(later, x);
+  EXPECT_EQ(sim().calls("stream_synchronize") + sim().calls("event_synchronize"), 0u);
+  EXPECT_TRUE(seen->empty()) << "nobody was waited for";
+  sim().synchronize(later);
+  EXPECT_EQ(*seen, pattern(x.span(), 2));
+}
+
+TEST_F(StreamOrder, HoldsForWhatIsThereByThen) {
+  start();
+  const cudaStream_t earlier = stream();
+  const cudaStream_t later = stream();
+  TestTensor& x = device({{kSize}});
+  TestTensor& y = device({{kSize}});
+  produce(earlier, x, 2);
+  cuda::order_streams(on(earlier), on(later));
+  sim().hold_stream(earlier);
+  produce(earlier, y, 3);  // after: not waited for
+  EXPECT_EQ(consume(later, x)->size(), x.span());
+  sim().go_stream(earlier);
+}
+
+TEST_F(StreamOrder, OfNumberedStreams) {
+  const cudaStream_t other = stream();
+  TestTensor& x = device({{kSize}});
+  for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream}) {
+    in_context(1, [&] {
+      const auto handle = reinterpret_cast<cudaStream_t>(number);
+      produce(handle, x, 2);
+      cuda::order_streams(numbered(number), on(other));
+      produce(other, x, 3);
+      cuda::order_streams(on(other), numbered(number));
+      const auto seen = consume(handle, x);
+      sim().synchronize(handle);
+      EXPECT_EQ(*seen, pattern(x.span(), 3));
+    });
+  }
+}
+
+TEST_F(StreamOrder, NeedsNoEdgeToItselfOrForNobody) {
+  const cudaStream_t user = stream();
+  cuda::order_streams(on(user), on(user));
+  cuda::order_streams(numbered(cuda::kNoEdges), on(user));
+  cuda::order_streams(on(user), numbered(cuda::kNoEdges));
+  EXPECT_EQ(sim().calls("event_record") + sim().calls("stream_wait_event"), 0u);
+  EXPECT_TRUE(sim().used_streams().empty());
+}
+
+TEST_F(StreamOrder, OfWhatIsNoStreamIsRefused) {
+  const cudaStream_t user = stream();
+  const cudaStream_t captured = stream();
+  ASSERT_EQ(sim().begin_capture(captured), cudaSuccess);
+  const std::pair<Stream, ErrorCode> refused[] = {
+      {numbered(0), ErrorCode::stream_invalid},
+      {numbered(-2), ErrorCode::stream_invalid},
+      {on(stream(0), 1), ErrorCode::stream_invalid},
+      {on(captured), ErrorCode::stream_capturing},
+  };
+  for (const auto& [given, code] : refused) {
+    expect_error(code, [&] { cuda::order_streams(given, on(user)); });
+    expect_error(code, [&] { cuda::order_streams(on(user), given); });
+    expect_error(code, [&] { static_cast<void>(cuda::when_reached(given)); });
+  }
+  // Of another device, and named so.
+  const Stream elsewhere = on(stream(0), 0);
+  expect_error(ErrorCode::stream_invalid, [&] { cuda::order_streams(elsewhere, on(user)); });
+  expect_error(ErrorCode::stream_invalid, [&] { cuda::order_streams(on(user), elsewhere); });
+  for (const int index : {-1, 2}) {
+    const Stream nowhere = numbered(cuda::kLegacyStream, index);
+    expect_error(ErrorCode::invalid_device, [&] { cuda::order_streams(nowhere, nowhere); });
+    expect_error(ErrorCode::invalid_device,
+                 [&] { static_cast<void>(cuda::when_reached(nowhere)); });
+    expect_error(ErrorCode::invalid_device, [&] { static_cast<void>(cuda::import_stream(index)); });
+  }
+  EXPECT_EQ(sim().captured_operations(), 0u);
+  EXPECT_EQ(sim().end_capture(captured), cudaSuccess);
+  EXPECT_EQ(sim().last_error(), cudaSuccess);
+}
+
+TEST_F(StreamOrder, AFailedCallIsToldAndLeavesNothing) {
+  for (const char* function : {"event_create_with_flags", "event_record", "stream_wait_event",
+                               "stream_is_capturing", "stream_get_device", "ctx_push_current"}) {
+    for (const bool for_good : {false, true}) {
+      SCOPED_TRACE(function);
+      if (for_good && std::string(function).starts_with("ctx_")) continue;
+      start();
+      if (for_good) expect_losses();
+      const cudaStream_t earlier = stream();
+      const cudaStream_t later = stream();
+      const auto order = [&] { cuda::order_streams(on(earlier), on(later)); };
+      sim().fail(
+          {function, 1, for_good ? cudaErrorIllegalAddress : cudaErrorInvalidValue, for_good});
+      EXPECT_TRUE(error_of(order));
+      EXPECT_EQ(sim().faults_struck(), 1);
+      EXPECT_EQ(sim().last_error(), cudaSuccess);
+      const auto next = error_of(order);
+      EXPECT_EQ(next.has_value(), for_good) << "a device that failed stays so";
+      if (next) {
+        EXPECT_EQ(name(next->code()), "device_failed");
+        EXPECT_NE(std::string(next->what()).find("failed earlier"), std::string::npos);
+      }
+    }
+  }
+}
+
+// ---- When a stream has run what it had
+
+TEST_F(StreamOrder, AStreamIsReachedWhenItHasRunWhatItHad) {
+  start();
+  const cudaStream_t user = stream();
+  TestTensor& x = device({{kSize}});
+  sim().hold_stream(user);
+  produce(user, x, 2);
+  const cuda::Future reached = cuda::when_reached(on(user));
+  EXPECT_EQ(reached.size(), 0u);
+  EXPECT_FALSE(reached.wait(0.02));
+  sim().go_stream(user);
+  EXPECT_TRUE(reached.wait(10));
+  EXPECT_EQ(elements(x), elements_with(x, 2));
+  // What comes after is not waited for.
+  const cuda::Future again = cuda::when_reached(on(user));
+  sim().hold_stream(user);
+  produce(user, x, 3);
+  EXPECT_TRUE(again.wait(10));
+  sim().go_stream(user);
+}
+
+TEST_F(StreamOrder, AReachedStreamIsKnownToTheHost) {
+  const cudaStream_t user = stream();
+  TestTensor& x = device({{kSize}});
+  produce(user, x, 2);
+  EXPECT_TRUE(cuda::when_reached(on(user)).wait(10));
+  sim().device_free(x.memory());  // a report where anything might still run
+  x.freed = true;
+}
+
+TEST_F(StreamOrder, WhatNobodyOrdersIsReachedAtOnce) {
+  TestTensor& x = device({{kSize}});
+  produce(stream(), x, 2);
+  const cuda::Future reached = cuda::when_reached(numbered(cuda::kNoEdges));
+  EXPECT_TRUE(reached.done());
+  EXPECT_EQ(reached.size(), 0u);
+  EXPECT_TRUE(sim().used_streams().empty());
+}
+
+TEST_F(StreamOrder, OfAPerThreadStreamItIsTheCallers) {
+  start();
+  in_context(1, [&] {
+    TestTensor& x = device({{kSize}});
+    produce(cudaStreamPerThread, x, 2);
+    sim().hold_stream(cudaStreamPerThread);
+    produce(cudaStreamPerThread, x, 3);
+    const cuda::Future reached = cuda::when_reached(numbered(cuda::kPerThreadStream));
+    EXPECT_FALSE(reached.wait(0.02));
+    sim().go_stream(cudaStreamPerThread);
+    EXPECT_TRUE(reached.wait(10));
+  });
+}
+
+TEST_F(StreamOrder, ADroppedWaitHoldsUpNobody) {
+  start();
+  const cudaStream_t user = stream();
+  TestTensor& x = device({{kSize}});
+  sim().hold_stream(user);
+  produce(user, x, 2);
+  static_cast<void>(cuda::when_reached(on(user)));
+  TestTensor& y = device({{kLarge}}, 3);
+  EXPECT_TRUE(cuda::stage_to_host_async(y.acquire(), on(stream())).wait(10));
+  EXPECT_FALSE(cuda::drain(0.01));
+  sim().go_stream(user);
+  EXPECT_TRUE(cuda::drain(10));
+}
+
+TEST_F(StreamOrder, AWaitThatFailsIsToldOnceItIsKnown) {
+  start();
+  expect_losses();
+  const cudaStream_t user = stream();
+  sim().hold_stream(user);
+  sim().enqueue_fault(user, cudaErrorIllegalAddress);
+  const cuda::Future reached = cuda::when_reached(on(user));
+  sim().go_stream(user);
+  EXPECT_TRUE(reached.wait(10));
+  const auto error = error_of([&] { static_cast<void>(reached.result(0)); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(name(error->code()), "device_failed");
+  expect_error(ErrorCode::device_failed, [&] { static_cast<void>(cuda::when_reached(on(user))); });
+}
+
+TEST_F(StreamOrder, AWaitThatCannotBeginLeavesNothing) {
+  int struck = 0;
+  for (const char* function : {"stream_create_with_flags", "event_create_with_flags",
+                               "event_record", "stream_wait_event", "event_synchronize"}) {
+    for (uint64_t nth = 1; nth <= 3; ++nth) {
+      SCOPED_TRACE(std::string(function) + " fails at call " + std::to_string(nth));
+      start();
+      const cudaStream_t user = stream();
+      sim().fail({function, nth, cudaErrorInvalidValue});
+      cuda::Future reached;
+      const auto thrown = error_of([&] { reached = cuda::when_reached(on(user)); });
+      if (reached) {
+        EXPECT_TRUE(reached.wait(10));
+        EXPECT_TRUE(cuda::drain(10));
+        EXPECT_EQ(sim().faults_struck() > 0, error_of([&] {
+                                               static_cast<void>(reached.result(0));
+                                             })->code() != ErrorCode::invalid_argument);
+      }
+      EXPECT_TRUE(reached || thrown);
+      EXPECT_TRUE(!thrown || sim().faults_struck() == 1);
+      struck += sim().faults_struck();
+      sim().clear_faults();
+      EXPECT_TRUE(cuda::when_reached(on(user)).wait(10));
+    }
+  }
+  EXPECT_GT(struck, 8);
+}
+
+// ---- The lane
+
+TEST_F(StreamOrder, ALaneServesAProducer) {
+  const Stream lane = cuda::import_stream(1);
+  const auto handle = static_cast<cudaStream_t>(lane.handle);
+  for (const int64_t size : {kSize, kLarge}) {
+    TestTensor& x = device({{size}});
+    produce(handle, x, 2);
+    EXPECT_EQ(elements(cuda::stage_to_host(x.view(), lane)), elements_with(x, 2));
+    produce(handle, x, 3);
+    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), lane);
+    produce(handle, x, 4);
+    EXPECT_EQ(elements(future.result()), elements_with(x, 3));
+  }
+}
+
+TEST_F(StreamOrder, ALaneServesAConsumer) {
+  const Stream lane = cuda::import_stream(1);
+  const auto handle = static_cast<cudaStream_t>(lane.handle);
+  for (const int64_t size : {kSize, kLarge}) {
+    TestTensor& target = device({{size}});
+    TestTensor& source = host({{size}}, 2);
+    static_cast<void>(consume(handle, target));
+    cuda::stage_to_device(source.view(), target.view(), lane);
+    const auto seen = consume(handle, target);
+    sim().synchronize(handle);
+    EXPECT_EQ(*seen, pattern(target.span(), 2));
+  }
+}
+
+// Neither a slow producer on another stream nor the legacy stream holds it up.
+TEST_F(StreamOrder, ALaneIsOrderedWithNobody) {
+  start();
+  const intptr_t number = reinterpret_cast<intptr_t>(cuda::import_stream(1).handle);
+  EXPECT_TRUE(number < 0 || number > cuda::kPerThreadStream) << "a stream of the module's own";
+  sim().hold_stream(cudaStreamLegacy);
+  produce(cudaStreamLegacy, device({{1}}), 2);
+  for (const unsigned flags : sim().created_stream_flags())
+    EXPECT_EQ(flags, unsigned{cudaStreamNonBlocking});
+  TestTensor& busy = device({{kLarge}});
+  const cudaStream_t slow = stream();
+  sim().hold_stream(slow);
+  produce(slow, busy, 2);
+  const cuda::Future waiting = cuda::stage_to_host_async(busy.acquire(), on(slow));
+  const auto handle = static_cast<cudaStream_t>(cuda::import_stream(1).handle);
+  TestTensor& x = device({{kSize}});
+  EXPECT_EQ(consume(handle, x)->size(), x.span());
+  sim().go_stream(cudaStreamLegacy);
+  sim().go_stream(slow);
+  EXPECT_TRUE(waiting.wait(10));
+}
+
+TEST_F(StreamOrder, ALaneMakesTheContextWhereNobodyHas) {
+  Config config;
+  config.active = {};
+  start(config);
+  in_context(-1, [&] {
+    EXPECT_EQ(cuda::import_stream(1).device.device_id, 1);
+    EXPECT_TRUE(sim().context_stack().empty());
+  });
+  EXPECT_TRUE(sim().context_active(1));
+  EXPECT_FALSE(sim().context_active(0));
+  EXPECT_EQ(sim().reports().size(), sim().reports_of(ReportKind::context_created));
+  sim().clear_reports();
+}
+
+// A slow producer keeps the one that it was given; sixteen are given in turn.
+TEST_F(StreamOrder, ProducersAreGivenStreamsInTurn) {
+  std::vector<void*> given;
+  for (int i = 0; i < 32; ++i) given.push_back(cuda::import_stream(1).handle);
+  std::vector<void*> first(given.begin(), given.begin() + 16);
+  EXPECT_TRUE(std::equal(first.begin(), first.end(), given.begin() + 16));
+  std::sort(first.begin(), first.end());
+  EXPECT_EQ(std::unique(first.begin(), first.end()), first.end());
+  EXPECT_EQ(cuda::home_stream(1).handle, cuda::home_stream(1).handle);
+  EXPECT_FALSE(std::binary_search(first.begin(), first.end(), cuda::home_stream(1).handle));
+}
+
+TEST_F(StreamOrder, AStreamThatWasDrawnIntoACaptureIsGivenToNobody) {
+  const cudaStream_t captured = stream();
+  ASSERT_EQ(sim().begin_capture(captured), cudaSuccess);
+  std::vector<cudaStream_t> drawn;
+  for (int i = 0; i < 16; ++i) {
+    const auto given = static_cast<cudaStream_t>(cuda::import_stream(1).handle);
+    EXPECT_EQ(std::find(drawn.begin(), drawn.end(), given), drawn.end());
+    drawn.push_back(given);
+    ASSERT_EQ(sim().order(captured, given), cudaSuccess);
+  }
+  expect_error(ErrorCode::stream_capturing, [&] { static_cast<void>(cuda::import_stream(1)); });
+  for (const cudaStream_t each : drawn) ASSERT_EQ(sim().order(each, captured), cudaSuccess);
+  EXPECT_EQ(sim().end_capture(captured), cudaSuccess);
+  EXPECT_NE(cuda::import_stream(1).handle, nullptr);
+}
+
+}  // namespace
+}  // namespace dlbridge::test

@@ -1,0 +1,232 @@
+// PinnedSegment: mapping, touching, registration in pieces, and what happens when a step fails.
+#include "pinned/segment.h"
+
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <cstring>
+#include <fstream>
+#include <string>
+#include <thread>
+
+#include "counting_api.h"
+#include "errors.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+using test::CountingApi;
+using test::error_of;
+using test::expect_error;
+using test::is_mapped;
+
+constexpr size_t kMiB = size_t{1} << 20;
+
+size_t resident_pages(const std::byte* data, size_t bytes) {
+  std::vector<unsigned char> pages(bytes / 4096);
+  EXPECT_EQ(mincore(const_cast<std::byte*>(data), bytes, pages.data()), 0);
+  return static_cast<size_t>(
+      std::count_if(pages.begin(), pages.end(), [](auto page) { return (page & 1) != 0; }));
+}
+
+TEST(PinnedSegment, IsAlignedToAHugePageAndZero) {
+  for (int i = 0; i < 8; ++i) {
+    const PinnedSegment segment(6 * kMiB);
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(segment.data()) % PinnedSegment::kGranularity, 0u);
+    EXPECT_EQ(segment.size(), 6 * kMiB);
+    for (size_t at = 0; at < segment.size(); at += 4096) ASSERT_EQ(segment.data()[at], std::byte{});
+  }
+}
+
+TEST(PinnedSegment, EveryPageIsTouchedBeforeItIsRegistered) {
+  CountingApi api;
+  PinnedSegment segment(64 * kMiB);
+  size_t resident = 0;
+  api.on_call = [&] { resident = resident_pages(segment.data(), segment.size()); };
+  segment.register_with(api.table());
+  api.on_call = nullptr;
+  EXPECT_EQ(resident, 64 * kMiB / 4096);
+  segment.unregister(api.table());
+}
+
+TEST(PinnedSegment, SeveralThreadsTouch) {
+  if (std::thread::hardware_concurrency() < 2) GTEST_SKIP() << "one processor";
+  const auto faults = [](int who) {
+    rusage usage{};
+    getrusage(who, &usage);
+    return usage.ru_minflt;
+  };
+  const long mine = faults(RUSAGE_THREAD);
+  const long all = faults(RUSAGE_SELF);
+  const PinnedSegment segment(128 * kMiB);
+  const long by_me = faults(RUSAGE_THREAD) - mine;
+  const long by_all = faults(RUSAGE_SELF) - all;
+  EXPECT_GE(by_all - by_me, 24);  // of 64 or more, a huge page being one; half of them are due
+}
+
+TEST(PinnedSegment, AsksForHugePages) {
+  const PinnedSegment segment(4 * kMiB);
+  std::ifstream smaps("/proc/self/smaps");
+  const auto address = reinterpret_cast<uintptr_t>(segment.data());
+  bool inside = false;
+  for (std::string line; std::getline(smaps, line);) {
+    unsigned long begin = 0;
+    unsigned long end = 0;
+    if (sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2)
+      inside = begin <= address && address < end;
+    if (inside && line.starts_with("VmFlags:")) {
+      EXPECT_NE(line.find(" hg"), std::string::npos) << line;
+      return;
+    }
+  }
+  GTEST_SKIP() << "no VmFlags in /proc/self/smaps";
+}
+
+TEST(PinnedSegment, IsRegisteredInPiecesSideBySide) {
+  CountingApi api;
+  PinnedSegment segment(14 * kMiB, 4 * kMiB);
+  EXPECT_EQ(segment.registered(), 0u);
+  segment.register_with(api.table());
+  EXPECT_EQ(segment.registered(), 14 * kMiB);
+  const auto pieces = api.pieces();
+  ASSERT_EQ(pieces.size(), 4u);
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(pieces[i].address, segment.data() + i * 4 * kMiB);
+    EXPECT_EQ(pieces[i].bytes, i < 3 ? 4 * kMiB : 2 * kMiB);
+    EXPECT_EQ(pieces[i].flags, unsigned{cudaHostRegisterPortable | cudaHostRegisterMapped});
+  }
+  segment.unregister(api.table());
+  EXPECT_EQ(api.registered(), 0u);
+  EXPECT_EQ(segment.registered(), 0u);
+}
+
+TEST(PinnedSegment, APieceIsAGibibyteAtMost) {
+  CountingApi api;
+  constexpr size_t kGiB = size_t{1} << 30;
+  PinnedSegment segment(kGiB + 2 * kMiB);
+  segment.register_with(api.table());
+  const auto pieces = api.pieces();
+  ASSERT_EQ(pieces.size(), 2u);
+  EXPECT_EQ(pieces[0].bytes, kGiB);
+  EXPECT_EQ(pieces[1].bytes, 2 * kMiB);
+  EXPECT_EQ(segment.bytes_to_seam(kGiB - 1), 1u);
+  EXPECT_EQ(segment.bytes_to_seam(kGiB), 2 * kMiB);
+  segment.unregister(api.table());
+}
+
+TEST(PinnedSegment, TellsHowFarItIsToTheSeam) {
+  const PinnedSegment segment(10 * kMiB, 4 * kMiB);
+  EXPECT_EQ(segment.bytes_to_seam(0), 4 * kMiB);
+  EXPECT_EQ(segment.bytes_to_seam(1), 4 * kMiB - 1);
+  EXPECT_EQ(segment.bytes_to_seam(4 * kMiB - 1), 1u);
+  EXPECT_EQ(segment.bytes_to_seam(4 * kMiB), 4 * kMiB);
+  EXPECT_EQ(segment.bytes_to_seam(9 * kMiB), kMiB);
+}
+
+TEST(PinnedSegment, AFailureRollsEveryPieceBack) {
+  for (size_t n = 1; n <= 4; ++n) {
+    CountingApi api;
+    const std::byte* data = nullptr;
+    {
+      PinnedSegment segment(8 * kMiB, 2 * kMiB);
+      data = segment.data();
+      api.fail_at(n, cudaErrorMemoryAllocation);
+      const auto error = error_of([&] { segment.register_with(api.table()); });
+      ASSERT_TRUE(error);
+      EXPECT_EQ(error->code(), ErrorCode::out_of_memory);
+      EXPECT_NE(std::strstr(error->what(), "cudaErrorMemoryAllocation"), nullptr) << error->what();
+      EXPECT_NE(std::strstr(error->what(), "set_pinned_limit"), nullptr) << error->what();
+      EXPECT_EQ(api.registered(), 0u);
+      EXPECT_EQ(segment.registered(), 0u);
+      EXPECT_EQ(api.calls(), n + n - 1);
+      EXPECT_EQ(CountingApi::last_error(), cudaSuccess);
+    }
+    EXPECT_FALSE(is_mapped(data));
+  }
+}
+
+TEST(PinnedSegment, ADeadDeviceIsSaidToBeDead) {
+  CountingApi api;
+  PinnedSegment segment(2 * kMiB);
+  api.fail_at(1, cudaErrorIllegalAddress);
+  expect_error(ErrorCode::device_failed, [&] { segment.register_with(api.table()); });
+}
+
+TEST(PinnedSegment, WhatCannotBeRolledBackStaysMapped) {
+  CountingApi api;
+  const std::byte* data = nullptr;
+  {
+    PinnedSegment segment(8 * kMiB, 2 * kMiB);
+    data = segment.data();
+    api.fail_at(3, cudaErrorMemoryAllocation, 2);  // the third piece, and undoing the first
+    expect_error(ErrorCode::out_of_memory, [&] { segment.register_with(api.table()); });
+    EXPECT_EQ(segment.registered(), 2 * kMiB);
+    EXPECT_EQ(api.registered(), 2 * kMiB);
+  }
+  EXPECT_TRUE(is_mapped(data));
+  EXPECT_TRUE(is_mapped(data + 2 * kMiB - 1));
+  EXPECT_FALSE(is_mapped(data + 2 * kMiB));
+  EXPECT_FALSE(is_mapped(data + 8 * kMiB - 1));
+}
+
+TEST(PinnedSegment, UnregisteringKeepsTheContent) {
+  CountingApi api;
+  PinnedSegment segment(4 * kMiB, 2 * kMiB);
+  segment.register_with(api.table());
+  std::memset(segment.data(), 0x5a, segment.size());
+  segment.unregister(api.table());
+  for (size_t at = 0; at < segment.size(); at += 511)
+    ASSERT_EQ(segment.data()[at], std::byte{0x5a});
+}
+
+TEST(PinnedSegment, WhatTheDriverHasLetGoOfIsNotRegistered) {
+  CountingApi api;
+  PinnedSegment segment(2 * kMiB);
+  segment.register_with(api.table());
+  api.fail_at(1, cudaErrorHostMemoryNotRegistered);
+  segment.unregister(api.table());
+  EXPECT_EQ(segment.registered(), 0u);
+  EXPECT_EQ(CountingApi::last_error(), cudaSuccess);
+}
+
+TEST(PinnedSegment, AMoveTakesEverything) {
+  CountingApi api;
+  PinnedSegment segment(2 * kMiB);
+  segment.register_with(api.table());
+  const std::byte* const data = segment.data();
+  PinnedSegment other(2 * kMiB);
+  const std::byte* const replaced = other.data();
+  other = std::move(segment);
+  EXPECT_FALSE(is_mapped(replaced));
+  EXPECT_EQ(segment.size(), 0u);  // NOLINT: what a move leaves is part of the promise
+  PinnedSegment third(std::move(other));
+  EXPECT_EQ(third.data(), data);
+  EXPECT_EQ(third.registered(), 2 * kMiB);
+  third.unregister(api.table());
+  third = PinnedSegment();
+  EXPECT_FALSE(is_mapped(data));
+}
+
+TEST(PinnedSegment, CallsInRelaxedCaptureModeAndRestoresIt) {
+  CountingApi api;
+  CountingApi::mode() = cudaStreamCaptureModeThreadLocal;
+  PinnedSegment segment(2 * kMiB);
+  segment.register_with(api.table());
+  EXPECT_EQ(api.pieces().front().mode, cudaStreamCaptureModeRelaxed);
+  EXPECT_EQ(CountingApi::mode(), cudaStreamCaptureModeThreadLocal);
+  segment.unregister(api.table());  // the table itself looks at the mode
+  EXPECT_EQ(CountingApi::mode(), cudaStreamCaptureModeThreadLocal);
+  CountingApi::mode() = cudaStreamCaptureModeGlobal;
+}
+
+TEST(PinnedSegment, MoreThanThereAreAddressesIsOutOfMemory) {
+  for (const size_t bytes : {size_t{1} << 50, SIZE_MAX - SIZE_MAX % (2 * kMiB)}) {
+    const auto error = error_of([&] { PinnedSegment segment(bytes); });
+    ASSERT_TRUE(error);
+    EXPECT_EQ(error->code(), ErrorCode::out_of_memory);
+    EXPECT_NE(std::strstr(error->what(), "out="), nullptr) << error->what();
+  }
+}
+
+}  // namespace
+}  // namespace dlbridge::cuda

@@ -1,0 +1,124 @@
+// EventPool: events are made once, used again, and end with their pool.
+#include "runtime/event_pool.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+#include <thread>
+
+#include "counting_api.h"
+#include "errors.h"
+
+namespace dlbridge::cuda {
+namespace {
+
+using test::CountingApi;
+using test::expect_error;
+
+TEST(EventPool, UsesAnEventAgainOnceItIsBack) {
+  CountingApi api;
+  {
+    EventPool pool(api.table(), 0);
+    cudaEvent_t first = nullptr;
+    {
+      const PooledEvent event = pool.take();
+      first = event.get();
+      EXPECT_TRUE(event);
+      EXPECT_NE(pool.take().get(), first);
+    }
+    std::set<cudaEvent_t> again;
+    const PooledEvent a = pool.take();
+    const PooledEvent b = pool.take();
+    EXPECT_NE(a.get(), b.get());
+    EXPECT_TRUE(a.get() == first || b.get() == first);
+    EXPECT_EQ(api.events(), 2u);
+  }
+  EXPECT_EQ(api.events(), 0u);
+}
+
+TEST(EventPool, AnEventIsBackOnceAfterMoves) {
+  CountingApi api;
+  EventPool pool(api.table(), 0);
+  {
+    PooledEvent a = pool.take();
+    const cudaEvent_t event = a.get();
+    PooledEvent b = std::move(a);
+    EXPECT_FALSE(a);  // NOLINT: what a move leaves is part of the promise
+    PooledEvent c = pool.take();
+    c = std::move(b);  // gives its own back
+    EXPECT_EQ(c.get(), event);
+    PooledEvent& self = c;
+    c = std::move(self);
+    EXPECT_EQ(c.get(), event);
+  }
+  const PooledEvent a = pool.take();
+  const PooledEvent b = pool.take();
+  EXPECT_NE(a.get(), b.get());
+  EXPECT_EQ(api.events(), 2u);
+}
+
+TEST(EventPool, ALeakedEventDoesNotComeBack) {
+  CountingApi api;
+  {
+    EventPool pool(api.table(), 0);
+    PooledEvent event = pool.take();
+    const cudaEvent_t leaked = event.get();
+    event.leak();
+    EXPECT_FALSE(event);
+    EXPECT_NE(pool.take().get(), leaked);
+  }
+  EXPECT_EQ(api.events(), 1u);
+}
+
+TEST(EventPool, SaysWhyThereIsNoEventAndLeavesNoErrorBehind) {
+  CountingApi api;
+  EventPool pool(api.table(), 0);
+  api.fail_at(1, cudaErrorLaunchFailure);
+  expect_error(ErrorCode::device_failed, [&] { pool.take(); });
+  EXPECT_EQ(CountingApi::last_error(), cudaSuccess);
+  EXPECT_TRUE(pool.take());
+
+  // The caller's own earlier error stays for him to find.
+  CountingApi::last_error() = cudaErrorInvalidValue;
+  const PooledEvent one = pool.take();
+  const PooledEvent two = pool.take();
+  EXPECT_EQ(std::exchange(CountingApi::last_error(), cudaSuccess), cudaErrorInvalidValue);
+}
+
+TEST(EventPool, AddsItsFlags) {
+  CountingApi api;
+  static unsigned seen = 0;
+  CudaApi table = api.table();
+  table.event_create_with_flags = [](cudaEvent_t*, unsigned flags) {
+    seen = flags;
+    return cudaErrorNotSupported;
+  };
+  EventPool pool(table, cudaEventBlockingSync);
+  expect_error(ErrorCode::device_failed, [&] { pool.take(); });
+  EXPECT_EQ(seen, unsigned{cudaEventBlockingSync | cudaEventDisableTiming});
+}
+
+TEST(EventPool, ServesThreadsTogether) {
+  CountingApi api;
+  {
+    EventPool pool(api.table(), 0);
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 8; ++t) {
+      threads.emplace_back([&pool] {
+        for (int i = 0; i < 2000; ++i) {
+          PooledEvent a = pool.take();
+          const PooledEvent b = pool.take();
+          ASSERT_NE(a.get(), b.get());
+          a = pool.take();
+          ASSERT_NE(a.get(), b.get());
+        }
+      });
+    }
+    for (auto& thread : threads) thread.join();
+    EXPECT_LE(api.events(), 24u);
+  }
+  EXPECT_EQ(api.events(), 0u);
+}
+
+}  // namespace
+}  // namespace dlbridge::cuda

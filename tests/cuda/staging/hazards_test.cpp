@@ -1,0 +1,285 @@
+// The hazards of asynchronous copies, each by the accident that it would be. Elsewhere: captures
+// (staging_capture_test.cpp, staging_streams_test.cpp), the wrong current device and lost errors
+// (staging_contexts_test.cpp), dead devices (staging_failure_test.cpp), processes that fork, end or
+// have no driver (staging_process_test.cpp).
+#include "runtime/cuda_api.h"
+#include "staging_paths.h"
+
+namespace dlbridge::test {
+namespace {
+
+// ---- Pageable memory: an "asynchronous" copy of it may be over on return, or not begun
+
+class PageableMemory : public StagingPathTest, public testing::WithParamInterface<StagingPath> {};
+
+TEST_P(PageableMemory, IsNeverGivenToAnAsynchronousCopy) {
+  for (const cuda_sim::Pageable way : {cuda_sim::Pageable::synchronous, cuda_sim::Pageable::staged,
+                                       cuda_sim::Pageable::deferred}) {
+    Config config;
+    config.schedule = Schedule::lazy;
+    config.pageable = way;
+    start(config);
+    if (GetParam().side == HostSide::fresh) {
+      static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(stream())));
+      cuda::set_pinned_limit(size_t{2} << 20);
+      static_cast<void>(cuda::pinned_empty(host({{300'000}}).view()));
+    }
+    const std::optional<Error> error = walk(GetParam());
+    EXPECT_FALSE(error) << error->what();
+    EXPECT_TRUE(cuda::drain(10));
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PageableMemory, testing::ValuesIn(staging_paths()),
+                         testing::PrintToStringParamName());
+
+class StagingHazards : public StagingTest {
+ protected:
+  static constexpr int64_t kSmall = 1000;
+  static constexpr int64_t kLarge = 100'000;
+  static constexpr int64_t kHuge = 2'400'000;  // above 8 MiB: a segment of its own
+
+  // Room for one huge block and little else.
+  void allow_one_huge_block() {
+    static_cast<void>(cuda::pinned_stats());
+    cuda::set_pinned_limit(size_t{12} << 20);
+  }
+};
+
+// ---- A pinned block is used again before its copy has ended
+
+TEST_F(StagingHazards, ASlotIsNotUsedAgainBeforeItsCopyHasEnded) {
+  TestTensor& a = device({{kSmall}}, 2);
+  TestTensor& b = device({{kSmall}}, 3);
+  TestTensor& source = host({{kSmall}}, 4);
+  const cudaStream_t consumer = stream();
+  sim().hold_stream(consumer);
+  cuda::stage_to_device(source.view(), a.view(), on(consumer));
+  fill(source, 5);
+  for (int i = 0; i < 40; ++i) cuda::stage_to_device(source.view(), b.view(), on(consumer));
+  EXPECT_GT(cuda::pinned_stats().in_flight, 0u);
+  sim().go_stream(consumer);
+  sim().synchronize(consumer);
+  EXPECT_EQ(elements(a), elements_with(source, 4));
+  EXPECT_EQ(elements(b), elements_with(source, 5));
+}
+
+TEST_F(StagingHazards, ARingsSlotsAreNotUsedAgainBeforeTheirCopiesHaveEnded) {
+  TestTensor& a = device({{kLarge}}, 2);
+  TestTensor& b = device({{kLarge}}, 3);
+  TestTensor& source = host({{kLarge}}, 4);
+  const cudaStream_t consumer = stream();
+  sim().hold_stream(consumer);
+  cuda::stage_to_device(source.view(), a.view(), on(consumer));
+  fill(source, 5);
+  cuda::stage_to_device(source.view(), b.view(), on(consumer));
+  sim().go_stream(consumer);
+  sim().synchronize(consumer);
+  EXPECT_EQ(elements(a), elements_with(source, 4));
+  EXPECT_EQ(elements(b), elements_with(source, 5));
+}
+
+// A slow consumer does not keep others from memory.
+TEST_F(StagingHazards, ASlotInFlightStopsNobodyElse) {
+  TestTensor& a = device({{kSmall}}, 2);
+  TestTensor& source = host({{kSmall}}, 4);
+  const cudaStream_t slow = stream();
+  sim().hold_stream(slow);
+  cuda::stage_to_device(source.view(), a.view(), on(slow));
+  const size_t registered = cuda::pinned_stats().registered;
+  const cudaStream_t quick = stream();
+  TestTensor& b = device({{kSmall}}, 3);
+  for (int i = 0; i < 2000; ++i) {
+    cuda::stage_to_device(source.view(), b.view(), on(quick));
+    sim().synchronize(quick);
+  }
+  EXPECT_EQ(cuda::pinned_stats().registered, registered) << "blocks are used again";
+}
+
+// ---- A source whose allocator hands the memory on in its stream's order
+
+TEST_F(StagingHazards, ASourceMayBeReusedOnItsStreamAtOnce) {
+  for (const int64_t size : {kSmall, kLarge}) {
+    for (const bool held : {false, true}) {
+      TestTensor& x = device({{size}});
+      const cudaStream_t producer = stream();
+      // The allocator's next user writes there, in the order of the stream.
+      x.on_release = [&] { produce(producer, x, 9); };
+      if (held) sim().hold();
+      const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
+      EXPECT_EQ(x.releases(), held ? 0 : x.releases());
+      produce(producer, x, 8);  // as if the last other reference had gone at once
+      if (held) sim().go();
+      EXPECT_EQ(elements(future.result()), elements_with(x, 1));
+    }
+  }
+}
+
+TEST_F(StagingHazards, ASynchronousCopyLeavesNothingRunning) {
+  Config config;
+  config.schedule = Schedule::lazy;
+  start(config);
+  for (const int64_t size : {kSmall, kLarge}) {
+    TestTensor& x = device({{size}});
+    const Loan result = cuda::stage_to_host(x.view(), on(stream()));
+    x.freed = true;
+    sim().device_free(x.memory());
+    EXPECT_EQ(elements(result), elements_with(x, 1));
+  }
+}
+
+// ---- Results that somebody else copies from, asynchronously
+
+// What torch does with tensor.cuda(non_blocking=True) over a result, on an ordinary stream.
+TEST_F(StagingHazards, ADroppedResultWaitsForCopiesOnOrdinaryStreams) {
+  allow_one_huge_block();
+  TestTensor& x = device({{kHuge}}, 2);
+  TestTensor& y = device({{kHuge}}, 3);
+  for (const bool legacy : {true, false}) {
+    const cudaStream_t users = legacy ? cudaStreamLegacy : sim().make_stream(cudaStreamDefault, 1);
+    Loan result = cuda::stage_to_host(x.view(), on(stream()));
+    const void* const memory = result.view().data;
+    ASSERT_TRUE(cuda::record_stream(memory, numbered(1))) << "it is pinned";
+    sim().hold_stream(users);
+    sim().enqueue_kernel(
+        users, {{memory, x.span()}}, {{y.memory(), y.span()}},
+        [&](const std::vector<void*>& at) { std::memcpy(at[1], at[0], size_t{kHuge} * 4); });
+    result.reset();
+    TestTensor& next = device({{kHuge}}, 4);
+    const Loan other = cuda::stage_to_host(next.view(), on(stream()));
+    EXPECT_NE(other.view().data, memory);
+    EXPECT_TRUE(elements(other) == elements_with(next, 4));
+    sim().go_stream(users);
+    sim().synchronize(users);
+    EXPECT_TRUE(elements(y) == elements_with(x, 2));
+    const Loan again = cuda::stage_to_host(next.view(), on(stream()));
+    EXPECT_EQ(again.view().data, memory) << "now it is free";
+  }
+}
+
+TEST_F(StagingHazards, ADroppedResultWaitsForRecordedStreams) {
+  allow_one_huge_block();
+  TestTensor& x = device({{kHuge}}, 2);
+  TestTensor& y = device({{kHuge}}, 3);
+  const cudaStream_t users = stream();  // non-blocking: ordered with nobody
+  Loan result = cuda::stage_to_host(x.view(), on(stream()));
+  auto* const memory = static_cast<std::byte*>(result.view().data);
+  sim().hold_stream(users);
+  sim().enqueue_kernel(
+      users, {{memory, x.span()}}, {{y.memory(), y.span()}},
+      [](const std::vector<void*>& at) { std::memcpy(at[1], at[0], size_t{kHuge} * 4); });
+  EXPECT_TRUE(cuda::record_stream(memory + 1000, on(users)));
+  EXPECT_FALSE(cuda::record_stream(x.memory(), on(users)));
+  result.reset();
+  TestTensor& next = device({{kHuge}}, 4);
+  const Loan other = cuda::stage_to_host(next.view(), on(stream()));
+  EXPECT_NE(other.view().data, memory);
+  sim().go_stream(users);
+  sim().synchronize(users);
+  EXPECT_TRUE(elements(y) == elements_with(x, 2));
+  const Loan again = cuda::stage_to_host(next.view(), on(stream()));
+  EXPECT_EQ(again.view().data, memory);
+}
+
+// The same without record_stream: the accident that it is there for, which the simulator sees.
+TEST_F(StagingHazards, AnUnrecordedStreamIsARace) {
+  allow_one_huge_block();
+  TestTensor& x = device({{kHuge}}, 2);
+  const cudaStream_t users = stream();
+  Loan result = cuda::stage_to_host(x.view(), on(stream()));
+  const void* const memory = result.view().data;
+  sim().hold_stream(users);
+  sim().enqueue_kernel(users, {{memory, x.span()}}, {});
+  result.reset();
+  const Loan other = cuda::stage_to_host(x.view(), on(stream()));
+  EXPECT_EQ(other.view().data, memory);
+  EXPECT_GE(sim().reports_of(cuda_sim::ReportKind::race), 1u);
+  sim().go_stream(users);
+  sim().synchronize(users);
+  sim().clear_reports();
+}
+
+// While nobody stages, the figures show what has become free.
+TEST_F(StagingHazards, WhatWasDroppedIsFreeWithoutAnotherStaging) {
+  TestTensor& x = device({{kHuge}}, 2);
+  cuda::stage_to_host(x.view(), on(stream())).reset();
+  cuda::stage_to_host(device({{kSmall}}).view(), on(stream())).reset();
+  sim().use_no_device();
+  for (int i = 0; i < 10 && cuda::pinned_stats().quarantined > 0; ++i) std::this_thread::yield();
+  const cuda::PinnedStats stats = cuda::pinned_stats();
+  EXPECT_EQ(stats.quarantined, 0u);
+  EXPECT_EQ(stats.free, stats.registered);
+  EXPECT_EQ(cuda::trim_pinned(), stats.registered);
+}
+
+// A large result's fence is taken by whatever is staged next, not by the one who needs its memory.
+TEST_F(StagingHazards, ADroppedResultsFenceStandsBeforeLaterWork) {
+  allow_one_huge_block();
+  TestTensor& x = device({{kHuge}}, 2);
+  TestTensor& small = device({{kSmall}}, 3);
+  TestTensor& busy = device({{kSmall}}, 4);
+  for (const bool async : {false, true}) {
+    Loan result = cuda::stage_to_host(x.view(), on(stream()));
+    const void* const memory = result.view().data;
+    const auto stage_small = [&] {
+      if (async)
+        cuda::stage_to_host_async(small.acquire(), on(stream())).wait();
+      else
+        static_cast<void>(cuda::stage_to_host(small.view(), on(stream())));
+    };
+    stage_small();
+    result.reset();
+    stage_small();
+    sim().synchronize(cudaStreamLegacy);
+    sim().hold_stream(cudaStreamLegacy);
+    produce(cudaStreamLegacy, busy, 5);
+    const Loan next = cuda::stage_to_host(x.view(), on(stream()));
+    EXPECT_EQ(next.view().data, memory);
+    sim().go_stream(cudaStreamLegacy);
+    sim().synchronize(cudaStreamLegacy);
+  }
+}
+
+// An error that the caller has yet to find is neither in the way nor in danger.
+TEST_F(StagingHazards, ACallersErrorKeepsNoMemoryFromUse) {
+  Config config;
+  config.schedule = Schedule::lazy;  // so that queries answer that it is not ready
+  config.max_not_ready = 3;
+  start(config);
+  allow_one_huge_block();
+  TestTensor& x = device({{kHuge}}, 2);
+  TestTensor& small = device({{kSmall}}, 3);
+  sim().set_last_error(cudaErrorInvalidResourceHandle);
+  for (int i = 0; i < 5; ++i) {
+    const Loan result = cuda::stage_to_host(x.view(), on(stream()));
+    EXPECT_TRUE(cuda::record_stream(result.view().data, numbered(1))) << i << ": it is pageable";
+  }
+  const uint64_t sleeps = sim().calls("event_synchronize");
+  EXPECT_EQ(elements(cuda::stage_to_host(small.view(), on(stream()))), elements_with(small, 3));
+  EXPECT_EQ(sim().calls("event_synchronize"), sleeps) << "what is small is polled";
+  EXPECT_EQ(sim().last_error(), cudaErrorInvalidResourceHandle);
+  sim().set_last_error(cudaSuccess);
+}
+
+// Results of the pool are pinned for whoever asks CUDA.
+TEST_F(StagingHazards, ResultsArePinnedForEveryDevice) {
+  TestTensor& x = device({{kLarge}});
+  const Loan result = cuda::stage_to_host(x.view(), on(stream()));
+  for (const int index : {0, 1}) {
+    in_context(index, [&] {
+      cudaPointerAttributes attributes{};
+      EXPECT_EQ(sim().api().pointer_get_attributes(&attributes, result.view().data), cudaSuccess);
+      EXPECT_EQ(attributes.type, cudaMemoryTypeHost);
+    });
+  }
+}
+
+// ---- Functions that CUDA would call on the host are not run after an error
+
+template <typename Api>
+constexpr bool kCanLaunchHostFunctions =
+    requires(Api api) { api.launch_host_func; } || requires(Api api) { api.stream_add_callback; };
+static_assert(!kCanLaunchHostFunctions<cuda::CudaApi>);
+
+}  // namespace
+}  // namespace dlbridge::test
