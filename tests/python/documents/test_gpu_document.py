@@ -1,4 +1,4 @@
-"""docs/gpu.md against what it tells of: its rules and their tests, its code, its tables."""
+"""docs/gpu.md: its rules have tests, its code runs, its tables are complete."""
 
 from __future__ import annotations
 
@@ -32,10 +32,7 @@ RULES = table("The rules, and their tests")
 
 
 def exists(test: str) -> bool:
-    if "::" not in test:
-        return any(name == test or name.startswith(f"{test}[") for name in CASES)
-    file, name = test.split("::")
-    return re.search(rf"^def {name}\(", (Path(__file__).parent / file).read_text(), re.MULTILINE) is not None
+    return test in globals() or any(name == test or name.startswith(f"{test}[") for name in CASES)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule[0])
