@@ -1,4 +1,4 @@
-"""Copies: the four states of copy=, what a named copy, cast or out= does and gives, and what no copy remedies."""
+"""What a named copy, cast or out= gives. Which requests copy, cast or refuse is in documents/test_verdicts.py."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlbridge
 from support import (
     AS,
     DTYPE_PAIRS,
+    TARGETS,
     TORCH_PAIRS,
     address,
     direct_tier,
@@ -22,21 +22,9 @@ from support import (
     misaligned_array,
     random_array,
     raw,
+    read_only,
     refusal,
-    writeback_array,
 )
-
-TARGETS: dict[str, Callable[..., Any]] = {
-    "torch": dlbridge.to_torch,
-    "numpy": dlbridge.to_numpy,
-    "dlpack": dlbridge.from_dlpack,
-}
-STATES: dict[str, dict[str, Any]] = {
-    "not_given": {},
-    "false": {"copy": False},
-    "none": {"copy": None},
-    "true": {"copy": True},
-}
 
 
 def array() -> np.ndarray:
@@ -66,82 +54,7 @@ def elements(x: Any) -> list:
     return x.tolist()
 
 
-# ---- copy=, cell by cell ----
-
-SHARE = ("share", "share", "share", "copy")
-REFUSE = ("refuse", "refuse", "copy", "copy")
-CHANGE = ("cast", "refuse", "cast", "cast")
-TABLE = [
-    # what, target, source, request, the four verdicts
-    ("shareable_array", "torch", array, {}, SHARE),
-    ("shareable_array", "numpy", array, {}, SHARE),
-    ("shareable_array", "dlpack", array, {}, SHARE),
-    ("shareable_tensor", "torch", tensor, {}, SHARE),
-    ("shareable_tensor", "numpy", tensor, {}, SHARE),
-    ("shareable_tensor", "dlpack", tensor, {}, SHARE),
-    ("flipped_array", "torch", flipped, {}, REFUSE),
-    ("flipped_array", "numpy", flipped, {}, SHARE),
-    ("flipped_array", "dlpack", flipped, {}, SHARE),
-    ("swapped_array", "torch", swapped, {}, REFUSE),
-    ("swapped_array", "numpy", swapped, {}, REFUSE),
-    ("swapped_array", "dlpack", swapped, {}, REFUSE),
-    ("conj_tensor", "torch", conjugated, {}, REFUSE),
-    ("conj_tensor", "numpy", conjugated, {}, REFUSE),
-    ("conj_tensor", "dlpack", conjugated, {}, REFUSE),
-    ("dtype_of_array", "torch", array, {"dtype": "float32"}, CHANGE),
-    ("dtype_of_array", "numpy", array, {"dtype": "float32"}, CHANGE),
-    ("dtype_of_tensor", "torch", tensor, {"dtype": "float64"}, CHANGE),
-    ("dtype_of_tensor", "numpy", tensor, {"dtype": "float64"}, CHANGE),
-    ("dtype_of_flipped_array", "torch", flipped, {"dtype": "float32"}, CHANGE),
-    ("dtype_of_swapped_array", "numpy", swapped, {"dtype": "float32"}, CHANGE),
-    ("same_dtype_array", "torch", array, {"dtype": "float64"}, SHARE),
-    ("same_dtype_array", "numpy", array, {"dtype": "float64"}, SHARE),
-    ("same_dtype_tensor", "torch", tensor, {"dtype": "float32"}, SHARE),
-    ("same_dtype_tensor", "numpy", tensor, {"dtype": "float32"}, SHARE),
-    ("same_dtype_flipped_array", "torch", flipped, {"dtype": "float64"}, REFUSE),
-    ("same_device_array", "torch", array, {"device": "cpu"}, SHARE),
-    ("same_device_array", "numpy", array, {"device": "cpu"}, SHARE),
-    ("same_device_array", "dlpack", array, {"device": "cpu"}, SHARE),
-    ("same_device_tensor", "numpy", tensor, {"device": torch.device("cpu")}, SHARE),
-    ("same_device_and_dtype", "torch", array, {"device": "cpu", "dtype": torch.float64}, SHARE),
-    ("same_device_flipped_array", "torch", flipped, {"device": "cpu"}, REFUSE),
-]
-CELLS = [
-    pytest.param(target, make, request | STATES[state], verdict, id=f"{what}-{target}-{state}")
-    for what, target, make, request, verdicts in TABLE
-    for state, verdict in zip(STATES, verdicts, strict=True)
-]
-
-
-def values_of(x: Any) -> list:
-    return x.resolve_conj().tolist() if isinstance(x, torch.Tensor) else x.tolist()
-
-
-@pytest.mark.parametrize("target, make, request_, verdict", CELLS)
-def test_four_states_of_copy(target: str, make: Callable[[], Any], request_: dict, verdict: str) -> None:
-    x = make()
-    plan = dlbridge.explain(x, to=target, **request_)
-    assert plan.verdict == verdict
-    if verdict == "refuse":
-        error = refusal(lambda: TARGETS[target](x, **request_))
-        assert error.code == plan.reasons[0]
-        return
-    result = TARGETS[target](x, **request_)
-    assert elements(result) == values_of(x)
-    assert (address(result) == address(x)) == (verdict == "share")
-    size = 4 if "float32" in str(result.dtype) else 8
-    assert plan.bytes == (0 if verdict == "share" else len(np.ravel(values_of(x))) * size)
-    if isinstance(result, dlbridge.Tensor):
-        assert result.is_copied == (verdict == "copy")
-        assert not result.read_only
-
-
-@pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_named_device_without_a_transfer_is_refused_in_every_state(target: str, state: str) -> None:
-    error = refusal(lambda: TARGETS[target](array(), device="cuda:0", **STATES[state]))
-    impossible = "unsupported_device" if target == "numpy" else "no_staging"
-    assert error.code == ("copy_forbidden" if state == "false" else impossible)
+# ---- copies ----
 
 
 @pytest.mark.rule(83)
@@ -152,77 +65,25 @@ def test_copy_false_with_a_named_device_refuses_before_anything_moves(target: st
     assert "forbids the staging from cpu to cuda:0" in str(error)
 
 
-# ---- what a copy remedies ----
-
-
-def windows() -> np.ndarray:
-    return np.lib.stride_tricks.sliding_window_view(np.arange(10.0), 4, writeable=True)
-
-
-def read_only() -> np.ndarray:
-    a = array()
-    a.flags.writeable = False
-    return a
-
-
-def odd_field() -> np.ndarray:
-    a = np.zeros(5, np.dtype([("a", "i1"), ("b", "f4")]))
-    a["b"] = [1, 2, 3, 4, 5]
-    return a["b"]
-
-
-CURED = {
-    "odd_strides": (odd_field, ("torch", "numpy", "dlpack"), "stride_not_multiple"),
-    "alignment": (misaligned_array, ("torch",), "misaligned"),
-    "byte_order": (swapped, ("torch", "numpy", "dlpack"), "byte_order"),
-    "byte_order_and_flip": (lambda: swapped()[::-1, ::-2], ("torch", "numpy", "dlpack"), "byte_order"),
-    "byte_order_complex": (lambda: (array() * (1 - 2j)).astype(">c8"), ("torch", "numpy", "dlpack"), "byte_order"),
-    "negative_strides": (flipped, ("torch",), "negative_stride"),
-    "negative_everywhere": (
-        lambda: np.arange(60.0).reshape(3, 4, 5)[::-1, ::-2, ::-1].T,
-        ("torch",),
-        "negative_stride",
-    ),
-    "overlap": (windows, ("torch",), "overlap"),
-    "read_only": (read_only, ("torch",), "read_only"),
-    "read_only_broadcast": (lambda: np.broadcast_to(np.arange(4.0), (3, 4)), ("torch",), "read_only"),
-    "conj": (conjugated, ("torch", "numpy", "dlpack"), "conj_bit"),
-    "conj_transposed": (lambda: (tensor() * (1 + 2j)).t().conj(), ("torch", "numpy", "dlpack"), "conj_bit"),
-    "neg": (lambda: conjugated().imag, ("torch", "numpy", "dlpack"), "neg_bit"),
-    "neg_and_conj": (lambda: torch._neg_view(conjugated()), ("torch", "numpy", "dlpack"), "conj_bit"),
-    "zero": (lambda: torch._efficientzerotensor((2, 3)), ("torch", "numpy", "dlpack"), "zero_tensor"),
-    "copy_on_write": (lambda: torch._lazy_clone(tensor()), ("torch", "numpy", "dlpack"), "copy_on_write"),
+AWKWARD = {
+    "swapped_complex": lambda: (array() * (1 - 2j)).astype(">c8"),
+    "swapped_and_stepped_back": lambda: swapped()[::-1, ::-2],
+    "stepped_back_and_transposed": lambda: np.arange(60.0).reshape(3, 4, 5)[::-1, ::-2, ::-1].T,
+    "conj_transposed": lambda: (tensor() * (1 + 2j)).t().conj(),
+    "conj_and_neg": lambda: torch._neg_view(conjugated()),
 }
 
 
-def own_result(x: Any) -> Any:
-    """A plain copy by the source's own framework."""
-    if isinstance(x, torch.Tensor):
-        return x.to(device="cpu", copy=True).resolve_conj().resolve_neg() + 0
-    return np.array(x, dtype=x.dtype.newbyteorder("="), copy=True)
-
-
 @pytest.mark.rule(72)
-@pytest.mark.parametrize("copy", [None, True], ids=["none", "true"])
-@pytest.mark.parametrize(
-    "make, target, code",
-    [pytest.param(make, to, code, id=f"{k}-{to}") for k, (make, targets, code) in CURED.items() for to in targets],
-)
-def test_a_named_copy_cures(make: Callable[[], Any], target: str, code: str, copy: bool | None) -> None:
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("make", AWKWARD.values(), ids=AWKWARD)
+def test_awkward_layouts_are_copied(make: Callable[[], Any], target: str) -> None:
     x = make()
-    assert refusal(lambda: TARGETS[target](x)).code == code
-    plan = dlbridge.explain(x, to=target, copy=copy)
-    result = TARGETS[target](x, copy=copy)
-    expected = own_result(make())
+    is_tensor = isinstance(x, torch.Tensor)
+    expected = x.resolve_conj().resolve_neg() if is_tensor else x.astype(x.dtype.newbyteorder("="))
+    result = TARGETS[target](x, copy=True)
     assert elements(result) == expected.tolist()
-    assert tuple(result.shape) == tuple(expected.shape)
     assert str(result.dtype).removeprefix("torch.") == str(expected.dtype).removeprefix("torch.")
-    assert plan.verdict == "copy"
-    assert code in plan.reasons
-    assert plan.bytes == expected.nbytes
-    if isinstance(result, np.ndarray):
-        assert result.flags.writeable
-        assert result.flags.owndata
 
 
 @pytest.mark.parametrize("copy", [None, True], ids=["none", "true"])
@@ -234,68 +95,6 @@ def test_copying_a_copy_on_write_tensor_does_not_disturb_its_twin(target: str, c
     t.add_(100)
     assert elements(result) == tensor().tolist()
     assert lazy.tolist() == tensor().tolist()
-
-
-def fake() -> torch.Tensor:
-    with FakeTensorMode():
-        return torch.empty(3)
-
-
-NEVER_CURED = {
-    "sparse": (lambda: torch.eye(3).to_sparse(), "sparse_layout"),
-    "sparse_csr": (lambda: torch.eye(3).to_sparse_csr(), "sparse_layout"),
-    "mkldnn": (lambda: torch.ones(2, 3).to_mkldnn(), "mkldnn_layout"),
-    "nested": (lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), "nested_tensor"),
-    "meta": (lambda: torch.empty(3, device="meta"), "meta_tensor"),
-    "fake": (fake, "fake_tensor"),
-    "functional": (lambda: torch._to_functional_tensor(torch.ones(3)), "functional_tensor"),
-    "masked": (lambda: np.ma.array([1.0, 2.0], mask=[0, 1]), "masked_array"),
-    "quantised": (lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8), "quantized_tensor"),
-    "object": (lambda: np.array([None, 1]), "unsupported_dtype"),
-    "datetime": (lambda: np.zeros(3, "M8[s]"), "unsupported_dtype"),
-    "longdouble": (lambda: np.zeros(3, np.longdouble), "unsupported_dtype"),
-    "structured": (lambda: np.zeros(3, "f4,i4"), "unsupported_dtype"),
-    "str": (lambda: np.array(["a"]), "unsupported_dtype"),
-    "shell_dtype": (lambda: torch.empty(3, dtype=torch.uint4), "unsupported_dtype"),
-    "requires_grad": (lambda: torch.ones(3, requires_grad=True), "requires_grad"),
-    "requires_grad_and_conj": (lambda: torch.ones(3, dtype=torch.cfloat, requires_grad=True).conj(), "requires_grad"),
-}
-
-
-@pytest.mark.parametrize(
-    "request_",
-    [{"copy": None}, {"copy": True}, {"dtype": "float64"}, {"dtype": "float64", "copy": None}, {"dtype": "float32"}],
-    ids=["none", "true", "dtype", "dtype_and_none", "other_dtype"],
-)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("kind", NEVER_CURED)
-def test_no_copy_cures(kind: str, target: str, request_: dict) -> None:
-    if target == "dlpack" and "dtype" in request_:
-        request_ = {"copy": True}
-    make, code = NEVER_CURED[kind]
-    x = make()
-    assert refusal(lambda: TARGETS[target](x, **request_)).code == code
-    assert dlbridge.explain(x, to=target, **request_).reasons[0] == code
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_writeback_is_never_cured(target: str) -> None:
-    iterator, operand = writeback_array()
-    with iterator:
-        assert refusal(lambda: TARGETS[target](operand, copy=True)).code == "writeback_if_copy"
-
-
-def test_functorch_tensors_are_never_cured() -> None:
-    codes = []
-
-    def function(x: torch.Tensor) -> torch.Tensor:
-        for target in TARGETS.values():
-            for copy in (None, True):
-                codes.append(refusal(lambda t=target, c=copy: t(x, copy=c)).code)
-        return x
-
-    torch.vmap(function)(torch.ones(2, 3))
-    assert codes == ["functorch_tensor"] * 6
 
 
 # ---- casts ----
@@ -368,49 +167,6 @@ def test_casts_round_as_torch_does(to: str) -> None:
     assert raw(dlbridge.to_numpy(a, dtype=to)) == raw(a.astype(DTYPE_PAIRS[to][0]))
 
 
-AWKWARD = {
-    "flipped": lambda: np.arange(-6.0, 6.0).reshape(3, 4)[::-1, ::-1],
-    "transposed": lambda: np.arange(-6.0, 6.0).reshape(3, 4).T,
-    "swapped": lambda: np.arange(-6.0, 6.0).astype(">f8").reshape(3, 4),
-    "swapped_flipped": lambda: np.arange(-6.0, 6.0).astype(">f8").reshape(3, 4)[:, ::-1],
-    "odd_field": odd_field,
-    "odd_field_flipped": lambda: odd_field()[::-1],
-    "misaligned": misaligned_array,
-    "misaligned_flipped": lambda: misaligned_array()[::-1],
-    "read_only": read_only,
-    "broadcast": lambda: np.broadcast_to(np.arange(4.0), (3, 4)),
-    "windows": windows,
-    "empty": lambda: np.empty((3, 0)),
-    "scalar": lambda: np.array(2.5),
-    "memory_of_bytes": lambda: np.frombuffer(np.arange(6.0).tobytes()),
-}
-
-
-@pytest.mark.parametrize("to", ["float16", "bfloat16", "int64", "complex128", "float8_e5m2", "bool"])
-@pytest.mark.parametrize("kind", AWKWARD)
-def test_casts_from_awkward_arrays(kind: str, to: str) -> None:
-    a = AWKWARD[kind]()
-    native = np.array(a, dtype=a.dtype.newbyteorder("="))
-    expected = native.astype(DTYPE_PAIRS[to][0])
-    t = dlbridge.to_torch(a, dtype=to)
-    b = dlbridge.to_numpy(a, dtype=to)
-    assert tuple(t.shape) == b.shape == a.shape
-    assert raw(b) == raw(expected)
-    assert raw(t) == raw(torch.from_numpy(native).to(DTYPE_PAIRS[to][1]))
-    assert not np.shares_memory(b, a) and not dlbridge.shares_memory(t, b)
-    assert raw(np.array(a, dtype=a.dtype.newbyteorder("="))) == raw(native)
-
-
-def test_casts_from_awkward_tensors() -> None:
-    c = torch.tensor([1 + 2j, 3 - 4j])
-    assert dlbridge.to_numpy(c.conj(), dtype=np.complex128).tolist() == [1 - 2j, 3 + 4j]
-    assert dlbridge.to_torch(c.conj(), dtype=torch.complex128).tolist() == [1 - 2j, 3 + 4j]
-    assert dlbridge.to_numpy(c.conj().imag, dtype="float64").tolist() == [-2, 4]
-    assert dlbridge.to_numpy(torch._efficientzerotensor(3), dtype="int32").tolist() == [0, 0, 0]
-    assert dlbridge.to_numpy(torch._lazy_clone(torch.arange(3.0)), dtype="int32").tolist() == [0, 1, 2]
-    assert dlbridge.to_torch(torch._lazy_clone(torch.arange(3.0)), dtype="bfloat16").tolist() == [0, 1, 2]
-
-
 def test_complex32_casts_into_numpy() -> None:
     t = torch.tensor([[1 + 2j, 3 - 4j], [0.5j, -7]], dtype=torch.complex64)
     half = t.to(torch.complex32)
@@ -421,11 +177,6 @@ def test_complex32_casts_into_numpy() -> None:
     assert dlbridge.to_numpy(half, dtype=np.complex128).tolist() == t.tolist()
     assert dlbridge.to_torch(t.numpy(), dtype=torch.complex32).dtype == torch.complex32
     assert dlbridge.to_torch(t.numpy(), dtype=torch.complex32).to(torch.complex64).tolist() == t.tolist()
-
-
-def test_dtype_names_what_the_target_lacks() -> None:
-    assert refusal(lambda: dlbridge.to_numpy(tensor(), dtype="complex32")).code == "unsupported_dtype"
-    assert refusal(lambda: dlbridge.to_torch(array(), dtype="float8_e3m4")).code == "unsupported_dtype"
 
 
 @pytest.mark.parametrize("spelling", [np.float32, np.dtype("f4"), "f4", "float32", "<f4", "single"], ids=repr)
@@ -447,30 +198,6 @@ PAIRS = np.array([[0x10, 0x32], [0x54, 0x76], [0x98, 0xFA]], np.uint8)
 
 def pair_tensor(array_of_bytes: np.ndarray = PAIRS) -> torch.Tensor:
     return torch.from_numpy(array_of_bytes.copy()).view(torch.float4_e2m1fn_x2)
-
-
-@pytest.mark.parametrize("copy", [None, True], ids=["none", "true"])
-def test_float4_unpacks_into_numpy(copy: bool | None) -> None:
-    t = pair_tensor()
-    a = dlbridge.to_numpy(t, copy=copy)
-    assert a.dtype == ml_dtypes.float4_e2m1fn
-    assert a.shape == (3, 4)
-    assert a.view(np.uint8).tolist() == NIBBLES.tolist()
-    assert a.astype(np.float32)[0].tolist() == [0, 0.5, 1, 1.5]
-    assert a.astype(np.float32)[1].tolist() == [2, 3, 4, 6]
-    plan = dlbridge.explain(t, to="numpy", copy=copy)
-    assert (plan.verdict, plan.bytes) == ("copy", 12)
-
-
-@pytest.mark.parametrize("copy", [None, True], ids=["none", "true"])
-def test_float4_packs_into_torch(copy: bool | None) -> None:
-    a = NIBBLES.view(ml_dtypes.float4_e2m1fn)
-    t = dlbridge.to_torch(a, copy=copy)
-    assert t.dtype == torch.float4_e2m1fn_x2
-    assert tuple(t.shape) == (3, 2)
-    assert t.view(torch.uint8).tolist() == PAIRS.tolist()
-    plan = dlbridge.explain(a, to="torch", copy=copy)
-    assert (plan.verdict, plan.bytes) == ("copy", 6)
 
 
 def test_float4_repacks_through_strides() -> None:
@@ -497,25 +224,6 @@ def test_float4_read_only_packs_and_empties_work() -> None:
     )
 
 
-def test_float4_round_trip() -> None:
-    rng = np.random.default_rng(5)
-    a = rng.integers(0, 16, (7, 5, 6), dtype=np.uint8).view(ml_dtypes.float4_e2m1fn)
-    back = dlbridge.to_numpy(dlbridge.to_torch(a, copy=None), copy=None)
-    assert back.dtype == a.dtype
-    assert raw(back) == raw(a)
-
-
-def test_float4_is_shared_where_the_packing_is_the_same() -> None:
-    a = NIBBLES.copy().view(ml_dtypes.float4_e2m1fn)
-    assert address(dlbridge.to_numpy(a)) == address(a)
-    t = pair_tensor()
-    assert address(dlbridge.to_torch(t)) == address(t)
-    assert address(dlbridge.to_numpy(dlbridge.from_dlpack(a))) == address(a)
-    assert address(dlbridge.to_torch(dlbridge.from_dlpack(t))) == address(t)
-    assert refusal(lambda: dlbridge.to_torch(dlbridge.from_dlpack(a))).code == "float4_packing"
-    assert refusal(lambda: dlbridge.to_numpy(dlbridge.from_dlpack(t))).code == "float4_packing"
-
-
 @pytest.mark.parametrize("kind", ["array", "tensor"])
 @pytest.mark.parametrize("target", ["torch", "numpy"])
 def test_a_cast_of_float4_is_made_or_refused_with_a_way_out_that_differs(kind: str, target: str) -> None:
@@ -536,7 +244,7 @@ OUT_SOURCES = {
     "array": array,
     "flipped": flipped,
     "swapped": swapped,
-    "read_only": read_only,
+    "read_only": lambda: read_only(array()),
     "tensor": tensor,
     "tensor_transposed": lambda: torch.arange(12.0).reshape(4, 3).t(),
     "handle": lambda: dlbridge.from_dlpack(array()),
@@ -606,6 +314,7 @@ def test_out_none_is_no_out() -> None:
         pytest.param(lambda: np.full((3, 4), 9.0).astype(">f8"), "byte_order", id="swapped"),
         pytest.param(lambda: np.ma.array(np.full((3, 4), 9.0)), "masked_array", id="masked"),
         pytest.param(lambda: np.full((3, 4), None), "unsupported_dtype", id="object"),
+        pytest.param(lambda: read_only(np.full((3, 4), 9.0)), "read_only", id="read_only"),
     ],
 )
 def test_an_unfit_out_is_refused_and_left_alone(make_out: Callable[[], np.ndarray], code: str) -> None:
@@ -613,14 +322,6 @@ def test_an_unfit_out_is_refused_and_left_alone(make_out: Callable[[], np.ndarra
     before = out.tolist()
     assert refusal(lambda: dlbridge.to_numpy(array(), out=out)).code == code
     assert out.tolist() == before
-
-
-def test_a_read_only_out_is_refused() -> None:
-    out, _ = poisoned("f8")
-    out.flags.writeable = False
-    error = refusal(lambda: dlbridge.to_numpy(array(), out=out))
-    assert (error.code, error.field) == ("read_only", "out")
-    assert (out == POISON).all()
 
 
 @pytest.mark.parametrize("out", [[1.0], torch.zeros(3, 4), 3, "out"], ids=lambda x: type(x).__name__)
@@ -674,32 +375,6 @@ def test_out_of_a_large_overlapping_array() -> None:
     assert (a == expected).all()
 
 
-def test_out_does_not_cure_what_no_copy_cures() -> None:
-    out = np.full(3, POISON, np.float32)
-    assert refusal(lambda: dlbridge.to_numpy(torch.ones(3, requires_grad=True), out=out)).code == "requires_grad"
-    assert refusal(lambda: dlbridge.to_numpy(np.ma.array([1.0, 2, 3]), out=out)).code == "masked_array"
-    assert refusal(lambda: dlbridge.to_numpy(np.zeros(3, "M8[s]"), out=out)).code == "unsupported_dtype"
-    assert (out == POISON).all()
-
-
-def test_out_of_awkward_tensors() -> None:
-    c = torch.tensor([1 + 2j, 3 - 4j])
-    out = np.full(2, POISON, np.complex128)
-    dlbridge.to_numpy(c.conj(), out=out)
-    assert out.tolist() == [1 - 2j, 3 + 4j]
-    dlbridge.to_numpy(c.to(torch.complex32), out=out)
-    assert out.tolist() == [1 + 2j, 3 - 4j]
-    dlbridge.to_numpy(torch._efficientzerotensor(2), out=out)
-    assert out.tolist() == [0, 0]
-
-
-def test_out_of_empty_and_scalar() -> None:
-    assert dlbridge.to_numpy(torch.empty(3, 0), out=np.empty((3, 0))).shape == (3, 0)
-    out = np.array(9.0)
-    assert dlbridge.to_numpy(torch.tensor(2.5), out=out) is out
-    assert out == 2.5
-
-
 # ---- what copies are like ----
 
 LAYOUTS = {
@@ -717,18 +392,11 @@ LAYOUTS = {
 def test_copies_keep_the_order_of_dimensions(layout: str, target: str) -> None:
     make, strides = LAYOUTS[layout]
     a = make()
-    result = TARGETS[target](a, copy=True)
-    assert element_strides(result) == strides
-    assert elements(result) == a.tolist()
     assert element_strides(a.copy("K")) == strides
-
-
-@pytest.mark.parametrize("target", ["torch", "numpy"])
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_casts_keep_the_order_of_dimensions(layout: str, target: str) -> None:
-    make, strides = LAYOUTS[layout]
-    result = TARGETS[target](make(), dtype="float32")
-    assert element_strides(result) == strides
+    for request in [{"copy": True}] + ([{"dtype": "float32"}] if target != "dlpack" else []):
+        result = TARGETS[target](a, **request)
+        assert element_strides(result) == strides
+        assert elements(result) == a.tolist()
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -789,15 +457,6 @@ def test_copies_are_independent(make: Callable[[], Any], target: str, request_: 
     assert (result == -2).all()
 
 
-def test_a_copied_handle_is_independent() -> None:
-    a = array()
-    handle = dlbridge.from_dlpack(a, copy=True)
-    a[...] = -1
-    assert handle.numpy().tolist() == array().tolist()
-    assert handle.is_copied
-    assert not handle.read_only
-
-
 @direct_tier
 @pytest.mark.parametrize(
     "make",
@@ -820,16 +479,3 @@ def test_torch_copies_own_a_resizable_storage(make: Callable[[], torch.Tensor]) 
     assert t.untyped_storage().nbytes() == 1000 * t.element_size()
     assert t.is_leaf
     assert not t.requires_grad
-
-
-def test_numpy_copies_own_their_memory() -> None:
-    for a in (
-        dlbridge.to_numpy(tensor(), copy=True),
-        dlbridge.to_numpy(tensor(), dtype="float64"),
-        dlbridge.to_numpy(read_only(), copy=True),
-        dlbridge.to_numpy(swapped(), copy=None),
-    ):
-        assert a.flags.owndata
-        assert a.flags.writeable
-        assert a.base is None
-        assert type(a) is np.ndarray

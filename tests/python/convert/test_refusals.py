@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,17 +14,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from capsules import Crafted
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlbridge
-from support import AS, assert_no_growth, misaligned_array, raw, refusal, writeback_array
+from support import AS, TARGETS, assert_no_growth, misaligned_array, raw, read_only, refusal, writeback_array
 
 Convert = Callable[..., Any]
-TARGETS: dict[str, Convert] = {
-    "torch": dlbridge.to_torch,
-    "numpy": dlbridge.to_numpy,
-    "dlpack": dlbridge.from_dlpack,
-}
 EVERY = ("torch", "numpy", "dlpack")
 TORCH = ("torch",)
 NUMPY = ("numpy",)
@@ -121,12 +116,6 @@ def field_view() -> np.ndarray:
     array = np.zeros(4, np.dtype([("a", "i1"), ("b", "f4")]))
     array["b"] = [1, 2, 3, 4]
     return array["b"]
-
-
-def read_only_array() -> np.ndarray:
-    array = np.arange(6.0)
-    array.flags.writeable = False
-    return array
 
 
 def windows() -> np.ndarray:
@@ -231,16 +220,16 @@ def numpy_to_torch_rows() -> Iterator[Row]:
               make=lambda: misaligned_array(np.complex64), **common)  # fmt: skip
     yield Row("misaligned_bfloat16", "misaligned", "data", rf"bfloat16 needs alignment to 2 bytes: {COPY}",
               make=lambda: misaligned_array(ml_dtypes.bfloat16), **common)  # fmt: skip
-    read_only = rf"read-only; .*: {COPY}"
-    yield Row("read_only_flag", "read_only", "flags", read_only, make=read_only_array, **common)
-    yield Row("read_only_broadcast", "read_only", "flags", read_only,
+    locked = rf"read-only; .*: {COPY}"
+    yield Row("read_only_flag", "read_only", "flags", locked, make=lambda: read_only(np.arange(6.0)), **common)
+    yield Row("read_only_broadcast", "read_only", "flags", locked,
               make=lambda: np.broadcast_to(np.arange(3.0), (2, 3)), **common)  # fmt: skip
-    yield Row("read_only_bytes", "read_only", "flags", read_only,
+    yield Row("read_only_bytes", "read_only", "flags", locked,
               make=lambda: np.frombuffer(bytes(range(32)), np.float32), **common)  # fmt: skip
-    yield Row("read_only_handle", "read_only", "flags", read_only,
-              make=lambda: dlbridge.from_dlpack(read_only_array()), targets=TORCH, remedy=copied,
+    yield Row("read_only_handle", "read_only", "flags", locked,
+              make=lambda: dlbridge.from_dlpack(read_only(np.arange(6.0))), targets=TORCH, remedy=copied,
               expected=lambda x: x.numpy())  # fmt: skip
-    yield Row("read_only_empty", "read_only", "flags", read_only,
+    yield Row("read_only_empty", "read_only", "flags", locked,
               make=lambda: np.frombuffer(b"", np.float32), **common)  # fmt: skip
     for name, dtype in FOREIGN_TO_TORCH.items():
         yield Row(
@@ -267,6 +256,8 @@ def torch_rows() -> Iterator[Row]:
     yield Row("requires_grad_result", "requires_grad", "requires_grad", r"x requires grad; .*: pass x\.detach\(\)$",
               make=lambda: torch.ones(3, requires_grad=True) * 2, remedy=lambda x, convert: convert(x.detach()),
               expected=lambda x: x.detach())  # fmt: skip
+    yield Row("requires_grad_and_conj", "requires_grad", "requires_grad", r"x requires grad",
+              make=lambda: torch.ones(3, dtype=torch.cfloat, requires_grad=True).conj())  # fmt: skip
     yield Row("parameter", "requires_grad", "requires_grad", r"x requires grad; .*: pass x\.detach\(\)$",
               make=lambda: torch.nn.Parameter(torch.ones(3)), remedy=lambda x, convert: convert(x.detach()),
               expected=lambda x: x.detach())  # fmt: skip
@@ -343,6 +334,8 @@ def torch_to_numpy_rows() -> Iterator[Row]:
 
 
 def request_rows() -> Iterator[Row]:
+    yield Row("cuda_memory", "device_not_named", "device", r'pass device="cpu" to stage 24 bytes',
+              make=lambda: Crafted(device=(2, 0)).capsule(), targets=NUMPY)  # fmt: skip
     arrays = {"ndarray": lambda: np.arange(3.0), "tensor": lambda: torch.arange(3.0)}
     for kind, make in arrays.items():
         for target in ("torch", "dlpack"):
@@ -373,11 +366,7 @@ ROWS = [
     *request_rows(),
 ]
 CASES = [pytest.param(row, target, id=f"{row.id}-{target}") for row in ROWS for target in row.targets]
-CASES_WITH_WAY_OUT = [case for case in CASES if case.values[0].remedy is not None]
-
-
-def test_row_names_are_unique() -> None:
-    assert len({row.id for row in ROWS}) == len(ROWS)
+CASES_WITH_REMEDY = [case for case in CASES if case.values[0].remedy is not None]
 
 
 @pytest.mark.rule(16, 19, 94)
@@ -389,19 +378,10 @@ def test_refusal_says_code_field_and_way_out(row: Row, target: str) -> None:
         assert error.field == row.field
         assert str(error) == str(error).strip()
         assert re.search(row.message, str(error)), f"{error} does not match {row.message}"
-
-    row.visit(check)
-
-
-@pytest.mark.parametrize("row, target", [case for case in CASES if case.values[0].code != "invalid_device"])
-def test_explain_foretells_the_refusal(row: Row, target: str) -> None:
-    def check(x: Any) -> None:
-        error = refusal(lambda: TARGETS[target](x, **row.request))
-        plan = dlbridge.explain(x, to=target, **row.request)
-        assert plan.verdict == "refuse"
-        assert plan.reasons[0] == row.code
-        assert plan.path == []
-        assert plan.message == str(error)
+        if row.code != "invalid_device":  # explain raises it, see test_invalid_devices_are_value_errors
+            plan = dlbridge.explain(x, to=target, **row.request)
+            assert (plan.verdict, plan.reasons[0], plan.path) == ("refuse", row.code, [])
+            assert plan.message == str(error)
 
     row.visit(check)
 
@@ -430,7 +410,7 @@ def test_refusal_changes_nothing_and_leaks_nothing(row: Row, target: str) -> Non
     row.visit(check)
 
 
-@pytest.mark.parametrize("row, target", CASES_WITH_WAY_OUT)
+@pytest.mark.parametrize("row, target", CASES_WITH_REMEDY)
 def test_the_way_out_works(row: Row, target: str) -> None:
     def check(x: Any) -> None:
         result = row.remedy(x, TARGETS[target])
@@ -445,29 +425,7 @@ def test_the_way_out_works(row: Row, target: str) -> None:
     row.visit(check)
 
 
-# ---- what is not refused ----
-
-
-def test_requires_grad_is_shared_where_grad_mode_is_off() -> None:
-    t = torch.ones(3, requires_grad=True)
-    with torch.no_grad():
-        assert dlbridge.to_numpy(t).tolist() == [1, 1, 1]
-        shared = dlbridge.to_torch(t)
-    assert shared.data_ptr() == t.data_ptr()
-    assert not shared.requires_grad
-    with torch.inference_mode():
-        assert dlbridge.from_dlpack(t).data_ptr == t.data_ptr()
-
-
-def test_overlap_that_is_read_only_is_no_overlap_refusal() -> None:
-    a = np.lib.stride_tricks.sliding_window_view(np.arange(10.0), 4)
-    plan = dlbridge.explain(a, to="torch")
-    assert plan.reasons == ["read_only"]
-
-
-def test_interleaved_strides_without_overlap_are_shared() -> None:
-    a = AS(np.arange(12.0), (2, 3), (8, 16))  # 0 2 4 / 1 3 5: no nesting by size, yet no element twice
-    assert dlbridge.to_torch(a).tolist() == [[0, 2, 4], [1, 3, 5]]
+# ---- devices ----
 
 
 @pytest.mark.rule(100)
@@ -514,13 +472,8 @@ def test_a_wrong_kind_of_object_is_a_type_error(x: Any, target: str) -> None:
     with pytest.raises(TypeError):
         dlbridge.explain(x, to=target)
     assert sys.getrefcount(x) == before
-
-
-@pytest.mark.parametrize("x", [np.ndarray, torch.Tensor, dlbridge.Tensor], ids=lambda x: x.__module__)
-@pytest.mark.parametrize("target", TARGETS)
-def test_a_class_is_a_type_error(x: Any, target: str) -> None:
     with pytest.raises(TypeError):
-        TARGETS[target](x)
+        TARGETS[target](type(x))
 
 
 @pytest.mark.rule(99)
@@ -567,34 +520,3 @@ def test_the_exception_pickles(protocol: int) -> None:
     again = pickle.loads(pickle.dumps(error, protocol))
     assert type(again) is dlbridge.ExchangeError
     assert (str(again), again.code, again.field) == (str(error), "negative_stride", "strides")
-
-
-def test_without_ml_dtypes_the_refusal_names_the_package() -> None:
-    program = (
-        "import sys; sys.modules['ml_dtypes'] = None\n"
-        "import dlbridge, torch\n"
-        "t = torch.ones(3, dtype=torch.bfloat16)\n"
-        "try: dlbridge.to_numpy(t)\n"
-        "except dlbridge.ExchangeError as e: print(e.code, e.field, e)\n"
-        "a = dlbridge.to_numpy(t, dtype='float32'); print(a.dtype, a.tolist())\n"
-        "print(dlbridge.from_dlpack(t).torch().dtype)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
-    refused, cast, shared = result.stdout.splitlines()
-    assert refused.startswith("missing_ml_dtypes dtype dtype is bfloat16")
-    assert "ml_dtypes" in refused
-    assert cast == "float32 [1.0, 1.0, 1.0]"
-    assert shared == "torch.bfloat16"
-
-
-def test_a_shape_that_its_storage_does_not_hold_is_refused() -> None:
-    tensor = torch.zeros(3)
-    exported = tensor.numpy()  # from here on torch refuses to resize it
-    with pytest.raises(RuntimeError):
-        tensor.resize_(100)
-    assert tuple(tensor.shape) == (100,), "torch changes the shape before it refuses"
-    for call in (dlbridge.to_numpy, dlbridge.to_torch, dlbridge.from_dlpack, lambda t: dlbridge.to_numpy(t, copy=True)):
-        with pytest.raises(dlbridge.ExchangeError) as caught:
-            call(tensor)
-        assert caught.value.code == "storage_too_small"
-    assert exported.shape == (3,)

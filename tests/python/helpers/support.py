@@ -45,6 +45,13 @@ TORCH_PAIRS = {name: pair for name, pair in DTYPE_PAIRS.items() if name not in (
 
 AS = np.lib.stride_tricks.as_strided
 
+# The three conversions, by the name that explain() has for what they make.
+TARGETS: dict[str, Callable[..., Any]] = {
+    "torch": dlbridge.to_torch,
+    "numpy": dlbridge.to_numpy,
+    "dlpack": dlbridge.from_dlpack,
+}
+
 TORCH_TIER = dlbridge.build_info()["torch_tier"]
 # For what no other tier keeps (docs/tiers.md); elsewhere these are not collected.
 direct_tier = pytest.mark.direct_tier
