@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from numpy.lib.stride_tricks import as_strided
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import dlbridge
@@ -36,7 +37,8 @@ MILLIONS = 1 << 23  # floats in a memory map of their own: reading them after th
 def names() -> dict[str, Any]:
     """What the code in the tables uses."""
     modules = {"np": np, "torch": torch, "ml_dtypes": ml_dtypes, "dlbridge": dlbridge}
-    return modules | {"FakeTensorMode": FakeTensorMode, "ForkingPickler": ForkingPickler, "N": MILLIONS}
+    tools = {"FakeTensorMode": FakeTensorMode, "ForkingPickler": ForkingPickler, "as_strided": as_strided}
+    return modules | tools | {"N": MILLIONS}
 
 
 def table(title: str) -> tuple[list[str], list[list[str]]]:

@@ -338,7 +338,7 @@ def test_every_code_of_a_descriptor_has_rows() -> None:
 def test_the_last_column_follows_from_the_outcomes() -> None:
     for row in ROWS:
         shared = {outcome == "share" for outcome in row.outcomes.values()}
-        words = set(row.capsule.removesuffix(", nobody told").split(" or "))
+        words = set(row.capsule.removesuffix(", no deleter").split(" or "))
         if words == {"untouched"}:
             assert shared == {False}, row.case
         else:
@@ -454,7 +454,7 @@ def test_a_row_that_shares(row: Row, versioned: bool, target: str) -> None:
     del capsule
     assert crafted.calls == 0, "given back while in use"
     del result
-    assert crafted.calls == (0 if row.capsule.endswith("nobody told") else 1)
+    assert crafted.calls == (0 if row.capsule.endswith("no deleter") else 1)
 
 
 # ---- what was refused ----
@@ -479,7 +479,7 @@ def test_a_row_that_is_refused(row: Row, versioned: bool, target: str) -> None:
     del error
     assert sys.getrefcount(capsule) == before
     del capsule
-    assert crafted.calls == (0 if row.capsule == "untouched" or row.capsule.endswith("nobody told") else 1)
+    assert crafted.calls == (0 if row.capsule == "untouched" or row.capsule.endswith("no deleter") else 1)
 
 
 def refusal_by_explain(capsule: Any, target: str) -> str:
@@ -527,7 +527,7 @@ def test_a_row_from_a_producer_is_given_back_once(row: Row, versioned: bool, tar
     else:
         assert refused(target, producer).code == row.outcomes[target]
     del producer
-    told = row.capsule != "untouched" and not row.capsule.endswith("nobody told")
+    told = row.capsule != "untouched" and not row.capsule.endswith("no deleter")
     assert crafted.calls == (1 if told else 0)
 
 
@@ -791,7 +791,7 @@ def test_a_row_through_an_exchange_table_is_given_back_once(row: Row, versioned:
     else:
         error = refused(target, x)
         assert (error.code, error.field) == (row.outcomes[target], row.error_field)
-    assert crafted.calls == (0 if row.capsule.endswith("nobody told") else 1)
+    assert crafted.calls == (0 if row.capsule.endswith("no deleter") else 1)
 
 
 @pytest.mark.rule(93)
@@ -817,7 +817,7 @@ def test_a_row_into_our_own_table_is_given_back_once(row: Row) -> None:
         error = refusal(wrap)
         assert (error.code, error.field) == (row.outcomes["from_dlpack"], row.error_field)
         assert out.value is None
-    assert crafted.calls == (0 if row.capsule.endswith("nobody told") else 1)
+    assert crafted.calls == (0 if row.capsule.endswith("no deleter") else 1)
 
 
 # ---- random descriptors ----
