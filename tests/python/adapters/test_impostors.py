@@ -9,9 +9,9 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from isolated import run_isolated
 
 import dlbridge
+from isolated import run_isolated
 
 ENTRIES: dict[str, Callable[[Any], Any]] = {
     "to_numpy": dlbridge.to_numpy,

@@ -1,41 +1,44 @@
 """What importing costs and touches, and what happens where torch or ml_dtypes is missing or not the expected one."""
 
+import numpy as np
 import pytest
 
-from isolated import needs_torch, run_isolated
+import dlbridge
+from isolated import HAS_TORCH, needs_torch, run_isolated
+
+
+def test_build_info() -> None:
+    info = dlbridge.build_info()
+    assert {"version", "numpy", "torch", "torch_tier", "cuda", "dlpack"} <= set(info)
+    assert info["version"] == dlbridge.__version__
+    assert info["numpy"] == np.__version__
+    assert (info["torch"] is not None) == HAS_TORCH
+    assert info["torch_tier"] in ("direct", "exchange", "none")
+    assert info["cuda"] and isinstance(info["cuda"], str)
+    assert tuple(map(int, info["dlpack"].split("."))) >= (1, 3)
+
+
+def test_public_names() -> None:
+    names = ["to_torch", "to_numpy", "from_dlpack", "explain", "shares_memory", "build_info", "Tensor", "Plan"]
+    for name in [*names, "ExchangeError"]:
+        assert hasattr(dlbridge, name)
+        assert name in dlbridge.__all__
+        assert getattr(dlbridge, name).__doc__
 
 
 def test_import_loads_neither_torch_nor_ml_dtypes():
     run_isolated(
         """
         import sys
-        import dlbridge
         import numpy
+        before = set(sys.modules)
+        import dlbridge
+        # What importing costs: few modules beyond NumPy's, and none that is slow to import.
+        loaded = {name for name in set(sys.modules) - before if not name.startswith("dlbridge")}
+        assert len(loaded) <= 12, sorted(loaded)
         assert "torch" not in sys.modules and "ml_dtypes" not in sys.modules
         dlbridge.to_numpy(dlbridge.from_dlpack(numpy.zeros(3)))
         assert "torch" not in sys.modules and "ml_dtypes" not in sys.modules
-        """,
-        prelude="",
-    )
-
-
-def test_import_takes_under_20_ms_beyond_numpy():
-    code = """
-        import time, numpy
-        begin = time.perf_counter()
-        import dlbridge
-        print(time.perf_counter() - begin)
-    """
-    fastest = min(float(run_isolated(code, prelude="")) for _ in range(7))
-    assert fastest < 0.020
-
-
-def test_every_public_name_is_there():
-    run_isolated(
-        """
-        import dlbridge
-        missing = [name for name in dlbridge.__all__ if not hasattr(dlbridge, name)]
-        assert not missing, missing
         """,
         prelude="",
     )
@@ -91,7 +94,6 @@ def test_another_torch_than_built_for_drops_to_the_next_tier_before_any_of_its_c
     [
         ("direct", "torch.__version__ = '2.14.9+forged'", "2.14.9+forged"),
         ("exchange", "del torch.Tensor.__dlpack_c_exchange_api__", "no DLPack exchange table"),
-        ("protocol", "del torch._C._dispatch_keys", "_dispatch_keys"),
     ],
 )
 def test_a_tier_that_is_asked_for_and_cannot_be_had_is_an_error(tier, spoil, reason):
@@ -116,25 +118,6 @@ def test_a_tier_that_is_asked_for_and_cannot_be_had_is_an_error(tier, spoil, rea
     )
 
 
-@needs_torch
-def test_without_exchange_table_the_next_tier_is_protocol():
-    run_isolated(
-        """
-        import os
-        os.environ.pop("DLBRIDGE_TORCH_TIER", None)
-        import numpy as np
-        import dlbridge
-        import torch
-        torch.__version__ = "2.9.0"
-        del torch.Tensor.__dlpack_c_exchange_api__
-        a = np.arange(6.0)
-        assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
-        assert dlbridge.build_info()["torch_tier"] == "protocol"
-        """,
-        prelude="",
-    )
-
-
 def test_an_unknown_tier_is_an_error_that_names_the_tiers():
     run_isolated(
         """
@@ -147,7 +130,7 @@ def test_an_unknown_tier_is_an_error_that_names_the_tiers():
                 call()
             except dlbridge.ExchangeError as error:
                 assert error.field == "DLBRIDGE_TORCH_TIER", error
-                assert "direct, exchange, protocol" in str(error), error
+                assert "direct, exchange" in str(error), error
             else:
                 raise AssertionError("must be refused")
         """,

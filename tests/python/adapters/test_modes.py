@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import dlbridge
-from support import TORCH_TIER, assert_home, refusal
+from support import TORCH_TIER
 
 Convert = Callable[[np.ndarray], torch.Tensor]
 CONVERSIONS: dict[str, tuple[Convert, Convert]] = {
@@ -214,16 +214,6 @@ def test_the_comparison_tells_a_conversion_without_lift_fresh(mode: str) -> None
     assert outcome(lambda _: plain.pop()) != outcome(torch.from_numpy)
 
 
-def test_memory_is_shared_in_modes_that_compute() -> None:
-    for context in (torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)):
-        a = array()
-        with context():
-            t = dlbridge.to_torch(a)
-            assert t.data_ptr() == a.__array_interface__["data"][0]
-            t.add_(1)
-        assert a.tolist() == [2, 3, 4]
-
-
 def test_a_write_inside_functionalize_reaches_the_array_as_with_from_numpy() -> None:
     results = []
     for convert in (dlbridge.to_torch, torch.from_numpy):
@@ -260,54 +250,6 @@ def test_plain_tensors_go_out_in_every_mode() -> None:
     make_fx(export)(torch.ones(3))
     assert seen == [[0, 1, 2]] * 24
     assert log.operators == []
-
-
-def test_awkward_tensors_are_copied_in_every_mode() -> None:
-    conj = torch.tensor([1 + 2j, 3 - 4j]).conj()
-    seen = []
-
-    def export(x: Any = None) -> Any:
-        seen.append(dlbridge.to_numpy(conj, copy=None).tolist())
-        seen.append(dlbridge.to_numpy(conj, dtype="complex128").tolist())
-        return x
-
-    with FakeTensorMode():
-        export()
-    with torch.inference_mode():
-        export()
-    torch.vmap(export)(torch.ones(2, 3))
-    torch.func.functionalize(export)(torch.ones(3))
-    assert seen == [[1 - 2j, 3 + 4j]] * 8
-
-
-def test_inference_tensors_are_shared_and_come_back() -> None:
-    with torch.inference_mode():
-        t = torch.arange(3.0)
-    a = dlbridge.to_numpy(t)
-    assert a.tolist() == [0, 1, 2]
-    assert a.flags.writeable
-    again = dlbridge.to_torch(a)
-    assert_home(again, t)
-    again.add_(1)
-    assert t.tolist() == [1, 2, 3]
-
-
-def test_refusals_are_the_same_in_modes() -> None:
-    a = array()[::-1]
-    codes = []
-
-    def attempt(x: Any = None) -> Any:
-        codes.append(refusal(lambda: dlbridge.to_torch(a)).code)
-        codes.append(dlbridge.explain(a, to="torch").reasons[0])
-        return x
-
-    for context in (FakeTensorMode, torch.inference_mode, Log):
-        with context():
-            attempt()
-    torch.vmap(attempt)(torch.ones(2, 3))
-    torch.func.functionalize(attempt)(torch.ones(3))
-    make_fx(attempt)(torch.ones(3))
-    assert codes == ["negative_stride"] * 12
 
 
 def test_a_result_of_to_torch_takes_part_in_autograd() -> None:

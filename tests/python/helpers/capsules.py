@@ -10,6 +10,8 @@ from typing import Any
 LEGACY, VERSIONED = b"dltensor", b"dltensor_versioned"
 USED_LEGACY, USED_VERSIONED = b"used_dltensor", b"used_dltensor_versioned"
 
+READ_ONLY, IS_COPIED, PADDED = 1, 2, 4  # flags of versioned descriptors
+
 _DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _DESTRUCTOR = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
 

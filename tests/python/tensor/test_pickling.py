@@ -24,7 +24,7 @@ from capsules import Crafted, versioned_of
 import dlbridge
 from dlbridge import _pickling
 from isolated import run_isolated
-from support import DTYPE_PAIRS, address, assert_no_growth, random_array, raw, refusal
+from support import DTYPE_PAIRS, address, assert_no_growth, random_array, raw, read_only, refusal
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -41,11 +41,6 @@ def out_of_band(handle: Any) -> tuple[bytes, list[pickle.PickleBuffer]]:
 def loaded_over(handle: Any, memory: Any) -> dlbridge.Tensor:
     """The handle's pickle, loaded over other memory."""
     return pickle.loads(out_of_band(handle)[0], buffers=[memory])
-
-
-def read_only(a: np.ndarray) -> np.ndarray:
-    a.flags.writeable = False
-    return a
 
 
 def floats() -> dlbridge.Tensor:
@@ -142,8 +137,9 @@ def test_gaps_are_not_pickled() -> None:
 @pytest.mark.parametrize("strided", [False, True], ids=["dense", "strided"])
 def test_read_only_survives_and_so_does_writable(strided: bool, protocol: int) -> None:
     a = np.arange(6.0)[:: 2 if strided else 1]
-    writable = through(dlbridge.from_dlpack(a), protocol)
+    writable = through(dlbridge.from_dlpack(a, copy=True), protocol)
     assert not writable.read_only
+    assert not writable.is_copied
     writable.numpy()[0] = 40
     assert a[0] == 0
     kept = through(dlbridge.from_dlpack(read_only(a)), protocol)
@@ -154,13 +150,6 @@ def test_read_only_survives_and_so_does_writable(strided: bool, protocol: int) -
 
 def test_memory_of_a_legacy_capsule_is_pickled_as_read_only() -> None:
     assert through(dlbridge.from_dlpack(np.arange(3.0).__dlpack__()), 5).read_only
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_nothing_is_a_copy_after_loading(protocol: int) -> None:
-    copied = dlbridge.from_dlpack(np.arange(3.0), copy=True)
-    assert copied.is_copied
-    assert not through(copied, protocol).is_copied
 
 
 def test_pinned_memory_is_pickled_as_host_memory() -> None:
@@ -192,14 +181,6 @@ def test_dense_memory_goes_out_of_band_without_a_copy(layout: str) -> None:
     assert again.shape == a.shape
     assert again.numpy().tolist() == a.tolist()
     assert not again.read_only
-
-
-def test_large_memory_is_not_copied_on_either_side() -> None:
-    a = np.arange(1 << 20)
-    data, buffers = out_of_band(dlbridge.from_dlpack(a))
-    assert len(data) < 300
-    assert memoryview(buffers[0]).nbytes == a.nbytes
-    assert address(pickle.loads(data, buffers=buffers).numpy()) == address(a)
 
 
 def test_strided_memory_is_packed_once() -> None:
@@ -282,15 +263,6 @@ def test_shared_memory_of_the_system_can_be_loaded_over() -> None:
     finally:
         memory.close()
         memory.unlink()
-
-
-def test_the_way_back_to_a_storage_of_torch_survives() -> None:
-    t = torch.arange(6.0)
-    data, buffers = out_of_band(dlbridge.from_dlpack(t))
-    back = pickle.loads(data, buffers=buffers).torch()
-    assert back.data_ptr() == t.data_ptr()
-    back[0] = 7
-    assert t[0] == 7
 
 
 # ---- what is refused ----
@@ -456,10 +428,9 @@ def twice_and_flags(handle: dlbridge.Tensor) -> tuple[dlbridge.Tensor, bool]:
     return dlbridge.from_dlpack(handle.numpy() * 2), handle.read_only
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_tensor_goes_to_another_process_and_back(method: str) -> None:
+def test_a_tensor_goes_to_another_process_and_back() -> None:
     sources = [np.arange(6, dtype=np.float32), np.arange(6)[::-1].astype(ml_dtypes.bfloat16), read_only(np.arange(3.0))]
-    with multiprocessing.get_context(method).Pool(1) as pool:
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
         answers = pool.map(twice_and_flags, [dlbridge.from_dlpack(a) for a in sources])
     for source, (answer, was_read_only) in zip(sources, answers, strict=True):
         assert type(answer) is dlbridge.Tensor
