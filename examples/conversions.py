@@ -1,4 +1,4 @@
-"""Every conversion that people know, run beside its dlbridge call, and what each does to memory. Part of photo.py."""
+"""Runs the usual conversions beside their dlbridge calls, and shows what each does to memory. Part of photo.py."""
 
 import copy
 import importlib.util
@@ -22,7 +22,7 @@ BIG = 64 * 1024 * 1024  # above malloc's mmap threshold: freed memory of this si
 
 
 def show_all(report: Report, image: Image.Image) -> None:
-    """Shows all of them, with the photograph's pixels as the array."""
+    """Shows all of them; the array is the photograph."""
     photo = np.array(image)
     share_array(report, photo)
     share_tensor(report, photo)
@@ -80,7 +80,7 @@ def cast_array(report: Report, photo: np.ndarray) -> None:
 
 
 def cast_to_own_dtype(report: Report, photo: np.ndarray) -> None:
-    """The same calls where nothing is to be cast."""
+    """The same calls without anything to cast."""
     case = Case(report, "... and when it has that dtype already", f=photo.astype(np.float32))
     for call in ("torch.tensor(f, dtype=torch.float32)", "torch.Tensor(f)", "torch.from_numpy(f.astype(np.float32))"):
         case.run(call, "f")
@@ -90,7 +90,7 @@ def cast_to_own_dtype(report: Report, photo: np.ndarray) -> None:
         f"{'shares' if same_memory(torch.Tensor(array), array) else 'copies'} a {array.dtype} array"
         for array in (case.names["f"], photo)
     ]
-    report.say(f"A named cast that turns out unnecessary is not made. torch.Tensor, unasked, {' and '.join(seen)}.")
+    report.say(f"A cast to the array's own dtype is not made. torch.Tensor silently {' and '.join(seen)}.")
 
 
 def saved_size(*tensors: torch.Tensor) -> int:
@@ -110,14 +110,14 @@ def stays_one(a: torch.Tensor, b: torch.Tensor) -> bool:
 def there_and_back(
     report: Report, name: str, t: torch.Tensor, there: Callable[..., np.ndarray], back: Callable[..., torch.Tensor]
 ) -> bool:
-    """Takes `t` to NumPy, adds one there, comes back; whether it came back to its storage."""
+    """Converts `t` to NumPy, adds one, converts back. Returns whether the result has the storage of `t`."""
     expected = t + 1
     a = there(t)
     a += 1
     returned = back(a)
     seen, placed, one = torch.equal(t, expected), address(returned) == address(t), stays_one(t, returned)
     report.claim(f"{name}: the tensor sees += 1", seen)
-    report.claim(f"{name}: the tensor comes back to its address", placed)
+    report.claim(f"{name}: the result has the tensor's address", placed)
     report.say(
         f"{name}: t sees += 1: {seen}; same address: {placed}; same storage, one memory after deepcopy: {one}; "
         f"torch.save([t, back]): {saved_size(t, returned):,} bytes"
@@ -126,14 +126,14 @@ def there_and_back(
 
 
 def round_trip(report: Report, photo: np.ndarray) -> None:
-    """t.numpy(), += 1, from_numpy: the memory comes back, the storage only with dlbridge."""
+    """t.numpy(), += 1, from_numpy: the memory is the same, the storage only with dlbridge."""
     case = Case(report, "There, += 1, and back", t=torch.tensor(photo))
     case.run("torch.from_numpy(t.numpy())", "t")
     case.expect("to_torch(to_numpy(t))", "t", "shared")
     case.show()
     there_and_back(report, "stock", torch.tensor(photo), torch.Tensor.numpy, torch.from_numpy)
     one = there_and_back(report, "dlbridge", torch.tensor(photo), to_numpy, to_torch)
-    report.claim("dlbridge comes back to the same storage", one)
+    report.claim("dlbridge reuses the storage", one)
 
 
 def flipped_view(report: Report, photo: np.ndarray) -> None:
@@ -197,7 +197,7 @@ def read_only(report: Report, image: Image.Image) -> None:
 
 
 def requires_grad(report: Report, photo: np.ndarray) -> None:
-    """A tensor that autograd watches."""
+    """A tensor that requires grad."""
     case = Case(report, "A tensor that requires grad", w=torch.tensor(photo, dtype=torch.float32, requires_grad=True))
     case.run("w.numpy()", "w")
     refusal = case.expect("to_numpy(w)", "w", "refused")
@@ -212,7 +212,7 @@ def requires_grad(report: Report, photo: np.ndarray) -> None:
 
 
 def bfloat16(report: Report, photo: np.ndarray) -> None:
-    """A dtype that NumPy has from ml_dtypes only."""
+    """A dtype that NumPy has only with ml_dtypes."""
     case = Case(report, "A bfloat16 tensor", t=torch.tensor(photo, dtype=torch.bfloat16))
     case.run("t.numpy()", "t")
     case.run("t.float().numpy()", "t")
@@ -223,8 +223,8 @@ def bfloat16(report: Report, photo: np.ndarray) -> None:
     exact = np.array_equal(ours.result.astype(np.float32), case.names["t"].float().numpy())
     report.claim("the array has the tensor's values", exact)
     back = to_torch(ours.result)
-    report.claim("the array goes back as bfloat16", back.dtype == torch.bfloat16)
-    report.claim("... to the same memory", address(back) == address(ours.result))
+    report.claim("the array becomes a bfloat16 tensor again", back.dtype == torch.bfloat16)
+    report.claim("... over the same memory", address(back) == address(ours.result))
 
 
 STOCK_SHARE_MEMORY = f"""
@@ -238,7 +238,7 @@ print(int(a.sum()) // 7, flush=True)
 
 
 def stock_share_memory() -> str:
-    """What becomes of Tensor.numpy()'s array when its tensor moves: in a child, since it may read freed memory."""
+    """What happens to the array of Tensor.numpy() when its tensor moves. Runs in a child: it may read freed memory."""
     child = subprocess.run([sys.executable, "-c", STOCK_SHARE_MEMORY], capture_output=True, text=True, check=False)
     if child.returncode < 0:
         return f"reading the array killed the process ({signal.Signals(-child.returncode).name})"
@@ -248,12 +248,12 @@ def stock_share_memory() -> str:
 
 
 def survives_share_memory(report: Report) -> None:
-    """An export never dangles."""
+    """An export does not dangle."""
     print("\nAn array whose tensor moves: t.share_memory_() after the conversion (64 MiB)")
     if not os.path.isdir("/dev/shm") or shutil.disk_usage("/dev/shm").free < 1.25 * BIG:
         report.say("not shown: /dev/shm is missing or has less than 80 MiB free, so torch cannot move the tensor there")
         return
-    print(f"   a = t.numpy(); t.share_memory_()     in a process of its own: {stock_share_memory()}")
+    print(f"   a = t.numpy(); t.share_memory_()     in another process: {stock_share_memory()}")
     t = torch.full((BIG,), 7, dtype=torch.uint8)
     a = to_numpy(t)
     before = address(a)

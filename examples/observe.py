@@ -1,6 +1,6 @@
-"""What the demo observes with: claims that are checked, addresses, timings, and the tables that show them.
+"""Claims that are checked, addresses, timings, and the tables that show them.
 
-Nothing here knows what an outcome should be. A call is given as text: what is printed is what was run and timed.
+A call is given as text, so that what is printed is what was run and timed.
 """
 
 import os
@@ -26,7 +26,7 @@ SECONDS_A_ROUND = 0.002
 
 
 def as_array(x: Any) -> np.ndarray:
-    """`x` as its own framework shows it to NumPy, over the same memory: a check that does not rely on dlbridge."""
+    """`x` as an array over the same memory, by its own framework: a check that does not use dlbridge."""
     if not isinstance(x, torch.Tensor):
         return np.asarray(x)
     x = x.detach()
@@ -34,12 +34,12 @@ def as_array(x: Any) -> np.ndarray:
 
 
 def address(x: Any) -> int:
-    """Where the first element lies, asked of the framework itself."""
+    """The address of the first element, from the framework."""
     return x.data_ptr() if isinstance(x, torch.Tensor) else as_array(x).__array_interface__["data"][0]
 
 
 def same_memory(a: Any, b: Any) -> bool:
-    """Whether two arrays of any framework have bytes in common, asked of NumPy."""
+    """Whether two arrays of any framework have bytes in common, by NumPy."""
     return np.shares_memory(as_array(a), as_array(b))
 
 

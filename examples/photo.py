@@ -1,12 +1,11 @@
-"""A photograph's way through NumPy and torch, and every conversion people know beside its dlbridge call.
+"""Takes a photograph through NumPy and torch, and runs the usual conversions beside their dlbridge calls.
 
 Run it from anywhere, with dlbridge, torch, Pillow and scikit-image (for the photograph) installed:
 
     python examples/photo.py [--photo FILE] [--out out/photo.png]
 
-A photograph goes file -> NumPy -> torch -> blur and edges -> NumPy -> PNG, the original and the result side by side,
-and through a GPU where there is one.
-Whatever is printed was measured or seen in this very run; each claim is checked, and a false one makes the run fail.
+The photograph goes file -> NumPy -> torch -> blur and edges -> NumPy -> PNG, and through a GPU if there is one.
+Everything that is printed was measured in this run. Each claim is checked; a false one makes the run fail.
 """
 
 import argparse
@@ -81,7 +80,7 @@ def develop(photo_file: Path, report: Report) -> np.ndarray:
 
 
 def print_page(trace: Trace, photo: np.ndarray, drawing: torch.Tensor) -> np.ndarray:
-    """Lets torch write the drawing into a page that belongs to NumPy, beside the photograph."""
+    """torch writes the drawing into a NumPy array, beside the photograph."""
     height, width, channels = photo.shape
     page = np.full((height, 2 * width + GAP, channels), 255, np.uint8)
     page[:, :width] = photo
@@ -110,7 +109,7 @@ def print_page(trace: Trace, photo: np.ndarray, drawing: torch.Tensor) -> np.nda
 
 
 def introduce(photo_file: Path) -> None:
-    """Says what runs here."""
+    """Prints versions and the machine."""
     info = dlbridge.build_info()
     versions = f"dlbridge {info['version']}, NumPy {info['numpy']}, torch {info['torch']} (tier: {info['torch_tier']})"
     print(f"{versions}, Python {platform.python_version()}, {os.cpu_count()} CPUs")
@@ -127,7 +126,7 @@ def introduce(photo_file: Path) -> None:
         print(f"torch computes with {torch.get_num_threads()} threads.")
     else:
         torch.set_num_threads(1)
-        print(f"Other processes keep {busy:.1f} CPUs busy; torch's threads would wait for one another, so it has one.")
+        print(f"Other processes keep {busy:.1f} CPUs busy, so torch computes with one thread.")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -155,7 +154,7 @@ def main() -> int:
     report.heading("The same photograph through a GPU")
     through_gpu.show(report, np.array(Image.open(arguments.photo).convert("RGB")))
 
-    report.heading("The conversions people know, beside dlbridge's")
+    report.heading("The usual conversions, beside dlbridge's")
     conversions.show_all(report, Image.open(arguments.photo).convert("RGB"))
 
     print(f"\n{report.held + len(report.broken)} claims checked in this run, {len(report.broken)} false")

@@ -1,4 +1,4 @@
-"""The photograph's way through a GPU, where there is one: staged there, turned around, staged back, byte for byte."""
+"""Copies the photograph to a GPU and back, if there is one, and compares the bytes."""
 
 import numpy as np
 from observe import Report, duration, race
@@ -9,7 +9,7 @@ DEVICE = "cuda:0"
 
 
 def why_not() -> str | None:
-    """Why nothing can be staged to a GPU here; None where it can."""
+    """Why nothing can be staged here; None if it can."""
     try:
         dlbridge.pool_stats()
     except dlbridge.ExchangeError as error:
@@ -18,7 +18,7 @@ def why_not() -> str | None:
 
 
 def stage_there_and_back(report: Report, photo: np.ndarray) -> np.ndarray:
-    """The photograph, copied to the GPU and back. Every claim is checked."""
+    """Copies the photograph to the GPU and back. Every claim is checked."""
     there = dlbridge.explain(photo, "dlpack", device=DEVICE)
     print(f" 1 from_dlpack(photo, device={DEVICE!r}): {', '.join(there.path)}; {there.bytes:,} bytes")
     on_gpu = dlbridge.from_dlpack(photo, device=DEVICE)
@@ -29,14 +29,14 @@ def stage_there_and_back(report: Report, photo: np.ndarray) -> np.ndarray:
     print(f' 2 to_numpy(on_gpu, device="cpu"): {", ".join(back.path)}')
     returned = dlbridge.to_numpy(on_gpu, device="cpu")
     report.claim("the photograph came back byte for byte", np.array_equal(returned, photo))
-    report.claim("in memory of its own", not dlbridge.shares_memory(returned, photo))
+    report.claim("in new memory", not dlbridge.shares_memory(returned, photo))
 
     refused = dlbridge.explain(on_gpu, "numpy")
     report.claim("without device= it is refused", refused.reasons == ["device_not_named"])
     report.say(f"to_numpy(on_gpu) without device=: {refused.message}", 3)
 
     future = dlbridge.stage(on_gpu, device="cpu")
-    report.claim("a Future brings the same", np.array_equal(future.result(), photo))
+    report.claim("a Future returns the same", np.array_equal(future.result(), photo))
     return returned
 
 

@@ -1,13 +1,13 @@
-/* dlbridge from C: a producer's tensor is looked at, planned for a target, taken, handed on to two
- * consumers and copied. The producer's memory is freed once, when the last of them lets go.
+/* dlbridge from C: describes, plans, adopts and copies a producer's tensor, and exports it to two
+ * consumers. The producer's memory is freed once, when the last of them is done.
  *
- * Prints what happens; ends with 0 where all of it went as it should. */
+ * Prints what happens; the exit status is 0 if everything is as expected. */
 #include <dlbridge/c_api.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* Says what the last call on this thread found, and gives up. */
+/* Prints the error of this thread's last call, and exits. */
 static void require(dlb_status status, const char* what) {
   if (status == DLBRIDGE_OK) return;
   dlb_error error = {.struct_size = sizeof error};
@@ -52,7 +52,7 @@ static DLManagedTensorVersioned* new_matrix(int64_t rows, int64_t columns) {
   return &m->managed;
 }
 
-/* What arrives is not trusted: nothing in it is followed before it was checked. */
+/* Checks every field before it reads the memory. */
 static void describe(const DLManagedTensorVersioned* managed) {
   int64_t shape[8];
   dlb_description found = {.struct_size = sizeof found, .shape = shape, .capacity = 8};
@@ -62,7 +62,7 @@ static void describe(const DLManagedTensorVersioned* managed) {
   printf(", %lld bytes\n", (long long)found.nbytes);
 }
 
-/* What handing the tensor to an engine would do: one that writes to what it gets. */
+/* Plans a conversion to an engine that writes to its tensors. */
 static dlb_verdict plan(const DLManagedTensorVersioned* managed, dlb_copy_mode copy) {
   DLDataType dtypes[1];
   require(dlb_dtype_parse("float32", &dtypes[0]), "dtype");
@@ -93,13 +93,13 @@ int main(void) {
   for (int i = 0; i < 6; ++i) values[i] = (float)i;
   describe(source);
 
-  /* A writable one is shared. A read-only one is refused, unless a copy is named. */
+  /* A writable tensor is shared. A read-only one is refused without a named copy. */
   if (plan(source, DLBRIDGE_COPY_UNSET) != DLBRIDGE_SHARE) return 1;
   source->flags |= DLPACK_FLAG_BITMASK_READ_ONLY;
   if (plan(source, DLBRIDGE_COPY_UNSET) != DLBRIDGE_REFUSE) return 1;
   if (plan(source, DLBRIDGE_COPY_IF_NEEDED) != DLBRIDGE_COPY) return 1;
 
-  /* A copy into memory of one's own, transposed on the way. */
+  /* A copy into new memory, transposed. */
   DLManagedTensorVersioned* copy = new_matrix(2, 3);
   copy->dl_tensor.strides[0] = 1;
   copy->dl_tensor.strides[1] = 2;
@@ -108,17 +108,17 @@ int main(void) {
   printf("copied column by column: %g %g %g %g %g %g\n", copied[0], copied[1], copied[2], copied[3],
          copied[4], copied[5]);
 
-  /* On failure nothing was consumed: the legacy struct cannot say read-only. */
+  /* Refused, because a legacy struct has no read-only flag; nothing was consumed. */
   DLManagedTensor* legacy = NULL;
   if (dlb_to_legacy(source, &legacy) != DLBRIDGE_REFUSED) return 1;
 
-  /* One that may be written goes there and back: each step consumes what it was given. */
+  /* A writable tensor is converted there and back; each step consumes its input. */
   require(dlb_to_legacy(copy, &legacy), "to legacy");
   require(dlb_to_versioned(legacy, DLBRIDGE_ACCESS_WRITABLE, &copy), "to versioned");
   if (copy->dl_tensor.data != copied || freed != 0) return 1;
   copy->deleter(copy);
 
-  /* A handle takes the source; each export keeps its memory alive. */
+  /* A handle adopts the source; each export keeps its memory alive. */
   dlb_tensor* tensor = NULL;
   require(dlb_adopt(source, &tensor), "adopt");
   DLManagedTensorVersioned* first = NULL;
@@ -128,7 +128,7 @@ int main(void) {
   require(dlb_tensor_release(tensor), "release");
   if (first->dl_tensor.data != values || second->dl_tensor.data != values) return 1;
   first->deleter(first);
-  printf("freed before the last consumer lets go: %d of 2\n", freed);
+  printf("freed before the last consumer is done: %d of 2\n", freed);
   second->deleter(second);
   printf("freed after: %d of 2\n", freed);
   return freed == 2 ? 0 : 1;

@@ -1,10 +1,10 @@
-"""A server that answers with what a GPU computes, for many clients at once, in one thread.
+"""A server that computes on a GPU for many clients at once, in one thread.
 
     python examples/gpu/async_server.py [--requests 64] [--port 0]
 
-A request is a line "ROWS COLUMNS" and so many float32 numbers; the answer has the same form. An array goes to the GPU,
-is computed with, and comes back; each `await` lets the other requests go on, and nothing polls. The program is its own
-client: it sends its requests all at once, and checks every answer.
+A request is a line "ROWS COLUMNS" and so many float32 numbers; the answer has the same form. An array is copied to
+the GPU, computed with, and copied back; each `await` lets the other requests run, and nothing polls. The program is its
+own client: it sends all requests at once and checks every answer.
 """
 
 import argparse
@@ -19,18 +19,18 @@ import numpy as np
 
 import dlbridge
 
-# From a dlbridge.Tensor on the GPU to an array of some framework on the GPU: computes without waiting.
+# Takes a dlbridge.Tensor on the GPU, returns an array of a framework on the GPU; does not wait.
 Compute = Callable[[Any], Any]
 
 
 async def on_gpu(matrix: np.ndarray, compute: Compute, device: str = "cuda:0") -> np.ndarray:
-    """What `compute` makes of a matrix. The event loop goes on meanwhile."""
+    """The result of `compute` for a matrix. The event loop runs meanwhile."""
     there = await dlbridge.stage(matrix, device=device, to="dlpack")
     return await dlbridge.stage(compute(there), device="cpu")
 
 
 async def receive(reader: asyncio.StreamReader) -> np.ndarray | None:
-    """One matrix; None where the other side has closed."""
+    """One matrix; None if the other side has closed."""
     head = await reader.readline()
     if not head:
         return None
@@ -60,7 +60,7 @@ async def serve(compute: Compute, port: int = 0) -> asyncio.Server:
 
 
 async def ask(port: int, matrix: np.ndarray) -> np.ndarray:
-    """What the server makes of a matrix."""
+    """The server's answer for a matrix."""
     reader, writer = await asyncio.open_connection("localhost", port, limit=1 << 20)
     await send(writer, matrix)
     answer = await receive(reader)
@@ -70,7 +70,7 @@ async def ask(port: int, matrix: np.ndarray) -> np.ndarray:
 
 
 async def run(compute: Compute, expected: Callable[[np.ndarray], np.ndarray], requests: int, port: int = 0) -> int:
-    """Serves, asks so many times at once, and compares; the number of right answers."""
+    """Serves, sends all requests at once, and compares. Returns the number of right answers."""
     server = await serve(compute, port)
     draw = np.random.default_rng(1)
     matrices = [draw.random((8 + number, 8 + number), np.float32) for number in range(requests)]
@@ -83,7 +83,7 @@ async def run(compute: Compute, expected: Callable[[np.ndarray], np.ndarray], re
 
 
 def torch_compute(tensor: Any) -> Any:
-    """The matrix times its transpose, by torch. All that depends on the framework."""
+    """The matrix times its transpose, by torch. Nothing else depends on the framework."""
     import torch
 
     x = torch.from_dlpack(tensor)
@@ -94,10 +94,10 @@ def main() -> int:
     """Serves its own requests."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=64)
-    parser.add_argument("--port", type=int, default=0, help="any free one where not given")
+    parser.add_argument("--port", type=int, default=0, help="default: any free one")
     options = parser.parse_args()
-    if (obstacle := machine.obstacle()) is not None:
-        print(obstacle)
+    if (reason := machine.reason()) is not None:
+        print(reason)
         return 0
     begin = time.perf_counter()
     right = asyncio.run(run(torch_compute, lambda matrix: matrix @ matrix.T, options.requests, options.port))

@@ -1,4 +1,4 @@
-"""Whether this machine has a GPU that the examples beside this file can use."""
+"""Tells whether this machine has a GPU that the examples in this folder can use."""
 
 import importlib.util
 
@@ -7,14 +7,14 @@ import numpy as np
 import dlbridge
 
 
-def obstacle() -> str | None:
-    """Why they cannot run here, as a sentence; None where they can."""
+def reason() -> str | None:
+    """A sentence that says why they cannot run here; None if they can."""
     try:
         dlbridge.from_dlpack(np.zeros(1, np.uint8), device="cuda:0")
     except dlbridge.ExchangeError as error:
-        return f"No GPU to use, so there is nothing to show: {error}"
+        return f"No usable GPU, so there is nothing to show: {error}"
     if importlib.util.find_spec("torch") is None:
-        return "There is a GPU, but no torch, which this example computes with."
+        return "There is a GPU, but no torch, which this example needs."
     import torch
 
     if not torch.cuda.is_available():

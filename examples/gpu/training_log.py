@@ -1,10 +1,10 @@
-"""A training loop that keeps what it computes on the GPU, and never waits for the GPU to do so.
+"""A training loop that logs tensors of the GPU without waiting for the GPU.
 
     python examples/gpu/training_log.py [--steps 200] [--out out/training.npz]
 
-`loss.item()` and `.cpu()` wait until the GPU has caught up: in every step, so the GPU runs dry. Here every step hands
-its tensors to dlbridge.stage(), which enqueues the copies and returns. They are looked at some steps later, when they
-have long arrived. What the next step writes into the same tensors does not reach the copies.
+`loss.item()` and `.cpu()` wait for the GPU in every step, so the GPU idles. Here every step passes its tensors to
+dlbridge.stage_many(), which enqueues the copies and returns. The results are read some steps later. What the next step
+writes into the same tensors does not change the copies.
 """
 
 import argparse
@@ -25,9 +25,9 @@ Step = Callable[[int], dict[str, Any]]
 
 
 class TrainingLog:
-    """Collects arrays of every step. Owns: the copies that are under way, at most `window` steps of them.
+    """Collects arrays of every step. Owns: the copies in flight, at most `window` steps of them.
 
-    `stream` is the one that the steps compute on: needed for frameworks other than torch, whose current one is known.
+    `stream` is the one that the steps compute on; torch needs none.
     """
 
     def __init__(self, window: int = 8, stream: Any = None) -> None:
@@ -55,7 +55,7 @@ class TrainingLog:
     def _take(self) -> None:
         names, group = self._coming.popleft()
         for name, array in zip(names, group.result(), strict=True):
-            self.kept.setdefault(name, []).append(array.copy())  # pinned memory is for what is under way
+            self.kept.setdefault(name, []).append(array.copy())  # frees the pinned memory
 
 
 def train(steps: Iterable[int], step: Step, log: TrainingLog) -> dict[str, np.ndarray]:
@@ -91,8 +91,8 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("out/training.npz"))
     options = parser.parse_args()
-    if (obstacle := machine.obstacle()) is not None:
-        print(obstacle)
+    if (reason := machine.reason()) is not None:
+        print(reason)
         return 0
     log = TrainingLog()
     step = torch_training()

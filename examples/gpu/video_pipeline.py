@@ -1,11 +1,10 @@
-"""Frames through a GPU: up, filtered, down, all at the same time, in memory that is used again and again.
+"""Frames through a GPU: up, filtered, down, all at the same time, in reused memory.
 
     python examples/gpu/video_pipeline.py [--frames 120] [--height 1080] [--width 1920]
 
-Two pinned buffers for each direction. While the GPU filters one frame, the next one is on its way up and the last one
-on its way down; the host fills a buffer only when its copy is done, which is all that has to be waited for. The order
-on the GPU is dlbridge's business: the filter comes after the frame has arrived, and the next frame does not overwrite
-one that is still filtered.
+There are two pinned buffers for each direction. While the GPU filters one frame, the next one is copied up and the last
+one down. The host waits only before it fills a buffer that is still read. dlbridge keeps the order on the GPU: the
+filter runs after the frame has arrived, and the next frame does not overwrite one that is still filtered.
 """
 
 import argparse
@@ -25,7 +24,7 @@ BUFFERS = 2
 
 @dataclass
 class Gpu:
-    """What the pipeline has to know of a framework: all that depends on it."""
+    """All that depends on the framework."""
 
     stream: Any  # as dlbridge.stage takes it
     inputs: list[Any]  # BUFFERS arrays on the GPU, as large as a frame
@@ -33,7 +32,7 @@ class Gpu:
 
 
 def filtered(frames: Iterable[np.ndarray], gpu: Gpu, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """The frames, filtered, in order. A frame is valid until the next one is asked for."""
+    """Yields the filtered frames in order. A frame is valid until the next one is requested."""
     up = [dlbridge.pinned_empty(shape, np.uint8) for _ in range(BUFFERS)]
     down = [dlbridge.pinned_empty(shape, np.uint8) for _ in range(BUFFERS)]
     rising: list[Any] = [None] * BUFFERS
@@ -63,7 +62,7 @@ def camera(frames: int, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
 
 
 def torch_gpu(shape: tuple[int, ...]) -> Gpu:
-    """Inverts every frame, by torch on a stream of its own."""
+    """Inverts every frame, by torch on a side stream."""
     import torch
 
     stream = torch.cuda.Stream()
@@ -72,7 +71,7 @@ def torch_gpu(shape: tuple[int, ...]) -> Gpu:
         with torch.cuda.stream(stream):
             return 255 - frame
 
-    with torch.cuda.stream(stream):  # whose memory it is from here on
+    with torch.cuda.stream(stream):
         inputs = [torch.empty(shape, dtype=torch.uint8, device="cuda") for _ in range(BUFFERS)]
     return Gpu(stream, inputs, run)
 
@@ -84,8 +83,8 @@ def main() -> int:
     parser.add_argument("--height", type=int, default=1080)
     parser.add_argument("--width", type=int, default=1920)
     options = parser.parse_args()
-    if (obstacle := machine.obstacle()) is not None:
-        print(obstacle)
+    if (reason := machine.reason()) is not None:
+        print(reason)
         return 0
     shape = (options.height, options.width, 3)
     wrong, begin = 0, time.perf_counter()

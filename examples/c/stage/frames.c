@@ -39,7 +39,7 @@ dlb_status send_mask(float value, const DLManagedTensorVersioned* target, intptr
   if (status == DLBRIDGE_OK) {
     float* values = (float*)source->dl_tensor.data;
     for (int64_t i = 0; i < like->shape[0] * like->shape[1]; ++i) values[i] = value;
-    status = dlb_cuda_stage_to_device(source, target, stream, NULL); /* returns once it was read */
+    status = dlb_cuda_stage_to_device(source, target, stream, NULL); /* returns after the read */
   }
   dlb_tensor_release(mask);
   return status;

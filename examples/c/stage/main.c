@@ -1,5 +1,5 @@
-/* Sends a mask into memory of the CUDA runtime and writes what is there. Without a GPU it says what
- * is missing, and that is all. */
+/* Copies a mask into memory of the CUDA runtime and prints the memory. Without a GPU it says what
+ * is missing. */
 #include <cuda_runtime_api.h>
 #include <stdio.h>
 

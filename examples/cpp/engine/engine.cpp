@@ -1,5 +1,5 @@
-// A C++ program with Python inside: it reads and writes a NumPy array of the script's, and hands
-// the script a buffer of its own as an array. No element is copied.
+// A C++ program with Python inside: it reads and writes a NumPy array of the script, and the script
+// gets an array over a buffer of the program. No element is copied.
 //
 //     engine HOME SITE_PACKAGES
 //
@@ -24,7 +24,7 @@ struct DropReference {
 };
 using Reference = std::unique_ptr<PyObject, DropReference>;
 
-// The engine's own memory: a picture that the script may draw on while the engine keeps it.
+// The engine's memory: a picture that the script may draw on while the engine holds it.
 using Frame = std::array<float, 12>;
 int frames_alive = 0;
 
@@ -42,7 +42,7 @@ void start_python(const char* home) {
   if (PyStatus_Exception(status)) Py_ExitStatusException(status);
 }
 
-// The value of a Python expression, or of nothing where `code` is a statement.
+// Returns the value of a Python expression; None for a statement.
 Reference run(PyObject* names, const char* code, int start) {
   Reference value(PyRun_String(code, start, names, names));
   if (!value) {
@@ -56,8 +56,8 @@ uintptr_t address_of(PyObject* names, const char* expression) {
   return PyLong_AsSize_t(run(names, expression, Py_eval_input).get());
 }
 
-// Python to C++: the loan holds a reference to the array, so the address is good until the loan is
-// destroyed, on any thread, whether or not that thread holds Python's lock.
+// Python to C++: the loan holds a reference to the array, so the address is valid until the loan is
+// destroyed. It may be destroyed on any thread, with or without the GIL.
 void read_and_write_an_array(PyObject* names) {
   run(names, "pixels = numpy.arange(12, dtype='float32').reshape(3, 4)", Py_file_input);
   const Reference array = run(names, "pixels", Py_eval_input);
@@ -71,7 +71,7 @@ void read_and_write_an_array(PyObject* names) {
   run(names, "assert pixels[1, 1] == 500", Py_file_input);
 }
 
-// C++ to Python: the array's base owns the loan, and the loan a share in the frame.
+// C++ to Python: the array's base owns the loan, and the loan a reference to the frame.
 void lend_a_frame(PyObject* names) {
   ++frames_alive;
   std::shared_ptr<Frame> frame(new Frame{}, [](Frame* last) {
@@ -110,7 +110,7 @@ int main(int argc, char** argv) try {
 
     read_and_write_an_array(names.get());
     lend_a_frame(names.get());
-    check(frames_alive == 1, "the script keeps the frame after the engine let go of it");
+    check(frames_alive == 1, "the script keeps the frame after the engine dropped it");
     run(names.get(), "del frame", Py_file_input);
     check(frames_alive == 0, "and gave it back");
   }

@@ -1,9 +1,8 @@
 // A Python extension module that takes a matrix of any framework, and returns a dlbridge.Tensor
-// over memory of C++. It links the core alone: what NumPy, torch or JAX are, the Python package
-// dlbridge knows.
+// over C++ memory. It links the core only: the Python package dlbridge knows NumPy, torch and JAX.
 //
 //     matrices.diagonal(x)     the diagonal of x, over the memory of x
-//     matrices.row_sums(x)     the sums of the rows of x, in memory of its own
+//     matrices.row_sums(x)     the sums of the rows of x, in new memory
 #include <nanobind/nanobind.h>
 
 #include <algorithm>
@@ -21,9 +20,9 @@ namespace {
 constexpr const char* kCapsule = "dltensor_versioned";
 constexpr const char* kUsedCapsule = "used_dltensor_versioned";
 
-// Takes x: an ndarray, a torch tensor, a dlbridge.Tensor, a capsule, anything with __dlpack__.
-// from_dlpack refuses what cannot be shared and always lends a versioned capsule. Renaming the
-// capsule is what makes its content ours.
+// Takes x: an ndarray, a torch tensor, a dlbridge.Tensor, a capsule, an object with __dlpack__.
+// from_dlpack refuses what cannot be shared; its handle exports a versioned capsule. Renaming the
+// capsule takes its content.
 dlbridge::Loan take_matrix(const nb::object& x) {
   const nb::object tensor = nb::module_::import_("dlbridge").attr("from_dlpack")(x);
   const nb::object capsule =
@@ -44,12 +43,12 @@ dlbridge::Loan take_matrix(const nb::object& x) {
   return loan;
 }
 
-// Gives a loan to Python. A capsule that nobody takes gives the memory back itself.
+// Returns a capsule that owns the loan. Its destructor frees the memory if no consumer takes it.
 nb::object give(dlbridge::Loan&& loan) {
   dlbridge::ManagedTensor managed(std::move(loan));
   const nb::object capsule = nb::steal(PyCapsule_New(
       const_cast<DLManagedTensorVersioned*>(managed.get()), kCapsule, [](PyObject* self) {
-        if (!PyCapsule_IsValid(self, kCapsule)) return;  // taken: renamed by its consumer
+        if (!PyCapsule_IsValid(self, kCapsule)) return;  // renamed: its consumer owns
         dlbridge::ManagedTensor::adopt(
             static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(self, kCapsule)));
       }));
@@ -99,7 +98,7 @@ nb::object row_sums(const nb::object& x) {
 }  // namespace
 
 NB_MODULE(matrices, module) {
-  // Refusals arrive as the package's own exception, with code and field.
+  // A refusal becomes the package's own exception, with code and field.
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
     try {
       std::rethrow_exception(thrown);

@@ -18,7 +18,7 @@ def main() -> int:
     try:
         engine = gpu_engine.Engine(1080, 1920)
     except dlbridge.ExchangeError as error:
-        print(f"No GPU to use, so there is nothing to draw on: {error}")
+        print(f"No usable GPU, so there is nothing to draw on: {error}")
         return 0
     engine.draw(7)
     seen = dlbridge.to_numpy(engine.picture(), device="cpu")

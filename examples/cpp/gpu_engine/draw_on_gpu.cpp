@@ -1,4 +1,4 @@
-// Drawing by calls of the CUDA runtime, where a real engine would launch its kernels.
+// Draws by calls of the CUDA runtime; a real engine would launch kernels.
 #include <cuda_runtime_api.h>
 
 #include <cstddef>

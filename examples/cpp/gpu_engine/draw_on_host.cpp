@@ -1,4 +1,4 @@
-// Drawing on the host and sending the picture: for machines without a CUDA toolkit, and for tests
+// Draws on the host and copies the picture: for machines without a CUDA toolkit, and for tests
 // without a GPU.
 #include <algorithm>
 #include <cstddef>
@@ -16,7 +16,7 @@ void draw(const dlbridge::TensorView& picture, uint8_t value, dlbridge::Stream s
   std::fill_n(first, size / 2, value);
   std::fill(first + size / 2, first + size, static_cast<uint8_t>(255 - value));
 
-  dlbridge::Loan target;  // without an owner: the engine outlives its stream's work
+  dlbridge::Loan target;  // without a deleter: the engine outlives its stream's work
   target.describe(picture);
   // The operation holds the pinned memory until the GPU has read it.
   (void)dlbridge::cuda::stage_to_device_async(std::move(drawn), std::move(target), stream);

@@ -1,5 +1,5 @@
-// An engine that draws pictures on a GPU, on a stream of its own. It knows dlbridge, and neither
-// Python nor NumPy nor a framework.
+// An engine that draws pictures on a GPU, on its own stream. It uses dlbridge, but neither Python
+// nor a framework.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +11,11 @@
 
 namespace engine {
 
-/// Enqueues the drawing of a uint8 picture: the upper half is `value`, the lower half what is
-/// missing to 255. This is all that depends on who draws: draw_on_gpu.cpp, draw_on_host.cpp.
+/// Enqueues the drawing of a uint8 picture: the upper half is `value`, the lower half 255 -
+/// `value`. draw_on_gpu.cpp and draw_on_host.cpp implement it.
 void draw(const dlbridge::TensorView& picture, uint8_t value, dlbridge::Stream stream);
 
-/// Owns: the picture's memory, shared with whoever was lent it. Thread: one at a time.
+/// Owns: a reference to the picture's memory. Thread: one at a time.
 class Engine {
  public:
   /// Throws dlbridge::Error, such as no_driver.
@@ -24,11 +24,10 @@ class Engine {
   /// Draws the next picture over the last one. Does not wait.
   void draw(uint8_t value) { engine::draw(picture_->view(), value, stream_); }
 
-  /// The picture where it is. What is drawn after this shows in it.
+  /// Returns the picture on the GPU. Later drawing changes it.
   dlbridge::Loan acquire() const;
 
-  /// The picture as it is now, on its way to the host. What is drawn after this does not show in
-  /// it.
+  /// Starts a copy of the picture to the host. Later drawing does not change the copy.
   dlbridge::cuda::Future bring() const;
 
   dlbridge::Stream stream() const noexcept { return stream_; }

@@ -1,9 +1,9 @@
-// The engine as a Python extension module. Two ways for a picture to become an array:
+// The engine as a Python extension module. A picture becomes an array in two ways:
 //
 //     engine = gpu_engine.Engine(1080, 1920)
 //     engine.draw(7)
 //     dlbridge.to_numpy(engine.picture(), device="cpu")    Python stages it: Picture has __dlpack__
-//     coming = engine.frame()                              the engine stages it, and goes on
+//     coming = engine.frame()                              the engine stages it and continues
 //     engine.draw(8)
 //     coming.array()                                       still 7
 #include <nanobind/nanobind.h>
@@ -25,12 +25,12 @@ namespace {
 
 constexpr const char* kCapsule = "dltensor_versioned";
 
-// Gives a loan to Python. A capsule that nobody takes gives the memory back itself.
+// Returns a capsule that owns the loan. Its destructor frees the memory if no consumer takes it.
 nb::object capsule_of(dlbridge::Loan&& loan) {
   dlbridge::ManagedTensor managed(std::move(loan));
   const nb::object capsule = nb::steal(PyCapsule_New(
       const_cast<DLManagedTensorVersioned*>(managed.get()), kCapsule, [](PyObject* self) {
-        if (!PyCapsule_IsValid(self, kCapsule)) return;  // taken: renamed by its consumer
+        if (!PyCapsule_IsValid(self, kCapsule)) return;  // renamed: its consumer owns
         dlbridge::ManagedTensor::adopt(
             static_cast<DLManagedTensorVersioned*>(PyCapsule_GetPointer(self, kCapsule)));
       }));
@@ -39,7 +39,7 @@ nb::object capsule_of(dlbridge::Loan&& loan) {
   return capsule;
 }
 
-// The picture on the GPU, for whoever speaks DLPack: dlbridge, torch, CuPy.
+// The picture on the GPU, for DLPack consumers: dlbridge, torch, CuPy.
 class Picture {
  public:
   Picture(const engine::Engine& engine) : engine_(&engine) {}
@@ -61,14 +61,14 @@ class Picture {
   const engine::Engine* engine_;  // kept alive by Python: nb::keep_alive
 };
 
-// A picture on its way to the host.
+// A picture that is copied to the host.
 class Frame {
  public:
   explicit Frame(dlbridge::cuda::Future&& future) : future_(std::move(future)) {}
 
   bool done() const { return future_.done(); }
 
-  // Waits, while other threads run Python; the array is the pinned memory that the copy went to.
+  // Waits with the GIL released; the array is the pinned memory that the copy wrote.
   nb::object array() const {
     std::optional<dlbridge::Loan> loan;
     {
@@ -86,7 +86,7 @@ class Frame {
 }  // namespace
 
 NB_MODULE(gpu_engine, module) {
-  // Refusals arrive as the package's own exception, with code and field.
+  // A refusal becomes the package's own exception, with code and field.
   nb::register_exception_translator([](const std::exception_ptr& thrown, void*) {
     try {
       std::rethrow_exception(thrown);

@@ -1,5 +1,5 @@
 // Runs the recorder over pictures in memory of the CUDA runtime. Without a GPU it says what is
-// missing, and that is all.
+// missing.
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
@@ -19,8 +19,8 @@ void check(cudaError_t result) {
   if (result != cudaSuccess) throw std::runtime_error(cudaGetErrorString(result));
 }
 
-// A float32 picture on device 0, whose owner frees it. Every byte of it is `byte`, in the order of
-// the stream.
+// Returns a float32 picture on device 0; its deleter frees it. Every byte of it is `byte`, in the
+// order of the stream.
 dlbridge::Loan picture(int byte, cudaStream_t stream) {
   void* memory = nullptr;
   check(cudaMalloc(&memory, kRows * kColumns * sizeof(float)));

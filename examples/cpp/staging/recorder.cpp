@@ -13,7 +13,7 @@ using dlbridge::TensorView;
 using dlbridge::cuda::Future;
 
 float brightest(const TensorView& picture, Stream stream) {
-  // Reads behind what the stream was given so far, and returns when the host may read.
+  // Reads after the present work of the stream, and returns when the host may read.
   const Loan on_host = dlbridge::cuda::stage_to_host(picture, stream, {.row_major = true});
   const auto* first = static_cast<const float*>(on_host.view().data);
   return *std::max_element(first, first + on_host.view().size());
@@ -23,12 +23,12 @@ void record(std::vector<Loan> pictures, Stream stream,
             const std::function<void(const TensorView&)>& write) {
   std::vector<Future> coming;
   for (Loan& picture : pictures) {
-    // Each operation owns its picture until the copy was seen to end. What the stream is given
-    // after this waits for the copy, so the GPU may draw into the same memory again at once.
+    // Each operation owns its picture until the copy is done. Later work of the stream waits for
+    // the copy, so the GPU may draw into the same memory at once.
     coming.push_back(dlbridge::cuda::stage_to_host_async(std::move(picture), stream));
   }
   for (const Future& future : coming) {
-    const Loan on_host = future.result();  // waits, and throws what went wrong
+    const Loan on_host = future.result();  // waits; throws if the copy failed
     write(on_host.view());
   }
 }
@@ -37,7 +37,7 @@ Future send_mask(float value, Loan&& target, Stream stream) {
   Loan mask = dlbridge::cuda::pinned_empty(target.view());
   auto* first = static_cast<float*>(mask.view().data);
   std::fill(first, first + mask.view().size(), value);
-  // The GPU reads the mask itself, until the Future is done: the operation holds it.
+  // The GPU reads the mask until the Future is done; the operation holds it.
   return dlbridge::cuda::stage_to_device_async(std::move(mask), std::move(target), stream);
 }
 

@@ -1,5 +1,5 @@
-// What a recorder does with pictures that a GPU makes: looks at one, writes many while the next are
-// on their way, and sends a mask back. It knows dlbridge and no header of CUDA.
+// A recorder of pictures on a GPU: it looks at one, writes many while the next are copied, and
+// copies a mask to the GPU. It includes no CUDA header.
 #pragma once
 
 #include <functional>
@@ -10,15 +10,15 @@
 
 namespace recorder {
 
-/// The largest value of a float32 picture on a GPU, which `stream` is still drawing.
+/// Returns the largest value of a float32 picture on a GPU, which `stream` may still be drawing.
 float brightest(const dlbridge::TensorView& picture, dlbridge::Stream stream);
 
-/// Calls `write` with each picture, on the host, in order. While one is written the others come.
+/// Calls `write` with each picture, on the host, in order, while the next ones are copied.
 void record(std::vector<dlbridge::Loan> pictures, dlbridge::Stream stream,
             const std::function<void(const dlbridge::TensorView&)>& write);
 
-/// A float32 mask of `value` everywhere, made in pinned memory, on its way into `target`. The mask
-/// is there for whatever is enqueued on `stream` after the call.
+/// Starts the copy of a float32 mask of `value` from pinned memory into `target`. Work that is
+/// enqueued on `stream` after the call sees the mask.
 dlbridge::cuda::Future send_mask(float value, dlbridge::Loan&& target, dlbridge::Stream stream);
 
 }  // namespace recorder

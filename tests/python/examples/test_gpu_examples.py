@@ -146,7 +146,7 @@ class TestVideoPipeline:
 def test_without_a_gpu_an_example_says_so_and_ends_well(name: str):
     done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert re.match(r"No GPU to use, so there is nothing to show: .*(CUDA|driver)", done.stdout), done.stdout
+    assert re.match(r"No usable GPU, so there is nothing to show: .*(CUDA|driver)", done.stdout), done.stdout
 
 
 # ---- the engine in C++
@@ -238,4 +238,4 @@ def test_without_a_gpu_the_engine_says_so(engine):
     code = f"import runpy, sys; sys.argv[1:] = [sys.argv[2]]; runpy.run_path({str(demo)!r}, run_name='__main__')"
     done = run_engine(code, site, build)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("No GPU to use, so there is nothing to draw on: "), done.stdout
+    assert done.stdout.startswith("No usable GPU, so there is nothing to draw on: "), done.stdout
