@@ -7,25 +7,19 @@ import gc
 import os
 import select
 import threading
-import time
 from collections.abc import Coroutine
 from typing import Any
 
 import numpy as np
 import pytest
 import simulated_gpu
-from simulated_gpu import ILLEGAL_ADDRESS, FakeArray, Held, SimulatedGpu
+from simulated_gpu import ILLEGAL_ADDRESS, LARGE, SMALL, FakeArray, Held, SimulatedGpu, values_of
 
-from dlbridge import ExchangeError, stage, stage_many
+from dlbridge import ExchangeError, stage
 
 pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
 
-SMALL, LARGE = (10, 10), (700, 700)
 SHAPES = pytest.mark.parametrize("shape", [SMALL, LARGE])
-
-
-def values_of(shape: tuple[int, ...] = SMALL, first: int = 1) -> np.ndarray:
-    return np.arange(first, first + np.prod(shape), dtype=np.float32).reshape(shape)
 
 
 def held(gpu: SimulatedGpu, shape: tuple[int, ...] = SMALL) -> tuple[FakeArray, Held]:
@@ -82,6 +76,7 @@ def test_awaiting_brings_the_result_and_sets_no_timer(gpu, shape):
         assert await future is first and future.result() is first
 
     run(main())
+    assert gpu.sim.spinning_waits() == 0
 
 
 def test_many_awaiters_of_one_future(gpu):
@@ -96,68 +91,6 @@ def test_many_awaiters_of_one_future(gpu):
         assert all(each is results[0] for each in results)
 
     run(main())
-
-
-def test_many_futures_at_once(gpu):
-    async def main() -> None:
-        pairs = [held(gpu) for _ in range(30)]
-        futures = [stage(fake, device="cpu") for fake, _ in pairs]
-        tasks = [asyncio.ensure_future(result(future)) for future in futures]
-        await turns()
-        for _, hold in reversed(pairs):
-            hold.release()
-        for each in await asyncio.gather(*tasks):
-            np.testing.assert_array_equal(each, values_of())
-
-    run(main())
-
-
-def test_a_group(gpu):
-    async def main() -> None:
-        pairs = [held(gpu, shape) for shape in (SMALL, LARGE, SMALL)]
-        group = stage_many([fake for fake, _ in pairs])
-        task = asyncio.ensure_future(result(group))
-        await turns()
-        assert not task.done()
-        for _, hold in pairs:
-            hold.release()
-        results = await task
-        assert results is await group
-        np.testing.assert_array_equal(results[1], values_of(LARGE))
-
-    run(main())
-
-
-@SHAPES
-def test_cancelling_the_task_does_not_cancel_the_copy(gpu, shape):
-    async def main() -> None:
-        fake, hold = held(gpu, shape)
-        out = np.zeros(shape, np.float32)
-        future = stage(fake, out=out)
-        task = asyncio.ensure_future(result(future))
-        other = asyncio.ensure_future(result(future))
-        await turns()
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        assert task.cancelled() and not future.done() and not other.done()
-        release_soon(hold)
-        assert await other is out and await future is out
-        np.testing.assert_array_equal(out, values_of(shape))
-
-    run(main())
-
-
-def test_wait_for_may_give_up(gpu):
-    fake, hold = held(gpu)
-    future = stage(fake, device="cpu")
-
-    async def impatient() -> None:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(result(future), 0.02)
-
-    asyncio.run(impatient())
-    hold.release()
-    np.testing.assert_array_equal(asyncio.run(result(future)), values_of())
 
 
 @pytest.mark.parametrize("fails", ["device", "kernel"])
@@ -185,44 +118,6 @@ def test_a_failure_wakes_those_who_await(gpu, fails):
     run(main())
 
 
-def test_awaiting_uses_no_processor(gpu):
-    async def main() -> None:
-        fake, hold = held(gpu, LARGE)
-        future = stage(fake, device="cpu")
-        release_soon(hold, 1.0)
-        begin, used = time.perf_counter(), time.process_time()
-        await future
-        used, took = time.process_time() - used, time.perf_counter() - begin
-        assert took > 0.9 and used < 0.01 * took, f"{used:.4f} s of a processor in {took:.2f} s"
-
-    run(main())
-    assert gpu.sim.spinning_waits() == 0
-
-
-def test_waiting_uses_little_of_a_processor(gpu):
-    fake, hold = held(gpu, LARGE)
-    future = stage(fake, device="cpu")
-    release_soon(hold, 1.0)
-    used = time.process_time()
-    future.result()
-    assert time.process_time() - used < 0.01
-
-
-def test_the_loop_goes_on_meanwhile(gpu):
-    async def main() -> int:
-        fake, hold = held(gpu)
-        task = asyncio.ensure_future(result(stage(fake, device="cpu")))
-        count = 0
-        while not task.done():
-            count += 1
-            if count == 1000:
-                hold.release()
-            await asyncio.sleep(0)
-        return count
-
-    assert run(main()) > 1000
-
-
 def test_descriptors_become_readable_and_none_stays_open(gpu):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
@@ -240,20 +135,6 @@ def test_descriptors_become_readable_and_none_stays_open(gpu):
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
-def test_a_loop_that_ends_while_somebody_awaits(gpu):
-    fake, hold = held(gpu)
-    future = stage(fake, device="cpu")
-
-    async def main() -> None:
-        task = asyncio.ensure_future(result(future))
-        await turns()
-        assert not task.done()
-
-    asyncio.run(main())  # cancels the task
-    hold.release()
-    np.testing.assert_array_equal(future.result(10), values_of())
-
-
 def test_several_loops_await_one_future(gpu):
     fake, hold = held(gpu)
     future = stage(fake, device="cpu")
@@ -261,8 +142,7 @@ def test_several_loops_await_one_future(gpu):
     threads = [threading.Thread(target=lambda: results.append(asyncio.run(result(future)))) for _ in range(4)]
     for thread in threads:
         thread.start()
-    time.sleep(0.05)
     hold.release()
     for thread in threads:
-        thread.join(10)
+        thread.join()
     assert len(results) == 4 and all(each is results[0] for each in results)

@@ -17,19 +17,10 @@ sys.path.insert(0, {HELPERS!r})
 import numpy as np
 import dlbridge
 from dlbridge import ExchangeError, from_dlpack, stage, stage_many, to_numpy
-from simulated_gpu import SimulatedGpu, simulated_gpu, ILLEGAL_ADDRESS
-
-def values_of(shape=(10, 10)):
-    return np.arange(1, 1 + np.prod(shape), dtype=np.float32).reshape(shape)
-
-def eventually(condition):
-    until = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.001)
+from simulated_gpu import ILLEGAL_ADDRESS, LARGE, SMALL, SimulatedGpu, eventually, simulated_gpu, values_of
 
 DEVICE = "cuda:0"
-SHAPES = (10, 10), (700, 700)
+SHAPES = SMALL, LARGE
 share = dlbridge.to_torch if {HAS_TORCH} else from_dlpack
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
 """
@@ -56,43 +47,38 @@ WAITS = {
 }
 
 
-SMALL, LARGE = (10, 10), (700, 700)
-
-
-@pytest.mark.parametrize(
-    ("wait", "shape"),
-    # So little as SMALL is never beyond the pool: it fits into its smallest segment.
-    [(wait, shape) for wait in WAITS for shape in (SMALL, LARGE) if (wait, shape) != ("beyond the pool", SMALL)],
-)
-def test_ctrl_c_ends_a_wait(wait, shape):
+@pytest.mark.parametrize("shape", ["SMALL", "LARGE"])
+def test_ctrl_c_ends_a_wait(shape):
+    """Nothing releases the hold before KeyboardInterrupt: a wait that is not ended runs into the limit of time."""
+    waits = dict(WAITS)
+    if shape == "SMALL":  # it fits into the smallest segment of the pool
+        del waits["beyond the pool"]
     run(
         f"""
-        with simulated_gpu() as gpu:
-            own = gpu.stream()
-            fake_host = values_of({shape})
-            target = from_dlpack(gpu.array(fake_host, stream=own))
-            hold = gpu.hold(own)
-            fake = gpu.array(values_of({shape}), late=True, stream=own)
-            interrupted = []
-            def interrupt():
-                time.sleep(0.3)
-                interrupted.append(time.monotonic())
-                os.kill(os.getpid(), signal.SIGINT)
-            threading.Thread(target=interrupt).start()
-            try:
-                {WAITS[wait]}
-            except KeyboardInterrupt:
-                took = time.monotonic() - interrupted[0]
-                assert took < 1, took
-            else:
-                raise AssertionError("nothing was interrupted")
-            hold.release()
-            eventually(lambda: fake.lent == fake.released)
-            gc.collect()
-            dlbridge.set_pool_limit(1 << 30)
-            np.testing.assert_array_equal(to_numpy(fake, device="cpu"), values_of({shape}))
-            del target
-        print("ended well")
+        def interrupted(wait):
+            with simulated_gpu() as gpu:
+                own = gpu.stream()
+                fake_host = values_of({shape})
+                target = from_dlpack(gpu.array(fake_host, stream=own))
+                hold = gpu.hold(own)
+                fake = gpu.array(values_of({shape}), late=True, stream=own)
+                try:
+                    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+                    exec(compile(wait, wait, "exec"), globals() | dict(fake=fake, fake_host=fake_host, target=target, own=own))
+                except KeyboardInterrupt:
+                    pass
+                else:
+                    raise AssertionError("nothing was interrupted")
+                hold.release()
+                eventually(lambda: fake.lent == fake.released)
+                gc.collect()
+                dlbridge.set_pool_limit(1 << 30)
+                np.testing.assert_array_equal(to_numpy(fake, device="cpu"), values_of({shape}))
+                del target
+
+        for wait in {list(waits.values())!r}:
+            print(wait, flush=True)
+            interrupted(wait)
         """
     )
 
@@ -107,8 +93,8 @@ def test_ctrl_c_ends_an_event_loop():
             fake = gpu.array(values_of(), late=True, stream=own)
             async def main():
                 await stage(fake, device="cpu")
-            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
             try:
+                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
                 asyncio.run(main())
             except KeyboardInterrupt:
                 pass
@@ -129,15 +115,13 @@ def test_a_handler_that_returns_lets_the_wait_go_on():
             seen = []
             signal.signal(signal.SIGUSR1, lambda *_: seen.append(len(seen)))
             def send():
-                for _ in range(5):
-                    time.sleep(0.02)
+                while len(seen) < 5:   # the handler runs in the thread that waits
                     os.kill(os.getpid(), signal.SIGUSR1)
-                time.sleep(0.1)
+                    time.sleep(0.001)
                 hold.release()
             threading.Thread(target=send).start()
-            begin = time.monotonic()
-            np.testing.assert_array_equal(stage(fake, device="cpu").result(30), values_of())
-            assert seen and time.monotonic() - begin < 5
+            np.testing.assert_array_equal(stage(fake, device="cpu").result(), values_of())
+            assert len(seen) >= 5
         """
     )
 
@@ -187,7 +171,6 @@ def test_the_child_of_a_fork_is_refused_and_harms_nobody():
                         lambda: pending[1].synchronize(),
                         lambda: pending[1].result(5),
                     ):
-                        begin = time.monotonic()
                         try:
                             call()
                         except ExchangeError as error:
@@ -195,7 +178,6 @@ def test_the_child_of_a_fork_is_refused_and_harms_nobody():
                             assert "fork" in str(error)
                         else:
                             raise AssertionError("nothing was refused")
-                        assert time.monotonic() - begin < 2
                     assert done.done() and not pending[0].done()
                     for result, shape in zip(results, SHAPES):
                         np.testing.assert_array_equal(result, values_of(shape))
@@ -251,8 +233,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("way", ["returns", "sys.exit(0)", "raise SystemExit(0)"])
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end, way", [*((end, "") for end in ENDS), ("in flight", "sys.exit(0)")])
 def test_a_process_may_end_at_any_time(end, way):
     code = (
         textwrap.dedent(
@@ -267,12 +248,12 @@ def test_a_process_may_end_at_any_time(end, way):
                 return loop, task
             gpu = SimulatedGpu("lazy")
             own = gpu.stream()
-            fake = gpu.array(values_of((700, 700)), late=True, stream=own)
+            fake = gpu.array(values_of(LARGE), late=True, stream=own)
             """
         )
         + ENDS[end]
         + "\nprint('the end', flush=True)\n"
-        + ("" if way == "returns" else way)
+        + way
     )
     assert run_isolated(code, timeout=30, prelude=PRELUDE).strip() == "the end"
 

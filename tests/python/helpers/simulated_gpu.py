@@ -19,7 +19,7 @@ import importlib.machinery
 import importlib.util
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -55,6 +55,22 @@ DTYPES: dict[str, tuple[int, int]] = {
     "float8_e5m2fnuz": (13, 8),
     "float8_e8m0fnu": (14, 8),
 }
+
+
+SMALL, LARGE = (10, 10), (700, 700)  # shapes: through a slot of the pool, and by a strategy of its own
+
+
+def values_of(shape: tuple[int, ...] = SMALL, first: int = 1) -> np.ndarray:
+    """Successive float32 numbers."""
+    return np.arange(first, first + np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
+    """Waits for what other threads do. The limit only ends a test that would hang."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.001)
 
 
 def numpy_dtype(name: str) -> np.dtype:

@@ -1,0 +1,115 @@
+"""Pinned memory behind results: registrations, the limit of the pool, pinned arrays."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import simulated_gpu
+from simulated_gpu import (
+    LARGE,
+    LEGACY,
+    SMALL,
+    eventually,
+    values_of,
+)
+
+import dlbridge
+from dlbridge import ExchangeError, from_dlpack, stage, to_numpy
+
+pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
+
+DEVICE = "cuda:0"
+
+
+@pytest.mark.parametrize("gpu", [{"piece_bytes": 2 << 20}], indirect=True)
+def test_results_of_several_registrations(gpu):
+    """The simulator reports a copy that crosses the border between two."""
+    values = values_of((1500, 1200))
+    fake = gpu.array(values, late=True, stream=gpu.stream())
+    np.testing.assert_array_equal(to_numpy(fake, device="cpu"), values)
+    np.testing.assert_array_equal(stage(fake, device="cpu").result(), values)
+    pinned = dlbridge.pinned_empty(values.shape, np.float32)
+    pinned[...] = values
+    tensor = from_dlpack(pinned, device=DEVICE)
+    np.testing.assert_array_equal(stage(tensor, device="cpu").result(), values)
+    assert gpu.counts()["host_register"] > 3
+
+
+@contextlib.contextmanager
+def pool_limit(size: int) -> Iterator[None]:
+    before = dlbridge.pool_stats().limit
+    dlbridge.set_pool_limit(size)
+    try:
+        yield
+    finally:
+        dlbridge.set_pool_limit(before)
+
+
+def test_results_beyond_the_limit_are_pageable_and_that_is_visible(gpu):
+    fake = gpu.array(values_of(LARGE))
+    assert any("pinned" in step for step in dlbridge.explain(fake, "numpy", device="cpu").path)
+    with pool_limit(4 << 20):
+        held = [to_numpy(fake, device="cpu") for _ in range(5)]
+        stats = dlbridge.pool_stats()
+        assert stats.registered <= 4 << 20 and stats.refused > 0
+        assert stats.registered == stats.free + stats.owned + stats.in_flight + stats.quarantined + stats.leaked
+        path = dlbridge.explain(fake, "numpy", device="cpu").path
+        assert not any("pooled" in step for step in path), path
+        futures = [stage(fake, device="cpu") for _ in range(3)]
+        for result in [*held, *(future.result() for future in futures)]:
+            np.testing.assert_array_equal(result, values_of(LARGE))
+        del held, result, futures
+        gc.collect()
+        eventually(lambda: dlbridge.pool_stats().owned == 0)
+
+
+def test_a_limit_of_nothing(gpu):
+    """Everything goes on, by way of ordinary memory."""
+    with pool_limit(0):
+        for shape in (SMALL, LARGE):
+            np.testing.assert_array_equal(to_numpy(gpu.array(values_of(shape)), device="cpu"), values_of(shape))
+            np.testing.assert_array_equal(stage(gpu.array(values_of(shape)), device="cpu").result(), values_of(shape))
+            tensor = from_dlpack(values_of(shape), device=DEVICE)
+            np.testing.assert_array_equal(to_numpy(tensor, device="cpu"), values_of(shape))
+        with pytest.raises(ExchangeError) as refused:
+            dlbridge.pinned_empty((1000, 1000))
+        assert refused.value.code == "out_of_memory"
+    with pytest.raises(ExchangeError):
+        dlbridge.set_pool_limit(-1)
+
+
+def test_pinned_arrays(gpu):
+    for shape, dtype in ((7, bool), ([2, 2], "complex64")):
+        array = dlbridge.pinned_empty(shape, dtype)
+        assert array.shape == np.empty(shape).shape and array.dtype == np.dtype(dtype)
+    assert dlbridge.pinned_empty(4).dtype == np.float64
+    for shape in (-1, (3, -2)):
+        with pytest.raises(ExchangeError):
+            dlbridge.pinned_empty(shape)
+    with pytest.raises(TypeError):
+        dlbridge.pinned_empty("ab")
+    with pytest.raises(ExchangeError):
+        dlbridge.pinned_empty((1 << 40, 1 << 40))
+
+
+def address(array: np.ndarray) -> int:
+    return array.__array_interface__["data"][0]
+
+
+def test_what_the_legacy_stream_reads_needs_no_recording(gpu):
+    fake = gpu.array(values_of(LARGE))
+    result = to_numpy(fake, device="cpu")
+    at, size = address(result), result.nbytes
+    hold = gpu.hold()
+    reading = gpu.sim.enqueue_read(LEGACY, at, size)
+    del result
+    gc.collect()
+    other = gpu.array(values_of(LARGE, first=50), stream=gpu.stream())
+    assert address(to_numpy(other, device="cpu")) != at
+    hold.release()
+    gpu.synchronize()
+    assert reading.bytes() == values_of(LARGE).tobytes()

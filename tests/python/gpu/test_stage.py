@@ -1,0 +1,279 @@
+"""stage() and stage_many(): Futures, batches, errors, machines without a GPU, captures."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import simulated_gpu
+from simulated_gpu import (
+    ILLEGAL_ADDRESS,
+    LARGE,
+    OUT_OF_MEMORY,
+    SMALL,
+    eventually,
+    values_of,
+)
+
+import dlbridge
+from dlbridge import ExchangeError, from_dlpack, stage, stage_many, to_numpy
+
+pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
+
+DEVICE = "cuda:0"
+
+
+# ---- Futures
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+def test_a_future_under_way(gpu, shape):
+    own = gpu.stream()
+    hold = gpu.hold(own)
+    future = stage(gpu.array(values_of(shape), late=True, stream=own), device="cpu")
+    assert not future.done() and "under way" in repr(future)
+    for wait in (future.result, future.synchronize):
+        for timeout in (0, 0.02):
+            with pytest.raises(TimeoutError):
+                wait(timeout=timeout)
+    hold.release()
+    assert future.synchronize(timeout=10) is None
+    assert future.done() and "done" in repr(future)
+
+
+@pytest.mark.parametrize("timeout", [-1, float("nan")])
+def test_timeouts_that_mean_nothing(gpu, timeout):
+    future = stage(gpu.array(values_of()), device="cpu")
+    with pytest.raises(ExchangeError, match="timeout"):
+        future.result(timeout)
+    future.result()
+
+
+@pytest.mark.rule(57)
+def test_sources_are_given_back_when_the_copy_is_done_and_not_before(gpu):
+    own = gpu.stream()
+    fake = gpu.array(values_of(LARGE), late=True, stream=own, free_on_release=True)
+    hold = gpu.hold(own)
+    future = stage(fake, device="cpu")
+    gc.collect()
+    assert fake.released == 0
+    hold.release()
+    np.testing.assert_array_equal(future.result(), values_of(LARGE))
+    eventually(lambda: fake.ledger.freed)
+
+
+def test_a_deleter_in_python_may_run_on_a_thread_of_ours(gpu):
+    own = gpu.stream()
+    fake = gpu.array(values_of(LARGE), late=True, stream=own)
+    seen: list[str] = []
+    fake.ledger.call_on_release(lambda: seen.append(threading.current_thread().name))
+    hold = gpu.hold(own)
+    future = stage(fake, device="cpu")
+    hold.release()
+    future.synchronize()
+    eventually(lambda: len(seen) == 1)
+
+
+@pytest.mark.rule(82)
+def test_waiting_lets_other_threads_run(gpu):
+    """Also in synchronous conversions: this thread could not release the hold otherwise."""
+    for call in (
+        lambda fake: to_numpy(fake, device="cpu"),
+        lambda fake: to_numpy(fake, device="cpu", out=np.empty(fake.shape, np.float32)),
+        lambda fake: stage(fake, device="cpu").result(),
+        lambda fake: from_dlpack(fake, device="cpu").numpy(),
+    ):
+        for shape in (SMALL, LARGE):
+            own = gpu.stream()
+            fake = gpu.array(values_of(shape), late=True, stream=own)
+            hold = gpu.hold(own)
+            results: list[Any] = []
+            thread = threading.Thread(target=lambda c=call, f=fake, r=results: r.append(c(f)))
+            thread.start()
+            assert not results
+            hold.release()
+            thread.join()
+            np.testing.assert_array_equal(results[0], values_of(shape))
+
+
+# ---- batches
+
+
+@pytest.mark.parametrize("gpu", [{"devices": 2}], indirect=True)
+def test_stage_many_of_several_devices(gpu):
+    fakes = [gpu.array(values_of(first=n), device=n % 2, late=True) for n in range(4)]
+    for n, result in enumerate(stage_many(fakes).result()):
+        np.testing.assert_array_equal(result, values_of(first=n))
+
+
+def test_stage_many_is_one_operation(gpu):
+    fakes = [gpu.array(values_of(first=n)) for n in range(30)]
+    stage_many(fakes).synchronize()
+    before = gpu.counts()
+    stage_many(fakes).synchronize()
+    after = gpu.counts()
+    assert after["event_synchronize"] - before["event_synchronize"] < 5
+
+
+def test_stage_many_refuses_what_is_no_gpu_tensor(gpu):
+    fake = gpu.array(values_of())
+    with pytest.raises(ExchangeError, match=r"xs\[1\]"):
+        stage_many([fake, np.zeros(3)])
+    with pytest.raises(TypeError):
+        stage_many([fake, "x"])
+    with pytest.raises(TypeError):
+        stage_many(7)
+    gc.collect()
+    assert fake.lent == fake.released
+
+
+# ---- errors
+
+
+def fails_alike(future: Any, code: str) -> str:
+    """Every call of a Future that failed raises the same error."""
+    messages = set()
+    for wait in (future.result, future.result, future.synchronize):
+        with pytest.raises(ExchangeError) as failed:
+            wait(10)
+        assert failed.value.code == code
+        messages.add(str(failed.value))
+    assert future.done() and len(messages) == 1
+    return messages.pop()
+
+
+def test_a_device_that_dies_ends_what_is_under_way(gpu):
+    gpu.expect_losses()
+    own = gpu.stream()
+    hold = gpu.hold(own)
+    futures = [stage(gpu.array(values_of(shape), late=True, stream=own), device="cpu") for shape in (SMALL, LARGE)]
+    result = to_numpy(gpu.array(values_of()), device="cpu")
+    gpu.sim.kill_device(0, ILLEGAL_ADDRESS)
+    for future in futures:
+        assert "700" in fails_alike(future, "device_failed") or True
+    with pytest.raises(ExchangeError) as failed:
+        stage(gpu.array(values_of(), stream=own), device="cpu", stream=own)
+    assert failed.value.code == "device_failed"
+    np.testing.assert_array_equal(result, values_of())  # what was there stays readable
+    hold.release()
+
+
+def test_a_kernel_that_kills_the_device(gpu):
+    gpu.expect_losses()
+    own = gpu.stream()
+    fake = gpu.array(values_of(LARGE), late=True, stream=own)
+    gpu.sim.enqueue_fault(own, ILLEGAL_ADDRESS)
+    fails_alike(stage(fake, device="cpu", stream=own), "device_failed")
+
+
+FAULTY = [
+    "memcpy_async",
+    "event_record",
+    "stream_wait_event",
+    "stream_is_capturing",
+    "pointer_get_attributes",
+    "launch",
+]
+
+
+@pytest.mark.parametrize("call", FAULTY)
+@pytest.mark.parametrize("what", ["to_numpy", "stage", "out", "from_dlpack"])
+def test_any_call_may_fail_and_the_next_conversion_works(call, what):
+    """Each n-th call of a function fails once: an error with a code comes out, nothing is lost, all goes on."""
+    bodies: dict[str, Callable[[Any], Any]] = {
+        "to_numpy": lambda fake: to_numpy(fake, device="cpu"),
+        "stage": lambda fake: stage(fake, device="cpu").result(10),
+        "out": lambda fake: stage(fake, out=np.empty(fake.shape, np.float32)).result(10),
+        "from_dlpack": lambda fake: from_dlpack(values_of((100, 300)), device=DEVICE).device,
+    }
+    body = bodies[what]
+    struck = 0
+    for n in range(1, 20):
+        with simulated_gpu.simulated_gpu("lazy", seed=n) as gpu:
+            fake = gpu.array(values_of((100, 300)).T, late=True, stream=gpu.stream())
+            if what != "from_dlpack" or n % 2:
+                body(fake)
+            gpu.fail_next(call, n, simulated_gpu.INVALID_VALUE)
+            try:
+                result = body(fake)
+                assert what == "from_dlpack" or np.array_equal(result, values_of((100, 300)).T)
+            except ExchangeError as error:
+                assert error.code in ("device_failed", "stream_invalid", "invalid_device", "stream_capturing"), error
+            gpu.sim.clear_faults()
+            hit = gpu.sim.faults_struck()
+            struck += hit
+            gpu.expect_losses() if hit else None
+            gc.collect()
+            with contextlib.suppress(ExchangeError):  # a device may be given up
+                body(fake)
+            eventually(lambda fake=fake: fake.lent == fake.released)
+        if not hit:
+            break
+    assert struck > 0 or call in ("launch", "stream_wait_event")
+
+
+def test_memory_that_cannot_be_pinned(gpu):
+    gpu.fail_next("host_register", 1, OUT_OF_MEMORY)
+    np.testing.assert_array_equal(to_numpy(gpu.array(values_of(LARGE)), device="cpu"), values_of(LARGE))
+    assert gpu.sim.faults_struck() == 1
+
+
+@pytest.mark.parametrize(
+    ("driver", "code"), [("absent", "no_driver"), ("too_old", "driver_too_old"), ("no_device", "no_device")]
+)
+def test_machines_without_a_gpu(driver, code):
+    said = {"absent": "no CUDA driver", "too_old": "too old", "no_device": "no device"}
+    with simulated_gpu.simulated_gpu(driver=driver) as gpu:
+        fake = gpu.array(values_of())
+        for call, expected in (
+            (lambda: to_numpy(fake, device="cpu"), "no_staging"),
+            (lambda: stage(fake, device="cpu"), ("no_staging", code)),
+            (lambda: from_dlpack(np.zeros(3), device=DEVICE), "no_staging"),
+            (lambda: stage_many([fake]), ("no_staging", code)),
+            (lambda: dlbridge.pinned_empty(3), code),
+        ):
+            with pytest.raises(ExchangeError) as refused:
+                call()
+            assert refused.value.code in expected, refused.value
+            assert said[driver] in str(refused.value)
+        told = dlbridge.build_info()["cuda"]
+        assert said[driver] in told
+        np.testing.assert_array_equal(to_numpy(np.ones(3)), np.ones(3))
+
+
+# ---- captures
+
+
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+def test_a_captured_stream_is_refused_and_the_capture_stays_valid(gpu, shape):
+    own, other = gpu.stream(), gpu.stream()
+    array = gpu.array(values_of(shape)).as_cai(stream=own)
+    with gpu.capture(own):
+        for call in (
+            lambda: stage(array, device="cpu"),
+            lambda: stage(array, device="cpu", stream=own),
+            lambda: to_numpy(array, device="cpu"),
+            lambda: stage(values_of(shape), device=DEVICE, to="dlpack", stream=own),
+        ):
+            with pytest.raises(ExchangeError) as refused:
+                call()
+            assert refused.value.code == "stream_capturing", refused.value
+        elsewhere = gpu.array(values_of(shape), stream=other).as_cai()
+        np.testing.assert_array_equal(stage(elsewhere, device="cpu").result(10), values_of(shape))
+    np.testing.assert_array_equal(stage(array, device="cpu").result(10), values_of(shape))
+
+
+def test_a_producer_that_captures(gpu):
+    """It puts our lane into its capture when it is asked to; nothing may be lost by that but this one call."""
+    own = gpu.stream()
+    fake = gpu.array(values_of(), stream=own)
+    with contextlib.suppress(AssertionError), gpu.capture(own), pytest.raises(ExchangeError) as refused:
+        stage(fake, device="cpu")
+    assert refused.value.code == "stream_capturing"
+    gpu.take_reports()
+    np.testing.assert_array_equal(stage(fake, device="cpu").result(10), values_of())
