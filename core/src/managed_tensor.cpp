@@ -98,7 +98,16 @@ DLManagedTensor* to_managed_legacy(Loan&& loan) {
                 "the memory is read-only, which a legacy capsule cannot say: "
                 "pass max_version=(1, 3) to __dlpack__");
   }
+  require_no_padding(loan.view());
   return make_block<DLManagedTensor>(loan);
+}
+
+void require_no_padding(const TensorView& view) {
+  if (!view.subbyte_padded) return;
+  throw Error(ErrorCode::unsupported_dtype, "dtype",
+              "dtype is " + DType(view.dtype).name() +
+                  ", padded to whole bytes, which a descriptor without flags cannot say; expected "
+                  "a versioned descriptor: pass max_version=(1, 3) to __dlpack__");
 }
 
 }  // namespace dlbridge

@@ -480,6 +480,23 @@ TEST(CApiConvert, ReadOnlyIntoLegacyIsRefusedAndNotConsumed) {
   EXPECT_EQ(producer.deletions(), 0);
 }
 
+TEST(CApiConvert, PaddingIntoLegacyIsRefused) {
+  VersionedProducer producer;
+  producer.tensor().dtype = {kDLInt, 4, 1};
+  producer.get()->flags = kSubbytePadded;
+  auto* legacy = poison<DLManagedTensor>();
+  expect_failure(dlb_to_legacy(producer.get(), &legacy), DLBRIDGE_REFUSED, "unsupported_dtype",
+                 "dtype");
+  EXPECT_EQ(legacy, nullptr);
+  EXPECT_EQ(producer.deletions(), 0);
+  dlb_tensor* tensor = nullptr;
+  ASSERT_EQ(dlb_adopt(producer.get(), &tensor), DLBRIDGE_OK);
+  expect_failure(dlb_export_legacy(tensor, &legacy), DLBRIDGE_REFUSED, "unsupported_dtype",
+                 "dtype");
+  dlb_tensor_release(tensor);
+  EXPECT_EQ(producer.deletions(), 1);
+}
+
 TEST(CApiConvert, ThereAndBackKeepsTheMemory) {
   LegacyProducer producer;
   producer.tensor().byte_offset = 4;

@@ -378,6 +378,19 @@ TEST(ToManagedLegacy, ReadOnlyMemoryIsRefusedAndTheLoanKeepsItsOwner) {
   EXPECT_EQ(counter.count(), 1);
 }
 
+TEST(ToManagedLegacy, PaddingIsRefused) {
+  VersionedProducer producer;
+  producer.tensor().dtype = {kDLInt, 4, 1};
+  producer.get()->flags = kSubbytePadded;
+  Loan loan = ManagedTensor::adopt(producer.get()).to_loan();
+  expect_error(ErrorCode::unsupported_dtype, [&] { to_managed_legacy(std::move(loan)); });
+  EXPECT_EQ(producer.deletions(), 0);
+  loan.view().subbyte_padded = false;
+  DLManagedTensor* packed = to_managed_legacy(std::move(loan));
+  packed->deleter(packed);
+  EXPECT_EQ(producer.deletions(), 1);
+}
+
 TEST(ToManagedLegacy, WhatALegacyStructDidNotSayStaysUnsaid) {
   ReleaseCounter counter;
   float values[6] = {};

@@ -292,15 +292,16 @@ DLBRIDGE_API dlb_status dlb_tensor_borrow(
 /// there is no new descriptor. The handle stays the caller's either way.
 DLBRIDGE_API dlb_status dlb_export(dlb_tensor* tensor,
                                    DLManagedTensorVersioned** managed) DLBRIDGE_NOEXCEPT;
-/// The same as a legacy struct. Read-only memory is DLBRIDGE_REFUSED: a legacy struct cannot say
-/// it. Memory of unknown access, which only another legacy struct brings, stays unknown.
+/// The same as a legacy struct. Read-only memory and elements below a byte that are padded are
+/// DLBRIDGE_REFUSED: a legacy struct has no flags to say so. Memory of unknown access, which only
+/// another legacy struct brings, stays unknown.
 DLBRIDGE_API dlb_status dlb_export_legacy(dlb_tensor* tensor,
                                           DLManagedTensor** managed) DLBRIDGE_NOEXCEPT;
 
 // ---- Between the two structs
 
-/// Turns a versioned descriptor into a legacy one. Read-only memory is DLBRIDGE_REFUSED. Owns: on
-/// success `managed` is consumed, and `*legacy` is the caller's, whose deleter calls that of
+/// Turns a versioned descriptor into a legacy one. DLBRIDGE_REFUSED as in dlb_export_legacy. Owns:
+/// on success `managed` is consumed, and `*legacy` is the caller's, whose deleter calls that of
 /// `managed`. On failure nothing was consumed: the caller still owns `managed`.
 DLBRIDGE_API dlb_status dlb_to_legacy(DLManagedTensorVersioned* managed,
                                       DLManagedTensor** legacy) DLBRIDGE_NOEXCEPT;

@@ -29,10 +29,14 @@ DLBRIDGE_API Deleter deleter_of(DLManagedTensor* managed) noexcept;
 /// caller owns the result and gives it back through its deleter. Strides are never null. Throws
 /// std::bad_alloc, the loan then keeps its owner.
 DLBRIDGE_API DLManagedTensorVersioned* to_managed(Loan&& loan);
-/// The same as a legacy struct. Throws Error (read_only) where the memory may not be written: a
-/// legacy struct cannot say so (docs/reference/rules.md#32). Access::unknown stays as unknown as it
-/// was.
+/// The same as a legacy struct, which has no flags. Throws Error: read_only where the memory may
+/// not be written (docs/reference/rules.md#32), and as require_no_padding. Access::unknown stays
+/// unknown.
 DLBRIDGE_API DLManagedTensor* to_managed_legacy(Loan&& loan);
+
+/// Throws Error (unsupported_dtype) where elements below a byte are padded: a descriptor without
+/// flags (the legacy struct, a bare DLTensor) would say that they are packed.
+DLBRIDGE_API void require_no_padding(const TensorView& view);
 
 /// Move-only owner of a DLManagedTensorVersioned. Thread: used by one thread at a time; released on
 /// any.

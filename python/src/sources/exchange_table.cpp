@@ -125,6 +125,7 @@ int borrow_from_object(void* object, DLTensor* out) noexcept {
   const TensorView& view = tensor->memory.view();
   Loan described;
   if (Error* error = guarded([&] {
+        require_no_padding(view);
         described.original = tensor->memory.original();
         order_export(Py_None, view, tensor->stream, described);
       })) {

@@ -109,6 +109,12 @@ def test_a_borrowed_description_needs_no_owner() -> None:
     assert tuple(tensor.strides[:2]) == (1, 3)
 
 
+def test_borrowing_refuses_padding() -> None:
+    handle = dlbridge.from_dlpack(Crafted(shape=(4,), strides=(1,), code=0, bits=4, flags=4).capsule())
+    with pytest.raises(dlbridge.ExchangeError, match="int4, padded to whole bytes"):
+        BORROW(table().borrow)(handle, DLTensor())
+
+
 @pytest.mark.rule(109)
 @pytest.mark.parametrize("slot", ["from_object", "borrow"])
 def test_another_type_is_a_type_error(slot: str) -> None:

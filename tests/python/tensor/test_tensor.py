@@ -313,6 +313,17 @@ def test_flags_survive_the_way_through_the_handle() -> None:
     assert versioned_of(shared.__dlpack__(max_version=(1, 0))).flags == READ_ONLY
 
 
+@pytest.mark.parametrize("dtype", [ml_dtypes.float4_e2m1fn, ml_dtypes.int4], ids=lambda dtype: dtype.__name__)
+def test_legacy_capsules_refuse_padding(dtype: type) -> None:
+    handle = dlbridge.from_dlpack(np.zeros(4, dtype))
+    text = rf"dtype is {handle.dtype}, padded .*; expected a versioned descriptor: pass max_version=\(1, 3\)"
+    for copy in (None, True):
+        with pytest.raises(dlbridge.ExchangeError, match=text) as caught:
+            handle.__dlpack__(copy=copy)
+        assert (caught.value.code, caught.value.field) == ("unsupported_dtype", "dtype")
+    assert dlbridge.to_numpy(handle.__dlpack__(max_version=(1, 3))).dtype == dtype
+
+
 @pytest.mark.rule(47)
 def test_dropped_capsules_release_once() -> None:
     a = array()
