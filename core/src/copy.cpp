@@ -237,11 +237,9 @@ void require_same_elements(const TensorView& src, const TensorView& dst) {
     throw Error(ErrorCode::read_only, "flags",
                 "the destination is not known to be writable; expected writable memory");
   }
-  if (dst.is_empty()) return;
-  for (int32_t i = 0; i < dst.ndim; ++i) {
-    if (dst.strides[i] != 0 || dst.shape[i] == 1) continue;
+  if (const int32_t dim = broadcast_dimension(dst); dim >= 0) {
     throw Error(ErrorCode::overlap, "strides",
-                "the destination's stride in dimension " + std::to_string(i) +
+                "the destination's stride in dimension " + std::to_string(dim) +
                     " is 0; expected an element of its own for each index");
   }
   if (has_partial_overlap(dst)) {

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <numeric>
 #include <vector>
 
@@ -14,6 +13,11 @@ bool multiply(int64_t a, int64_t b, int64_t* out) noexcept {
 }
 bool add(int64_t a, int64_t b, int64_t* out) noexcept { return !__builtin_add_overflow(a, b, out); }
 
+// |stride|, also of INT64_MIN.
+uint64_t magnitude(int64_t stride) noexcept {
+  return stride < 0 ? -static_cast<uint64_t>(stride) : static_cast<uint64_t>(stride);
+}
+
 // One term of a bounded sum: a positive stride times a digit in [low, high].
 struct Term {
   int64_t stride;
@@ -22,10 +26,62 @@ struct Term {
 };
 
 constexpr int32_t kMaxTerms = 130;
+// Sums of terms that reach further together are not searched: every sum below then fits 64 bits.
+constexpr int64_t kLongestReach = INT64_MAX / 8;
+
+class Terms {
+ public:
+  void add(uint64_t stride, int64_t low, int64_t high) noexcept {
+    int64_t reach = 0;
+    decidable_ = decidable_ && count_ < kMaxTerms && stride <= kLongestReach &&
+                 multiply(static_cast<int64_t>(stride), high - low, &reach) &&
+                 dlbridge::add(reach_, reach, &reach_) && reach_ <= kLongestReach;
+    if (decidable_ && low < high) terms_[count_++] = {static_cast<int64_t>(stride), low, high};
+  }
+  // False: too many terms or too long ones; they are incomplete.
+  bool decidable() const noexcept { return decidable_; }
+
+  // The terms, longest stride first.
+  std::span<const Term> sorted() noexcept {
+    std::sort(terms_.begin(), terms_.begin() + count_,
+              [](const Term& a, const Term& b) { return a.stride > b.stride; });
+    return {terms_.data(), count_};
+  }
+
+  // The same sums by fewer terms: a stride that is a multiple of a shorter one, and no longer than
+  // that one's digits reach, only adds digits to it.
+  std::span<const Term> merged() noexcept {
+    sorted();
+    const std::span<Term> all(terms_.data(), count_);
+    std::ranges::reverse(all);
+    size_t kept = 0;
+    for (const Term term : all) {
+      const auto shorter = std::find_if(all.begin(), all.begin() + kept, [&](const Term& other) {
+        return term.stride % other.stride == 0 &&
+               term.stride / other.stride <= other.high - other.low + 1;
+      });
+      if (shorter == all.begin() + kept) {
+        all[kept++] = term;
+      } else {
+        shorter->low += term.stride / shorter->stride * term.low;
+        shorter->high += term.stride / shorter->stride * term.high;
+      }
+    }
+    count_ = kept;
+    return sorted();
+  }
+
+ private:
+  std::array<Term, kMaxTerms> terms_;
+  size_t count_ = 0;
+  int64_t reach_ = 0;
+  bool decidable_ = true;
+};
 
 // Searches for digits with start + sum(digit_i * stride_i) == 0: two element addresses that meet.
-// Depth first; a branch dies when what is left cannot bring the sum back to zero. Terms come sorted
-// by stride, downwards.
+// Depth first; a branch dies when what is left cannot bring the sum back to zero, and only digits
+// are tried that leave a multiple of what the shorter strides have in common. Terms come sorted by
+// stride, longest first.
 class BoundedSum {
  public:
   explicit BoundedSum(std::span<const Term> terms) noexcept : terms_(terms) {
@@ -33,6 +89,9 @@ class BoundedSum {
       tail_low_[i] = tail_low_[i + 1] + terms_[i].stride * terms_[i].low;
       tail_high_[i] = tail_high_[i + 1] + terms_[i].stride * terms_[i].high;
       gcd_[i] = std::gcd(gcd_[i + 1], terms_[i].stride);
+      const int64_t step = std::max<int64_t>(gcd_[i + 1] / gcd_[i], 1);
+      step_[i] = step;
+      inverse_[i] = inverse(terms_[i].stride / gcd_[i] % step, step);
     }
   }
 
@@ -42,6 +101,7 @@ class BoundedSum {
   bool reaches_zero_again() noexcept { return visit(0, 0, false); }
 
  private:
+  __extension__ using Wide = __int128;
   static constexpr int kMaxVisits = 20000;
 
   bool visit(size_t depth, int64_t sum, bool moved) noexcept {
@@ -52,7 +112,10 @@ class BoundedSum {
     int64_t low = std::max(lowest, ceil_div(-sum - tail_high_[depth + 1], stride));
     const int64_t high = std::min(highest, floor_div(-sum - tail_low_[depth + 1], stride));
     if (!moved) low = std::max<int64_t>(low, 0);  // a solution's mirror image is one too
-    for (int64_t digit = low; digit <= high; ++digit) {
+    const int64_t step = step_[depth];
+    const int64_t residue = modulo(-sum / gcd_[depth], step);
+    const auto fitting = static_cast<int64_t>(Wide{residue} * inverse_[depth] % step);
+    for (int64_t digit = low + modulo(fitting - low, step); digit <= high; digit += step) {
       if (visit(depth + 1, sum + digit * stride, moved || digit != 0)) return true;
     }
     return false;
@@ -60,32 +123,39 @@ class BoundedSum {
 
   static int64_t floor_div(int64_t a, int64_t b) noexcept { return a / b - (a % b != 0 && a < 0); }
   static int64_t ceil_div(int64_t a, int64_t b) noexcept { return a / b + (a % b != 0 && a > 0); }
+  static int64_t modulo(int64_t a, int64_t b) noexcept { return a % b + (a % b < 0 ? b : 0); }
+
+  // The x in [0, modulus) with value * x % modulus == 1. Requires: no common factor.
+  static int64_t inverse(int64_t value, int64_t modulus) noexcept {
+    int64_t x = 0;
+    int64_t next = 1;
+    for (int64_t rest = modulus; value != 0;) {
+      x -= rest / value * next;
+      std::swap(x, next);
+      rest %= value;
+      std::swap(rest, value);
+    }
+    return modulo(x, modulus);
+  }
 
   std::span<const Term> terms_;
   std::array<int64_t, kMaxTerms + 1> tail_low_{};   // what terms i.. reach at least, together
   std::array<int64_t, kMaxTerms + 1> tail_high_{};  // and at most
   std::array<int64_t, kMaxTerms + 1> gcd_{};        // of the strides of terms i..
+  std::array<int64_t, kMaxTerms> step_{};           // between the digits of term i that fit
+  std::array<int64_t, kMaxTerms> inverse_{};        // of its stride, modulo that step
   int visits_ = 0;
 };
 
-class Terms {
- public:
-  // False when there is no room: the question stays undecided.
-  bool add(Term term) noexcept {
-    if (count_ == kMaxTerms) return false;
-    terms_[static_cast<size_t>(count_++)] = term;
-    return true;
-  }
-  std::span<const Term> sorted() noexcept {
-    std::sort(terms_.begin(), terms_.begin() + count_,
-              [](const Term& a, const Term& b) { return a.stride > b.stride; });
-    return {terms_.data(), static_cast<size_t>(count_)};
-  }
+bool is_packed(const TensorView& view) noexcept {
+  return DType(view.dtype).is_subbyte() && !view.subbyte_padded;
+}
 
- private:
-  std::array<Term, kMaxTerms> terms_;
-  int32_t count_ = 0;
-};
+// The bytes around the first element that elements lie in; nothing where 64 bits cannot count them.
+std::optional<ByteRange> bytes_of(const TensorView& view) noexcept {
+  if (is_packed(view)) return ByteRange{0, view.nbytes()};  // contiguous: see read_descriptor
+  return byte_range(view.extents(), view.stride_elements(), view.itemsize());
+}
 
 uint64_t address_of(const TensorView& view) noexcept {
   return reinterpret_cast<uint64_t>(view.data) + view.byte_offset;
@@ -93,17 +163,19 @@ uint64_t address_of(const TensorView& view) noexcept {
 
 // The terms of a view's element bytes, counted from its lowest address; `sign` -1 for the side that
 // is subtracted.
-bool add_bytes(const TensorView& view, int sign, Terms& terms) noexcept {
-  const auto range = [sign](int64_t stride, int64_t reach) {
-    return sign > 0 ? Term{stride, 0, reach} : Term{stride, -reach, 0};
+void add_bytes(const TensorView& view, int sign, Terms& terms) noexcept {
+  const auto add = [&](uint64_t stride, int64_t reach) {
+    if (sign > 0)
+      terms.add(stride, 0, reach);
+    else
+      terms.add(stride, -reach, 0);
   };
-  if (!terms.add(range(1, view.itemsize() - 1))) return false;
+  if (is_packed(view)) return add(1, view.nbytes() - 1);
+  add(1, view.itemsize() - 1);
   for (int32_t i = 0; i < view.ndim; ++i) {
     if (view.shape[i] == 1 || view.strides[i] == 0) continue;
-    if (!terms.add(range(std::abs(view.strides[i]) * view.itemsize(), view.shape[i] - 1)))
-      return false;
+    add(magnitude(view.strides[i]) * static_cast<uint64_t>(view.itemsize()), view.shape[i] - 1);
   }
-  return true;
 }
 
 }  // namespace
@@ -156,14 +228,14 @@ void dense_strides_like(const TensorView& view, int64_t* out) {
   std::iota(order, order + view.ndim, 0);
   // Insertion sort, outermost first by stride. A dimension without a stride of its own (extent 1,
   // broadcast) decides nothing: it keeps its place, and the comparison goes on beyond it.
-  const auto magnitude = [&](int32_t dim) {
-    return view.shape[dim] == 1 ? 0 : std::abs(view.strides[dim]);
+  const auto step = [&](int32_t dim) {
+    return view.shape[dim] == 1 ? 0 : magnitude(view.strides[dim]);
   };
   for (int32_t i = 1; i < view.ndim; ++i) {
     int32_t moving = i;
     for (int32_t j = i - 1; j >= 0; --j) {
-      const int64_t outer = magnitude(order[j]);
-      const int64_t inner = magnitude(order[moving]);
+      const uint64_t outer = step(order[j]);
+      const uint64_t inner = step(order[moving]);
       if (outer == 0 || inner == 0) continue;
       if (outer >= inner) break;
       std::swap(order[j], order[moving]);
@@ -190,12 +262,15 @@ namespace {
 // Whether each stride goes beyond all that the inner dimensions reach together, taken in the order
 // they stand: then no two index tuples meet. Most layouts answer here.
 bool is_nested_in_order(const TensorView& view) noexcept {
-  int64_t inner_reach = 0;
+  uint64_t inner_reach = 0;
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
     if (view.shape[i] <= 1 || view.strides[i] == 0) continue;
-    const int64_t stride = std::abs(view.strides[i]);
-    if (stride <= inner_reach) return false;
-    inner_reach += stride * (view.shape[i] - 1);
+    const uint64_t stride = magnitude(view.strides[i]);
+    uint64_t reach = 0;
+    if (stride <= inner_reach ||
+        __builtin_mul_overflow(stride, static_cast<uint64_t>(view.shape[i] - 1), &reach) ||
+        __builtin_add_overflow(inner_reach, reach, &inner_reach))
+      return false;
   }
   return true;
 }
@@ -206,10 +281,10 @@ bool has_partial_overlap(const TensorView& view) noexcept {
   if (view.is_empty() || is_nested_in_order(view)) return false;
   Terms collected;
   for (int32_t i = 0; i < view.ndim; ++i) {
-    if (view.shape[i] == 1 || view.strides[i] == 0) continue;
-    const int64_t reach = view.shape[i] - 1;
-    if (!collected.add({std::abs(view.strides[i]), -reach, reach})) return true;  // undecided
+    if (view.strides[i] == 0) continue;
+    collected.add(magnitude(view.strides[i]), 1 - view.shape[i], view.shape[i] - 1);
   }
+  if (!collected.decidable()) return true;
   const std::span<const Term> terms = collected.sorted();
   // Each stride beyond all that the smaller ones reach together: no two index tuples can meet.
   int64_t inner_reach = 0;
@@ -222,9 +297,9 @@ bool has_partial_overlap(const TensorView& view) noexcept {
 }
 
 bool ranges_intersect(const TensorView& a, const TensorView& b) noexcept {
-  if (!Device::same_place(a.device, b.device) || a.size() == 0 || b.size() == 0) return false;
-  const auto range_a = byte_range(a.extents(), a.stride_elements(), a.itemsize());
-  const auto range_b = byte_range(b.extents(), b.stride_elements(), b.itemsize());
+  if (!Device::same_place(a.device, b.device) || a.is_empty() || b.is_empty()) return false;
+  const auto range_a = bytes_of(a);
+  const auto range_b = bytes_of(b);
   if (!range_a || !range_b) return true;
   const uint64_t begin_a = address_of(a) - static_cast<uint64_t>(range_a->before);
   const uint64_t begin_b = address_of(b) - static_cast<uint64_t>(range_b->before);
@@ -235,26 +310,42 @@ bool ranges_intersect(const TensorView& a, const TensorView& b) noexcept {
 bool elements_intersect(const TensorView& a, const TensorView& b) noexcept {
   if (!ranges_intersect(a, b)) return false;
   if (is_contiguous(a) && is_contiguous(b)) return true;
+  const auto range_a = bytes_of(a);
+  const auto range_b = bytes_of(b);
+  if (!range_a || !range_b) return true;  // undecided
+  const uint64_t lowest_a = address_of(a) - static_cast<uint64_t>(range_a->before);
+  const uint64_t lowest_b = address_of(b) - static_cast<uint64_t>(range_b->before);
+  if (lowest_a == lowest_b) return true;
+  // The higher one first: one search for both orders of the arguments.
+  const bool swap = lowest_a < lowest_b;
+  const uint64_t distance = swap ? lowest_b - lowest_a : lowest_a - lowest_b;
   Terms terms;
-  if (!add_bytes(a, 1, terms) || !add_bytes(b, -1, terms)) return true;  // undecided
-  const auto lowest = [](const TensorView& view) {
-    const auto range = byte_range(view.extents(), view.stride_elements(), view.itemsize());
-    return static_cast<int64_t>(address_of(view)) - range->before;
-  };
-  return BoundedSum(terms.sorted()).reaches_zero(lowest(a) - lowest(b));
+  add_bytes(swap ? b : a, 1, terms);
+  add_bytes(swap ? a : b, -1, terms);
+  if (!terms.decidable() || distance > kLongestReach) return true;
+  return BoundedSum(terms.merged()).reaches_zero(static_cast<int64_t>(distance));
 }
 
 int32_t coalesce(const TensorView& dst, const TensorView& src, LoopDim* out) noexcept {
-  const int64_t itemsize = dst.itemsize();
+  // Unsigned: the views may be empty, and their strides of any size.
+  const auto bytes = [&](int64_t stride) {
+    return static_cast<int64_t>(static_cast<uint64_t>(stride) *
+                                static_cast<uint64_t>(dst.itemsize()));
+  };
   int32_t count = 0;
   for (int32_t i = dst.ndim - 1; i >= 0; --i) {
     if (dst.shape[i] == 1) continue;
-    out[count++] = {dst.shape[i], dst.strides[i] * itemsize, src.strides[i] * itemsize};
+    out[count++] = {dst.shape[i], bytes(dst.strides[i]), bytes(src.strides[i])};
   }
+  // Whether `outer` goes on where `inner` ends.
+  const auto continues = [](int64_t outer, int64_t extent, int64_t inner) {
+    return static_cast<uint64_t>(outer) ==
+           static_cast<uint64_t>(extent) * static_cast<uint64_t>(inner);
+  };
   // Insertion sort, stable: row-major order is kept between equal strides.
   for (int32_t i = 1; i < count; ++i) {
     for (int32_t j = i; j > 0; --j) {
-      if (std::abs(out[j - 1].dst_stride_bytes) <= std::abs(out[j].dst_stride_bytes)) break;
+      if (magnitude(out[j - 1].dst_stride_bytes) <= magnitude(out[j].dst_stride_bytes)) break;
       std::swap(out[j - 1], out[j]);
     }
   }
@@ -262,8 +353,8 @@ int32_t coalesce(const TensorView& dst, const TensorView& src, LoopDim* out) noe
   for (int32_t i = 1; i < count; ++i) {
     LoopDim& inner = out[last];
     const LoopDim& outer = out[i];
-    if (outer.dst_stride_bytes == inner.extent * inner.dst_stride_bytes &&
-        outer.src_stride_bytes == inner.extent * inner.src_stride_bytes) {
+    if (continues(outer.dst_stride_bytes, inner.extent, inner.dst_stride_bytes) &&
+        continues(outer.src_stride_bytes, inner.extent, inner.src_stride_bytes)) {
       inner.extent *= outer.extent;
     } else {
       out[++last] = outer;

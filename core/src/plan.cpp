@@ -72,15 +72,9 @@ bool is_aligned(const TensorView& view) noexcept {
 ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target) noexcept {
   ReasonSet reasons;
   if (!is_contiguous(view)) {
-    bool zero_stride = false;
-    bool negative = false;
-    for (int32_t i = 0; i < view.ndim; ++i) {
-      if (view.shape[i] <= 1) continue;
-      zero_stride |= view.strides[i] == 0;
-      negative |= view.strides[i] < 0;
-    }
-    if (negative && !target.negative_strides) reasons.add(ErrorCode::negative_stride);
-    if (zero_stride && !target.zero_strides) reasons.add(ErrorCode::overlap);
+    if (!target.negative_strides && negative_stride_dimension(view) >= 0)
+      reasons.add(ErrorCode::negative_stride);
+    if (!target.zero_strides && broadcast_dimension(view) >= 0) reasons.add(ErrorCode::overlap);
     if (!target.partial_overlap && view.access != Access::read_only && has_partial_overlap(view))
       reasons.add(ErrorCode::overlap);
   }

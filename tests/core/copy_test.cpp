@@ -273,6 +273,16 @@ TEST(RequireCopyable, RefusesMemoryInCommonAndAllowsInterleavedElements) {
   test::expect_error(ErrorCode::overlap, [&] { require_copyable(even.view(), askew.view()); });
 }
 
+TEST(RequireCopyable, AllowsPackedNeighbours) {
+  GuardedBuffer memory(8);
+  const DType int4(TypeCode::int_, 4);
+  const Shaped left({8}, {1}, int4, memory.data());
+  const Shaped right({8}, {1}, int4, memory.data() + 4);
+  require_copyable(left.view(), right.view());
+  const Shaped between({8}, {1}, int4, memory.data() + 3);
+  test::expect_error(ErrorCode::overlap, [&] { require_copyable(left.view(), between.view()); });
+}
+
 TEST(RequireCopyable, AllowsEmptyTensorsWhateverTheirStrides) {
   require_copyable(Shaped({0, 3}, {0, 0}).view(), Shaped({0, 3}, {0, 0}).view());
 }

@@ -10,6 +10,7 @@
 #include <random>
 #include <set>
 
+#include "dlbridge/plan.h"
 #include "shaped.h"
 
 namespace dlbridge {
@@ -214,32 +215,97 @@ std::set<int64_t> bytes_of(const TensorView& view) {
   return bytes;
 }
 
-TEST(ElementsIntersect, AgreesWithBruteForceOnSmallLayouts) {
+bool intersect_by_force(const TensorView& a, const TensorView& b) {
+  const std::set<int64_t> bytes = bytes_of(a);
+  return std::ranges::any_of(bytes_of(b), [&](int64_t byte) { return bytes.contains(byte); });
+}
+
+struct Drawing {
+  const char* name;
+  int max_ndim;
+  int64_t max_extent;
+  int64_t max_stride;
+  int64_t max_distance;
+  int count;
+};
+
+void PrintTo(const Drawing& drawing, std::ostream* out) { *out << drawing.name; }
+
+class ElementsIntersect : public testing::TestWithParam<Drawing> {};
+
+// Most of what is drawn overlaps itself.
+TEST_P(ElementsIntersect, AgreesWithBruteForceInBothOrders) {
+  const Drawing& drawing = GetParam();
   RandomLayouts random(4711);
   constexpr int kBits[] = {8, 16, 32, 64};
   int meeting = 0;
-  for (int i = 0; i < 10000; ++i) {
-    const auto place = [&] {
-      return reinterpret_cast<void*>(uintptr_t{0x10000} +
-                                     static_cast<uintptr_t>(random.between(0, 40)));
+  for (int i = 0; i < drawing.count; ++i) {
+    const auto draw = [&] {
+      auto* place = static_cast<char*>(Shaped::aligned_address()) + (1 << 24) +
+                    random.between(0, drawing.max_distance);
+      return random.draw(drawing.max_ndim, drawing.max_extent, drawing.max_stride,
+                         DType(TypeCode::int_, kBits[random.between(0, 3)]), place);
     };
-    const auto dtype = [&] { return DType(TypeCode::int_, kBits[random.between(0, 3)]); };
-    const Shaped first = random.draw(3, 3, 8, dtype(), place());
-    const Shaped second = random.draw(3, 3, 8, dtype(), place());
+    const Shaped first = draw();
+    const Shaped second = draw();
     const TensorView a = first.view();
     const TensorView b = second.view();
-    const std::set<int64_t> bytes_a = bytes_of(a);
-    const std::set<int64_t> bytes_b = bytes_of(b);
-    const bool expected = std::any_of(bytes_a.begin(), bytes_a.end(),
-                                      [&](int64_t byte) { return bytes_b.count(byte) == 1; });
+    const bool expected = intersect_by_force(a, b);
     meeting += expected;
-    ASSERT_EQ(elements_intersect(a, b), expected)
-        << text_of(a) << "at " << a.data << " itemsize " << a.itemsize() << " | " << text_of(b)
-        << "at " << b.data << " itemsize " << b.itemsize();
-    ASSERT_TRUE(!expected || ranges_intersect(a, b));
+    const std::string text = text_of(a) + text_of(b);
+    ASSERT_EQ(elements_intersect(a, b), expected) << text;
+    ASSERT_EQ(elements_intersect(b, a), expected) << text;
+    ASSERT_TRUE(!expected || ranges_intersect(a, b)) << text;
   }
-  EXPECT_GT(meeting, 1000);
-  EXPECT_LT(meeting, 9000);
+  EXPECT_GT(meeting, drawing.count / 20);
+  EXPECT_LT(meeting, drawing.count - drawing.count / 20);
+}
+
+INSTANTIATE_TEST_SUITE_P(Drawings, ElementsIntersect,
+                         testing::Values(Drawing{"Small", 3, 3, 8, 40, 10000},
+                                         Drawing{"Long", 2, 30, 50, 900, 300},
+                                         Drawing{"Deep", 6, 3, 400, 3000, 300}),
+                         testing::PrintToStringParamName());
+
+// The sums of k strides are 2001 k and every second number above it.
+TEST(ElementsIntersect, HolesOfSelfOverlappingViewsAreFree) {
+  auto* base = static_cast<char*>(Shaped::aligned_address());
+  const Shaped windows({41, 41, 41, 41, 41}, {2001, 2003, 2005, 2007, 2009}, kInt8, base);
+  for (const int64_t offset : {2002, 80041, 80042}) {
+    const Shaped byte({}, {}, kInt8, base + offset);
+    EXPECT_EQ(elements_intersect(windows.view(), byte.view()), offset == 80042) << offset;
+    EXPECT_EQ(elements_intersect(byte.view(), windows.view()), offset == 80042) << offset;
+  }
+  const Shaped rows({64, 64, 64}, {1024, 512, 1}, kFloat32, base);  // 64 elements of every 512
+  const Shaped gap({64, 64}, {512, 1}, kFloat32, base + 4 * 64);
+  EXPECT_FALSE(elements_intersect(rows.view(), gap.view()));
+  EXPECT_FALSE(elements_intersect(gap.view(), rows.view()));
+}
+
+// Strides without a common pattern, in a sum that is not decided within the bound.
+TEST(ElementsIntersect, UndecidedCountsAsCommonInBothOrders) {
+  Dims shape(20, 2);
+  Dims strides;
+  for (int i = 0; i < 20; ++i) strides.push_back((int64_t{1} << 30) + (int64_t{1} << i));
+  auto* base = static_cast<char*>(Shaped::aligned_address());
+  const Shaped hard(shape, strides, kInt8, base);
+  const Shaped byte({2}, {3}, kInt8, base + (int64_t{10} << 30) - 2);
+  EXPECT_TRUE(elements_intersect(hard.view(), byte.view()));
+  EXPECT_TRUE(elements_intersect(byte.view(), hard.view()));
+}
+
+// Eight elements of four bits fill four bytes.
+TEST(ElementsIntersect, PackedElementsTakeTheirBitsAlone) {
+  auto* base = static_cast<char*>(Shaped::aligned_address());
+  const DType int4(TypeCode::int_, 4);
+  const Shaped left({2, 4}, {4, 1}, int4, base);
+  const Shaped right({2, 4}, {4, 1}, int4, base + 4);
+  const Shaped columns({2}, {4}, kInt8, base + 3);
+  EXPECT_FALSE(ranges_intersect(left.view(), right.view()));
+  EXPECT_FALSE(elements_intersect(left.view(), right.view()));
+  EXPECT_FALSE(elements_intersect(columns.view(), Shaped({6}, {1}, int4, base + 4).view()));
+  EXPECT_TRUE(elements_intersect(columns.view(), left.view()));
+  EXPECT_TRUE(elements_intersect(left.view(), left.view()));
 }
 
 TEST(ElementsIntersect, InterleavedColumnsDoNot) {
@@ -277,6 +343,33 @@ TEST(RangesIntersect, NeighboursDoNot) {
 TEST(RangesIntersect, EmptyOnesDoNot) {
   const Shaped empty({0, 4}, {4, 1}, kFloat32, Shaped::aligned_address());
   EXPECT_FALSE(ranges_intersect(empty.view(), empty.view()));
+}
+
+// Strides that sums of strides cannot hold. The sanitised run reports what overflows.
+TEST(HugeStrides, OverflowNothing) {
+  const auto ask = [](const Shaped& shaped) {
+    const TensorView view = shaped.view();
+    const Shaped other({3}, {5}, kInt8, Shaped::aligned_address());
+    Dims dense(static_cast<size_t>(view.ndim));
+    dense_strides_like(view, dense.data());
+    const bool meets = elements_intersect(view, other.view());
+    EXPECT_EQ(elements_intersect(other.view(), view), meets);
+    EXPECT_EQ(meets, !view.is_empty());
+    EXPECT_GE(view.nbytes(), 0);
+    std::vector<LoopDim> loops(dense.size());
+    EXPECT_GE(coalesce(view, view, loops.data()), 1);
+    static_cast<void>(is_contiguous(view));
+    static_cast<void>(detail::is_plain_layout(view));
+    return has_partial_overlap(view);
+  };
+  EXPECT_FALSE(ask(Shaped({0, 5, 7}, {1, kMax, kMax}, kInt8, Shaped::aligned_address())));
+  EXPECT_FALSE(ask(Shaped({0, 5, 7}, {kMin, kMin, kMin}, kInt8, Shaped::aligned_address())));
+  EXPECT_FALSE(ask(Shaped({1, 2}, {kMax, 1}, kInt8, Shaped::aligned_address())));
+  // Accepted of a descriptor: the elements lie 2^62 bytes apart.
+  EXPECT_FALSE(ask(Shaped({2, 3}, {int64_t{1} << 62, 1}, kInt8, Shaped::aligned_address())));
+  // What as_strided() of NumPy can make.
+  EXPECT_FALSE(ask(Shaped({3, 3}, {int64_t{1} << 62, 1}, kInt8, Shaped::aligned_address())));
+  EXPECT_TRUE(ask(Shaped({3, 3}, {kMin, 1}, kInt8, Shaped::aligned_address())));
 }
 
 // Pairs of byte offsets that a walk of the loops visits.

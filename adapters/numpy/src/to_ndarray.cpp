@@ -50,13 +50,7 @@ PyObject* borrow(const TensorView& memory, int flags) {
 }
 
 bool is_writable(const TensorView& view) noexcept {
-  if (view.access != Access::writable) return false;
-  if (view.is_empty()) return true;  // NumPy gives the dimensions of an empty array strides of 0
-  for (int32_t i = 0; i < view.ndim; ++i) {
-    if (view.strides[i] == 0 && view.shape[i] > 1)
-      return false;  // one write would show in many places
-  }
-  return true;
+  return view.access == Access::writable && broadcast_dimension(view) < 0;
 }
 
 }  // namespace

@@ -177,6 +177,8 @@ at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) 
   view.dtype = dtype;
   const caffe2::TypeMeta meta = type_meta(dtype);
   const Layout layout = settle_strides(memory);
+  // A broadcast dimension may promise more elements than there is memory for.
+  if (layout.numel > INT64_MAX / static_cast<int64_t>(meta.itemsize())) throw std::bad_alloc();
   auto storage = allocate_storage(layout.bytes);
   view.data = storage->_mutable_data_ptr_no_checks().get();
   return make_tensor(std::move(storage), 0, view, layout, meta);

@@ -55,15 +55,26 @@ inline bool is_contiguous(const TensorView& view) noexcept {
 /// Index of the first dimension of extent > 1 with a negative stride, or -1.
 DLBRIDGE_API int32_t negative_stride_dimension(const TensorView& view) noexcept;
 
-/// Whether two different index tuples can reach the same byte, broadcast (stride 0) dimensions left
+/// Index of the first dimension of extent > 1 with a stride of 0, or -1: one write would show in
+/// many places.
+inline int32_t broadcast_dimension(const TensorView& view) noexcept {
+  if (view.is_empty()) return -1;
+  for (int32_t i = 0; i < view.ndim; ++i) {
+    if (view.strides[i] == 0 && view.shape[i] > 1) return i;
+  }
+  return -1;
+}
+
+/// Whether two different index tuples reach the same element, broadcast (stride 0) dimensions left
 /// aside. A search that is not decided within its bound counts as overlapping.
 DLBRIDGE_API bool has_partial_overlap(const TensorView& view) noexcept;
 
 /// Whether the address ranges of two views meet on one device.
 DLBRIDGE_API bool ranges_intersect(const TensorView& a, const TensorView& b) noexcept;
 
-/// Whether two views have a byte of an element in common: interleaved views do not. A search that
-/// is not decided within its bound counts as common.
+/// Whether two views have a byte of an element in common: interleaved views do not. The answer does
+/// not depend on the order of the two. It is exact, but for searches that are not decided within
+/// 20000 steps, which only views of several unrelated strides need: those count as common.
 DLBRIDGE_API bool elements_intersect(const TensorView& a, const TensorView& b) noexcept;
 
 /// One dimension of a coalesced layout, in bytes, for a pair of views walked together.

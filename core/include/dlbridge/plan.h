@@ -129,7 +129,11 @@ inline bool is_plain_layout(const TensorView& view) noexcept {
     const int64_t extent = view.shape[i];
     if (extent == 1) continue;
     if (extent == 0 || view.strides[i] <= reach) return false;
-    reach += view.strides[i] * (extent - 1);
+    // Unsigned: an empty view may have strides of any size, whose reach wraps before the zero
+    // comes.
+    reach =
+        static_cast<int64_t>(static_cast<uint64_t>(reach) + static_cast<uint64_t>(view.strides[i]) *
+                                                                static_cast<uint64_t>(extent - 1));
   }
   return true;
 }

@@ -54,14 +54,16 @@ struct TensorView {
     return false;
   }
 
-  /// Bytes that the elements need when packed densely; broadcast dimensions count in full.
+  /// Bytes that the elements need when packed densely; broadcast dimensions count in full, so that
+  /// the number may be more than 64 bits can hold: then INT64_MAX.
   int64_t nbytes() const noexcept {
     const DType type(dtype);
     if (type.is_subbyte() && !subbyte_padded) {
       // In two steps: the bits of all elements may be more than 64 bits can count.
       return size() / 8 * type.item_bits() + (size() % 8 * type.item_bits() + 7) / 8;
     }
-    return size() * type.itemsize();
+    int64_t bytes = 0;
+    return __builtin_mul_overflow(size(), type.itemsize(), &bytes) ? INT64_MAX : bytes;
   }
 
   /// DLPack's flag word for this memory. Unknown access counts as read-only.

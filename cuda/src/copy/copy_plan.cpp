@@ -284,14 +284,6 @@ bool Pieces::next() noexcept {
   return true;
 }
 
-bool has_broadcast(const TensorView& view) noexcept {
-  if (view.is_empty()) return false;
-  for (int32_t i = 0; i < view.ndim; ++i) {
-    if (view.strides[i] == 0 && view.shape[i] > 1) return true;
-  }
-  return false;
-}
-
 TensorView without_broadcast(const TensorView& view, int64_t* shape_out,
                              int64_t* strides_out) noexcept {
   TensorView rest = view;

@@ -108,10 +108,6 @@ class Pieces {
   std::array<int64_t, PackParams::kMaxRank> target_strides_;
 };
 
-/// Whether a dimension of more than one element has stride 0: the same bytes would cross several
-/// times.
-bool has_broadcast(const TensorView& view) noexcept;
-
 /// `view` without dimensions of stride 0 or extent 1 (an empty view keeps its extents of 0): every
 /// element that differs, once. Writes shape and strides, room for view.ndim each.
 TensorView without_broadcast(const TensorView& view, int64_t* shape_out,

@@ -41,7 +41,7 @@ std::vector<std::string> staging_steps(const TensorView& source, DLDevice target
   int64_t shape[PackParams::kMaxRank];
   int64_t strides[PackParams::kMaxRank];
   TensorView moved = source;
-  if (has_broadcast(source)) {
+  if (broadcast_dimension(source) >= 0) {
     moved = without_broadcast(source, shape, strides);
     steps.emplace_back("repeated elements once");
   }

@@ -64,7 +64,7 @@ bool send_unpinned(Operation& operation, const TensorView& source, const TensorV
 
 bool send(Operation& operation, const TensorView& source, const TensorView& target, bool pinned) {
   if (source.is_empty()) return true;
-  if (has_broadcast(source)) return send_once(operation, source, target, pinned);
+  if (broadcast_dimension(source) >= 0) return send_once(operation, source, target, pinned);
   if (pinned && Operation::can_copy(source, target, cudaMemcpyHostToDevice)) {
     operation.copy(source, target, cudaMemcpyHostToDevice);
     return false;

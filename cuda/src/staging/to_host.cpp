@@ -49,7 +49,7 @@ void bring_unpinned(Operation& operation, const TensorView& source, const Tensor
 void bring(Operation& operation, const TensorView& source, const TensorView& target, bool pinned,
            Waits waits) {
   if (source.is_empty()) return;
-  if (has_broadcast(source)) {
+  if (broadcast_dimension(source) >= 0) {
     static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
     int64_t shape[PackParams::kMaxRank];
     int64_t strides[PackParams::kMaxRank];

@@ -1,7 +1,6 @@
 #include "convert/convert.h"
 
 #include <algorithm>
-#include <ranges>
 
 #include "bridge/device_module.h"
 #include "dlbridge/copy.h"
@@ -167,10 +166,7 @@ bool check_out(const TensorView& out) noexcept {
         "out is not a writable array that DLPack can describe: pass a plain, writable ndarray"));
     return false;
   }
-  if (out.is_empty()) return true;
-  if (has_partial_overlap(out) ||
-      std::ranges::any_of(std::views::iota(0, out.ndim),
-                          [&](int32_t i) { return out.strides[i] == 0 && out.shape[i] > 1; })) {
+  if (has_partial_overlap(out) || broadcast_dimension(out) >= 0) {
     raise(Error(ErrorCode::overlap, "out",
                 "out's elements overlap each other: pass an array without overlap"));
     return false;

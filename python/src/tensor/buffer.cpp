@@ -57,16 +57,8 @@ char g_no_elements = 0;
 
 constexpr bool asks_for(int flags, int wanted) noexcept { return (flags & wanted) == wanted; }
 
-bool is_broadcast(const TensorView& view) noexcept {
-  if (view.is_empty()) return false;
-  for (int32_t i = 0; i < view.ndim; ++i) {
-    if (view.strides[i] == 0 && view.shape[i] > 1) return true;
-  }
-  return false;
-}
-
 bool is_read_only(const TensorView& view) noexcept {
-  return view.access != Access::writable || is_broadcast(view);
+  return view.access != Access::writable || broadcast_dimension(view) >= 0;
 }
 
 // Whether an element is whole bytes, so that the number of elements and that of bytes agree.
@@ -89,7 +81,7 @@ void require_writable(const TensorView& view) {
                 "a writable buffer was asked for, the memory is read-only: ask for a read-only "
                 "one, or pass dlbridge.from_dlpack(x, copy=True)");
   }
-  if (is_broadcast(view)) {
+  if (broadcast_dimension(view) >= 0) {
     throw Error(ErrorCode::overlap, "strides",
                 "a writable buffer was asked for, but one write would show in many places, since a "
                 "stride is 0: ask for a read-only one, or pass dlbridge.from_dlpack(x, copy=True)");

@@ -190,6 +190,13 @@ def test_a_dtype_in_foreign_byte_order_is_refused() -> None:
     assert refusal(lambda: dlbridge.to_numpy(array(), dtype=">f8")).code == "byte_order"
 
 
+def test_a_copy_larger_than_memory_is_out_of_memory() -> None:
+    x = np.broadcast_to(np.int8(0), (2**61,))
+    for dtype in ("float64", "complex128"):
+        assert refusal(lambda: dlbridge.to_torch(x, dtype=dtype)).code == "out_of_memory"  # noqa: B023
+    assert dlbridge.explain(torch.zeros(1).expand(2**62), "numpy", copy=True).bytes == 2**63 - 1
+
+
 # ---- float4 ----
 
 NIBBLES = np.array([[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 15]], np.uint8)

@@ -69,23 +69,24 @@ inline Layout settle_strides(Loan& loan) noexcept {
     compact_strides(view.extents(), strides);
     return {0, 0, true, true};
   }
-  int64_t last = 0;
-  int64_t numel = 1;
+  // Unsigned: the strides of NumPy arrays are not validated and may wrap.
+  uint64_t end = 1;
+  uint64_t numel = 1;
   bool contiguous = true;
-  uint64_t next =
-      1;  // the stride that a row-major neighbour would have; unsigned: it may go unused
+  uint64_t next = 1;  // the stride that a row-major neighbour would have
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
-    const int64_t extent = view.shape[i];
+    const auto extent = static_cast<uint64_t>(view.shape[i]);
     if (extent == 1) {
       if (strides[i] <= 0) strides[i] = static_cast<int64_t>(next);
     } else {
-      last += (extent - 1) * strides[i];
-      contiguous &= strides[i] == numel;
+      end += (extent - 1) * static_cast<uint64_t>(strides[i]);
+      contiguous &= static_cast<uint64_t>(strides[i]) == numel;
       numel *= extent;
     }
-    next = static_cast<uint64_t>(extent) * static_cast<uint64_t>(strides[i]);
+    next = extent * static_cast<uint64_t>(strides[i]);
   }
-  return {(last + 1) * view.itemsize(), numel, contiguous, last + 1 == numel};
+  return {static_cast<int64_t>(end * static_cast<uint64_t>(view.itemsize())),
+          static_cast<int64_t>(numel), contiguous, end == numel};
 }
 
 }  // namespace dlbridge::torch_common
