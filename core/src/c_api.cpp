@@ -2,53 +2,34 @@
 #include "dlbridge/c_api.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 
-#include "c_status.h"
 #include "dlbridge/copy.h"
+#include "dlbridge/detail/c_boundary.h"
 #include "dlbridge/dlpack.h"
 #include "dlbridge/layout.h"
 #include "dlbridge/managed_tensor.h"
 #include "dlbridge/plan.h"
+#include "dlbridge/shared_loan.h"
 #include "dlbridge/staging_backend.h"
 
-/// A loan that several holders share, and the descriptor that shows it. Needs no lock: nothing but
-/// the count changes.
-struct dlb_tensor {
-  explicit dlb_tensor(dlbridge::Loan&& taken) noexcept : loan(std::move(taken)) {
-    const dlbridge::TensorView& view = loan.view();
+/// A counted loan and the descriptor that shows it.
+struct dlb_tensor final : dlbridge::CountedLoan {
+  explicit dlb_tensor(dlbridge::Loan&& taken) noexcept : CountedLoan(std::move(taken)) {
+    const dlbridge::TensorView& view = loan().view();
     DLDevice device = view.device;
     if (dlbridge::Device(device).is_host()) device.device_id = 0;  // as an export says it
     descriptor.version = {dlbridge::kDLPackMajor, dlbridge::kDLPackMinor};
     descriptor.flags = view.flags();
-    descriptor.dl_tensor = {view.data,    device,         view.ndim,       view.dtype,
-                            loan.shape(), loan.strides(), view.byte_offset};
+    descriptor.dl_tensor = {view.data,      device,           view.ndim,       view.dtype,
+                            loan().shape(), loan().strides(), view.byte_offset};
   }
 
-  dlbridge::Deleter share() noexcept {
-    shares.fetch_add(1, std::memory_order_relaxed);
-    return {this, [](void* context) noexcept { static_cast<dlb_tensor*>(context)->drop(); }};
-  }
-  void drop() noexcept {
-    if (shares.fetch_sub(1, std::memory_order_acq_rel) == 1) delete this;
-  }
-
-  std::atomic<int64_t> shares{1};
-  dlbridge::Loan loan;
   DLManagedTensorVersioned descriptor{};
 };
 
 namespace dlbridge::c_api {
 namespace {
-
-// Sizes in version 1 of the ABI. They never change, also when the structs grow.
-constexpr size_t kErrorV1 = 40;
-constexpr size_t kVersionInfoV1 = 32;
-constexpr size_t kDescriptionV1 = 152;
-constexpr size_t kTraitsV1 = 48;
-constexpr size_t kRequestV1 = 32;
-constexpr size_t kPlanResultV1 = 72;
 
 static_assert(static_cast<int>(Access::read_only) == DLBRIDGE_ACCESS_READ_ONLY &&
               static_cast<int>(Access::unknown) == DLBRIDGE_ACCESS_UNKNOWN);
@@ -91,7 +72,7 @@ Access access_of(int32_t access) {
 
 TargetTraits traits_of(const dlb_traits* given) {
   if (given == nullptr) return neutral_traits();
-  const dlb_traits& traits = sized(given, kTraitsV1, "dlb_traits");
+  const dlb_traits& traits = sized(given, "dlb_traits");
   require_range(traits.max_ndim, INT32_MAX, "max_ndim");
   require_range(traits.accepts, kAllAccepts, "accepts");
   require_range(traits.float4, DLBRIDGE_FLOAT4_BOTH, "float4");
@@ -126,7 +107,7 @@ TargetTraits traits_of(const dlb_traits* given) {
 
 Request request_of(const dlb_request* given) {
   if (given == nullptr) return {};
-  const dlb_request& named = sized(given, kRequestV1, "dlb_request");
+  const dlb_request& named = sized(given, "dlb_request");
   require_range(named.copy, DLBRIDGE_COPY_ALWAYS, "copy");
   require_range(named.named, kAllNamed, "named");
   require_range(named.reserved, 0, "reserved");
@@ -187,7 +168,7 @@ void write_description(const TensorView& view, dlb_description& out) {
 template <typename Managed>
 dlb_status describe(const Managed* managed, dlb_description* description) noexcept {
   return guarded([&] {
-    dlb_description& out = sized(description, kDescriptionV1, "dlb_description");
+    dlb_description& out = sized(description, "dlb_description");
     require_range(out.capacity, INT32_MAX, "capacity");
     Loan loan;
     describe_managed(managed, loan);
@@ -210,7 +191,7 @@ template <typename Managed>
 dlb_status plan(const Managed* managed, const dlb_traits* traits, const dlb_request* request,
                 dlb_plan_result* result) noexcept {
   return guarded([&] {
-    dlb_plan_result& out = sized(result, kPlanResultV1, "dlb_plan_result");
+    dlb_plan_result& out = sized(result, "dlb_plan_result");
     require_range(out.reasons_capacity, INT32_MAX, "reasons_capacity");
     const TargetTraits target = traits_of(traits);
     const Request named = request_of(request);
@@ -267,31 +248,15 @@ StagingBackend& staging_between(Device from, Device to) {
 
 dlb_tensor* make_handle(Loan&& loan) { return new dlb_tensor(std::move(loan)); }
 
-Loan share_handle(dlb_tensor* tensor, const char* field) {
-  Loan loan;
-  loan.describe(required(tensor, field).loan.view());
-  loan.attach(tensor->share());
-  return loan;
-}
+Loan share_handle(dlb_tensor* tensor, const char* field) { return required(tensor, field).share(); }
 
 }  // namespace dlbridge::c_api
 
 using namespace dlbridge;
 
-dlb_status dlb_last_error(dlb_error* error) noexcept {
-  // Not guarded(): looking at the last error must not replace it.
-  if (error == nullptr) return DLBRIDGE_INVALID_ARGUMENT;
-  try {
-    c_api::read_last_error(c_api::sized(error, c_api::kErrorV1, "dlb_error"));
-  } catch (const std::exception&) {
-    return DLBRIDGE_WRONG_STRUCT_SIZE;
-  }
-  return DLBRIDGE_OK;
-}
-
 dlb_status dlb_version(dlb_version_info* info) noexcept {
   return c_api::guarded([&] {
-    dlb_version_info& out = c_api::sized(info, c_api::kVersionInfoV1, "dlb_version_info");
+    dlb_version_info& out = c_api::sized(info, "dlb_version_info");
     out.major = DLBRIDGE_VERSION_MAJOR;
     out.minor = DLBRIDGE_VERSION_MINOR;
     out.patch = DLBRIDGE_VERSION_PATCH;
@@ -382,7 +347,7 @@ dlb_status dlb_adopt_legacy(DLManagedTensor* managed, int32_t access,
 
 dlb_status dlb_tensor_retain(dlb_tensor* tensor) noexcept {
   // The share is the caller's, who gives it back with dlb_tensor_release.
-  return c_api::guarded([&] { static_cast<void>(c_api::required(tensor, "tensor").share()); });
+  return c_api::guarded([&] { static_cast<void>(c_api::required(tensor, "tensor").reference()); });
 }
 
 dlb_status dlb_tensor_release(dlb_tensor* tensor) noexcept {

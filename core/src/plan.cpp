@@ -60,15 +60,6 @@ bool can_hold(DType type, const TargetTraits& target) noexcept {
   return target.dtypes.contains(type) || (target.every_dtype && type.is_known());
 }
 
-bool is_aligned(const TensorView& view) noexcept {
-  // torch's complex types and the vector loads its compiler emits assume the whole element's size,
-  // up to 16 bytes.
-  const int64_t itemsize = view.itemsize();
-  const uintptr_t alignment = itemsize >= 16 ? 16 : static_cast<uintptr_t>(itemsize);
-  if ((alignment & (alignment - 1)) != 0) return true;
-  return (reinterpret_cast<uintptr_t>(view.data) & (alignment - 1)) == 0;
-}
-
 ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target) noexcept {
   ReasonSet reasons;
   if (!is_contiguous(view)) {

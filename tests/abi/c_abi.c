@@ -81,7 +81,7 @@ PIN(dlb_plan_result, casts, 60);
 PIN(dlb_plan_result, stages, 64);
 PIN(dlb_plan_result, reserved, 68);
 
-PIN_VALUE(DLBRIDGE_C_API_VERSION, 2); /* of the header alone: it grows */
+PIN_VALUE(DLBRIDGE_C_API_VERSION, 1);
 PIN_VALUE(DLBRIDGE_OK, 0);
 PIN_VALUE(DLBRIDGE_INVALID_ARGUMENT, 1);
 PIN_VALUE(DLBRIDGE_WRONG_STRUCT_SIZE, 2);

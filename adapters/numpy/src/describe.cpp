@@ -78,7 +78,7 @@ void describe_ndarray(PyObject* object, Loan& loan) {
     view.reasons.add(ErrorCode::masked_array);
   if (PyArray_CHKFLAGS(array, NPY_ARRAY_WRITEBACKIFCOPY)) [[unlikely]]
     view.reasons.add(ErrorCode::writeback_if_copy);
-  const DTypeEntry& entry = entry_for(PyArray_TYPE(array));
+  const NumpyDType& entry = entry_for(PyArray_TYPE(array));
   if (!entry.held) [[unlikely]] {
     view.reasons.add(ErrorCode::unsupported_dtype);
     view.found = entry.refused;

@@ -68,8 +68,8 @@ constexpr int kUserTypes = 128;
 
 // Built under the GIL; entries change only from "not there" to "there".
 struct Maps {
-  std::array<DTypeEntry, NPY_HALF + 1> builtin{};
-  std::array<DTypeEntry, kUserTypes> user{};
+  std::array<NumpyDType, NPY_HALF + 1> builtin{};
+  std::array<NumpyDType, kUserTypes> user{};
   std::array<PyArray_Descr*, DTypeSet::kSlots> descriptors{};
   TargetTraits traits;
   bool ml_dtypes_loaded = false;
@@ -79,7 +79,7 @@ struct Maps {
 static_assert(std::is_trivially_destructible_v<Maps>);
 constinit Maps g_maps;
 
-const DTypeEntry kUnknown{{}, false, "one that DLPack does not have"};
+const NumpyDType kUnknown{{}, false, "one that DLPack does not have"};
 
 const char* refused_name(int type_num) noexcept {
   switch (type_num) {
@@ -181,13 +181,13 @@ bool load_ml_dtypes() noexcept {
   return g_maps.ml_dtypes_loaded;
 }
 
-const DTypeEntry& entry_for(int type_num) noexcept {
+const NumpyDType& entry_for(int type_num) noexcept {
   if (type_num >= 0 && type_num <= NPY_HALF) [[likely]]
     return g_maps.builtin[static_cast<size_t>(type_num)];
   const int slot = type_num - kFirstUserType;
   if (slot < 0 || slot >= kUserTypes) return kUnknown;
   if (!g_maps.ml_dtypes_loaded && ml_dtypes_is_imported()) load_ml_dtypes();
-  const DTypeEntry& entry = g_maps.user[static_cast<size_t>(slot)];
+  const NumpyDType& entry = g_maps.user[static_cast<size_t>(slot)];
   return entry.held ? entry : kUnknown;
 }
 
@@ -210,7 +210,7 @@ DLDataType parse_numpy_dtype(PyObject* object) {
   const int type_num = descriptor->type_num;
   const bool swapped = !PyArray_ISNBO(descriptor->byteorder);
   Py_DECREF(descriptor);
-  const DTypeEntry& entry = entry_for(type_num);
+  const NumpyDType& entry = entry_for(type_num);
   if (!entry.held) {
     throw Error(ErrorCode::invalid_dtype, "dtype",
                 std::string("dtype is ") + entry.refused +

@@ -9,7 +9,7 @@
 namespace dlbridge {
 
 /// One row of the map from type number to DLPack type.
-struct DTypeEntry {
+struct NumpyDType {
   DLDataType dtype{};
   bool held = false;              ///< the type can be exchanged
   const char* refused = nullptr;  ///< otherwise: what it is, in words
@@ -20,7 +20,7 @@ void initialize_dtype_map();
 
 /// What an array's type number stands for. ml_dtypes' numbers are found once the package is
 /// imported by anyone.
-const DTypeEntry& entry_for(int type_num) noexcept;
+const NumpyDType& entry_for(int type_num) noexcept;
 
 /// Borrowed descriptor for `dtype`, or null. ml_dtypes' types need load_ml_dtypes() first.
 PyArray_Descr* descriptor_for(DLDataType dtype) noexcept;

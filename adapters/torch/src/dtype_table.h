@@ -41,13 +41,13 @@ inline constexpr std::array kDTypeRows{
 
 inline constexpr auto kScalarTypes = static_cast<size_t>(at::ScalarType::NumOptions);
 
-struct DTypeEntry {
+struct TorchDType {
   DLDataType dtype{};
   bool held = false;
 };
 
 inline constexpr auto kByScalar = [] {
-  std::array<DTypeEntry, kScalarTypes> table{};
+  std::array<TorchDType, kScalarTypes> table{};
   for (const DTypeRow& row : kDTypeRows) table[static_cast<size_t>(row.scalar)] = {row.dtype, true};
   table[static_cast<size_t>(at::ScalarType::Float4_e2m1fn_x2)] = {kFloat4Pair, true};
   return table;

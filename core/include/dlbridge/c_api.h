@@ -6,10 +6,9 @@
 // Owns: on failure nothing was consumed and nothing was made. Whoever owned a tensor before the
 // call owns it afterwards, its deleter was not called, and every `out` pointer is set to null.
 //
-// Structs: every struct begins with struct_size, which the caller sets to sizeof(the struct) and
-// whose other fields he sets to zero where he has nothing to say. Structs grow at the end only. One
-// smaller than in the version of this ABI that brought it is refused (DLBRIDGE_WRONG_STRUCT_SIZE);
-// one larger than this library knows is accepted where the bytes that it does not know are zero.
+// Structs: every struct begins with struct_size, which the caller sets to sizeof(the struct);
+// fields that it does not use it sets to zero. A struct of another size is refused
+// (DLBRIDGE_WRONG_STRUCT_SIZE), except a larger one whose additional bytes are zero.
 //
 // Texts that functions return by pointer are static unless said otherwise. Texts written into a
 // caller's buffer are cut to what fits and always end with a zero byte; their full length in bytes,
@@ -35,9 +34,8 @@ extern "C" {
 #define DLBRIDGE_NOEXCEPT
 #endif
 
-/// The version of this ABI that the header describes. It grows when a struct or a function is
-/// added; nothing is ever taken away. 2 brought dlb_stage and the two statuses above 8.
-#define DLBRIDGE_C_API_VERSION 2
+/// The version of this ABI that the header describes.
+#define DLBRIDGE_C_API_VERSION 1
 
 /// What became of a call. dlb_last_error() has the particulars.
 typedef enum dlb_status {

@@ -2,8 +2,8 @@
 // promises carries DLBRIDGE_API, everything else stays inside its shared library.
 #pragma once
 
-#if defined(_WIN32)
-#error "dlbridge supports ELF and Mach-O platforms only"
+#if !defined(__ELF__)
+#error "dlbridge supports ELF platforms only"
 #endif
 
 #define DLBRIDGE_API __attribute__((visibility("default")))

@@ -52,6 +52,15 @@ inline bool is_contiguous(const TensorView& view) noexcept {
   return dense;
 }
 
+/// Whether the first element lies at a multiple of its size, or of 16 bytes where it is larger:
+/// torch's complex types and the vector loads of its compiler assume that.
+inline bool is_aligned(const TensorView& view) noexcept {
+  const int64_t itemsize = view.itemsize();
+  const uintptr_t alignment = itemsize >= 16 ? 16 : static_cast<uintptr_t>(itemsize);
+  if ((alignment & (alignment - 1)) != 0) return true;
+  return (reinterpret_cast<uintptr_t>(view.data) & (alignment - 1)) == 0;
+}
+
 /// Index of the first dimension of extent > 1 with a negative stride, or -1.
 DLBRIDGE_API int32_t negative_stride_dimension(const TensorView& view) noexcept;
 

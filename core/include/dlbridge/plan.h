@@ -1,9 +1,10 @@
 // plan: the one decision function. Conversions obey it, explain() prints it.
 //
-// A target says as data what it can hold (TargetTraits), a caller says what was named (Request), a
-// source says what it lends (TensorView with its reasons). plan() answers with codes only: no
-// allocation, no strings, no lock, a few nanoseconds when sharing is possible. Texts are made
-// afterwards, by refusal() and describe().
+// An adapter describes its target as data (TargetTraits), a caller what it names (Request), a
+// source its memory (TensorView with its reasons). plan() answers with codes: it allocates nothing
+// and takes a few nanoseconds when sharing is possible. Only where a staging or a copy on a device
+// is named does it take a lock, to look up a StagingBackend. refusal() and describe() make the
+// texts.
 #pragma once
 
 #include <bit>

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
-#include "dlbridge/c_boundary.h"
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/cuda/staging.h"
+#include "dlbridge/detail/c_boundary.h"
 #include "dlbridge/managed_tensor.h"
 #include "dlbridge/validate.h"
 
@@ -29,11 +29,6 @@ using c_api::required;
 using c_api::share_handle;
 using c_api::sized;
 
-// Sizes in version 2 of the ABI, which brought them. They never change, also when the structs grow.
-constexpr size_t kOptionsV2 = 16;
-constexpr size_t kInfoV2 = 56;
-constexpr size_t kStatsV2 = 96;
-
 constexpr int64_t kAllFlags = 2 * DLBRIDGE_CUDA_ROW_MAJOR - 1;  // beyond the last bit: not known
 
 static_assert(kLegacyStream == DLBRIDGE_CUDA_LEGACY_STREAM &&
@@ -42,7 +37,7 @@ static_assert(kLegacyStream == DLBRIDGE_CUDA_LEGACY_STREAM &&
 
 StageOptions options_of(const dlb_cuda_options* given) {
   if (given == nullptr) return {};
-  const dlb_cuda_options& options = sized(given, kOptionsV2, "dlb_cuda_options");
+  const dlb_cuda_options& options = sized(given, "dlb_cuda_options");
   c_api::require_range(options.flags, kAllFlags, "flags");
   c_api::require_range(options.reserved, 0, "reserved");
   StageOptions out;
@@ -100,7 +95,7 @@ using namespace dlbridge::cuda;
 
 dlb_status dlb_cuda_availability(dlb_cuda_info* info) noexcept {
   return guarded([&] {
-    dlb_cuda_info& out = sized(info, kInfoV2, "dlb_cuda_info");
+    dlb_cuda_info& out = sized(info, "dlb_cuda_info");
     const Availability found = availability();
     if (out.message != nullptr) c_api::write_text(found.message, out.message, out.message_capacity);
     out.message_length = found.message.size();
@@ -285,7 +280,7 @@ dlb_status dlb_cuda_pinned_empty(DLDataType dtype, int32_t ndim, const int64_t* 
 
 dlb_status dlb_cuda_pinned_stats(dlb_pinned_stats* stats) noexcept {
   return guarded([&] {
-    dlb_pinned_stats& out = sized(stats, kStatsV2, "dlb_pinned_stats");
+    dlb_pinned_stats& out = sized(stats, "dlb_pinned_stats");
     const PinnedStats found = pinned_stats();
     out.registered = found.registered;
     out.limit = found.limit;

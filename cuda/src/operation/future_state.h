@@ -15,7 +15,7 @@
 
 #include "dlbridge/cuda/future.h"
 #include "dlbridge/error.h"
-#include "operation/shared_loan.h"
+#include "dlbridge/shared_loan.h"
 
 namespace dlbridge::cuda {
 

@@ -252,7 +252,7 @@ void Operation::settle() {
   settled_ = true;
   for (const HostCopy& copy : host_copies_) copy_host(copy.from.view(), copy.to.view());
   blocks_.clear();
-  for (auto& [block, loan] : results_) loan.give(std::move(block).into_deleter());
+  for (auto& [block, loan] : results_) loan.loan().attach(std::move(block).into_deleter());
   results_.clear();
   held_.clear();
   shared_.clear();
@@ -274,7 +274,7 @@ void Operation::lose(cudaError_t cause) noexcept {
   for (auto& [block, loan] : results_) std::move(block).leak();
   if (result_) std::move(result_).leak();
   for (Loan& loan : held_) dlbridge::cuda::lose(loan.release_deleter());
-  for (SharedLoan& loan : shared_) loan.leak();
+  for (SharedLoan& loan : shared_) cuda::lose(loan.loan().release_deleter());
   ready_.leak();
   done_.leak();
 }

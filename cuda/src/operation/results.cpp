@@ -75,7 +75,7 @@ HostResults::HostResults(PinnedPool& pool, std::span<const TensorView> sources, 
       result = pageable(result.view());
     } else {
       result.view().data = block_.data() + offset;
-      result.attach(slab_.share().release_deleter());
+      result.attach(slab_.reference());
       offset += aligned(source.nbytes());
     }
     results_.emplace_back(std::move(result));

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "dlbridge/cuda/future.h"
-#include "operation/shared_loan.h"
+#include "dlbridge/shared_loan.h"
 #include "pinned/pool.h"
 
 namespace dlbridge::cuda {

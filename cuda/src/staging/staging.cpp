@@ -6,6 +6,7 @@
 
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
+#include "operation/handed_in.h"
 #include "operation/operation.h"
 #include "operation/results.h"
 #include "runtime/cuda_error.h"

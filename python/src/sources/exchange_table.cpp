@@ -107,10 +107,7 @@ int from_object(void* object, DLManagedTensorVersioned** out) noexcept {
   const Tensor* tensor = expect_tensor(object);
   if (tensor == nullptr) return -1;
   Error* error = guarded([&] {
-    Loan loan;
-    loan.describe(tensor->memory.view());
-    loan.attach(tensor->memory.share());
-    loan.original = tensor->memory.original();
+    Loan loan = tensor->memory.share();
     order_export(Py_None, loan.view(), tensor->stream, loan);
     *out = to_managed(std::move(loan));
   });

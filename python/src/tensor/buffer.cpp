@@ -37,13 +37,6 @@ constexpr std::array kFormats{
     Format{{TypeCode::complex, 128}, "Zd", "=Zd"},
 };
 
-bool is_aligned(const TensorView& view) noexcept {
-  const DType dtype(view.dtype);
-  const auto alignment =
-      static_cast<uintptr_t>(dtype.bits() / (dtype.code() == TypeCode::complex ? 16 : 8));
-  return reinterpret_cast<uintptr_t>(view.data) % alignment == 0;
-}
-
 // Null where there is none.
 const char* format_of(const TensorView& view) noexcept {
   for (const Format& row : kFormats) {

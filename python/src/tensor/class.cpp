@@ -62,13 +62,7 @@ std::string repr(const Tensor& self) {
 // The loan that __dlpack__ exports: the memory itself, or a copy of it.
 Loan loan_for_export(const Tensor& self, CopyMode copy) {
   const TensorView& view = self.memory.view();
-  if (copy != CopyMode::always) {
-    Loan loan;
-    loan.describe(view);
-    loan.attach(self.memory.share());
-    loan.original = self.memory.original();
-    return loan;
-  }
+  if (copy != CopyMode::always) return self.memory.share();
   const Request request{.copy = CopyMode::always};
   const Plan decision = plan(view, neutral_traits(), request);
   if (decision.verdict == Verdict::refuse) throw refusal(view, neutral_traits(), request, decision);
@@ -182,7 +176,7 @@ Error* describe(PyObject* x, Loan* loan) noexcept {
 }
 
 Error* acquire(PyObject* x, Loan* loan) noexcept {
-  loan->attach(unpack_tensor(x).memory.share());
+  loan->attach(unpack_tensor(x).memory.reference());
   return nullptr;
 }
 

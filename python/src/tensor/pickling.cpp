@@ -50,13 +50,7 @@ bool is_dense(const TensorView& view, const Dims& strides) noexcept {
 // The memory of `self` itself, or a dense copy of it.
 Loan dense_memory(const Tensor& self, bool dense) {
   const TensorView& view = self.memory.view();
-  if (dense) {
-    Loan loan;
-    loan.describe(view);
-    loan.attach(self.memory.share());
-    loan.original = self.memory.original();
-    return loan;
-  }
+  if (dense) return self.memory.share();
   Loan loan = allocate_like(view);
   const nb::gil_scoped_release released;
   copy_host(view, loan.view());
@@ -126,7 +120,7 @@ Tensor tensor_over(const Tensor& memory, const std::string& dtype, Dims shape, D
                    .subbyte_padded = (flags & kSubbytePadded) != 0},
                   loan);
   require_room(loan.view(), bytes);
-  loan.attach(memory.memory.share());
+  loan.attach(memory.memory.reference());
   loan.original = memory.memory.original();
   return Tensor{SharedLoan(std::move(loan))};
 }

@@ -3,50 +3,10 @@
 
 #include <Python.h>
 
-#include <atomic>
-#include <utility>
-
 #include "bridge/adapter.h"
+#include "dlbridge/shared_loan.h"
 
 namespace dlbridge::python {
-
-/// A loan that several holders share: the handle itself and every export of it. Needs no GIL;
-/// released on any thread.
-class SharedLoan {
- public:
-  explicit SharedLoan(Loan&& loan) : block_(new Block{1, std::move(loan)}) {}
-  SharedLoan(SharedLoan&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
-  SharedLoan(const SharedLoan&) = delete;
-  SharedLoan& operator=(const SharedLoan&) = delete;
-  SharedLoan& operator=(SharedLoan&&) = delete;
-  ~SharedLoan() {
-    if (block_ != nullptr) release(block_);
-  }
-
-  const TensorView& view() const noexcept { return block_->loan.view(); }
-
-  /// One more share in the memory.
-  Deleter share() const noexcept {
-    block_->references.fetch_add(1, std::memory_order_relaxed);
-    return {block_, release};
-  }
-
-  /// The deepest owner behind the memory, as Loan::original.
-  Deleter original() const noexcept {
-    return block_->loan.original ? block_->loan.original : block_->loan.deleter();
-  }
-
- private:
-  struct Block {
-    std::atomic<int64_t> references;
-    Loan loan;
-  };
-  static void release(void* context) noexcept {
-    auto* block = static_cast<Block*>(context);
-    if (block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) delete block;
-  }
-  Block* block_;
-};
 
 /// The Python class's content.
 struct Tensor {

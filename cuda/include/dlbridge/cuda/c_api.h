@@ -1,6 +1,6 @@
 // The C ABI of the CUDA module: C11, and valid C++. It goes on from dlbridge/c_api.h, whose rules
-// for statuses, ownership, structs, texts, units and threads hold here, too, and belongs to its
-// version 2. Guides: docs/c.md, docs/staging.md.
+// for statuses, ownership, structs, texts, units and threads hold here, too. Guides: docs/c.md,
+// docs/staging.md.
 //
 // Streams are those of the device tensor's device, by DLPack's numbers or as (intptr_t) of a
 // cudaStream_t. 0 is refused, since it means either of two streams.

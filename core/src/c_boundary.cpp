@@ -1,4 +1,4 @@
-#include "c_status.h"
+#include "dlbridge/detail/c_boundary.h"
 
 #include <algorithm>
 #include <cstring>
@@ -17,7 +17,7 @@ struct LastError {
 
 thread_local LastError last_error{DLBRIDGE_OK, "", "", ""};
 
-// A struct larger than this is no struct of ours: its size was never set.
+// A struct larger than this is no struct of the ABI: its size was never set.
 constexpr size_t kLargestStruct = 4096;
 
 void keep(dlb_status status, const char* code, std::string_view field, std::string_view message) {
@@ -85,14 +85,6 @@ dlb_status record_current_exception() noexcept {
   return last_error.status;
 }
 
-void read_last_error(dlb_error& error) noexcept {
-  error.status = last_error.status;
-  error.reserved = 0;
-  error.code = last_error.code;
-  error.field = last_error.field;
-  error.message = last_error.message;
-}
-
 void write_text(std::string_view text, char* buffer, size_t capacity) noexcept {
   if (capacity == 0) return;
   const size_t length = std::min(text.size(), capacity - 1);
@@ -107,13 +99,10 @@ void require_range(int64_t value, int64_t limit, const char* field) {
                   std::to_string(limit));
 }
 
-void check_size(const void* data, size_t size, size_t first_version, size_t known,
-                const char* type) {
-  const bool fits = size >= first_version && size <= kLargestStruct;
+void check_size(const void* data, size_t size, size_t known, const char* type) {
+  const bool fits = size >= known && size <= kLargestStruct;
   const auto* bytes = static_cast<const unsigned char*>(data);
-  if (fits && (size <= known || std::all_of(bytes + known, bytes + size,
-                                            [](unsigned char byte) { return byte == 0; })))
-    return;
+  if (fits && std::all_of(bytes + known, bytes + size, [](auto byte) { return byte == 0; })) return;
   throw StatusError(DLBRIDGE_WRONG_STRUCT_SIZE, "struct_size",
                     std::string("struct_size of ") + type + " is " + std::to_string(size) +
                         (fits ? ", and bytes beyond the " + std::to_string(known) +
@@ -123,3 +112,20 @@ void check_size(const void* data, size_t size, size_t first_version, size_t know
 }
 
 }  // namespace dlbridge::c_api
+
+dlb_status dlb_last_error(dlb_error* error) noexcept {
+  using namespace dlbridge::c_api;
+  // Not guarded(): reading the last error must not replace it.
+  if (error == nullptr) return DLBRIDGE_INVALID_ARGUMENT;
+  try {
+    sized(error, "dlb_error");
+  } catch (const std::exception&) {
+    return DLBRIDGE_WRONG_STRUCT_SIZE;
+  }
+  error->status = last_error.status;
+  error->reserved = 0;
+  error->code = last_error.code;
+  error->field = last_error.field;
+  error->message = last_error.message;
+  return DLBRIDGE_OK;
+}

@@ -1,6 +1,5 @@
-// For modules that add functions to the C ABI: what every such function does around its one call.
-// Exceptions become statuses and are kept for the thread, where dlb_last_error() finds them;
-// structs are taken in the sizes that are known; handles are made of loans and shared as loans.
+// What every function of the C ABI does around its one call, for the modules that add functions to
+// it. Exceptions become statuses and are kept for the thread, where dlb_last_error() finds them.
 //
 // Thread: any.
 #pragma once
@@ -16,11 +15,22 @@
 
 namespace dlbridge::c_api {
 
+/// An Error whose status does not follow from its code.
+class StatusError : public Error {
+ public:
+  StatusError(dlb_status status, std::string field, std::string message)
+      : Error(ErrorCode::invalid_argument, std::move(field), std::move(message)), status_(status) {}
+  dlb_status status() const noexcept { return status_; }
+
+ private:
+  dlb_status status_;
+};
+
 /// Keeps the exception that is being handled as the thread's last error; returns its status.
 /// Allocates nothing. Requires: called from a catch block.
 DLBRIDGE_API dlb_status record_current_exception() noexcept;
 
-/// Runs `action`; whatever it throws becomes a status.
+/// Runs `action`; an exception becomes a status.
 template <typename Action>
 dlb_status guarded(Action&& action) noexcept {
   try {
@@ -52,28 +62,26 @@ dlb_status make_into(T** out, const char* field, Make&& make) noexcept {
 /// Throws invalid_argument where `value` is not in [0, limit].
 DLBRIDGE_API void require_range(int64_t value, int64_t limit, const char* field);
 
-/// Throws unless `size`, a struct's first field, is at least `first_version` and all bytes beyond
-/// `known` are zero.
-DLBRIDGE_API void check_size(const void* data, size_t size, size_t first_version, size_t known,
-                             const char* type);
+/// Throws unless `size`, a struct's first field, is at least `known` and all bytes beyond `known`
+/// are zero.
+DLBRIDGE_API void check_size(const void* data, size_t size, size_t known, const char* type);
 
-/// The caller's struct, its size checked. `first_version` is its size in the version of the ABI
-/// that brought it.
+/// The caller's struct, its size checked.
 template <typename T>
-T& sized(T* data, size_t first_version, const char* type) {
+T& sized(T* data, const char* type) {
   T& checked = required(data, type);
-  check_size(data, checked.struct_size, first_version, sizeof(T), type);
+  check_size(data, checked.struct_size, sizeof(T), type);
   return checked;
 }
 
-/// Copies what fits of `text` into `buffer` (`capacity` bytes), always with a zero byte at the end.
+/// Copies what fits of `text` into `buffer` (`capacity` bytes) and ends it with a zero byte.
 DLBRIDGE_API void write_text(std::string_view text, char* buffer, size_t capacity) noexcept;
 
-/// A handle over the loan's memory. Owns: one share is the caller's, for dlb_tensor_release. Throws
-/// std::bad_alloc; the loan then keeps its owner.
+/// A handle over the loan's memory. Owns: the caller drops one reference with dlb_tensor_release.
+/// Throws std::bad_alloc; the loan then keeps its deleter.
 [[nodiscard]] DLBRIDGE_API dlb_tensor* make_handle(Loan&& loan);
 
-/// A loan over the handle's memory with a share of its own. Throws Error (invalid_argument) for
+/// A loan over the handle's memory with a reference of its own. Throws Error (invalid_argument) for
 /// null, std::bad_alloc.
 [[nodiscard]] DLBRIDGE_API Loan share_handle(dlb_tensor* tensor, const char* field);
 

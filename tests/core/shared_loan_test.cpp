@@ -1,0 +1,71 @@
+// SharedLoan: references, and what a share of it describes.
+#include "dlbridge/shared_loan.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "memory.h"
+
+namespace dlbridge {
+namespace {
+
+using test::ReleaseCounter;
+
+Loan lent(ReleaseCounter& counter) {
+  Loan loan;
+  loan.set_rank(1);
+  loan.shape()[0] = 3;
+  loan.strides()[0] = 1;
+  loan.attach(counter.deleter());
+  return loan;
+}
+
+TEST(SharedLoan, LastHolderReleases) {
+  ReleaseCounter counter;
+  Deleter reference;
+  {
+    SharedLoan first(lent(counter));
+    const SharedLoan second = first;
+    SharedLoan third;
+    third = std::move(first);
+    reference = second.reference();
+    const Loan share = third.share();
+    EXPECT_EQ(share.view().shape[0], 3);
+    EXPECT_NE(share.view().shape, third.view().shape);
+  }
+  EXPECT_EQ(counter.count(), 0);
+  reference.release(reference.context);
+  EXPECT_EQ(counter.count(), 1);
+}
+
+TEST(SharedLoan, CarriesTheOriginalStorage) {
+  ReleaseCounter counter;
+  int storage = 0;
+  const SharedLoan plain(lent(counter));
+  EXPECT_EQ(plain.share().original.context, &counter);
+  Loan loan = lent(counter);
+  loan.original = {&storage, [](void*) noexcept {}};
+  const SharedLoan exported(std::move(loan));
+  EXPECT_EQ(exported.original().context, &storage);
+  EXPECT_EQ(SharedLoan(exported.share()).share().original.context, &storage);
+}
+
+TEST(SharedLoan, DropsOnAnyThread) {
+  ReleaseCounter counter;
+  {
+    const SharedLoan shared(lent(counter));
+    std::vector<std::jthread> threads;
+    for (int i = 0; i < 4; ++i) {
+      threads.emplace_back([shared] {
+        for (int k = 0; k < 500; ++k) static_cast<void>(shared.share());
+      });
+    }
+  }
+  EXPECT_EQ(counter.count(), 1);
+}
+
+}  // namespace
+}  // namespace dlbridge
