@@ -181,6 +181,9 @@ def test_cuda_module_needs_neither_a_driver_nor_a_runtime(installed):
     }
     foreign = re.compile(r"^(cuda|cu[A-Z]|__cuda)|^_?Py|c10|N2at")
     assert [name for name in symbols(library, "--undefined-only") if foreign.search(name)] == []
+    load = "import ctypes, sys; ctypes.CDLL(sys.argv[1]); print(open('/proc/self/maps').read())"
+    loaded = run(sys.executable, "-c", load, library)
+    assert "libdlbridge_cuda" in loaded and "libcudart" not in loaded and "libcuda.so" not in loaded
 
 
 USE_WITHOUT_DRIVER = """

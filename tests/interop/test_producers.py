@@ -15,13 +15,7 @@ from capsules import name_of
 from peers import aligned_array, jax, nanobind, tvm_ffi
 
 import dlbridge
-from support import assert_no_growth, refusal
-
-TARGETS: dict[str, Callable[..., Any]] = {
-    "torch": dlbridge.to_torch,
-    "numpy": dlbridge.to_numpy,
-    "dlpack": dlbridge.from_dlpack,
-}
+from support import TARGETS, assert_no_growth, refusal
 
 
 def jax_array(dtype: str = "float32") -> Any:

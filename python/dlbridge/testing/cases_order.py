@@ -147,10 +147,8 @@ def dropped_future(bench: Bench, layout: str) -> None:
     with bench.late(layout) as (x, expected, own, hold):
         array = np.zeros(expected.shape, expected.dtype)
         future = dlbridge.stage(x, out=array, stream=own)
-        begin = time.monotonic()
         del future
-        took = time.monotonic() - begin
-        assert took < 1, f"dropping the Future took {took:.1f} s"
+        assert not array.any(), "dropping the Future waited for the copy"
         hold.release()
         bench.provider.synchronize()
         wait_for("the copy", lambda: np.array_equal(array.view(np.uint8), expected.copy().view(np.uint8)))

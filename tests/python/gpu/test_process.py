@@ -64,7 +64,8 @@ def test_ctrl_c_ends_a_wait(shape):
                 fake = gpu.array(values_of({shape}), late=True, stream=own)
                 try:
                     threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-                    exec(compile(wait, wait, "exec"), globals() | dict(fake=fake, fake_host=fake_host, target=target, own=own))
+                    names = globals() | dict(fake=fake, fake_host=fake_host, target=target, own=own)
+                    exec(compile(wait, wait, "exec"), names)
                 except KeyboardInterrupt:
                     pass
                 else:
@@ -74,7 +75,7 @@ def test_ctrl_c_ends_a_wait(shape):
                 gc.collect()
                 dlbridge.set_pool_limit(1 << 30)
                 np.testing.assert_array_equal(to_numpy(fake, device="cpu"), values_of({shape}))
-                del target
+                del target, names
 
         for wait in {list(waits.values())!r}:
             print(wait, flush=True)

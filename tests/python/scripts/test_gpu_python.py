@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import random
 import subprocess
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -96,7 +98,9 @@ class TestBars:
         def numpy(self):
             return self._array.copy()
 
-    def test_copies_of_every_size_are_raced_and_peers_that_are_missing_skipped(self):
+    def test_copies_of_every_size_are_raced_and_peers_that_are_missing_skipped(self, monkeypatch):
+        ticks = itertools.count()
+        monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
         array = np.arange(16_384, dtype=np.int32)
         session = self.session(
             source=lambda size: self.HostTensor(array),
@@ -111,7 +115,7 @@ class TestBars:
         assert [notes[name]["note"] for name in ("CuPy", "JAX", "Numba")] == ["no CuPy", "no JAX", "no Numba"]
         measured = notes["torch .cpu().numpy()"]
         assert (measured["bytes"], measured["kind"], len(measured["series"])) == (65_536, "bandwidth", 2)
-        assert 0.2 < measured["value"] < 5  # both are the same call
+        assert measured["value"] == 1  # both are the same call
 
     def test_a_wrong_element_breaks_the_case(self):
         array = np.arange(16_384, dtype=np.int32)

@@ -140,23 +140,20 @@ class TestPeers:
         with pytest.raises(RuntimeError, match="wrong content"):  # it was spoilt by being looked at
             session.expect(got, expected, False)
 
-    def test_looking_and_keeping_do_not_count(self):
+    def test_converting_counts_and_looking_does_not(self, monkeypatch):
+        now = [0.0]
+
+        def takes(seconds, result=None):
+            now[0] += seconds
+            return result
+
+        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
         expected = np.arange(1000, dtype=np.int32)
-        session = self.session(expect=lambda *_: time.sleep(0.05))
+        session = self.session(expect=lambda *_: takes(5))
         kept = []
-        contender = session.checked(session.peer(lambda: expected.copy(), kept), expected)
-        assert contender() < 0.04
+        contender = session.checked(session.peer(lambda: takes(2, expected.copy()), kept), expected)
+        assert contender() == 2
         assert len(kept) == 1
-
-    def test_converting_counts(self):
-        session = self.session()
-        expected = np.arange(1000, dtype=np.int32)
-
-        def slow():
-            time.sleep(0.02)
-            return expected.copy()
-
-        assert session.checked(session.peer(slow), expected)() >= 0.02
 
     def test_ratios_say_how_many_times_as_fast(self, capsys):
         session = self.session()
@@ -327,11 +324,9 @@ class TestRun:
         assert gpu_run.header_version(found[0]) == (0, 0)
 
     def test_a_call_that_takes_too_long_is_ended_with_its_children(self, tmp_path):
-        begin = time.monotonic()
         lines = []
         command = ["sh", "-c", "echo started; sleep 60 & wait"]
         assert gpu_run.call(command, tmp_path / "log", 1, lines.append) == 124
-        assert time.monotonic() - begin < 20
         assert lines == ["started"]
         assert "started" in (tmp_path / "log").read_text()
 
