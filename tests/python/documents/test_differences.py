@@ -233,7 +233,7 @@ def measured() -> dict[str, str]:
     return json.loads(output.splitlines()[-1])
 
 
-def test_the_document_names_the_versions_it_was_measured_with() -> None:
+def test_document_names_its_versions() -> None:
     for name in ("torch", "NumPy"):
         assert f"{name} {MEASURED_WITH[name]}" in DOCUMENT.read_text()
 
@@ -241,11 +241,11 @@ def test_the_document_names_the_versions_it_was_measured_with() -> None:
 @direct_tier
 @pytest.mark.skipif(HERE != MEASURED_WITH, reason=f"measured with {MEASURED_WITH}, this is {HERE}")
 @pytest.mark.parametrize("cell", expected_cells())
-def test_the_cell_says_what_happens(cell: str, measured: dict[str, str]) -> None:
+def test_cell_says_what_happens(cell: str, measured: dict[str, str]) -> None:
     assert measured[cell] == expected_cells()[cell]
 
 
-def test_every_situation_has_its_own_name() -> None:
+def test_situations_differ() -> None:
     for title in TITLES:
         situations = [row[0] for row in table(title)[1]]
         assert len(set(situations)) == len(situations)

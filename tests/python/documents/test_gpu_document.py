@@ -36,25 +36,25 @@ def exists(test: str) -> bool:
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule[0])
-def test_every_rule_has_tests_that_exist(rule: list[str]) -> None:
+def test_rules_have_tests(rule: list[str]) -> None:
     assert len(rule) == 3 and all(rule)
     named = re.findall(r"`([^`]+)`", rule[2])
     assert named and [test for test in named if not exists(test)] == []
 
 
-def test_rules_have_names_of_their_own() -> None:
+def test_rule_names_differ() -> None:
     names = [rule[0] for rule in RULES]
     assert len(names) == len(set(names)) >= 25
 
 
-def test_every_case_about_order_stands_at_a_rule() -> None:
+def test_order_cases_have_a_rule() -> None:
     named = " ".join(rule[2] for rule in RULES)
     functions = {f"{case.topic}.{case.function}" for case in all_cases() if case.topic == "order"}
     assert [function for function in functions if f"`{function}`" not in named] == []
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.split("\n")[0][:40])
-def test_the_code_runs(block: str, gpu: SimulatedGpu) -> None:
+def test_code_runs(block: str, gpu: SimulatedGpu) -> None:
     x = gpu.array(np.ones((3, 4), np.float32))
     names: dict[str, Any] = {"dlbridge": dlbridge, "x": x, "a": np.ones((3, 4), np.float32), "stream": gpu.stream()}
     limit = dlbridge.pool_stats().limit
@@ -69,20 +69,20 @@ def test_the_code_runs(block: str, gpu: SimulatedGpu) -> None:
         dlbridge.set_pool_limit(limit)
 
 
-def test_the_options_are_those_of_the_command() -> None:
+def test_options_are_complete() -> None:
     parser, _ = parse(["gpu"])
     options = {option for action in parser._actions for option in action.option_strings if option.startswith("--")}
     described = set(re.findall(r"`(--\w+)", " ".join(row[0] for row in table("Testing your machine"))))
     assert described == options - {"--help"}
 
 
-def test_the_codes_are_those_of_errors_md() -> None:
+def test_codes_are_in_errors_md() -> None:
     errors = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
     for code in [row[0] for row in table("Without a GPU")] + ["`device_not_named`", "`after_fork`"]:
         assert re.search(rf"^\| {code} +\|", errors, re.MULTILINE), code
 
 
-def test_the_examples_are_there() -> None:
+def test_examples_exist() -> None:
     for name in [row[0] for row in table("Examples")]:
         assert (ROOT / "docs" / re.search(r"\((.+)\)", name)[1]).exists(), name
 
@@ -102,13 +102,13 @@ def staged_then_written(gpu: SimulatedGpu, own: int, **options: Any) -> list[str
     return gpu.take_reports()
 
 
-def test_without_a_snapshot_a_write_is_not_ordered(gpu: SimulatedGpu) -> None:
+def test_writes_race_without_snapshot(gpu: SimulatedGpu) -> None:
     stream = gpu.stream()
     assert staged_then_written(gpu, stream, stream=stream) == []
     assert "race" in staged_then_written(gpu, stream, stream=stream, snapshot=False)
 
 
-def test_a_foreign_array_needs_its_stream_for_a_snapshot(gpu: SimulatedGpu) -> None:
+def test_foreign_array_needs_its_stream(gpu: SimulatedGpu) -> None:
     stream = gpu.stream()
     assert staged_then_written(gpu, stream, stream=stream) == []
     assert "race" in staged_then_written(gpu, stream)

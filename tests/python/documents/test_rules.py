@@ -1,4 +1,4 @@
-"""The rules of DLPack: the page docs/reference/rules.md, and tests of rules that stand nowhere else."""
+"""The rules of DLPack: the page docs/reference/rules.md, and tests of rules that no other file tests."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_rules_are_numbered() -> None:
     assert numbers == list(range(1, 111))
 
 
-# ---- looking at what goes out ----
+# ---- exports ----
 
 
 def array() -> np.ndarray:
@@ -75,7 +75,7 @@ def array() -> np.ndarray:
 
 @dataclass
 class Export:
-    """A capsule made through the neutral handle, and a look into it that lasts as long as the capsule."""
+    """A capsule made by a dlbridge.Tensor, and its struct, valid as long as the capsule."""
 
     capsule: Any
     managed: Any
@@ -109,7 +109,7 @@ def watched() -> tuple[np.ndarray, weakref.ref]:
 
 
 @pytest.mark.rule(1)
-def test_structs_lie_as_dlpack_says() -> None:
+def test_structs_match_dlpack() -> None:
     assert [getattr(DLTensor, name).offset for name, _ in DLTensor._fields_] == [0, 8, 12, 16, 20, 21, 22, 24, 32, 40]
     assert [getattr(DLManagedTensor, name).offset for name, _ in DLManagedTensor._fields_] == [0, 48, 56]
     versioned = [getattr(DLManagedTensorVersioned, name).offset for name, _ in DLManagedTensorVersioned._fields_]
@@ -118,13 +118,13 @@ def test_structs_lie_as_dlpack_says() -> None:
     for size in ("DLTensor) == 48", "DLManagedTensor) == 64", "DLManagedTensorVersioned) == 80"):
         assert f"static_assert(sizeof({size}" in header
     a = array()
-    for of_version_1 in (True, False):  # and what goes out lies like that
+    for of_version_1 in (True, False):  # exports have this layout
         out = export(a, of_version_1)
         assert (out.tensor.data, out.tensor.ndim, out.tensor.shape[2], out.tensor.strides[0]) == (address(a), 3, 4, 12)
 
 
 @pytest.mark.rule(2)
-def test_the_version_is_the_one_compiled_in() -> None:
+def test_version_is_the_compiled_one() -> None:
     handle = dlbridge.from_dlpack(array())
     compiled = tuple(int(part) for part in dlbridge.build_info()["dlpack"].split("."))
     assert compiled >= (1, 3)
@@ -134,7 +134,7 @@ def test_the_version_is_the_one_compiled_in() -> None:
 
 
 @pytest.mark.rule(8)
-def test_flags_are_zero_unless_there_is_a_reason() -> None:
+def test_flags_are_zero_without_reason() -> None:
     for x in (array(), torch.ones(3), array()[::-1], np.empty(0), np.array(1)):
         assert export(x).managed.flags == 0
 
@@ -144,7 +144,7 @@ def test_flags_are_zero_unless_there_is_a_reason() -> None:
 
 @pytest.mark.rule(10)
 @BOTH
-def test_strides_are_never_null_above_rank_0(versioned: bool) -> None:
+def test_strides_are_not_null(versioned: bool) -> None:
     crafted = Crafted(strides=None, version=(1, 1))
     for x in (array(), np.empty((0, 3)), torch.ones(2, 2), np.ones(1), dlbridge.from_dlpack(crafted.capsule())):
         handle = x if isinstance(x, dlbridge.Tensor) else dlbridge.from_dlpack(x)
@@ -154,7 +154,7 @@ def test_strides_are_never_null_above_rank_0(versioned: bool) -> None:
 
 
 @pytest.mark.rule(13)
-def test_byte_offset_is_zero_where_data_is_an_address() -> None:
+def test_byte_offset_is_zero() -> None:
     a = array()
     for x in (a[1:, 2:], a[:, ::-1], torch.arange(24.0)[7:], dlbridge.from_dlpack(Crafted(byte_offset=16).capsule())):
         out = export(x)
@@ -162,7 +162,7 @@ def test_byte_offset_is_zero_where_data_is_an_address() -> None:
 
 
 @pytest.mark.rule(14)
-def test_a_stride_that_does_not_divide_is_a_buffer_error_unless_never_stepped() -> None:
+def test_odd_byte_strides_are_refused() -> None:
     record = np.zeros(4, np.dtype([("a", "i1"), ("b", "f4")]))
     error = refusal(lambda: dlbridge.from_dlpack(record["b"]))
     assert error.code == "stride_not_multiple"
@@ -172,7 +172,7 @@ def test_a_stride_that_does_not_divide_is_a_buffer_error_unless_never_stepped() 
 
 
 @pytest.mark.rule(15)
-def test_negative_strides_start_at_the_first_element() -> None:
+def test_negative_strides_start_first() -> None:
     a = array()
     for x in (a[::-1], a[:, ::-2], a[..., ::-1], a[::-1, ::-1, ::-3]):
         tensor = (out := export(x)).tensor
@@ -183,12 +183,12 @@ def test_negative_strides_start_at_the_first_element() -> None:
 
 
 @pytest.mark.rule(17)
-def test_bool_is_eight_bits_of_its_own_code() -> None:
+def test_bool_is_eight_bits() -> None:
     assert dtype_of(np.ones(3, bool)) == dtype_of(torch.ones(3, dtype=torch.bool)) == (6, 8, 1)
 
 
 @pytest.mark.rule(18)
-def test_complex64_is_64_bits_and_one_lane() -> None:
+def test_complex64_is_one_lane() -> None:
     assert dtype_of(np.ones(3, "c8")) == dtype_of(torch.ones(3, dtype=torch.complex64)) == (5, 64, 1)
     assert dtype_of(np.ones(3, "c16")) == (5, 128, 1)
 
@@ -199,7 +199,7 @@ def test_bfloat16_is_its_own_code() -> None:
 
 
 @pytest.mark.rule(21)
-def test_lanes_are_one_but_for_a_pair_of_float4() -> None:
+def test_lanes_are_one_except_float4_pairs() -> None:
     arrays = [np.ones(2, t) for t in "?bBhHiIlLefdFD"]
     arrays += [np.ones(2, getattr(ml_dtypes, t)) for t in ("bfloat16", "float8_e5m2", "float6_e2m3fn", "int4", "uint2")]
     assert {dtype_of(x)[2] for x in arrays} == {1}
@@ -216,19 +216,19 @@ NARROW = {
 
 @pytest.mark.rule(22)
 @pytest.mark.parametrize("name", NARROW)
-def test_narrow_types_have_the_bits_of_their_name(name: str) -> None:
+def test_narrow_types_have_their_bits(name: str) -> None:
     assert dtype_of(np.zeros(3, getattr(ml_dtypes, name))) == (*NARROW[name], 1)
 
 
 @pytest.mark.rule(23)
 @pytest.mark.parametrize("name", NARROW)
-def test_an_element_below_a_byte_that_fills_one_is_flagged_as_padded(name: str) -> None:
+def test_padded_elements_are_flagged(name: str) -> None:
     assert export(np.zeros(3, getattr(ml_dtypes, name))).managed.flags == (PADDED if NARROW[name][1] < 8 else 0)
 
 
 @pytest.mark.rule(24)
 @pytest.mark.parametrize("device", [(1, 3), (1, -1), (3, 2), (11, 5)], ids=str)
-def test_host_memory_has_the_device_id_zero(device: tuple[int, int]) -> None:
+def test_host_memory_has_device_id_zero(device: tuple[int, int]) -> None:
     handle = dlbridge.from_dlpack(Crafted(device=device).capsule())
     out = export(handle)
     assert (out.tensor.device_type, out.tensor.device_id) == (device[0], 0)
@@ -237,16 +237,16 @@ def test_host_memory_has_the_device_id_zero(device: tuple[int, int]) -> None:
 
 @pytest.mark.rule(25)
 @pytest.mark.parametrize("gpu", [{"devices": 2}], indirect=True)
-def test_the_device_is_that_of_the_address(gpu: SimulatedGpu) -> None:
+def test_device_is_that_of_address(gpu: SimulatedGpu) -> None:
     fake = gpu.array(array(), device=1)  # device 0 is the current one
-    handle = dlbridge.from_dlpack(fake.as_cai())  # whose interface names no device
+    handle = dlbridge.from_dlpack(fake.as_cai())  # its interface names no device
     assert (handle.device, export(handle).tensor.device_id) == ("cuda:1", 1)
     lie = fake.capsule(device=(2, 0))
     assert refusal(lambda: dlbridge.to_numpy(lie, device="cpu")).code == "invalid_device"
 
 
 @pytest.mark.rule(26)
-def test_kinds_of_memory_stay_what_they_are(gpu: SimulatedGpu) -> None:
+def test_kinds_of_memory_are_kept(gpu: SimulatedGpu) -> None:
     for kind in (CUDA, CUDA_HOST, CUDA_MANAGED):
         out = export(dlbridge.from_dlpack(gpu.array(array(), kind=kind)))
         assert out.tensor.device_type == kind
@@ -255,7 +255,7 @@ def test_kinds_of_memory_stay_what_they_are(gpu: SimulatedGpu) -> None:
 
 @pytest.mark.rule(27)
 @pytest.mark.parametrize("device", [(1, 0), (1, 4), (3, 0), (2, 1), (13, 0), (10, 2), (7, 0)], ids=str)
-def test_the_device_method_says_what_the_struct_says(device: tuple[int, int]) -> None:
+def test_device_method_agrees_with_struct(device: tuple[int, int]) -> None:
     handle = dlbridge.from_dlpack(Crafted(device=device).capsule())
     out = export(handle)
     assert handle.__dlpack_device__() == (out.tensor.device_type, out.tensor.device_id)
@@ -265,14 +265,14 @@ def test_the_device_method_says_what_the_struct_says(device: tuple[int, int]) ->
 @pytest.mark.rule(28)
 @BOTH
 @pytest.mark.parametrize("rank", [1, 3, 8, 9, 32])
-def test_shape_and_strides_live_until_the_deleter_returns(rank: int, versioned: bool) -> None:
+def test_metadata_lives_until_deleter_returns(rank: int, versioned: bool) -> None:
     shape = (2, 3)[:rank] + (1,) * (rank - 2)
     handle = dlbridge.from_dlpack(np.zeros(shape))
     wanted = handle.strides
     managed, give_back = consume(export(handle, versioned).capsule)
     del handle
     gc.collect()
-    junk = [np.full(2 * rank + 8, -1) for _ in range(200)]  # takes what was freed, if anything was
+    junk = [np.full(2 * rank + 8, -1) for _ in range(200)]  # reuses freed memory, if there is any
     assert tuple(managed.dl_tensor.shape[:rank]) == shape
     assert tuple(managed.dl_tensor.strides[:rank]) == wanted
     del junk
@@ -281,7 +281,7 @@ def test_shape_and_strides_live_until_the_deleter_returns(rank: int, versioned: 
 
 @pytest.mark.rule(29, 103)
 @BOTH
-def test_the_owner_lives_until_the_deleter_is_called(versioned: bool) -> None:
+def test_owner_lives_until_deleter(versioned: bool) -> None:
     a, alive = watched()
     before = sys.getrefcount(a)
     capsule = export(a, versioned).capsule
@@ -296,11 +296,11 @@ def test_the_owner_lives_until_the_deleter_is_called(versioned: bool) -> None:
 
 
 @pytest.mark.rule(30)
-def test_what_may_not_be_written_is_flagged() -> None:
+def test_read_only_is_flagged() -> None:
     locked = array()
     locked.flags.writeable = False
     read_only = [locked, locked[1:], np.broadcast_to(np.ones(3), (2, 3)), np.frombuffer(b"abcd", np.uint8)]
-    read_only.append(dlbridge.from_dlpack(Crafted(versioned=False).capsule()))  # nobody can say that it is writable
+    read_only.append(dlbridge.from_dlpack(Crafted(versioned=False).capsule()))  # unknown write access
     for x in read_only:
         assert export(x).managed.flags & READ_ONLY
 
@@ -309,7 +309,7 @@ def test_what_may_not_be_written_is_flagged() -> None:
 
 
 @pytest.mark.rule(36, 38)
-def test_a_deleter_lets_no_exception_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_deleter_throws_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     unraisable: list[Any] = []
     monkeypatch.setattr(sys, "unraisablehook", lambda event: unraisable.append(event.exc_type))
 
@@ -318,13 +318,13 @@ def test_a_deleter_lets_no_exception_out(monkeypatch: pytest.MonkeyPatch) -> Non
             raise RuntimeError("in __del__")
 
     _, give_back = consume(export(np.ones(3).view(Angry)).capsule)
-    unraisable.clear()  # what the views made on the way have said
-    give_back()  # would raise what was left behind
+    unraisable.clear()  # of the views made meanwhile
+    give_back()  # would raise a pending exception
     assert unraisable == [RuntimeError]
 
 
 @pytest.mark.rule(38)
-def test_a_deleter_keeps_the_exception_that_is_handled() -> None:
+def test_deleter_keeps_handled_exception() -> None:
     _, give_back = consume(export(array()).capsule)
     try:
         raise LookupError("own words")
@@ -335,7 +335,7 @@ def test_a_deleter_keeps_the_exception_that_is_handled() -> None:
 
 @pytest.mark.rule(37)
 @BOTH
-def test_the_last_holder_frees_exactly_once(versioned: bool) -> None:
+def test_last_holder_frees_once(versioned: bool) -> None:
     crafted = Crafted(versioned=versioned)
     handle = dlbridge.from_dlpack(crafted.capsule())
     taken = [consume(export(handle).capsule) for _ in range(5)]
@@ -347,7 +347,7 @@ def test_the_last_holder_frees_exactly_once(versioned: bool) -> None:
 
 
 @pytest.mark.rule(39)
-def test_no_lock_is_held_while_a_deleter_runs() -> None:
+def test_deleter_runs_without_lock() -> None:
     done = threading.Event()
     finished: list[bool] = []
 
@@ -361,9 +361,9 @@ def test_no_lock_is_held_while_a_deleter_runs() -> None:
 
     class Busy(Crafted):
         def _count(self, _: int) -> None:
-            convert_everything()  # from within
+            convert_everything()  # in the deleter
             done.clear()
-            other = threading.Thread(target=convert_everything)  # and while others wait for it
+            other = threading.Thread(target=convert_everything)  # on another thread
             other.start()
             finished.append(done.wait(30))
             other.join(30)
@@ -383,13 +383,13 @@ except ImportError:
     print("no _testcapi"); sys.exit()
 
 def attempt(call, n):
-    # Lets one allocation of CPython's fail: the one after n others. Nothing but the call runs meanwhile.
+    # One allocation of CPython fails: the one after n others. Only the call runs meanwhile.
     set_nomemory(n, n + 1)
     try:
         return call()
     except (MemoryError, dlbridge.ExchangeError):
         return None
-    except RuntimeError as error:   # torch's own, for what should be a MemoryError
+    except RuntimeError as error:   # torch raises it in place of a MemoryError
         if "Failed to allocate" not in str(error): raise
         return None
     finally:
@@ -423,7 +423,7 @@ def run_with_failing_allocations(code: str) -> None:
 
 
 @pytest.mark.rule(40, 48)
-def test_a_failure_on_the_way_out_frees_everything() -> None:
+def test_failed_export_frees_everything() -> None:
     run_with_failing_allocations(
         """
         a = np.arange(6.0)
@@ -438,7 +438,7 @@ def test_a_failure_on_the_way_out_frees_everything() -> None:
 
 
 @pytest.mark.rule(51)
-def test_a_failure_on_the_way_in_gives_back_once() -> None:
+def test_failed_import_releases_once() -> None:
     run_with_failing_allocations(
         """
         a = np.arange(6.0)
@@ -459,14 +459,14 @@ def test_a_failure_on_the_way_in_gives_back_once() -> None:
 
 @pytest.mark.rule(41)
 @EACH_TARGET
-def test_no_work_is_pending_when_a_deleter_is_called(convert: Callable[..., Any]) -> None:
+def test_deleter_runs_after_all_work(convert: Callable[..., Any]) -> None:
     memory = (ctypes.c_float * (1 << 20))(*[3.0] * (1 << 20))  # enough for several threads to copy it
     crafted = Scribbler(shape=(1 << 20,), strides=(1,), memory=memory)
     copied = convert(Producer(lambda **_: crafted.capsule()), copy=True)
-    assert crafted.calls == 1  # it has overwritten its memory
+    assert crafted.calls == 1  # the deleter has overwritten the memory
     assert (np.asarray(copied) == 3).all()
     elsewhere = Crafted(device=(2, 0)).capsule()
-    # What could go on after its call, a copy from another device, is not begun without that device's module.
+    # A copy from another device, which could run after its call, needs that device's module.
     assert refusal(lambda: convert(elsewhere, device="cpu")).field == "device"
 
 
@@ -475,7 +475,7 @@ def test_no_work_is_pending_when_a_deleter_is_called(convert: Callable[..., Any]
 
 @pytest.mark.rule(42)
 @BOTH
-def test_an_unused_capsule_frees(versioned: bool) -> None:
+def test_unused_capsule_frees(versioned: bool) -> None:
     a, alive = watched()
     capsule = export(a, versioned).capsule
     del a
@@ -487,7 +487,7 @@ def test_an_unused_capsule_frees(versioned: bool) -> None:
 
 @pytest.mark.rule(43)
 @BOTH
-def test_a_used_capsule_frees_nothing(versioned: bool) -> None:
+def test_used_capsule_frees_nothing(versioned: bool) -> None:
     a, alive = watched()
     capsule = export(a, versioned).capsule
     managed, give_back = consume(capsule)
@@ -501,7 +501,7 @@ def test_a_used_capsule_frees_nothing(versioned: bool) -> None:
 
 @pytest.mark.rule(44)
 @BOTH
-def test_a_dropped_capsule_keeps_a_pending_exception(versioned: bool) -> None:
+def test_dropped_capsule_keeps_pending_exception(versioned: bool) -> None:
     seen: list[bool] = []
 
     class Asks(Crafted):
@@ -509,20 +509,20 @@ def test_a_dropped_capsule_keeps_a_pending_exception(versioned: bool) -> None:
             seen.append(exception_pending())
 
     with pytest.raises(TypeError, match="PyCapsule"):
-        # The call drops its argument, the capsule's last reference, with the exception that it raises under way.
+        # The call drops the capsule's last reference while its own exception is pending.
         int(dlbridge.from_dlpack(Asks().capsule()).__dlpack__(max_version=(1, 0) if versioned else None))
     assert seen == [False]
 
 
 @pytest.mark.rule(45)
 @BOTH
-def test_a_capsule_without_a_deleter_can_be_dropped(versioned: bool) -> None:
+def test_capsule_without_deleter_can_be_dropped(versioned: bool) -> None:
     a = array()
     before = sys.getrefcount(a)
     out = export(a, versioned)
     out.managed.deleter = None
     del out
-    assert sys.getrefcount(a) == before + 1  # nobody could be told
+    assert sys.getrefcount(a) == before + 1  # there is no deleter to call
 
 
 @pytest.mark.rule(46)
@@ -544,8 +544,8 @@ def test_names_are_static(versioned: bool) -> None:
 
 
 @pytest.mark.rule(50)
-def test_a_capsule_that_others_consume_in_between_is_refused() -> None:
-    # Between the look into the capsule and the taking of it ml_dtypes is imported: Python code, that may do anything.
+def test_capsule_consumed_meanwhile_is_refused() -> None:
+    # ml_dtypes is imported after the capsule was read and before it is consumed; importing runs any Python code.
     output = run_isolated(
         """
         sys.path.insert(0, "tests/python/helpers")
@@ -574,8 +574,8 @@ def test_a_capsule_that_others_consume_in_between_is_refused() -> None:
 @pytest.mark.rule(50)
 @BOTH
 @pytest.mark.parametrize("into", ["new", "out"])
-def test_a_capsule_cannot_be_consumed_while_it_is_copied(into: str, versioned: bool) -> None:
-    size = 1 << 26  # enough for other threads to run meanwhile
+def test_copying_capsule_cannot_be_consumed(into: str, versioned: bool) -> None:
+    size = 1 << 26  # large enough for other threads to run
     crafted = Crafted(
         shape=(size,), strides=(1,), code=1, bits=8, versioned=versioned, memory=(ctypes.c_uint8 * size)()
     )
@@ -607,8 +607,8 @@ def test_a_capsule_cannot_be_consumed_while_it_is_copied(into: str, versioned: b
 @pytest.mark.rule(55)
 @BOTH
 @EACH_TARGET
-def test_the_producers_shape_and_strides_are_never_changed(convert: Callable[..., Any], versioned: bool) -> None:
-    # Strides that torch and NumPy would rather have otherwise.
+def test_producer_metadata_is_unchanged(convert: Callable[..., Any], versioned: bool) -> None:
+    # Strides that torch and NumPy replace by others.
     for shape, strides in (((1, 3), (-7, 1)), ((0, 3), (5, -5)), ((2, 1, 3), (3, 99, 1)), ((2, 3), (3, 1))):
         crafted = Crafted(shape=shape, strides=strides, versioned=versioned, byte_offset=8)
         capsule = crafted.capsule()
@@ -644,13 +644,13 @@ class Scribbler(Crafted):
 @pytest.mark.rule(56)
 @BOTH
 @EACH_TARGET
-def test_metadata_is_copied_before_the_deleter_is_called(convert: Callable[..., Any], versioned: bool) -> None:
+def test_metadata_is_copied_before_deleter(convert: Callable[..., Any], versioned: bool) -> None:
     crafted = Scribbler(versioned=versioned)
     copied = convert(Producer(lambda **_: crafted.capsule()), copy=True)
     assert crafted.calls == 1
     lent = Scribbler(versioned=versioned)
     shared = convert(lent.capsule())
-    lent.scribble()  # shape and strides are the producer's: nothing of ours looks at them any more
+    lent.scribble()  # dlbridge must not read the producer's shape and strides any more
     for result in (copied, shared):
         assert (tuple(result.shape), element_strides(result)) == ((2, 3), (3, 1))
         assert np.asarray(result).tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -660,7 +660,7 @@ def test_metadata_is_copied_before_the_deleter_is_called(convert: Callable[..., 
 @BOTH
 @pytest.mark.parametrize("data", [-1, None], ids=["data", "null"])
 @EACH_TARGET
-def test_empty_tensors_are_given_back_too(convert: Callable[..., Any], data: int | None, versioned: bool) -> None:
+def test_empty_tensors_are_released(convert: Callable[..., Any], data: int | None, versioned: bool) -> None:
     for shape in ((0,), (0, 3), (2, 0, 3)):
         crafted = Crafted(shape=shape, strides=None, version=(1, 0), data=data, versioned=versioned)
         result = convert(crafted.capsule())
@@ -672,7 +672,7 @@ def test_empty_tensors_are_given_back_too(convert: Callable[..., Any], data: int
 
 @pytest.mark.rule(59)
 @EACH_TARGET
-def test_a_refused_capsule_is_dropped_with_no_exception_pending(convert: Callable[..., Any]) -> None:
+def test_refused_capsule_drops_without_pending_exception(convert: Callable[..., Any]) -> None:
     seen: list[bool] = []
 
     class Asks(Crafted):
@@ -691,7 +691,7 @@ def test_a_refused_capsule_is_dropped_with_no_exception_pending(convert: Callabl
 
 
 @pytest.mark.rule(66)
-def test_an_offset_survives_being_passed_on() -> None:
+def test_offset_survives_export() -> None:
     crafted = Crafted(byte_offset=16)
     first = dlbridge.from_dlpack(crafted.capsule())
     second = dlbridge.from_dlpack(dlbridge.from_dlpack(first.__dlpack__(max_version=(1, 0))))
@@ -719,7 +719,7 @@ def test_alignment_is_measured(by: str, dtype: str) -> None:
 
 
 @pytest.mark.rule(68)
-def test_contiguity_takes_no_notice_of_extents_of_1() -> None:
+def test_contiguity_ignores_extents_of_1() -> None:
     shape = (1, 2, 1, 3)
     for strides in ((99, 3, -5, 1), (0, 3, 0, 1), (2**40, 3, 7, 1)):
         assert dlbridge.to_numpy(Crafted(shape=shape, strides=strides).capsule()).flags.c_contiguous
@@ -729,7 +729,7 @@ def test_contiguity_takes_no_notice_of_extents_of_1() -> None:
 
 
 @pytest.mark.rule(73)
-def test_read_only_carries_to_views_and_to_what_is_passed_on() -> None:
+def test_read_only_carries_on() -> None:
     handle = dlbridge.from_dlpack(Crafted(flags=READ_ONLY).capsule())
     a = handle.numpy()
     views = [a, a[1:], a.T, a.reshape(-1), a.view(np.int32), np.asarray(handle), np.from_dlpack(handle)]
@@ -745,7 +745,7 @@ def test_read_only_carries_to_views_and_to_what_is_passed_on() -> None:
 
 
 @pytest.mark.rule(75)
-def test_the_host_waits_before_managed_memory_is_shared_with_it(gpu: SimulatedGpu) -> None:
+def test_host_waits_for_managed_memory(gpu: SimulatedGpu) -> None:
     managed = gpu.array(array(), kind=CUDA_MANAGED, stream=gpu.stream())
     gpu.write(managed, array() + 1, managed.stream)
     shared = dlbridge.to_numpy(managed)
@@ -758,7 +758,7 @@ def test_the_host_waits_before_managed_memory_is_shared_with_it(gpu: SimulatedGp
 
 @pytest.mark.rule(79, 97)
 @pytest.mark.parametrize("stream", [0, 1, 2, -1, -2, 2**31, 2**80, True])
-def test_a_stream_of_the_cpu_is_an_error(stream: int) -> None:
+def test_cpu_stream_is_refused(stream: int) -> None:
     handle = dlbridge.from_dlpack(array())
     with pytest.raises((BufferError, ValueError), match="stream"):
         handle.__dlpack__(stream=stream)
@@ -769,7 +769,7 @@ def test_a_stream_of_the_cpu_is_an_error(stream: int) -> None:
 
 @pytest.mark.rule(80)
 @pytest.mark.parametrize("source", ["shared", "ours"])
-def test_no_edges_makes_no_call_that_orders(gpu: SimulatedGpu, source: str) -> None:
+def test_minus_one_makes_no_call(gpu: SimulatedGpu, source: str) -> None:
     x = gpu.array(array()) if source == "shared" else dlbridge.stage(array(), device="cuda:0", to="dlpack").result()
     handle = dlbridge.from_dlpack(x)
     before = gpu.counts()
@@ -782,7 +782,7 @@ def test_no_edges_makes_no_call_that_orders(gpu: SimulatedGpu, source: str) -> N
 
 @pytest.mark.rule(85)
 @EACH_TARGET
-def test_a_second_try_leaves_out_max_version_alone(convert: Callable[..., Any]) -> None:
+def test_retry_drops_only_max_version(convert: Callable[..., Any]) -> None:
     a = array()
     calls: list[dict[str, Any]] = []
 
@@ -796,7 +796,7 @@ def test_a_second_try_leaves_out_max_version_alone(convert: Callable[..., Any]) 
     assert address(result) == address(a)
     first, second = calls
     assert second == {name: value for name, value in first.items() if name != "max_version"}
-    # What the call names is done by the consumer, so that it is not lost with an old producer either.
+    # The consumer does what the call names, so an old producer loses nothing of it.
     assert address(convert(Producer(old), copy=True)) != address(a)
     assert convert(Producer(old), device="cpu") is not None
 
@@ -804,8 +804,8 @@ def test_a_second_try_leaves_out_max_version_alone(convert: Callable[..., Any]) 
 @pytest.mark.rule(86)
 @EACH_TARGET
 @BOTH
-def test_the_kind_of_a_capsule_is_told_by_its_name(versioned: bool, convert: Callable[..., Any]) -> None:
-    # Whatever version was asked for: what comes is what it is called.
+def test_capsule_name_tells_its_kind(versioned: bool, convert: Callable[..., Any]) -> None:
+    # The name decides, not the version that was requested.
     crafted = Crafted(versioned=versioned)
     result = convert(Producer(lambda **_: crafted.capsule()))
     assert np.asarray(result).tolist() == [[0, 1, 2], [3, 4, 5]]
@@ -815,11 +815,11 @@ def test_the_kind_of_a_capsule_is_told_by_its_name(versioned: bool, convert: Cal
     assert crafted.calls == 1
 
 
-# ---- what existing consumers rely on ----
+# ---- existing consumers ----
 
 
 @pytest.mark.rule(95)
-def test_odd_strides_where_nothing_is_stepped() -> None:
+def test_unused_strides_are_ignored() -> None:
     memory = np.zeros(16, np.uint8)
     start = -address(memory) % 4
     floats = memory[start : start + 4].view("f4")
@@ -831,7 +831,7 @@ def test_odd_strides_where_nothing_is_stepped() -> None:
 
 @pytest.mark.rule(101)
 @EACH_TARGET
-def test_copies_of_what_its_producer_will_not_copy(convert: Callable[..., Any]) -> None:
+def test_copy_despite_unwilling_producer(convert: Callable[..., Any]) -> None:
     a = array()
 
     def dlpack(*, copy: bool | None = None, **keywords: Any) -> Any:

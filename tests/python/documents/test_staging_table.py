@@ -36,7 +36,7 @@ def test_hazards_have_tests() -> None:
         assert tests and [test for test in tests if test not in existing] == [], hazard
 
 
-def test_the_code_of_the_page_stands_in_the_example() -> None:
+def test_code_stands_in_example() -> None:
     blocks = re.findall(r"^```cpp\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
     assert len(blocks) == 3
     for block in blocks:

@@ -126,13 +126,13 @@ def table() -> dict[str, dict[str, str]]:
     return {row[0]: dict(zip(tiers, row[1:], strict=True)) for row in rows[2:]}
 
 
-def test_every_row_has_a_test_and_every_test_a_row() -> None:
+def test_rows_match_tests() -> None:
     assert table().keys() == PROPERTIES.keys()
     assert all(set(row) == {"direct", "exchange"} for row in table().values())
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
-def test_a_tier_keeps_what_the_table_says(name: str) -> None:
+def test_tier_keeps_its_promises(name: str) -> None:
     expected = table()[name][TORCH_TIER]
     found = run_isolated(PROPERTIES[name] + "\nprint('yes' if kept else 'no')").strip()
     assert found == expected

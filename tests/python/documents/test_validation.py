@@ -70,7 +70,7 @@ def _survivable(alone: subprocess.CompletedProcess[str] | None) -> None:
         pytest.fail(f"ended by signal {-alone.returncode}\n{alone.stdout[-2000:]}\n{alone.stderr[-4000:]}")
 
 
-def test_the_module_passes_in_a_process_of_its_own(alone: subprocess.CompletedProcess[str] | None) -> None:
+def test_module_passes_in_own_process(alone: subprocess.CompletedProcess[str] | None) -> None:
     assert alone is None or alone.returncode == 0, f"{alone.stdout[-4000:]}\n{alone.stderr[-4000:]}"
 
 
@@ -313,13 +313,13 @@ def craft(case: str, versioned: bool) -> Crafted:
     return crafted
 
 
-def test_every_row_has_a_builder_and_every_builder_a_row() -> None:
+def test_rows_match_builders() -> None:
     cases = [row.case for row in ROWS]
     assert sorted(cases) == sorted(BUILDERS)
     assert len(set(cases)) == len(cases)
 
 
-def test_every_field_of_the_structs_has_rows() -> None:
+def test_every_field_has_rows() -> None:
     fields = {row.field for row in ROWS}
     wanted = {"data", "byte_offset", "ndim", "shape", "strides", "dtype", "device"}
     wanted |= {"version.major", "version.minor", "flags", "manager_ctx", "deleter", "capsule name"}
@@ -335,7 +335,7 @@ def test_every_code_of_a_descriptor_has_rows() -> None:
     assert codes <= {code for row in ROWS for code in row.outcomes.values()}
 
 
-def test_the_last_column_follows_from_the_outcomes() -> None:
+def test_last_column_follows_results() -> None:
     for row in ROWS:
         shared = {outcome == "share" for outcome in row.outcomes.values()}
         words = set(row.capsule.removesuffix(", no deleter").split(" or "))
@@ -491,7 +491,7 @@ def refusal_by_explain(capsule: Any, target: str) -> str:
 
 
 @pytest.mark.parametrize("row, versioned, target", [case for case in REFUSED if case.values[0].capsule != "untouched"])
-def test_a_refused_capsule_can_be_taken_once_it_is_in_order(row: Row, versioned: bool, target: str) -> None:
+def test_refused_capsule_can_be_retried(row: Row, versioned: bool, target: str) -> None:
     crafted = craft(row.case, versioned)
     managed = crafted.managed()
     good = Crafted(versioned=versioned, deleter=crafted.deleter, memory=crafted.memory)
@@ -507,7 +507,7 @@ def test_a_refused_capsule_can_be_taken_once_it_is_in_order(row: Row, versioned:
 
 @pytest.mark.parametrize("copy", [None, True, False], ids=["none", "true", "false"])
 @pytest.mark.parametrize("row, versioned, target", [case for case in REFUSED if case.values[0].is_never_right])
-def test_no_copy_cures_what_cannot_be_right(row: Row, versioned: bool, target: str, copy: bool | None) -> None:
+def test_copies_do_not_cure_errors(row: Row, versioned: bool, target: str, copy: bool | None) -> None:
     crafted = craft(row.case, versioned)
     capsule = crafted.capsule()
     error = refused(target, capsule, copy=copy)
@@ -516,7 +516,7 @@ def test_no_copy_cures_what_cannot_be_right(row: Row, versioned: bool, target: s
 
 
 @pytest.mark.parametrize("row, versioned, target", CASES)
-def test_a_row_from_a_producer_is_given_back_once(row: Row, versioned: bool, target: str) -> None:
+def test_producer_row_is_released_once(row: Row, versioned: bool, target: str) -> None:
     crafted = craft(row.case, versioned)
     producer = Producer(lambda **_: crafted.capsule())
     if row.outcomes[target] == "share":
@@ -549,7 +549,7 @@ def test_refusals_leak_nothing(row: Row, target: str) -> None:
     assert_no_growth(attempt, times=100)
 
 
-def test_the_error_names_the_first_field_that_is_wrong() -> None:
+def test_error_names_first_wrong_field() -> None:
     # In the order of the document: each setting is wrong, and so is all that comes after it.
     wrong: list[tuple[str, dict[str, Any]]] = [
         ("unsupported_version", {"version": (3, 0)}),
@@ -572,7 +572,7 @@ def test_the_error_names_the_first_field_that_is_wrong() -> None:
             assert refusal(lambda convert=convert, capsule=capsule: convert(capsule)).code == code
 
 
-def test_a_capsule_without_a_pointer_cannot_be_made() -> None:
+def test_capsule_needs_a_pointer() -> None:
     new = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
         ("PyCapsule_New", ctypes.pythonapi)
     )
@@ -582,7 +582,7 @@ def test_a_capsule_without_a_pointer_cannot_be_made() -> None:
 
 @pytest.mark.rule(3)
 @pytest.mark.parametrize("target", TARGETS)
-def test_nothing_of_a_foreign_major_version_is_read(target: str) -> None:
+def test_foreign_major_version_is_not_read(target: str) -> None:
     # Version, context and deleter end a page; the rest of the descriptor lies on one that may not be read.
     page = 4096
     libc = ctypes.CDLL(None)
@@ -738,13 +738,13 @@ def object_of(row: TableRow, handed_out: Crafted, by_method: Crafted | None) -> 
     return foreign(attribute, **members)
 
 
-def test_every_table_row_has_a_builder_and_every_builder_a_row() -> None:
+def test_table_rows_match_builders() -> None:
     assert sorted(row.case for row in TABLE_ROWS) == sorted(TABLE_BUILDERS)
     fields = {"attribute", "version.major", "version.minor", "prev_api", "slots"}
     assert {row.field for row in TABLE_ROWS} == fields | {"managed_tensor_from_py_object_no_sync"}
 
 
-def test_the_tables_last_column_follows_from_the_outcomes() -> None:
+def test_table_last_column_follows_results() -> None:
     for row in TABLE_ROWS:
         handed_out = {row.with_method == "table", row.without_method == "table"}
         assert handed_out == {row.tensor == "given back once"}, row.case
@@ -780,7 +780,7 @@ HANDED_OUT = [case for case in CASES if case.values[1] and case.values[0].field 
 
 @pytest.mark.rule(92)
 @pytest.mark.parametrize("row, versioned, target", HANDED_OUT)
-def test_a_row_through_an_exchange_table_is_given_back_once(row: Row, versioned: bool, target: str) -> None:
+def test_exchange_table_row_is_released_once(row: Row, versioned: bool, target: str) -> None:
     crafted = craft(row.case, versioned)
     x = with_table(hands_out(crafted))
     if row.outcomes[target] == "share":
@@ -798,7 +798,7 @@ def test_a_row_through_an_exchange_table_is_given_back_once(row: Row, versioned:
 @pytest.mark.parametrize(
     "row", [case.values[0] for case in HANDED_OUT if case.values[2] == "from_dlpack"], ids=lambda row: row.case
 )
-def test_a_row_into_our_own_table_is_given_back_once(row: Row) -> None:
+def test_own_table_row_is_released_once(row: Row) -> None:
     crafted = craft(row.case, True)
     managed = crafted.managed()
     out = ADDRESS()
@@ -888,7 +888,7 @@ def may_be_right(crafted: Crafted) -> bool:
     deadline=None,
 )
 @given(descriptors(), st.sampled_from(sorted(TARGETS)))
-def test_random_descriptors_are_taken_as_they_say_or_refused(found: tuple[dict[str, Any], bool], target: str) -> None:
+def test_random_descriptors_are_read_or_refused(found: tuple[dict[str, Any], bool], target: str) -> None:
     fields, unspoiled = found
     crafted = Crafted(**fields, memory=(ctypes.c_uint8 * 96)(*[i % 2 for i in range(96)]))
     capsule = crafted.capsule()
@@ -929,5 +929,5 @@ def test_random_descriptors_reach_both_ends() -> None:
     assert min(seen.values()) > 40, seen
 
 
-def test_torch_is_the_one_that_the_tests_mean() -> None:
+def test_torch_is_the_expected_one() -> None:
     assert isinstance(dlbridge.to_torch(Crafted().capsule()), torch.Tensor)

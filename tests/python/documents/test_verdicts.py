@@ -626,7 +626,7 @@ def checks(case: Case, target: str) -> Iterator[Check]:
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", CASES)
-def test_explain_says_it_and_the_conversion_does_it(name: str, target: str) -> None:
+def test_explain_agrees_with_conversion(name: str, target: str) -> None:
     case = CASES[name]
     if case.lacking:
         pytest.skip(case.lacking)
@@ -672,7 +672,7 @@ MODES: dict[str, tuple[Callable[[Callable[[], None]], None], bool]] = {
 }
 
 
-def test_every_mode_of_the_document_is_run() -> None:
+def test_every_mode_is_run() -> None:
     assert [row["mode"] for row in tables()["Modes"]] == list(MODES)
 
 
@@ -817,7 +817,7 @@ def test_without_ml_dtypes() -> None:
     assert dict(line.split() for line in printed.splitlines()) == expected
 
 
-def test_float4_does_not_wait_for_others_to_import_ml_dtypes() -> None:
+def test_float4_imports_ml_dtypes() -> None:
     printed = run_isolated(
         """
         assert "ml_dtypes" not in sys.modules
@@ -832,7 +832,7 @@ def test_float4_does_not_wait_for_others_to_import_ml_dtypes() -> None:
 # ---- the tables are whole ----
 
 
-def test_every_row_has_a_source_and_every_source_a_row() -> None:
+def test_rows_match_sources() -> None:
     assert set(MAKERS) == {case.name for case in other_cases()}
 
 
@@ -850,7 +850,7 @@ def test_every_dtype_has_a_row() -> None:
         assert (name, "numpy") in listed or (f"ml_dtypes.{name}", "numpy") in listed or name == "float4_e2m1fn", name
 
 
-def test_the_look_at_a_result_tells_what_is_wrong() -> None:
+def test_checks_of_results_can_fail() -> None:
     check = next(iter(checks(CASES["array"], "to_numpy")))
     assert list(check._look_at(dlbridge.to_numpy(check.lent.x))) == []
     copied = list(check._look_at(check.lent.x.copy()))
