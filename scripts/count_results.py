@@ -1,6 +1,9 @@
 """Adds up the JUnit files of a test run: prints every skip with its reason, then "N passed, N failed, N skipped".
 
-A CTest report has a GoogleTest program as one case, which counts only where the program's own report does not tell.
+    python scripts/count_results.py FOLDER
+
+FOLDER/*.xml are reports of pytest and CTest; reports of GoogleTest lie in folders below. CTest reports a whole suite of
+GoogleTest as one case, which counts only if the suite wrote no report, or failed without saying so in its report.
 """
 
 import sys
@@ -9,32 +12,35 @@ from pathlib import Path
 
 
 def has_problem(case: ElementTree.Element) -> bool:
+    """Whether the case failed or could not run."""
     return case.find("failure") is not None or case.find("error") is not None or case.get("status") == "fail"
 
 
 def main(folder: Path) -> int:
-    """Returns 1 where a case failed or none ran."""
+    """Returns 1 if a case failed or none ran."""
     passed = failed = skipped = 0
     reports = {path: list(ElementTree.parse(path).iter("testcase")) for path in sorted(folder.rglob("*.xml"))}
-    programs: dict[str, bool] = {}  # which may have a report for each half
+    names = {path: path.relative_to(folder).parts[0].removesuffix(".xml") for path in reports}
+    suite_failed: dict[str, bool] = {}  # by "ctest-RUN.SUITE", of the reports in gtest-RUN
     for path, cases in reports.items():
         if path.parent != folder:
-            programs[path.stem] = programs.get(path.stem, False) or any(map(has_problem, cases))
+            for case in cases:
+                suite = names[path].replace("gtest", "ctest") + f".{case.get('classname')}"
+                suite_failed[suite] = suite_failed.get(suite, False) or has_problem(case)
     for path, cases in reports.items():
-        report = path.relative_to(folder).parts[0].removesuffix(".xml")
         for case in cases:
-            name = f"{case.get('classname')}.{case.get('name')}"
-            program = str(case.get("name")).split(".")[0]
-            if path.parent == folder and program in programs and has_problem(case) <= programs[program]:
+            suite = f"{names[path]}.{case.get('name')}"
+            if path.parent == folder and suite in suite_failed and has_problem(case) <= suite_failed[suite]:
                 continue
+            name = f"{case.get('classname')}.{case.get('name')}"
             skip = case.find("skipped")
             if has_problem(case):
                 failed += 1
-                print(f"FAILED  {report}: {name}")
+                print(f"FAILED  {names[path]}: {name}")
             elif skip is not None or case.get("status") in ("notrun", "disabled"):
                 skipped += 1
                 reason = skip.get("message", "") if skip is not None else case.get("status")
-                print(f"skipped {report}: {name}: {reason}")
+                print(f"skipped {names[path]}: {name}: {' '.join(str(reason).split())}")
             else:
                 passed += 1
     print(f"{passed} passed, {failed} failed, {skipped} skipped")

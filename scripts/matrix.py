@@ -48,8 +48,9 @@ print(json.dumps([platform.python_version(), info["torch"] or "–", version("nu
 
 
 def pins() -> dict[str, str]:
-    """What requirements.txt pins."""
-    return dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.txt").read_text(), re.M))
+    """What requirements.txt and requirements-test.txt pin."""
+    lists = (ROOT / name for name in ("requirements.txt", "requirements-test.txt"))
+    return dict(re.findall(r"^([\w.-]+)==(\S+)$", "".join(path.read_text() for path in lists), re.M))
 
 
 @dataclass

@@ -29,7 +29,7 @@ def nanobind() -> Any:
     folder = BUILD / "tests" / "interop"
     found = [*folder.glob("nanobind_peer.*.so"), *folder.glob("nanobind_peer.so")]
     if not found:
-        pytest.skip(f"nanobind_peer is not built in {folder}: run scripts/setup")
+        pytest.skip(f"nanobind_peer is not built in {folder}: run scripts/setup --tests")
     spec = importlib.util.spec_from_file_location("nanobind_peer", found[0])
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -92,7 +92,9 @@ def _extension_file() -> Path | None:
 def why_not() -> str | None:
     """Why there is no simulated GPU here; None where there is one."""
     if _extension_file() is None:
-        return f"this Python's CUDA simulator is not built in {BUILD}: it needs a CUDA toolkit and scripts/setup"
+        return (
+            f"this Python's CUDA simulator is not built in {BUILD}: it needs a CUDA toolkit and scripts/setup --tests"
+        )
     return None
 
 
