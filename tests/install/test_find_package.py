@@ -114,7 +114,7 @@ def installed(request) -> Installed:
 # ---- what is installed ----
 
 
-def test_component_development_is_what_an_install_without_component_gives(prefix, tmp_path):
+def test_development_component_is_default(prefix, tmp_path):
     run("cmake", "--install", BUILD, "--component", "development", "--prefix", tmp_path / "prefix")
 
     def names(top: Path) -> set[Path]:
@@ -124,13 +124,13 @@ def test_component_development_is_what_an_install_without_component_gives(prefix
     assert Path("lib/libdlbridge.so") in names(prefix.top)
 
 
-def test_headers_come_with_dlpack_and_its_licence(installed):
+def test_headers_include_dlpack(installed):
     for name in ("dlbridge/managed_tensor.h", "dlbridge/numpy.h", "dlbridge/torch.h", "dlpack/dlpack.h"):
         assert (installed.include / name).is_file()
     assert "Apache License" in (installed.include / "dlpack" / "LICENSE").read_text()
 
 
-def test_wheel_has_no_links_and_cmake_dir_names_its_folder(wheel):
+def test_wheel_has_no_links(wheel):
     assert not [path for path in wheel.top.rglob("*") if path.is_symlink()]
     names = ["dlbridge", *sorted(f"dlbridge_{component}" for component in COMPONENTS if component != "core")]
     assert [path.name for path in wheel.libraries()] == [f"lib{name}.so.0.1" for name in names]
@@ -138,7 +138,7 @@ def test_wheel_has_no_links_and_cmake_dir_names_its_folder(wheel):
     assert run(sys.executable, "-c", code, wheel.top.parent).strip() == str(wheel.cmake)
 
 
-def test_nothing_names_the_folders_of_the_build(installed):
+def test_no_build_paths_leak(installed):
     for path in installed.top.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
@@ -155,7 +155,7 @@ def symbols(library: Path, which: str) -> set[str]:
     return {line.split()[-1] for line in run("nm", "-D", "--without-symbol-versions", which, library).splitlines()}
 
 
-def test_core_knows_neither_python_nor_torch(installed):
+def test_core_needs_no_framework(installed):
     core = installed.lib / "libdlbridge.so.0.1"
     assert set(dynamic(core, "NEEDED")) <= {"libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6"}
     foreign = re.compile(r"^_?Py|c10|N2at|torch|nanobind|cuda")
@@ -163,7 +163,7 @@ def test_core_knows_neither_python_nor_torch(installed):
     assert [name for name in seen if foreign.search(name)] == []
 
 
-def test_libraries_export_nothing_but_their_own(installed):
+def test_only_own_symbols_are_exported(installed):
     own = re.compile(r"^(_ZNK?8dlbridge|_ZT[ISV]N8dlbridge|dlb_)")
     for library in installed.libraries():
         exported = symbols(library, "--defined-only")
@@ -173,7 +173,7 @@ def test_libraries_export_nothing_but_their_own(installed):
 
 
 @needs_cuda
-def test_cuda_module_needs_neither_a_driver_nor_a_runtime(installed):
+def test_cuda_module_loads_without_driver(installed):
     library = installed.lib / "libdlbridge_cuda.so.0.1"
     assert set(dynamic(library, "NEEDED")) <= {
         *("libdlbridge.so.0.1", "libstdc++.so.6", "libgcc_s.so.1", "libm.so.6", "libc.so.6", "ld-linux-x86-64.so.2"),
@@ -199,7 +199,7 @@ int main() {
 
 
 @needs_cuda
-def test_program_links_the_cuda_module_without_a_toolkit(installed, tmp_path):
+def test_cuda_links_without_toolkit(installed, tmp_path):
     (tmp_path / "main.cpp").write_text(USE_WITHOUT_DRIVER)
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.25)\nproject(use LANGUAGES CXX)\n"
@@ -215,7 +215,7 @@ def test_program_links_the_cuda_module_without_a_toolkit(installed, tmp_path):
 
 @needs_cuda
 @needs_pkg_config
-def test_cuda_module_links_with_pkg_config(installed, tmp_path):
+def test_cuda_links_by_pkg_config(installed, tmp_path):
     source = tmp_path / "main.cpp"
     source.write_text(USE_WITHOUT_DRIVER)
     env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
@@ -225,7 +225,7 @@ def test_cuda_module_links_with_pkg_config(installed, tmp_path):
     run(tmp_path / "use", env={"LD_LIBRARY_PATH": str(installed.lib)})
 
 
-def test_libraries_look_beside_themselves(installed):
+def test_runpath_is_origin(installed):
     for library in installed.libraries():
         assert dynamic(library, "RUNPATH") == ["$ORIGIN"]
         assert dynamic(library, "SONAME") == [library.name]
@@ -234,7 +234,7 @@ def test_libraries_look_beside_themselves(installed):
 # ---- the examples ----
 
 
-def test_libtorch_example_runs_without_python(installed, tmp_path):
+def test_libtorch_example_runs(installed, tmp_path):
     program = installed.build(EXAMPLES / "libtorch", tmp_path / "build") / "share_tensor"
     said = run(program)
     assert said.count(": yes") == 5 and ": no" not in said
@@ -266,7 +266,7 @@ def why_no_gpu(wheel) -> str:
     [(EXAMPLES / "staging", "recorder", "mask: 0.5"), (C_EXAMPLE / "stage", "stage", "sum: 6")],
     ids=["cpp", "c"],
 )
-def test_staging_examples_run_with_or_without_a_gpu(installed, tmp_path, why_no_gpu, source, program, last_line):
+def test_staging_examples_run(installed, tmp_path, why_no_gpu, source, program, last_line):
     built = installed.build(source, tmp_path / "build") / program
     said = re.sub(r" \(\w+\)$", "", run(built).splitlines()[-1])  # in C the code comes behind the words
     assert said == (why_no_gpu or last_line)
@@ -279,7 +279,7 @@ GPU_ENGINE = EXAMPLES / "gpu_engine"
 
 @pytest.mark.parametrize("draws_with", ["dlbridge", pytest.param("cudart", marks=needs_toolkit)])
 @needs_cuda
-def test_gpu_engine_example_says_what_it_draws_or_what_is_missing(wheel, tmp_path, why_no_gpu, draws_with):
+def test_gpu_engine_example_runs(wheel, tmp_path, why_no_gpu, draws_with):
     runtime = "ON" if draws_with == "cudart" else "OFF"
     definitions = ("-DCMAKE_BUILD_TYPE=Release", f"-DENGINE_USES_CUDA_RUNTIME={runtime}")
     build = wheel.build(GPU_ENGINE, tmp_path / "build", *definitions)
@@ -297,7 +297,7 @@ def check_engine(program: Path, env: dict[str, str] | None = None) -> None:
 
 
 @needs_libpython
-def test_engine_example_exchanges_arrays_both_ways(installed, tmp_path):
+def test_engine_example_runs(installed, tmp_path):
     check_engine(installed.build(EXAMPLES / "engine", tmp_path / "build") / "engine")
 
 
@@ -334,13 +334,13 @@ with open("/proc/self/maps") as maps:
 """
 
 
-def test_extension_example_takes_any_framework(wheel, tmp_path):
+def test_extension_example_runs(wheel, tmp_path):
     build = wheel.build(EXAMPLES / "extension", tmp_path / "build", "-DCMAKE_BUILD_TYPE=Release")
     run(sys.executable, "-c", USE_EXTENSION, build, wheel.top.parent)
 
 
 @needs_pkg_config
-def test_core_links_with_pkg_config(installed, tmp_path):
+def test_core_links_by_pkg_config(installed, tmp_path):
     source = tmp_path / "core.cpp"
     source.write_text(
         "#include <dlbridge/error.h>\n"
@@ -354,7 +354,7 @@ def test_core_links_with_pkg_config(installed, tmp_path):
 
 @needs_pkg_config
 @needs_libpython
-def test_engine_example_builds_with_pkg_config(installed, tmp_path):
+def test_engine_example_by_pkg_config(installed, tmp_path):
     path = f"{installed.pkg_config}:{LIBPYTHON.parent / 'pkgconfig'}"
     env = {"PKG_CONFIG_PATH": path}
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -365,7 +365,7 @@ def test_engine_example_builds_with_pkg_config(installed, tmp_path):
 
 
 @needs_pkg_config
-def test_pkg_config_of_torch_names_its_version_and_folder(installed, tmp_path):
+def test_pkg_config_names_torch(installed, tmp_path):
     env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
     assert run("pkg-config", "--variable=torch_version", "dlbridge-torch", env=env).strip() == torch.__version__
     ask = ("pkg-config", f"--define-variable=torch_dir={TORCH_DIR}")
@@ -382,12 +382,12 @@ def check_c_example(program: Path, env: dict[str, str] | None = None) -> None:
     assert f"```text\n{said}```" in (ROOT / "docs" / "c.md").read_text(), "the guide shows what it prints"
 
 
-def test_c_example_builds_from_a_project_without_cxx(installed, tmp_path):
+def test_c_example_runs(installed, tmp_path):
     check_c_example(installed.build(C_EXAMPLE, tmp_path / "build") / "exchange")
 
 
 @needs_pkg_config
-def test_c_example_builds_with_pkg_config(installed, tmp_path):
+def test_c_example_by_pkg_config(installed, tmp_path):
     env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
     flags = run("pkg-config", "--cflags", "--libs", "dlbridge", env=env).strip()
     program = tmp_path / "exchange"
@@ -438,7 +438,7 @@ def edited(prefix, tmp_path):
     return copy
 
 
-def test_finds_all_components_and_core_alone_by_default(installed, ask):
+def test_finds_components(installed, ask):
     said = ask(installed, "0.1 REQUIRED COMPONENTS core numpy torch", expect=True)
     assert "found=1 version=0.1.0" in said and "core=TRUE" in said and "numpy=TRUE" in said and "torch=TRUE" in said
     said = ask(installed, "REQUIRED", expect=True)
@@ -446,7 +446,7 @@ def test_finds_all_components_and_core_alone_by_default(installed, ask):
 
 
 @needs_cuda
-def test_finds_the_cuda_module_and_core_with_it(installed, ask):
+def test_finds_cuda_component(installed, ask):
     said = ask(installed, "0.1 REQUIRED COMPONENTS cuda", expect=True)
     assert "core=TRUE" in said and "cuda=TRUE" in said and "torch=TRUE" not in said
 
@@ -456,7 +456,7 @@ def test_refuses_another_minor_version(prefix, ask):
         assert f'requested version "{other}"' in ask(prefix, f"{other} REQUIRED", expect=False)
 
 
-def test_refuses_another_torch_and_says_both_versions(edited, ask):
+def test_refuses_another_torch(edited, ask):
     where = edited("dlbridge-torch.cmake", torch.__version__, "2.14.1+cpu")
     said = ask(where, "REQUIRED COMPONENTS torch", expect=False)
     assert f"component torch: found torch {torch.__version__} ({TORCH_DIR}), expected torch 2.14.1+cpu" in said
@@ -464,7 +464,7 @@ def test_refuses_another_torch_and_says_both_versions(edited, ask):
     assert "found=1" in said and "torch=FALSE component torch: found torch" in said, "what is optional may be missing"
 
 
-def test_refuses_another_python_and_says_both_versions(edited, ask):
+def test_refuses_another_python(edited, ask):
     where = edited(
         "dlbridge-numpy.cmake", f'PYTHON "{sys.version_info.major}.{sys.version_info.minor}"', 'PYTHON "3.9"'
     )
@@ -473,12 +473,12 @@ def test_refuses_another_python_and_says_both_versions(edited, ask):
     assert f"component numpy: found Python {found} ({sys.executable}), expected Python 3.9" in said
 
 
-def test_names_the_places_where_no_torch_was(prefix, ask, tmp_path):
+def test_names_places_without_torch(prefix, ask, tmp_path):
     said = ask(prefix, "REQUIRED COMPONENTS torch", f"-DDLBRIDGE_TORCH_DIR={tmp_path}", expect=False)
     assert f"found no torch (in {tmp_path}), expected torch {torch.__version__}: pass -DDLBRIDGE_TORCH_DIR=" in said
 
 
-def test_says_that_a_component_was_not_built_or_does_not_exist(edited, ask):
+def test_missing_components_are_named(edited, ask):
     where = edited("dlbridge-config.cmake", f'"{";".join(COMPONENTS)}"', '"core;numpy"')
     config = where.cmake / "dlbridge-config.cmake"
     text = re.sub(r'torch_off ".*"', 'torch_off "there was no torch"', config.read_text())
@@ -494,7 +494,7 @@ def test_says_that_a_component_was_not_built_or_does_not_exist(edited, ask):
 # ---- the guide ----
 
 
-def test_guide_shows_the_examples_word_for_word():
+def test_guide_quotes_examples():
     guide = (ROOT / "docs" / "cpp.md").read_text()
     shown = re.findall(r"^```(?:cpp|cmake)\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
     assert len(shown) >= 6

@@ -138,7 +138,7 @@ def wheel_by(python: str | Path, kind: str) -> Path:
 
 
 @pytest.mark.timeout(900)
-def test_pip_install_into_an_environment_without_torch(tmp_path):
+def test_pip_install_without_torch(tmp_path):
     environment = tmp_path / "env"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
@@ -163,7 +163,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 
 @pytest.mark.timeout(900)
-def test_wheel_has_what_python_and_cpp_need_and_no_links(wheel):
+def test_wheel_contents(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         links = [entry.filename for entry in archive.infolist() if entry.external_attr >> 28 == 0o12]
@@ -191,7 +191,7 @@ def test_wheel_has_the_cuda_module(wheel):
     assert not [name for name in names if "libcudart" in name or "dlbridge_sim" in name]
 
 
-def test_wheel_for_an_environment_with_torch(installed):
+def test_wheel_with_torch(installed):
     run(sys.executable, "-c", USE_WITH_TORCH, installed)
     dynamic = run("readelf", "-d", next((installed / "dlbridge").glob("_torch*.so")))
     assert "$ORIGIN/lib" in dynamic and str(ROOT) not in dynamic, "found beside itself, not in a build folder"
@@ -199,7 +199,7 @@ def test_wheel_for_an_environment_with_torch(installed):
 
 @needs_toolkit
 @pytest.mark.parametrize("order", ["torch first", "torch second"])
-def test_the_cuda_module_works_beside_torchs_runtime(installed, order):
+def test_cuda_module_beside_torch(installed, order):
     run(sys.executable, "-X", "faulthandler", "-c", BESIDE_TORCH, installed, order)
     dynamic = run("readelf", "-d", next((installed / "dlbridge").glob("_cuda*.so")))
     assert "$ORIGIN/lib" in dynamic and "libcuda" not in dynamic, "found beside itself; the driver is no part of it"

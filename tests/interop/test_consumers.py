@@ -49,7 +49,7 @@ LAYOUTS: dict[str, Callable[[], np.ndarray]] = {
 
 @consumers
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_consumer_sees_the_same_elements_at_the_same_address(layout: str, consumer: Consumer) -> None:
+def test_consumers_share_layouts(layout: str, consumer: Consumer) -> None:
     a = LAYOUTS[layout]()
     handle = dlbridge.from_dlpack(a)
     if layout in consumer.refuses:
@@ -63,7 +63,7 @@ def test_a_consumer_sees_the_same_elements_at_the_same_address(layout: str, cons
 
 
 @consumers
-def test_a_consumer_holds_its_dtypes(consumer: Consumer) -> None:
+def test_consumers_share_dtypes(consumer: Consumer) -> None:
     for name in consumer.dtypes:
         a = aligned_array(numpy_dtype(name), 8)
         a[...] = [0, 1, 1, 0, 1, 0, 0, 1]
@@ -74,7 +74,7 @@ def test_a_consumer_holds_its_dtypes(consumer: Consumer) -> None:
 
 
 @consumers
-def test_writes_of_either_side_are_seen_by_the_other(consumer: Consumer) -> None:
+def test_consumers_share_writes(consumer: Consumer) -> None:
     a = floats()
     taken = consumer.take(dlbridge.from_dlpack(a))
     a[3] = 50
@@ -86,7 +86,7 @@ def test_writes_of_either_side_are_seen_by_the_other(consumer: Consumer) -> None
 
 
 @consumers
-def test_what_becomes_of_read_only_memory(consumer: Consumer) -> None:
+def test_consumers_and_read_only_memory(consumer: Consumer) -> None:
     a = floats()
     a.flags.writeable = False
     handle = dlbridge.from_dlpack(a)
@@ -102,7 +102,7 @@ def test_what_becomes_of_read_only_memory(consumer: Consumer) -> None:
 
 
 @consumers
-def test_what_a_consumer_took_outlives_everything(consumer: Consumer) -> None:
+def test_consumers_keep_memory_alive(consumer: Consumer) -> None:
     a = floats()
     watch = weakref.ref(a)
     taken = consumer.take(dlbridge.from_dlpack(a))
@@ -138,7 +138,7 @@ def recorded_calls() -> Iterator[list[str]]:
 
 
 @consumers
-def test_what_a_consumer_calls(consumer: Consumer) -> None:
+def test_methods_consumers_call(consumer: Consumer) -> None:
     handle = dlbridge.from_dlpack(floats())
     with recorded_calls() as calls:
         consumer.take(handle)
@@ -149,7 +149,7 @@ def test_what_a_consumer_calls(consumer: Consumer) -> None:
 # ---- NumPy ----
 
 
-def test_numpy_copies_where_it_is_told_to() -> None:
+def test_numpy_copies_on_request() -> None:
     a = floats()
     handle = dlbridge.from_dlpack(a)
     copied = np.from_dlpack(handle, copy=True)
@@ -162,14 +162,14 @@ def test_numpy_copies_where_it_is_told_to() -> None:
 # ---- torch ----
 
 
-def test_torch_keeps_bfloat16_and_takes_legacy_capsules() -> None:
+def test_torch_takes_legacy_capsules() -> None:
     a = floats()
     assert torch.from_dlpack(dlbridge.from_dlpack(a.astype(ml_dtypes.bfloat16))).dtype == torch.bfloat16
     taken = torch.utils.dlpack.from_dlpack(dlbridge.from_dlpack(a).__dlpack__())
     assert address(taken) == address(a)
 
 
-def test_torch_asarray_reads_a_flat_buffer() -> None:
+def test_torch_asarray_loses_shape() -> None:
     a = floats().reshape(4, 6)
     taken = torch.asarray(dlbridge.from_dlpack(a))
     assert address(taken) == address(a)
@@ -180,7 +180,7 @@ def test_torch_asarray_reads_a_flat_buffer() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable:UserWarning")
-def test_torch_loses_read_only_through_a_buffer() -> None:
+def test_torch_loses_read_only() -> None:
     a = floats()
     a.flags.writeable = False
     handle = dlbridge.from_dlpack(a)
@@ -192,14 +192,14 @@ def test_torch_loses_read_only_through_a_buffer() -> None:
 # ---- JAX ----
 
 
-def test_jax_copies_memory_that_is_not_aligned_to_64_bytes() -> None:
+def test_jax_copies_misaligned_memory() -> None:
     a = floats()[1:]
     taken = jax().dlpack.from_dlpack(dlbridge.from_dlpack(a))
     assert taken.tolist() == a.tolist()
     assert taken.unsafe_buffer_pointer() != address(a)
 
 
-def test_read_only_memory_goes_to_jax_as_an_array_of_numpy() -> None:
+def test_jax_takes_read_only_arrays() -> None:
     a = floats()
     a.flags.writeable = False
     taken = jax().numpy.asarray(dlbridge.from_dlpack(a).numpy())
@@ -209,7 +209,7 @@ def test_read_only_memory_goes_to_jax_as_an_array_of_numpy() -> None:
 # ---- TVM FFI ----
 
 
-def test_tvm_ffi_passes_it_to_functions() -> None:
+def test_tvm_ffi_calls_functions() -> None:
     ffi = tvm_ffi()
     a = floats().reshape(4, 6)
     echo = ffi.get_global_func("testing.echo")
@@ -222,7 +222,7 @@ def test_tvm_ffi_passes_it_to_functions() -> None:
 # ---- nanobind ----
 
 
-def test_a_nanobind_function_sees_address_shape_strides_and_dtype() -> None:
+def test_nanobind_sees_layout() -> None:
     a = np.arange(24, dtype=np.int16).reshape(2, 3, 4)[:, ::-1, ::2]
     seen = nanobind().seen(dlbridge.from_dlpack(a))
     assert seen == {
@@ -234,7 +234,7 @@ def test_a_nanobind_function_sees_address_shape_strides_and_dtype() -> None:
     }
 
 
-def test_a_nanobind_function_writes_writable_memory_alone() -> None:
+def test_nanobind_respects_read_only() -> None:
     module = nanobind()
     a = floats(4)
     module.add_one(dlbridge.from_dlpack(a))
@@ -248,7 +248,7 @@ def test_a_nanobind_function_writes_writable_memory_alone() -> None:
             module.add_one(dlbridge.from_dlpack(unfit))
 
 
-def test_what_a_nanobind_module_keeps_stays_alive() -> None:
+def test_nanobind_keeps_memory_alive() -> None:
     module = nanobind()
     a = floats()
     watch = weakref.ref(a)

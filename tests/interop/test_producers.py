@@ -71,7 +71,7 @@ def address_of(x: Any) -> int:
 
 @producers
 @pytest.mark.parametrize("target", TARGETS)
-def test_memory_is_shared_and_read_only_is_kept(target: str, producer: Producer) -> None:
+def test_producers_share_memory(target: str, producer: Producer) -> None:
     source = producer.make()
     if producer.read_only and target == "torch":
         error = refusal(lambda: dlbridge.to_torch(source))
@@ -86,7 +86,7 @@ def test_memory_is_shared_and_read_only_is_kept(target: str, producer: Producer)
 
 
 @producers
-def test_explain_says_what_happens(producer: Producer) -> None:
+def test_explain_of_producers(producer: Producer) -> None:
     source = producer.make()
     assert dlbridge.explain(source, "torch").verdict == ("refuse" if producer.read_only else "share")
     assert dlbridge.explain(source, "torch", copy=None).verdict == ("copy" if producer.read_only else "share")
@@ -96,7 +96,7 @@ def test_explain_says_what_happens(producer: Producer) -> None:
 
 @producers
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_named_copy_is_writable_memory_of_its_own(target: str, producer: Producer) -> None:
+def test_copies_are_writable(target: str, producer: Producer) -> None:
     source = producer.make()
     copied = TARGETS[target](source, copy=True)
     assert address_of(copied) != producer.address(source)
@@ -108,7 +108,7 @@ def test_a_named_copy_is_writable_memory_of_its_own(target: str, producer: Produ
 
 @producers
 @pytest.mark.parametrize("target", TARGETS)
-def test_what_was_taken_outlives_its_source(target: str, producer: Producer) -> None:
+def test_producers_may_go_first(target: str, producer: Producer) -> None:
     source = producer.make()
     taken = TARGETS[target](source, copy=None)
     del source
@@ -117,7 +117,7 @@ def test_what_was_taken_outlives_its_source(target: str, producer: Producer) -> 
 
 
 @pytest.mark.parametrize("kind", ["make", "make_read_only", "make_numpy", "make_torch"])
-def test_memory_of_a_nanobind_module_is_given_back_once(kind: str) -> None:
+def test_nanobind_memory_is_released_once(kind: str) -> None:
     module = nanobind()
     source = getattr(module, kind)(5)
     taken = [dlbridge.from_dlpack(source), dlbridge.to_numpy(source)]
@@ -134,13 +134,13 @@ def test_memory_of_a_nanobind_module_is_given_back_once(kind: str) -> None:
 
 
 @producers
-def test_conversions_leak_nothing(producer: Producer) -> None:
+def test_producers_leak_nothing(producer: Producer) -> None:
     source = producer.make()
     for convert in TARGETS.values():
         assert_no_growth(lambda c=convert: c(source, copy=None))
 
 
-def test_dtypes_of_jax_come_in() -> None:
+def test_jax_dtypes() -> None:
     x = jax_array("bfloat16")
     assert dlbridge.to_numpy(x).dtype == ml_dtypes.bfloat16
     assert dlbridge.to_torch(x, copy=None).dtype == torch.bfloat16
@@ -149,7 +149,7 @@ def test_dtypes_of_jax_come_in() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_capsule_of_jax_comes_in_and_is_consumed(target: str) -> None:
+def test_jax_capsules_are_consumed(target: str) -> None:
     source = jax_array()
     capsule = source.__dlpack__()
     name = name_of(capsule)
@@ -160,7 +160,7 @@ def test_a_capsule_of_jax_comes_in_and_is_consumed(target: str) -> None:
     assert values(taken) == [0, 1, 2, 3, 4]
 
 
-def test_one_memory_goes_through_every_framework_and_back() -> None:
+def test_memory_through_every_framework() -> None:
     a = aligned_array(np.float32, 6)
     a[...] = np.arange(6)
     step: Any = dlbridge.to_torch(a)

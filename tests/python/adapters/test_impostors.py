@@ -67,7 +67,7 @@ def test_a_claimed_dtype_is_refused() -> None:
             dlbridge.to_numpy(torch.zeros(3), dtype=Mock(spec=claimed))
 
 
-def test_pickled_handles_take_no_impostor() -> None:
+def test_pickling_takes_no_impostor() -> None:
     with pytest.raises(TypeError):
         dlbridge._core._dense_bytes(Mock(spec=dlbridge.Tensor))
     assert pickle.loads(pickle.dumps(dlbridge.from_dlpack(np.arange(3.0)))).shape == (3,)

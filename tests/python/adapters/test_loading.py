@@ -26,7 +26,7 @@ def test_public_names() -> None:
         assert getattr(dlbridge, name).__doc__
 
 
-def test_import_loads_neither_torch_nor_ml_dtypes():
+def test_import_is_cheap():
     run_isolated(
         """
         import sys
@@ -44,7 +44,7 @@ def test_import_loads_neither_torch_nor_ml_dtypes():
     )
 
 
-def test_without_torch_everything_else_works():
+def test_works_without_torch():
     run_isolated(
         """
         import sys
@@ -67,7 +67,7 @@ def test_without_torch_everything_else_works():
 
 
 @needs_torch
-def test_another_torch_than_built_for_drops_to_the_next_tier_before_any_of_its_code_runs():
+def test_another_torch_lowers_the_tier():
     run_isolated(
         """
         import os, sys
@@ -96,7 +96,7 @@ def test_another_torch_than_built_for_drops_to_the_next_tier_before_any_of_its_c
         ("exchange", "del torch.Tensor.__dlpack_c_exchange_api__", "no DLPack exchange table"),
     ],
 )
-def test_a_tier_that_is_asked_for_and_cannot_be_had_is_an_error(tier, spoil, reason):
+def test_unavailable_tiers_are_refused(tier, spoil, reason):
     run_isolated(
         f"""
         import os
@@ -118,7 +118,7 @@ def test_a_tier_that_is_asked_for_and_cannot_be_had_is_an_error(tier, spoil, rea
     )
 
 
-def test_an_unknown_tier_is_an_error_that_names_the_tiers():
+def test_unknown_tiers_are_refused():
     run_isolated(
         """
         import os
@@ -139,7 +139,7 @@ def test_an_unknown_tier_is_an_error_that_names_the_tiers():
 
 
 @needs_torch
-def test_without_ml_dtypes_bfloat16_is_refused_with_the_package_named():
+def test_missing_ml_dtypes_is_named():
     run_isolated(
         """
         sys.modules["ml_dtypes"] = None

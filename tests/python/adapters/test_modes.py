@@ -183,7 +183,7 @@ MODES: dict[str, Callable[[Convert], Any]] = {
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("conversion", CONVERSIONS)
 @pytest.mark.parametrize("mode", MODES)
-def test_to_torch_gives_what_from_numpy_gives(mode: str, conversion: str) -> None:
+def test_to_torch_equals_from_numpy(mode: str, conversion: str) -> None:
     ours, theirs = CONVERSIONS[conversion]
     found = MODES[mode](ours)
     expected = MODES[mode](theirs)
@@ -193,7 +193,7 @@ def test_to_torch_gives_what_from_numpy_gives(mode: str, conversion: str) -> Non
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 @pytest.mark.parametrize("mode", MODES)
-def test_nothing_of_a_mode_stays_behind(mode: str) -> None:
+def test_modes_leave_nothing_behind(mode: str) -> None:
     MODES[mode](dlbridge.to_torch)
     t = dlbridge.to_torch(array())
     assert observe(t) == observe(torch.from_numpy(array()))
@@ -202,7 +202,7 @@ def test_nothing_of_a_mode_stays_behind(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["fake", "functionalize", "make_fx_real", "inference_mode"])
-def test_the_comparison_tells_a_conversion_without_lift_fresh(mode: str) -> None:
+def test_comparison_detects_missing_lift(mode: str) -> None:
     plain = [torch.from_numpy(array()) for _ in range(8)]  # made outside of the mode
 
     def outcome(convert: Convert) -> Any:
@@ -214,7 +214,7 @@ def test_the_comparison_tells_a_conversion_without_lift_fresh(mode: str) -> None
     assert outcome(lambda _: plain.pop()) != outcome(torch.from_numpy)
 
 
-def test_a_write_inside_functionalize_reaches_the_array_as_with_from_numpy() -> None:
+def test_writes_inside_functionalize() -> None:
     results = []
     for convert in (dlbridge.to_torch, torch.from_numpy):
         a = array()
@@ -228,7 +228,7 @@ def test_a_write_inside_functionalize_reaches_the_array_as_with_from_numpy() -> 
     assert results[0] == results[1]
 
 
-def test_plain_tensors_go_out_in_every_mode() -> None:
+def test_exports_in_modes() -> None:
     t = torch.arange(3.0)
     seen = []
 
@@ -252,7 +252,7 @@ def test_plain_tensors_go_out_in_every_mode() -> None:
     assert log.operators == []
 
 
-def test_a_result_of_to_torch_takes_part_in_autograd() -> None:
+def test_results_take_part_in_autograd() -> None:
     t = dlbridge.to_torch(array())
     assert t.is_leaf
     t.requires_grad_()
@@ -264,7 +264,7 @@ def test_a_result_of_to_torch_takes_part_in_autograd() -> None:
     assert t._version == version + 1
 
 
-def test_compiled_functions_may_call_to_torch() -> None:
+def test_compiled_functions_call_to_torch() -> None:
     a = array()
 
     def function(x: torch.Tensor) -> torch.Tensor:

@@ -59,7 +59,7 @@ def elements(x: Any) -> list:
 
 @pytest.mark.rule(83)
 @pytest.mark.parametrize("target", TARGETS)
-def test_copy_false_with_a_named_device_refuses_before_anything_moves(target: str) -> None:
+def test_copy_false_refuses_staging(target: str) -> None:
     error = refusal(lambda: TARGETS[target](array(), device="cuda:0", copy=False))
     assert (error.code, error.field) == ("copy_forbidden", "copy")
     assert "forbids the staging from cpu to cuda:0" in str(error)
@@ -88,7 +88,7 @@ def test_awkward_layouts_are_copied(make: Callable[[], Any], target: str) -> Non
 
 @pytest.mark.parametrize("copy", [None, True], ids=["none", "true"])
 @pytest.mark.parametrize("target", TARGETS)
-def test_copying_a_copy_on_write_tensor_does_not_disturb_its_twin(target: str, copy: bool | None) -> None:
+def test_copies_leave_copy_on_write_twins(target: str, copy: bool | None) -> None:
     t = tensor()
     lazy = torch._lazy_clone(t)
     result = TARGETS[target](lazy, copy=copy)
@@ -131,7 +131,7 @@ CASTS = [pytest.param(s, t, id=f"{s}-{t}") for s in DTYPE_PAIRS for t in TORCH_P
 
 
 @pytest.mark.parametrize("source, to", CASTS)
-def test_casts_give_what_the_frameworks_give(source: str, to: str) -> None:
+def test_casts_equal_the_frameworks(source: str, to: str) -> None:
     numpy_source, torch_source = DTYPE_PAIRS[source]
     numpy_to, torch_to = DTYPE_PAIRS[to]
     a = np.array(castable(source), np.float64).astype(numpy_source)
@@ -186,11 +186,11 @@ def test_numpy_dtypes_in_every_spelling(spelling: Any) -> None:
     assert result.tolist() == array().tolist()
 
 
-def test_a_dtype_in_foreign_byte_order_is_refused() -> None:
+def test_swapped_dtype_request_is_refused() -> None:
     assert refusal(lambda: dlbridge.to_numpy(array(), dtype=">f8")).code == "byte_order"
 
 
-def test_a_copy_larger_than_memory_is_out_of_memory() -> None:
+def test_huge_copies_are_refused() -> None:
     x = np.broadcast_to(np.int8(0), (2**61,))
     for dtype in ("float64", "complex128"):
         assert refusal(lambda: dlbridge.to_torch(x, dtype=dtype)).code == "out_of_memory"  # noqa: B023
@@ -219,7 +219,7 @@ def test_float4_repacks_through_strides() -> None:
     assert dlbridge.to_torch(columns, copy=None).view(torch.uint8).tolist() == PAIRS.tolist()
 
 
-def test_float4_read_only_packs_and_empties_work() -> None:
+def test_float4_read_only_and_empty() -> None:
     a = NIBBLES.copy().view(ml_dtypes.float4_e2m1fn)
     a.flags.writeable = False
     assert dlbridge.to_torch(a, copy=None).view(torch.uint8).tolist() == PAIRS.tolist()
@@ -233,7 +233,7 @@ def test_float4_read_only_packs_and_empties_work() -> None:
 
 @pytest.mark.parametrize("kind", ["array", "tensor"])
 @pytest.mark.parametrize("target", ["torch", "numpy"])
-def test_a_cast_of_float4_is_made_or_refused_with_a_way_out_that_differs(kind: str, target: str) -> None:
+def test_float4_casts(kind: str, target: str) -> None:
     x = NIBBLES.copy().view(ml_dtypes.float4_e2m1fn) if kind == "array" else pair_tensor()
     try:
         result = TARGETS[target](x, dtype="float32")
@@ -292,7 +292,7 @@ def test_out_is_filled_and_returned(source: str, dtype: str, layout: str) -> Non
     assert untouched(memory, out)
 
 
-def test_out_takes_none_and_true_as_copy_and_refuses_false() -> None:
+def test_out_with_copy() -> None:
     for copy in (None, True):
         out, _ = poisoned("f8")
         assert dlbridge.to_numpy(array(), out=out, copy=copy) is out
@@ -324,7 +324,7 @@ def test_out_none_is_no_out() -> None:
         pytest.param(lambda: read_only(np.full((3, 4), 9.0)), "read_only", id="read_only"),
     ],
 )
-def test_an_unfit_out_is_refused_and_left_alone(make_out: Callable[[], np.ndarray], code: str) -> None:
+def test_unfit_out_is_refused(make_out: Callable[[], np.ndarray], code: str) -> None:
     out = make_out()
     before = out.tolist()
     assert refusal(lambda: dlbridge.to_numpy(array(), out=out)).code == code
@@ -332,7 +332,7 @@ def test_an_unfit_out_is_refused_and_left_alone(make_out: Callable[[], np.ndarra
 
 
 @pytest.mark.parametrize("out", [[1.0], torch.zeros(3, 4), 3, "out"], ids=lambda x: type(x).__name__)
-def test_an_out_that_is_no_array_is_a_type_error(out: Any) -> None:
+def test_out_must_be_an_array(out: Any) -> None:
     with pytest.raises(TypeError, match="out is"):
         dlbridge.to_numpy(array(), out=out)
 
@@ -375,7 +375,7 @@ def test_out_may_overlap_its_source(kind: str) -> None:
     assert out.tolist() == expected.tolist()
 
 
-def test_out_of_a_large_overlapping_array() -> None:
+def test_out_may_overlap_large_arrays() -> None:
     a = np.arange(2_000_000.0)
     expected = a[::-1].copy()
     dlbridge.to_numpy(a[::-1], out=a)
@@ -396,7 +396,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_copies_keep_the_order_of_dimensions(layout: str, target: str) -> None:
+def test_copies_keep_dimension_order(layout: str, target: str) -> None:
     make, strides = LAYOUTS[layout]
     a = make()
     assert element_strides(a.copy("K")) == strides
@@ -407,7 +407,7 @@ def test_copies_keep_the_order_of_dimensions(layout: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_copy_of_a_broadcast_array_is_dense(target: str) -> None:
+def test_broadcast_copies_are_dense(target: str) -> None:
     result = TARGETS[target](np.broadcast_to(np.arange(4.0), (3, 4)), copy=True)
     assert element_strides(result) == (4, 1)
     assert elements(result) == [[0, 1, 2, 3]] * 3
@@ -476,7 +476,7 @@ def test_copies_are_independent(make: Callable[[], Any], target: str, request_: 
         pytest.param(lambda: dlbridge.to_torch(np.zeros((2, 4), ml_dtypes.float4_e2m1fn), copy=None), id="float4"),
     ],
 )
-def test_torch_copies_own_a_resizable_storage(make: Callable[[], torch.Tensor]) -> None:
+def test_torch_copies_are_resizable(make: Callable[[], torch.Tensor]) -> None:
     t = make()
     storage = t.untyped_storage()
     assert storage.resizable()

@@ -67,7 +67,7 @@ def test_message_and_repr() -> None:
 
 @pytest.mark.parametrize("to", ["torch", "numpy", "dlpack"])
 @pytest.mark.parametrize("name", PLANS)
-def test_explain_takes_no_reference_and_leaks_nothing(name: str, to: str) -> None:
+def test_explain_leaks_nothing(name: str, to: str) -> None:
     x = PLANS[name][0]()
     before = sys.getrefcount(x)
     plan = dlbridge.explain(x, to=to, copy=True)
@@ -77,7 +77,7 @@ def test_explain_takes_no_reference_and_leaks_nothing(name: str, to: str) -> Non
     assert sys.getrefcount(x) == before
 
 
-def test_explain_does_not_export_a_tensor() -> None:
+def test_explain_exports_no_tensor() -> None:
     t = torch.arange(6.0)
     for to in ("torch", "numpy", "dlpack"):
         for copy in (None, True, False):
@@ -89,14 +89,14 @@ def test_explain_does_not_export_a_tensor() -> None:
         assert not t.untyped_storage().resizable()
 
 
-def test_explain_does_not_materialise_a_copy_on_write_tensor() -> None:
+def test_explain_keeps_copy_on_write() -> None:
     lazy = torch._lazy_clone(torch.arange(6.0))
     dlbridge.explain(lazy, to="numpy", copy=True)
     assert torch._C._is_cow_tensor(lazy)
 
 
 @pytest.mark.parametrize("versioned", [True, False], ids=["versioned", "legacy"])
-def test_explain_does_not_consume_a_capsule(versioned: bool) -> None:
+def test_explain_consumes_no_capsule(versioned: bool) -> None:
     crafted = Crafted(versioned=versioned)
     capsule = crafted.capsule()
     name = name_of(capsule)
@@ -108,7 +108,7 @@ def test_explain_does_not_consume_a_capsule(versioned: bool) -> None:
     assert dlbridge.to_torch(capsule).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_explain_gives_a_producers_capsule_back() -> None:
+def test_explain_releases_producer_capsules() -> None:
     crafted = Crafted()
     producer = Producer(lambda **_: crafted.capsule())
     assert dlbridge.explain(producer, to="torch").verdict == "share"
@@ -137,19 +137,19 @@ def test_to_may_be_positional() -> None:
 
 
 @pytest.mark.parametrize("arguments", [{}, {"to": "jax"}, {"to": None}, {"to": 3}, {"to": torch}], ids=str)
-def test_an_unknown_target_is_refused(arguments: dict) -> None:
+def test_unknown_targets_are_refused(arguments: dict) -> None:
     with pytest.raises((TypeError, ValueError), match="to"):
         dlbridge.explain(f8(), **arguments)
 
 
-def test_dtype_is_not_taken_for_dlpack() -> None:
+def test_dlpack_takes_no_dtype() -> None:
     with pytest.raises(TypeError, match="dtype"):
         dlbridge.explain(f8(), to="dlpack", dtype="float32")
     with pytest.raises(TypeError, match="dtype"):
         dlbridge.from_dlpack(f8(), dtype="float32")
 
 
-def test_plans_cannot_be_made_or_changed() -> None:
+def test_plans_are_immutable() -> None:
     with pytest.raises(TypeError):
         dlbridge.Plan()
     with pytest.raises(AttributeError):

@@ -27,7 +27,7 @@ def watched(*shape: int) -> tuple[np.ndarray, weakref.ref]:
 
 
 @direct_tier
-def test_bytes_are_released_once_after_the_last_holder():
+def test_bytes_go_with_last_holder():
     run_isolated(
         """
         def resident():
@@ -82,7 +82,7 @@ def test_mapped_file_is_held(tmp_path):
 # ---- order of release ----
 
 
-def test_array_lives_as_long_as_its_tensor():
+def test_array_lives_with_its_tensor():
     array, alive = watched(4, 5)
     count = sys.getrefcount(array)
     tensor = to_torch(array)
@@ -98,7 +98,7 @@ def test_array_lives_as_long_as_its_tensor():
     assert alive() is None
 
 
-def test_chain_of_handles_releases_once_at_the_end():
+def test_chain_of_handles_releases_once():
     array, alive = watched(8)
     tensor = to_torch(from_dlpack(to_torch(to_numpy(from_dlpack(array)))))
     del array
@@ -110,7 +110,7 @@ def test_chain_of_handles_releases_once_at_the_end():
     assert alive() is None
 
 
-def test_views_of_the_result_keep_the_memory():
+def test_views_keep_the_memory():
     array, alive = watched(10, 10)
     row = to_torch(array)[3]
     del array
@@ -137,7 +137,7 @@ def test_cycles_are_collected():
 # ---- threads ----
 
 
-def test_dropped_on_another_python_thread():
+def test_dropping_on_another_thread():
     array, alive = watched(1000)
     box = [to_torch(array), to_numpy(to_torch(array)), from_dlpack(array)]
     del array
@@ -148,7 +148,7 @@ def test_dropped_on_another_python_thread():
     assert alive() is None
 
 
-def test_many_threads_share_and_drop():
+def test_many_threads_share():
     array, alive = watched(64)
     tensor = torch.arange(64.0)
     count = sys.getrefcount(array)
@@ -267,7 +267,7 @@ def test_daemon_threads_at_exit(attempt):
     )
 
 
-def test_fork_child_uses_and_drops_what_the_parent_shared():
+def test_fork_child_uses_shared_memory():
     run_isolated(
         """
         a = np.arange(10.0)

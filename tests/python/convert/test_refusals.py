@@ -371,7 +371,7 @@ CASES_WITH_REMEDY = [case for case in CASES if case.values[0].remedy is not None
 
 @pytest.mark.rule(16, 19, 94)
 @pytest.mark.parametrize("row, target", CASES)
-def test_refusal_says_code_field_and_way_out(row: Row, target: str) -> None:
+def test_refusals_name_code_and_field(row: Row, target: str) -> None:
     def check(x: Any) -> None:
         error = refusal(lambda: TARGETS[target](x, **row.request))
         assert error.code == row.code
@@ -387,7 +387,7 @@ def test_refusal_says_code_field_and_way_out(row: Row, target: str) -> None:
 
 
 @pytest.mark.parametrize("row, target", CASES)
-def test_refusal_changes_nothing_and_leaks_nothing(row: Row, target: str) -> None:
+def test_refusals_change_and_leak_nothing(row: Row, target: str) -> None:
     convert = TARGETS[target]
 
     def attempt(x: Any) -> None:
@@ -411,7 +411,7 @@ def test_refusal_changes_nothing_and_leaks_nothing(row: Row, target: str) -> Non
 
 
 @pytest.mark.parametrize("row, target", CASES_WITH_REMEDY)
-def test_the_way_out_works(row: Row, target: str) -> None:
+def test_remedies_work(row: Row, target: str) -> None:
     def check(x: Any) -> None:
         result = row.remedy(x, TARGETS[target])
         assert type(result) in (torch.Tensor, np.ndarray, dlbridge.Tensor)
@@ -431,7 +431,7 @@ def test_the_way_out_works(row: Row, target: str) -> None:
 @pytest.mark.rule(100)
 @pytest.mark.parametrize("device", [None, "cpu", torch.device("cpu"), (1, 0)], ids=str)
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_cpu_is_accepted_as_a_device(device: Any, target: str) -> None:
+def test_cpu_is_a_device(device: Any, target: str) -> None:
     a = np.arange(3.0)
     result = TARGETS[target](a, device=device)
     assert dlbridge.shares_memory(result, a)
@@ -442,7 +442,7 @@ def test_the_cpu_is_accepted_as_a_device(device: Any, target: str) -> None:
     "device", ["gpu", "cpu:x", "", 3, b"cpu", (1,), (1, 0, 0), (99, 0), (1, -1), "cuda:-1"], ids=repr
 )
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_invalid_device_is_a_value_error(device: Any, target: str) -> None:
+def test_invalid_devices_are_value_errors(device: Any, target: str) -> None:
     error = refusal(lambda: TARGETS[target](np.arange(3.0), device=device))
     assert str(refusal(lambda: dlbridge.explain(np.arange(3.0), to=target, device=device))) == str(error)
     assert error.code == "invalid_device"
@@ -465,7 +465,7 @@ class NoProducer:
     ids=lambda x: type(x).__name__,
 )  # fmt: skip
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_wrong_kind_of_object_is_a_type_error(x: Any, target: str) -> None:
+def test_wrong_objects_are_type_errors(x: Any, target: str) -> None:
     before = sys.getrefcount(x)
     with pytest.raises(TypeError, match=r"^x is .*; expected a numpy\.ndarray.*: pass numpy\.asarray\(x\)$"):
         TARGETS[target](x)
@@ -496,7 +496,7 @@ def test_wrong_calls_are_type_errors(target: str) -> None:
 
 @pytest.mark.parametrize("dtype", ["notatype", object(), 3.5, "float33"], ids=lambda d: type(d).__name__ + str(d)[:8])
 @pytest.mark.parametrize("target", ["torch", "numpy"])
-def test_an_unknown_dtype_is_refused(dtype: Any, target: str) -> None:
+def test_unknown_dtypes_are_refused(dtype: Any, target: str) -> None:
     with pytest.raises((TypeError, dlbridge.ExchangeError)):
         TARGETS[target](np.arange(3.0), dtype=dtype)
 
@@ -505,7 +505,7 @@ def test_an_unknown_dtype_is_refused(dtype: Any, target: str) -> None:
 
 
 @pytest.mark.rule(5, 6, 83, 94)
-def test_the_exception_is_a_buffer_error_and_a_value_error() -> None:
+def test_exception_bases() -> None:
     error = refusal(lambda: dlbridge.to_torch(np.arange(3.0)[::-1]))
     assert type(error) is dlbridge.ExchangeError
     assert isinstance(error, BufferError)
@@ -515,7 +515,7 @@ def test_the_exception_is_a_buffer_error_and_a_value_error() -> None:
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_the_exception_pickles(protocol: int) -> None:
+def test_exception_pickles(protocol: int) -> None:
     error = refusal(lambda: dlbridge.to_torch(np.arange(3.0)[::-1]))
     again = pickle.loads(pickle.dumps(error, protocol))
     assert type(again) is dlbridge.ExchangeError

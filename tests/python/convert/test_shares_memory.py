@@ -62,7 +62,7 @@ def test_shares_memory_of_views(name: str) -> None:
         assert dlbridge.shares_memory(dlbridge.to_torch(left), right) is expected
 
 
-def test_shares_memory_agrees_with_numpy_on_random_views() -> None:
+def test_shares_memory_of_random_views() -> None:
     rng = np.random.default_rng(3)
     memory = np.arange(64, dtype=np.int16)
     answers = set()
@@ -81,7 +81,7 @@ def test_shares_memory_agrees_with_numpy_on_random_views() -> None:
     assert answers == {True, False}
 
 
-def test_shares_memory_does_not_consume_or_export() -> None:
+def test_shares_memory_consumes_nothing() -> None:
     t = torch.arange(6.0)
     capsule = f8().__dlpack__()
     assert dlbridge.shares_memory(t, capsule) is False
@@ -90,7 +90,7 @@ def test_shares_memory_does_not_consume_or_export() -> None:
     assert t.untyped_storage().resizable()
 
 
-def test_shares_memory_of_wrong_arguments() -> None:
+def test_shares_memory_refuses_wrong_arguments() -> None:
     with pytest.raises(TypeError):
         dlbridge.shares_memory(f8())
     with pytest.raises(TypeError):
@@ -113,7 +113,7 @@ INDESCRIBABLE = {
 
 
 @pytest.mark.parametrize("name", INDESCRIBABLE)
-def test_shares_memory_of_what_dlpack_cannot_say_is_true_or_refused(name: str) -> None:
+def test_shares_memory_beyond_dlpack(name: str) -> None:
     left, right, expected = INDESCRIBABLE[name]
     assert np.shares_memory(left, right) is expected
     for x, y in ((left, right), (right, left)):
@@ -124,7 +124,7 @@ def test_shares_memory_of_what_dlpack_cannot_say_is_true_or_refused(name: str) -
         assert answer is expected
 
 
-def test_shares_memory_of_a_sparse_tensor_with_its_values_is_true_or_refused() -> None:
+def test_shares_memory_of_sparse_tensors() -> None:
     sparse = torch.eye(3).to_sparse()
     try:
         assert dlbridge.shares_memory(sparse, sparse._values()) is True

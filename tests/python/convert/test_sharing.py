@@ -46,7 +46,7 @@ def test_dtypes_keep_their_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DTYPE_PAIRS)
-def test_writes_go_through_from_both_sides(name: str) -> None:
+def test_writes_go_through(name: str) -> None:
     numpy_dtype, _ = DTYPE_PAIRS[name]
     a = np.zeros((3, 4), numpy_dtype)
     t = dlbridge.to_torch(a)
@@ -177,7 +177,7 @@ def test_empty_arrays_to_torch(layout: str) -> None:
         pytest.param((1, 1, 1), (5, -9, 0), (1, 1, 1), id="all"),
     ],
 )
-def test_size_1_dimensions_get_canonical_strides(
+def test_size_1_strides_are_canonical(
     shape: tuple[int, ...], strides: tuple[int, ...], expected: tuple[int, ...]
 ) -> None:
     t = dlbridge.to_torch(AS(base(16), shape, strides))
@@ -273,7 +273,7 @@ def array_views(draw, steps: tuple[int, ...] = (1, 2, 3, -1, -2)) -> np.ndarray:
 
 @settings(max_examples=300, deadline=None)
 @given(array_views())
-def test_any_array_view_is_shared_or_refused_for_its_negative_stride(a: np.ndarray) -> None:
+def test_any_array_view(a: np.ndarray) -> None:
     negative = a.size > 0 and any(e > 1 and s < 0 for e, s in zip(a.shape, a.strides, strict=True))
     if negative:
         assert refusal(lambda: dlbridge.to_torch(a)).code == "negative_stride"
@@ -295,7 +295,7 @@ def test_any_array_view_is_shared_or_refused_for_its_negative_stride(a: np.ndarr
 
 @settings(max_examples=300, deadline=None)
 @given(array_views(steps=(1, 2, 3)))
-def test_any_tensor_view_is_shared(a: np.ndarray) -> None:
+def test_any_tensor_view(a: np.ndarray) -> None:
     owned = torch.arange(700, dtype=torch.int32)
     size = max(a.size, 1)
     t = owned.as_strided(a.shape, element_strides(a), storage_offset=size % 5)
@@ -334,7 +334,7 @@ def numpy_views(a: np.ndarray) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("view", list(numpy_views(np.zeros((4, 6), "f4"))))
-def test_tensor_comes_back_to_its_storage_through_numpy(view: str) -> None:
+def test_original_storage_through_numpy(view: str) -> None:
     t = torch.arange(24.0).reshape(4, 6)
     t.untyped_storage()  # the storage's Python object exists beforehand
     viewed = numpy_views(dlbridge.to_numpy(t))[view]
@@ -344,7 +344,7 @@ def test_tensor_comes_back_to_its_storage_through_numpy(view: str) -> None:
     assert raw(again) == raw(viewed)
 
 
-def test_tensor_comes_back_after_the_first_tensor_is_gone() -> None:
+def test_original_storage_outlives_its_tensor() -> None:
     t = torch.arange(24.0)
     a = dlbridge.to_numpy(t)
     del t
@@ -365,7 +365,7 @@ def test_tensor_comes_back_after_the_first_tensor_is_gone() -> None:
         pytest.param(dlbridge.from_dlpack, lambda: dlbridge.from_dlpack(np.arange(6.0)), id="from_dlpack"),
     ],
 )
-def test_same_kind_gives_a_new_object_over_the_same_memory(convert, make) -> None:
+def test_same_kind_gives_new_object(convert, make) -> None:
     x = make()
     y = convert(x)
     assert y is not x
@@ -378,7 +378,7 @@ def test_same_kind_gives_a_new_object_over_the_same_memory(convert, make) -> Non
 
 @pytest.mark.rule(103)
 @pytest.mark.parametrize("target", TARGETS)
-def test_one_conversion_of_an_array_adds_one_reference(target: str) -> None:
+def test_array_gains_one_reference(target: str) -> None:
     a = np.arange(6.0)
     before = sys.getrefcount(a)
     results = [TARGETS[target](a)]
@@ -394,7 +394,7 @@ def test_one_conversion_of_an_array_adds_one_reference(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_conversion_of_a_tensor_holds_bytes_and_no_python_object(target: str) -> None:
+def test_tensor_object_is_not_held(target: str) -> None:
     t = torch.arange(6.0)
     before = sys.getrefcount(t)
     result = TARGETS[target](t)
@@ -408,7 +408,7 @@ def test_a_conversion_of_a_tensor_holds_bytes_and_no_python_object(target: str) 
 
 
 @pytest.mark.rule(102)
-def test_resize_of_an_array_fails_while_shared() -> None:
+def test_shared_array_cannot_resize() -> None:
     a = np.arange(6.0)
     a.resize((8,))  # possible while alone
     t = dlbridge.to_torch(a)
@@ -423,7 +423,7 @@ def test_resize_of_an_array_fails_while_shared() -> None:
 @pytest.mark.rule(102)
 @direct_tier
 @pytest.mark.parametrize("target", ["numpy", "dlpack"])
-def test_resize_of_a_tensor_fails_while_shared(target: str) -> None:
+def test_shared_tensor_cannot_resize(target: str) -> None:
     t = torch.arange(6.0)
     t.resize_(8)  # possible while alone
     shared = TARGETS[target](t)
@@ -434,7 +434,7 @@ def test_resize_of_a_tensor_fails_while_shared(target: str) -> None:
     assert address(shared) == address(t)
 
 
-def test_resize_of_a_tensor_over_an_array_fails() -> None:
+def test_tensor_over_array_cannot_resize() -> None:
     t = dlbridge.to_torch(np.arange(6.0))
     with pytest.raises(RuntimeError, match="resiz"):
         t.resize_(100000)

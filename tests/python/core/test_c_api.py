@@ -171,7 +171,7 @@ ARRAYS = {
 
 
 @pytest.mark.parametrize("name", ARRAYS)
-def test_describe_says_of_a_numpy_capsule_what_numpy_says(c, name):
+def test_describe_agrees_with_numpy(c, name):
     array = ARRAYS[name]
     capsule = capsule_of(array)
     managed = versioned_of(capsule)
@@ -209,7 +209,7 @@ def test_plan_agrees_with_explain(c):
         assert text.value.decode() == expected.message
 
 
-def test_version_is_that_of_the_package(c):
+def test_version_of_the_package(c):
     info = sized(VersionInfo)
     assert c.dlb_version(ctypes.byref(info)) == OK
     assert f"{info.major}.{info.minor}.{info.patch}" == dlbridge.__version__
@@ -236,7 +236,7 @@ def rows(title: str) -> Iterator[list[str]]:
             yield [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_every_declaration_of_the_header_is_found():
+def test_declarations_are_counted():
     assert len(declared_functions()) == HEADER.count("DLBRIDGE_API ") == 21
     assert len(declared_functions(CUDA_HEADER)) == CUDA_HEADER.count("DLBRIDGE_API ") == 23
 
@@ -244,14 +244,14 @@ def test_every_declaration_of_the_header_is_found():
 @pytest.mark.parametrize(
     ("title", "header"), [("Functions", HEADER), ("Functions of the CUDA module", CUDA_HEADER)], ids=["core", "cuda"]
 )
-def test_function_table_is_complete_and_says_who_owns(title, header):
+def test_function_table_is_complete(title, header):
     table = {cells[0].strip("`"): cells[1:] for cells in rows(title)}
     assert list(table) == declared_functions(header)
     assert all(len(cells) == 3 and all(cells) for cells in table.values())
 
 
 @pytest.mark.parametrize("name", declared_functions())
-def test_function_is_exported_by_the_library(c, name):
+def test_functions_are_exported(c, name):
     assert getattr(c, name)
 
 
@@ -265,14 +265,14 @@ def test_declaration_says_who_owns(name):
     assert "Owns:" in comment or same_as_above, comment
 
 
-def test_status_table_is_that_of_the_header():
+def test_status_table_matches_header():
     values = re.findall(r"^  (DLBRIDGE_\w+) = (\d+),? ", HEADER.split("} dlb_status;")[0], re.MULTILINE)
     values.insert(0, ("DLBRIDGE_OK", "0"))
     table = [(cells[0].strip("`"), cells[1]) for cells in rows("Statuses")]
     assert table == values
 
 
-def test_code_of_the_guide_stands_in_the_example():
+def test_guide_quotes_example():
     blocks = re.findall(r"^```c\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 9
     for block in blocks:

@@ -15,7 +15,7 @@ from observe import Report
 PHOTO = np.random.default_rng(5).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 
 
-def test_the_photograph_comes_back_from_a_gpu(gpu, capsys):
+def test_photograph_survives_the_gpu(gpu, capsys):
     report = Report()
     through_gpu.show(report, PHOTO)
     assert (report.held, report.broken) == (6, [])
@@ -24,7 +24,7 @@ def test_the_photograph_comes_back_from_a_gpu(gpu, capsys):
 
 
 @pytest.mark.parametrize("row", [0, -1])
-def test_a_photograph_that_comes_back_changed_is_noticed(gpu, capsys, monkeypatch, row):
+def test_changed_photograph_is_noticed(gpu, capsys, monkeypatch, row):
     def spoiled(x, **named):
         array = to_numpy(x, **named)
         array[row] ^= 1
@@ -37,7 +37,7 @@ def test_a_photograph_that_comes_back_changed_is_noticed(gpu, capsys, monkeypatc
     assert report.broken == ["the photograph came back byte for byte"]
 
 
-def test_it_says_why_nothing_is_staged(capsys):
+def test_demo_names_missing_gpu(capsys):
     report = Report()
     through_gpu.show(report, PHOTO)
     assert (report.held, report.broken) == (0, [])

@@ -38,7 +38,7 @@ def has_gpu() -> bool:
 
 
 class TestTrainingLog:
-    def test_every_step_is_kept_as_it_was(self, gpu: SimulatedGpu):
+    def test_steps_are_kept(self, gpu: SimulatedGpu):
         """One weight and one loss, which every step overwrites."""
         weights = gpu.array(np.zeros(1000, np.float32))
         loss = gpu.array(np.zeros((), np.float32))
@@ -54,7 +54,7 @@ class TestTrainingLog:
         assert np.array_equal(kept["weights"][:, 7], np.arange(20))
         assert np.array_equal(kept["loss"], -np.arange(20))
 
-    def test_logging_does_not_wait_for_the_gpu(self, gpu: SimulatedGpu):
+    def test_logging_does_not_wait(self, gpu: SimulatedGpu):
         stream = gpu.stream()
         held = gpu.hold(stream)
         x = gpu.array(np.ones(100_000, np.float32), stream=stream, late=True)
@@ -65,7 +65,7 @@ class TestTrainingLog:
         held.release()
         assert log.finish()["x"].shape == (5, 100_000)
 
-    def test_pinned_memory_is_for_what_is_under_way(self, gpu: SimulatedGpu):
+    def test_pinned_memory_is_bounded(self, gpu: SimulatedGpu):
         x = gpu.array(np.ones(1 << 18, np.float32))
         log = training_log.TrainingLog(window=2)
         for _ in range(30):
@@ -85,15 +85,15 @@ class TestAsyncServer:
 
         return double
 
-    def test_every_client_has_its_answer(self, gpu: SimulatedGpu):
+    def test_clients_get_answers(self, gpu: SimulatedGpu):
         right = asyncio.run(async_server.run(self.compute(gpu), lambda matrix: 2 * matrix, 12))
         assert right == 12
 
-    def test_a_wrong_answer_is_seen(self, gpu: SimulatedGpu):
+    def test_wrong_answers_are_seen(self, gpu: SimulatedGpu):
         right = asyncio.run(async_server.run(self.compute(gpu), lambda matrix: 3 * matrix, 4))
         assert right == 0
 
-    def test_one_request_that_waits_leaves_the_others_alone(self, gpu: SimulatedGpu):
+    def test_requests_are_independent(self, gpu: SimulatedGpu):
         async def main() -> None:
             slow = gpu.stream()
             held = gpu.hold(slow)
@@ -125,14 +125,14 @@ class TestVideoPipeline:
         return video_pipeline.Gpu(stream, inputs, run)
 
     @pytest.mark.parametrize("frames", [0, 1, 2, 3, 17])
-    def test_every_frame_comes_back_in_order(self, gpu: SimulatedGpu, frames: int):
+    def test_frames_keep_their_order(self, gpu: SimulatedGpu, frames: int):
         camera = video_pipeline.camera(frames, self.SHAPE)
         seen = [frame.copy() for frame in video_pipeline.filtered(camera, self.gpu_of(gpu), self.SHAPE)]
         assert len(seen) == frames
         for got, frame in zip(seen, video_pipeline.camera(frames, self.SHAPE), strict=True):
             assert np.array_equal(got, 255 - frame)
 
-    def test_the_memory_is_used_again(self, gpu: SimulatedGpu):
+    def test_frames_reuse_memory(self, gpu: SimulatedGpu):
         camera = video_pipeline.camera(20, self.SHAPE)
         places = {
             frame.__array_interface__["data"][0]
@@ -143,7 +143,7 @@ class TestVideoPipeline:
 
 @pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
 @pytest.mark.parametrize("name", ["training_log", "async_server", "video_pipeline"])
-def test_without_a_gpu_an_example_says_so_and_ends_well(name: str):
+def test_examples_without_gpu(name: str):
     done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.match(r"No usable GPU, so there is nothing to show: .*(CUDA|driver)", done.stdout), done.stdout
@@ -225,6 +225,6 @@ def run_engine(code: str, site: Path, build: Path, *arguments: str) -> subproces
 
 
 @pytest.mark.timeout(600)
-def test_the_engine_hands_its_pictures_to_numpy(engine):
+def test_engine_pictures_in_numpy(engine):
     done = run_engine(DRAW, *engine)
     assert done.returncode == 0 and "drawn" in done.stdout, done.stdout + done.stderr

@@ -66,7 +66,7 @@ def release_soon(hold: Held, seconds: float = 0.05) -> None:
 
 
 @SHAPES
-def test_awaiting_brings_the_result_and_sets_no_timer(gpu, shape):
+def test_awaiting_sets_no_timer(gpu, shape):
     async def main() -> None:
         fake, hold = held(gpu, shape)
         future = stage(fake, device="cpu")
@@ -79,7 +79,7 @@ def test_awaiting_brings_the_result_and_sets_no_timer(gpu, shape):
     assert gpu.sim.spinning_waits() == 0
 
 
-def test_many_awaiters_of_one_future(gpu):
+def test_many_awaiters(gpu):
     async def main() -> None:
         fake, hold = held(gpu)
         future = stage(fake, device="cpu")
@@ -94,7 +94,7 @@ def test_many_awaiters_of_one_future(gpu):
 
 
 @pytest.mark.parametrize("fails", ["device", "kernel"])
-def test_a_failure_wakes_those_who_await(gpu, fails):
+def test_failure_wakes_awaiters(gpu, fails):
     gpu.expect_losses()
 
     async def main() -> None:
@@ -118,7 +118,7 @@ def test_a_failure_wakes_those_who_await(gpu, fails):
     run(main())
 
 
-def test_descriptors_become_readable_and_none_stays_open(gpu):
+def test_fds_become_readable(gpu):
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(20):
         fake, hold = held(gpu)
@@ -135,7 +135,7 @@ def test_descriptors_become_readable_and_none_stays_open(gpu):
     assert len(os.listdir("/proc/self/fd")) <= before + 2
 
 
-def test_several_loops_await_one_future(gpu):
+def test_several_loops_await(gpu):
     fake, hold = held(gpu)
     future = stage(fake, device="cpu")
     results: list[Any] = []

@@ -79,7 +79,7 @@ def late(gpu: SimulatedGpu, values: np.ndarray, **options: Any) -> FakeArray:
 
 @pytest.mark.rule(82)
 @pytest.mark.parametrize(("layout", "dtype"), LAYOUTS_AND_DTYPES)
-def test_every_call_brings_every_layout_of_every_dtype(gpu, layout, dtype):
+def test_layouts_and_dtypes_to_host(gpu, layout, dtype):
     values = np.asarray(LAYOUTS[layout](elements(dtype, (4, 5, 6))))
     fake = late(gpu, values, byte_offset=128)
     same(to_numpy(fake, device="cpu"), values)
@@ -97,7 +97,7 @@ def test_every_call_brings_every_layout_of_every_dtype(gpu, layout, dtype):
 
 @pytest.mark.parametrize("dtype", ["uint8", "float32", "complex128"])
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("scalar", "one_element", "empty")])
-def test_large_arrays(gpu, layout, dtype):
+def test_large_arrays_to_host(gpu, layout, dtype):
     values = np.asarray(LAYOUTS[layout](elements(dtype, (30, 50, 200))))
     fake = late(gpu, values)
     same(to_numpy(fake, device="cpu"), values)
@@ -120,7 +120,7 @@ OUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 @pytest.mark.parametrize("rows", [4, 1200])
 @pytest.mark.parametrize("layout", OUTS)
-def test_out_of_any_layout_and_nothing_beside_it(gpu, layout, rows):
+def test_out_of_any_layout(gpu, layout, rows):
     values = elements("int32", (rows, 70)).T
     fake = late(gpu, values)
     for into in (lambda out: to_numpy(fake, out=out, device="cpu"), lambda out: stage(fake, out=out).result()):
@@ -158,7 +158,7 @@ PINNED_WAYS: dict[str, Callable[[FakeArray], Any]] = {
 @pytest.mark.parametrize(
     "way", [pytest.param(way, marks=[needs_torch] if "torch" in way else []) for way in PINNED_WAYS]
 )
-def test_pinned_memory_of_others_is_read_once_its_stream_has_written_it(gpu, way):
+def test_foreign_pinned_memory_is_awaited(gpu, way):
     """A producer may hand it out before the copy into it is over: nobody on the host is ordered behind a stream."""
     values = elements("int32", (4, 6))
     pinned = gpu.array(values, kind=CUDA_HOST)
@@ -169,7 +169,7 @@ def test_pinned_memory_of_others_is_read_once_its_stream_has_written_it(gpu, way
 
 
 @pytest.mark.parametrize("versioned", [True, False])
-def test_a_capsule_is_taken_on_the_legacy_stream(gpu, versioned):
+def test_capsules_use_legacy_stream(gpu, versioned):
     values = elements("float32", (4, 6))
     fake = gpu.array(values, late=True)
     capsule = fake.capsule(versioned=versioned)
@@ -179,12 +179,12 @@ def test_a_capsule_is_taken_on_the_legacy_stream(gpu, versioned):
     assert (fake.lent, fake.released) == (1, 1)
 
 
-def test_a_capsule_without_strides_is_row_major(gpu):
+def test_capsule_without_strides(gpu):
     values = elements("float32", (4, 6))
     same(to_numpy(late(gpu, values, with_strides=False), device="cpu"), values)
 
 
-def test_a_read_only_source_becomes_writable(gpu):
+def test_results_are_writable(gpu):
     got = to_numpy(late(gpu, elements("float32", (4, 6)), read_only=True), device="cpu")
     assert got.flags.writeable
 
@@ -199,7 +199,7 @@ def test_casting_on_the_way(gpu):
 
 
 @pytest.mark.rule(76)
-def test_the_producer_is_asked_for_a_stream_of_ours(gpu):
+def test_producer_is_given_a_stream(gpu):
     fake = late(gpu, elements("float32", (4, 6)))
     to_numpy(fake, device="cpu")
     (request,) = fake.requests
@@ -211,7 +211,7 @@ def test_the_producer_is_asked_for_a_stream_of_ours(gpu):
 
 
 @pytest.mark.parametrize(("layout", "dtype"), LAYOUTS_AND_DTYPES)
-def test_every_call_takes_every_layout_of_every_dtype_there(gpu, layout, dtype):
+def test_layouts_and_dtypes_to_device(gpu, layout, dtype):
     values = np.asarray(LAYOUTS[layout](elements(dtype, (4, 5, 6))))
     tensor = from_dlpack(values, device=DEVICE)
     assert (tensor.device, tensor.shape, tensor.dtype) == (DEVICE, values.shape, dtype)
@@ -224,7 +224,7 @@ def test_every_call_takes_every_layout_of_every_dtype_there(gpu, layout, dtype):
 
 @pytest.mark.parametrize("pinned", [False, True])
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name not in ("scalar", "one_element", "empty")])
-def test_large_arrays_there(gpu, layout, pinned):
+def test_large_arrays_to_device(gpu, layout, pinned):
     whole = elements("float32", (30, 50, 200))
     if pinned:
         copy = dlbridge.pinned_empty(whole.shape, whole.dtype)
@@ -236,7 +236,7 @@ def test_large_arrays_there(gpu, layout, pinned):
     assert stage(values, device=DEVICE).result().device == DEVICE
 
 
-def test_memory_of_ours_is_given_back(gpu):
+def test_device_memory_is_freed(gpu):
     tensor = from_dlpack(elements("float32", (64, 64)), device=DEVICE)
     assert gpu.sim.async_bytes() >= 64 * 64 * 4
     del tensor
@@ -246,7 +246,7 @@ def test_memory_of_ours_is_given_back(gpu):
 # ---- between tensors on the device
 
 
-def test_sharing_on_the_device_copies_nothing(gpu):
+def test_sharing_on_device(gpu):
     fake = late(gpu, elements("float32", (6, 4)).T)
     tensor = from_dlpack(fake)
     assert (tensor.data_ptr, tensor.strides, tensor.device) == (fake.address, fake.strides, DEVICE)
@@ -256,7 +256,7 @@ def test_sharing_on_the_device_copies_nothing(gpu):
     assert (fake.lent, fake.released) == (1, 1)
 
 
-def test_a_copy_on_the_device(gpu):
+def test_copy_on_device(gpu):
     values = elements("float32", (6, 4)).T
     fake = late(gpu, values)
     copied = from_dlpack(fake, copy=True)
@@ -268,14 +268,14 @@ def test_a_copy_on_the_device(gpu):
 # ---- what is refused
 
 
-def test_another_device_than_there_is(gpu):
+def test_missing_device_is_refused(gpu):
     for call in (lambda: from_dlpack(np.zeros(3), device="cuda:1"), lambda: stage(np.zeros(3), device="cuda:1")):
         with pytest.raises(ExchangeError, match="1 device") as refused:
             call()
         assert refused.value.code == "no_staging"
 
 
-def test_an_out_of_another_shape_or_dtype(gpu):
+def test_unfit_out_on_gpu_is_refused(gpu):
     fake = late(gpu, elements("float32", (4, 6)))
     with pytest.raises(ExchangeError) as refused:
         stage(fake, out=np.empty((6, 4), np.float32))
@@ -288,12 +288,12 @@ def test_an_out_of_another_shape_or_dtype(gpu):
     assert fake.lent == fake.released
 
 
-def test_a_host_array_is_not_staged_to_the_host(gpu):
+def test_host_to_host_is_refused(gpu):
     with pytest.raises(ExchangeError, match="already"):
         stage(np.zeros(3), device="cpu")
 
 
-def test_what_lies_about_its_device(gpu):
+def test_wrong_device_claim_is_refused(gpu):
     fake = gpu.array(elements("float32", (4, 6)))
     host = np.zeros(4, np.float32)
     fake.memory = host.ctypes.data  # says device memory, names host memory
@@ -310,14 +310,14 @@ def test_what_lies_about_its_device(gpu):
 @pytest.mark.parametrize(
     ("layout", "dtype"), [pair for pair in LAYOUTS_AND_DTYPES if not pair[1].startswith(("bfloat", "float8"))]
 )
-def test_the_cuda_array_interface_brings_every_layout(gpu, layout, dtype):
+def test_cuda_array_interface_layouts(gpu, layout, dtype):
     values = np.asarray(LAYOUTS[layout](elements(dtype, (4, 5, 6))))
     array = late(gpu, values).as_cai()
     same(to_numpy(array, device="cpu"), values)
     same(stage(array, device="cpu").result(), values)
 
 
-def test_the_stream_of_the_interface_is_obeyed(gpu):
+def test_cuda_array_interface_stream(gpu):
     values = elements("float32", (4, 6))
     fake = late(gpu, values)
     same(to_numpy(fake.as_cai(stream=fake.stream), device="cpu"), values)
@@ -328,7 +328,7 @@ def test_the_stream_of_the_interface_is_obeyed(gpu):
 
 
 @pytest.mark.parametrize("entries", [{"stream": None}, {"version": 2}])
-def test_an_interface_without_a_stream_asks_for_no_waiting(gpu, entries):
+def test_cuda_array_interface_without_stream(gpu, entries):
     values = elements("float32", (4, 6))
     fake = late(gpu, values)
     gpu.synchronize(fake.stream)
@@ -353,7 +353,7 @@ def test_an_interface_without_a_stream_asks_for_no_waiting(gpu, entries):
         ({"data": None}, "invalid_argument"),
     ],
 )
-def test_interfaces_that_are_refused(gpu, entries, code):
+def test_invalid_interfaces_are_refused(gpu, entries, code):
     fake = gpu.array(elements("float32", (4, 6)))
     with pytest.raises(ExchangeError) as refused:
         to_numpy(fake.as_cai(**entries), device="cpu")
@@ -361,7 +361,7 @@ def test_interfaces_that_are_refused(gpu, entries, code):
 
 
 @pytest.mark.rule(57)
-def test_the_object_is_held_until_the_copy_is_done(gpu):
+def test_source_is_held_until_done(gpu):
     values = elements("float32", (4, 6))
     fake = late(gpu, values)
     hold = gpu.hold(fake.stream)
@@ -377,7 +377,7 @@ def test_the_object_is_held_until_the_copy_is_done(gpu):
 
 
 @pytest.mark.rule(77)
-def test_a_tensor_offers_the_interface(gpu):
+def test_tensor_offers_interface(gpu):
     values = elements("float32", (6, 4)).T
     tensor = from_dlpack(late(gpu, values))
     interface = tensor.__cuda_array_interface__

@@ -26,7 +26,7 @@ DEVICE = "cuda:0"
 
 
 @pytest.mark.parametrize("gpu", [{"piece_bytes": 2 << 20}], indirect=True)
-def test_results_of_several_registrations(gpu):
+def test_results_across_registrations(gpu):
     """The simulator reports a copy that crosses the border between two."""
     values = values_of((1500, 1200))
     fake = gpu.array(values, late=True, stream=gpu.stream())
@@ -49,7 +49,7 @@ def pool_limit(size: int) -> Iterator[None]:
         dlbridge.set_pool_limit(before)
 
 
-def test_results_beyond_the_limit_are_pageable_and_that_is_visible(gpu):
+def test_results_beyond_limit_are_pageable(gpu):
     fake = gpu.array(values_of(LARGE))
     assert any("pinned" in step for step in dlbridge.explain(fake, "numpy", device="cpu").path)
     with pool_limit(4 << 20):
@@ -67,7 +67,7 @@ def test_results_beyond_the_limit_are_pageable_and_that_is_visible(gpu):
         eventually(lambda: dlbridge.pool_stats().owned == 0)
 
 
-def test_a_limit_of_nothing(gpu):
+def test_zero_pool_limit(gpu):
     """Everything goes on, by way of ordinary memory."""
     with pool_limit(0):
         for shape in (SMALL, LARGE):
@@ -100,7 +100,7 @@ def address(array: np.ndarray) -> int:
     return array.__array_interface__["data"][0]
 
 
-def test_what_the_legacy_stream_reads_needs_no_recording(gpu):
+def test_legacy_stream_needs_no_recording(gpu):
     fake = gpu.array(values_of(LARGE))
     result = to_numpy(fake, device="cpu")
     at, size = address(result), result.nbytes

@@ -48,7 +48,7 @@ WAITS = {
 
 
 @pytest.mark.parametrize("shape", ["SMALL", "LARGE"])
-def test_ctrl_c_ends_a_wait(shape):
+def test_ctrl_c_ends_waits(shape):
     """Nothing releases the hold before KeyboardInterrupt: a wait that is not ended runs into the limit of time."""
     waits = dict(WAITS)
     if shape == "SMALL":  # it fits into the smallest segment of the pool
@@ -84,7 +84,7 @@ def test_ctrl_c_ends_a_wait(shape):
     )
 
 
-def test_ctrl_c_ends_an_event_loop():
+def test_ctrl_c_ends_event_loop():
     run(
         """
         import asyncio
@@ -106,7 +106,7 @@ def test_ctrl_c_ends_an_event_loop():
     )
 
 
-def test_a_handler_that_returns_lets_the_wait_go_on():
+def test_signal_handlers_resume_waits():
     run(
         """
         with simulated_gpu() as gpu:
@@ -127,7 +127,7 @@ def test_a_handler_that_returns_lets_the_wait_go_on():
     )
 
 
-def test_threads_of_ours_take_no_signals():
+def test_worker_threads_block_signals():
     """They go to the threads of the program, whose handlers run there."""
     run(
         """
@@ -148,7 +148,7 @@ def test_threads_of_ours_take_no_signals():
 # ---- forks
 
 
-def test_the_child_of_a_fork_is_refused_and_harms_nobody():
+def test_fork_child_is_refused():
     run(
         """
         with simulated_gpu() as gpu:
@@ -201,7 +201,7 @@ def test_the_child_of_a_fork_is_refused_and_harms_nobody():
     )
 
 
-def test_a_fork_before_anything_was_staged_is_nobodys_business():
+def test_fork_before_staging():
     run(
         """
         child = os.fork()
@@ -235,7 +235,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize("end, way", [*((end, "") for end in ENDS), ("in flight", "sys.exit(0)")])
-def test_a_process_may_end_at_any_time(end, way):
+def test_process_ends_any_time(end, way):
     code = (
         textwrap.dedent(
             """
@@ -259,7 +259,7 @@ def test_a_process_may_end_at_any_time(end, way):
     assert run_isolated(code, timeout=30, prelude=PRELUDE).strip() == "the end"
 
 
-def test_the_module_is_loaded_when_it_is_first_needed():
+def test_cuda_module_loads_lazily():
     code = """
         assert "dlbridge._cuda" not in sys.modules
         to_numpy(np.zeros(3))

@@ -79,7 +79,7 @@ def values_of(dtype: str) -> np.ndarray:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_what_is_put_in_comes_out(gpu, layout, dtype):
+def test_arrays_keep_values(gpu, layout, dtype):
     values = np.asarray(LAYOUTS[layout](values_of(dtype)))
     for late, byte_offset in ((False, 0), (True, 64)):
         fake = gpu.array(values, late=late, byte_offset=byte_offset)
@@ -88,7 +88,7 @@ def test_what_is_put_in_comes_out(gpu, layout, dtype):
         assert found.tobytes() == values.tobytes()
 
 
-def test_device_memory_cannot_be_touched_by_the_host(gpu):
+def test_host_cannot_touch_device_memory(gpu):
     fake = gpu.array(floats(4))
     ends = os.pipe()
     with pytest.raises(OSError, match="Bad address"):
@@ -97,7 +97,7 @@ def test_device_memory_cannot_be_touched_by_the_host(gpu):
         os.close(end)
 
 
-def test_managed_and_pinned_memory_can(gpu):
+def test_host_touches_managed_memory(gpu):
     for kind in (CUDA_MANAGED, CUDA_HOST):
         fake = gpu.array(floats(4), kind=kind)
         assert ctypes.string_at(fake.address, 16) == floats(4).tobytes()
@@ -105,7 +105,7 @@ def test_managed_and_pinned_memory_can(gpu):
     assert gpu.sim.registered_bytes() == 4096
 
 
-def test_the_library_is_the_only_one_of_its_name(gpu):
+def test_library_is_loaded_once(gpu):
     with open("/proc/self/maps") as maps:
         files = {line.split()[-1] for line in maps if "libdlbridge_cuda" in line}
     assert files == {extension().library_path()}
@@ -114,13 +114,13 @@ def test_the_library_is_the_only_one_of_its_name(gpu):
 # ---- streams and order
 
 
-def test_the_library_stages_what_a_late_write_brings(gpu):
+def test_late_writes_are_staged(gpu):
     fake = gpu.array(floats(6, 4).T, late=True, stream=gpu.stream())
     staged = Library().to_host(fake, fake.stream)
     np.testing.assert_array_equal(staged, floats(6, 4).T)
 
 
-def test_a_missing_wait_is_reported(gpu):
+def test_missing_waits_are_reported(gpu):
     fake = gpu.array(floats(100), late=True, stream=gpu.stream())
     staged = Library().to_host(fake, gpu.stream())  # nobody has told that stream to wait
     assert set(gpu.take_reports()) == {"race"}
@@ -131,7 +131,7 @@ def test_a_missing_wait_is_reported(gpu):
     ("own", "consumer", "waits"),
     [("new", "new", True), ("new", None, True), ("new", -1, False), ("legacy", "new", True), ("new", 2, True)],
 )
-def test_dlpack_makes_the_consumers_stream_wait(gpu, own, consumer, waits):
+def test_fake_dlpack_orders_streams(gpu, own, consumer, waits):
     stream = gpu.stream() if own == "new" else 1
     consumer = gpu.stream() if consumer == "new" else consumer
     fake = gpu.array(floats(8), late=True, stream=stream)
@@ -151,7 +151,7 @@ def test_stream_0_is_refused(gpu):
         gpu.array(floats(8)).__dlpack__(stream=0)
 
 
-def test_a_hold_holds_what_depends_on_it_and_nothing_else(gpu):
+def test_holds_block_only_dependents(gpu):
     held, other = gpu.stream(), gpu.stream()
     hold = gpu.hold(held)
     late, free = (gpu.array(floats(8), late=True, stream=stream) for stream in (held, other))
@@ -170,7 +170,7 @@ def test_a_hold_holds_what_depends_on_it_and_nothing_else(gpu):
     hold.release()
 
 
-def test_overwriting_comes_after_what_its_stream_has(gpu):
+def test_overwrites_are_stream_ordered(gpu):
     fake = gpu.array(floats(8), late=True)
     before = gpu.read_later(fake)
     gpu.overwrite(fake, 7)
@@ -186,7 +186,7 @@ def test_every_scheduler_finds_the_race(gpu):
     assert gpu.take_reports() == ["race"]
 
 
-def test_a_capture_is_seen_to_break(gpu):
+def test_broken_captures_are_reported(gpu):
     stream = gpu.stream()
     with gpu.capture(stream):
         gpu.read_later(gpu.array(floats(2)), stream)
@@ -214,7 +214,7 @@ def test_an_order_joins_a_capture(gpu):
 # ---- capsules
 
 
-def test_capsules_describe_the_array_and_are_counted(gpu):
+def test_capsules_are_counted(gpu):
     fake = gpu.array(floats(4, 6)[::2, ::-1], byte_offset=128, read_only=True)
     managed, give_back = consume(fake.__dlpack__(max_version=(1, 1)))
     tensor = managed.dl_tensor
@@ -259,37 +259,37 @@ def test_stream_objects():
 # ---- what the end of a simulated GPU finds
 
 
-def test_the_end_fails_on_a_report():
+def test_end_fails_on_report():
     with pytest.raises(AssertionError, match="race"), simulated_gpu.simulated_gpu() as gpu:
         gpu.overwrite(gpu.array(floats(8), late=True, stream=gpu.stream()), 7, gpu.stream())
 
 
-def test_the_end_fails_on_a_capsule_that_was_not_released():
+def test_end_fails_on_unreleased_capsule():
     kept = []
     with pytest.raises(AssertionError, match="lent"), simulated_gpu.simulated_gpu() as gpu:
         kept.append(consume(gpu.array(floats(8)).capsule()))
     kept[0][1]()
 
 
-def test_the_end_fails_on_a_registration_that_stays():
+def test_end_fails_on_registration():
     memory = ctypes.create_string_buffer(8192)
     address = -(-ctypes.addressof(memory) // 4096) * 4096
     with pytest.raises(AssertionError, match="registrations"), simulated_gpu.simulated_gpu() as gpu:
         gpu.sim.register_host(address, 4096)
 
 
-def test_the_end_fails_on_another_current_device():
+def test_end_fails_on_current_device():
     with pytest.raises(AssertionError, match="contexts"), simulated_gpu.simulated_gpu(devices=2) as gpu:
         gpu.sim.use_device(1)
 
 
-def test_the_end_lets_the_tests_own_exception_through():
+def test_end_passes_exceptions_on():
     with pytest.raises(ZeroDivisionError), simulated_gpu.simulated_gpu() as gpu:
         gpu.overwrite(gpu.array(floats(8), late=True, stream=gpu.stream()), 7, gpu.stream())
         _ = 1 / 0
 
 
-def test_memory_that_is_freed_while_it_is_read_is_reported(gpu):
+def test_early_frees_are_reported(gpu):
     fake = gpu.array(floats(8), free_on_release=True)
     capsule = fake.capsule()
     gpu.read_later(fake)
@@ -300,7 +300,7 @@ def test_memory_that_is_freed_while_it_is_read_is_reported(gpu):
 # ---- faults
 
 
-def test_a_fault_strikes_the_call_it_names(gpu):
+def test_faults_strike_named_calls(gpu):
     fake = gpu.array(floats(100))
     gpu.fail_next("memcpy_async", n=2, code=simulated_gpu.INVALID_VALUE)
     Library().to_host(fake, 1)
@@ -311,12 +311,12 @@ def test_a_fault_strikes_the_call_it_names(gpu):
     assert gpu.counts()["memcpy_async"] == 3
 
 
-def test_a_fault_must_name_a_function_of_the_table(gpu):
+def test_faults_need_known_functions(gpu):
     with pytest.raises(ValueError, match="no function of the table"):
         gpu.fail_next("cudaMemcpyAsync")
 
 
-def test_a_sticky_fault_kills_the_device(gpu):
+def test_sticky_faults_kill_devices(gpu):
     gpu.expect_losses()
     fake = gpu.array(floats(100))
     gpu.fail_next("memcpy_async", sticky=True)
@@ -329,6 +329,6 @@ def test_a_sticky_fault_kills_the_device(gpu):
 
 
 @pytest.mark.parametrize("gpu", [{"driver": "absent"}, {"driver": "too_old"}, {"driver": "no_device"}], indirect=True)
-def test_drivers_that_are_of_no_use(gpu):
+def test_unusable_drivers_fail(gpu):
     with pytest.raises(RuntimeError):
         Library().to_host(gpu.array(floats(2)), 1)

@@ -32,7 +32,7 @@ DEVICE = "cuda:0"
 
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
-def test_a_future_under_way(gpu, shape):
+def test_pending_future(gpu, shape):
     own = gpu.stream()
     hold = gpu.hold(own)
     future = stage(gpu.array(values_of(shape), late=True, stream=own), device="cpu")
@@ -47,7 +47,7 @@ def test_a_future_under_way(gpu, shape):
 
 
 @pytest.mark.parametrize("timeout", [-1, float("nan")])
-def test_timeouts_that_mean_nothing(gpu, timeout):
+def test_invalid_timeouts_are_refused(gpu, timeout):
     future = stage(gpu.array(values_of()), device="cpu")
     with pytest.raises(ExchangeError, match="timeout"):
         future.result(timeout)
@@ -55,7 +55,7 @@ def test_timeouts_that_mean_nothing(gpu, timeout):
 
 
 @pytest.mark.rule(57)
-def test_sources_are_given_back_when_the_copy_is_done_and_not_before(gpu):
+def test_source_is_released_when_done(gpu):
     own = gpu.stream()
     fake = gpu.array(values_of(LARGE), late=True, stream=own, free_on_release=True)
     hold = gpu.hold(own)
@@ -67,7 +67,7 @@ def test_sources_are_given_back_when_the_copy_is_done_and_not_before(gpu):
     eventually(lambda: fake.ledger.freed)
 
 
-def test_a_deleter_in_python_may_run_on_a_thread_of_ours(gpu):
+def test_python_deleter_on_worker_thread(gpu):
     own = gpu.stream()
     fake = gpu.array(values_of(LARGE), late=True, stream=own)
     seen: list[str] = []
@@ -80,7 +80,7 @@ def test_a_deleter_in_python_may_run_on_a_thread_of_ours(gpu):
 
 
 @pytest.mark.rule(82)
-def test_waiting_lets_other_threads_run(gpu):
+def test_waiting_releases_the_gil(gpu):
     """Also in synchronous conversions: this thread could not release the hold otherwise."""
     for call in (
         lambda fake: to_numpy(fake, device="cpu"),
@@ -120,7 +120,7 @@ def test_stage_many_is_one_operation(gpu):
     assert after["event_synchronize"] - before["event_synchronize"] < 5
 
 
-def test_stage_many_refuses_what_is_no_gpu_tensor(gpu):
+def test_stage_many_refuses_wrong_sources(gpu):
     fake = gpu.array(values_of())
     with pytest.raises(ExchangeError, match=r"xs\[1\]"):
         stage_many([fake, np.zeros(3)])
@@ -147,7 +147,7 @@ def fails_alike(future: Any, code: str) -> str:
     return messages.pop()
 
 
-def test_a_device_that_dies_ends_what_is_under_way(gpu):
+def test_device_failure_ends_copies(gpu):
     gpu.expect_losses()
     own = gpu.stream()
     hold = gpu.hold(own)
@@ -163,7 +163,7 @@ def test_a_device_that_dies_ends_what_is_under_way(gpu):
     hold.release()
 
 
-def test_a_kernel_that_kills_the_device(gpu):
+def test_kernel_failure_ends_copies(gpu):
     gpu.expect_losses()
     own = gpu.stream()
     fake = gpu.array(values_of(LARGE), late=True, stream=own)
@@ -183,7 +183,7 @@ FAULTY = [
 
 @pytest.mark.parametrize("call", FAULTY)
 @pytest.mark.parametrize("what", ["to_numpy", "stage", "out", "from_dlpack"])
-def test_any_call_may_fail_and_the_next_conversion_works(call, what):
+def test_recovery_from_failing_calls(call, what):
     """Each n-th call of a function fails once: an error with a code comes out, nothing is lost, all goes on."""
     bodies: dict[str, Callable[[Any], Any]] = {
         "to_numpy": lambda fake: to_numpy(fake, device="cpu"),
@@ -250,7 +250,7 @@ def test_machines_without_a_gpu(driver, code):
 
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
-def test_a_captured_stream_is_refused_and_the_capture_stays_valid(gpu, shape):
+def test_captured_stream_is_refused(gpu, shape):
     own, other = gpu.stream(), gpu.stream()
     array = gpu.array(values_of(shape)).as_cai(stream=own)
     with gpu.capture(own):
@@ -268,7 +268,7 @@ def test_a_captured_stream_is_refused_and_the_capture_stays_valid(gpu, shape):
     np.testing.assert_array_equal(stage(array, device="cpu").result(10), values_of(shape))
 
 
-def test_a_producer_that_captures(gpu):
+def test_producer_that_captures(gpu):
     """It puts our lane into its capture when it is asked to; nothing may be lost by that but this one call."""
     own = gpu.stream()
     fake = gpu.array(values_of(), stream=own)

@@ -32,7 +32,7 @@ DEVICE = "cuda:0"
 
 @pytest.mark.parametrize("shape", [SMALL, LARGE])
 @pytest.mark.parametrize("kind", ["handle", LEGACY, PER_THREAD, "cuda_stream", "ptr", "handle_attribute", "protocol"])
-def test_the_copy_comes_after_what_the_named_stream_has(gpu, kind, shape):
+def test_copy_waits_for_named_stream(gpu, kind, shape):
     own = kind if isinstance(kind, int) else gpu.stream()
     names = {"handle_attribute": "handle", "protocol": "__cuda_stream__"}
     stream = own if kind in ("handle", LEGACY, PER_THREAD) else StreamObject(own, names.get(str(kind), str(kind)))
@@ -42,12 +42,12 @@ def test_the_copy_comes_after_what_the_named_stream_has(gpu, kind, shape):
 
 @pytest.mark.rule(77)
 @pytest.mark.parametrize("name", ["cuda_stream", "ptr", "handle", "__cuda_stream__"])
-def test_an_object_may_say_0_for_the_legacy_stream(gpu, name):
+def test_stream_object_zero_is_legacy(gpu, name):
     fake = gpu.array(values_of(), late=True)
     np.testing.assert_array_equal(stage(fake, device="cpu", stream=StreamObject(0, name)).result(), values_of())
 
 
-def test_without_snapshot_writing_early_is_a_race(gpu):
+def test_early_write_without_snapshot_races(gpu):
     own = gpu.stream()
     fake = gpu.array(values_of(LARGE), late=True, stream=own)
     hold = gpu.hold(own)
@@ -59,14 +59,14 @@ def test_without_snapshot_writing_early_is_a_race(gpu):
     eventually(lambda: fake.lent == fake.released)
 
 
-def test_no_edges_leaves_the_order_to_the_caller(gpu):
+def test_no_sync_orders_nothing(gpu):
     fake = gpu.array(values_of(LARGE), late=True, stream=gpu.stream())
     stage(fake.as_cai(stream=None), device="cpu", stream=NO_EDGES).synchronize()
     assert set(gpu.take_reports()) == {"race"}
 
 
 @pytest.mark.rule(78)
-def test_streams_that_are_refused(gpu):
+def test_invalid_streams_are_refused(gpu):
     fake = gpu.array(values_of())
     for stream in (0, -2, -17):
         with pytest.raises(ExchangeError) as refused:
@@ -79,7 +79,7 @@ def test_streams_that_are_refused(gpu):
 
 
 @pytest.mark.parametrize("gpu", [{"devices": 2}], indirect=True)
-def test_a_stream_of_another_device_is_refused(gpu):
+def test_foreign_device_stream_is_refused(gpu):
     fake = gpu.array(values_of())
     with pytest.raises(ExchangeError) as refused:
         stage(fake, device="cpu", stream=gpu.stream(device=1))
@@ -96,7 +96,7 @@ def test_the_second_device(gpu):
 
 
 @pytest.mark.parametrize("gpu", [{"current": None, "devices": 2, "active": [1]}], indirect=True)
-def test_no_context_is_made_on_a_device_that_is_only_asked_about(gpu):
+def test_queries_create_no_context(gpu):
     """The simulator reports a context that a call makes unasked; threads keep their stack of contexts."""
     assert "2 devices" in dlbridge.build_info()["cuda"]
     fake = gpu.array(values_of(), device=1, late=True, stream=gpu.stream(device=1))
@@ -106,7 +106,7 @@ def test_no_context_is_made_on_a_device_that_is_only_asked_about(gpu):
     assert gpu.sim.context_stack() == [] and not gpu.sim.context_active(0)
 
 
-def test_memory_that_a_held_stream_uses_is_dropped_without_delaying_others(gpu):
+def test_deferred_free_delays_no_stream(gpu):
     tensor = from_dlpack(values_of(LARGE), device=DEVICE)
     stream = gpu.stream()
     capsule = tensor.__dlpack__(stream=stream, max_version=(1, 0))
@@ -129,7 +129,7 @@ def test_memory_that_a_held_stream_uses_is_dropped_without_delaying_others(gpu):
 @pytest.mark.rule(81)
 @pytest.mark.parametrize("consumer", ["new", None, LEGACY, PER_THREAD])
 @pytest.mark.parametrize("made", ["shared", "ours"])
-def test_dlpack_makes_the_consumers_stream_wait(gpu, made, consumer):
+def test_dlpack_orders_consumer_stream(gpu, made, consumer):
     values = values_of(LARGE)
     tensor = (
         from_dlpack(gpu.array(values, late=True, stream=gpu.stream()))
@@ -143,7 +143,7 @@ def test_dlpack_makes_the_consumers_stream_wait(gpu, made, consumer):
 
 
 @pytest.mark.rule(80)
-def test_dlpack_without_edges_orders_nothing(gpu):
+def test_dlpack_no_sync_orders_nothing(gpu):
     tensor = from_dlpack(gpu.array(values_of(), late=True, stream=gpu.stream()))
     capsule = tensor.__dlpack__(stream=NO_EDGES, max_version=(1, 0))
     gpu.read(tensor, gpu.stream())
@@ -153,7 +153,7 @@ def test_dlpack_without_edges_orders_nothing(gpu):
 
 @pytest.mark.rule(78)
 @pytest.mark.parametrize("stream", [0, -5])
-def test_dlpack_refuses_streams_that_name_none(gpu, stream):
+def test_dlpack_refuses_invalid_streams(gpu, stream):
     tensor = from_dlpack(gpu.array(values_of()))
     with pytest.raises(ExchangeError) as refused:
         tensor.__dlpack__(stream=stream)
@@ -163,7 +163,7 @@ def test_dlpack_refuses_streams_that_name_none(gpu, stream):
 
 
 @pytest.mark.rule(41)
-def test_memory_of_ours_is_not_given_back_before_its_consumers_stream_is_through(gpu):
+def test_memory_outlives_consumer_stream(gpu):
     tensor = from_dlpack(values_of(LARGE), device=DEVICE)
     stream = gpu.stream()
     capsule = tensor.__dlpack__(stream=stream, max_version=(1, 0))
@@ -179,7 +179,7 @@ def test_memory_of_ours_is_not_given_back_before_its_consumers_stream_is_through
 # ---- torch tensors over the simulated memory
 
 
-def test_torch_tensors_are_ordered_by_torchs_current_stream(gpu, monkeypatch):
+def test_torch_uses_its_current_stream(gpu, monkeypatch):
     pytest.importorskip("torch")
     from dlbridge import _torch_gpu
 
@@ -197,7 +197,7 @@ def test_torch_tensors_are_ordered_by_torchs_current_stream(gpu, monkeypatch):
     eventually(lambda: fake.lent == fake.released)
 
 
-def test_torch_allocates_what_becomes_torchs(gpu, monkeypatch):
+def test_torch_allocates_its_results(gpu, monkeypatch):
     torch = pytest.importorskip("torch")
     from dlbridge import _torch_gpu
 
@@ -225,7 +225,7 @@ def test_torch_allocates_what_becomes_torchs(gpu, monkeypatch):
     gc.collect()
 
 
-def test_a_torch_without_cuda_says_what_to_do(gpu):
+def test_torch_without_cuda_is_refused(gpu):
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this torch can allocate on a GPU")

@@ -37,7 +37,7 @@ def run_bars(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 class TestBars:
-    def test_every_case_has_its_method_and_bars_their_own_names(self):
+    def test_cases_have_methods(self):
         table = staging_python.cases()
         bars = [bar.name for case in table for bar in case.bars]
         assert len(bars) == len(set(bars))
@@ -45,7 +45,7 @@ class TestBars:
             assert callable(getattr(staging_python.Session, case.method))
             assert case.name.startswith("python/")
 
-    def test_the_promises_are_bars(self):
+    def test_promises_are_bars(self):
         targets = {bar.name: (bar.sense, bar.target) for case in staging_python.cases() for bar in case.bars}
         assert targets["Python d2h, 64 MiB, freed, torch .cpu().numpy()"] == ("at least", 8)
         assert targets["Python d2h, 1 GiB, freed, torch pinned"] == ("at least", 0.98)
@@ -55,7 +55,7 @@ class TestBars:
         assert targets["Python batch d2h, 4096 x 256 B, torch"] == ("at least", 30)
         assert targets["Python d2h, 64 KiB, freed, torch pinned"][1] is None
 
-    def test_the_list_needs_no_gpu(self):
+    def test_list_needs_no_gpu(self):
         done = run_bars("--list", "--only", "small")
         assert done.returncode == 0
         assert len(done.stdout.splitlines()) == 2 * len(staging_python.SMALL)
@@ -69,7 +69,7 @@ class TestBars:
         assert done.returncode == 2 and message in done.stderr
 
     @pytest.mark.skipif(not gpu_fingerprint.capability()[1], reason="this machine has a GPU")
-    def test_without_a_gpu_it_measures_nothing_and_says_so(self, tmp_path):
+    def test_nothing_measured_without_gpu(self, tmp_path):
         done = run_bars("--json", str(tmp_path / "a.json"))
         assert done.returncode == 3, done.stderr
         assert "nothing measured" in done.stderr and not (tmp_path / "a.json").exists()
@@ -98,7 +98,7 @@ class TestBars:
         def numpy(self):
             return self._array.copy()
 
-    def test_copies_of_every_size_are_raced_and_peers_that_are_missing_skipped(self, monkeypatch):
+    def test_missing_peers_are_skipped(self, monkeypatch):
         ticks = itertools.count()
         monkeypatch.setattr(time, "perf_counter", lambda: next(ticks))
         array = np.arange(16_384, dtype=np.int32)
@@ -117,7 +117,7 @@ class TestBars:
         assert (measured["bytes"], measured["kind"], len(measured["series"])) == (65_536, "bandwidth", 2)
         assert measured["value"] == 1  # both are the same call
 
-    def test_a_wrong_element_breaks_the_case(self):
+    def test_wrong_elements_break_cases(self):
         array = np.arange(16_384, dtype=np.int32)
 
         def wrong(tensor, device):
@@ -136,7 +136,7 @@ class TestBars:
         assert {entry["verdict"] for entry in session.report.entries} == {"BROKEN"}
         assert session.report.entries[0]["note"] == "RuntimeError: wrong content"
 
-    def test_what_ctypes_costs_is_left_out_of_small_copies(self, monkeypatch):
+    def test_ctypes_cost_is_subtracted(self, monkeypatch):
         times = {"ours": 9e-6, "torch": 12e-6, "raw": 8.5e-6, "ctypes": 0.7e-6}
         monkeypatch.setattr(
             staging_python, "interleave", lambda contenders, *_: {name: [times[name]] * 5000 for name in contenders}
@@ -154,7 +154,7 @@ class TestBars:
         session.small(case.bars, **case.arguments)
         assert session.report.entries[2]["verdict"] == "FAILED"
 
-    def test_no_case_begins_after_the_time(self):
+    def test_time_limit_stops_cases(self):
         session = self.session()
         staging_session.measure(session, staging_python.cases(), 0)
         assert {entry["note"] for entry in session.report.entries} == {"the time was up"}
@@ -170,7 +170,7 @@ class TestSteps:
         assert set(gpu_run.STEPS) == set(gpu_run.LEAST_SECONDS) == set(gpu_run.RESERVED_SECONDS)
         assert gpu_run.RESERVED_SECONDS[gpu_run.STEPS[-1]] == 0
 
-    def test_a_package_that_was_brought_along_is_used(self, tmp_path, monkeypatch):
+    def test_given_package_is_used(self, tmp_path, monkeypatch):
         monkeypatch.setenv("DLBRIDGE_PACKAGE", str(tmp_path))
         with pytest.raises(gpu_run.StepFailed, match="holds no built dlbridge"):
             gpu_run.package_folder()
@@ -181,7 +181,7 @@ class TestSteps:
         monkeypatch.setenv("PYTHONPATH", "/elsewhere")
         assert gpu_run.package_path() == {"PYTHONPATH": f"{tmp_path}:/elsewhere"}
 
-    def test_without_a_package_a_step_is_skipped_and_says_why(self, tmp_path, monkeypatch):
+    def test_step_without_package_is_skipped(self, tmp_path, monkeypatch):
         monkeypatch.delenv("DLBRIDGE_PACKAGE", raising=False)
         monkeypatch.setattr(gpu_run, "BUILD", tmp_path / "none")
         run = self.run(tmp_path)
@@ -191,7 +191,7 @@ class TestSteps:
         assert "DLBRIDGE_PACKAGE" in step["note"]
 
     @pytest.mark.parametrize(("status", "state"), [(0, "done"), (1, "failed"), (3, "failed")])
-    def test_the_suite_ends_a_step_well_or_badly(self, status, state, tmp_path, monkeypatch):
+    def test_suite_status_ends_step(self, status, state, tmp_path, monkeypatch):
         """With a package whose suite says how it ended."""
         package = tmp_path / "dlbridge"
         (package / "testing").mkdir(parents=True)
@@ -240,14 +240,14 @@ class TestPlots:
         path.write_text(json.dumps(content or synthetic()))
         return path
 
-    def test_the_limit_of_the_bus_follows_from_generation_and_width(self):
+    def test_bus_limit(self):
         assert gpu_plots.bus_limit(synthetic()["fingerprint"]) == (pytest.approx(63.0, abs=0.1), "PCIe 5.0 x16")
         after = {**synthetic()["fingerprint"], "PCIe generation, now after the bars": "4"}
         assert gpu_plots.bus_limit(after) == (pytest.approx(31.5, abs=0.1), "PCIe 4.0 x16")
         assert gpu_plots.bus_limit({"GPU": "unknown"}) is None
         assert gpu_plots.bus_limit({"PCIe generation, now": "9", "PCIe width, now": "16"}) is None
 
-    def test_tables_hold_what_was_measured(self, tmp_path):
+    def test_tables_hold_measurements(self, tmp_path):
         into = tmp_path / "into"
         assert gpu_plots.main([str(self.results(tmp_path)), "--into", str(into), "--tables-only"]) == 0
         text = (into / "staging.md").read_text()
@@ -261,7 +261,7 @@ class TestPlots:
         assert "The bus is PCIe 5.0 x16: at most 63.0 GB/s" in text
 
     @needs_matplotlib
-    def test_plots_are_drawn_and_shown(self, tmp_path):
+    def test_plots_are_drawn(self, tmp_path):
         into = tmp_path / "into"
         assert gpu_plots.main([str(self.results(tmp_path)), "--into", str(into)]) == 0
         names = {path.name for path in into.iterdir()}
@@ -273,24 +273,24 @@ class TestPlots:
         assert "limit of the bus" not in (into / "latency.svg").read_text()
 
     @needs_matplotlib
-    def test_the_same_results_give_the_same_files(self, tmp_path):
+    def test_plots_are_reproducible(self, tmp_path):
         results = self.results(tmp_path)
         for name in ("a", "b"):
             gpu_plots.main([str(results), "--into", str(tmp_path / name)])
         for path in (tmp_path / "a").iterdir():
             assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes(), path.name
 
-    def test_results_without_measurements_give_nothing(self, tmp_path, capsys):
+    def test_no_measurements_no_files(self, tmp_path, capsys):
         content = {**synthetic(), "bars": synthetic()["bars"][-1:]}
         arguments = [str(self.results(tmp_path, content)), "--into", str(tmp_path / "into"), "--tables-only"]
         assert gpu_plots.main(arguments) == 3
         assert not (tmp_path / "into").exists() and "nothing written" in capsys.readouterr().err
 
-    def test_no_results_are_wrong_arguments(self, tmp_path, capsys):
+    def test_missing_results_are_refused(self, tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             gpu_plots.main([str(tmp_path / "none.json"), "--tables-only"])
         assert "expected results.json of scripts/gpu" in capsys.readouterr().err
 
-    def test_the_folder_is_named_after_the_gpu(self):
+    def test_folder_is_named_after_gpu(self):
         folder = gpu_plots.default_folder({"fingerprint": {"GPU": "NVIDIA H200 (SXM)"}})
         assert folder == ROOT / "docs" / "measurements" / "gpu-nvidia-h200-sxm"

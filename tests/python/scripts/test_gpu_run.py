@@ -42,7 +42,7 @@ class TestTurns:
         with pytest.raises(ValueError, match="between 0 and 1"):
             turns.quantile([1.0], 1.5)
 
-    def test_the_interval_holds_the_true_median(self):
+    def test_interval_holds_median(self):
         generator = random.Random(7)
         held = 0
         for seed in range(200):
@@ -52,12 +52,12 @@ class TestTurns:
             held += low <= 1 <= high
         assert 180 <= held <= 199
 
-    def test_the_interval_reaches_as_far_up_as_down(self):
+    def test_interval_is_symmetric(self):
         middle, low, high = turns.bootstrap_median(list(range(1, 16)), 3)
         assert middle - low == pytest.approx(high - middle, abs=1)
         assert high - low > 2
 
-    def test_contenders_take_turns_in_changing_order(self):
+    def test_contenders_take_turns(self):
         ran: list[str] = []
 
         def contender(name):
@@ -72,18 +72,18 @@ class TestTurns:
         for name in names:
             assert [math.ceil(turn / 3) for turn in seconds[name]] == list(range(4, 44))
 
-    def test_a_bar_wants_the_whole_interval(self):
+    def test_bars_judge_whole_interval(self):
         assert turns.judge(AT_LEAST, 0.97, 1.2) == "passed"
         assert turns.judge(AT_LEAST, 0.969, 1.2) == "FAILED"
         assert turns.judge(AT_MOST, 0.5, 1.05) == "passed"
         assert turns.judge(AT_MOST, 0.5, 1.051) == "FAILED"
         assert turns.judge(turns.Bar("shown", "", "at least", None), 0.1, 0.1) == "no bar"
 
-    def test_medians_of_blocks_leave_the_rest_out(self):
+    def test_medians_of_blocks(self):
         samples = [1.0] * 500 + [3.0] * 500 + [9.0] * 499
         assert turns.medians_of_blocks(samples) == [1, 3]
 
-    def test_the_report_is_whole_after_every_entry(self, tmp_path, capsys):
+    def test_report_is_always_whole(self, tmp_path, capsys):
         path = tmp_path / "peers.json"
         report = turns.Report(path, {"seed": "7"})
         assert json.loads(path.read_text()) == {"seed": "7", "bars": []}
@@ -102,7 +102,7 @@ class TestTurns:
             "speed: BROKEN: wrong content",
         ]
 
-    def test_both_programs_write_the_same_keys(self):
+    def test_programs_write_same_keys(self):
         """The renderer reads them from either; report.cpp is the other one."""
         source = (ROOT / "benchmarks" / "cuda" / "report.cpp").read_text()
         entry = turns.outcome(AT_LEAST, [1.0], {"ours": [1.0]}, 1)
@@ -111,7 +111,7 @@ class TestTurns:
 
 
 class TestPeers:
-    def test_every_case_has_its_method_and_bars_their_own_names(self):
+    def test_peer_cases_have_methods(self):
         bars = [bar.name for case in staging_peers.cases() for bar in case.bars]
         assert len(bars) == len(set(bars))
         for case in staging_peers.cases():
@@ -127,7 +127,7 @@ class TestPeers:
             setattr(session, name, fact)
         return session
 
-    def test_wrong_content_is_seen(self):
+    def test_wrong_content_is_detected(self):
         expected = np.arange(10_000, dtype=np.int32)
         session = self.session()
         for wrong in (0, 1, 5000, 9999):
@@ -140,7 +140,7 @@ class TestPeers:
         with pytest.raises(RuntimeError, match="wrong content"):  # it was spoilt by being looked at
             session.expect(got, expected, False)
 
-    def test_converting_counts_and_looking_does_not(self, monkeypatch):
+    def test_only_converting_counts(self, monkeypatch):
         now = [0.0]
 
         def takes(seconds, result=None):
@@ -155,18 +155,18 @@ class TestPeers:
         assert contender() == 2
         assert len(kept) == 1
 
-    def test_ratios_say_how_many_times_as_fast(self, capsys):
+    def test_ratios_are_speedups(self, capsys):
         session = self.session()
         session.speed(turns.Bar("b", "", "at least", 8), [1.0] * 15, [8.5] * 15)
         assert session.report.entries[0]["value"] == 8.5
         assert session.report.entries[0]["verdict"] == "passed"
 
-    def test_fewer_rounds_are_refused(self):
+    def test_few_rounds_are_refused(self):
         done = run_peers("--library", "none.so", "--rounds", "3")
         assert done.returncode == 2
         assert "expected 15 or more" in done.stderr
 
-    def test_the_list_names_every_bar(self):
+    def test_list_names_every_bar(self):
         done = run_peers("--list")
         assert done.returncode == 0
         assert len(done.stdout.splitlines()) == sum(len(case.bars) for case in staging_peers.cases())
@@ -180,7 +180,7 @@ def run_peers(*arguments):
 
 
 class TestStagingAbi:
-    def test_structs_have_the_sizes_of_the_header(self):
+    def test_struct_sizes(self):
         import ctypes
 
         assert ctypes.sizeof(staging_abi.DLTensor) == 48
@@ -189,14 +189,14 @@ class TestStagingAbi:
         assert ctypes.sizeof(staging_abi.DlbPinnedStats) == 96
         assert ctypes.sizeof(staging_abi.DlbError) == 40
 
-    def test_a_descriptor_names_the_array(self):
+    def test_descriptor_of_an_array(self):
         array = np.arange(10, dtype=np.int32)
         descriptor = staging_abi.Descriptor.of_array(array)
         tensor = descriptor.managed.dl_tensor
         assert (tensor.data, tensor.ndim, tensor.shape[0], tensor.strides[0]) == (array.ctypes.data, 1, 10, 1)
         assert (tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes) == (0, 32, 1)
 
-    def test_the_library_answers_without_a_gpu(self):
+    def test_library_answers_without_gpu(self):
         """And staging_peers.py then ends with 3, and gives no figures."""
         found = sorted(ROOT.glob("build/*/lib/libdlbridge_cuda.so"), key=lambda path: path.stat().st_mtime)
         plain = [path for path in found if path.parts[-3] in ("release", "cuda", "gpu")]
@@ -226,22 +226,22 @@ class TestFingerprint:
         program.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path) + os.pathsep + os.environ["PATH"])
 
-    def test_nvidia_smi_is_asked_once(self, tmp_path, monkeypatch):
+    def test_nvidia_smi_runs_once(self, tmp_path, monkeypatch):
         self.fake_smi(tmp_path, monkeypatch, f"echo x >> {tmp_path}/asked\necho '5, 5, 16, 16'\n")
         assert gpu_fingerprint.link()["PCIe width, now"] == "16"
         assert (tmp_path / "asked").read_text() == "x\n"
 
-    def test_a_question_unknown_to_nvidia_smi_costs_only_its_answer(self, tmp_path, monkeypatch):
+    def test_unknown_nvidia_smi_query(self, tmp_path, monkeypatch):
         script = 'case "$1" in *,*|*width.max) exit 2;; *) echo 5;; esac\n'
         self.fake_smi(tmp_path, monkeypatch, script)
         answers = gpu_fingerprint.link()
         assert answers["PCIe generation, now"] == "5"
         assert answers["PCIe width, most"] == "unknown"
 
-    def test_no_driver_is_a_sentence(self):
+    def test_missing_driver_is_named(self):
         assert gpu_fingerprint.capability("libno-such-driver.so") == ("", "no CUDA driver")
 
-    def test_all_of_it_is_text(self):
+    def test_fingerprint_is_text(self):
         facts = gpu_fingerprint.fingerprint(with_gpu=False)
         assert all(isinstance(fact, str) and fact for fact in facts.values())
         assert {"CPU", "memory", "kernel", "Python", "numpy", "nvcc"} <= facts.keys()
@@ -255,7 +255,7 @@ class TestDocument:
             **more,
         }
 
-    def test_bars_of_a_program_replace_those_it_had(self, tmp_path):
+    def test_bars_replace_older_ones(self, tmp_path):
         document = gpu_report.Document(tmp_path)
         document.set_bars("bars", [self.entry("a")])
         document.set_bars("peers", [self.entry("p")])
@@ -299,7 +299,7 @@ class TestRun:
         options = Namespace(steps=list(steps), seed=1, rounds=15, only="")
         return gpu_run.Run(tmp_path, gpu_report.Document(tmp_path), options, time.monotonic() + seconds, "90", "")
 
-    def test_dlpack_comes_from_the_first_header_that_is_new_enough(self, tmp_path, monkeypatch):
+    def test_first_recent_dlpack_header_wins(self, tmp_path, monkeypatch):
         monkeypatch.delenv("DLPACK_INCLUDE_DIR", raising=False)
         headers = []
         for minor in (1, 3, 4):
@@ -315,7 +315,7 @@ class TestRun:
         monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
         assert gpu_run.dlpack_folder(tmp_path, []) == Path("/given")
 
-    def test_packages_are_looked_through(self, tmp_path):
+    def test_packages_are_searched(self, tmp_path):
         for place in ("torch/include/ATen", "tvm_ffi/include/dlpack"):
             (tmp_path / place).mkdir(parents=True)
             (tmp_path / place / "dlpack.h").write_text("")
@@ -323,24 +323,24 @@ class TestRun:
         assert [path.parts[-2] for path in found] == ["dlpack", "ATen"]
         assert gpu_run.header_version(found[0]) == (0, 0)
 
-    def test_a_call_that_takes_too_long_is_ended_with_its_children(self, tmp_path):
+    def test_slow_calls_are_killed(self, tmp_path):
         lines = []
         command = ["sh", "-c", "echo started; sleep 60 & wait"]
         assert gpu_run.call(command, tmp_path / "log", 1, lines.append) == 124
         assert lines == ["started"]
         assert "started" in (tmp_path / "log").read_text()
 
-    def test_a_call_answers_with_its_status(self, tmp_path):
+    def test_call_returns_status(self, tmp_path):
         assert gpu_run.call(["sh", "-c", 'exit "$CODE"'], tmp_path / "log", 30, CODE="7") == 7
 
-    def test_steps_without_time_are_skipped_and_say_so(self, tmp_path, capsys):
+    def test_steps_without_time_are_skipped(self, tmp_path, capsys):
         run = self.run(tmp_path, seconds=5)
         gpu_run.perform(run, "bars", lambda _: pytest.fail("there was no time for it"))
         [step] = run.document.content["steps"]
         assert step["state"] == "skipped" and "30 s needed" in step["note"]
         assert not run.document.failed()
 
-    def test_a_failed_step_has_its_row(self, tmp_path, capsys):
+    def test_failed_steps_are_listed(self, tmp_path, capsys):
         def failing(_):
             raise gpu_run.StepFailed("ctest ended with 8")
 
@@ -349,14 +349,14 @@ class TestRun:
         assert run.document.content["steps"][0]["note"] == "ctest ended with 8"
         assert run.document.failed()
 
-    def test_time_is_kept_for_the_steps_that_follow(self, tmp_path):
+    def test_time_is_reserved(self, tmp_path):
         assert gpu_run.reserved(self.run(tmp_path), "bars") == gpu_run.RESERVED_SECONDS["bars"]
         assert gpu_run.reserved(self.run(tmp_path, steps=("build", "bars")), "bars") == 0
         assert (
             gpu_run.reserved(self.run(tmp_path, steps=("tests", "bars")), "tests") == gpu_run.RESERVED_SECONDS["tests"]
         )
 
-    def test_figures_are_taken_over_line_by_line(self, tmp_path, capsys):
+    def test_figures_arrive_line_by_line(self, tmp_path, capsys):
         run = self.run(tmp_path)
         seen = []
         run.document.set_bars = lambda source, entries: seen.append([entry["name"] for entry in entries])
@@ -374,7 +374,7 @@ class TestRun:
         assert seen[0][:1] == ["a"] and seen[-1] == ["a", "b"]
         assert not (tmp_path / "fake.json").exists()
 
-    def test_missed_bars_are_no_failure_of_the_step(self):
+    def test_missed_bars_fail_no_step(self):
         gpu_run.judged(1, "bars")
         with pytest.raises(gpu_run.StepFailed, match="ended with 124"):
             gpu_run.judged(124, "bars")

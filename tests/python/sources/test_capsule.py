@@ -45,7 +45,7 @@ INCOMING = {
 @pytest.mark.rule(49, 52)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("kind", INCOMING)
-def test_capsules_come_in_and_are_consumed(kind: str, target: str) -> None:
+def test_capsules_are_consumed(kind: str, target: str) -> None:
     capsule = INCOMING[kind]()
     name = name_of(capsule)
     data = (versioned_of(capsule) if "versioned" in name else legacy_of(capsule)).dl_tensor.data
@@ -68,7 +68,7 @@ def test_capsules_come_in_and_are_consumed(kind: str, target: str) -> None:
 
 
 @pytest.mark.rule(74, 106)
-def test_legacy_capsules_are_writable_in_torch_alone() -> None:
+def test_legacy_capsules_in_torch() -> None:
     a = array()
     dlbridge.to_torch(a.__dlpack__())[0, 0, 0] = 99
     assert a[0, 0, 0] == 99
@@ -79,7 +79,7 @@ def test_legacy_capsules_are_writable_in_torch_alone() -> None:
 
 
 @pytest.mark.rule(74)
-def test_a_legacy_capsule_goes_on_as_one() -> None:
+def test_legacy_capsule_is_passed_on() -> None:
     """Nothing is lost on the way that a legacy capsule said; a versioned one then says read-only."""
     a = array()
     handle = dlbridge.from_dlpack(a.__dlpack__())
@@ -92,7 +92,7 @@ def test_a_legacy_capsule_goes_on_as_one() -> None:
 
 
 @pytest.mark.rule(74)
-def test_explain_says_unknown_of_a_legacy_capsule() -> None:
+def test_explain_of_legacy_capsules() -> None:
     capsule = array().__dlpack__()
     plan = dlbridge.explain(capsule, to="torch")
     assert plan.verdict == "share"
@@ -104,7 +104,7 @@ def test_explain_says_unknown_of_a_legacy_capsule() -> None:
 @pytest.mark.rule(104)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("legacy", [False, True], ids=["versioned", "legacy"])
-def test_a_capsule_outlives_its_source(legacy: bool, target: str) -> None:
+def test_capsule_outlives_its_source(legacy: bool, target: str) -> None:
     a = array()
     watch = weakref.ref(a)
     capsule = a.__dlpack__() if legacy else a.__dlpack__(max_version=(1, 0))
@@ -122,7 +122,7 @@ def test_a_capsule_outlives_its_source(legacy: bool, target: str) -> None:
 
 @pytest.mark.rule(44)
 @pytest.mark.parametrize("holder", ["handle", "array", "capsule"])
-def test_dropping_what_came_in_keeps_a_pending_exception(holder: str) -> None:
+def test_release_keeps_pending_exception(holder: str) -> None:
     crafted = Crafted()  # its deleter is Python code, which cannot run while an exception is pending
 
     def use_and_fail() -> None:
@@ -148,7 +148,7 @@ def test_dropping_what_came_in_keeps_a_pending_exception(holder: str) -> None:
     assert crafted.calls == 2
 
 
-def test_a_deleter_runs_when_the_last_view_is_gone() -> None:
+def test_deleter_runs_after_last_view() -> None:
     crafted = Crafted()
     handle = dlbridge.from_dlpack(crafted.capsule())
     views = [handle.numpy(), handle.torch(), handle.numpy()[1:], handle.torch()[0], handle.__dlpack__()]
@@ -159,7 +159,7 @@ def test_a_deleter_runs_when_the_last_view_is_gone() -> None:
     assert crafted.calls == 1
 
 
-def test_device_memory_is_never_read_by_the_host() -> None:
+def test_host_never_reads_device_memory() -> None:
     run_isolated(
         f"""
         sys.path.insert(0, {HELPERS!r})
@@ -193,7 +193,7 @@ def test_device_memory_is_never_read_by_the_host() -> None:
 @pytest.mark.rule(87)
 @pytest.mark.parametrize("kind", [BufferError, TypeError, RuntimeError, KeyError, AttributeError])
 @pytest.mark.parametrize("target", TARGETS)
-def test_errors_of_a_producer_pass_through(kind: type[Exception], target: str) -> None:
+def test_producer_errors_pass_through(kind: type[Exception], target: str) -> None:
     error = kind("own words")
 
     def dlpack(**_: Any) -> Any:
@@ -245,13 +245,13 @@ def test_old_producers_work(kind: type, target: str) -> None:
 
 @pytest.mark.parametrize("answer", [None, 3, "capsule", array()], ids=lambda x: type(x).__name__)
 @pytest.mark.parametrize("target", TARGETS)
-def test_answers_that_are_no_capsules_are_type_errors(answer: Any, target: str) -> None:
+def test_wrong_answers_are_type_errors(answer: Any, target: str) -> None:
     with pytest.raises(TypeError, match="expected a DLPack capsule"):
         TARGETS[target](Producer(lambda **_: answer))
 
 
 @pytest.mark.rule(103)
-def test_a_producer_is_released_with_its_result() -> None:
+def test_producer_is_released_with_result() -> None:
     a = array()
     before = sys.getrefcount(a)
     producer = Producer(a.__dlpack__)
@@ -262,7 +262,7 @@ def test_a_producer_is_released_with_its_result() -> None:
     assert sys.getrefcount(a) == before
 
 
-def test_refusals_of_producers_leak_nothing() -> None:
+def test_refused_producers_leak_nothing() -> None:
     a = array()[::-1]
     producer = Positional(a)
     before = sys.getrefcount(a)

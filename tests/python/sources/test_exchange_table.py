@@ -36,7 +36,7 @@ from isolated import needs_torch
 
 
 @pytest.mark.rule(88, 89)
-def test_the_table_is_on_the_type_and_stays_where_it_is() -> None:
+def test_table_stays_on_the_type() -> None:
     address = ctypes.addressof(table())
     dlbridge.from_dlpack(np.zeros(3))
     gc.collect()
@@ -49,7 +49,7 @@ def test_the_table_is_on_the_type_and_stays_where_it_is() -> None:
 
 @pytest.mark.rule(108)
 @pytest.mark.parametrize("array", [np.arange(6.0).reshape(2, 3), np.arange(12)[::-2], np.full((), 3.0)])
-def test_an_owning_tensor_is_the_memory_and_outlives_its_handle(array: np.ndarray) -> None:
+def test_owning_tensor_outlives_its_handle(array: np.ndarray) -> None:
     handle = dlbridge.from_dlpack(array)
     out = ADDRESS()
     assert FROM_OBJECT(table().from_object)(handle, out) == 0
@@ -63,7 +63,7 @@ def test_an_owning_tensor_is_the_memory_and_outlives_its_handle(array: np.ndarra
     give_back(out)
 
 
-def test_the_source_lives_as_long_as_the_owning_tensor() -> None:
+def test_owning_tensor_holds_source() -> None:
     class Watched(np.ndarray):
         pass
 
@@ -82,7 +82,7 @@ def test_the_source_lives_as_long_as_the_owning_tensor() -> None:
 
 
 @pytest.mark.rule(108)
-def test_read_only_padding_and_offsets_survive() -> None:
+def test_flags_and_offsets_survive_tables() -> None:
     array = np.arange(10.0)
     array.flags.writeable = False
     handle = dlbridge.from_dlpack(array[3:])
@@ -97,7 +97,7 @@ def test_read_only_padding_and_offsets_survive() -> None:
     give_back(out)
 
 
-def test_a_borrowed_description_needs_no_owner() -> None:
+def test_borrowed_description() -> None:
     array = np.arange(6, dtype=np.int16).reshape(2, 3).T
     handle = dlbridge.from_dlpack(array)
     tensor = DLTensor()
@@ -117,14 +117,14 @@ def test_borrowing_refuses_padding() -> None:
 
 @pytest.mark.rule(109)
 @pytest.mark.parametrize("slot", ["from_object", "borrow"])
-def test_another_type_is_a_type_error(slot: str) -> None:
+def test_other_types_are_type_errors(slot: str) -> None:
     out: Any = ADDRESS() if slot == "from_object" else DLTensor()
     call = FROM_OBJECT if slot == "from_object" else BORROW
     with pytest.raises(TypeError, match=r"x is numpy\.ndarray; expected a dlbridge\.Tensor"):
         call(getattr(table(), slot))(np.zeros(3), out)
 
 
-def test_a_tensor_that_comes_in_is_wrapped_and_released_once() -> None:
+def test_incoming_tensor_is_released_once() -> None:
     crafted = Crafted()
     managed = crafted.managed()
     out = ADDRESS()
@@ -139,7 +139,7 @@ def test_a_tensor_that_comes_in_is_wrapped_and_released_once() -> None:
     assert crafted.calls == 1
 
 
-def test_a_hostile_tensor_that_comes_in_is_refused_and_released_once() -> None:
+def test_hostile_tensor_is_released_once() -> None:
     crafted = Crafted(ndim=-1)
     managed = crafted.managed()
     with pytest.raises(dlbridge.ExchangeError) as refusal:
@@ -163,7 +163,7 @@ def prototype(shape: tuple[int, ...], **fields: Any) -> DLTensor:
     return tensor
 
 
-def test_the_allocator_looks_only_at_what_a_prototype_says() -> None:
+def test_allocator_reads_only_prototype() -> None:
     lying = prototype((2, 5), data=1, byte_offset=2**64 - 1)
     lying.strides = (ctypes.c_int64 * 2)(-(2**63), 2**63 - 1)
     status, out, errors = allocate(lying)
@@ -188,7 +188,7 @@ def test_the_allocator_looks_only_at_what_a_prototype_says() -> None:
         (prototype((2,), device_type=2), "cuda:0"),
     ],
 )
-def test_the_allocator_reports_through_its_callback(asked: DLTensor, says: str) -> None:
+def test_allocator_reports_errors(asked: DLTensor, says: str) -> None:
     status, out, errors = allocate(asked)
     assert status == -1
     assert out.value is None
@@ -198,7 +198,7 @@ def test_the_allocator_reports_through_its_callback(asked: DLTensor, says: str) 
 
 
 @pytest.mark.rule(110)
-def test_the_stream_of_the_cpu_is_null() -> None:
+def test_cpu_stream_is_null() -> None:
     out = ADDRESS(1)
     assert STREAM(table().stream)(1, 0, out) == 0
     assert out.value is None
@@ -210,7 +210,7 @@ def test_the_stream_of_the_cpu_is_null() -> None:
 @pytest.mark.parametrize(
     "convert", [pytest.param(dlbridge.to_torch, marks=needs_torch), dlbridge.to_numpy, dlbridge.from_dlpack]
 )
-def test_a_foreign_table_is_taken_and_released_once(convert: Callable[[Any], Any]) -> None:
+def test_foreign_table_is_released_once(convert: Callable[[Any], Any]) -> None:
     crafted = Crafted()
     result = convert(with_table(hands_out(crafted)))
     assert tuple(result.shape) == (2, 3)
@@ -221,7 +221,7 @@ def test_a_foreign_table_is_taken_and_released_once(convert: Callable[[Any], Any
     assert crafted.calls == 1
 
 
-def test_the_table_comes_before_the_method() -> None:
+def test_table_precedes_method() -> None:
     def never(self: Any, **_: Any) -> None:
         raise AssertionError("__dlpack__ was called")
 
@@ -231,7 +231,7 @@ def test_the_table_comes_before_the_method() -> None:
 
 
 @needs_torch
-def test_explain_gives_back_what_it_looked_at() -> None:
+def test_explain_releases_table_tensors() -> None:
     crafted = Crafted(flags=1)
     assert dlbridge.explain(with_table(hands_out(crafted)), to="torch").reasons == ["read_only"]
     assert crafted.calls == 1

@@ -117,7 +117,7 @@ def test_formats_are_numpys(code: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["?", "b", "B", "h", "H", "i", "I", "l", "L", "f", "d"])
-def test_elements_can_be_read_and_written(code: str) -> None:
+def test_elements_are_writable(code: str) -> None:
     a = np.array([[0, 1, 1], [1, 0, 1]], code)
     view = memoryview(dlbridge.from_dlpack(a))
     assert view.tolist() == a.tolist()
@@ -131,7 +131,7 @@ FLOAT8 = [name for name in dir(ml_dtypes) if name.startswith("float8_")]
 
 
 @pytest.mark.parametrize("name", ["bfloat16", *FLOAT8, *PADDED_TYPES])
-def test_dtypes_of_ml_dtypes_have_no_format(name: str) -> None:
+def test_ml_dtypes_have_no_format(name: str) -> None:
     if not hasattr(ml_dtypes, name):
         pytest.skip(f"this ml_dtypes has no {name}")
     a = random_array(np.uint8, (4, 6)).view(getattr(ml_dtypes, name))
@@ -152,7 +152,7 @@ def iter_buffer(x: Any, flags: int) -> Iterator[PyBuffer]:
 
 
 @pytest.mark.parametrize("dtype", [torch.complex32, torch.float4_e2m1fn_x2], ids=str)
-def test_dtypes_of_torch_alone_have_no_format(dtype: torch.dtype) -> None:
+def test_torch_dtypes_have_no_format(dtype: torch.dtype) -> None:
     t = torch.arange(8, dtype=torch.uint8).view(dtype)
     handle = dlbridge.from_dlpack(t)
     error = refusal(lambda: memoryview(handle))
@@ -162,7 +162,7 @@ def test_dtypes_of_torch_alone_have_no_format(dtype: torch.dtype) -> None:
     assert hashlib.md5(handle).digest() == hashlib.md5(bytes(range(8))).digest()
 
 
-def test_elements_packed_below_a_byte_have_no_shape_either() -> None:
+def test_packed_elements_have_no_shape() -> None:
     crafted = Crafted(code=0, bits=4, shape=(5,), strides=(1,))
     handle = dlbridge.from_dlpack(crafted.capsule())
     assert "unpack it" in str(refusal(lambda: memoryview(handle)))
@@ -171,7 +171,7 @@ def test_elements_packed_below_a_byte_have_no_shape_either() -> None:
     assert refusal(lambda: next(iter_buffer(handle, ND))).code == "unsupported_dtype"
 
 
-def test_what_asks_for_no_format_takes_every_dtype() -> None:
+def test_bytes_consumers_take_every_dtype() -> None:
     a = np.arange(6).astype(ml_dtypes.bfloat16)
     handle = dlbridge.from_dlpack(a)
     file = io.BytesIO()
@@ -211,9 +211,7 @@ LAYOUTS: dict[str, Callable[[], np.ndarray]] = {
 @pytest.mark.parametrize("with_format", [0, FORMAT], ids=["bare", "format"])
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_request_is_answered_as_numpy_answers_it(
-    layout: str, order: str, with_format: int, writable: int
-) -> None:
+def test_requests_are_answered_like_numpy(layout: str, order: str, with_format: int, writable: int) -> None:
     a = LAYOUTS[layout]()
     flags = ORDERS[order] | with_format | writable
     theirs, ours = fields(a, flags), fields(dlbridge.from_dlpack(a), flags)
@@ -226,7 +224,7 @@ def test_every_request_is_answered_as_numpy_answers_it(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_memoryview_sees_the_same_elements(layout: str) -> None:
+def test_memoryview_of_layouts(layout: str) -> None:
     a = LAYOUTS[layout]()
     handle = dlbridge.from_dlpack(a)
     view = memoryview(handle)
@@ -241,7 +239,7 @@ def test_memoryview_sees_the_same_elements(layout: str) -> None:
         assert getattr(view, order) == getattr(a.flags, order)
 
 
-def test_a_refused_order_names_the_call_that_works() -> None:
+def test_refused_order_names_remedy() -> None:
     handle = dlbridge.from_dlpack(np.arange(12.0).reshape(3, 4).T)
     error = refusal(lambda: hashlib.md5(handle))
     assert (error.code, error.field) == ("invalid_argument", "strides")
@@ -252,7 +250,7 @@ def test_a_refused_order_names_the_call_that_works() -> None:
     assert "numpy.asfortranarray(x)" in str(error)
 
 
-def test_strides_without_meaning_become_what_consumers_expect() -> None:
+def test_meaningless_strides_are_canonical() -> None:
     crafted = Crafted(shape=(1, 3, 1), strides=(2**60, 1, -(2**60)))
     view = memoryview(dlbridge.from_dlpack(crafted.capsule()))
     assert view.strides == (12, 4, 4)
@@ -261,7 +259,7 @@ def test_strides_without_meaning_become_what_consumers_expect() -> None:
     assert (empty.shape, empty.strides, empty.tolist()) == ((0, 3), (12, 4), [])
 
 
-def test_an_empty_tensor_without_memory_has_an_address_in_its_buffer() -> None:
+def test_empty_buffer_has_address() -> None:
     handle = dlbridge.from_dlpack(Crafted(shape=(2, 0), strides=(0, 1), data=None).capsule())
     with buffer(handle, READ_ONLY_FULL) as view:
         assert view.buf
@@ -270,7 +268,7 @@ def test_an_empty_tensor_without_memory_has_an_address_in_its_buffer() -> None:
     assert np.asarray(handle).shape == (2, 0)
 
 
-def test_more_than_64_dimensions_are_refused() -> None:
+def test_rank_65_is_refused() -> None:
     handle = dlbridge.from_dlpack(torch.zeros((1,) * 65))
     error = refusal(lambda: memoryview(handle))
     assert (error.code, error.field) == ("too_many_dimensions", "ndim")
@@ -300,7 +298,7 @@ def broadcast_handle() -> dlbridge.Tensor:
     "make, code",
     [(read_only_handle, "read_only"), (legacy_handle, "read_only"), (broadcast_handle, "overlap")],
 )
-def test_what_may_not_be_written_is_a_read_only_buffer(make: Callable[[], dlbridge.Tensor], code: str) -> None:
+def test_read_only_buffers(make: Callable[[], dlbridge.Tensor], code: str) -> None:
     handle = make()
     view = memoryview(handle)
     assert view.readonly
@@ -316,7 +314,7 @@ def test_what_may_not_be_written_is_a_read_only_buffer(make: Callable[[], dlbrid
         io.BytesIO(bytes(64)).readinto(handle)
 
 
-def test_a_stride_of_0_without_a_second_element_is_writable() -> None:
+def test_single_zero_stride_is_writable() -> None:
     assert not memoryview(dlbridge.from_dlpack(AS(np.arange(4.0), (1, 4), (0, 8)))).readonly
 
 
@@ -324,7 +322,7 @@ def test_a_stride_of_0_without_a_second_element_is_writable() -> None:
 
 
 @pytest.mark.parametrize("flags", [0, ND, READ_ONLY_FULL], ids=["simple", "nd", "full"])
-def test_device_memory_is_no_buffer(flags: int) -> None:
+def test_device_memory_has_no_buffer(flags: int) -> None:
     error = refusal(lambda: next(iter_buffer(device_handle(), flags)))
     assert isinstance(error, BufferError)
     assert (error.code, error.field) == ("device_not_named", "device")
@@ -333,7 +331,7 @@ def test_device_memory_is_no_buffer(flags: int) -> None:
 
 
 @pytest.mark.parametrize("device", [(1, 0), (1, 7), (3, 0), (11, 2)])
-def test_all_host_memory_is_a_buffer(device: tuple[int, int]) -> None:
+def test_host_memory_has_buffer(device: tuple[int, int]) -> None:
     crafted = Crafted(device=device)
     assert memoryview(dlbridge.from_dlpack(crafted.capsule())).tolist() == [[0, 1, 2], [3, 4, 5]]
 
@@ -341,7 +339,7 @@ def test_all_host_memory_is_a_buffer(device: tuple[int, int]) -> None:
 # ---- lifetime ----
 
 
-def test_a_buffer_keeps_the_memory_alive() -> None:
+def test_buffer_keeps_memory_alive() -> None:
     crafted = Crafted()
     handle = dlbridge.from_dlpack(crafted.capsule())
     view = memoryview(handle)
@@ -375,7 +373,7 @@ def test_requests_leak_nothing() -> None:
     assert_no_growth(request, times=100)
 
 
-def test_a_refused_request_leaves_no_object_behind() -> None:
+def test_refused_request_leaves_no_object() -> None:
     view = PyBuffer(obj=1)
     with pytest.raises(BufferError):
         _get(read_only_handle(), ctypes.addressof(view), WRITABLE)
@@ -385,7 +383,7 @@ def test_a_refused_request_leaves_no_object_behind() -> None:
 # ---- consumers of the standard library ----
 
 
-def test_the_standard_library_takes_it() -> None:
+def test_standard_library_consumers() -> None:
     a = np.arange(6, dtype=np.int32)
     handle = dlbridge.from_dlpack(a)
     assert struct.unpack_from("=6i", handle) == (0, 1, 2, 3, 4, 5)

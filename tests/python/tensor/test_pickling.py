@@ -52,7 +52,7 @@ def floats() -> dlbridge.Tensor:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("name", DTYPE_PAIRS)
-def test_every_dtype_survives(name: str, protocol: int) -> None:
+def test_dtypes_survive_pickling(name: str, protocol: int) -> None:
     a = random_array(DTYPE_PAIRS[name][0], (3, 5))
     handle = dlbridge.from_dlpack(a)
     again = through(handle, protocol)
@@ -66,7 +66,7 @@ def test_every_dtype_survives(name: str, protocol: int) -> None:
 @pytest.mark.parametrize(
     "name", ["float8_e3m4", "float8_e4m3b11fnuz", "float6_e2m3fn", "float4_e2m1fn", "int4", "uint2"]
 )
-def test_dtypes_of_ml_dtypes_alone_survive(name: str) -> None:
+def test_ml_dtypes_survive(name: str) -> None:
     a = (np.arange(12) % 2).astype(np.uint8).view(getattr(ml_dtypes, name)).reshape(3, 4)
     again = through(dlbridge.from_dlpack(a), 5)
     assert again.dtype == name
@@ -76,7 +76,7 @@ def test_dtypes_of_ml_dtypes_alone_survive(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.complex32, torch.float4_e2m1fn_x2], ids=str)
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_dtypes_of_torch_alone_survive(dtype: torch.dtype, protocol: int) -> None:
+def test_torch_dtypes_survive(dtype: torch.dtype, protocol: int) -> None:
     t = torch.arange(24, dtype=torch.uint8).view(dtype).reshape(2, -1)
     again = through(dlbridge.from_dlpack(t), protocol).torch()
     assert again.dtype == dtype
@@ -85,7 +85,7 @@ def test_dtypes_of_torch_alone_survive(dtype: torch.dtype, protocol: int) -> Non
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_elements_packed_below_a_byte_survive(protocol: int) -> None:
+def test_packed_elements_survive(protocol: int) -> None:
     crafted = Crafted(code=0, bits=4, shape=(3, 5), strides=(5, 1))
     again = through(dlbridge.from_dlpack(crafted.capsule()), protocol)
     assert (again.dtype, again.shape, again.nbytes) == ("int4", (3, 5), 8)
@@ -111,7 +111,7 @@ DENSE = ("c", "f", "permuted", "scalar", "size_1", "rank_32")
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_survives_without_its_gaps(layout: str, protocol: int) -> None:
+def test_layouts_survive_pickling(layout: str, protocol: int) -> None:
     a = LAYOUTS[layout]()
     again = through(dlbridge.from_dlpack(a), protocol)
     assert again.shape == a.shape
@@ -135,7 +135,7 @@ def test_gaps_are_not_pickled() -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("strided", [False, True], ids=["dense", "strided"])
-def test_read_only_survives_and_so_does_writable(strided: bool, protocol: int) -> None:
+def test_read_only_survives(strided: bool, protocol: int) -> None:
     a = np.arange(6.0)[:: 2 if strided else 1]
     writable = through(dlbridge.from_dlpack(a, copy=True), protocol)
     assert not writable.read_only
@@ -148,17 +148,17 @@ def test_read_only_survives_and_so_does_writable(strided: bool, protocol: int) -
     assert kept.numpy().tolist() == a.tolist()
 
 
-def test_memory_of_a_legacy_capsule_is_pickled_as_read_only() -> None:
+def test_legacy_memory_pickles_read_only() -> None:
     assert through(dlbridge.from_dlpack(np.arange(3.0).__dlpack__()), 5).read_only
 
 
-def test_pinned_memory_is_pickled_as_host_memory() -> None:
+def test_pinned_memory_pickles_as_host() -> None:
     again = through(dlbridge.from_dlpack(Crafted(device=(3, 0)).capsule()), 5)
     assert again.device == "cpu"
     assert again.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_handles_in_one_pickle_stay_one_object() -> None:
+def test_identity_survives_pickling() -> None:
     handle = floats()
     first, second, other = through([handle, handle, floats()], 5)
     assert first is second
@@ -170,7 +170,7 @@ def test_handles_in_one_pickle_stay_one_object() -> None:
 
 
 @pytest.mark.parametrize("layout", DENSE)
-def test_dense_memory_goes_out_of_band_without_a_copy(layout: str) -> None:
+def test_dense_memory_out_of_band(layout: str) -> None:
     a = LAYOUTS[layout]()
     handle = dlbridge.from_dlpack(a)
     data, buffers = out_of_band(handle)
@@ -210,7 +210,7 @@ IMMUTABLE = ("bytes", "read_only_view", "read_only_array")
 
 @pytest.mark.parametrize("source", ["writable", "read_only"])
 @pytest.mark.parametrize("kind", MEMORY)
-def test_what_is_loaded_shares_the_buffer_it_is_given(kind: str, source: str) -> None:
+def test_loading_shares_given_buffer(kind: str, source: str) -> None:
     a = np.arange(6, dtype=np.float32)
     handle = dlbridge.from_dlpack(read_only(a) if source == "read_only" else a)
     memory = MEMORY[kind]()
@@ -222,7 +222,7 @@ def test_what_is_loaded_shares_the_buffer_it_is_given(kind: str, source: str) ->
         assert bytes(memoryview(memory).cast("B"))[4:8] == np.float32(5).tobytes()
 
 
-def test_a_buffer_is_held_as_long_as_the_tensor_lives() -> None:
+def test_loaded_tensor_holds_buffer() -> None:
     memory = bytearray(24)
     again = loaded_over(floats(), memory)
     exported = again.torch()
@@ -237,7 +237,7 @@ def test_a_buffer_is_held_as_long_as_the_tensor_lives() -> None:
     memory.append(1)
 
 
-def test_a_pickle_buffer_keeps_the_memory_alive() -> None:
+def test_pickle_buffer_holds_memory() -> None:
     a = np.arange(6.0)
     watch = weakref.ref(a)
     data, buffers = out_of_band(dlbridge.from_dlpack(a))
@@ -250,7 +250,7 @@ def test_a_pickle_buffer_keeps_the_memory_alive() -> None:
     assert watch() is None
 
 
-def test_shared_memory_of_the_system_can_be_loaded_over() -> None:
+def test_loading_over_shared_memory() -> None:
     memory = shared_memory.SharedMemory(create=True, size=4096)
     try:
         memory.buf[:24] = floats().numpy().tobytes()
@@ -269,7 +269,7 @@ def test_shared_memory_of_the_system_can_be_loaded_over() -> None:
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_device_memory_is_refused_with_the_way_out(protocol: int) -> None:
+def test_device_memory_is_not_pickled(protocol: int) -> None:
     handle = dlbridge.from_dlpack(Crafted(device=(2, 1), data=64).capsule())
     error = refusal(lambda: pickle.dumps(handle, protocol=protocol))
     assert (error.code, error.field) == ("device_not_named", "device")
@@ -277,7 +277,7 @@ def test_device_memory_is_refused_with_the_way_out(protocol: int) -> None:
     assert 'dlbridge.from_dlpack(x, device="cpu")' in str(error)
 
 
-def test_64_dimensions_are_the_most() -> None:
+def test_rank_65_is_not_pickled() -> None:
     t = torch.arange(2.0).reshape((1,) * 63 + (2,))
     again = through(dlbridge.from_dlpack(t), 5)
     assert again.shape == t.shape
@@ -287,7 +287,7 @@ def test_64_dimensions_are_the_most() -> None:
 
 
 @pytest.mark.parametrize("memory", [b"", bytes(23), bytearray(8)], ids=len)
-def test_a_buffer_that_is_too_small_is_refused(memory: Any) -> None:
+def test_small_buffers_are_refused(memory: Any) -> None:
     error = refusal(lambda: loaded_over(floats(), memory))
     assert (error.code, error.field) == ("invalid_argument", "data")
     assert f"{len(memory)} bytes" in str(error) and "24 bytes" in str(error)
@@ -311,20 +311,20 @@ STATES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("kind", STATES)
-def test_a_state_that_does_not_fit_its_memory_is_refused(kind: str) -> None:
+def test_inconsistent_states_are_refused(kind: str) -> None:
     changed, code = STATES[kind]
     state: dict[str, Any] = {"data": bytes(24), "dtype": "float32", "shape": (2, 3), "strides": [3, 1], "flags": 0}
     assert _pickling.rebuild_tensor(**state).numpy().tolist() == [[0] * 3] * 2
     assert refusal(lambda: _pickling.rebuild_tensor(**(state | changed))).code == code
 
 
-def test_memory_that_is_no_vector_of_bytes_is_refused() -> None:
+def test_non_byte_memory_is_refused() -> None:
     for array in (np.zeros(6, np.float32), np.zeros((4, 6), np.uint8), np.zeros(48, np.uint8)[::2]):
         memory = dlbridge.from_dlpack(array)
         assert refusal(lambda m=memory: dlbridge._core._tensor_over(m, "uint8", [2], [1], 0)).field == "data"
 
 
-def test_data_that_is_no_buffer_is_a_type_error() -> None:
+def test_data_must_be_a_buffer() -> None:
     with pytest.raises(TypeError):
         _pickling.rebuild_tensor([1, 2], "uint8", (2,), [1], 0)
 
@@ -338,13 +338,13 @@ WRITTEN = (
 )
 
 
-def test_pickles_of_older_versions_load() -> None:
+def test_older_pickles_load() -> None:
     again = pickle.loads(base64.b64decode(WRITTEN))
     assert (again.dtype, again.shape, again.strides, again.read_only) == ("float32", (2, 3), (3, 1), False)
     assert again.numpy().tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
-def test_a_pickle_names_one_function_and_nothing_private_to_a_build() -> None:
+def test_pickles_name_one_function() -> None:
     names = [argument for _, argument, _ in pickletools.genops(pickle.dumps(floats(), protocol=4))]
     texts = [name for name in names if isinstance(name, str)]
     assert texts[:2] == ["dlbridge._pickling", "rebuild_tensor"]
@@ -380,7 +380,7 @@ def test_pickling_leaks_nothing() -> None:
 # ---- copies ----
 
 
-def test_copy_gives_another_handle_over_the_same_memory() -> None:
+def test_copy_shares_memory() -> None:
     a = np.arange(24.0)[::-2]
     handle = dlbridge.from_dlpack(read_only(a))
     second = copy.copy(handle)
@@ -395,13 +395,13 @@ def test_copy_gives_another_handle_over_the_same_memory() -> None:
     assert second.numpy()[0] == 23
 
 
-def test_copy_of_device_memory_is_a_handle_too() -> None:
+def test_copy_of_device_memory() -> None:
     handle = dlbridge.from_dlpack(Crafted(device=(2, 1), data=64).capsule())
     assert copy.copy(handle).device == "cuda:1"
     assert refusal(lambda: copy.deepcopy(handle)).code == "no_staging"
 
 
-def test_deepcopy_gives_writable_memory_of_its_own() -> None:
+def test_deepcopy_is_writable() -> None:
     a = read_only(np.arange(24.0))[::-2]
     handle = dlbridge.from_dlpack(a)
     deep = copy.deepcopy(handle)
@@ -412,7 +412,7 @@ def test_deepcopy_gives_writable_memory_of_its_own() -> None:
     assert deep.numpy().tolist() == a.tolist()
 
 
-def test_deepcopy_copies_a_handle_once_in_a_structure() -> None:
+def test_deepcopy_copies_once() -> None:
     handle = floats()
     first, second = copy.deepcopy((handle, [handle]))
     assert first is second[0]
@@ -428,7 +428,7 @@ def twice_and_flags(handle: dlbridge.Tensor) -> tuple[dlbridge.Tensor, bool]:
     return dlbridge.from_dlpack(handle.numpy() * 2), handle.read_only
 
 
-def test_a_tensor_goes_to_another_process_and_back() -> None:
+def test_tensor_through_another_process() -> None:
     sources = [np.arange(6, dtype=np.float32), np.arange(6)[::-1].astype(ml_dtypes.bfloat16), read_only(np.arange(3.0))]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         answers = pool.map(twice_and_flags, [dlbridge.from_dlpack(a) for a in sources])

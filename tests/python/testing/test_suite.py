@@ -62,7 +62,7 @@ def test_every_case_passes(whole):
 
 
 @needs_simulator
-def test_only_what_the_simulator_lacks_is_skipped(whole):
+def test_skips_name_missing_features(whole):
     _, document, _ = whole
     skipped = {case["name"].split("[")[0] for case in document["cases"] if case["state"] == "skipped"}
     assert skipped == {"elements.to_framework"}
@@ -70,7 +70,7 @@ def test_only_what_the_simulator_lacks_is_skipped(whole):
 
 @needs_simulator
 @pytest.mark.parametrize("provider", ["EagerProvider", "RandomProvider"])
-def test_the_order_of_execution_does_not_matter(provider, tmp_path):
+def test_cases_pass_on_other_schedulers(provider, tmp_path):
     done = suite(
         *("--provider", f"simulated_provider:{provider}", "--only", "^(order|asyncio|threads|memory|refusals)"),
         *("--json", tmp_path / "a.json"),
@@ -83,7 +83,7 @@ def test_the_order_of_execution_does_not_matter(provider, tmp_path):
 
 
 @needs_simulator
-def test_the_json_holds_every_case_and_its_counts(whole):
+def test_json_report(whole):
     _, document, _ = whole
     assert [case["name"] for case in document["cases"]] == [case.name for case in all_cases()]
     for state in ("passed", "failed", "skipped"):
@@ -95,7 +95,7 @@ def test_the_json_holds_every_case_and_its_counts(whole):
 
 
 @needs_simulator
-def test_the_junit_file_says_the_same(whole):
+def test_junit_report(whole):
     _, document, root = whole
     (found,) = root
     assert (found.tag, found.get("name")) == ("testsuite", "simulator")
@@ -107,7 +107,7 @@ def test_the_junit_file_says_the_same(whole):
 
 
 @needs_simulator
-def test_the_output_ends_with_a_table_and_the_counts(whole):
+def test_output_ends_with_table(whole):
     done, document, _ = whole
     lines = done.stdout.rstrip().splitlines()
     assert lines[-1] == f"{document['passed']} passed, {document['failed']} failed, {document['skipped']} skipped"
@@ -118,7 +118,7 @@ def test_the_output_ends_with_a_table_and_the_counts(whole):
     )
 
 
-def test_a_failed_case_stands_in_every_report():
+def test_reports_show_failures():
     outcomes = [
         Outcome("mine", "order", "order.a[1]", "passed", 0.5),
         Outcome("mine", "order", "order.b", "failed", 0.25, "AssertionError: 1 \x1b of 2", "Traceback <&>"),
@@ -166,7 +166,7 @@ def test_wrong_arguments_end_with_2(arguments, message):
     assert message in done.stderr
 
 
-def test_nothing_to_run_on_ends_with_3(tmp_path):
+def test_nothing_to_run_ends_with_3(tmp_path):
     done = suite("--provider", "wrong_providers:NoGpu", "--only", "^refusals", "--json", tmp_path / "a.json")
     assert done.returncode == 3
     assert "nothing: there is no such GPU\n" in done.stdout and "nothing could be run" in done.stdout
@@ -178,7 +178,7 @@ def test_nothing_to_run_on_ends_with_3(tmp_path):
 @pytest.mark.skipif(
     driver.obstacle() is None, reason="this machine has a GPU: `python -m dlbridge.testing gpu` tests it"
 )
-def test_without_a_gpu_every_framework_says_why():
+def test_frameworks_name_missing_gpu():
     done = suite("--only", "^refusals")
     assert done.returncode == 3, done.stdout + done.stderr
     for name in FRAMEWORKS:
@@ -187,13 +187,13 @@ def test_without_a_gpu_every_framework_says_why():
 
 
 @needs_simulator
-def test_the_time_limit_skips_the_rest():
+def test_time_limit_skips_cases():
     done = suite("--provider", "simulated_provider:SimulatedProvider", "--only", SMALL, "--seconds", "0")
     assert done.returncode == 3
     assert "skipped 2 of simulator: the time was up" in done.stdout
 
 
-def test_it_needs_neither_torch_nor_a_gpu():
+def test_suite_needs_no_torch():
     code = (
         "import sys\n"
         "for name in ('torch', 'cupy', 'jax', 'numba', 'pytest'): sys.modules[name] = None\n"
@@ -223,7 +223,7 @@ FOUND_BY = {  # mistake -> a case that has to find it
 
 @needs_simulator
 @pytest.mark.parametrize("mistake", FOUND_BY)
-def test_a_mistake_is_found(mistake, tmp_path):
+def test_mistakes_are_found(mistake, tmp_path):
     found_by = FOUND_BY[mistake]
     only = f"^{re.escape(found_by)}$" if not found_by.startswith("provider") else SMALL
     done = suite("--provider", f"wrong_providers:{mistake}", "--only", only, "--json", tmp_path / "a.json")
@@ -235,7 +235,7 @@ def test_a_mistake_is_found(mistake, tmp_path):
 
 
 @needs_simulator
-def test_without_mistakes_these_cases_pass():
+def test_no_mistake_no_failure():
     only = "|".join(f"^{re.escape(name)}$" for name in FOUND_BY.values() if not name.startswith("provider"))
     done = suite("--provider", "wrong_providers:Unreported", "--only", only)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -259,7 +259,7 @@ os._exit(0)
 
 
 @needs_simulator
-def test_a_case_that_hangs_is_a_failure_that_says_where():
+def test_hanging_cases_name_their_place():
     done = python("-c", HANGING)
     assert done.returncode == 0 and "seen" in done.stdout, done.stdout + done.stderr
 
@@ -267,7 +267,7 @@ def test_a_case_that_hangs_is_a_failure_that_says_where():
 # ---- its parts
 
 
-def test_layouts_describe_what_they_say():
+def test_layouts_match_numpy():
     for layout in LAYOUTS.values():
         buffer = np.arange(layout.size, dtype=np.int32)
         view = layout.of(buffer)
@@ -303,7 +303,7 @@ class FakeDriver:
         return call
 
 
-def test_a_stream_is_held_up_by_a_word_of_host_memory():
+def test_driver_holds_streams():
     library = FakeDriver()
     one = driver.Driver(library=library)
     hold = one.hold(one.new_stream())
@@ -314,19 +314,19 @@ def test_a_stream_is_held_up_by_a_word_of_host_memory():
     assert library.calls.count("cuCtxPushCurrent_v2") == library.calls.count("cuCtxPopCurrent_v2") > 0
 
 
-def test_a_hold_ends_by_itself():
+def test_holds_expire():
     word = np.zeros(1, np.uint32)
     held = driver.DriverHold(word, seconds=0.01)
     held._timer.join(5)
     assert word[0] == 1
 
 
-def test_a_driver_that_cannot_hold_streams_is_a_skip():
+def test_unsupported_holds_are_skips():
     with pytest.raises(Unsupported, match="cuStreamWaitValue32_v2 answers 801"):
         driver.Driver(library=FakeDriver(cuStreamWaitValue32_v2=801)).hold(0)
 
 
-def test_a_capture_that_ends_badly_raises():
+def test_failed_captures_raise():
     library = FakeDriver(cuStreamEndCapture=901)
     with (
         pytest.raises(driver.DriverError, match="cuStreamEndCapture answers 901"),
@@ -336,7 +336,7 @@ def test_a_capture_that_ends_badly_raises():
     assert library.calls.count("cuCtxPushCurrent_v2") == library.calls.count("cuCtxPopCurrent_v2")
 
 
-def test_every_framework_that_is_shipped_can_be_made():
+def test_shipped_frameworks_construct():
     for name in FRAMEWORKS:
         made = make_provider(name)
         assert made.name == name and made.device == "cuda:0"
@@ -344,7 +344,7 @@ def test_every_framework_that_is_shipped_can_be_made():
         make_provider("nothing of the kind")
 
 
-def test_a_runner_counts_what_providers_cannot_do():
+def test_unsupported_cases_are_skips():
     shown: list[Outcome] = []
     runner = Runner(60, shown.append)
     runner._add(make_provider("torch"), all_cases()[0], Unsupported("not this one"), 0.1)
