@@ -13,7 +13,10 @@ import sysconfig
 from pathlib import Path
 
 import pytest
+import simulated_gpu
 import torch
+
+from isolated import HELPERS
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("DLBRIDGE_BUILD_DIR", ROOT / "build" / "release"))
@@ -234,13 +237,13 @@ def test_runpath_is_origin(installed):
 # ---- the examples ----
 
 
-def test_libtorch_example_runs(installed, tmp_path):
-    program = installed.build(EXAMPLES / "libtorch", tmp_path / "build") / "share_tensor"
+def test_libtorch_example_runs(prefix, tmp_path):
+    program = prefix.build(EXAMPLES / "libtorch", tmp_path / "build") / "share_tensor"
     said = run(program)
     assert said.count(": yes") == 5 and ": no" not in said
     loaded = run("ldd", program)
     assert "not found" not in loaded and "libpython" not in loaded
-    assert str(installed.lib / "libdlbridge.so.0.1") in loaded
+    assert str(prefix.lib / "libdlbridge.so.0.1") in loaded
 
 
 WHY_NO_GPU = """
@@ -266,15 +269,52 @@ def why_no_gpu(wheel) -> str:
     [(EXAMPLES / "staging", "recorder", "mask: 0.5"), (C_EXAMPLE / "stage", "stage", "sum: 6")],
     ids=["cpp", "c"],
 )
-def test_staging_examples_run(installed, tmp_path, why_no_gpu, source, program, last_line):
-    built = installed.build(source, tmp_path / "build") / program
+def test_staging_examples_run(wheel, tmp_path, why_no_gpu, source, program, last_line):
+    built = wheel.build(source, tmp_path / "build") / program
     said = re.sub(r" \(\w+\)$", "", run(built).splitlines()[-1])  # in C the code comes behind the words
     assert said == (why_no_gpu or last_line)
     loaded = run("ldd", built)
-    assert "not found" not in loaded and str(installed.lib / "libdlbridge_cuda.so.0.1") in loaded
+    assert "not found" not in loaded and str(wheel.lib / "libdlbridge_cuda.so.0.1") in loaded
 
 
 GPU_ENGINE = EXAMPLES / "gpu_engine"
+# Runs on the simulated GPU.
+DRAW = """
+import sys
+sys.path[:0] = sys.argv[1:4]
+import gc
+import numpy as np, dlbridge, gpu_engine
+from simulated_gpu import simulated_gpu
+
+with simulated_gpu() as gpu:
+    engine = gpu_engine.Engine(20, 30)
+    engine.draw(7)
+    seen = dlbridge.to_numpy(engine.picture(), device="cpu")
+    assert seen.shape == (20, 30) and seen.dtype == np.uint8
+    assert (seen[:10] == 7).all() and (seen[10:] == 248).all(), seen
+
+    frames = []
+    for value in range(10, 20):
+        engine.draw(value)
+        frames.append(engine.frame())
+    arrays = [frame.array() for frame in frames]
+    assert [int(array[0, 0]) for array in arrays] == list(range(10, 20))
+    assert frames[0].done() and arrays[0].flags.writeable
+
+    picture = engine.picture()
+    del engine  # the picture keeps what it needs
+    gc.collect()
+    assert dlbridge.to_numpy(picture, device="cpu")[0, 0] == 19
+    assert picture.__dlpack_device__() == (2, 0)
+    try:
+        dlbridge.to_numpy(picture)
+    except dlbridge.ExchangeError as error:
+        assert error.code == "device_not_named", error
+    else:
+        raise AssertionError
+    del picture, arrays, frames, seen
+print("drawn")
+"""
 
 
 @pytest.mark.parametrize("draws_with", ["dlbridge", pytest.param("cudart", marks=needs_toolkit)])
@@ -287,6 +327,10 @@ def test_gpu_engine_example_runs(wheel, tmp_path, why_no_gpu, draws_with):
     frames = "ten frames, each as it was when it was asked for: " + str(list(range(10, 20)))
     expected = f"No GPU to use, so there is nothing to draw on: {why_no_gpu}" if why_no_gpu else frames
     assert said.splitlines()[-1] == expected
+    if draws_with == "dlbridge" and simulated_gpu.why_not() is None:
+        env = {"PYTHONPATH": str(wheel.top.parent)}
+        drawn = run(sys.executable, "-X", "faulthandler", "-c", DRAW, wheel.top.parent, build, HELPERS, env=env)
+        assert drawn == "drawn\n"
     (module,) = build.glob("gpu_engine.*.so")
     assert str(wheel.lib / "libdlbridge_cuda.so.0.1") in run("ldd", module)
 
@@ -297,8 +341,8 @@ def check_engine(program: Path, env: dict[str, str] | None = None) -> None:
 
 
 @needs_libpython
-def test_engine_example_runs(installed, tmp_path):
-    check_engine(installed.build(EXAMPLES / "engine", tmp_path / "build") / "engine")
+def test_engine_example_runs(wheel, tmp_path):
+    check_engine(wheel.build(EXAMPLES / "engine", tmp_path / "build") / "engine")
 
 
 USE_EXTENSION = """
@@ -354,14 +398,14 @@ def test_core_links_by_pkg_config(installed, tmp_path):
 
 @needs_pkg_config
 @needs_libpython
-def test_engine_example_by_pkg_config(installed, tmp_path):
-    path = f"{installed.pkg_config}:{LIBPYTHON.parent / 'pkgconfig'}"
+def test_engine_example_by_pkg_config(prefix, tmp_path):
+    path = f"{prefix.pkg_config}:{LIBPYTHON.parent / 'pkgconfig'}"
     env = {"PKG_CONFIG_PATH": path}
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     flags = run("pkg-config", "--cflags", "--libs", "dlbridge-numpy", f"python-{version}-embed", env=env)
     program = tmp_path / "engine"
     run("sh", "-c", f"g++ -std=c++20 '{EXAMPLES}/engine/engine.cpp' {flags.strip()} -o '{program}'")
-    check_engine(program, {"LD_LIBRARY_PATH": f"{installed.lib}:{LIBPYTHON.parent}"})
+    check_engine(program, {"LD_LIBRARY_PATH": f"{prefix.lib}:{LIBPYTHON.parent}"})
 
 
 @needs_pkg_config

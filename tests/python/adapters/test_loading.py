@@ -70,11 +70,7 @@ def test_works_without_torch():
 def test_another_torch_lowers_the_tier():
     run_isolated(
         """
-        import os, sys
         os.environ.pop("DLBRIDGE_TORCH_TIER", None)
-        import numpy as np
-        import dlbridge
-        import torch
         torch.__version__ = "2.14.9+forged"
         a = np.arange(6.0)
         t = dlbridge.to_torch(a)
@@ -83,8 +79,7 @@ def test_another_torch_lowers_the_tier():
         assert "dlbridge._torch" not in sys.modules
         info = dlbridge.build_info()
         assert info["torch_tier"] == "exchange" and "2.14.9+forged" in info["torch_tier_reason"], info
-        """,
-        prelude="",
+        """
     )
 
 
@@ -99,11 +94,7 @@ def test_another_torch_lowers_the_tier():
 def test_unavailable_tiers_are_refused(tier, spoil, reason):
     run_isolated(
         f"""
-        import os
         os.environ["DLBRIDGE_TORCH_TIER"] = "{tier}"
-        import numpy as np
-        import dlbridge
-        import torch
         {spoil}
         try:
             dlbridge.to_torch(np.zeros(3))
@@ -113,8 +104,7 @@ def test_unavailable_tiers_are_refused(tier, spoil, reason):
             raise AssertionError("must be refused")
         info = dlbridge.build_info()
         assert info["torch_tier"] == "none" and {reason!r} in info["torch_tier_reason"], info
-        """,
-        prelude="",
+        """
     )
 
 

@@ -1,9 +1,8 @@
-"""examples/gpu and examples/cpp/gpu_engine on the simulated GPU, and without any."""
+"""examples/gpu on the simulated GPU, and without any."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import subprocess
 import sys
@@ -12,15 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import simulated_gpu
 from simulated_gpu import SimulatedGpu
 from simulated_provider import Taken
 
 import dlbridge
-from isolated import HELPERS
 
 ROOT = Path(__file__).resolve().parents[3]
-BUILD = simulated_gpu.BUILD
 EXAMPLES = ROOT / "examples" / "gpu"
 sys.path.insert(0, str(EXAMPLES))
 
@@ -147,84 +143,3 @@ def test_examples_without_gpu(name: str):
     done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert re.match(r"No usable GPU, so there is nothing to show: .*(CUDA|driver)", done.stdout), done.stdout
-
-
-# ---- the engine in C++
-
-ENGINE = ROOT / "examples" / "cpp" / "gpu_engine"
-DRAW = """
-import sys
-sys.path[:0] = sys.argv[1:4]
-import gc
-import numpy as np, dlbridge, gpu_engine
-from simulated_gpu import simulated_gpu
-
-with simulated_gpu() as gpu:
-    engine = gpu_engine.Engine(20, 30)
-    engine.draw(7)
-    seen = dlbridge.to_numpy(engine.picture(), device="cpu")
-    assert seen.shape == (20, 30) and seen.dtype == np.uint8
-    assert (seen[:10] == 7).all() and (seen[10:] == 248).all(), seen
-
-    frames = []
-    for value in range(10, 20):
-        engine.draw(value)
-        frames.append(engine.frame())
-    arrays = [frame.array() for frame in frames]
-    assert [int(array[0, 0]) for array in arrays] == list(range(10, 20))
-    assert frames[0].done() and arrays[0].flags.writeable
-
-    picture = engine.picture()
-    del engine  # the picture keeps what it needs
-    gc.collect()
-    assert dlbridge.to_numpy(picture, device="cpu")[0, 0] == 19
-    assert picture.__dlpack_device__() == (2, 0)
-    try:
-        dlbridge.to_numpy(picture)
-    except dlbridge.ExchangeError as error:
-        assert error.code == "device_not_named", error
-    else:
-        raise AssertionError
-    del picture, arrays, frames, seen
-print("drawn")
-"""
-
-
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory) -> tuple[Path, Path]:
-    """The folder of an installed package, and that of the extension built against it."""
-    if simulated_gpu.why_not() is not None:
-        pytest.skip(str(simulated_gpu.why_not()))
-    if not (BUILD / "CMakeCache.txt").exists():
-        pytest.skip(f"no build tree in {BUILD}: run scripts/setup")
-    site, build = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("engine")
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LD_LIBRARY_PATH")}
-    for command in (
-        ("cmake", "--install", BUILD, "--component", "python", "--prefix", site),
-        (
-            *("cmake", "-G", "Ninja", "-S", ENGINE, "-B", build, "-DENGINE_USES_CUDA_RUNTIME=OFF"),
-            f"-Ddlbridge_DIR={site}/dlbridge/lib/cmake/dlbridge",
-            f"-DPython_EXECUTABLE={sys.executable}",
-        ),
-        ("cmake", "--build", build, "-j", "1"),
-    ):
-        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=clean)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return site, build
-
-
-def run_engine(code: str, site: Path, build: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LD_LIBRARY_PATH")}
-    return subprocess.run(
-        [sys.executable, "-X", "faulthandler", "-c", code, site, build, HELPERS, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**clean, "PYTHONPATH": str(site)},
-    )
-
-
-@pytest.mark.timeout(600)
-def test_engine_pictures_in_numpy(engine):
-    done = run_engine(DRAW, *engine)
-    assert done.returncode == 0 and "drawn" in done.stdout, done.stdout + done.stderr

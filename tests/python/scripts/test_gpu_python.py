@@ -1,4 +1,4 @@
-"""What staging_python.py measures, the steps of scripts/gpu that need the package, and what gpu_plots.py draws."""
+"""What staging_python.py measures and what gpu_plots.py draws. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ sys.path[:0] = [str(ROOT / "benchmarks" / "cuda"), str(ROOT / "scripts")]
 
 import gpu_fingerprint  # noqa: E402
 import gpu_plots  # noqa: E402
-import gpu_run  # noqa: E402
 import staging_python  # noqa: E402
 import staging_session  # noqa: E402
 import turns  # noqa: E402
@@ -158,55 +157,6 @@ class TestBars:
         session = self.session()
         staging_session.measure(session, staging_python.cases(), 0)
         assert {entry["note"] for entry in session.report.entries} == {"the time was up"}
-
-
-class TestSteps:
-    def run(self, tmp_path, seconds=60.0, steps=gpu_run.STEPS):
-        document = gpu_run.Document(tmp_path)
-        options = Namespace(steps=list(steps), seed=1, rounds=15, only="")
-        return gpu_run.Run(tmp_path, document, options, gpu_run.time.monotonic() + seconds, "90", "")
-
-    def test_every_step_has_its_times(self):
-        assert set(gpu_run.STEPS) == set(gpu_run.LEAST_SECONDS) == set(gpu_run.RESERVED_SECONDS)
-        assert gpu_run.RESERVED_SECONDS[gpu_run.STEPS[-1]] == 0
-
-    def test_given_package_is_used(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("DLBRIDGE_PACKAGE", str(tmp_path))
-        with pytest.raises(gpu_run.StepFailed, match="holds no built dlbridge"):
-            gpu_run.package_folder()
-        (tmp_path / "dlbridge").mkdir()
-        (tmp_path / "dlbridge" / "_core.cpython.so").touch()
-        assert gpu_run.package_folder() == tmp_path
-        assert gpu_run.python_parts() == ["-DDLBRIDGE_NUMPY=OFF", "-DDLBRIDGE_PYTHON=OFF"]
-        monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-        assert gpu_run.package_path() == {"PYTHONPATH": f"{tmp_path}:/elsewhere"}
-
-    def test_step_without_package_is_skipped(self, tmp_path, monkeypatch):
-        monkeypatch.delenv("DLBRIDGE_PACKAGE", raising=False)
-        monkeypatch.setattr(gpu_run, "BUILD", tmp_path / "none")
-        run = self.run(tmp_path)
-        gpu_run.perform(run, "interop", gpu_run.interop)
-        (step,) = run.document.content["steps"]
-        assert (step["state"], run.document.failed()) == ("skipped", False)
-        assert "DLBRIDGE_PACKAGE" in step["note"]
-
-    @pytest.mark.parametrize(("status", "state"), [(0, "done"), (1, "failed"), (3, "failed")])
-    def test_suite_status_ends_step(self, status, state, tmp_path, monkeypatch):
-        """With a package whose suite says how it ended."""
-        package = tmp_path / "dlbridge"
-        (package / "testing").mkdir(parents=True)
-        (package / "_core.so").touch()
-        (package / "__init__.py").touch()
-        (package / "testing" / "__init__.py").touch()
-        (package / "testing" / "__main__.py").write_text(
-            f"import sys\nprint(sys.argv[1:3])\nprint('2 passed, 0 failed, 1 skipped')\nsys.exit({status})\n"
-        )
-        monkeypatch.setenv("DLBRIDGE_PACKAGE", str(tmp_path))
-        run = self.run(tmp_path, 300)
-        gpu_run.perform(run, "interop", gpu_run.interop)
-        (step,) = run.document.content["steps"]
-        assert step["state"] == state and step["note"].startswith("2 passed, 0 failed, 1 skipped")
-        assert "['gpu', '--seconds']" in (tmp_path / "interop.log").read_text()
 
 
 def synthetic() -> dict:

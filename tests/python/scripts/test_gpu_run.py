@@ -379,6 +379,48 @@ class TestRun:
         with pytest.raises(gpu_run.StepFailed, match="ended with 124"):
             gpu_run.judged(124, "bars")
 
+    def test_every_step_has_its_times(self):
+        assert set(gpu_run.STEPS) == set(gpu_run.LEAST_SECONDS) == set(gpu_run.RESERVED_SECONDS)
+        assert gpu_run.RESERVED_SECONDS[gpu_run.STEPS[-1]] == 0
+
+    def test_given_package_is_used(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("DLBRIDGE_PACKAGE", str(tmp_path))
+        with pytest.raises(gpu_run.StepFailed, match="holds no built dlbridge"):
+            gpu_run.package_folder()
+        (tmp_path / "dlbridge").mkdir()
+        (tmp_path / "dlbridge" / "_core.cpython.so").touch()
+        assert gpu_run.package_folder() == tmp_path
+        assert gpu_run.python_parts() == ["-DDLBRIDGE_NUMPY=OFF", "-DDLBRIDGE_PYTHON=OFF"]
+        monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+        assert gpu_run.package_path() == {"PYTHONPATH": f"{tmp_path}:/elsewhere"}
+
+    def test_step_without_package_is_skipped(self, tmp_path, monkeypatch):
+        monkeypatch.delenv("DLBRIDGE_PACKAGE", raising=False)
+        monkeypatch.setattr(gpu_run, "BUILD", tmp_path / "none")
+        run = self.run(tmp_path)
+        gpu_run.perform(run, "interop", gpu_run.interop)
+        (step,) = run.document.content["steps"]
+        assert (step["state"], run.document.failed()) == ("skipped", False)
+        assert "DLBRIDGE_PACKAGE" in step["note"]
+
+    @pytest.mark.parametrize(("status", "state"), [(0, "done"), (1, "failed"), (3, "failed")])
+    def test_suite_status_ends_step(self, status, state, tmp_path, monkeypatch):
+        """With a package whose suite says how it ended."""
+        package = tmp_path / "dlbridge"
+        (package / "testing").mkdir(parents=True)
+        (package / "_core.so").touch()
+        (package / "__init__.py").touch()
+        (package / "testing" / "__init__.py").touch()
+        (package / "testing" / "__main__.py").write_text(
+            f"import sys\nprint(sys.argv[1:3])\nprint('2 passed, 0 failed, 1 skipped')\nsys.exit({status})\n"
+        )
+        monkeypatch.setenv("DLBRIDGE_PACKAGE", str(tmp_path))
+        run = self.run(tmp_path, 300)
+        gpu_run.perform(run, "interop", gpu_run.interop)
+        (step,) = run.document.content["steps"]
+        assert step["state"] == state and step["note"].startswith("2 passed, 0 failed, 1 skipped")
+        assert "['gpu', '--seconds']" in (tmp_path / "interop.log").read_text()
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [((), "outdir"), (("out", "--steps", "build,fly"), "no step is called fly; expected some of build, tests")],
