@@ -298,13 +298,8 @@ def tests(run: Run) -> str:
     log = run.out / "tests.log"
     cases = BUILD / "gpu-test-cases.json"
     cases.unlink(missing_ok=True)
-    program(TESTS)
     seconds = run.left() - reserved(run, "tests")
-    status = call(
-        ["ctest", "--test-dir", str(BUILD), "-L", "gpu", "--output-on-failure", "--no-tests=error",
-         "--output-junit", str(run.out / "tests.xml")],
-        log, seconds, print, GTEST_OUTPUT=f"json:{cases}",
-    )  # fmt: skip
+    status = call([str(program(TESTS)), "--gtest_brief=1", f"--gtest_output=json:{cases}"], log, seconds, print)
     counted = ""
     if cases.is_file():
         found = json.loads(cases.read_text())
@@ -313,7 +308,7 @@ def tests(run: Run) -> str:
             f"{found['tests'] - found['failures'] - skipped} passed, {found['failures']} failed, {skipped} skipped"
         )
     if status != 0:
-        raise StepFailed(f"{counted or 'no result'}: ctest ended with {status}: see {log.name}")
+        raise StepFailed(f"{counted or 'no result'}: {TESTS} ended with {status}: see {log.name}")
     return counted
 
 
@@ -373,7 +368,8 @@ def bars(run: Run) -> str:
     """Against raw calls of CUDA."""
     for name in reversed(BARS):  # the pool's take seconds; staging has the rest
         seconds = run.left() - reserved(run, "bars") - 45
-        judged(measure(run, name, [str(program(name))], seconds), name)
+        command = [sys.executable, str(ROOT / "benchmarks" / "cuda" / "bars.py"), str(program(name))]
+        judged(measure(run, name, command, seconds), name)
     run.document.set_fingerprint({f"{key} after the bars": value for key, value in gpu_fingerprint.link().items()})
     return ""
 

@@ -28,17 +28,15 @@ Options parse_options(int argc, const char* const* argv) {
       options.list = true;
       continue;
     }
-    const bool known = name == "--json" || name == "--only" || name == "--seed" ||
-                       name == "--rounds" || name == "--samples" || name == "--seconds" ||
-                       name == "--device";
+    const bool known = name == "--only" || name == "--seed" || name == "--rounds" ||
+                       name == "--samples" || name == "--seconds" || name == "--device";
     if (!known) {
       throw std::invalid_argument("unknown argument '" + std::string(name) +
-                                  "'; expected --json, --only, --seed, --rounds, --samples, "
+                                  "'; expected --only, --seed, --rounds, --samples, "
                                   "--seconds, --device or --list");
     }
     if (i + 1 == argc) throw std::invalid_argument(std::string(name) + " lacks its value");
     const std::string_view value = argv[++i];
-    if (name == "--json") options.report_path = value;
     if (name == "--only") options.only = value;
     if (name == "--seed") options.seed = parsed<uint64_t>(name, value, 0);
     // Fewer than these and the intervals say little.

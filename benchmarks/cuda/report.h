@@ -1,44 +1,47 @@
-// Report: the outcomes so far, as JSON in a file that is whole at any moment, and one line each.
+// Report: what was measured, a line of JSON on standard output for each bar. bars.py reads and
+// judges the lines.
 //
-// Owns: the outcomes. Thread: one.
+// Thread: one.
 #pragma once
 
-#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "bar.h"
+#include "contest.h"
 
 namespace dlbridge::bars {
 
-/// What a value of the JSON's head says: {"seed", "7"}. Values are strings.
+/// What holds for all bars of a run: {"seed", "7"}.
 using Facts = std::vector<std::pair<std::string, std::string>>;
+
+std::string line_of(const Facts& facts);
+/// How often ours fits into the baseline's time, round by round ("speed"), or what ours costs
+/// beside it, from medians of many samples ("cost").
+std::string line_of(const Bar& bar, const char* ratio, const Series& ours, const Series& baseline,
+                    const std::string& note);
+/// A figure of its own, one value a round.
+std::string line_of(const Bar& bar, const std::vector<double>& values, const std::string& note);
+/// Not measured: "skipped" for a reason that is no mistake; "BROKEN" where a call failed or a
+/// result was wrong.
+std::string not_measured(const Bar& bar, const char* verdict, const std::string& why);
 
 class Report {
  public:
-  /// Writes to `path` where it is not empty.
-  Report(std::filesystem::path path, Facts facts);
+  explicit Report(const Facts& facts) { print(line_of(facts)); }
 
-  /// Adds one, prints its line and writes the file anew. Throws std::runtime_error where the file
-  /// cannot be written.
-  void add(Outcome outcome);
-
-  const std::vector<Outcome>& outcomes() const noexcept { return outcomes_; }
-  /// Whether a bar was missed or a case was broken.
-  bool any_failed() const noexcept;
-  /// The whole document.
-  std::string json() const;
+  void add(const std::string& line) {
+    print(line);
+    ++bars_;
+  }
+  /// How many bars were added.
+  size_t bars() const noexcept { return bars_; }
 
  private:
-  void write() const;
+  static void print(const std::string& line);
 
-  std::filesystem::path path_;
-  Facts facts_;
-  std::vector<Outcome> outcomes_;
+  size_t bars_ = 0;
 };
-
-/// "d2h pooled, 64 MiB, freed: 0.981 x [0.975, 0.986], at least 0.97: passed"
-std::string line_of(const Outcome& outcome);
 
 }  // namespace dlbridge::bars

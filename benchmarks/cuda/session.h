@@ -36,12 +36,15 @@ class Session {
   std::vector<Series> latency(const std::vector<Contender>& contenders);
 
   /// How much faster ours is: baseline / ours, round by round.
-  void speed(const Bar& bar, const Series& ours, const Series& baseline, std::string note = "");
+  void speed(const Bar& bar, const Series& ours, const Series& baseline,
+             const std::string& note = "");
   /// How much ours costs: ours / baseline, of the medians of every 500 samples.
   void cost(const Bar& bar, const Series& ours, const Series& baseline);
   /// A figure of its own.
-  void figure(const Bar& bar, std::vector<double> values, std::string note = "");
-  void skip(const Bar& bar, std::string why) { report_.add(skipped(bar, std::move(why))); }
+  void figure(const Bar& bar, const std::vector<double>& values, const std::string& note = "");
+  void skip(const Bar& bar, const std::string& why) {
+    report_.add(not_measured(bar, "skipped", why));
+  }
 
  private:
   Options options_;

@@ -4,7 +4,7 @@
                                      [--seed N] [--rounds N] [--samples N] [--seconds N] [--list]
 
 dlbridge is called through its C ABI by ctypes, which costs it some microseconds for every result: where copies are
-small the figures are shown and no bar is set. Ends as dlbridge_cuda_bars does: 0 where no bar was missed, 1, 2 for
+small the figures are shown and no bar is set. Ends as bars.py does: 0 where no bar was missed, 1, 2 for
 wrong arguments, 3 where there is nothing to measure on.
 """
 

@@ -5,7 +5,7 @@ turns in one process. Run by scripts/gpu.
                                      [--seed N] [--rounds N] [--samples N] [--seconds N] [--list]
 
 Raw calls are made by ctypes. Where calls are the cost, what ctypes takes for them is measured as well and left out.
-Ends as dlbridge_cuda_bars does: 0 where no bar was missed, 1, 2 for wrong arguments, 3 where there is nothing to
+Ends as bars.py does: 0 where no bar was missed, 1, 2 for wrong arguments, 3 where there is nothing to
 measure on.
 """
 

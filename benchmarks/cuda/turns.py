@@ -1,5 +1,4 @@
-"""Takes turns and judges them: what statistics.h, contest.h and bar.h are to the C++ programs, for measurements that
-need Python. Needs nothing but the standard library.
+"""Takes turns and judges them. bars.py judges what the C++ programs measured. Needs the standard library alone.
 
 A bar is passed where the whole 95 % interval of its figure is on the right side of the target.
 """
@@ -90,7 +89,7 @@ def judge(bar: Bar, low: float, high: float) -> str:
 def outcome(
     bar: Bar, values: Sequence[float], series: dict[str, list[float]], seed: int, note: str = ""
 ) -> dict[str, Any]:
-    """One entry of the JSON, as the C++ programs write it."""
+    """One entry of the JSON."""
     middle, low, high = bootstrap_median(values, seed)
     entry = _head(bar, judge(bar, low, high), note)
     entry.update(

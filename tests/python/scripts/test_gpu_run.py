@@ -102,12 +102,44 @@ class TestTurns:
             "speed: BROKEN: wrong content",
         ]
 
-    def test_programs_write_same_keys(self):
-        """The renderer reads them from either; report.cpp is the other one."""
-        source = (ROOT / "benchmarks" / "cuda" / "report.cpp").read_text()
-        entry = turns.outcome(AT_LEAST, [1.0], {"ours": [1.0]}, 1)
-        for key in [*entry, *entry["series"][0]]:
-            assert f'\\"{key}\\": ' in source, key
+
+class TestBars:
+    """bars.py, with a program that writes what report.h promises."""
+
+    BAR = {"name": "d2h", "figure": "raw / ours", "unit": "x", "sense": "at least", "target": 0.97, "goal": None}
+
+    def run(self, tmp_path, *lines, status=0):
+        program = tmp_path / "program"
+        text = "".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines)
+        program.write_text(f"#!/bin/sh\ncat <<'END'\n{text}END\necho $* >&2\nexit {status}\n")
+        program.chmod(0o755)
+        script = ROOT / "benchmarks" / "cuda" / "bars.py"
+        command = [sys.executable, str(script), str(program), "--json", str(tmp_path / "bars.json"), "--rounds", "15"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    def test_speed_cost_and_values(self, tmp_path):
+        def series(ours, baseline):
+            return [{"name": "ours", "seconds": ours}, {"name": "raw", "seconds": baseline}]
+
+        done = self.run(
+            tmp_path,
+            {"facts": {"seed": "7", "device": "H200"}},
+            {**self.BAR, "note": "", "ratio": "speed", "series": series([0.5, 0.5], [1.0, 1.0])},
+            {**self.BAR, "note": "", "ratio": "cost", "series": series([1.0] * 1000, [2.0] * 500 + [4.0] * 500)},
+            {**self.BAR, "note": "one run", "values": [3.0]},
+            {**self.BAR, "note": "no room", "verdict": "skipped"},
+        )
+        written = json.loads((tmp_path / "bars.json").read_text())
+        assert (written["seed"], written["device"]) == ("7", "H200")
+        assert [entry.get("values") for entry in written["bars"]] == [[2, 2], [0.5, 0.25], [3], None]
+        assert [entry["verdict"] for entry in written["bars"]] == ["passed", "FAILED", "passed", "skipped"]
+        assert done.returncode == 1  # a bar was missed
+        assert done.stderr == "--rounds 15\n"
+
+    def test_other_output_and_status_pass_through(self, tmp_path):
+        done = self.run(tmp_path, "small/4B: small d2h, 4 B (p50)", status=3)
+        assert (done.stdout, done.returncode) == ("small/4B: small d2h, 4 B (p50)\n", 3)
+        assert not (tmp_path / "bars.json").exists()
 
 
 class TestPeers:
