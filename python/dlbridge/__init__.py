@@ -30,7 +30,7 @@ from ._info import BuildInfo, build_info
 from ._paths import cmake_dir
 from ._pool import PoolStats, pool_stats
 
-_adapters.load("numpy")
+_adapters.register()
 
 __all__ = [
     "BuildInfo",

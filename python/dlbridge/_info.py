@@ -7,7 +7,7 @@ from . import _adapters, _build_facts, _core
 
 
 class BuildInfo(TypedDict):
-    """The answer of build_info()."""
+    """The result of build_info()."""
 
     version: str
     numpy: str
@@ -23,12 +23,12 @@ def _describe_cuda() -> str:
 
 
 def build_info() -> BuildInfo:
-    """Versions, and which adapters and paths are active. Imports torch if it is installed.
+    """Return versions, and which adapters and paths are active. Imports torch if it is installed.
 
-    ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``exchange`` or ``protocol`` when
-    they are reached through DLPack, ``none`` when torch cannot be reached; ``torch_tier_reason`` says why. ``dlpack``
-    is the version of the header this build was made with. ``cuda`` is one line about the CUDA runtime in it, the driver
-    and the devices, or about what is missing.
+    ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``exchange`` when they are reached
+    through torch's DLPack exchange table, ``none`` when torch cannot be reached; ``torch_tier_reason`` says why.
+    ``dlpack`` is the version of the header this build was made with. ``cuda`` is one line about the CUDA runtime in it,
+    the driver and the devices, or about what is missing.
     Raises ExchangeError where DLBRIDGE_TORCH_TIER names no tier.
     """
     import numpy

@@ -1,4 +1,4 @@
-"""What the tiers without LibTorch ask of torch beside DLPack. Used by src/torch_by_dlpack.cpp alone.
+"""What the exchange tier calls of torch beside the exchange table. Used by src/torch/exchange.cpp alone.
 
 DLPack does not say whether a tensor is conjugated, sparse, fake or copy-on-write; functions of `torch._C` do. Importing
 this module raises AttributeError where torch lacks one of them.

@@ -1,7 +1,4 @@
-"""What only torch knows of its tensors on a GPU. Used by src/torch_gpu.cpp alone, in every tier.
-
-Importing this module imports torch, which whoever has a torch tensor has done before.
-"""
+"""Torch's streams and allocator on a GPU, in both tiers. Used by src/torch/device_slots.cpp alone. Imports torch."""
 
 from collections.abc import Callable
 from typing import Any

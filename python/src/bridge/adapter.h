@@ -1,89 +1,80 @@
-// Adapter: what a framework's extension module puts into the capsule that _core takes. The only
-// place where two modules meet; plain data and function pointers, so that _core links no adapter.
+// Adapter: the table of functions that a framework's extension module gives to _core in a capsule.
+// _core links no adapter and knows none by name.
 //
-// Every function is noexcept and called with the GIL held. Those that can fail return null on
-// success, or an Error that the caller owns; after an Error nothing was consumed or leaked. Error
-// code python_exception means that a Python exception is set.
+// Every function is noexcept and called with the GIL held. Functions that return Error* return null
+// on success, or an Error that the caller owns; after an Error nothing was consumed or leaked. The
+// code python_exception means that a Python exception is set. Slots marked "optional" may be null.
 #pragma once
 
 #include <Python.h>
 
 #include <cstdint>
-#include <memory>
-#include <utility>
 
 #include "dlbridge/error.h"
 #include "dlbridge/loan.h"
 #include "dlbridge/plan.h"
-#include "dlbridge/python_object/interpreter_exit.h"
+#include "support/errors.h"
 
 namespace dlbridge::python {
 
-inline constexpr uint32_t kAdapterVersion = 1;
 inline constexpr const char* kAdapterCapsule = "dlbridge.adapter";
 
-/// An Error or nothing, as it crosses between extension modules.
-using Failure = std::unique_ptr<Error>;
-
-/// Throws what crossed; takes it.
-inline void check(Error* error) {
-  if (error != nullptr) throw Error(*Failure(error));
-}
-
 struct Adapter {
+  /// Size of this struct and address of neutral_traits(): both modules are of one build and use the
+  /// same libdlbridge.
   uint32_t struct_size = sizeof(Adapter);
-  uint32_t version = kAdapterVersion;
-  /// Address of neutral_traits(): proves that both sides use the same libdlbridge.
-  const void* core = nullptr;
+  const void* core = &neutral_traits();
   const TargetTraits* traits = nullptr;
-  /// Exact types that are taken without asking accepts(); null where there are fewer.
+  /// Exact types that are taken without a call of accepts(); null where there are fewer.
   PyTypeObject* exact_types[2] = {nullptr, nullptr};
-  /// Casts run on several threads: preferred when both sides could cast.
+  /// Casts run on several threads: preferred where both sides can cast.
   bool threaded_casts = false;
 
-  /// Whether `x` is this framework's, subclasses included.
+  /// Returns true if `x` is an object of this framework, subclasses included. Decides by the real
+  /// type: `__class__` may claim another.
   bool (*accepts)(PyObject* x) noexcept = nullptr;
-  /// Fills a loan without an owner; `original` where it is known without one.
+  /// Fills a loan that owns nothing; sets `original` where the original storage is known already.
   Error* (*describe)(PyObject* x, Loan* loan) noexcept = nullptr;
-  /// Gives a described loan its owner.
+  /// Makes a described loan an owning one.
   Error* (*acquire)(PyObject* x, Loan* loan) noexcept = nullptr;
-  /// A new reference to this framework's object over the very storage that a described, ownerless
-  /// loan says it came from (`original`); null in `out` where there is no such way back. Null if
-  /// the framework has none.
+  /// Optional. Writes a new reference to an object over the original storage of a described loan,
+  /// or null where that storage is gone or another framework's.
   Error* (*reuse_storage)(Loan* loan, PyObject** out) noexcept = nullptr;
-  /// Consumes the loan: a new reference to this framework's object over its memory.
+  /// Writes a new reference to an object over the loan's memory; consumes the loan.
   Error* (*wrap)(Loan* loan, PyObject** out) noexcept = nullptr;
-  /// Fresh memory: a new reference, and a borrowed writable view of it.
+  /// Allocates host memory: a new reference, and a borrowed writable view of it.
   Error* (*empty)(const TensorView* like, DLDataType dtype, PyObject** out,
                   Loan* memory) noexcept = nullptr;
-  /// What `empty` gave, once it is filled: takes that reference and gives one back. Null if nothing
-  /// is to be done.
+  /// Optional. Completes an object of `empty` after it was filled: takes that reference, writes a
+  /// new one.
   Error* (*finish)(PyObject* made, PyObject** out) noexcept = nullptr;
-  /// Lets the framework write its object's elements into memory, casting. Null if it cannot.
+  /// Optional. Writes the elements of `x` into memory, casting.
   Error* (*fill)(PyObject* x, const TensorView* dst) noexcept = nullptr;
-  /// Lets the framework cast between two memories. Null if it cannot.
+  /// Optional. Casts between two memories.
   Error* (*cast)(const TensorView* src, const TensorView* dst) noexcept = nullptr;
-  /// The DLPack type that a dtype= argument names. Null if it takes none.
+  /// Optional. Writes the DLPack type that a dtype= argument names.
   Error* (*parse_dtype)(PyObject* dtype, DLDataType* out) noexcept = nullptr;
-  /// Tries to load an optional package that widens the traits; whether they grew. Null if there is
-  /// none.
+  /// Optional. Loads a package that widens the traits; returns true if they grew.
   bool (*extend)() noexcept = nullptr;
-};
 
-/// Runs `body` and turns what it throws into an Error for the caller to own. A thread that the
-/// interpreter ends in it is parked (interpreter_exit.h).
-template <typename Body>
-Error* guarded(Body&& body) noexcept {
-  try {
-    parked_at_exit(std::forward<Body>(body));
-    return nullptr;
-  } catch (const Error& error) {
-    return new Error(error);
-  } catch (const std::bad_alloc&) {
-    return new Error(ErrorCode::out_of_memory, "memory", "no memory left for the exchange");
-  } catch (const std::exception& error) {
-    return new Error(ErrorCode::framework_error, "framework", error.what());
-  }
-}
+  // ---- Devices. Streams are numbered as DLPack does (device_module.h). All optional.
+
+  /// Writes the stream after which the elements of `x` are valid. `x` null: the stream on which the
+  /// framework enqueues work now.
+  Error* (*current_stream)(PyObject* x, int32_t device, intptr_t* out) noexcept = nullptr;
+  /// The elements of `x` are valid after `stream` from here on.
+  void (*set_stream)(PyObject* x, intptr_t stream) noexcept = nullptr;
+  /// Returns true if the framework can allocate on a device now.
+  bool (*has_device)() noexcept = nullptr;
+  /// Allocates device memory in the order of current_stream: a new reference, dense strides.
+  Error* (*device_empty)(const TensorView* like, DLDataType dtype, int32_t device,
+                         PyObject** out) noexcept = nullptr;
+  /// The framework's allocator does not reuse the memory of `x` before the work that `stream` holds
+  /// when `x` is freed has run.
+  Error* (*record_stream)(PyObject* x, int32_t device, intptr_t stream) noexcept = nullptr;
+  /// Writes a new reference to the same elements in memory that DLPack can describe (no conj bit,
+  /// no copy-on-write ...), on the device of `x`; `x` itself where there is nothing to do.
+  Error* (*materialize)(PyObject* x, PyObject** out) noexcept = nullptr;
+};
 
 }  // namespace dlbridge::python

@@ -1,5 +1,4 @@
-// The module objects of adapters and of the device module: nothing in them but the capsule that
-// _core takes.
+// Extension modules that hold a capsule for _core and nothing else.
 #pragma once
 
 #include <Python.h>
@@ -9,17 +8,17 @@
 
 namespace dlbridge::python {
 
-/// A new module whose `attribute` is a capsule called `kind` of `table`, or null with a Python
-/// exception set. All of them live as long as the process.
+/// A new module whose `attribute` is a capsule called `kind` of `table`. All of them live as long
+/// as the process. Throws.
 inline PyObject* new_capsule_module(PyModuleDef& definition, const char* attribute, void* table,
-                                    const char* kind) noexcept {
-  Reference module(PyModule_Create(&definition));
-  Reference capsule(module ? PyCapsule_New(table, kind, nullptr) : nullptr);
-  if (!capsule || PyModule_AddObjectRef(module.get(), attribute, capsule.get()) < 0) return nullptr;
+                                    const char* kind) {
+  Reference module = checked(PyModule_Create(&definition));
+  const Reference capsule = checked(PyCapsule_New(table, kind, nullptr));
+  if (PyModule_AddObjectRef(module.get(), attribute, capsule.get()) < 0) throw_pending();
   return module.release();
 }
 
-inline PyObject* new_adapter_module(PyModuleDef& definition, Adapter& adapter) noexcept {
+inline PyObject* new_adapter_module(PyModuleDef& definition, Adapter& adapter) {
   return new_capsule_module(definition, "adapter", &adapter, kAdapterCapsule);
 }
 

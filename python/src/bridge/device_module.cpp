@@ -42,7 +42,8 @@ const DeviceModule* device_module() noexcept {
 const DeviceModule* usable_device_module() noexcept {
   const DeviceModule* module = device_module();
   if (module == nullptr) return nullptr;
-  return Failure(module->unavailable()) == nullptr ? module : nullptr;
+  const std::unique_ptr<Error> error(module->unavailable());
+  return error == nullptr ? module : nullptr;
 }
 
 const DeviceModule& require_device_module() {
@@ -56,19 +57,17 @@ const DeviceModule& require_device_module() {
   return *module;
 }
 
-PyObject* register_device_module(PyObject*, PyObject* capsule) noexcept {
+void register_device_module(PyObject* capsule) {
   const auto* module =
       static_cast<const DeviceModule*>(PyCapsule_GetPointer(capsule, kDeviceModuleCapsule));
-  if (module == nullptr) return nullptr;
-  if (module->struct_size != sizeof(DeviceModule) || module->version != kDeviceModuleVersion ||
-      module->core != &neutral_traits()) {
+  if (module == nullptr) throw_pending();
+  if (module->struct_size != sizeof(DeviceModule) || module->core != &neutral_traits()) {
     PyErr_SetString(
         PyExc_ImportError,
         "dlbridge: a device module of another build of dlbridge was loaded: reinstall dlbridge");
-    return nullptr;
+    throw_pending();
   }
   g_module.store(module, std::memory_order_release);
-  Py_RETURN_NONE;
 }
 
 }  // namespace dlbridge::python

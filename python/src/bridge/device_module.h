@@ -15,7 +15,6 @@
 
 namespace dlbridge::python {
 
-inline constexpr uint32_t kDeviceModuleVersion = 1;
 inline constexpr const char* kDeviceModuleCapsule = "dlbridge.device_module";
 
 inline constexpr intptr_t kLegacyStream = 1;
@@ -39,9 +38,8 @@ struct PoolStatistics {
 
 struct DeviceModule {
   uint32_t struct_size = sizeof(DeviceModule);
-  uint32_t version = kDeviceModuleVersion;
-  /// Address of neutral_traits(): proves that both sides use the same libdlbridge.
-  const void* core = nullptr;
+  /// Address of neutral_traits(): both modules use the same libdlbridge.
+  const void* core = &neutral_traits();
 
   /// An Error that says why nothing can be staged on this machine; null where it can.
   Error* (*unavailable)() noexcept = nullptr;
@@ -127,7 +125,7 @@ const DeviceModule* usable_device_module() noexcept;
 /// no_device). Needs the GIL.
 const DeviceModule& require_device_module();
 
-/// Takes the capsule of a device module. None, or null with a Python exception set.
-PyObject* register_device_module(PyObject* module, PyObject* capsule) noexcept;
+/// Registers the device module of a capsule. Throws where it is of another build.
+void register_device_module(PyObject* capsule);
 
 }  // namespace dlbridge::python

@@ -3,94 +3,162 @@
 #include <array>
 #include <atomic>
 #include <cstring>
-
-#include "support/errors.h"
-#include "support/reference.h"
+#include <vector>
 
 namespace dlbridge::python {
 namespace {
 
-// Append-only; written with the GIL held.
 constexpr size_t kMaxAdapters = 8;
 std::array<const Adapter*, kMaxAdapters> g_adapters{};
 std::atomic<size_t> g_count{0};
 
-const Adapter* find_named(const char* name) noexcept {
-  for (size_t i = 0; i < g_count.load(std::memory_order_acquire); ++i) {
-    if (std::strcmp(g_adapters[i]->traits->name, name) == 0) return g_adapters[i];
+struct ExpectedAdapter {
+  std::string name;
+  std::string module;
+  std::string type;
+};
+// Never destroyed: threads of the interpreter may ask after static destruction has begun.
+std::vector<ExpectedAdapter>& expected_adapters() {
+  static auto* const all = new std::vector<ExpectedAdapter>;
+  return *all;
+}
+std::vector<std::string>& immutable_modules() {
+  static auto* const all = new std::vector<std::string>;
+  return *all;
+}
+
+const Adapter* find_loaded(const char* name) noexcept {
+  for (const Adapter* adapter : adapters()) {
+    if (std::strcmp(adapter->traits->name, name) == 0) return adapter;
   }
   return nullptr;
 }
 
-const Adapter* find_accepting(PyObject* x) noexcept {
-  for (size_t i = 0; i < g_count.load(std::memory_order_acquire); ++i) {
-    if (g_adapters[i]->accepts(x)) return g_adapters[i];
-  }
-  return nullptr;
+// Imports the module of an adapter. Its load() registers the adapter.
+const Adapter* load(const char* name) {
+  const Reference loader = checked(PyImport_ImportModule("dlbridge._adapters"));
+  checked(PyObject_CallMethod(loader.get(), "load", "s", name));
+  const Adapter* adapter = find_loaded(name);
+  if (adapter == nullptr)
+    throw Error(ErrorCode::adapter_unavailable, name, std::string(name) + " was not registered");
+  return adapter;
 }
 
-// Whether `x` is a torch.Tensor while no torch adapter is loaded. Does not import torch.
-bool is_unadapted_tensor(PyObject* x) noexcept {
-  if (find_named("torch") != nullptr) return false;
+// The module if it is imported, else null. Borrowed.
+PyObject* imported(const char* module) noexcept {
   PyObject* modules = PyImport_GetModuleDict();
-  PyObject* torch = modules ? PyDict_GetItemString(modules, "torch") : nullptr;
-  if (torch == nullptr) return false;
-  const Reference type(PyObject_GetAttrString(torch, "Tensor"));
-  if (!type) PyErr_Clear();  // torch is half imported: then x cannot be one
+  return modules ? PyDict_GetItemString(modules, module) : nullptr;
+}
+
+bool is_instance_of(PyObject* x, const ExpectedAdapter& expected) noexcept {
+  PyObject* module = imported(expected.module.c_str());
+  if (module == nullptr) return false;
+  const Reference type(PyObject_GetAttrString(module, expected.type.c_str()));
+  if (!type) PyErr_Clear();  // the framework is half imported: then x cannot be its
   return type && PyType_Check(type.get()) &&
          PyObject_TypeCheck(x, reinterpret_cast<PyTypeObject*>(type.get()));
 }
 
 }  // namespace
 
+std::span<const Adapter* const> adapters() noexcept {
+  return {g_adapters.data(), g_count.load(std::memory_order_acquire)};
+}
+
 const Adapter* adapter_by_type(PyTypeObject* type) noexcept {
-  const size_t count = g_count.load(std::memory_order_acquire);
-  for (size_t i = 0; i < count; ++i) {
-    const Adapter& adapter = *g_adapters[i];
-    if (adapter.exact_types[0] == type || adapter.exact_types[1] == type) return &adapter;
+  for (const Adapter* adapter : adapters()) {
+    if (adapter->exact_types[0] == type || adapter->exact_types[1] == type) return adapter;
   }
   return nullptr;
 }
 
-const Adapter* adapter_for(PyObject* x) noexcept {
+const Adapter* adapter_for(PyObject* x) {
   if (const Adapter* adapter = adapter_by_type(Py_TYPE(x))) return adapter;
-  if (const Adapter* adapter = find_accepting(x)) return adapter;
-  return is_unadapted_tensor(x) ? adapter_named("torch") : nullptr;
+  for (const Adapter* adapter : adapters()) {
+    if (adapter->accepts(x)) return adapter;
+  }
+  for (const ExpectedAdapter& expected : expected_adapters()) {
+    if (find_loaded(expected.name.c_str()) == nullptr && is_instance_of(x, expected))
+      return load(expected.name.c_str());
+  }
+  return nullptr;
 }
 
-const Adapter* adapter_named(const char* name) noexcept {
-  if (const Adapter* adapter = find_named(name)) return adapter;
-  const Reference loader(PyImport_ImportModule("dlbridge._adapters"));
-  if (!loader) return nullptr;
-  const Reference done(PyObject_CallMethod(loader.get(), "load", "s", name));
-  if (!done) return nullptr;
-  const Adapter* adapter = find_named(name);
-  if (adapter == nullptr)
-    PyErr_Format(PyExc_SystemError, "dlbridge: no adapter %s was registered", name);
-  return adapter;
+const Adapter* find_adapter(const char* name) {
+  if (const Adapter* adapter = find_loaded(name)) return adapter;
+  for (const ExpectedAdapter& expected : expected_adapters()) {
+    if (expected.name == name) return load(name);
+  }
+  return nullptr;
 }
 
-const Adapter* adapter_if_loaded(const char* name) noexcept { return find_named(name); }
+const Adapter& adapter_named(const char* name) {
+  if (const Adapter* adapter = find_adapter(name)) return *adapter;
+  throw Error(ErrorCode::invalid_argument, "to",
+              "to is \"" + std::string(name) + "\"; expected one of " + adapter_names());
+}
 
-PyObject* register_adapter(PyObject* capsule) noexcept {
+const Adapter* device_adapter() {
+  for (const ExpectedAdapter& expected : expected_adapters()) {
+    if (imported(expected.module.c_str()) != nullptr) find_adapter(expected.name.c_str());
+  }
+  for (const Adapter* adapter : adapters()) {
+    if (adapter->device_empty != nullptr && adapter->has_device()) return adapter;
+  }
+  return nullptr;
+}
+
+std::string adapter_names() {
+  std::string names;
+  const auto add = [&](const std::string& name) {
+    if (names.find("\"" + name + "\"") != std::string::npos) return;
+    names += (names.empty() ? "\"" : ", \"") + name + "\"";
+  };
+  for (const Adapter* adapter : adapters()) add(adapter->traits->name);
+  for (const ExpectedAdapter& expected : expected_adapters()) add(expected.name);
+  return names;
+}
+
+void add_adapter(const Adapter* adapter) {
+  const size_t count = g_count.load();
+  if (find_loaded(adapter->traits->name) != nullptr) return;
+  if (count == kMaxAdapters)
+    throw Error(ErrorCode::adapter_unavailable, adapter->traits->name, "too many adapters");
+  g_adapters[count] = adapter;
+  g_count.store(count + 1, std::memory_order_release);
+}
+
+void register_adapter(PyObject* capsule) {
   const auto* adapter = static_cast<const Adapter*>(PyCapsule_GetPointer(capsule, kAdapterCapsule));
-  if (adapter == nullptr) return nullptr;
-  if (adapter->struct_size != sizeof(Adapter) || adapter->version != kAdapterVersion ||
-      adapter->core != &neutral_traits()) {
+  if (adapter == nullptr) throw_pending();
+  if (adapter->struct_size != sizeof(Adapter) || adapter->core != &neutral_traits()) {
     PyErr_SetString(
         PyExc_ImportError,
         "dlbridge: an adapter module of another build of dlbridge was loaded: reinstall dlbridge");
-    return nullptr;
+    throw_pending();
   }
-  if (find_named(adapter->traits->name) == nullptr) add_adapter(adapter);
-  Py_RETURN_NONE;
+  add_adapter(adapter);
 }
 
-void add_adapter(const Adapter* adapter) noexcept {
-  const size_t count = g_count.load();
-  if (count == kMaxAdapters) return;
-  g_adapters[count] = adapter;
-  g_count.store(count + 1, std::memory_order_release);
+void expect_adapter(const char* name, const char* module, const char* type) {
+  expected_adapters().push_back({name, module, type});
+}
+
+void add_immutable_module(const char* name) { immutable_modules().push_back(name); }
+
+bool is_immutable_producer(PyTypeObject* type) {
+  const Reference module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
+  const char* text =
+      module && PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
+  if (text == nullptr) {
+    PyErr_Clear();
+    return false;
+  }
+  const std::string_view found(text);
+  for (const std::string& name : immutable_modules()) {
+    if (found == name || (found.starts_with(name) && found[name.size()] == '.')) return true;
+  }
+  return false;
 }
 
 }  // namespace dlbridge::python

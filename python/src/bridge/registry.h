@@ -1,7 +1,10 @@
-// The adapters that are loaded, by exact type and by name.
+// The registry of adapters, by exact type and by name. Written with the GIL held, append-only.
 #pragma once
 
 #include <Python.h>
+
+#include <span>
+#include <string>
 
 #include "bridge/adapter.h"
 
@@ -10,22 +13,40 @@ namespace dlbridge::python {
 /// The adapter whose exact type `type` is, or null. The hot path: a few comparisons.
 const Adapter* adapter_by_type(PyTypeObject* type) noexcept;
 
-/// The adapter that takes `x`, subclasses included. Loads torch's if torch is imported and `x`
-/// might be its. Null without a Python exception: none does; null with one: loading failed.
-const Adapter* adapter_for(PyObject* x) noexcept;
+/// The adapter that takes `x`, subclasses included; null if none does. Loads an expected adapter
+/// whose framework is imported and whose type `x` has. Throws where loading fails.
+const Adapter* adapter_for(PyObject* x);
 
-/// The adapter called `name` ("torch", "numpy", "dlpack"), loaded if need be; null with a Python
-/// exception set.
-const Adapter* adapter_named(const char* name) noexcept;
+/// The adapter called `name`, loaded if it is an expected one. Throws where it cannot be loaded;
+/// null where the name is unknown.
+const Adapter* find_adapter(const char* name);
 
-/// The adapter called `name` if it is loaded, else null.
-const Adapter* adapter_if_loaded(const char* name) noexcept;
+/// The same; throws Error (invalid_argument) for an unknown name.
+const Adapter& adapter_named(const char* name);
 
-/// Takes a module's capsule. Throws nothing; returns null with a Python exception where it does not
-/// fit this _core.
-PyObject* register_adapter(PyObject* capsule) noexcept;
+/// The adapter of an imported framework that can allocate on a device here, or null.
+const Adapter* device_adapter();
 
-/// Adds one that is part of _core itself. Borrows: lives as long as the process.
-void add_adapter(const Adapter* adapter) noexcept;
+/// All adapters that are loaded.
+std::span<const Adapter* const> adapters() noexcept;
+
+/// The names that find_adapter() knows, quoted and separated by ", ".
+std::string adapter_names();
+
+/// Adds an adapter, which lives as long as the process. One whose name is taken is ignored.
+void add_adapter(const Adapter* adapter);
+
+/// Adds the adapter of a module's capsule. Throws where it is of another build.
+void register_adapter(PyObject* capsule);
+
+/// Announces an adapter that dlbridge._adapters.load(name) registers when it is first needed:
+/// objects of `module`.`type` are its.
+void expect_adapter(const char* name, const char* module, const char* type);
+
+/// Announces a module whose arrays are never writable though a legacy capsule cannot say so.
+void add_immutable_module(const char* name);
+
+/// Returns true if objects of this type are never writable.
+bool is_immutable_producer(PyTypeObject* type);
 
 }  // namespace dlbridge::python

@@ -1,11 +1,9 @@
 #include "convert/arguments.h"
 
-#include <cstring>
+#include <algorithm>
 #include <string>
 
 #include "bridge/registry.h"
-#include "support/errors.h"
-#include "support/reference.h"
 
 namespace dlbridge::python {
 namespace {
@@ -50,12 +48,11 @@ std::optional<DLDevice> parse_device_object(PyObject* object) {
 
 }  // namespace
 
-bool read_call(const char* function, PyObject* const* args, Py_ssize_t nargs, PyObject* names,
-               std::span<const Keyword> keywords, CallArguments& call) noexcept {
-  if (nargs < 1) {
-    raise_type_error("%s() takes one positional argument, x", function);
-    return false;
-  }
+CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t nargs,
+                        PyObject* names, std::span<const Keyword> keywords) {
+  const std::string called = std::string(function) + "()";
+  if (nargs < 1) throw_type_error(called + " takes one positional argument, x");
+  CallArguments call;
   call.x = args[0];
   Py_ssize_t taken = 1;
   if (nargs == 2 && !keywords.empty() && keywords.front().member == &CallArguments::to) {
@@ -63,32 +60,29 @@ bool read_call(const char* function, PyObject* const* args, Py_ssize_t nargs, Py
     taken = 2;
   }
   if (nargs > taken) {
-    raise_type_error("%s() takes one positional argument, x, but %zd were given: name the others",
-                     function, nargs);
-    return false;
+    throw_type_error(called + " takes one positional argument, x, but " + std::to_string(nargs) +
+                     " were given: name the others");
   }
   const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
   for (Py_ssize_t i = 0; i < named; ++i) {
     PyObject* name = PyTuple_GET_ITEM(names, i);
-    const Keyword* match = nullptr;
-    for (const Keyword& keyword : keywords) {
-      if (PyUnicode_CompareWithASCIIString(name, keyword.name) == 0) match = &keyword;
-    }
-    if (match == nullptr || call.*(match->member) != nullptr) {
-      raise_type_error("%s() got an unexpected keyword argument '%U'", function, name);
-      return false;
-    }
+    const auto match = std::ranges::find_if(keywords, [&](const Keyword& keyword) {
+      return PyUnicode_CompareWithASCIIString(name, keyword.name) == 0;
+    });
+    if (match == keywords.end() || call.*(match->member) != nullptr)
+      throw_type_error(called + " got an unexpected keyword argument " + repr_of(name));
     call.*(match->member) = args[nargs + i];
   }
-  return true;
+  return call;
 }
 
 CopyMode parse_copy(PyObject* copy) {
   if (copy == Py_True) return CopyMode::always;
   if (copy == Py_False) return CopyMode::never;
   if (copy == Py_None) return CopyMode::if_needed;
-  raise_type_error("copy is %.200s; expected True, False or None", Py_TYPE(copy)->tp_name);
-  throw_pending();
+  if (PyUnicode_Check(copy) && PyUnicode_CompareWithASCIIString(copy, "named") == 0)
+    return CopyMode::unset;
+  throw_type_error("copy is " + repr_of(copy) + "; expected True, False, None or \"named\"");
 }
 
 std::optional<DLDevice> parse_device(PyObject* device) {
@@ -107,18 +101,13 @@ std::optional<DLDevice> parse_device(PyObject* device) {
   return parsed;
 }
 
-const Adapter& parse_target(PyObject* to, const char* expected) {
+const Adapter& parse_target(PyObject* to) {
   const char* text = to != nullptr && PyUnicode_Check(to) ? PyUnicode_AsUTF8(to) : nullptr;
   PyErr_Clear();
-  for (const char* name : {"numpy", "torch", "dlpack"}) {
-    if (text == nullptr || std::strcmp(text, name) != 0) continue;
-    const Adapter* adapter = adapter_named(name);
-    if (adapter == nullptr) throw_pending();
-    return *adapter;
-  }
-  throw Error(
-      ErrorCode::invalid_argument, "to",
-      (to == nullptr ? "to was not given" : "to is " + repr_of(to)) + "; expected " + expected);
+  if (const Adapter* adapter = text != nullptr ? find_adapter(text) : nullptr) return *adapter;
+  throw Error(ErrorCode::invalid_argument, "to",
+              (to == nullptr ? "to was not given" : "to is " + repr_of(to)) + "; expected one of " +
+                  adapter_names());
 }
 
 Request read_request(const CallArguments& call, const Adapter& target) {
@@ -126,10 +115,8 @@ Request read_request(const CallArguments& call, const Adapter& target) {
   if (call.copy != nullptr) request.copy = parse_copy(call.copy);
   request.device = parse_device(call.device);
   if (call.dtype != nullptr && call.dtype != Py_None) {
-    if (target.parse_dtype == nullptr) {
-      raise_type_error("dtype= is not taken here: name it in to_numpy() or to_torch()");
-      throw_pending();
-    }
+    if (target.parse_dtype == nullptr)
+      throw_type_error("dtype= is not taken here: pass it to to_numpy() or to_torch()");
     DLDataType dtype;
     check(target.parse_dtype(call.dtype, &dtype));
     request.dtype = dtype;
@@ -137,13 +124,19 @@ Request read_request(const CallArguments& call, const Adapter& target) {
   return request;
 }
 
+Reference array_of_scalar(PyObject* x, const Request& request) {
+  if (request.copy < CopyMode::if_needed || adapter_by_type(Py_TYPE(x)) != nullptr) return {};
+  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
+  Reference array = checked(PyObject_CallMethod(module.get(), "array_of_scalar", "O", x));
+  return array.get() == Py_None ? Reference() : std::move(array);
+}
+
 bool wants_versioned(PyObject* max_version) {
   if (max_version == Py_None) return false;
   if (!PyTuple_Check(max_version) || PyTuple_GET_SIZE(max_version) != 2 ||
       !PyLong_Check(PyTuple_GET_ITEM(max_version, 0))) {
-    raise_type_error("max_version is %.200s; expected None or a pair (major, minor)",
-                     Py_TYPE(max_version)->tp_name);
-    throw_pending();
+    throw_type_error(std::string("max_version is ") + Py_TYPE(max_version)->tp_name +
+                     "; expected None or a pair (major, minor)");
   }
   const long major = PyLong_AsLong(PyTuple_GET_ITEM(max_version, 0));
   if (PyErr_Occurred()) throw_pending();
@@ -153,7 +146,11 @@ bool wants_versioned(PyObject* max_version) {
 DLDevice export_device(PyObject* dl_device, DLDevice place) {
   if (dl_device == Py_None) return place;
   const auto asked = parse_pair(dl_device);
-  if (!asked) refuse_device(dl_device);
+  if (!asked) {
+    throw Error(ErrorCode::invalid_device, "device",
+                "dl_device is " + repr_of(dl_device) +
+                    "; expected None or a DLPack pair such as (1, 0), the CPU");
+  }
   const DeviceType type = Device(*asked).type();
   if (type == DeviceType::cpu && Device(place).is_host()) return *asked;
   // The id of host memory says nothing.

@@ -27,25 +27,28 @@ struct Keyword {
   PyObject* CallArguments::* member;
 };
 
-/// Reads a METH_FASTCALL | METH_KEYWORDS call with exactly one positional argument (`to` may be a
-/// second one where it is among the keywords). False with TypeError set.
-bool read_call(const char* function, PyObject* const* args, Py_ssize_t nargs, PyObject* names,
-               std::span<const Keyword> keywords, CallArguments& call) noexcept;
+/// Reads a METH_FASTCALL | METH_KEYWORDS call with exactly one positional argument (`to` may be the
+/// second one where it is among the keywords). Throws Error (unsupported_type).
+CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t nargs,
+                        PyObject* names, std::span<const Keyword> keywords);
 
-/// True -> always, False -> never, None -> if_needed. Throws Error (python_exception) with
-/// TypeError set.
+/// True: always. False: never. None: if_needed. "named": unset. Throws Error (unsupported_type).
 CopyMode parse_copy(PyObject* copy);
 
 /// None, "cpu", "cuda:1", (type, id), or an object with `type` and `index` such as torch.device.
 /// Throws Error (invalid_device).
 std::optional<DLDevice> parse_device(PyObject* device);
 
-/// The adapter that "numpy", "torch" or "dlpack" names, loaded if need be. Throws Error
-/// (invalid_argument), which says that `expected` is; python_exception where it cannot be loaded.
-const Adapter& parse_target(PyObject* to, const char* expected);
+/// The adapter that a name such as "numpy" means, loaded if need be. Throws Error
+/// (invalid_argument).
+const Adapter& parse_target(PyObject* to);
 
 /// What the call named, for `target`. Throws Error.
 Request read_request(const CallArguments& call, const Adapter& target);
+
+/// A new array that holds the scalar `x`, of Python or NumPy, where `request` allows a copy; else
+/// null.
+Reference array_of_scalar(PyObject* x, const Request& request);
 
 /// Checks of Tensor.__dlpack__'s arguments. Throw Error.
 bool wants_versioned(PyObject* max_version);

@@ -2,29 +2,27 @@
 
 #include <algorithm>
 
-#include "convert/convert.h"
+#include "bridge/device_module.h"
+#include "convert/host.h"
 #include "dlbridge/staging_backend.h"
 #include "gpu/launch.h"
-#include "gpu/streams.h"
-#include "support/errors.h"
 #include "tensor/value.h"
-#include "torch/gpu.h"
 
 namespace dlbridge::python {
 namespace {
 
-// Whoever waits for a small copy watches for its end so long; then a thread wakes it.
+// How long a caller that waits for a small copy polls for its end; then a thread wakes it.
 constexpr double kLingerSeconds = 0.001;
 constexpr double kLookOnceSeconds = 1e-9;
 
 StagingOptions for_waiting(int64_t bytes) noexcept {
-  // Its caller waits for the copy, so nothing on the producer's stream has to.
+  // The caller waits for the copy, so the producer's stream does not have to.
   return {.snapshot = false, .linger = bytes <= kSmallBytes ? kLingerSeconds : 0};
 }
 
-// To a device a pageable source has been read on return: nobody waits for the end, and small copies
-// are to take the consumer's stream all the same.
-StagingOptions for_sending(int64_t bytes, bool pinned) noexcept {
+// To a device a pageable source has been read on return: the caller does not wait for the end, but
+// small copies still go to the consumer's stream.
+StagingOptions to_device_options(int64_t bytes, bool pinned) noexcept {
   StagingOptions options = for_waiting(bytes);
   if (!pinned) options.linger = std::min(options.linger, kLookOnceSeconds);
   return options;
@@ -33,26 +31,24 @@ StagingOptions for_sending(int64_t bytes, bool pinned) noexcept {
 Loan to_host(Source& source) {
   const DeviceModule& module = require_device_module();
   const Staging staging =
-      start_to_host(module, source, stream_of(source), for_waiting(source.view().nbytes()));
+      start_to_host(module, source, source.stream(), for_waiting(source.view().nbytes()));
   staging.wait();
   return staging.result(0);
 }
 
-// A host object over staged memory, of the framework that knows the source's dtype.
+// A host object over staged memory, of a framework that knows the source's dtype.
 Reference host_copy_of(Source& source) {
-  const bool torch = is_torch(source.adapter());
-  const Adapter& own = torch ? source.adapter() : tensor_adapter();
-  return Reference(wrapped(own, to_host(source)));
+  const Adapter& own = source.adapter();
+  return wrapped(own.fill != nullptr ? own : tensor_adapter(), to_host(source));
 }
 
-// The host source of a staging to a device, with the dtype that it is to arrive in.
+// The host source of a staging to a device, with the dtype that it arrives with.
 void open_for_device(Source& source, const Adapter& target, const Request& request,
-                     const Plan& plan, Reference& holder, Source& made) {
-  if (!plan.casts && arrives_as_it_is(source.view(), target)) return;
+                     const Plan& decision, Reference& holder, Source& made) {
+  if (!decision.casts && arrives_as_it_is(source.view(), target)) return;
   const Request on_host{.copy = CopyMode::if_needed, .dtype = request.dtype};
-  holder = Reference(convert(source.object(), target, on_host));
-  if (!holder) throw_pending();
-  open(made, holder.get());
+  holder = Reference(convert_on_host(source.object(), target, on_host));
+  made.open(holder.get());
 }
 
 // A pinned source is read until the copy is done; a pageable one was read on return.
@@ -62,108 +58,106 @@ void finish_to_device(const Staging& staging, bool pinned) {
 }
 
 PyObject* to_device(Source& source, const Adapter& target, const Request& request,
-                    const Plan& plan) {
+                    const Plan& decision) {
   const DeviceModule& module = require_device_module();
   Reference plain_holder;
   Source plain_made;
   Source& plain_source = plain(source, plain_made, plain_holder);
   Reference cast_holder;
   Source cast_made;
-  open_for_device(plain_source, target, request, plan, cast_holder, cast_made);
+  open_for_device(plain_source, target, request, decision, cast_holder, cast_made);
   Source& from = cast_holder ? cast_made : plain_source;
   DeviceTarget made =
       allocate_on_device(module, target, from.view(), request.device->device_id, std::nullopt);
   if (from.view().is_empty()) return made.object.release();
   const bool pinned = module.is_pinned(&from.view());
   const Staging staging = start_to_device(module, from, std::move(made.memory), made.stream,
-                                          for_sending(from.view().nbytes(), pinned));
+                                          to_device_options(from.view().nbytes(), pinned));
   finish_to_device(staging, pinned);
   return made.object.release();
 }
 
 PyObject* to_host_object(Source& source, const Adapter& target, const Request& request,
-                         const Plan& plan) {
+                         const Plan& decision) {
   Reference holder;
   Source made;
   Source& from = plain(source, made, holder);
-  if (!plan.casts && arrives_as_it_is(from.view(), target)) return wrapped(target, to_host(from));
+  if (!decision.casts && arrives_as_it_is(from.view(), target))
+    return wrapped(target, to_host(from)).release();
   const Reference on_host = host_copy_of(from);
-  const Request cast{.copy = CopyMode::if_needed, .dtype = request.dtype};
-  return convert(on_host.get(), target, cast);
+  return convert_on_host(on_host.get(), target,
+                         {.copy = CopyMode::if_needed, .dtype = request.dtype});
 }
 
-// Runs `body`, which returns a new reference and may throw.
-template <typename Body>
-PyObject* caught(Body&& body) noexcept {
-  PyObject* result = nullptr;
-  if (Error* error = guarded([&] { result = body(); })) return raise(error);
-  return result;
+// Casts or repacks staged elements into existing host memory.
+void fill_from(PyObject* x, const Adapter& target, const TensorView& memory) {
+  Source source;
+  source.open(x);
+  Request request{.into_existing = true, .dtype = memory.dtype};
+  const Plan decision = plan_for(source, target, request);
+  if (decision.verdict == Verdict::refuse) throw refusal_of(source, target, request, decision);
+  fill_on_host(source, target, decision, memory);
 }
 
 }  // namespace
 
 PyObject* convert_by_staging(Source& source, const Adapter& target, const Request& request,
-                             const Plan& plan) noexcept {
-  return caught([&] {
-    return Device(*request.device).is_host() ? to_host_object(source, target, request, plan)
-                                             : to_device(source, target, request, plan);
-  });
+                             const Plan& decision) {
+  return Device(*request.device).is_host() ? to_host_object(source, target, request, decision)
+                                           : to_device(source, target, request, decision);
 }
 
-PyObject* stage_into(Source& source, const Adapter& target, const Plan& plan, PyObject* out,
-                     Loan& memory) noexcept {
-  return caught([&]() -> PyObject* {
-    const DeviceModule& module = require_device_module();
-    Reference holder;
-    Source made;
-    Source& from = plain(source, made, holder);
-    if (plan.casts || !arrives_as_it_is(from.view(), target)) {
-      const Reference on_host = host_copy_of(from);
-      return convert_into(on_host.get(), target, {}, out);
-    }
-    const intptr_t producer = stream_of(from);
-    const int64_t bytes = from.view().nbytes();
-    if (bytes > kSmallBytes && !module.is_pinned(&memory.view())) {
-      // The ring is worked by this thread, once there is something to copy.
-      wait_for_stream(module, from.view().device.device_id, producer);
-      acquire(from);
-      check(target.acquire(out, &memory));
-      without_gil(
-          [&] { return module.to_host_through_ring(&from.view(), &memory.view(), producer); });
-      return Py_NewRef(out);
-    }
-    const Staging staging =
-        start_to_host_into(module, from, target, out, memory, producer, for_waiting(bytes));
-    staging.wait();
-    staging.result(0);
+PyObject* stage_into(Source& source, const Adapter& target, const Plan& decision, PyObject* out,
+                     Loan& memory) {
+  const DeviceModule& module = require_device_module();
+  Reference holder;
+  Source made;
+  Source& from = plain(source, made, holder);
+  if (decision.casts || !arrives_as_it_is(from.view(), target)) {
+    const Reference on_host = host_copy_of(from);
+    fill_from(on_host.get(), target, memory.view());
     return Py_NewRef(out);
-  });
+  }
+  const intptr_t producer = from.stream();
+  const int64_t bytes = from.view().nbytes();
+  if (bytes > kSmallBytes && !module.is_pinned(&memory.view())) {
+    // This thread copies through the ring, once there is something to copy.
+    wait_for_stream(module, from.view().device.device_id, producer);
+    from.acquire();
+    check(target.acquire(out, &memory));
+    without_gil(
+        [&] { return module.to_host_through_ring(&from.view(), &memory.view(), producer); });
+    return Py_NewRef(out);
+  }
+  const Staging staging =
+      start_to_host_into(module, from, target, out, memory, producer, for_waiting(bytes));
+  staging.wait();
+  staging.result(0);
+  return Py_NewRef(out);
 }
 
-PyObject* copy_on_device(Source& source, const Adapter& target) noexcept {
-  return caught([&] {
-    const DeviceModule& module = require_device_module();
-    Reference holder;
-    Source made;
-    Source& from = plain(source, made, holder);
-    const DLDevice device = from.view().device;
-    const intptr_t earlier = stream_of(from);
-    // Memory of ours is made in the source's own order: nothing else has to wait then.
-    const bool in_order = !is_torch(target) && earlier != kNoStream;
-    DeviceTarget fresh = allocate_on_device(module, target, from.view(), device.device_id,
-                                            in_order ? std::optional(earlier) : std::nullopt);
-    check(module.order(device.device_id, earlier, fresh.stream));
-    StagingBackend* backend = find_staging(device, device);
-    if (backend == nullptr)
-      throw Error(ErrorCode::no_staging, "device", "nothing copies on this device");
-    const Stream stream{device, reinterpret_cast<void*>(fresh.stream)};
-    acquire(from);
-    without_gil(
-        [&] { return guarded([&] { backend->copy(from.view(), fresh.memory.view(), stream); }); });
-    // What is written to the source next does not reach the copy.
-    check(module.order(device.device_id, fresh.stream, earlier));
-    return fresh.object.release();
-  });
+PyObject* copy_on_device(Source& source, const Adapter& target) {
+  const DeviceModule& module = require_device_module();
+  Reference holder;
+  Source made;
+  Source& from = plain(source, made, holder);
+  const DLDevice device = from.view().device;
+  const intptr_t earlier = from.stream();
+  // Memory of the device module is allocated in the source's own order: then nothing waits.
+  const bool in_order = target.device_empty == nullptr && earlier != kNoStream;
+  DeviceTarget fresh = allocate_on_device(module, target, from.view(), device.device_id,
+                                          in_order ? std::optional(earlier) : std::nullopt);
+  check(module.order(device.device_id, earlier, fresh.stream));
+  StagingBackend* backend = find_staging(device, device);
+  if (backend == nullptr)
+    throw Error(ErrorCode::no_staging, "device", "nothing copies on this device");
+  const Stream stream{device, reinterpret_cast<void*>(fresh.stream)};
+  from.acquire();
+  without_gil(
+      [&] { return guarded([&] { backend->copy(from.view(), fresh.memory.view(), stream); }); });
+  // Later writes to the source wait for the copy.
+  check(module.order(device.device_id, fresh.stream, earlier));
+  return fresh.object.release();
 }
 
 void wait_for_host_access(const Source& source) {
@@ -172,12 +166,12 @@ void wait_for_host_access(const Source& source) {
                               source.adapter().traits == &neutral_traits();
   if (!managed && !foreign_pinned) return;
   const DeviceModule* module = usable_device_module();
-  if (module == nullptr) return;  // nothing runs here
-  if (managed) return wait_for_stream(*module, source.managed_by(), stream_of(source));
+  if (module == nullptr) return;  // no device runs here
+  if (managed) return wait_for_stream(*module, source.managed_by(), source.stream());
   try {
-    wait_for_stream(*module, 0, stream_of(source));
+    wait_for_stream(*module, 0, source.stream());
   } catch (const Error& error) {
-    // A device that nobody has used writes to no memory.
+    // A device that was never used writes to no memory.
     if (error.code() != ErrorCode::invalid_device) throw;
   }
 }

@@ -1,7 +1,8 @@
-// Staging: what conversions do where a device= names another place.
+// Conversions that stage, or copy on a device.
 //
-// All need the GIL and release it while they wait. A wait that a signal's handler ends raises that
-// exception; the copy goes on and gives back what it holds when it is done.
+// All need the GIL, release it while they wait, and throw Error. Where a signal's handler raises
+// during a wait, that exception passes through; the copy goes on and releases what it holds when it
+// is done.
 #pragma once
 
 #include <Python.h>
@@ -10,20 +11,19 @@
 
 namespace dlbridge::python {
 
-/// Does what a plan says that stages: a new reference to `target`'s object, or null with a Python
-/// exception set.
+/// Does what a plan says that stages. Returns a new reference to an object of `target`.
 PyObject* convert_by_staging(Source& source, const Adapter& target, const Request& request,
-                             const Plan& plan) noexcept;
+                             const Plan& decision);
 
-/// The same into `out`, `memory` its view without an owner: a new reference to it.
-PyObject* stage_into(Source& source, const Adapter& target, const Plan& plan, PyObject* out,
-                     Loan& memory) noexcept;
+/// The same into `out`, which `memory` describes. Returns a new reference to `out`.
+PyObject* stage_into(Source& source, const Adapter& target, const Plan& decision, PyObject* out,
+                     Loan& memory);
 
-/// A copy on one device, in fresh memory there.
-PyObject* copy_on_device(Source& source, const Adapter& target) noexcept;
+/// Copies to fresh memory on the source's own device. Returns a new reference.
+PyObject* copy_on_device(Source& source, const Adapter& target);
 
-/// The host may read the source's memory then: waits for its stream where it is managed memory, or
-/// pinned memory of another framework's; else at once. Throws Error.
+/// Returns when the host may read the source's memory: waits for its stream where it is managed
+/// memory, or pinned memory of another framework.
 void wait_for_host_access(const Source& source);
 
 }  // namespace dlbridge::python

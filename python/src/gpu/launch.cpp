@@ -1,34 +1,16 @@
 #include "gpu/launch.h"
 
-#include "convert/convert.h"
+#include "bridge/device_module.h"
+#include "convert/host.h"
 #include "dlbridge/layout.h"
-#include "gpu/streams.h"
-#include "support/errors.h"
 #include "tensor/value.h"
-#include "torch/gpu.h"
 
 namespace dlbridge::python {
-namespace {
 
-// What only the source's own framework can resolve: before its memory means what it says.
-constexpr ReasonSet kNeedsFramework = ReasonSet(ErrorCode::conj_bit) | ErrorCode::neg_bit |
-                                      ErrorCode::zero_tensor | ErrorCode::copy_on_write |
-                                      ErrorCode::byte_order | ErrorCode::stride_not_multiple;
-
-}  // namespace
-
-void open(Source& source, PyObject* x) {
-  if (!source.open(x)) throw_pending();
-}
-
-void acquire(Source& source) {
-  if (!source.acquire()) throw_pending();
-}
-
-PyObject* wrapped(const Adapter& target, Loan&& loan) {
+Reference wrapped(const Adapter& target, Loan&& loan) {
   PyObject* object = nullptr;
   check(target.wrap(&loan, &object));
-  return object;
+  return Reference(object);
 }
 
 bool arrives_as_it_is(const TensorView& view, const Adapter& target) {
@@ -50,16 +32,16 @@ void wait_for_stream(const DeviceModule& module, int32_t device, intptr_t stream
 }
 
 Source& plain(Source& source, Source& made, Reference& holder) {
-  if ((source.view().reasons & kNeedsFramework).empty()) return source;
-  if (is_torch(source.adapter())) {
-    holder = torch_materialized(source.object());
+  if (!source.needs_framework()) return source;
+  if (const Adapter& own = source.adapter(); own.materialize != nullptr) {
+    PyObject* object = nullptr;
+    check(own.materialize(source.object(), &object));
+    holder = Reference(object);
   } else {
-    // Host memory that only its framework reads right: as an array of the same framework's.
     const Request copied{.copy = CopyMode::if_needed};
-    holder = Reference(convert(source.object(), tensor_adapter(), copied));
-    if (!holder) throw_pending();
+    holder = Reference(convert_on_host(source.object(), tensor_adapter(), copied));
   }
-  open(made, holder.get());
+  made.open(holder.get());
   return made;
 }
 
@@ -68,7 +50,7 @@ Staging start_to_host(const DeviceModule& module, Source& source, intptr_t produ
   const int64_t bytes = source.view().nbytes();
   const int32_t device = source.view().device.device_id;
   if (bytes > kSmallBytes && !module.fits_pool(bytes)) wait_for_stream(module, device, producer);
-  acquire(source);
+  source.acquire();
   PendingStaging* pending = nullptr;
   without_gil([&] {
     return module.start_to_host(&source.loan(), 1, device, producer, &options, &pending);
@@ -79,7 +61,7 @@ Staging start_to_host(const DeviceModule& module, Source& source, intptr_t produ
 Staging start_to_host_into(const DeviceModule& module, Source& source, const Adapter& target,
                            PyObject* out, Loan& memory, intptr_t producer,
                            const StagingOptions& options) {
-  acquire(source);
+  source.acquire();
   check(target.acquire(out, &memory));
   PendingStaging* pending = nullptr;
   without_gil([&] {
@@ -94,7 +76,7 @@ Staging start_to_device(const DeviceModule& module, Source& source, Loan&& targe
   const int32_t device = target.view().device.device_id;
   if (bytes > 4 * kSmallBytes && !options.borrow && !module.is_pinned(&source.view()))
     wait_for_stream(module, device, consumer);
-  acquire(source);
+  source.acquire();
   PendingStaging* pending = nullptr;
   without_gil([&] {
     return module.start_to_device(&source.loan(), &target, consumer, &options, &pending);
@@ -106,28 +88,29 @@ DeviceTarget allocate_on_device(const DeviceModule& module, const Adapter& targe
                                 const TensorView& like, int32_t device,
                                 std::optional<intptr_t> stream) {
   DeviceTarget made;
-  if (is_torch(target)) {
-    const intptr_t current = torch_current_stream(device);
+  if (target.device_empty != nullptr) {
+    intptr_t current = 0;
+    check(target.current_stream(nullptr, device, &current));
     made.stream = stream ? *stream : current;
-    made.object = torch_device_empty(like, like.dtype, device);
+    PyObject* object = nullptr;
+    check(target.device_empty(&like, like.dtype, device, &object));
+    made.object = Reference(object);
     if (made.stream != current && made.stream != kNoStream) {
-      // torch's allocator gives memory out in the order of its own stream.
+      // The framework's allocator gives memory out in the order of its own stream.
       check(module.order(device, current, made.stream));
-      torch_record_stream(made.object.get(), device, made.stream);
+      check(target.record_stream(made.object.get(), device, made.stream));
     }
-    check(target.describe(made.object.get(), &made.memory));
-    check(target.acquire(made.object.get(), &made.memory));
-    return made;
+  } else {
+    if (stream)
+      made.stream = *stream;
+    else
+      check(module.home_stream(device, &made.stream));
+    Loan fresh;
+    check(module.device_empty(&like, like.dtype, device, made.stream, &fresh));
+    fresh.view().is_copied = true;
+    made.object = wrapped(target, std::move(fresh));
+    if (target.set_stream != nullptr) target.set_stream(made.object.get(), made.stream);
   }
-  if (stream)
-    made.stream = *stream;
-  else
-    check(module.home_stream(device, &made.stream));
-  Loan fresh;
-  check(module.device_empty(&like, like.dtype, device, made.stream, &fresh));
-  fresh.view().is_copied = true;
-  made.object = Reference(wrapped(target, std::move(fresh)));
-  set_stream(made.object.get(), made.stream);
   check(target.describe(made.object.get(), &made.memory));
   check(target.acquire(made.object.get(), &made.memory));
   return made;

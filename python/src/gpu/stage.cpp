@@ -4,23 +4,15 @@
 #include <string>
 
 #include "bridge/registry.h"
-#include "convert/convert.h"
+#include "convert/host.h"
 #include "gpu/launch.h"
 #include "gpu/streams.h"
-#include "support/errors.h"
 #include "tensor/value.h"
-#include "torch/gpu.h"
 
 namespace dlbridge::python {
 namespace {
 
-const Adapter& named(const char* name) {
-  const Adapter* adapter = adapter_named(name);
-  if (adapter == nullptr) throw_pending();
-  return *adapter;
-}
-
-// What would have to be repacked afterwards is refused: nobody is there to do it.
+// A Future wraps what arrives: it does not cast or repack.
 void require_arrival(const TensorView& view, const Adapter& target) {
   if (arrives_as_it_is(view, target)) return;
   throw Error(ErrorCode::float4_packing, "dtype",
@@ -29,13 +21,25 @@ void require_arrival(const TensorView& view, const Adapter& target) {
                   "to_numpy(x, device=\"cpu\")");
 }
 
-// The stream that a staging comes behind: the one that was named, put behind the source's own.
+// The stream that a staging waits for: the one that was named, which then waits for the source's
+// own.
 intptr_t producer_stream(const DeviceModule& module, const Source& source,
                          std::optional<intptr_t> named) {
-  if (!named) return stream_of(source);
-  if (*named != kNoStream && !is_torch(source.adapter()) && !source.view().is_empty())
-    check(module.order(source.view().device.device_id, stream_of(source), *named));
+  if (!named) return source.stream();
+  // A framework's current stream says where it works, not where this object was made: the caller
+  // named the stream for that reason.
+  const bool known = source.adapter().device_empty == nullptr;
+  if (*named != kNoStream && known && !source.view().is_empty())
+    check(module.order(source.view().device.device_id, source.stream(), *named));
   return *named;
+}
+
+// The target of a staging that names none: NumPy on the host, on a device a framework that
+// allocates there, else a dlbridge.Tensor.
+const Adapter& default_target(DLDevice device) {
+  if (Device(device).is_host()) return adapter_named("numpy");
+  const Adapter* adapter = device_adapter();
+  return adapter != nullptr ? *adapter : tensor_adapter();
 }
 
 }  // namespace
@@ -43,7 +47,7 @@ intptr_t producer_stream(const DeviceModule& module, const Source& source,
 StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
   Source opened;
   if (request.stream) opened.prefer_stream(*request.stream);
-  open(opened, x);
+  opened.open(x);
   Reference holder;
   Source made;
   std::optional<DLDevice> device = request.device;
@@ -52,12 +56,8 @@ StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
   if (request.out != nullptr) {
     target = adapter_for(request.out);
     if (target == nullptr) {
-      if (!PyErr_Occurred())
-        raise_type_error(
-            "out is %.200s; expected a numpy.ndarray, a torch.Tensor or a "
-            "dlbridge.Tensor",
-            Py_TYPE(request.out)->tp_name);
-      throw_pending();
+      throw_type_error(std::string("out is ") + Py_TYPE(request.out)->tp_name +
+                       "; expected a numpy.ndarray, a torch.Tensor or a dlbridge.Tensor");
     }
     check(target->describe(request.out, &out_memory));
     if (device && !Device::same_place(*device, out_memory.view().device)) {
@@ -71,10 +71,7 @@ StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
     throw Error(ErrorCode::device_not_named, "device",
                 "neither device= nor out= was given: pass device=\"cpu\" or device=\"cuda:0\"");
   }
-  if (target == nullptr)
-    target = &named(Device(*device).is_host() ? "numpy"
-                    : torch_can_allocate()    ? "torch"
-                                              : "dlpack");
+  if (target == nullptr) target = &default_target(*device);
   const DeviceModule& module = require_device_module();
   Request asked{.into_existing = request.out != nullptr, .device = device};
   if (request.out != nullptr) asked.dtype = out_memory.view().dtype;
@@ -109,9 +106,10 @@ StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
   }
   if (request.out != nullptr) {
     Source onto;
-    open(onto, request.out);
+    onto.open(request.out);
     const intptr_t consumer = producer_stream(module, onto, request.stream);
-    if (consumer != kNoStream) set_stream(request.out, consumer);
+    if (consumer != kNoStream && target->set_stream != nullptr)
+      target->set_stream(request.out, consumer);
     check(target->acquire(request.out, &out_memory));
     started.staging =
         start_to_device(module, source, std::move(out_memory), consumer, request.options);
@@ -128,11 +126,10 @@ StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
 
 std::vector<StartedGroup> start_stagings(PyObject* sequence, std::optional<intptr_t> stream,
                                          const StagingOptions& options) {
-  const Reference items(PySequence_Fast(sequence, "xs is no sequence of tensors"));
-  if (!items) throw_pending();
+  const Reference items = checked(PySequence_Fast(sequence, "xs is no sequence of tensors"));
   const auto count = static_cast<size_t>(PySequence_Fast_GET_SIZE(items.get()));
   const DeviceModule& module = require_device_module();
-  const Adapter& numpy = named("numpy");
+  const Adapter& numpy = adapter_named("numpy");
 
   struct Opened {
     Source source;
@@ -153,7 +150,7 @@ std::vector<StartedGroup> start_stagings(PyObject* sequence, std::optional<intpt
     Opened& one = *all.back();
     if (stream) one.source.prefer_stream(*stream);
     one.source.share_stream(common);
-    open(one.source, PySequence_Fast_GET_ITEM(items.get(), static_cast<Py_ssize_t>(i)));
+    one.source.open(PySequence_Fast_GET_ITEM(items.get(), static_cast<Py_ssize_t>(i)));
     Request asked{.device = Device(DeviceType::cpu)};
     const Plan plan = plan_for(one.source, numpy, asked);
     if (plan.verdict == Verdict::refuse) throw refusal_of(one.source, numpy, asked, plan);
@@ -175,7 +172,7 @@ std::vector<StartedGroup> start_stagings(PyObject* sequence, std::optional<intpt
     for (size_t i = first; i < count; ++i) {
       if (taken[i] || !(places[i] == places[first])) continue;
       taken[i] = true;
-      acquire(*all[i]->from);
+      all[i]->from->acquire();
       loans.push_back(std::move(all[i]->from->loan()));
       group.indices.push_back(i);
     }

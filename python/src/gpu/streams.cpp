@@ -5,8 +5,6 @@
 #include "bridge/registry.h"
 #include "dlbridge/managed_tensor.h"
 #include "support/errors.h"
-#include "tensor/value.h"
-#include "torch/gpu.h"
 
 namespace dlbridge::python {
 namespace {
@@ -62,18 +60,21 @@ intptr_t require_number(intptr_t stream) {
   return stream;
 }
 
-// torch's allocator learns that `stream` uses memory that is torch's own.
-void tell_torch(const TensorView& view, const Loan& loan, intptr_t stream) {
-  const int32_t device = view.device.device_id;
-  const Adapter* torch = loan.original ? adapter_if_loaded("torch") : nullptr;
-  if (torch == nullptr || torch->reuse_storage == nullptr) return;
-  Loan looked_up;
-  looked_up.describe(view);
-  looked_up.original = loan.original;
-  PyObject* tensor = nullptr;
-  check(torch->reuse_storage(&looked_up, &tensor));
-  const Reference held(tensor);
-  if (tensor != nullptr) torch_record_stream(tensor, device, stream);
+// The allocator of the framework whose memory this is does not reuse it before the work of `stream`
+// has run.
+void record_with_framework(const TensorView& view, const Loan& loan, intptr_t stream) {
+  if (!loan.original) return;
+  for (const Adapter* adapter : adapters()) {
+    if (adapter->reuse_storage == nullptr || adapter->record_stream == nullptr) continue;
+    Loan looked_up;
+    looked_up.describe(view);
+    looked_up.original = loan.original;
+    PyObject* object = nullptr;
+    check(adapter->reuse_storage(&looked_up, &object));
+    const Reference held(object);
+    if (object != nullptr)
+      return check(adapter->record_stream(object, view.device.device_id, stream));
+  }
 }
 
 }  // namespace
@@ -85,27 +86,20 @@ std::optional<intptr_t> parse_stream(PyObject* stream) {
   for (const char* name : {"cuda_stream", "ptr", "handle"}) {
     if (const auto handle = handle_attribute(stream, name)) return require_number(*handle);
   }
-  raise_type_error(
-      "stream is %.200s; expected None, an integer, or a stream of torch, CuPy, numba or anything "
-      "with __cuda_stream__",
-      Py_TYPE(stream)->tp_name);
-  throw_pending();
-}
-
-intptr_t stream_of(const Source& source) {
-  if (is_torch(source.adapter())) return torch_current_stream(source.view().device.device_id);
-  const bool is_tensor = source.adapter().accepts == tensor_adapter().accepts;
-  const intptr_t stream = is_tensor ? unpack_tensor(source.object()).stream : source.stream();
-  return stream == 0 ? kLegacyStream : stream;
+  throw_type_error(std::string("stream is ") + Py_TYPE(stream)->tp_name +
+                   "; expected None, an integer, or a stream of torch, CuPy, numba or any object "
+                   "with __cuda_stream__");
 }
 
 intptr_t order_for(const Source& source, const Adapter& target) {
   const TensorView& view = source.view();
   if (!Device(view.device).is_cuda()) return 0;
-  const intptr_t earlier = stream_of(source);
-  if (!is_torch(target)) return earlier;
-  const DeviceModule* module = usable_device_module();
-  const intptr_t later = torch_current_stream(view.device.device_id);
+  const intptr_t earlier = source.stream();
+  if (target.device_empty == nullptr) return earlier;
+  intptr_t later = 0;
+  check(target.current_stream(nullptr, view.device.device_id, &later));
+  const bool own = source.adapter().traits == target.traits;
+  const DeviceModule* module = own ? usable_device_module() : &require_device_module();
   if (module == nullptr || view.is_empty()) return later;
   check(module->order(view.device.device_id, earlier, later));
   const Deleter deleter = source.loan().original ? source.loan().original : source.loan().deleter();
@@ -115,8 +109,8 @@ intptr_t order_for(const Source& source, const Adapter& target) {
 
 void order_export(PyObject* stream, const TensorView& view, intptr_t own, const Loan& loan) {
   if (stream != Py_None && !PyLong_Check(stream)) {
-    raise_type_error("stream is %.200s; expected an integer or None", Py_TYPE(stream)->tp_name);
-    throw_pending();
+    throw_type_error(std::string("stream is ") + Py_TYPE(stream)->tp_name +
+                     "; expected an integer or None");
   }
   if (!Device(view.device).is_cuda()) {
     if (stream == Py_None || !Device(view.device).is_host()) return;
@@ -127,11 +121,11 @@ void order_export(PyObject* stream, const TensorView& view, intptr_t own, const 
   const intptr_t later = stream == Py_None ? kLegacyStream : require_number(to_handle(stream));
   if (later == kNoStream || view.is_empty()) return;
   const DeviceModule* module = usable_device_module();
-  if (module == nullptr) return;  // nothing runs here that could be ordered
+  if (module == nullptr) return;  // no work runs here that could be ordered
   const int32_t device = view.device.device_id;
   check(module->order(device, own == 0 ? kLegacyStream : own, later));
   const Deleter deleter = loan.original ? loan.original : loan.deleter();
-  if (!module->record_deleter(&deleter, device, later)) tell_torch(view, loan, later);
+  if (!module->record_deleter(&deleter, device, later)) record_with_framework(view, loan, later);
 }
 
 }  // namespace dlbridge::python

@@ -1,7 +1,8 @@
-// Streams in Python's hands: what a stream= argument means, behind which stream a source's elements
-// are, and the order between streams that a shared tensor passes.
+// Streams: what a stream= argument means, and the order between the streams of a producer and a
+// consumer that share memory.
 //
-// Numbers are DLPack's: 1 legacy, 2 per-thread, -1 none, else a handle. All need the GIL.
+// Numbers are DLPack's: 1 legacy, 2 per-thread, -1 none, else a handle. All need the GIL and throw
+// Error.
 #pragma once
 
 #include <Python.h>
@@ -13,22 +14,19 @@
 
 namespace dlbridge::python {
 
-/// None -> nothing; an integer, or what frameworks have for streams: an object with
-/// `__cuda_stream__`, `cuda_stream` (torch), `ptr` (CuPy) or `handle` (numba). 0 is the legacy
-/// stream where an object says so. Throws Error (stream_invalid), or python_exception with
-/// TypeError set.
+/// None: nothing. Else an integer, or a framework's stream: an object with `__cuda_stream__`,
+/// `cuda_stream` (torch), `ptr` (CuPy) or `handle` (numba), where 0 is the legacy stream. Throws
+/// Error (stream_invalid, unsupported_type).
 std::optional<intptr_t> parse_stream(PyObject* stream);
 
-/// The stream behind which the elements of a source on a device are. Throws Error.
-intptr_t stream_of(const Source& source);
-
-/// The consumer `target` may use a shared source on the stream it uses now. Returns that stream.
-/// Nothing is done for host memory, or where there is no GPU to order. Throws Error.
+/// Makes the stream that `target` uses now wait for the source's, and returns it; a target without
+/// streams of its own uses the source's. Does nothing for host memory. Throws Error (no_driver,
+/// driver_too_old, no_device, no_staging) where the target's framework could not reach the memory.
 intptr_t order_for(const Source& source, const Adapter& target);
 
-/// The argument `stream` of __dlpack__: orders it behind `own`, behind which the memory's elements
-/// are, and keeps the memory from being used again before the stream is through with it. `owner` is
-/// the memory's. Throws Error.
+/// The argument `stream` of __dlpack__: makes it wait for `own`, after which the memory's elements
+/// are valid, and keeps the memory of `loan` from being reused before the work of `stream` has run.
+/// None means the legacy stream.
 void order_export(PyObject* stream, const TensorView& view, intptr_t own, const Loan& loan);
 
 }  // namespace dlbridge::python

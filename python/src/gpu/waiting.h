@@ -1,4 +1,4 @@
-// Waiting for a staging as Python expects it: without the GIL, and with an ear for signals.
+// Waits for an asynchronous copy with the GIL released, checking for signals.
 #pragma once
 
 #include <Python.h>

@@ -190,7 +190,6 @@ bool shares_managed(int32_t device) noexcept {
 
 DeviceModule make_module() noexcept {
   DeviceModule module;
-  module.core = &neutral_traits();
   module.unavailable = unavailable;
   module.describe = describe;
   module.start_to_host = start_to_host;
@@ -229,10 +228,8 @@ PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_cuda", "The CUDA module of dlbr
 PyMODINIT_FUNC PyInit__cuda() {
   using namespace dlbridge::python;
   static DeviceModule device = make_module();
-  if (dlbridge::Error* error = guarded([] { dlbridge::cuda::register_cuda_staging(); })) {
-    PyErr_SetString(PyExc_ImportError, error->what());
-    delete error;
-    return nullptr;
-  }
-  return new_capsule_module(g_module, "device", &device, kDeviceModuleCapsule);
+  return translated([] {
+    dlbridge::cuda::register_cuda_staging();
+    return new_capsule_module(g_module, "device", &device, kDeviceModuleCapsule);
+  });
 }

@@ -51,7 +51,6 @@ Error* parse_dtype(PyObject* dtype, DLDataType* out) noexcept {
 
 Adapter make_adapter() noexcept {
   Adapter adapter;
-  adapter.core = &neutral_traits();
   adapter.traits = &numpy_traits();
   adapter.accepts = accepts;
   adapter.describe = describe;
@@ -86,5 +85,5 @@ PyMODINIT_FUNC PyInit__numpy() {
   g_ndarray = type;
   adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(type);
 
-  return new_adapter_module(g_module, adapter);
+  return translated([] { return new_adapter_module(g_module, adapter); });
 }

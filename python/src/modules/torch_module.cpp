@@ -7,6 +7,7 @@
 #include "bridge/capsule_module.h"
 #include "dlbridge/torch.h"
 #include "support/reference.h"
+#include "torch/device_slots.h"
 #include "torch/dtype_argument.h"
 
 namespace dlbridge::python {
@@ -104,7 +105,6 @@ Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
 
 Adapter make_adapter() noexcept {
   Adapter adapter;
-  adapter.core = &neutral_traits();
   adapter.traits = &torch_traits();
   adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(THPVariableClass);
   adapter.exact_types[1] = reinterpret_cast<PyTypeObject*>(ParameterClass);
@@ -119,6 +119,7 @@ Adapter make_adapter() noexcept {
   adapter.fill = fill;
   adapter.cast = cast;
   adapter.parse_dtype = parse_dtype;
+  add_device_slots(adapter);
   return adapter;
 }
 
@@ -135,5 +136,5 @@ PyMODINIT_FUNC PyInit__torch() {
     return nullptr;
   }
   static Adapter adapter = make_adapter();
-  return new_adapter_module(g_module, adapter);
+  return translated([] { return new_adapter_module(g_module, adapter); });
 }

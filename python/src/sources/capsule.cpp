@@ -54,10 +54,12 @@ void destroy_versioned(PyObject* capsule) {
 }
 
 template <typename Managed>
-PyObject* new_capsule(Managed* managed, const char* name,
-                      PyCapsule_Destructor destructor) noexcept {
+PyObject* new_capsule(Managed* managed, const char* name, PyCapsule_Destructor destructor) {
   PyObject* capsule = PyCapsule_New(managed, name, destructor);
-  if (capsule == nullptr) managed->deleter(managed);
+  if (capsule == nullptr) {
+    managed->deleter(managed);
+    throw_pending();
+  }
   return capsule;
 }
 
@@ -115,7 +117,6 @@ Error* acquire(PyObject* x, Loan* loan) noexcept {
 
 const Adapter g_capsule_adapter = [] {
   Adapter adapter;
-  adapter.core = &neutral_traits();
   adapter.traits = &neutral_traits();
   adapter.accepts = accepts;
   adapter.describe = describe;
@@ -142,14 +143,10 @@ bool is_signature_error() noexcept {
 
 }  // namespace
 
-HeldCapsule::HeldCapsule(PyObject* x) noexcept {
+HeldCapsule::HeldCapsule(PyObject* x) {
   if (!is_capsule(x)) return;
   const char* name = PyCapsule_GetName(x);
-  if (Error* error = guarded([&] { mark_used(x); })) {
-    raise(error);
-    held_ = false;
-    return;
-  }
+  mark_used(x);
   capsule_ = x;
   name_ = name;
 }
@@ -177,30 +174,23 @@ Deleter foreign_deleter(DLManagedTensorVersioned* managed) noexcept {
 
 const Adapter& capsule_adapter() noexcept { return g_capsule_adapter; }
 
-Reference dlpack_method_of(PyObject* x) noexcept {
+Reference dlpack_method_of(PyObject* x) {
   Reference method(parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack__"); }));
-  if (!method && PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_Clear();
+  if (method) return method.get() == Py_None ? Reference() : std::move(method);
+  if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw_pending();
+  PyErr_Clear();
   return method;
 }
 
-bool refuse_no_producer(PyObject* x) noexcept {
-  raise_type_error(
-      "x is %.200s; expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack "
-      "capsule or an object "
-      "with __dlpack__: pass numpy.asarray(x)",
-      Py_TYPE(x)->tp_name);
-  return false;
-}
-
-std::optional<Device> dlpack_device_of(PyObject* x) noexcept {
+std::optional<Device> dlpack_device_of(PyObject* x) {
   const Reference method(
       parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack_device__"); }));
   if (!method) {
-    if (PyErr_ExceptionMatches(PyExc_AttributeError)) PyErr_Clear();
+    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw_pending();
+    PyErr_Clear();
     return std::nullopt;
   }
-  const Reference pair(parked_at_exit([&] { return PyObject_CallNoArgs(method.get()); }));
-  if (!pair) return std::nullopt;
+  const Reference pair = checked(parked_at_exit([&] { return PyObject_CallNoArgs(method.get()); }));
   if (!PyTuple_Check(pair.get()) || PyTuple_GET_SIZE(pair.get()) != 2) return std::nullopt;
   const long type = PyLong_AsLong(PyTuple_GET_ITEM(pair.get(), 0));
   const long id = PyLong_AsLong(PyTuple_GET_ITEM(pair.get(), 1));
@@ -211,15 +201,13 @@ std::optional<Device> dlpack_device_of(PyObject* x) noexcept {
   return Device(static_cast<DeviceType>(type), static_cast<int32_t>(id));
 }
 
-Reference call_dlpack(PyObject* x, PyObject* method, intptr_t stream) noexcept {
-  const Reference arguments(PyTuple_New(0));
-  const Reference keywords(
-      Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
-  if (!arguments || !keywords) return {};
-  const Reference handle(stream != 0 ? PyLong_FromSsize_t(stream) : nullptr);
-  if (stream != 0 &&
-      (!handle || PyDict_SetItemString(keywords.get(), "stream", handle.get()) < 0)) {
-    return {};
+Reference call_dlpack(PyObject* x, PyObject* method, intptr_t stream) {
+  const Reference arguments = checked(PyTuple_New(0));
+  const Reference keywords =
+      checked(Py_BuildValue("{s(ii)}", "max_version", int{kDLPackMajor}, int{kDLPackMinor}));
+  if (stream != 0) {
+    const Reference handle = checked(PyLong_FromSsize_t(stream));
+    if (PyDict_SetItemString(keywords.get(), "stream", handle.get()) < 0) throw_pending();
   }
   const auto call = [&] {
     return Reference(
@@ -228,27 +216,15 @@ Reference call_dlpack(PyObject* x, PyObject* method, intptr_t stream) noexcept {
   Reference capsule = call();
   if (!capsule && is_signature_error()) {
     PyErr_Clear();
-    if (PyDict_DelItemString(keywords.get(), "max_version") < 0) return {};
+    if (PyDict_DelItemString(keywords.get(), "max_version") < 0) throw_pending();
     capsule = call();
   }
-  if (capsule && !is_capsule(capsule.get())) {
-    raise_type_error("%.200s.__dlpack__() returned %.200s; expected a DLPack capsule",
-                     Py_TYPE(x)->tp_name, Py_TYPE(capsule.get())->tp_name);
-    return {};
+  if (!capsule) throw_pending();
+  if (!is_capsule(capsule.get())) {
+    throw_type_error(std::string(Py_TYPE(x)->tp_name) + ".__dlpack__() returned " +
+                     Py_TYPE(capsule.get())->tp_name + "; expected a DLPack capsule");
   }
   return capsule;
-}
-
-bool is_immutable_producer(PyTypeObject* type) noexcept {
-  const Reference module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
-  const char* name =
-      module && PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
-  if (name == nullptr) {
-    PyErr_Clear();
-    return false;
-  }
-  const std::string_view text(name);
-  return text.starts_with("jaxlib") || text == "jax" || text.starts_with("jax.");
 }
 
 }  // namespace dlbridge::python

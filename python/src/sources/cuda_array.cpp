@@ -14,12 +14,10 @@
 namespace dlbridge::python {
 namespace {
 
-constexpr const char* kAttribute = "__cuda_array_interface__";
-
 [[noreturn]] void refuse(const char* field, const std::string& found, const char* expected) {
-  throw Error(
-      ErrorCode::invalid_argument, field,
-      std::string(kAttribute) + "[\"" + field + "\"] is " + found + "; expected " + expected);
+  throw Error(ErrorCode::invalid_argument, field,
+              std::string(kCudaArrayAttribute) + "[\"" + field + "\"] is " + found + "; expected " +
+                  expected);
 }
 
 PyObject* entry(PyObject* interface, const char* name) noexcept {
@@ -98,7 +96,7 @@ intptr_t parse_interface_stream(PyObject* value) {
   if (PyErr_Occurred()) PyErr_Clear();
   if (stream <= 0) {
     throw Error(ErrorCode::stream_invalid, "stream",
-                std::string(kAttribute) + "[\"stream\"] is " + repr_of(value) +
+                std::string(kCudaArrayAttribute) + "[\"stream\"] is " + repr_of(value) +
                     "; expected None, 1, 2 or a stream's handle (0 is not allowed)");
   }
   return stream;
@@ -113,7 +111,6 @@ Error* acquire(PyObject* x, Loan* loan) noexcept {
 
 const Adapter g_adapter = [] {
   Adapter adapter;
-  adapter.core = &neutral_traits();
   adapter.traits = &neutral_traits();
   adapter.accepts = [](PyObject*) noexcept { return false; };
   adapter.describe = nothing_to_describe;
@@ -121,54 +118,11 @@ const Adapter g_adapter = [] {
   return adapter;
 }();
 
-// Kind and size as NumPy writes them; empty where it has no code.
-std::string typestr_of(DType type) {
-  char kind = 0;
-  switch (type.code()) {
-    case TypeCode::int_:
-      kind = 'i';
-      break;
-    case TypeCode::uint:
-      kind = 'u';
-      break;
-    case TypeCode::float_:
-      kind = 'f';
-      break;
-    case TypeCode::complex:
-      kind = 'c';
-      break;
-    case TypeCode::boolean:
-      kind = 'b';
-      break;
-    default:
-      return {};
-  }
-  if (type.lanes() != 1 || type.is_subbyte()) return {};
-  if (type.code() == TypeCode::complex && type.bits() < 64) return {};
-  const char order = type.itemsize() == 1 ? '|' : '<';
-  return std::string{order, kind} + std::to_string(type.itemsize());
-}
-
-PyObject* tuple_of(const int64_t* values, int32_t count, int64_t factor) noexcept {
-  Reference tuple(PyTuple_New(count));
-  if (!tuple) return nullptr;
-  for (int32_t i = 0; i < count; ++i) {
-    PyObject* value = PyLong_FromLongLong(values[i] * factor);
-    if (value == nullptr) return nullptr;
-    PyTuple_SET_ITEM(tuple.get(), i, value);
-  }
-  return tuple.release();
-}
-
-PyObject* refuse_attribute(const char* why) noexcept {
-  PyErr_Format(PyExc_AttributeError, "dlbridge.Tensor has no %s here: %s", kAttribute, why);
-  return nullptr;
-}
-
 }  // namespace
 
-Reference cuda_array_interface_of(PyObject* x) noexcept {
-  Reference interface(parked_at_exit([x] { return PyObject_GetAttrString(x, kAttribute); }));
+Reference cuda_array_interface_of(PyObject* x) {
+  Reference interface(
+      parked_at_exit([x] { return PyObject_GetAttrString(x, kCudaArrayAttribute); }));
   if (!interface) PyErr_Clear();
   return interface;
 }
@@ -219,26 +173,5 @@ void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream) {
 }
 
 const Adapter& cuda_array_adapter() noexcept { return g_adapter; }
-
-PyObject* offer_cuda_array(const TensorView& view, intptr_t stream) noexcept {
-  if (!Device(view.device).is_cuda()) return refuse_attribute("its memory is not on a CUDA device");
-  std::string typestr;
-  if (Error* error = guarded([&] { typestr = typestr_of(view.dtype); })) return raise(error);
-  if (typestr.empty()) return refuse_attribute("NumPy has no code for its dtype");
-  const Reference shape(tuple_of(view.shape, view.ndim, 1));
-  const Reference strides(is_contiguous(view) ? Py_NewRef(Py_None)
-                                              : tuple_of(view.strides, view.ndim, view.itemsize()));
-  if (!shape || !strides) return nullptr;
-  const Reference behind(stream == kNoStream
-                             ? Py_NewRef(Py_None)
-                             : PyLong_FromSsize_t(stream == 0 ? kLegacyStream : stream));
-  void* address = view.is_empty() ? nullptr : view.data;
-  const Reference data(Py_BuildValue("(NO)", PyLong_FromVoidPtr(address),
-                                     view.access == Access::writable ? Py_False : Py_True));
-  if (!behind || !data) return nullptr;
-  return Py_BuildValue("{sisOsssOsOsO}", "version", 3, "shape", shape.get(), "typestr",
-                       typestr.c_str(), "data", data.get(), "strides", strides.get(), "stream",
-                       behind.get());
-}
 
 }  // namespace dlbridge::python

@@ -1,27 +1,24 @@
-// __cuda_array_interface__: taking objects that have it and no __dlpack__, and offering it for
-// Tensors on a GPU. https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html, versions
-// 2 and 3.
+// __cuda_array_interface__, versions 2 and 3: taking objects that have it and no __dlpack__.
+// tensor/cuda_array.cpp offers ours.
+// https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html
 #pragma once
 
 #include <Python.h>
 
 #include "bridge/adapter.h"
-#include "support/reference.h"
 
 namespace dlbridge::python {
 
-/// The attribute of `x`, or null without a Python exception where it has none.
-Reference cuda_array_interface_of(PyObject* x) noexcept;
+inline constexpr const char* kCudaArrayAttribute = "__cuda_array_interface__";
 
-/// Describes the memory that `interface` names, without an owner, and the stream behind which its
-/// elements are (-1: the producer says there is nothing to wait for). Throws Error.
+/// The attribute of `x`, or null where it has none.
+Reference cuda_array_interface_of(PyObject* x);
+
+/// Describes the memory that `interface` names in a loan that owns nothing, and the stream after
+/// which its elements are valid (-1: the producer says that there is nothing to wait for).
 void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream);
 
-/// The adapter of such objects: its acquire() holds a reference to the object.
+/// The adapter of such objects: acquire() holds a reference to the object.
 const Adapter& cuda_array_adapter() noexcept;
-
-/// The interface of a view on a CUDA device, version 3. Null with AttributeError set where it has
-/// none: host memory, a type that NumPy has no code for.
-PyObject* offer_cuda_array(const TensorView& view, intptr_t stream) noexcept;
 
 }  // namespace dlbridge::python

@@ -5,87 +5,89 @@
 #include "sources/capsule.h"
 #include "sources/cuda_array.h"
 #include "sources/exchange_table.h"
-#include "support/errors.h"
 
 namespace dlbridge::python {
+namespace {
 
-bool Source::open(PyObject* x) noexcept {
+constexpr ReasonSet kNeedsFramework =
+    ReasonSet(ErrorCode::byte_order) | ErrorCode::stride_not_multiple | ErrorCode::conj_bit |
+    ErrorCode::neg_bit | ErrorCode::zero_tensor | ErrorCode::copy_on_write;
+
+// The message names a call that works for this object, which Python finds (dlbridge/_advice.py).
+[[noreturn]] void refuse_no_producer(PyObject* x) {
+  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
+  const Reference text = checked(PyObject_CallMethod(module.get(), "no_producer", "O", x));
+  const char* message = PyUnicode_AsUTF8(text.get());
+  if (message == nullptr) throw_pending();
+  throw_type_error(message);
+}
+
+}  // namespace
+
+void Source::open(PyObject* x) {
   object_ = x;
   adapter_ = adapter_by_type(Py_TYPE(x));
-  if (adapter_ != nullptr) [[likely]]
-    return describe();
+  if (adapter_ == nullptr) [[unlikely]]
+    return open_slow(x);
+  check(adapter_->describe(object_, &loan_));
+}
+
+void Source::open_slow(PyObject* x) {
   adapter_ = adapter_for(x);
-  if (adapter_ != nullptr) return describe();
-  if (PyErr_Occurred()) return false;
-  adapter_ = &capsule_adapter();
-  if (is_capsule(x)) return describe();
+  if (adapter_ == nullptr && is_capsule(x)) adapter_ = &capsule_adapter();
+  if (adapter_ != nullptr) return check(adapter_->describe(object_, &loan_));
   if (const DLPackExchangeAPI* table = exchange_table_of(Py_TYPE(x))) {
     adapter_ = &exchange_adapter();
-    if (!take_through_table(*table, x, loan_)) return false;
+    take_through_table(*table, x, loan_);
     stream_ = work_stream_of(*table, loan_.view().device);
-    return true;
+    return;
   }
-  return open_by_protocol(x);
+  open_by_protocol(x);
 }
 
-bool Source::open_by_protocol(PyObject* x) noexcept {
-  const Reference method(dlpack_method_of(x));
+void Source::open_by_protocol(PyObject* x) {
+  const Reference method = dlpack_method_of(x);
   if (!method) {
-    if (PyErr_Occurred()) return false;
     const Reference interface = cuda_array_interface_of(x);
-    if (!interface) return refuse_no_producer(x);
+    if (!interface) refuse_no_producer(x);
     adapter_ = &cuda_array_adapter();
-    if (Error* error = guarded([&] { describe_cuda_array(interface.get(), loan_, stream_); })) {
-      raise(error);
-      return false;
-    }
-    return true;
+    return describe_cuda_array(interface.get(), loan_, stream_);
   }
-  if (!ask_for_stream(x)) return false;
+  choose_stream(x);
   capsule_ = call_dlpack(x, method.get(), stream_);
-  if (!capsule_) return false;
   object_ = capsule_.get();
-  if (!describe()) return false;
+  adapter_ = &capsule_adapter();
+  check(adapter_->describe(object_, &loan_));
   if (loan_.view().access != Access::read_only && is_immutable_producer(Py_TYPE(x)))
     loan_.view().access = Access::read_only;
-  return true;
 }
 
-// A producer on a GPU is asked to put its work in front of a stream of ours.
-bool Source::ask_for_stream(PyObject* x) noexcept {
+// A producer on a GPU orders its work before a stream of ours.
+void Source::choose_stream(PyObject* x) {
   const auto device = dlpack_device_of(x);
   const DeviceModule* module = device && device->is_cuda() ? usable_device_module() : nullptr;
   if (module == nullptr) {
     stream_ = 0;
-    return PyErr_Occurred() == nullptr;
+    return;
   }
-  if (stream_ != 0) return true;  // the caller names it
+  if (stream_ != 0) return;  // the caller named it
   if (common_ != nullptr && common_->device == device->id()) {
     stream_ = common_->stream;
-    return true;
+    return;
   }
-  if (Error* error = module->import_stream(device->id(), &stream_)) {
-    raise(error);
-    return false;
-  }
+  check(module->import_stream(device->id(), &stream_));
   if (common_ != nullptr) *common_ = {device->id(), stream_};
-  return true;
 }
 
-bool Source::describe() noexcept {
-  if (Error* error = adapter_->describe(object_, &loan_)) [[unlikely]] {
-    raise(error);
-    return false;
-  }
-  return true;
+intptr_t Source::stream() const {
+  intptr_t stream = stream_;
+  if (adapter_->current_stream != nullptr)
+    check(adapter_->current_stream(object_, view().device.device_id, &stream));
+  return stream == 0 ? kLegacyStream : stream;
 }
 
-bool Source::acquire() noexcept {
-  if (Error* error = adapter_->acquire(object_, &loan_)) [[unlikely]] {
-    raise(error);
-    return false;
-  }
-  return true;
+bool Source::needs_framework() const noexcept {
+  return !(view().reasons & kNeedsFramework).empty();
 }
 
 }  // namespace dlbridge::python

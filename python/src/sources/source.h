@@ -1,4 +1,4 @@
-// Source: any object that a conversion may start from, opened: its adapter found, its memory
+// Source: the object that a conversion starts from, opened: its adapter found, its memory
 // described.
 #pragma once
 
@@ -22,29 +22,35 @@ class Source {
     capsule_ = Reference();
   }
 
-  /// Finds the adapter and describes `x` (borrowed: it outlives this). Objects that only have
-  /// __dlpack__ are asked for a capsule here; it goes back to its producer unless acquire() takes
-  /// it. False with a Python exception set.
-  bool open(PyObject* x) noexcept;
+  /// Finds the adapter and describes `x`, which is borrowed and outlives this. Objects that only
+  /// have __dlpack__ are asked for a capsule here; it is released unless acquire() consumes it.
+  /// Throws, also what a producer raises.
+  void open(PyObject* x);
 
-  /// Before open(): the stream that a producer on a GPU is to put its work in front of.
+  /// Before open(): the stream that a producer on a GPU orders its work before.
   void prefer_stream(intptr_t stream) noexcept { stream_ = stream; }
-  /// The stream that was found for a device, for sources that are taken together.
+  /// The stream that was found for a device, for sources that are opened together.
   struct CommonStream {
     int32_t device = -1;
     intptr_t stream = 0;
   };
-  /// Before open(): where no stream is preferred, all sources with the same `common` share one.
+  /// Before open(): where no stream is preferred, all sources with the same `common` use one.
   void share_stream(CommonStream& common) noexcept { common_ = &common; }
 
+  TensorView& view() noexcept { return loan_.view(); }
   const TensorView& view() const noexcept { return loan_.view(); }
   const Adapter& adapter() const noexcept { return *adapter_; }
   PyObject* object() const noexcept { return object_; }
 
-  /// The stream behind which elements on a device are, as the producer said; 0 where it did not.
-  intptr_t stream() const noexcept { return stream_; }
-  /// From here on its memory is taken as what the host may read. Requires: managed memory that the
-  /// host shares.
+  /// The stream after which elements on a device are valid; the legacy stream where the producer
+  /// did not say. Throws.
+  intptr_t stream() const;
+
+  /// Returns true if only the source's own framework can read the elements: its memory does not
+  /// hold them as they are (byte order, conj bit, copy-on-write ...).
+  bool needs_framework() const noexcept;
+
+  /// From here on the memory counts as the host's. Requires: managed memory that the host shares.
   void take_as_host() noexcept {
     managed_by_ = loan_.view().device.device_id;
     loan_.view().device = Device(DeviceType::cpu);
@@ -52,15 +58,15 @@ class Source {
   /// The device that manages memory which was taken as the host's, or -1.
   int32_t managed_by() const noexcept { return managed_by_; }
 
-  /// Makes the loan an owning one. False with a Python exception set.
-  bool acquire() noexcept;
+  /// Makes the loan an owning one. Throws.
+  void acquire() { check(adapter_->acquire(object_, &loan_)); }
   Loan& loan() noexcept { return loan_; }
   const Loan& loan() const noexcept { return loan_; }
 
  private:
-  bool describe() noexcept;
-  bool open_by_protocol(PyObject* x) noexcept;
-  bool ask_for_stream(PyObject* x) noexcept;
+  void open_slow(PyObject* x);
+  void open_by_protocol(PyObject* x);
+  void choose_stream(PyObject* x);
 
   const Adapter* adapter_ = nullptr;
   PyObject* object_ = nullptr;

@@ -1,9 +1,6 @@
 #include "support/errors.h"
 
-#include <cstdarg>
-#include <string>
-
-#include "support/reference.h"
+#include <cstring>
 
 namespace dlbridge::python {
 namespace {
@@ -18,42 +15,54 @@ PyObject* exchange_error_type() noexcept {
   return type;
 }
 
+// A message may quote bytes of a foreign object, such as a capsule's name, that are no UTF-8.
+Reference text_of(const char* message) noexcept {
+  return Reference(
+      PyUnicode_DecodeUTF8(message, static_cast<Py_ssize_t>(std::strlen(message)), "replace"));
+}
+
 }  // namespace
 
 void throw_pending() { throw Error(ErrorCode::python_exception, "", "a Python exception is set"); }
 
-PyObject* raise(const Error& error) noexcept {
+void throw_type_error(std::string message) {
+  throw Error(ErrorCode::unsupported_type, "type", std::move(message));
+}
+
+void set_exception(const Error& error) noexcept {
   // A C++ exception of a framework's may stand for a Python exception that it left set.
-  const bool left_behind = error.code() == ErrorCode::framework_error && PyErr_Occurred();
-  if (error.code() == ErrorCode::python_exception || left_behind) {
+  const bool pending = error.code() == ErrorCode::framework_error && PyErr_Occurred();
+  if (error.code() == ErrorCode::python_exception || pending) {
     if (!PyErr_Occurred())
       PyErr_SetString(PyExc_SystemError, "dlbridge: error without an exception");
-    return nullptr;
+    return;
   }
+  const Reference message = text_of(error.what());
+  if (!message) return;
   if (error.code() == ErrorCode::unsupported_type) {
-    PyErr_SetString(PyExc_TypeError, error.what());
-    return nullptr;
+    PyErr_SetObject(PyExc_TypeError, message.get());
+    return;
   }
   PyObject* type = exchange_error_type();
-  if (type == nullptr) return nullptr;
-  const std::string code(name(error.code()));
-  const Reference exception(
-      PyObject_CallFunction(type, "sss", error.what(), code.c_str(), error.field().c_str()));
+  if (type == nullptr) return;
+  const std::string_view code = name(error.code());
+  const Reference field = text_of(error.field().c_str());
+  if (!field) return;
+  const Reference exception(PyObject_CallFunction(
+      type, "Os#O", message.get(), code.data(), static_cast<Py_ssize_t>(code.size()), field.get()));
   if (exception) PyErr_SetObject(type, exception.get());
-  return nullptr;
 }
 
-PyObject* raise(Error* error) noexcept {
-  const Failure owned(error);
-  return raise(*owned);
-}
-
-PyObject* raise_type_error(const char* format, ...) noexcept {
-  va_list arguments;
-  va_start(arguments, format);
-  PyErr_FormatV(PyExc_TypeError, format, arguments);
-  va_end(arguments);
-  return nullptr;
+void set_current_exception() noexcept {
+  try {
+    throw;
+  } catch (const Error& error) {
+    set_exception(error);
+  } catch (const std::bad_alloc&) {
+    set_exception({ErrorCode::out_of_memory, "memory", "no memory left for the exchange"});
+  } catch (const std::exception& error) {
+    set_exception({ErrorCode::framework_error, "framework", error.what()});
+  }
 }
 
 }  // namespace dlbridge::python

@@ -1,25 +1,86 @@
-// dlbridge::Error -> Python exceptions.
+// One error convention: code inside the extension modules throws dlbridge::Error, and each entry
+// point (a PyCFunction, a type slot) translates once. nanobind's functions are translated by a
+// registered exception translator. `Error*` is the form in which an error crosses between extension
+// modules, in the two tables of bridge/.
 #pragma once
 
 #include <Python.h>
 
-#include "bridge/adapter.h"
+#include <memory>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "dlbridge/error.h"
+#include "dlbridge/python_object/interpreter_exit.h"
+#include "support/reference.h"
 
 namespace dlbridge::python {
 
-/// Sets the Python exception for `error` (TypeError for unsupported_type, what is already set for
-/// python_exception, dlbridge.ExchangeError for the rest). Returns null, so that callers can return
-/// it.
-PyObject* raise(const Error& error) noexcept;
-
-/// The same for an Error that crossed a module boundary; takes it.
-PyObject* raise(Error* error) noexcept;
-
-/// Throws the Error that stands for the Python exception which is set: raise() leaves that as it
-/// is.
+/// Throws the Error that stands for the Python exception which is set.
 [[noreturn]] void throw_pending();
 
-/// TypeError with a formatted message. Returns null.
-PyObject* raise_type_error(const char* format, ...) noexcept;
+/// Throws the Error that becomes a TypeError.
+[[noreturn]] void throw_type_error(std::string message);
+
+/// Owns a new reference. Throws the pending Python exception where it is null.
+inline Reference checked(PyObject* result) {
+  if (result == nullptr) throw_pending();
+  return Reference(result);
+}
+
+/// Throws an Error that crossed a module boundary, if there is one; takes it.
+inline void check(Error* error) {
+  if (error != nullptr) throw Error(*std::unique_ptr<Error>(error));
+}
+
+/// Runs `body` and returns what it throws as an Error that the caller owns, or null: for functions
+/// that another extension module calls. A thread that the interpreter ends in `body` is parked
+/// (interpreter_exit.h).
+template <typename Body>
+Error* guarded(Body&& body) noexcept {
+  try {
+    parked_at_exit(std::forward<Body>(body));
+    return nullptr;
+  } catch (const Error& error) {
+    return new Error(error);
+  } catch (const std::bad_alloc&) {
+    return new Error(ErrorCode::out_of_memory, "memory", "no memory left for the exchange");
+  } catch (const std::exception& error) {
+    return new Error(ErrorCode::framework_error, "framework", error.what());
+  }
+}
+
+/// Sets the Python exception for `error`: TypeError for unsupported_type, the one that is already
+/// set for python_exception, dlbridge.ExchangeError for the rest.
+void set_exception(const Error& error) noexcept;
+
+/// Sets the Python exception for the C++ exception that is being handled. Requires: called from a
+/// catch block.
+void set_current_exception() noexcept;
+
+/// Runs `body`, which returns a new reference, and returns its result; where it throws, sets the
+/// Python exception and returns null. For entry points that Python calls.
+template <typename Body>
+PyObject* translated(Body&& body) noexcept {
+  try {
+    return parked_at_exit(std::forward<Body>(body));
+  } catch (...) {
+    set_current_exception();
+    return nullptr;
+  }
+}
+
+/// The same for entry points that report by 0 and -1.
+template <typename Body>
+int translated_status(Body&& body) noexcept {
+  try {
+    parked_at_exit(std::forward<Body>(body));
+    return 0;
+  } catch (...) {
+    set_current_exception();
+    return -1;
+  }
+}
 
 }  // namespace dlbridge::python

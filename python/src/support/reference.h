@@ -3,6 +3,8 @@
 
 #include <Python.h>
 
+#include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 
@@ -49,6 +51,17 @@ class PendingException {
   PyObject* value_ = nullptr;
   PyObject* traceback_ = nullptr;
 };
+
+/// A new tuple of Python integers, or null with a Python exception set.
+inline PyObject* tuple_of(std::span<const int64_t> values) noexcept {
+  Reference tuple(PyTuple_New(static_cast<Py_ssize_t>(values.size())));
+  for (size_t i = 0; tuple && i < values.size(); ++i) {
+    PyObject* value = PyLong_FromLongLong(values[i]);
+    if (value == nullptr) return nullptr;
+    PyTuple_SET_ITEM(tuple.get(), static_cast<Py_ssize_t>(i), value);
+  }
+  return tuple.release();
+}
 
 /// repr(object) as text, for error messages; "an object" where it has none.
 inline std::string repr_of(PyObject* object) {

@@ -1,4 +1,4 @@
-#include "tensor/buffer.h"
+#include "tensor/exports.h"
 
 #include <algorithm>
 #include <array>
@@ -59,7 +59,7 @@ bool has_whole_bytes(const TensorView& view) noexcept {
   return !DType(view.dtype).is_subbyte() || view.subbyte_padded;
 }
 
-std::string dtype_way_out(const TensorView& view) {
+std::string dtype_remedy(const TensorView& view) {
   const DType dtype(view.dtype);
   if (dtype.code() == TypeCode::complex || dtype == kFloat4Pair) return "pass x.torch()";
   if (!has_whole_bytes(view)) return "unpack it with its own framework first";
@@ -75,9 +75,10 @@ void require_writable(const TensorView& view) {
                 "one, or pass dlbridge.from_dlpack(x, copy=True)");
   }
   if (broadcast_dimension(view) >= 0) {
-    throw Error(ErrorCode::overlap, "strides",
-                "a writable buffer was asked for, but one write would show in many places, since a "
-                "stride is 0: ask for a read-only one, or pass dlbridge.from_dlpack(x, copy=True)");
+    throw Error(
+        ErrorCode::overlap, "strides",
+        "a writable buffer was asked for, but a stride is 0, so one write would change several "
+        "elements: ask for a read-only one, or pass dlbridge.from_dlpack(x, copy=True)");
   }
 }
 
@@ -87,7 +88,7 @@ void require_described(const TensorView& view, int flags) {
       (shaped && !has_whole_bytes(view))) {
     throw Error(ErrorCode::unsupported_dtype, "dtype",
                 "dtype is " + DType(view.dtype).name() +
-                    ", for which the buffer protocol has no format: " + dtype_way_out(view));
+                    ", for which the buffer protocol has no format: " + dtype_remedy(view));
   }
   if (shaped && view.ndim > PyBUF_MAX_NDIM) {
     throw Error(ErrorCode::too_many_dimensions, "ndim",
@@ -170,10 +171,9 @@ void fill(const TensorView& view, int flags, Py_buffer& out) {
 
 int get_buffer(PyObject* self, Py_buffer* out, int flags) noexcept {
   out->obj = nullptr;
-  if (Error* error = guarded([&] { fill(unpack_tensor(self).memory.view(), flags, *out); })) {
-    raise(error);
-    return -1;
-  }
+  const int status =
+      translated_status([&] { fill(unpack_tensor(self).memory.view(), flags, *out); });
+  if (status != 0) return status;
   out->obj = Py_NewRef(self);
   return 0;
 }

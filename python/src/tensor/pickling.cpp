@@ -1,4 +1,4 @@
-#include "tensor/pickling.h"
+#include "tensor/exports.h"
 
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
@@ -125,27 +125,16 @@ Tensor tensor_over(const Tensor& memory, const std::string& dtype, Dims shape, D
   return Tensor{SharedLoan(std::move(loan))};
 }
 
-template <typename Result, typename... Arguments>
-auto raising(Result (*function)(Arguments...)) {
-  return [function](Arguments... arguments) -> Result {
-    try {
-      return function(std::forward<Arguments>(arguments)...);
-    } catch (const Error& error) {
-      raise(error);
-      throw nb::python_error();
-    }
-  };
-}
-
 }  // namespace
 
 void bind_pickling(nb::module_& module) {
-  module.def("_dense_bytes", raising(dense_bytes), nb::arg("tensor"),
-             "The memory of a Tensor as a uint8 vector, copied only where the elements are not "
-             "dense; the strides of the\nelements in it, and DLPack's flag word for them.");
-  module.def("_tensor_over", raising(tensor_over), nb::arg("memory"), nb::arg("dtype"),
-             nb::arg("shape"), nb::arg("strides"), nb::arg("flags"),
-             "A Tensor over a uint8 vector: the inverse of _dense_bytes.");
+  module.def(
+      "_dense_bytes", dense_bytes, nb::arg("tensor"),
+      "Return the memory of a Tensor as a uint8 vector, copied only where the elements are not "
+      "dense; the strides of the\nelements in it; DLPack's flag word for them.");
+  module.def("_tensor_over", tensor_over, nb::arg("memory"), nb::arg("dtype"), nb::arg("shape"),
+             nb::arg("strides"), nb::arg("flags"),
+             "Return a Tensor over a uint8 vector: the inverse of _dense_bytes.");
 }
 
 }  // namespace dlbridge::python

@@ -1,4 +1,4 @@
-// Tensor: the neutral handle that from_dlpack() returns, and its adapter.
+// Tensor: the value of the neutral handle that from_dlpack() returns, and its adapter.
 #pragma once
 
 #include <Python.h>
@@ -8,23 +8,20 @@
 
 namespace dlbridge::python {
 
-/// The Python class's content.
+/// The value of a Python dlbridge.Tensor.
 struct Tensor {
   SharedLoan memory;
-  /// The stream behind which elements on a device are, as DLPack numbers them; 0: not known.
+  /// The stream after which elements on a device are valid, as DLPack numbers it; 0: unknown.
   intptr_t stream = 0;
 };
-
-/// Adds the class to the module and its adapter to the registry.
-void bind_tensor(PyObject* module);
 
 /// The Tensor that `x` is. Requires: tensor_adapter().accepts(x).
 const Tensor& unpack_tensor(PyObject* x) noexcept;
 
-/// Where `x` is a Tensor on a device: its elements are behind `stream`.
-void set_stream(PyObject* x, intptr_t stream) noexcept;
-
 /// The adapter that makes and takes Tensors.
 const Adapter& tensor_adapter() noexcept;
+
+/// Completes the adapter with the Python class and registers it.
+void register_tensor_adapter(PyTypeObject* type);
 
 }  // namespace dlbridge::python

@@ -21,10 +21,16 @@ inline PyObject* dtype_name_of(PyObject* object) noexcept {
   return name;
 }
 
-/// The type that `object` names. Throws Error (invalid_dtype).
+/// The type that `object` names; Python's int, float, bool and complex are torch's default types.
+/// Throws Error (invalid_dtype).
 inline DLDataType parse_named_dtype(PyObject* object) {
+  if (object == reinterpret_cast<PyObject*>(&PyLong_Type)) return DType(TypeCode::int_, 64);
+  if (object == reinterpret_cast<PyObject*>(&PyFloat_Type)) return DType(TypeCode::float_, 64);
+  if (object == reinterpret_cast<PyObject*>(&PyBool_Type)) return DType(TypeCode::boolean, 8);
+  if (object == reinterpret_cast<PyObject*>(&PyComplex_Type)) return DType(TypeCode::complex, 128);
   const Reference name(dtype_name_of(object));
   const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
+  if (text != nullptr && std::string_view(text).starts_with("torch.")) text += 6;
   const auto dtype = text ? DType::parse(text) : std::nullopt;
   if (dtype) return *dtype;
   PyErr_Clear();

@@ -1,4 +1,4 @@
-#include "torch/by_dlpack.h"
+#include "torch/exchange.h"
 
 #include <dlpack/dlpack.h>
 
@@ -9,54 +9,41 @@
 #include <utility>
 #include <vector>
 
-#include "bridge/registry.h"
+#include "bridge/exchange_table.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/managed_tensor.h"
 #include "dlbridge/python_object/hold.h"
 #include "dlbridge/torch_common/dispatch_keys.h"
 #include "dlbridge/torch_common/layout.h"
 #include "dlbridge/torch_common/traits.h"
-#include "sources/capsule.h"
-#include "sources/exchange_table.h"
-#include "support/errors.h"
-#include "support/reference.h"
+#include "torch/device_slots.h"
 #include "torch/dtype_argument.h"
 
 namespace dlbridge::python {
 namespace {
 
-// A Python exception is set: carries it through guarded().
-[[noreturn]] void throw_python() {
-  throw Error(ErrorCode::python_exception, "", "torch raised an exception");
-}
-
-Reference or_throw(PyObject* object) {
-  if (object == nullptr) throw_python();
-  return Reference(object);
-}
-
 Reference call(PyObject* function, PyObject* x) {
-  return or_throw(parked_at_exit([&] { return PyObject_CallOneArg(function, x); }));
+  return checked(parked_at_exit([&] { return PyObject_CallOneArg(function, x); }));
 }
 
 Reference get(PyObject* descriptor, PyObject* x) {
-  return or_throw(
+  return checked(
       Py_TYPE(descriptor)->tp_descr_get(descriptor, x, reinterpret_cast<PyObject*>(Py_TYPE(x))));
 }
 
 int64_t to_int(const Reference& number) {
   const int64_t value = PyLong_AsLongLong(number.get());
-  if (value == -1 && PyErr_Occurred()) throw_python();
+  if (value == -1 && PyErr_Occurred()) throw_pending();
   return value;
 }
 
 bool is_true(const Reference& answer) {
   const int truth = PyObject_IsTrue(answer.get());
-  if (truth < 0) throw_python();
+  if (truth < 0) throw_pending();
   return truth == 1;
 }
 bool holds(PyObject* function) {
-  return is_true(or_throw(parked_at_exit([&] { return PyObject_CallNoArgs(function); })));
+  return is_true(checked(parked_at_exit([&] { return PyObject_CallNoArgs(function); })));
 }
 bool holds_of(PyObject* function, PyObject* x) { return is_true(call(function, x)); }
 
@@ -66,11 +53,11 @@ struct NamedDType {
   std::string name;
 };
 
-// What a tier calls of torch, taken once from dlbridge._torch_calls. References are never dropped:
-// torch lives as long as the process.
+// The functions of torch that this adapter calls, taken once from dlbridge._torch_calls. References
+// are never dropped: torch lives as long as the process.
 class Torch {
  public:
-  explicit Torch(const char* tier);
+  Torch();
 
   PyTypeObject* tensor_type;
   PyTypeObject* parameter_type;
@@ -83,14 +70,13 @@ class Torch {
   PyObject* storage_offset;
   PyObject* dtype;
   PyObject* requires_grad;
-  PyObject* from_capsule;
   PyObject* dispatch_stack_length;
   PyObject* functorch_level;
   PyObject* lift;
   PyObject* look;
   PyObject* copy_into;
 
-  const DLPackExchangeAPI* table = nullptr;  // null in the protocol tier
+  const DLPackExchangeAPI* table;
   std::optional<torch_common::KeyJudge> keys;
   std::deque<NamedDType> dtypes;  // those without a DLPack type are added when they are met
   DTypeSet ambiguous;             // DLPack types that stand for more than one of torch's
@@ -98,15 +84,15 @@ class Torch {
 
  private:
   PyObject* attribute(const char* name) {
-    return or_throw(PyObject_GetAttrString(calls_, name)).release();
+    return checked(PyObject_GetAttrString(calls_, name)).release();
   }
   void find_dtype(DType dtype, const char* name);
 
   PyObject* calls_;
 };
 
-Torch::Torch(const char* tier) {
-  calls_ = or_throw(PyImport_ImportModule("dlbridge._torch_calls")).release();
+Torch::Torch() {
+  calls_ = checked(PyImport_ImportModule("dlbridge._torch_calls")).release();
   tensor_type = reinterpret_cast<PyTypeObject*>(attribute("tensor_type"));
   parameter_type = reinterpret_cast<PyTypeObject*>(attribute("parameter_type"));
   const std::pair<PyObject**, const char*> names[] = {
@@ -119,7 +105,6 @@ Torch::Torch(const char* tier) {
       {&storage_offset, "storage_offset"},
       {&dtype, "dtype"},
       {&requires_grad, "requires_grad"},
-      {&from_capsule, "from_capsule"},
       {&dispatch_stack_length, "dispatch_stack_length"},
       {&functorch_level, "functorch_level"},
       {&lift, "lift"},
@@ -128,21 +113,17 @@ Torch::Torch(const char* tier) {
   };
   for (const auto& [member, name] : names) *member = attribute(name);
 
-  if (std::strcmp(tier, "exchange") == 0) {
-    table = exchange_table_of(tensor_type);
-    if (table == nullptr || table->managed_tensor_to_py_object_no_sync == nullptr ||
-        table->dltensor_from_py_object_no_sync == nullptr) {
-      PyErr_SetString(
-          PyExc_ImportError,
-          "torch.Tensor has no DLPack exchange table with all slots; expected torch 2.10 "
-          "or later");
-      throw_python();
-    }
+  table = exchange_table_of(tensor_type);
+  if (table == nullptr || table->managed_tensor_to_py_object_no_sync == nullptr ||
+      table->dltensor_from_py_object_no_sync == nullptr) {
+    PyErr_SetString(PyExc_ImportError,
+                    "torch.Tensor has no DLPack exchange table with all slots; expected torch 2.10 "
+                    "or later");
+    throw_pending();
   }
   const Reference key_bits(attribute("key_bits"));
   keys.emplace([&](const char* name) {
-    return static_cast<uint64_t>(
-        to_int(or_throw(PyObject_CallFunction(key_bits.get(), "s", name))));
+    return static_cast<uint64_t>(to_int(checked(PyObject_CallFunction(key_bits.get(), "s", name))));
   });
   for (const DType type : torch_common::kDTypes) find_dtype(type, type.name().c_str());
   find_dtype(kFloat4Pair, "float4_e2m1fn_x2");
@@ -151,12 +132,12 @@ Torch::Torch(const char* tier) {
   ambiguous.add({TypeCode::uint, 8});
   if (dtypes.empty()) {
     PyErr_SetString(PyExc_ImportError, "torch brought no dtype through its own DLPack");
-    throw_python();
+    throw_pending();
   }
 }
 
 void Torch::find_dtype(DType type, const char* name) {
-  const Reference found = or_throw(PyObject_CallMethod(calls_, "dtype_named", "s", name));
+  const Reference found = checked(PyObject_CallMethod(calls_, "dtype_named", "s", name));
   if (found.get() == Py_None) return;
   dtypes.push_back({Py_NewRef(found.get()), type, name});
   if (type == kFloat4Pair)
@@ -171,9 +152,9 @@ const NamedDType& named(PyObject* dtype) {
   for (const NamedDType& row : g_torch->dtypes) {
     if (row.object == dtype) return row;
   }
-  const Reference text = or_throw(PyObject_Str(dtype));
+  const Reference text = checked(PyObject_Str(dtype));
   const char* name = PyUnicode_AsUTF8(text.get());
-  if (name == nullptr) throw_python();
+  if (name == nullptr) throw_pending();
   g_torch->dtypes.push_back({Py_NewRef(dtype), {}, name});
   return g_torch->dtypes.back();
 }
@@ -198,7 +179,7 @@ uint64_t keys_beyond_plain(PyObject* x) {
   const Reference set = call(g_torch->dispatch_keys, x);
   const Reference bits = call(g_torch->raw_repr, set.get());
   const uint64_t keys = PyLong_AsUnsignedLongLong(bits.get());
-  if (keys == UINT64_MAX && PyErr_Occurred()) throw_python();
+  if (keys == UINT64_MAX && PyErr_Occurred()) throw_pending();
   return g_torch->keys->beyond_plain(keys);
 }
 
@@ -206,12 +187,12 @@ std::vector<int64_t> to_numbers(PyObject* tuple) {
   std::vector<int64_t> numbers(static_cast<size_t>(PyTuple_GET_SIZE(tuple)));
   for (size_t i = 0; i < numbers.size(); ++i) {
     numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, static_cast<Py_ssize_t>(i)));
-    if (numbers[i] == -1 && PyErr_Occurred()) throw_python();
+    if (numbers[i] == -1 && PyErr_Occurred()) throw_pending();
   }
   return numbers;
 }
 
-// What both ways of describing end with: whether the storage holds all elements, and a share in it.
+// The end of both ways of describing: checks that the storage holds all elements, and holds it.
 // The storage is held, not the tensor, whose memory `set_` and `.data =` exchange.
 void describe_storage(PyObject* storage, int64_t offset, int64_t reach, Loan& loan) {
   TensorView& view = loan.view();
@@ -232,7 +213,7 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
   if (!PyArg_ParseTuple(seen.get(), "O!O!LOsLppOO", &PyTuple_Type, &shape, &PyTuple_Type, &strides,
                         &offset, &dtype, &device, &index, &required, &copy_on_write, &storage,
                         &address)) {
-    throw_python();
+    throw_pending();
   }
   TensorView& view = loan.view();
   const int64_t reach = torch_common::copy_layout(to_numbers(shape), to_numbers(strides), loan);
@@ -246,7 +227,7 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
   }
   if (copy_on_write) view.reasons.add(ErrorCode::copy_on_write);
   view.data = PyLong_AsVoidPtr(address);
-  if (view.data == nullptr && PyErr_Occurred()) throw_python();
+  if (view.data == nullptr && PyErr_Occurred()) throw_pending();
   describe_storage(storage, offset, reach, loan);
 }
 
@@ -284,15 +265,14 @@ bool has_own_attributes(PyObject* x) noexcept {
 Error* describe(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
     const uint64_t beyond = keys_beyond_plain(x);
-    if (beyond == 0 && g_torch->table && has_own_attributes(x) && describe_by_table(x, *loan))
-        [[likely]]
+    if (beyond == 0 && has_own_attributes(x) && describe_by_table(x, *loan)) [[likely]]
       return;
     if (torch_common::describe_keys(*g_torch->keys, beyond, *loan))
       describe_by_attributes(x, *loan);
   });
 }
 
-// describe() has lent already: it had the storage at hand.
+// describe() has acquired the storage already, which it had at hand.
 Error* acquire(PyObject*, Loan*) noexcept { return nullptr; }
 
 // ---- into torch ----
@@ -308,9 +288,9 @@ Reference lifted(Reference tensor) {
   return call(g_torch->lift, tensor.get());
 }
 
-// Says of memory what torch's importer wants to hear: it knows neither pinned nor managed memory,
-// and no tensor of it is read-only.
-void phrase_for_torch(Loan& loan) noexcept {
+// Adapts the descriptor to torch's importer, which rejects pinned and managed device types and the
+// read-only flag.
+void adapt_for_importer(Loan& loan) noexcept {
   torch_common::settle_strides(loan);
   TensorView& view = loan.view();
   view.access = Access::writable;
@@ -321,14 +301,12 @@ void phrase_for_torch(Loan& loan) noexcept {
 
 // A tensor over the loan's memory; the loan is consumed.
 Reference make_tensor(Loan&& loan) {
-  phrase_for_torch(loan);
-  if (g_torch->table == nullptr)
-    return call(g_torch->from_capsule, or_throw(to_capsule(std::move(loan), false)).get());
+  adapt_for_importer(loan);
   // Torch's importer may refuse a device or a type, which the plan has done before; whatever it
   // raises else comes after it has taken the tensor.
   void* made = nullptr;
   if (g_torch->table->managed_tensor_to_py_object_no_sync(to_managed(std::move(loan)), &made) != 0)
-    throw_python();
+    throw_pending();
   return Reference(static_cast<PyObject*>(made));
 }
 
@@ -399,7 +377,6 @@ Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
 
 Adapter make_adapter() noexcept {
   Adapter adapter;
-  adapter.core = &neutral_traits();
   adapter.traits = &g_torch->traits;
   adapter.exact_types[0] = g_torch->tensor_type;
   adapter.exact_types[1] = g_torch->parameter_type;
@@ -413,22 +390,16 @@ Adapter make_adapter() noexcept {
   adapter.fill = fill;
   adapter.cast = cast;
   adapter.parse_dtype = parse_dtype;
+  add_device_slots(adapter);
   return adapter;
 }
 
 }  // namespace
 
-PyObject* register_torch_by_dlpack(PyObject*, PyObject* tier) noexcept {
-  const char* name = PyUnicode_AsUTF8(tier);
-  if (name == nullptr) return nullptr;
-  Error* error = guarded([&] {
-    if (g_torch != nullptr) return;
-    g_torch = new Torch(name);
-    static const Adapter adapter = make_adapter();
-    add_adapter(&adapter);
-  });
-  if (error != nullptr) return raise(error);
-  Py_RETURN_NONE;
+Adapter& torch_exchange_adapter() {
+  if (g_torch == nullptr) g_torch = new Torch;
+  static Adapter adapter = make_adapter();
+  return adapter;
 }
 
 }  // namespace dlbridge::python

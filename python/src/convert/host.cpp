@@ -1,0 +1,193 @@
+#include "convert/host.h"
+
+#include <algorithm>
+
+#include "bridge/device_module.h"
+#include "dlbridge/copy.h"
+#include "dlbridge/layout.h"
+#include "sources/capsule.h"
+
+namespace dlbridge::python {
+namespace {
+
+// A copy below this size ends before another thread could take the GIL.
+constexpr int64_t kReleaseGilBytes = 64 * 1024;
+
+// Runs core's copies, without the GIL where that pays.
+template <typename Copy>
+void run_copy(int64_t bytes, Copy&& copy) {
+  PyThreadState* state = bytes >= kReleaseGilBytes ? PyEval_SaveThread() : nullptr;
+  Error* error = guarded(copy);
+  if (state != nullptr) parked_at_exit([&] { PyEval_RestoreThread(state); });
+  check(error);
+}
+
+void copy(const TensorView& src, const TensorView& dst) {
+  run_copy(dst.nbytes(), [&] { copy_host(src, dst); });
+}
+
+// Returns true if the framework of `adapter` can read this memory as it is, read-only or not.
+bool can_read(const Adapter& adapter, const TensorView& view) noexcept {
+  TensorView readable = view;
+  readable.access = Access::read_only;
+  readable.reasons = {};
+  TargetTraits traits = *adapter.traits;
+  traits.read_only = true;
+  return plan(readable, traits, {}).verdict == Verdict::share;
+}
+
+// Casts into `dst`, by the framework that casts on several threads if it can, else by the other.
+void cast_into(const Source& source, const Adapter& target, const TensorView& dst) {
+  const Adapter& own = source.adapter();
+  const bool target_can = target.cast != nullptr && target.traits->dtypes.contains(dst.dtype);
+  const bool source_can = own.fill != nullptr && own.traits->dtypes.contains(dst.dtype);
+  const bool target_reads =
+      target_can && !source.needs_framework() && can_read(target, source.view());
+  if (target_reads && (target.threaded_casts || !source_can))
+    return check(target.cast(&source.view(), &dst));
+  if (source_can) return check(own.fill(source.object(), &dst));
+
+  // Neither does it at once: a plain copy first.
+  Loan plain = allocate_like(source.view());
+  if (source.needs_framework())
+    check(own.fill(source.object(), &plain.view()));
+  else
+    copy(source.view(), plain.view());
+  check(target.cast(&plain.view(), &dst));
+}
+
+void fill(const Source& source, const Adapter& target, const Plan& decision,
+          const TensorView& dst) {
+  if (decision.reasons.has(ErrorCode::float4_packing))
+    return run_copy(dst.nbytes(), [&] { repack_float4(source.view(), dst); });
+  if (decision.casts) return cast_into(source, target, dst);
+  if (source.needs_framework()) return check(source.adapter().fill(source.object(), &dst));
+  copy(source.view(), dst);
+}
+
+// Describes the result in `dims`: the source's shape and strides, with the last extent halved or
+// doubled where float4 is repacked. Returns its dtype.
+DLDataType describe_result(const TensorView& view, const Request& request, const Plan& decision,
+                           Loan& dims) {
+  const bool repacks = decision.reasons.has(ErrorCode::float4_packing);
+  const bool unpacks = repacks && DType(view.dtype) == kFloat4Pair;
+  dims.set_rank(unpacks && view.ndim == 0 ? 1 : view.ndim);
+  dims.shape()[0] = 1;  // a single pair becomes a vector of two
+  std::copy_n(view.shape, view.ndim, dims.shape());
+  std::copy_n(view.strides, view.ndim, dims.strides());
+  dims.view().dtype = request.dtype ? *request.dtype : view.dtype;
+  dims.view().subbyte_padded = view.subbyte_padded;
+  if (!repacks) return dims.view().dtype;
+  const int32_t last = dims.view().ndim - 1;
+  dims.shape()[last] = unpacks ? dims.shape()[last] * 2 : dims.shape()[last] / 2;
+  compact_strides(dims.view().extents(), dims.strides());
+  return unpacks ? kFloat4Padded : kFloat4Pair;
+}
+
+PyObject* copy_of(const Source& source, const Adapter& target, const Request& request,
+                  const Plan& decision) {
+  const HeldCapsule held(source.object());
+  Loan dims;
+  const DLDataType dtype = describe_result(source.view(), request, decision, dims);
+  PyObject* made = nullptr;
+  Loan memory;
+  check(target.empty(&dims.view(), dtype, &made, &memory));
+  Reference owned(made);
+  fill(source, target, decision, memory.view());
+  if (target.finish == nullptr) return owned.release();
+  PyObject* finished = nullptr;
+  check(target.finish(made, &finished));
+  static_cast<void>(owned.release());  // finish took it
+  return finished;
+}
+
+// Returns true if `out` can be written while the source is read. Core's own copy takes any layout;
+// a framework may know neither negative strides nor misaligned memory.
+bool can_fill_in_place(const Source& source, const Plan& decision, const TensorView& out) noexcept {
+  if (ranges_intersect(source.view(), out)) return false;
+  if (!decision.casts && !source.needs_framework()) return true;
+  return negative_stride_dimension(out) < 0 &&
+         reinterpret_cast<uintptr_t>(out.data) % static_cast<uintptr_t>(out.itemsize()) == 0;
+}
+
+// Managed memory that the host shares counts as the host's where the target lives there.
+void take_managed_as_host(Source& source, const Adapter& target) noexcept {
+  const Device device(source.view().device);
+  if (device.type() != DeviceType::cuda_managed || !target.traits->host_only) return;
+  const DeviceModule* module = usable_device_module();
+  if (module != nullptr && module->shares_managed(device.id())) source.take_as_host();
+}
+
+}  // namespace
+
+Plan plan_for(Source& source, const Adapter& target, Request& request) {
+  take_managed_as_host(source, target);
+  const bool on_device = !Device(source.view().device).is_host();
+  if (on_device || (request.device && !Device(*request.device).is_host())) device_module();
+  request.source_casts = source.adapter().fill != nullptr;
+  Plan decision = plan(source.view(), *target.traits, request);
+  if (decision.verdict == Verdict::refuse && target.extend != nullptr &&
+      (decision.reasons.has(ErrorCode::missing_ml_dtypes) ||
+       decision.reasons.has(ErrorCode::unsupported_dtype)) &&
+      target.extend()) {
+    decision = plan(source.view(), *target.traits, request);
+  }
+  return decision;
+}
+
+Error refusal_of(const Source& source, const Adapter& target, const Request& request,
+                 const Plan& decision) {
+  const Error error = refusal(source.view(), *target.traits, request, decision);
+  if (error.code() != ErrorCode::no_staging || !decision.stages) return error;
+  const bool on_host = Device(source.view().device).is_host();
+  const std::string asked = "device is " + Device(source.view().device).name() + ", " +
+                            Device(*request.device).name() + " was asked for: ";
+  const std::string remedy = on_host ? ": leave device= out to stay in host memory"
+                                     : ": copy it with its own framework, such as x.cpu()";
+  std::string why;
+  try {
+    const DeviceModule& module = require_device_module();
+    check(module.describe(&why));
+    why = "nothing is staged between them here (" + why + ")";
+  } catch (const Error& unavailable) {
+    why = unavailable.what();
+  }
+  return Error(ErrorCode::no_staging, error.field(), asked + why + remedy);
+}
+
+PyObject* share(Source& source, const Adapter& target) {
+  PyObject* result = nullptr;
+  if (source.loan().original && target.reuse_storage != nullptr) {
+    check(target.reuse_storage(&source.loan(), &result));
+    if (result != nullptr) return result;
+    source.loan().original = {};  // gone: wrap() does not look it up again
+  }
+  source.acquire();
+  check(target.wrap(&source.loan(), &result));
+  return result;
+}
+
+PyObject* convert_on_host(Source& source, const Adapter& target, const Request& request,
+                          const Plan& decision) {
+  if (decision.verdict == Verdict::refuse) throw refusal_of(source, target, request, decision);
+  if (decision.verdict == Verdict::share) return share(source, target);
+  return copy_of(source, target, request, decision);
+}
+
+PyObject* convert_on_host(PyObject* x, const Adapter& target, Request request) {
+  Source source;
+  source.open(x);
+  const Plan decision = plan_for(source, target, request);
+  return convert_on_host(source, target, request, decision);
+}
+
+void fill_on_host(const Source& source, const Adapter& target, const Plan& decision,
+                  const TensorView& memory) {
+  const HeldCapsule held(source.object());
+  if (can_fill_in_place(source, decision, memory)) return fill(source, target, decision, memory);
+  Loan apart = allocate_like(memory);
+  fill(source, target, decision, apart.view());
+  copy(apart.view(), memory);
+}
+
+}  // namespace dlbridge::python

@@ -1,0 +1,35 @@
+// Conversions in host memory: the plan for an opened source, and what it does where nothing is
+// staged. All need the GIL and throw Error.
+#pragma once
+
+#include <Python.h>
+
+#include "bridge/adapter.h"
+#include "sources/source.h"
+
+namespace dlbridge::python {
+
+/// The plan for an opened source. Completes what the decision needs first: the source's view
+/// (managed memory that the host shares counts as the host's, a missing driver becomes a reason),
+/// `request` (whether the source casts), the device module, the target's optional packages.
+Plan plan_for(Source& source, const Adapter& target, Request& request);
+
+/// The error for a refused plan, with what keeps the device module from staging.
+Error refusal_of(const Source& source, const Adapter& target, const Request& request,
+                 const Plan& decision);
+
+/// A new reference to `target`'s object over the source's memory.
+PyObject* share(Source& source, const Adapter& target);
+
+/// Does what a plan says that neither stages nor concerns device memory. Returns a new reference.
+PyObject* convert_on_host(Source& source, const Adapter& target, const Request& request,
+                          const Plan& decision);
+
+/// Opens `x`, an object in host memory, plans and converts. Returns a new reference.
+PyObject* convert_on_host(PyObject* x, const Adapter& target, Request request);
+
+/// Copies the elements into `memory`, the writable view of an existing array, casting to its dtype.
+void fill_on_host(const Source& source, const Adapter& target, const Plan& decision,
+                  const TensorView& memory);
+
+}  // namespace dlbridge::python
