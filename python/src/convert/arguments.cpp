@@ -82,7 +82,8 @@ CopyMode parse_copy(PyObject* copy) {
   if (copy == Py_None) return CopyMode::if_needed;
   if (PyUnicode_Check(copy) && PyUnicode_CompareWithASCIIString(copy, "named") == 0)
     return CopyMode::unset;
-  throw_type_error("copy is " + repr_of(copy) + "; expected True, False, None or \"named\"");
+  throw_type_error("copy is " + repr_of(copy) +
+                   "; expected True, False or None, or \"named\", the default");
 }
 
 std::optional<DLDevice> parse_device(PyObject* device) {

@@ -45,11 +45,11 @@ void set_exception(const Error& error) noexcept {
   }
   PyObject* type = exchange_error_type();
   if (type == nullptr) return;
-  const std::string_view code = name(error.code());
+  const std::string code(name(error.code()));
   const Reference field = text_of(error.field().c_str());
   if (!field) return;
-  const Reference exception(PyObject_CallFunction(
-      type, "Os#O", message.get(), code.data(), static_cast<Py_ssize_t>(code.size()), field.get()));
+  const Reference exception(
+      PyObject_CallFunction(type, "OsO", message.get(), code.c_str(), field.get()));
   if (exception) PyErr_SetObject(type, exception.get());
 }
 

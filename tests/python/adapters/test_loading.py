@@ -89,6 +89,7 @@ def test_another_torch_lowers_the_tier():
     [
         ("direct", "torch.__version__ = '2.14.9+forged'", "2.14.9+forged"),
         ("exchange", "del torch.Tensor.__dlpack_c_exchange_api__", "no DLPack exchange table"),
+        ("exchange", "del torch._C._dispatch_keys", "_dispatch_keys"),
     ],
 )
 def test_unavailable_tiers_are_refused(tier, spoil, reason):
@@ -104,6 +105,25 @@ def test_unavailable_tiers_are_refused(tier, spoil, reason):
             raise AssertionError("must be refused")
         info = dlbridge.build_info()
         assert info["torch_tier"] == "none" and {reason!r} in info["torch_tier_reason"], info
+        """
+    )
+
+
+@needs_torch
+def test_torch_without_tier_is_refused():
+    run_isolated(
+        """
+        os.environ.pop("DLBRIDGE_TORCH_TIER", None)
+        torch.__version__ = "2.9.0"
+        del torch.Tensor.__dlpack_c_exchange_api__
+        try:
+            dlbridge.to_torch(np.arange(6.0))
+        except dlbridge.ExchangeError as error:
+            assert error.code == "adapter_unavailable", error
+            assert "cannot reach torch 2.9.0" in str(error) and "torch 2.10" in str(error), error
+        else:
+            raise AssertionError("must be refused")
+        assert dlbridge.build_info()["torch_tier"] == "none"
         """
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import pickle
 import re
 import sys
@@ -467,13 +468,57 @@ class NoProducer:
 @pytest.mark.parametrize("target", TARGETS)
 def test_wrong_objects_are_type_errors(x: Any, target: str) -> None:
     before = sys.getrefcount(x)
-    with pytest.raises(TypeError, match=r"^x is .*; expected a numpy\.ndarray.*: pass numpy\.asarray\(x\)$"):
+    with pytest.raises(TypeError, match=r"^x is .*; (expected a numpy\.ndarray|a scalar has no memory)"):
         TARGETS[target](x)
     with pytest.raises(TypeError):
         dlbridge.explain(x, to=target)
     assert sys.getrefcount(x) == before
     with pytest.raises(TypeError):
         TARGETS[target](type(x))
+
+
+@pytest.mark.rule(94)
+@pytest.mark.parametrize(
+    ("x", "advised"),
+    [
+        ([1.0, 2.0], "numpy.asarray(x)"),
+        ((1, 2), "numpy.asarray(x)"),
+        (b"bytes", "numpy.array(memoryview(x))"),
+        (bytearray(4), "numpy.asarray(memoryview(x))"),
+        ({"a": np.arange(3.0)}, "x['a']"),
+        (2.5, "copy=True"),
+        (np.float32(1), "copy=True"),
+    ],
+    ids=lambda x: type(x).__name__ if not isinstance(x, str) else "",
+)
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_advised_call_works(x: Any, advised: str, target: str) -> None:
+    convert = TARGETS[target]
+    with pytest.raises(TypeError) as caught:
+        convert(x)
+    assert advised in str(caught.value)
+    result = convert(x, copy=True) if advised == "copy=True" else convert(eval(advised, {"numpy": np, "x": x}))
+    assert np.prod(result.shape) in (1, 2, 3, 4, 5)
+
+
+@pytest.mark.parametrize("copy", [None, True])
+@pytest.mark.parametrize("x", [True, 3, 2.5, 1j, np.float32(1.5), np.bool_(True)], ids=lambda x: type(x).__name__)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_copied_scalar_is_0d(x: Any, target: str, copy: bool | None) -> None:
+    result = TARGETS[target](x, copy=copy)
+    assert tuple(result.shape) == ()
+    assert dlbridge.to_numpy(result)[()] == x
+    assert dlbridge.explain(x, target, copy=copy).verdict != "refuse"
+    assert not (hasattr(result, "read_only") and result.read_only)
+
+
+@pytest.mark.parametrize("copy", ["named", False])
+def test_named_is_the_default_of_copy(copy: Any) -> None:
+    a = np.arange(3.0)
+    assert dlbridge.shares_memory(dlbridge.to_torch(a, copy=copy), a)
+    assert dlbridge.to_torch(a, dtype="float32", copy="named").dtype == torch.float32
+    for function in (dlbridge.to_torch, dlbridge.to_numpy, dlbridge.from_dlpack, dlbridge.explain):
+        assert inspect.signature(function).parameters["copy"].default == "named"
 
 
 @pytest.mark.rule(99)
