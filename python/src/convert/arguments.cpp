@@ -128,7 +128,7 @@ Request read_request(const CallArguments& call, const Adapter& target) {
 Reference array_of_scalar(PyObject* x, const Request& request) {
   if (request.copy < CopyMode::if_needed || adapter_by_type(Py_TYPE(x)) != nullptr) return {};
   const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
-  Reference array = checked(PyObject_CallMethod(module.get(), "array_of_scalar", "O", x));
+  Reference array = checked(PyObject_CallMethod(module.get(), "array_of_scalar", "(O)", x));
   return array.get() == Py_None ? Reference() : std::move(array);
 }
 

@@ -16,7 +16,7 @@ constexpr ReasonSet kNeedsFramework =
 // The message names a call that works for this object, which Python finds (dlbridge/_advice.py).
 [[noreturn]] void refuse_no_producer(PyObject* x) {
   const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
-  const Reference text = checked(PyObject_CallMethod(module.get(), "no_producer", "O", x));
+  const Reference text = checked(PyObject_CallMethod(module.get(), "no_producer", "(O)", x));
   const char* message = PyUnicode_AsUTF8(text.get());
   if (message == nullptr) throw_pending();
   throw_type_error(message);
