@@ -467,9 +467,9 @@ class NoProducer:
 )  # fmt: skip
 @pytest.mark.parametrize("target", TARGETS)
 def test_wrong_objects_are_type_errors(x: Any, target: str) -> None:
-    before = sys.getrefcount(x)
     with pytest.raises(TypeError, match=r"^x is .*; (expected a numpy\.ndarray|a scalar has no memory)"):
         TARGETS[target](x)
+    before = sys.getrefcount(x)
     with pytest.raises(TypeError):
         dlbridge.explain(x, to=target)
     assert sys.getrefcount(x) == before
@@ -492,7 +492,7 @@ def test_wrong_objects_are_type_errors(x: Any, target: str) -> None:
     ids=lambda x: type(x).__name__ if not isinstance(x, str) else "",
 )
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_advised_call_works(x: Any, advised: str, target: str) -> None:
+def test_advised_calls_work(x: Any, advised: str, target: str) -> None:
     convert = TARGETS[target]
     with pytest.raises(TypeError) as caught:
         convert(x)
@@ -504,7 +504,7 @@ def test_the_advised_call_works(x: Any, advised: str, target: str) -> None:
 @pytest.mark.parametrize("copy", [None, True])
 @pytest.mark.parametrize("x", [True, 3, 2.5, 1j, np.float32(1.5), np.bool_(True)], ids=lambda x: type(x).__name__)
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_copied_scalar_is_0d(x: Any, target: str, copy: bool | None) -> None:
+def test_copied_scalars_are_0d(x: Any, target: str, copy: bool | None) -> None:
     result = TARGETS[target](x, copy=copy)
     assert tuple(result.shape) == ()
     assert dlbridge.to_numpy(result)[()] == x
@@ -513,7 +513,7 @@ def test_a_copied_scalar_is_0d(x: Any, target: str, copy: bool | None) -> None:
 
 
 @pytest.mark.parametrize("copy", ["named", False])
-def test_named_is_the_default_of_copy(copy: Any) -> None:
+def test_copy_defaults_to_named(copy: Any) -> None:
     a = np.arange(3.0)
     assert dlbridge.shares_memory(dlbridge.to_torch(a, copy=copy), a)
     assert dlbridge.to_torch(a, dtype="float32", copy="named").dtype == torch.float32
