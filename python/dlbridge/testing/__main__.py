@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
                 break
             runner.run(provider, spec, cases)
     finally:
-        report.write(options.json, report.to_json(runner.outcomes, runner.obstacles))
+        report.write(options.json, report.to_json(runner.outcomes, runner.reasons))
         report.write(options.junit, report.to_junit(runner.outcomes))
     status = conclude(runner)
     if runner.hanging:  # a thread that hangs would keep Python from ending
@@ -84,7 +84,7 @@ def conclude(runner: Runner) -> int:
     counted = report.counts(runner.outcomes)
     ran = counted["passed"] + counted["failed"]
     if ran == 0:
-        for name, why in runner.obstacles.items():
+        for name, why in runner.reasons.items():
             print(f"{name}: {why}")
         print("nothing could be run")
     print(report.summary(runner.outcomes), flush=True)

@@ -52,7 +52,7 @@ def loop_goes_on(bench: Bench, layout: str) -> None:
 
 @case()
 def awaiting_sleeps(bench: Bench) -> None:
-    """While a Future is awaited nobody polls: the process is idle."""
+    """Awaiting a Future does not poll: the process is idle."""
 
     async def main() -> None:
         with bench.late("large") as (x, expected, own, hold):

@@ -141,7 +141,7 @@ def explained(bench: Bench, layout: str) -> None:
 
 @case(dtype=DTYPES)
 def results_are_plain(bench: Bench, dtype: str) -> None:
-    """A result is an ndarray that may be written, and nobody else's."""
+    """A result is an ndarray that may be written, and shares its memory with no other result."""
     x, expected = bench.on_device("dense", dtype)
     first, second = dlbridge.to_numpy(x, device="cpu"), dlbridge.to_numpy(x, device="cpu")
     assert type(first) is np.ndarray and first.dtype == element_type(dtype)

@@ -58,7 +58,7 @@ def default_streams(bench: Bench, layout: str, number: int) -> None:
 
 
 @case(layout=SIZES)
-def without_edges(bench: Bench, layout: str) -> None:
+def no_sync(bench: Bench, layout: str) -> None:
     """stream=-1: the caller has waited."""
     x, expected = bench.on_device(layout)
     bench.provider.synchronize()
@@ -129,7 +129,7 @@ def other_arrays_go_on(bench: Bench, layout: str) -> None:
 
 @case(layout=SIZES)
 def source_is_held(bench: Bench, layout: str) -> None:
-    """The source may be let go of at once."""
+    """The source may be dropped at once."""
     with bench.late(layout) as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         del x
@@ -202,7 +202,7 @@ def borrowed_source(bench: Bench, layout: str) -> None:
 
 @case(layout=FLAT)
 def pinned_source(bench: Bench, layout: str) -> None:
-    """Pinned memory is read until the Future is done; until then nobody else gets it."""
+    """Pinned memory is read until the Future is done; until then it is not reused."""
     values, kept = host_array(bench, layout)
     own = bench.provider.new_stream()
     target, _ = bench.on_device(layout, stream=own)
@@ -290,7 +290,7 @@ def capture(bench: Bench, layout: str) -> None:
         error = bench.refusal("stream_capturing", lambda: dlbridge.stage(x, device="cpu", stream=own))
         assert "captur" in str(error), error
     bench.same(dlbridge.stage(x, device="cpu", stream=own).result(PATIENCE_SECONDS), expected)
-    with bench.provider.capture(own):  # of somebody else
+    with bench.provider.capture(own):  # of another stream
         got = dlbridge.stage(of_other, device="cpu", stream=other).result(PATIENCE_SECONDS)
     bench.same(got, expected_of_other)
 

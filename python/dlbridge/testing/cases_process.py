@@ -14,7 +14,7 @@ SCENARIOS = ("ends_with_copies_in_flight", "ends_with_results_held", "ends_while
 
 @case(scenario=SCENARIOS)
 def in_its_own(bench: Bench, scenario: str) -> None:
-    """Such a process ends by itself, with the status 0, and has nothing to complain of."""
+    """The process ends by itself with status 0 and prints no error."""
     path = os.pathsep.join(entry for entry in sys.path if entry)
     done = subprocess.run(
         [sys.executable, "-X", "faulthandler", "-m", "dlbridge.testing.child", bench.spec, scenario],

@@ -37,7 +37,7 @@ def at_once(count: int, work: Callable[[int], None]) -> None:
 
 @case(layout=("dense", "transposed", "large"))
 def own_streams(bench: Bench, layout: str) -> None:
-    """Everybody stages arrays of his own."""
+    """Each thread stages its own arrays."""
     streams = [bench.provider.new_stream() for _ in range(THREADS)]
 
     def work(number: int) -> None:
@@ -69,7 +69,7 @@ def both_directions(bench: Bench, layout: str) -> None:
 
 @case(layout=("dense", "large"))
 def one_future(bench: Bench, layout: str) -> None:
-    """All who ask get the same object."""
+    """All callers get the same object."""
     with bench.late(layout) as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         results: list[object] = []
@@ -97,7 +97,7 @@ def thread_that_ends(bench: Bench) -> None:
 
 @case()
 def waiting_lets_others_run(bench: Bench) -> None:
-    """Whoever waits for a result does not keep Python from running."""
+    """A thread that waits for a result lets other threads run."""
     with bench.late("large") as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         waiting = threading.Event()

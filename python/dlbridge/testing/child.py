@@ -19,7 +19,7 @@ _kept: list[Any] = []  # alive until the interpreter takes its modules apart
 
 
 def ends_with_copies_in_flight(bench: Bench) -> None:
-    """Nobody waits for the copies."""
+    """The process ends before the copies do."""
     for _ in range(20):
         x, _ = bench.on_device("large")
         dlbridge.stage(x, device="cpu")
@@ -27,7 +27,7 @@ def ends_with_copies_in_flight(bench: Bench) -> None:
 
 
 def ends_with_results_held(bench: Bench) -> None:
-    """Results and tensors are let go of last of all."""
+    """Results and tensors are released at the end of the interpreter."""
     for _ in range(5):
         x, expected = bench.on_device("large")
         result = dlbridge.to_numpy(x, device="cpu")
@@ -54,7 +54,7 @@ def ends_while_awaiting(bench: Bench) -> None:
 
 
 def forks(bench: Bench) -> None:
-    """The child is refused clearly, reads what was staged before, and lets go of it without harm."""
+    """The child is refused, reads earlier results, and releases them."""
     x, expected = bench.on_device("large")
     own = dlbridge.from_dlpack(expected, device=bench.provider.device)
     result = dlbridge.to_numpy(x, device="cpu")

@@ -28,7 +28,7 @@ class DriverError(RuntimeError):
     """A call of the driver that failed."""
 
 
-def obstacle(library: str = LIBRARY) -> str | None:
+def why_not(library: str = LIBRARY) -> str | None:
     """Why there is no device to use; None where there is one."""
     try:
         driver = ctypes.CDLL(library)
@@ -119,7 +119,7 @@ class Driver:
             self._call("cuCtxSynchronize")
 
     def new_stream(self) -> int:
-        """The handle of a stream that waits for no other one. Never destroyed: somebody may still know it."""
+        """The handle of a stream that waits for no other one. Never destroyed: frameworks may keep the handle."""
         stream = ctypes.c_void_p()
         with self._inside():
             self._call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)

@@ -90,7 +90,7 @@ class CudaMemory(OnDevice):
 
     def why_not(self) -> str | None:
         """The driver is all that it takes."""
-        return driver.obstacle()
+        return driver.why_not()
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> DeviceArray:
         """A copy out of pinned memory, in the stream's order."""
@@ -166,7 +166,7 @@ class Torch(OnDevice):
         if not self._torch.cuda.is_available():
             cuda = "is built without CUDA" if self._torch.version.cuda is None else "sees no GPU"
             return f"torch {self._torch.__version__} {cuda}"
-        return driver.obstacle()
+        return driver.why_not()
 
     def _dtype(self, dtype: np.dtype[Any]) -> Any:
         found = getattr(self._torch, {"bool": "bool"}.get(dtype.name, dtype.name), None)
@@ -241,7 +241,7 @@ class CuPy(OnDevice):
         self._cupy = importlib.import_module("cupy")
         if not self._cupy.is_available():
             return f"CuPy {self._cupy.__version__} sees no GPU"
-        return driver.obstacle()
+        return driver.why_not()
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """A copy out of pinned memory, in the stream's order."""
@@ -305,7 +305,7 @@ class Numba(OnDevice):
             self._cuda = importlib.import_module("numba.cuda")
         except ImportError as error:
             return f"Numba's CUDA target cannot be imported: {error}"
-        return driver.obstacle() if self._cuda.is_available() else "Numba sees no GPU"
+        return driver.why_not() if self._cuda.is_available() else "Numba sees no GPU"
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """A view of a device array that was filled in the stream's order."""
@@ -367,7 +367,7 @@ class Jax(Provider):
             self._jax.devices("cuda")
         except RuntimeError as error:
             return f"JAX {self._jax.__version__} sees no GPU: {str(error).splitlines()[0]}"
-        return driver.obstacle()
+        return driver.why_not()
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """device_put."""

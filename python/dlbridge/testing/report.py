@@ -1,4 +1,4 @@
-"""What is told of a run: lines and a table for people, JSON and JUnit XML for programs."""
+"""Reports of a run: lines and a table for people, JSON and JUnit XML for programs."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ def _cell(counted: Counter[str]) -> str:
     return f"{counted['passed']} passed" if counted["passed"] else "-"
 
 
-def to_json(outcomes: Sequence[Outcome], obstacles: dict[str, str]) -> str:
+def to_json(outcomes: Sequence[Outcome], reasons: dict[str, str]) -> str:
     """Everything."""
     frameworks: dict[str, Any] = {}
     for name in dict.fromkeys(outcome.framework for outcome in outcomes):
         counted = counts([outcome for outcome in outcomes if outcome.framework == name])
-        frameworks[name] = {**{state: counted[state] for state in STATES}, "obstacle": obstacles.get(name)}
+        frameworks[name] = {**{state: counted[state] for state in STATES}, "reason": reasons.get(name)}
     document = {
         "dlbridge": dict(dlbridge.build_info()),
         "python": platform.python_version(),

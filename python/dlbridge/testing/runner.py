@@ -77,7 +77,7 @@ class Runner:
 
     def __init__(self, seconds: float, show: Callable[[Outcome], None], case_seconds: float = CASE_SECONDS) -> None:
         self.outcomes: list[Outcome] = []
-        self.obstacles: dict[str, str] = {}  # by framework: why none of its cases could run
+        self.reasons: dict[str, str] = {}  # by framework: why none of its cases could run
         self.hanging = False
         self._deadline = time.monotonic() + seconds
         self._show = show
@@ -94,7 +94,7 @@ class Runner:
             self._skip(provider, cases, "its provider could not be opened")
             return worker.end()
         if reason[0] is not None:
-            self.obstacles[provider.name] = reason[0]
+            self.reasons[provider.name] = reason[0]
             self._skip(provider, cases, reason[0])
             return worker.end()
         for number, case in enumerate(cases):
@@ -115,7 +115,7 @@ class Runner:
         if (why_not := provider.why_not()) is not None:
             return why_not
         provider.open()
-        if (why_not := obstacle(provider.device)) is not None:
+        if (why_not := staging_error(provider.device)) is not None:
             provider.close()
         return why_not
 
@@ -149,7 +149,7 @@ class Runner:
         self._show(outcome)
 
 
-def obstacle(device: str) -> str | None:
+def staging_error(device: str) -> str | None:
     """Why dlbridge cannot stage to this device, in its own words; None where it can."""
     if not hasattr(dlbridge, "stage"):
         return f"this build of dlbridge has no CUDA module: build_info()['cuda'] is {dlbridge.build_info()['cuda']!r}"

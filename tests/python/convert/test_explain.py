@@ -84,7 +84,7 @@ def test_explain_exports_no_tensor() -> None:
             dlbridge.explain(t, to=to, copy=copy)
     assert t.untyped_storage().resizable()
     t.resize_(100)
-    if TORCH_TIER == "direct":  # where an export can be told by it
+    if TORCH_TIER == "direct":  # other tiers leave the storage resizable
         dlbridge.to_numpy(t)
         assert not t.untyped_storage().resizable()
 

@@ -45,7 +45,7 @@ def cast_to(dtype: Any) -> Callable[[Any, Convert], Any]:
 
 @dataclass
 class Row:
-    """One refusal. `lend` calls its argument with x, where x exists; by default x is what `make` returns."""
+    """One refusal. `within` calls its argument with x, where x exists; by default x is what `make` returns."""
 
     id: str
     code: str
@@ -56,11 +56,11 @@ class Row:
     request: dict[str, Any] = field(default_factory=dict)
     remedy: Callable[[Any, Convert], Any] | None = None
     expected: Callable[[Any], Any] | None = None  # what the remedy must give, as a tensor or an array
-    lend: Callable[[Callable[[Any], Any]], Any] | None = None
+    within: Callable[[Callable[[Any], Any]], Any] | None = None
 
     def visit(self, body: Callable[[Any], Any]) -> None:
-        if self.lend is not None:
-            self.lend(body)
+        if self.within is not None:
+            self.within(body)
         else:
             body(self.make())
 
@@ -71,41 +71,41 @@ def _fake() -> Iterator[torch.Tensor]:
         yield torch.empty(3)
 
 
-def lend_fake_inside(body: Callable[[Any], Any]) -> None:
+def within_fake_inside(body: Callable[[Any], Any]) -> None:
     with _fake() as x:
         body(x)
 
 
-def lend_fake_outside(body: Callable[[Any], Any]) -> None:
+def within_fake_outside(body: Callable[[Any], Any]) -> None:
     with _fake() as x:
         pass
     body(x)
 
 
-def lend_fake_parameter(body: Callable[[Any], Any]) -> None:
+def within_fake_parameter(body: Callable[[Any], Any]) -> None:
     with FakeTensorMode():
         x = torch.nn.Parameter(torch.empty(3), requires_grad=False)
     body(x)
 
 
-def lend_writeback(body: Callable[[Any], Any]) -> None:
+def within_writeback(body: Callable[[Any], Any]) -> None:
     iterator, operand = writeback_array()
     with iterator:
         body(operand)
 
 
 def inside(transform: Callable[..., Any], shape: tuple[int, ...]) -> Callable[[Callable[[Any], Any]], None]:
-    def lend(body: Callable[[Any], Any]) -> None:
+    def within(body: Callable[[Any], Any]) -> None:
         def function(x: torch.Tensor) -> torch.Tensor:
             body(x)
             return x.sum()
 
         transform(function)(torch.ones(shape))
 
-    return lend
+    return within
 
 
-def lend_jvp(body: Callable[[Any], Any]) -> None:
+def within_jvp(body: Callable[[Any], Any]) -> None:
     def function(x: torch.Tensor) -> torch.Tensor:
         body(x)
         return x * 2
@@ -176,7 +176,7 @@ def numpy_rows() -> Iterator[Row]:
     )  # fmt: skip
     yield Row(
         "writeback_if_copy", "writeback_if_copy", "flags", r"WRITEBACKIFCOPY.*; expected .*: pass x\.copy\(\)$",
-        lend=lend_writeback, remedy=lambda x, convert: convert(x.copy()), expected=lambda x: x,
+        within=within_writeback, remedy=lambda x, convert: convert(x.copy()), expected=lambda x: x,
     )  # fmt: skip
     yield Row(
         "odd_stride_field", "stride_not_multiple", "strides", rf"no multiple of the element's 4 bytes;.*: {COPY}",
@@ -300,18 +300,18 @@ def torch_rows() -> Iterator[Row]:
               remedy=lambda x, convert: convert(torch.empty_like(x, device="cpu").fill_(1)),
               expected=lambda x: torch.ones(3))  # fmt: skip
     fake = rf"without memory of its own \(FakeTensor.*: {MODE}"
-    yield Row("fake", "fake_tensor", "type", fake, lend=lend_fake_inside)
-    yield Row("fake_after_its_mode", "fake_tensor", "type", fake, lend=lend_fake_outside)
-    yield Row("fake_parameter", "fake_tensor", "type", fake, lend=lend_fake_parameter)
+    yield Row("fake", "fake_tensor", "type", fake, within=within_fake_inside)
+    yield Row("fake_after_its_mode", "fake_tensor", "type", fake, within=within_fake_outside)
+    yield Row("fake_parameter", "fake_tensor", "type", fake, within=within_fake_parameter)
     functorch = rf"functorch transform .*; expected a plain tensor: {MODE}"
-    yield Row("vmap", "functorch_tensor", "type", functorch, lend=inside(torch.vmap, (2, 3)))
-    yield Row("grad_transform", "functorch_tensor", "type", functorch, lend=inside(torch.func.grad, (3,)))
+    yield Row("vmap", "functorch_tensor", "type", functorch, within=inside(torch.vmap, (2, 3)))
+    yield Row("grad_transform", "functorch_tensor", "type", functorch, within=inside(torch.func.grad, (3,)))
     yield Row("vmap_of_grad", "functorch_tensor", "type", functorch,
-              lend=inside(lambda f: torch.vmap(torch.func.grad(f)), (2, 3)))  # fmt: skip
-    yield Row("jvp", "functorch_tensor", "type", functorch, lend=lend_jvp)
+              within=inside(lambda f: torch.vmap(torch.func.grad(f)), (2, 3)))  # fmt: skip
+    yield Row("jvp", "functorch_tensor", "type", functorch, within=within_jvp)
     functional = rf"functionalization; expected a plain tensor: {MODE}"
     yield Row("functionalize", "functional_tensor", "type", functional,
-              lend=inside(torch.func.functionalize, (3,)))  # fmt: skip
+              within=inside(torch.func.functionalize, (3,)))  # fmt: skip
     yield Row("functional_tensor", "functional_tensor", "type", functional,
               make=lambda: torch._to_functional_tensor(torch.ones(3)))  # fmt: skip
     for name in SHELL_DTYPES:

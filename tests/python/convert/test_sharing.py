@@ -19,7 +19,7 @@ from support import (
     TARGETS,
     TORCH_PAIRS,
     address,
-    assert_home,
+    assert_original_storage,
     direct_tier,
     element_strides,
     random_array,
@@ -241,7 +241,7 @@ def test_tensor_layouts_are_shared(layout: str) -> None:
         assert other is not t
         assert (other.shape, other.tolist()) == (t.shape, t.tolist())
         if t.numel():
-            assert_home(other, t)
+            assert_original_storage(other, t)
             assert other.data_ptr() == t.data_ptr()
     if t.numel():
         assert address(a) == address(t)
@@ -307,7 +307,7 @@ def test_any_tensor_view(a: np.ndarray) -> None:
             assert extent == 1 or found == wanted
     again = dlbridge.to_torch(b)
     if t.numel():
-        assert_home(again, owned)
+        assert_original_storage(again, owned)
     assert again.tolist() == t.tolist()
 
 
@@ -339,7 +339,7 @@ def test_original_storage_through_numpy(view: str) -> None:
     t.untyped_storage()  # the storage's Python object exists beforehand
     viewed = numpy_views(dlbridge.to_numpy(t))[view]
     again = dlbridge.to_torch(viewed)
-    assert_home(again, t)
+    assert_original_storage(again, t)
     assert address(again) == address(viewed)
     assert raw(again) == raw(viewed)
 

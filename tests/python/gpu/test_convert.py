@@ -70,7 +70,7 @@ def consumed(gpu: SimulatedGpu, tensor: Any) -> np.ndarray:
 
 
 def late(gpu: SimulatedGpu, values: np.ndarray, **options: Any) -> FakeArray:
-    """On the device by work of a stream that nobody waits for unasked."""
+    """On the device by work on a new stream, which other streams do not wait for."""
     return gpu.array(values, late=True, stream=gpu.stream(), **options)
 
 
@@ -159,7 +159,7 @@ PINNED_WAYS: dict[str, Callable[[FakeArray], Any]] = {
     "way", [pytest.param(way, marks=[needs_torch] if "torch" in way else []) for way in PINNED_WAYS]
 )
 def test_foreign_pinned_memory_is_awaited(gpu, way):
-    """A producer may hand it out before the copy into it is over: nobody on the host is ordered behind a stream."""
+    """A producer may export it before the copy into it is done; the host waits for that copy."""
     values = elements("int32", (4, 6))
     pinned = gpu.array(values, kind=CUDA_HOST)
     gpu.write(pinned, values + 1)
@@ -176,7 +176,7 @@ def test_capsules_use_legacy_stream(gpu, versioned):
     same(to_numpy(capsule, device="cpu"), values)
     del capsule
     gc.collect()
-    assert (fake.lent, fake.released) == (1, 1)
+    assert (fake.exported, fake.released) == (1, 1)
 
 
 def test_capsule_without_strides(gpu):
@@ -203,7 +203,7 @@ def test_producer_is_given_a_stream(gpu):
     fake = late(gpu, elements("float32", (4, 6)))
     to_numpy(fake, device="cpu")
     (request,) = fake.requests
-    assert request["stream"] in gpu.lanes() and request["stream"] > 2
+    assert request["stream"] in gpu.copy_streams() and request["stream"] > 2
     assert request["max_version"] == (1, 3) and not request["copy"]
 
 
@@ -253,7 +253,7 @@ def test_sharing_on_device(gpu):
     assert not tensor.is_copied
     same(consumed(gpu, tensor), fake.read())
     del tensor
-    assert (fake.lent, fake.released) == (1, 1)
+    assert (fake.exported, fake.released) == (1, 1)
 
 
 def test_copy_on_device(gpu):
@@ -285,7 +285,7 @@ def test_unfit_out_on_gpu_is_refused(gpu):
     assert refused.value.code == "unsupported_dtype"
     with pytest.raises(TypeError, match="out is list"):
         stage(fake, out=[1, 2])
-    assert fake.lent == fake.released
+    assert fake.exported == fake.released
 
 
 def test_host_to_host_is_refused(gpu):

@@ -22,7 +22,7 @@ from simulated_gpu import ILLEGAL_ADDRESS, LARGE, SMALL, SimulatedGpu, eventuall
 DEVICE = "cuda:0"
 SHAPES = SMALL, LARGE
 share = dlbridge.to_torch if {HAS_TORCH} else from_dlpack
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests in the background ignores it
+signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
 """
 
 
@@ -71,7 +71,7 @@ def test_ctrl_c_ends_waits(shape):
                 else:
                     raise AssertionError("nothing was interrupted")
                 hold.release()
-                eventually(lambda: fake.lent == fake.released)
+                eventually(lambda: fake.exported == fake.released)
                 gc.collect()
                 dlbridge.set_pool_limit(1 << 30)
                 np.testing.assert_array_equal(to_numpy(fake, device="cpu"), values_of({shape}))

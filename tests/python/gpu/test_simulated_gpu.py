@@ -98,7 +98,7 @@ def test_library_is_loaded_once(gpu):
 
 def test_missing_waits_are_reported(gpu):
     fake = gpu.array(floats(100), late=True, stream=gpu.stream())
-    staged = Library().to_host(fake, gpu.stream())  # nobody has told that stream to wait
+    staged = Library().to_host(fake, gpu.stream())  # nothing makes that stream wait
     assert set(gpu.take_reports()) == {"race"}
     assert np.all(staged.view(np.uint8) == simulated_gpu.POISON)
 
@@ -139,11 +139,11 @@ def test_capsules_are_counted(gpu):
     assert tuple(tensor.shape[:2]) == (2, 6) and tuple(tensor.strides[:2]) == (12, -1)
     assert managed.flags == simulated_gpu.READ_ONLY
     dropped = fake.__dlpack__(max_version=(1, 1))
-    assert (fake.lent, fake.released) == (2, 0)
+    assert (fake.exported, fake.released) == (2, 0)
     del dropped
-    assert (fake.lent, fake.released) == (2, 1)
+    assert (fake.exported, fake.released) == (2, 1)
     give_back()
-    assert (fake.lent, fake.released) == (2, 2)
+    assert (fake.exported, fake.released) == (2, 2)
     legacy = fake.__dlpack__()
     assert legacy_of(legacy).dl_tensor.ndim == 2
 
@@ -177,7 +177,7 @@ def test_end_fails_on_report():
 
 def test_end_fails_on_unreleased_capsule():
     kept = []
-    with pytest.raises(AssertionError, match="lent"), simulated_gpu.simulated_gpu() as gpu:
+    with pytest.raises(AssertionError, match="exported"), simulated_gpu.simulated_gpu() as gpu:
         kept.append(consume(gpu.array(floats(8)).capsule()))
     kept[0][1]()
 

@@ -129,7 +129,7 @@ def test_stage_many_refuses_wrong_sources(gpu):
     with pytest.raises(TypeError):
         stage_many(7)
     gc.collect()
-    assert fake.lent == fake.released
+    assert fake.exported == fake.released
 
 
 # ---- errors
@@ -211,7 +211,7 @@ def test_recovery_from_failing_calls(call, what):
             gc.collect()
             with contextlib.suppress(ExchangeError):  # a device may be given up
                 body(fake)
-            eventually(lambda fake=fake: fake.lent == fake.released)
+            eventually(lambda fake=fake: fake.exported == fake.released)
         if not hit:
             break
     assert struck > 0 or call in ("launch", "stream_wait_event")
@@ -241,8 +241,8 @@ def test_machines_without_a_gpu(driver, code):
                 call()
             assert refused.value.code in expected, refused.value
             assert said[driver] in str(refused.value)
-        told = dlbridge.build_info()["cuda"]
-        assert said[driver] in told
+        info = dlbridge.build_info()["cuda"]
+        assert said[driver] in info
         np.testing.assert_array_equal(to_numpy(np.ones(3)), np.ones(3))
 
 
@@ -269,7 +269,7 @@ def test_captured_stream_is_refused(gpu, shape):
 
 
 def test_producer_that_captures(gpu):
-    """It puts our lane into its capture when it is asked to; nothing may be lost by that but this one call."""
+    """It adds the copy stream to its capture when it exports; only this one call fails."""
     own = gpu.stream()
     fake = gpu.array(values_of(), stream=own)
     with contextlib.suppress(AssertionError), gpu.capture(own), pytest.raises(ExchangeError) as refused:

@@ -11,7 +11,7 @@ import simulated_gpu
 from simulated_gpu import (
     LARGE,
     LEGACY,
-    NO_EDGES,
+    NO_SYNC,
     PER_THREAD,
     SMALL,
     StreamObject,
@@ -56,12 +56,12 @@ def test_early_write_without_snapshot_races(gpu):
     hold.release()
     future.synchronize()
     assert set(gpu.take_reports()) == {"race"}
-    eventually(lambda: fake.lent == fake.released)
+    eventually(lambda: fake.exported == fake.released)
 
 
 def test_no_sync_orders_nothing(gpu):
     fake = gpu.array(values_of(LARGE), late=True, stream=gpu.stream())
-    stage(fake.as_cai(stream=None), device="cpu", stream=NO_EDGES).synchronize()
+    stage(fake.as_cai(stream=None), device="cpu", stream=NO_SYNC).synchronize()
     assert set(gpu.take_reports()) == {"race"}
 
 
@@ -75,7 +75,7 @@ def test_invalid_streams_are_refused(gpu):
     for stream in ("1", 1.5, object()):
         with pytest.raises(TypeError, match="stream is"):
             stage(fake, device="cpu", stream=stream)
-    assert fake.lent == fake.released
+    assert fake.exported == fake.released
 
 
 @pytest.mark.parametrize("gpu", [{"devices": 2}], indirect=True)
@@ -145,7 +145,7 @@ def test_dlpack_orders_consumer_stream(gpu, made, consumer):
 @pytest.mark.rule(80)
 def test_dlpack_no_sync_orders_nothing(gpu):
     tensor = from_dlpack(gpu.array(values_of(), late=True, stream=gpu.stream()))
-    capsule = tensor.__dlpack__(stream=NO_EDGES, max_version=(1, 0))
+    capsule = tensor.__dlpack__(stream=NO_SYNC, max_version=(1, 0))
     gpu.read(tensor, gpu.stream())
     assert set(gpu.take_reports()) == {"race"}
     del capsule
@@ -194,7 +194,7 @@ def test_torch_uses_its_current_stream(gpu, monkeypatch):
     gpu.overwrite(tensor, 0xEE, own)
     np.testing.assert_array_equal(future.result(), values_of(LARGE, first=5).T)
     del tensor, future
-    eventually(lambda: fake.lent == fake.released)
+    eventually(lambda: fake.exported == fake.released)
 
 
 def test_torch_allocates_its_results(gpu, monkeypatch):

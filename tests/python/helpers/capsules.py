@@ -124,7 +124,7 @@ _kept: list[Any] = []  # C code may call these until the process ends
 
 @dataclass
 class Crafted:
-    """A descriptor of one's own, over its own memory: 24 floats from 0 to 23 unless told otherwise."""
+    """A descriptor of any content over memory of its own: by default 24 floats from 0 to 23."""
 
     shape: tuple[int, ...] | None = (2, 3)
     strides: tuple[int, ...] | None = (3, 1)

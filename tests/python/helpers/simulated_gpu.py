@@ -30,7 +30,7 @@ import dlbridge
 
 BUILD = Path(os.environ.get("DLBRIDGE_BUILD_DIR", Path(__file__).resolve().parents[3] / "build" / "release"))
 
-LEGACY, PER_THREAD, NO_EDGES = 1, 2, -1
+LEGACY, PER_THREAD, NO_SYNC = 1, 2, -1
 CUDA, CUDA_HOST, CUDA_MANAGED = 2, 3, 13  # DLPack's device types
 READ_ONLY = 1  # DLPack's flag
 POISON = 0xDB  # what stands where a write is under way
@@ -215,7 +215,7 @@ class FakeArray:
         return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
 
     @property
-    def lent(self) -> int:
+    def exported(self) -> int:
         """Capsules that were made of it."""
         return self.ledger.lent
 
@@ -252,7 +252,7 @@ class FakeArray:
             return
         if stream == 0:
             raise ValueError("stream=0 names two streams; expected 1 (legacy), 2 (per thread), -1 or a handle")
-        if stream != NO_EDGES:
+        if stream != NO_SYNC:
             self.gpu.order(self.stream, LEGACY if stream is None else stream, self.device[1])
 
     def capsule(self, *, versioned: bool = True, device: tuple[int, int] | None = None) -> Any:
@@ -436,7 +436,7 @@ class SimulatedGpu:
         """Calls of the functions of the table so far."""
         return dict(self.sim.counts())
 
-    def lanes(self) -> list[int]:
+    def copy_streams(self) -> list[int]:
         """Streams that something was enqueued on through the table."""
         return list(self.sim.used_streams())
 
@@ -460,7 +460,7 @@ class SimulatedGpu:
         leaks, unreleased = {}, []
         if not self._losses:
             leaks = self._leaks_of_others()
-            unreleased = [(x.shape, x.lent, x.released) for x in self._arrays if x.lent != x.released]
+            unreleased = [(x.shape, x.exported, x.released) for x in self._arrays if x.exported != x.released]
             for array in self._arrays:
                 array.free()
         complaint = self.sim.complaint()
@@ -470,7 +470,7 @@ class SimulatedGpu:
             return
         assert complaint == "", complaint
         assert not leaks, f"not given back: {leaks}"
-        assert not unreleased, f"shape, capsules lent, released: {unreleased}"
+        assert not unreleased, f"shape, capsules exported, released: {unreleased}"
         assert stack == ([] if self._current is None else [self._current]), f"contexts of the thread: {stack}"
         assert self._losses or mode == 0, f"the thread's capture mode is {mode}"
 
@@ -479,7 +479,7 @@ class SimulatedGpu:
         gc.collect()
         extension().drain(10)
         until = time.monotonic() + 0.3
-        while self.sim.async_bytes() or any(array.lent != array.released for array in self._arrays):
+        while self.sim.async_bytes() or any(array.exported != array.released for array in self._arrays):
             if time.monotonic() > until:
                 break
             time.sleep(0.001)

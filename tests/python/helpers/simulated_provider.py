@@ -21,7 +21,7 @@ HOLD_SECONDS = 20.0
 
 
 class Taken:
-    """Memory of somebody else's capsule."""
+    """Memory of a foreign capsule."""
 
     def __init__(self, capsule: Any) -> None:
         managed, self._give_back = consume(capsule)
@@ -51,7 +51,7 @@ class TimedHold:
 
 
 class SimulatedProvider(Provider):
-    """FakeArrays, whose bytes arrive late, on a lazy scheduler: nothing runs before somebody waits for it."""
+    """FakeArrays, whose bytes arrive late, on a lazy scheduler: nothing runs before it is waited for."""
 
     name = "simulator"
     scheduler = "lazy"

@@ -90,8 +90,8 @@ def cdata(t: torch.Tensor) -> int:
     return t.untyped_storage()._cdata
 
 
-def assert_home(again: torch.Tensor, t: torch.Tensor) -> None:
-    """`again` lies in the memory of `t`; where the tier keeps the way back (docs/tiers.md), in its very storage."""
+def assert_original_storage(again: torch.Tensor, t: torch.Tensor) -> None:
+    """`again` lies in the memory of `t`; in the tier direct it has the same storage (docs/tiers.md)."""
     start, end = t.untyped_storage().data_ptr(), t.untyped_storage().data_ptr() + t.untyped_storage().nbytes()
     assert start <= again.data_ptr() < end
     if TORCH_TIER == "direct":

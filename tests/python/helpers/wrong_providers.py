@@ -16,7 +16,7 @@ from dlbridge.testing import Layout, Provider
 
 
 class Unreported(SimulatedProvider):
-    """No mistake, but nobody asks the simulator for its reports."""
+    """No mistake, but the simulator's reports are not read."""
 
     name = "unreported"
 
@@ -29,7 +29,7 @@ class Unreported(SimulatedProvider):
 
 
 class IgnoresStream(Unreported):
-    """Arrays come into being on a stream that nobody was told of."""
+    """Arrays come into being on a stream that is not named."""
 
     name = "ignores stream="
 

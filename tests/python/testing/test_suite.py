@@ -89,7 +89,7 @@ def test_json_report(whole):
     for state in ("passed", "failed", "skipped"):
         counted = sum(case["state"] == state for case in document["cases"])
         assert document[state] == document["frameworks"]["simulator"][state] == counted
-    assert document["frameworks"]["simulator"]["obstacle"] is None
+    assert document["frameworks"]["simulator"]["reason"] is None
     assert document["dlbridge"]["version"] and document["python"] and document["machine"]
     assert all(case["message"] for case in document["cases"] if case["state"] == "skipped")
 
@@ -172,11 +172,11 @@ def test_nothing_to_run_ends_with_3(tmp_path):
     assert "nothing: there is no such GPU\n" in done.stdout and "nothing could be run" in done.stdout
     assert re.search(r"^0 passed, 0 failed, 13 skipped$", done.stdout, re.M)
     document = json.loads((tmp_path / "a.json").read_text())
-    assert document["frameworks"]["nothing"]["obstacle"] == "there is no such GPU"
+    assert document["frameworks"]["nothing"]["reason"] == "there is no such GPU"
 
 
 @pytest.mark.skipif(
-    driver.obstacle() is None, reason="this machine has a GPU: `python -m dlbridge.testing gpu` tests it"
+    driver.why_not() is None, reason="this machine has a GPU: `python -m dlbridge.testing gpu` tests it"
 )
 def test_frameworks_name_missing_gpu():
     done = suite("--only", "^refusals")
