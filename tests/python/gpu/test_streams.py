@@ -179,6 +179,21 @@ def test_memory_outlives_consumer_stream(gpu):
 # ---- torch tensors over the simulated memory
 
 
+def test_original_storage_is_ordered(gpu, monkeypatch):
+    pytest.importorskip("torch")
+    from dlbridge import _torch_gpu
+
+    first, second = gpu.stream(), gpu.stream()
+    monkeypatch.setattr(_torch_gpu, "current_stream", lambda device: first)
+    tensor = dlbridge.to_torch(gpu.array(values_of(LARGE), late=True, stream=gpu.stream()))
+    gpu.write(tensor, values_of(LARGE, first=5), first)
+    handle = dlbridge.from_dlpack(tensor)
+    monkeypatch.setattr(_torch_gpu, "current_stream", lambda device: second)
+    again = dlbridge.to_torch(handle)
+    assert again.data_ptr() == tensor.data_ptr()
+    np.testing.assert_array_equal(gpu.read(again, second), values_of(LARGE, first=5))
+
+
 def test_torch_uses_its_current_stream(gpu, monkeypatch):
     pytest.importorskip("torch")
     from dlbridge import _torch_gpu
