@@ -1,7 +1,6 @@
 """Hostile descriptors: the table of docs/reference/validation.md, row by row, and random descriptors on top.
 
-Everything here runs first in a process of its own, so that a descriptor that brings the interpreter down is a failure
-with a name and not the end of the test run.
+A descriptor that ends the process is a failure with a name where pytest runs with -n: it replaces the worker.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ import ctypes
 import itertools
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,7 +39,6 @@ from support import address, assert_no_growth, element_strides, raw, refusal
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = ROOT / "docs" / "reference" / "validation.md"
-CHILD = "DLBRIDGE_TEST_CHILD"
 READ_ONLY, IS_COPIED, PADDED = 1, 2, 4
 MAX, MIN = 2**63 - 1, -(2**63)
 HANDLES = (4, 7, 8, 9, 12, 15, 16, 17, 18, 19, 20, 21)  # device types whose data is no address
@@ -50,28 +47,6 @@ TARGETS: dict[str, Callable[..., Any]] = {
     "to_numpy": dlbridge.to_numpy,
     "from_dlpack": dlbridge.from_dlpack,
 }
-
-
-@pytest.fixture(scope="module")
-def alone() -> subprocess.CompletedProcess[str] | None:
-    """This module run in a process of its own; None inside of it."""
-    if CHILD in os.environ:
-        return None
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", __file__],
-        cwd=ROOT, env=os.environ | {CHILD: "1"}, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _survivable(alone: subprocess.CompletedProcess[str] | None) -> None:
-    """Fails the tests instead of running them where they would end this process."""
-    if alone is not None and alone.returncode < 0:
-        pytest.fail(f"ended by signal {-alone.returncode}\n{alone.stdout[-2000:]}\n{alone.stderr[-4000:]}")
-
-
-def test_module_passes_in_own_process(alone: subprocess.CompletedProcess[str] | None) -> None:
-    assert alone is None or alone.returncode == 0, f"{alone.stdout[-4000:]}\n{alone.stderr[-4000:]}"
 
 
 # ---- the table ----
@@ -883,7 +858,7 @@ def may_be_right(crafted: Crafted) -> bool:
 @pytest.mark.rule(64)
 @settings(
     max_examples=int(os.environ.get("DLBRIDGE_FUZZ_EXAMPLES", 1000)),
-    derandomize="DLBRIDGE_FUZZ_EXAMPLES" not in os.environ,  # what passed in a process of its own is what runs here
+    derandomize="DLBRIDGE_FUZZ_EXAMPLES" not in os.environ,
     database=None,
     deadline=None,
 )

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from capsules import Crafted, DLManagedTensorVersioned, DLTensor, _capi, _kept
+from capsules import Crafted, DLManagedTensorVersioned, DLTensor, _kept, _new, _pointer_of
 
 import dlbridge
 
@@ -18,9 +18,6 @@ TO_OBJECT = ctypes.PYFUNCTYPE(ctypes.c_int, ADDRESS, ctypes.POINTER(ADDRESS))
 BORROW = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.py_object, ctypes.POINTER(DLTensor))
 STREAM = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_int, ctypes.c_int32, ctypes.POINTER(ADDRESS))
 DELETER = ctypes.CFUNCTYPE(None, ADDRESS)
-
-_new_capsule = _capi("PyCapsule_New", ctypes.py_object, ADDRESS, ADDRESS, ADDRESS)
-_capsule_pointer = _capi("PyCapsule_GetPointer", ADDRESS, ctypes.py_object, ctypes.c_char_p)
 
 
 class Table(ctypes.Structure):
@@ -51,7 +48,7 @@ def capsule_of(table: Table, name: bytes | None = b"dlpack_exchange_api") -> Any
     """A capsule of a table, as the types that have one hold it; an unnamed one where `name` is None."""
     kept_name = ctypes.create_string_buffer(name) if name is not None else None
     _kept.extend([table, kept_name])
-    return _new_capsule(ctypes.addressof(table), None if kept_name is None else ctypes.addressof(kept_name), None)
+    return _new(ctypes.addressof(table), None if kept_name is None else ctypes.addressof(kept_name), None)
 
 
 def foreign(attribute: Any, **members: Any) -> Any:
@@ -78,7 +75,7 @@ def hands_out(crafted: Crafted) -> Callable[[Any, Any], int]:
 def table() -> Table:
     """A look into the table of dlbridge.Tensor."""
     capsule = dlbridge.Tensor.__dlpack_c_exchange_api__
-    return Table.from_address(_capsule_pointer(capsule, b"dlpack_exchange_api"))
+    return Table.from_address(_pointer_of(capsule, b"dlpack_exchange_api"))
 
 
 def managed_at(pointer: Any) -> DLManagedTensorVersioned:
