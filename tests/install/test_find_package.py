@@ -325,7 +325,7 @@ def test_gpu_engine_example_runs(wheel, tmp_path, why_no_gpu, draws_with):
     build = wheel.build(GPU_ENGINE, tmp_path / "build", *definitions)
     said = run(sys.executable, GPU_ENGINE / "demo.py", build, env={"PYTHONPATH": str(wheel.top.parent)})
     frames = "ten frames, each as it was when it was asked for: " + str(list(range(10, 20)))
-    expected = f"No GPU to use, so there is nothing to draw on: {why_no_gpu}" if why_no_gpu else frames
+    expected = f"No usable GPU, so there is nothing to draw on: {why_no_gpu}" if why_no_gpu else frames
     assert said.splitlines()[-1] == expected
     if draws_with == "dlbridge" and simulated_gpu.why_not() is None:
         env = {"PYTHONPATH": str(wheel.top.parent)}
