@@ -1,7 +1,7 @@
 """dlbridge: one array, many frameworks, one memory.
 
-Passes tensors between frameworks without copying. A copy happens only where the call names it; what cannot be shared is
-refused with the call that works.
+Passes tensors between frameworks without copying. A copy is made only where the call names it; memory that cannot be
+shared is refused with an error that names the call that works.
 
     >>> import dlbridge, numpy
     >>> t = dlbridge.to_torch(numpy.zeros((4, 5)))    # the same memory

@@ -58,7 +58,7 @@ def _is_array_of_numbers(x: Any) -> bool:
 
 
 def _is_read_only_buffer(x: Any) -> bool | None:
-    """Whether the buffer of `x` is read-only; None where it has none that NumPy reads as numbers."""
+    """Returns whether the buffer of `x` is read-only; None where it has none that NumPy reads as numbers."""
     try:
         with memoryview(x) as view:
             return view.readonly if view.format in tuple("bBhHiIlLqQefd?") else None

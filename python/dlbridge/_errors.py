@@ -4,8 +4,8 @@
 class ExchangeError(BufferError, ValueError):
     """A conversion was refused, or its arguments do not fit together.
 
-    It is both a BufferError, as the DLPack protocol asks, and a ValueError, as the array API asks. Nothing was copied,
-    moved or leaked when it is raised. A wrong kind of object is a TypeError instead.
+    A BufferError, as the DLPack protocol requires, and a ValueError, as the array API requires. When it is raised,
+    nothing was copied, moved or leaked. A wrong kind of object is a TypeError instead.
 
     Attributes:
         code: what is wrong, a fixed lower-case string such as ``negative_stride``.

@@ -19,10 +19,10 @@ _PIECE_BYTES = 64 << 20  # with a progress bar: what is staged between two of it
 
 
 async def _until_done(future: Future) -> None:
-    """Waits in the running loop: the future's descriptor wakes it, nothing polls."""
+    """Waits in the running loop, which the future's file descriptor wakes."""
     if future.done():
         return
-    import asyncio  # only here: whoever awaits has it already
+    import asyncio  # here, since `await` needs it anyway
 
     loop = asyncio.get_running_loop()
     woken: asyncio.Future[None] = loop.create_future()
@@ -31,16 +31,16 @@ async def _until_done(future: Future) -> None:
         if not woken.done():
             woken.set_result(None)
 
-    # A loop watches a descriptor for one waiter: each has its own.
-    descriptor = os.dup(future.fileno())
+    # A loop watches a file descriptor for one waiter: each waiter has its own.
+    fd = os.dup(future.fileno())
     try:
-        loop.add_reader(descriptor, wake)
+        loop.add_reader(fd, wake)
         try:
             await woken
         finally:
-            loop.remove_reader(descriptor)
+            loop.remove_reader(fd)
     finally:
-        os.close(descriptor)
+        os.close(fd)
 
 
 async def _result(future: Future) -> Any:
@@ -53,7 +53,7 @@ def awaited(future: Future) -> Generator[Any, Any, Any]:
     return _result(future).__await__()
 
 
-class _Part(NamedTuple):
+class _Batch(NamedTuple):
     """One operation of a group."""
 
     future: Future
@@ -66,57 +66,57 @@ class _Part(NamedTuple):
 
 
 class FutureGroup:
-    """Several stagings under way: what stage_many() returns. Its result is a list in the order of the sources.
+    """Several asynchronous copies: what stage_many() returns. The result is a list in the order of the sources.
 
-    Like a Future it owns nothing of the copies: dropping it neither waits nor cancels.
+    Dropping a group neither waits nor cancels.
     """
 
-    def __init__(self, parts: list[_Part], bar: Any = None) -> None:
-        self._parts = parts
+    def __init__(self, batches: list[_Batch], bar: Any = None) -> None:
+        self._batches = batches
         self._bar = bar
         self._shown: set[int] = set()
         self._result: list[NDArray[Any]] | None = None
 
     def __len__(self) -> int:
-        return sum(len(part.indices) for part in self._parts)
+        return sum(len(batch.indices) for batch in self._batches)
 
     def __repr__(self) -> str:
         return f"dlbridge.FutureGroup({len(self)} arrays, {'done' if self.done() else 'under way'})"
 
     def done(self) -> bool:
-        """Whether all copies have ended, well or badly. Never waits."""
-        return all(part.future.done() for part in self._parts)
+        """Return True if all copies have ended, with a result or an error. Never waits."""
+        return all(batch.future.done() for batch in self._batches)
 
     def synchronize(self, timeout: float | None = None) -> None:
-        """Waits as result() does and returns nothing."""
+        """Wait as result() does and return None."""
         self.result(timeout)
 
     def result(self, timeout: float | None = None) -> list[NDArray[Any]]:
-        """Waits at most `timeout` seconds: the arrays, the same list on every call.
+        """Wait at most `timeout` seconds and return the arrays, the same list on every call.
 
         Raises TimeoutError, or the ExchangeError that ended a copy, the first one in their order.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        for part in self._parts:
-            part.future.synchronize(None if until is None else max(0.0, until - time.monotonic()))
-            self._show(part.indices)
+        for batch in self._batches:
+            batch.future.synchronize(None if until is None else max(0.0, until - time.monotonic()))
+            self._show(batch.indices)
         return self._collect()
 
     def __await__(self) -> Generator[Any, Any, list[NDArray[Any]]]:
         return self._wait().__await__()
 
     async def _wait(self) -> list[NDArray[Any]]:
-        for part in self._parts:
-            await _until_done(part.future)
-            part.future.synchronize(0)
-            self._show(part.indices)
+        for batch in self._batches:
+            await _until_done(batch.future)
+            batch.future.synchronize(0)
+            self._show(batch.indices)
         return self._collect()
 
     def _collect(self) -> list[NDArray[Any]]:
         if self._result is None:
             found: dict[int, NDArray[Any]] = {}
-            for part in self._parts:
-                found.update(zip(part.indices, part.results(), strict=True))
+            for batch in self._batches:
+                found.update(zip(batch.indices, batch.results(), strict=True))
             self._result = [found[i] for i in range(len(found))]
             if self._bar is not None:
                 self._bar.close()
@@ -143,22 +143,22 @@ def _pieces(xs: list[Any]) -> Iterable[tuple[int, list[Any]]]:
 def stage_many(
     xs: Iterable[Any], /, *, device: Any = "cpu", stream: Any = None, snapshot: bool = True, progress: bool = False
 ) -> FutureGroup:
-    """Starts copying many tensors to the host and returns at once: a FutureGroup.
+    """Start a copy of each tensor to the host and return a FutureGroup at once.
 
-    Tensors of one device and stream are one operation, whose results lie in one pinned block. ``progress=True`` draws a
-    tqdm bar while the result is waited for, and stages in pieces, so that it moves. To a device they are staged one by
-    one; the results are what ``stage(x, device=device)`` gives.
+    Tensors of one device and stream are copied as one batch, into one pinned block. ``progress=True`` draws a tqdm bar
+    during the wait, and copies in pieces of 64 MiB. To a device each tensor is copied on its own; the results are what
+    ``stage(x, device=device)`` returns.
     """
     sources = list(xs)
     bar = _progress_bar(len(sources)) if progress else None
     if _is_host(device):
-        parts = []
+        batches = []
         for first, piece in _pieces(sources) if progress else [(0, sources)]:
             for future, indices in _core._stage_batch(piece, stream, snapshot):
-                parts.append(_Part(future, [first + i for i in indices], True))
+                batches.append(_Batch(future, [first + i for i in indices], True))
     else:
-        parts = [_Part(_core.stage(x, device=device, stream=stream), [i], False) for i, x in enumerate(sources)]
-    return FutureGroup(parts, bar)
+        batches = [_Batch(_core.stage(x, device=device, stream=stream), [i], False) for i, x in enumerate(sources)]
+    return FutureGroup(batches, bar)
 
 
 def _is_host(device: Any) -> bool:

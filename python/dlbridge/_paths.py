@@ -4,9 +4,9 @@ import os
 
 
 def cmake_dir() -> str:
-    """The folder to pass to CMake as ``-Ddlbridge_DIR=...``, for ``find_package(dlbridge)``.
+    """Return the folder to pass to CMake as ``-Ddlbridge_DIR=...``, for ``find_package(dlbridge)``.
 
-    Beside it, under ``../../pkgconfig``, lie the files for pkg-config. Raises FileNotFoundError for the package in a
+    The files for pkg-config are in ``../../pkgconfig`` beside it. Raises FileNotFoundError for the package in a
     build tree, which is not installed.
     """
     folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lib", "cmake", "dlbridge")

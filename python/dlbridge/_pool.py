@@ -6,7 +6,7 @@ from . import _core
 
 
 class PoolStats(NamedTuple):
-    """Where the pool's bytes are: registered = free + owned + in_flight + quarantined + leaked (docs/staging.md)."""
+    """The pool's bytes by state: registered = free + owned + in_flight + quarantined + leaked (docs/staging.md)."""
 
     registered: int
     """Bytes that the pool has page-locked."""
@@ -15,9 +15,9 @@ class PoolStats(NamedTuple):
     owned: int
     """By arrays that are held, and by copies that run."""
     in_flight: int
-    """Dropped; a copy of ours still uses them."""
+    """Dropped; a copy of dlbridge's still uses them."""
     quarantined: int
-    """Dropped; somebody else's copy may still use them."""
+    """Dropped; other work on a stream may still use them."""
     leaked: int
     """In unknown use after a device failed: never used again."""
     hits: int
@@ -28,5 +28,5 @@ class PoolStats(NamedTuple):
 
 
 def pool_stats() -> PoolStats:
-    """The state of the pool. Raises ExchangeError (no_driver, driver_too_old, no_device, no_staging)."""
+    """Return the state of the pool. Raises ExchangeError (no_driver, driver_too_old, no_device, no_staging)."""
     return PoolStats(*_core._pool_stats())

@@ -14,7 +14,7 @@ LEGACY_STREAM = 1  # DLPack's number for what torch calls stream 0
 
 
 def has_cuda() -> bool:
-    """Whether this torch can allocate on a GPU here."""
+    """Returns whether this torch can allocate on a GPU here."""
     return bool(torch.cuda.is_available())
 
 
@@ -48,7 +48,7 @@ def empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str, device: 
 
 
 def record_stream(tensor: torch.Tensor, device: int, stream: int) -> None:
-    """Tells the allocator that `stream` uses the memory. Streams that torch itself counts need no telling."""
+    """Records with the allocator that `stream` uses the memory. torch counts its own streams itself."""
     if not has_cuda():
         return
     if stream == LEGACY_STREAM:

@@ -36,9 +36,9 @@ class Staging {
   /// Throws Error (out_of_memory).
   int descriptor() const;
 
-  /// Waits without the GIL, at most `seconds`; negative: for ever. Whether result() has an answer:
-  /// it is done, or this is the child of a fork, where it never is. A signal whose handler raises
-  /// ends it: throws Error (python_exception).
+  /// Waits without the GIL, at most `seconds`; negative: for ever. Returns true if result() has an
+  /// answer: it is done, or this is the child of a fork, where it never is. A signal whose handler
+  /// raises ends it: throws Error (python_exception).
   bool wait(double seconds = -1) const;
 
  private:

@@ -25,7 +25,7 @@ std::atomic<bool> g_ending{false};
 // Gives a foreign tensor back. Its deleter may be Python code, which must neither see nor clear an
 // exception that is under way on this thread (docs/reference/rules.md#44, #59); on a thread without
 // the GIL there is none. There it may take the GIL, which an interpreter that ends answers by
-// ending the thread, inside the deleter: threads of ours leak the tensor then.
+// ending the thread, inside the deleter: dlbridge's own threads leak the tensor then.
 template <typename Managed>
 void release_foreign(void* managed) noexcept {
   auto* tensor = static_cast<Managed*>(managed);
@@ -104,7 +104,8 @@ void mark_used(PyObject* x) {
     throw Error(ErrorCode::python_exception, "capsule", "the capsule could not be consumed");
 }
 
-// Renames first: only a capsule that is ours may be given back (docs/reference/rules.md#49, #50).
+// Renames first: only a capsule that was renamed here may be released (docs/reference/rules.md#49,
+// #50).
 Error* acquire(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
     mark_used(x);
@@ -124,8 +125,8 @@ const Adapter g_capsule_adapter = [] {
   return adapter;
 }();
 
-// Whether the pending TypeError says that a keyword is not known, rather than something that went
-// wrong inside.
+// Returns true if the pending TypeError says that a keyword is unknown; it may come from inside the
+// producer, too.
 bool is_signature_error() noexcept {
   if (!PyErr_ExceptionMatches(PyExc_TypeError)) return false;
   PyObject *type, *value, *traceback;

@@ -16,7 +16,7 @@ namespace dlbridge::python {
 /// and others) where a legacy capsule cannot say what is known of the memory.
 PyObject* to_capsule(Loan&& loan, bool versioned);
 
-/// Whether `x` is a PyCapsule of any name.
+/// Returns true if `x` is a PyCapsule of any name.
 inline bool is_capsule(PyObject* x) noexcept { return PyCapsule_CheckExact(x); }
 
 /// The adapter whose objects are unconsumed capsules: describe and acquire, which consumes.

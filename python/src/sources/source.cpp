@@ -62,7 +62,7 @@ void Source::open_by_protocol(PyObject* x) {
     loan_.view().access = Access::read_only;
 }
 
-// A producer on a GPU orders its work before a stream of ours.
+// A producer on a GPU is passed a stream that waits for its work.
 void Source::choose_stream(PyObject* x) {
   const auto device = dlpack_device_of(x);
   const DeviceModule* module = device && device->is_cuda() ? usable_device_module() : nullptr;

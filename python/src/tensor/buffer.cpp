@@ -54,7 +54,7 @@ bool is_read_only(const TensorView& view) noexcept {
   return view.access != Access::writable || broadcast_dimension(view) >= 0;
 }
 
-// Whether an element is whole bytes, so that the number of elements and that of bytes agree.
+// Returns true if an element is whole bytes.
 bool has_whole_bytes(const TensorView& view) noexcept {
   return !DType(view.dtype).is_subbyte() || view.subbyte_padded;
 }

@@ -37,7 +37,7 @@ void require_picklable(const TensorView& view) {
   }
 }
 
-// Whether the elements fill their memory without gaps, in whatever order of dimensions: then
+// Returns true if the elements fill their memory without gaps, in any order of dimensions: then
 // `strides` are their own.
 bool is_dense(const TensorView& view, const Dims& strides) noexcept {
   if (view.is_empty()) return true;

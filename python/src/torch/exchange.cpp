@@ -231,8 +231,8 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
   describe_storage(storage, offset, reach, loan);
 }
 
-// A plain tensor through the exchange table: nothing is made. False where the attributes have to be
-// asked.
+// Describes a plain tensor through the exchange table, without a new object. Returns false where
+// the attributes have to be read.
 bool describe_by_table(PyObject* x, Loan& loan) {
   if (holds_of(g_torch->is_copy_on_write, x)) return false;  // the table would make it copy
   DLTensor tensor;
