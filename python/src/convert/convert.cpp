@@ -21,8 +21,9 @@ namespace {
 }
 
 // Everything but the plain share of host memory, kept out of the hot path.
-[[gnu::noinline]] PyObject* convert_slow(Source& source, const Adapter& target, Request request) {
-  const Plan decision = plan_for(source, target, request);
+[[gnu::noinline]] PyObject* convert_slow(Source& source, const Adapter& target, Request request,
+                                         const Plan* first) {
+  const Plan decision = plan_for(source, target, request, first);
   if (decision.verdict == Verdict::refuse) throw refusal_of(source, target, request, decision);
   if (decision.stages) return convert_by_staging(source, target, request, decision);
   const bool on_host = Device(source.view().device).is_host();
@@ -53,13 +54,20 @@ void check_out(const TensorView& out) {
 
 }  // namespace
 
+PyObject* convert(PyObject* x, const Adapter& target) {
+  static constexpr Request kNothingNamed;
+  Source source;
+  source.open(x);
+  const Plan decision = plan(source.view(), *target.traits, kNothingNamed);
+  if (decision.verdict == Verdict::share && source.view().device.device_type == kDLCPU) [[likely]]
+    return share(source, target);
+  return convert_slow(source, target, kNothingNamed, &decision);
+}
+
 PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {
   Source source;
   source.open(x);
-  if (detail::is_plainly_shareable(source.view(), *target.traits, request) &&
-      source.view().device.device_type == kDLCPU) [[likely]]
-    return share(source, target);
-  return convert_slow(source, target, request);
+  return convert_slow(source, target, request, nullptr);
 }
 
 PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) {

@@ -7,7 +7,10 @@
 
 namespace dlbridge::python {
 
-/// Converts `x` for `target` as `request` says. Returns a new reference.
+/// Converts `x` for `target` where the call names nothing: the hot path. Returns a new reference.
+PyObject* convert(PyObject* x, const Adapter& target);
+
+/// The same as `request` says.
 PyObject* convert(PyObject* x, const Adapter& target, const Request& request);
 
 /// Copies `x` into the existing array `out`, an object of `target`, casting to its dtype. Returns a

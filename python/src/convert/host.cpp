@@ -110,22 +110,38 @@ bool can_fill_in_place(const Source& source, const Plan& decision, const TensorV
          reinterpret_cast<uintptr_t>(out.data) % static_cast<uintptr_t>(out.itemsize()) == 0;
 }
 
-// Managed memory that the host shares counts as the host's where the target lives there.
-void take_managed_as_host(Source& source, const Adapter& target) noexcept {
+// Managed memory that the host shares counts as the host's where the target lives there. Returns
+// true if it was taken so.
+bool take_managed_as_host(Source& source, const Adapter& target) noexcept {
   const Device device(source.view().device);
-  if (device.type() != DeviceType::cuda_managed || !target.traits->host_only) return;
+  if (device.type() != DeviceType::cuda_managed || !target.traits->host_only) return false;
   const DeviceModule* module = usable_device_module();
-  if (module != nullptr && module->shares_managed(device.id())) source.take_as_host();
+  if (module == nullptr || !module->shares_managed(device.id())) return false;
+  source.take_as_host();
+  return true;
+}
+
+// Completes what a plan depends on. Returns true if that changed.
+bool prepare(Source& source, const Adapter& target, Request& request) {
+  bool changed = take_managed_as_host(source, target);
+  const bool on_device = !Device(source.view().device).is_host();
+  if (on_device || (request.device && !Device(*request.device).is_host())) {
+    device_module();
+    changed = true;
+  }
+  if (request.dtype) {
+    request.source_casts = source.adapter().fill != nullptr;
+    changed = true;
+  }
+  return changed;
 }
 
 }  // namespace
 
-Plan plan_for(Source& source, const Adapter& target, Request& request) {
-  take_managed_as_host(source, target);
-  const bool on_device = !Device(source.view().device).is_host();
-  if (on_device || (request.device && !Device(*request.device).is_host())) device_module();
-  request.source_casts = source.adapter().fill != nullptr;
-  Plan decision = plan(source.view(), *target.traits, request);
+Plan plan_for(Source& source, const Adapter& target, Request& request, const Plan* first) {
+  const bool changed = prepare(source, target, request);
+  Plan decision =
+      first != nullptr && !changed ? *first : plan(source.view(), *target.traits, request);
   if (decision.verdict == Verdict::refuse && target.extend != nullptr &&
       (decision.reasons.has(ErrorCode::missing_ml_dtypes) ||
        decision.reasons.has(ErrorCode::unsupported_dtype)) &&

@@ -11,8 +11,9 @@ namespace dlbridge::python {
 
 /// The plan for an opened source. Completes what the decision needs first: the source's view
 /// (managed memory that the host shares counts as the host's, a missing driver becomes a reason),
-/// `request` (whether the source casts), the device module, the target's optional packages.
-Plan plan_for(Source& source, const Adapter& target, Request& request);
+/// `request` (whether the source casts), the device module, the target's optional packages. `first`
+/// is the caller's own plan, kept where nothing of this changes it.
+Plan plan_for(Source& source, const Adapter& target, Request& request, const Plan* first = nullptr);
 
 /// The error for a refused plan, with what keeps the device module from staging.
 Error refusal_of(const Source& source, const Adapter& target, const Request& request,

@@ -26,10 +26,9 @@ constexpr std::array kExplainKeywords{
     Keyword{"to", &CallArguments::to}, Keyword{"device", &CallArguments::device},
     Keyword{"dtype", &CallArguments::dtype}, Keyword{"copy", &CallArguments::copy}};
 
-using Call = PyObject* (*)(PyObject* const*, Py_ssize_t, PyObject*);
-template <Call function>
+template <Function function>
 PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
-  return translated([&] { return function(args, nargs, names); });
+  return translated([&] { return call<function>(args, nargs, names); });
 }
 
 // The result of explain(): the plan in words.
@@ -78,14 +77,16 @@ Explanation explain_source(Source& source, const Adapter& target, Request reques
   return answer;
 }
 
-PyObject* explain(PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
-  const CallArguments call = read_call("explain", args, nargs, names, kExplainKeywords);
-  const Adapter& target = parse_target(call.to);
-  const Request request = read_request(call, target);
-  const Reference array = array_of_scalar(call.x, request);
-  Source source;
-  source.open(array ? array.get() : call.x);
-  return nb::cast(explain_source(source, target, request)).release().ptr();
+PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
+  return translated([&] {
+    const CallArguments call = read_call("explain", args, nargs, names, kExplainKeywords);
+    const Adapter& target = parse_target(call.to);
+    const Request request = read_request(call, target);
+    const Reference array = array_of_scalar(call.x, request);
+    Source source;
+    source.open(array ? array.get() : call.x);
+    return nb::cast(explain_source(source, target, request)).release().ptr();
+  });
 }
 
 // Reasons of a source whose layout is known all the same. Others leave no layout to compare.
@@ -133,19 +134,19 @@ PyCFunction as_c_function(Function* function) noexcept {
 
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
 PyMethodDef g_functions[] = {
-    {"to_torch", as_c_function(entry<call_to_torch>), kFast,
+    {"to_torch", as_c_function(entry<Function::to_torch>), kFast,
      "to_torch(x, /, *, device=None, dtype=None, copy='named')\n--\n\n"
      "Return a torch.Tensor that shares memory with x. Raises ExchangeError if that needs a copy "
      "that was not requested."},
-    {"to_numpy", as_c_function(entry<call_to_numpy>), kFast,
+    {"to_numpy", as_c_function(entry<Function::to_numpy>), kFast,
      "to_numpy(x, /, *, device=None, dtype=None, copy='named', out=None)\n--\n\n"
      "Return a numpy.ndarray that shares memory with x. Raises ExchangeError if that needs a copy "
      "that was not requested."},
-    {"from_dlpack", as_c_function(entry<call_from_dlpack>), kFast,
+    {"from_dlpack", as_c_function(entry<Function::from_dlpack>), kFast,
      "from_dlpack(x, /, *, device=None, copy='named')\n--\n\n"
      "Return a dlbridge.Tensor that shares memory with x: an array, a tensor, any DLPack producer "
      "or capsule."},
-    {"explain", as_c_function(entry<explain>), kFast,
+    {"explain", as_c_function(explain), kFast,
      "explain(x, to, *, device=None, dtype=None, copy='named')\n--\n\n"
      "Return a Plan: what a conversion would do and why, without doing it."},
     {"shares_memory", as_c_function(shares_memory), METH_FASTCALL,

@@ -94,33 +94,33 @@ nb::object as_array(const nb::object& self, const nb::object& dtype, const nb::o
 }
 
 // x.numpy(...) and x.torch(...): the functions of that name, with the same keywords.
-using Call = PyObject* (*)(PyObject* const*, Py_ssize_t, PyObject*);
-template <Call function>
+template <Function function>
 PyObject* method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
   return translated([&] {
     if (nargs == 0 && names == nullptr) [[likely]]
-      return function(&self, 1, nullptr);
+      return call<function>(&self, 1, nullptr);
     const Py_ssize_t named = names != nullptr ? PyTuple_GET_SIZE(names) : 0;
     std::vector<PyObject*> all{self};
     all.insert(all.end(), args, args + nargs + named);
-    return function(all.data(), nargs + 1, names);
+    return call<function>(all.data(), nargs + 1, names);
   });
 }
 
-template <Call function>
+template <Function function>
 PyMethodDef method_def(const char* name, const char* doc) {
   const auto entry = reinterpret_cast<void (*)()>(method<function>);
   return {name, reinterpret_cast<PyCFunction>(entry), METH_FASTCALL | METH_KEYWORDS, doc};
 }
 
 PyMethodDef g_methods[] = {
-    method_def<call_to_numpy>(
+    method_def<Function::to_numpy>(
         "numpy",
         "numpy($self, /, *, device=None, dtype=None, copy='named', out=None)\n--\n\n"
         "Return to_numpy(self, ...)."),
-    method_def<call_to_torch>("torch",
-                              "torch($self, /, *, device=None, dtype=None, copy='named')\n--\n\n"
-                              "Return to_torch(self, ...)."),
+    method_def<Function::to_torch>(
+        "torch",
+        "torch($self, /, *, device=None, dtype=None, copy='named')\n--\n\n"
+        "Return to_torch(self, ...)."),
     {nullptr, nullptr, 0, nullptr},
 };
 
