@@ -512,6 +512,19 @@ def test_copied_scalars_are_0d(x: Any, target: str, copy: bool | None) -> None:
     assert not (hasattr(result, "read_only") and result.read_only)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "name"),
+    [(int, "int64"), (float, "float64"), (bool, "bool"), (complex, "complex128"), ("torch.float32", "float32"),
+     (torch.float16, "float16"), (np.dtype("f4"), "float32"), (np.float32, "float32"), ("float32", "float32")],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("target", ["torch", "numpy"])
+def test_dtypes_are_spelt_freely(dtype: Any, name: str, target: str) -> None:
+    for x in (np.arange(3, dtype="int32"), torch.arange(3, dtype=torch.int32)):
+        assert str(TARGETS[target](x, dtype=dtype).dtype).removeprefix("torch.") == name
+        assert dlbridge.explain(x, target, dtype=dtype).verdict == "cast"
+
+
 @pytest.mark.parametrize("copy", ["named", False])
 def test_copy_defaults_to_named(copy: Any) -> None:
     a = np.arange(3.0)
