@@ -1,4 +1,4 @@
-// The C ABI over the C++ core: arguments in, one call, a status out. What decides lives elsewhere.
+// The C ABI over the C++ core: checks the arguments, makes one call, returns a status.
 #include "dlbridge/c_api.h"
 
 #include <algorithm>
@@ -45,12 +45,12 @@ static_assert(static_cast<int>(Float4::padded) == DLBRIDGE_FLOAT4_PADDED &&
               static_cast<int>(Float4::pairs) == DLBRIDGE_FLOAT4_PAIRS &&
               static_cast<int>(Float4::both) == DLBRIDGE_FLOAT4_BOTH);
 
-// The last bit of each set; what lies beyond is not known here.
+// All known bits of each set.
 constexpr int64_t kAllAccepts = 2 * DLBRIDGE_ACCEPTS_HOST_ONLY - 1;
 constexpr int64_t kAllNamed = 2 * DLBRIDGE_NAMED_SOURCE_CASTS - 1;
 
-// Lets go of whatever the loan still owns at the end of the scope: the memory of a call that failed
-// stays its caller's. A call that succeeded has moved the owner on.
+// Gives `managed` to the loan, and takes it back at the end of the scope: after a failed call the
+// caller still owns it. A call that succeeded has moved the deleter out.
 class CallerKeeps {
  public:
   template <typename Managed>
@@ -139,7 +139,7 @@ dlb_status validate(const Managed* managed) noexcept {
 }
 
 void write_description(const TensorView& view, dlb_description& out) {
-  // Everything that can throw comes first: a failure leaves the caller's struct as it was.
+  // What can throw comes first: a failure leaves the caller's struct as it was.
   const std::string dtype_name = DType(view.dtype).name();
   const std::string device_name = Device(view.device).name();
   const bool fits = out.capacity >= view.ndim;
@@ -214,7 +214,7 @@ dlb_status plan(const Managed* managed, const dlb_traits* traits, const dlb_requ
   });
 }
 
-// `access`: what the caller says of a descriptor that cannot say it itself.
+// `access`: what the caller knows of a legacy descriptor.
 template <typename Managed>
 Loan described(const Managed* managed, std::optional<Access> access = {}) {
   Loan loan;
@@ -230,7 +230,7 @@ dlb_tensor* adopt(Managed* managed, std::optional<Access> access = {}) {
   return make_handle(std::move(loan));
 }
 
-// The place that the stream of a copy belongs to: the one that is not the host.
+// The device that the stream of a copy belongs to.
 Device stream_device(const TensorView& source, const TensorView& destination) {
   const Device from(source.device);
   return from.is_host() ? Device(destination.device) : from;
@@ -346,7 +346,6 @@ dlb_status dlb_adopt_legacy(DLManagedTensor* managed, int32_t access,
 }
 
 dlb_status dlb_tensor_retain(dlb_tensor* tensor) noexcept {
-  // The share is the caller's, who gives it back with dlb_tensor_release.
   return c_api::guarded([&] { static_cast<void>(c_api::required(tensor, "tensor").reference()); });
 }
 

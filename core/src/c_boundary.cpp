@@ -1,13 +1,15 @@
 #include "dlbridge/detail/c_boundary.h"
 
 #include <algorithm>
+#include <cassert>
 #include <cstring>
+#include <exception>
 #include <new>
 
 namespace dlbridge::c_api {
 namespace {
 
-// Plain memory: no constructor, no destructor, so that it serves also while a thread ends.
+// Trivial, so that it can be used while a thread ends.
 struct LastError {
   dlb_status status;
   const char* code;
@@ -68,6 +70,7 @@ const char* text_of(ErrorCode code) noexcept { return name(code).data(); }
 }  // namespace
 
 dlb_status record_current_exception() noexcept {
+  assert(std::current_exception() != nullptr);
   try {
     throw;
   } catch (const StatusError& error) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cassert>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -15,7 +16,7 @@
 namespace dlbridge {
 namespace {
 
-// Below this many bytes a thread costs more than it brings.
+// Below this many bytes a thread costs more than it saves.
 constexpr int64_t kBytesPerThread = int64_t{1} << 20;
 constexpr int64_t kMaxThreads = 16;
 // Elements along each side of a transposed tile: a tile's lines stay in the first-level cache.
@@ -177,7 +178,7 @@ void run_threaded(const Loops& loops, int64_t threads) {
   try {
     for (; started < threads; ++started) workers.emplace_back(slice, started);
   } catch (const std::exception&) {
-    // No more threads to be had: the caller does the rest.
+    // No more threads: the caller copies the rest.
   }
   auto own = slice;
   own(0);
@@ -187,6 +188,9 @@ void run_threaded(const Loops& loops, int64_t threads) {
 }  // namespace
 
 void copy_host(const TensorView& src, const TensorView& dst) {
+  assert(std::ranges::equal(src.extents(), dst.extents()) && src.itemsize() == dst.itemsize());
+  assert(Device(src.device).is_host() && Device(dst.device).is_host());
+  assert(dst.access == Access::writable);
   const int64_t bytes = dst.nbytes();
   if (bytes == 0) return;
   std::array<LoopDim, 64> inline_dims;
@@ -258,6 +262,8 @@ void repack_float4(const TensorView& src, const TensorView& dst) {
   const TensorView& singles = unpack ? dst : src;
   const int32_t last = singles.ndim - 1;
   const int64_t rows = pairs.size();
+  assert(singles.ndim == pairs.ndim && singles.size() == 2 * rows);
+  assert(Device(src.device).is_host() && Device(dst.device).is_host());
   if (rows == 0) return;
   std::vector<int64_t> index(static_cast<size_t>(std::max(pairs.ndim, 1)), 0);
   for (int64_t row = 0; row < rows; ++row) {

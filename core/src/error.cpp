@@ -6,14 +6,13 @@ namespace dlbridge {
 
 std::string_view name(ErrorCode code) noexcept {
   switch (code) {
-#define DLBRIDGE_X(code, ...) \
-  case ErrorCode::code:       \
+#define DLBRIDGE_REASON(code, ...) \
+  case ErrorCode::code:            \
     return #code;
-    DLBRIDGE_REASON_CODES(DLBRIDGE_X)
-    DLBRIDGE_OTHER_CODES(DLBRIDGE_X)
-#undef DLBRIDGE_X
+#define DLBRIDGE_OTHER DLBRIDGE_REASON
+#include "dlbridge/detail/reasons.def"
     case ErrorCode::reason_count_:
-    case ErrorCode::first_other_:
+    case ErrorCode::last_reason_:
       break;
   }
   return "unknown";

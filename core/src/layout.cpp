@@ -97,7 +97,7 @@ class BoundedSum {
 
   // True when there is a solution, or none was excluded within the bound.
   bool reaches_zero(int64_t start) noexcept { return visit(0, start, true); }
-  // The same from 0, digits not all zero. Requires: symmetric ranges.
+  // The same from 0, digits not all zero. The ranges are symmetric.
   bool reaches_zero_again() noexcept { return visit(0, 0, false); }
 
  private:
@@ -125,7 +125,7 @@ class BoundedSum {
   static int64_t ceil_div(int64_t a, int64_t b) noexcept { return a / b + (a % b != 0 && a > 0); }
   static int64_t modulo(int64_t a, int64_t b) noexcept { return a % b + (a % b < 0 ? b : 0); }
 
-  // The x in [0, modulus) with value * x % modulus == 1. Requires: no common factor.
+  // The x in [0, modulus) with value * x % modulus == 1; the two have no common factor.
   static int64_t inverse(int64_t value, int64_t modulus) noexcept {
     int64_t x = 0;
     int64_t next = 1;

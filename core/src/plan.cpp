@@ -8,15 +8,14 @@
 namespace dlbridge {
 namespace {
 
-// The column "remedy" of DLBRIDGE_REASON_CODES.
+// The kinds of remedies in reasons.def.
 enum class Remedy { never, copy, dtype, device };
 
 constexpr ReasonSet reasons_with_remedy(Remedy wanted) {
   ReasonSet set;
-#define DLBRIDGE_X(code, field, remedy) \
-  if (Remedy::remedy == wanted) set.add(ErrorCode::code);
-  DLBRIDGE_REASON_CODES(DLBRIDGE_X)
-#undef DLBRIDGE_X
+#define DLBRIDGE_REASON(code, fields, kind, ...) \
+  if (Remedy::kind == wanted) set.add(ErrorCode::code);
+#include "dlbridge/detail/reasons.def"
   return set;
 }
 
@@ -26,7 +25,7 @@ constexpr ReasonSet kRemediedByCast = reasons_with_remedy(Remedy::dtype);
 ReasonSet float4_reasons(const TensorView& view, const TargetTraits& target) noexcept {
   const DType type(view.dtype);
   if (target.float4 == Float4::both) return {};
-  // First, so that a target that waits for the package is asked to load it.
+  // First: it makes a target that lacks the package try to load it.
   if (target.dtypes_missing.contains(kFloat4Padded)) return ErrorCode::missing_ml_dtypes;
   if (type == kFloat4Pair) {
     if (target.float4 == Float4::pairs) return {};
@@ -55,7 +54,7 @@ ReasonSet dtype_reasons(const TensorView& view, const TargetTraits& target) noex
   return ErrorCode::unsupported_dtype;
 }
 
-// A type the target can be asked for by name.
+// Whether a call may name this type.
 bool can_hold(DType type, const TargetTraits& target) noexcept {
   return target.dtypes.contains(type) || (target.every_dtype && type.is_known());
 }
@@ -74,7 +73,7 @@ ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target) noe
   return reasons;
 }
 
-// What does not fit (broadcast dimensions can promise any size) is the largest number there is.
+// INT64_MAX where the product does not fit: broadcast dimensions can have any size.
 int64_t saturated_product(int64_t count, int64_t bytes) noexcept {
   int64_t product = 0;
   return __builtin_mul_overflow(count, bytes, &product) ? std::numeric_limits<int64_t>::max()
@@ -117,7 +116,7 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
   result.stages = request.device && !Device::same_place(*request.device, view.device);
 
   if (view.ndim > target.max_ndim) reasons.add(ErrorCode::too_many_dimensions);
-  // An reason set on the dtype means that the view's own dtype is only a stand-in.
+  // A reason of the source means that the view has no dtype of its own.
   if (!reasons.has(ErrorCode::unsupported_dtype)) reasons.add(dtype_reasons(view, target));
   if (result.stages) {
     if (!target.accepts_device(*request.device)) reasons.add(ErrorCode::unsupported_device);
@@ -138,7 +137,7 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
   if (result.casts) {
     if (request.source_casts && !view.reasons.has(ErrorCode::unsupported_dtype))
       reasons = reasons.without(kRemediedByCast);
-    const bool float4 = DType(view.dtype).code() == TypeCode::float4_e2m1fn;  // nobody casts it
+    const bool float4 = DType(view.dtype).code() == TypeCode::float4_e2m1fn;  // has no casts
     if (float4 || !can_hold(*request.dtype, target)) reasons.add(ErrorCode::unsupported_dtype);
   }
   if (makes_memory && request.copy == CopyMode::never) reasons.add(ErrorCode::copy_forbidden);

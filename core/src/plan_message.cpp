@@ -1,4 +1,6 @@
-// The words for plans: every refusal names field, found, expected, and the call that works.
+// The texts of plans: every refusal names field, found, expected, and the call that works.
+#include <algorithm>
+#include <cassert>
 #include <cstdio>
 #include <string>
 
@@ -11,16 +13,21 @@ namespace {
 
 using namespace std::string_literals;
 
-std::string_view field_of(ErrorCode code) {
-  switch (code) {
-#define DLBRIDGE_X(code, field, remedy) \
-  case ErrorCode::code:                 \
-    return field;
-    DLBRIDGE_REASON_CODES(DLBRIDGE_X)
-#undef DLBRIDGE_X
-    default:
-      return "";
-  }
+// The texts of a reason: its row in reasons.def.
+struct Row {
+  std::string_view fields;
+  const char* finding;
+  const char* remedy;
+};
+
+constexpr Row kRows[] = {
+#define DLBRIDGE_REASON(code, fields, kind, finding, remedy) {fields, finding, remedy},
+#include "dlbridge/detail/reasons.def"
+};
+
+const Row& row_of(ErrorCode code) {
+  assert(code < ErrorCode::reason_count_);
+  return kRows[std::min(static_cast<size_t>(code), std::size(kRows) - 1)];
 }
 
 std::string byte_text(int64_t bytes) {
@@ -62,177 +69,50 @@ bool casts_on_device(const TensorView& view, const Request& request) {
          (!request.device || Device::same_place(*request.device, view.device));
 }
 
-// What was found, as a clause. `found` is the source's own word for it, where it has one.
-std::string finding(ErrorCode code, const TensorView& view, const TargetTraits& target,
-                    const Request& request) {
-  const std::string found = view.found ? view.found : "";
-  const std::string to = title(target);
-  const std::string dtype = DType(view.dtype).name();
-  const std::string device = Device(view.device).name();
+// What was found, as a clause with words to be filled in.
+const char* finding(ErrorCode code, const TensorView& view, const Request& request) {
   switch (code) {
-    case ErrorCode::undefined_tensor:
-      return "the tensor is undefined; expected one with memory";
-    case ErrorCode::masked_array:
-      return "x is a MaskedArray, whose mask would be lost; expected a plain array";
-    case ErrorCode::writeback_if_copy:
-      return "x has WRITEBACKIFCOPY set: it is a temporary that is written back later; expected "
-             "the array itself";
-    case ErrorCode::sparse_layout:
-      return "layout is sparse; expected strided memory";
-    case ErrorCode::nested_tensor:
-      return "x is a nested tensor; expected one strided tensor";
-    case ErrorCode::quantized_tensor:
-      return "x is quantised; its scale and zero point would be lost";
-    case ErrorCode::mkldnn_layout:
-      return "layout is mkldnn; expected strided memory";
-    case ErrorCode::fake_tensor:
-      return "x is a tensor without memory of its own (FakeTensor or another __torch_dispatch__ "
-             "subclass)";
-    case ErrorCode::functorch_tensor:
-      return "x is wrapped by a functorch transform (vmap, grad, jvp); expected a plain tensor";
-    case ErrorCode::functional_tensor:
-      return "x is wrapped by functionalization; expected a plain tensor";
-    case ErrorCode::meta_tensor:
-      return "device is meta, which has no memory; expected a tensor with data";
-    case ErrorCode::unsupported_keys:
-      return "x has dispatch keys beyond those of a dense CPU or CUDA tensor" +
-             (found.empty() ? "" : " (" + found + ")");
-    case ErrorCode::symbolic_shape:
-      return "shape is symbolic; expected concrete sizes";
-    case ErrorCode::storage_inaccessible:
-      return "the storage refuses access to its data";
-    case ErrorCode::storage_too_small:
-      return "the storage is smaller than the tensor's shape and strides reach; expected one that "
-             "holds all of it";
-    case ErrorCode::requires_grad:
-      return "x requires grad; sharing it would let writes pass autograd by";
-    case ErrorCode::copy_forbidden: {
+    case ErrorCode::copy_forbidden:
       if (request.into_existing) return "copy=False forbids the copy that out= names";
       if (request.device && !Device::same_place(*request.device, view.device))
-        return "copy=False forbids the staging from " + device + " to " +
-               Device(*request.device).name() + " that device= names";
-      return "copy=False forbids the cast from " + dtype + " to " + DType(*request.dtype).name() +
-             " that dtype= names";
-    }
+        return "copy=False forbids the staging from {device} to {new_device} that device= names";
+      break;
     case ErrorCode::no_staging:
       if (casts_on_device(view, request)) {
-        return "device is " + device + ", and a cast to " + DType(*request.dtype).name() +
-               " was asked for; dlbridge casts in host memory only";
+        return "device is {device}, and a cast to {new_dtype} was asked for; dlbridge casts in "
+               "host memory only";
       }
-      return "device is " + device + ", " +
-             (request.device ? Device(*request.device).name() + " was" : "a copy on it was"s) +
-             " asked for, and nothing can be staged between them here";
-    case ErrorCode::unsupported_device:
-      return "device is " + (request.device ? Device(*request.device).name() : device) +
-             ", which " + to + " does not hold";
-    case ErrorCode::device_not_named:
-      return "device is " + device + "; " + to + " arrays live in host memory";
-    case ErrorCode::unsupported_dtype: {
-      const bool named =
-          request.dtype && !target.dtypes.contains(*request.dtype) && !view.reasons.has(code);
-      return "dtype is " +
-             (named           ? DType(*request.dtype).name()
-              : found.empty() ? dtype
-                              : found) +
-             ", which " + to + " cannot share";
-    }
-    case ErrorCode::missing_ml_dtypes:
-      return "dtype is " + dtype + ", which NumPy has only with the package ml_dtypes";
-    case ErrorCode::too_many_dimensions:
-      return "ndim is " + std::to_string(view.ndim) + "; " + to + " has at most " +
-             std::to_string(target.max_ndim) + " dimensions";
-    case ErrorCode::float4_odd_extent:
-      return "the last extent is " +
-             (view.ndim > 0 ? std::to_string(view.shape[view.ndim - 1]) : "absent"s) +
-             "; torch packs two float4 in a byte and needs an even one";
+      if (!request.device)
+        return "device is {device}, and a copy on it was asked for; nothing here copies there";
+      break;
     case ErrorCode::float4_packing:
-      return DType(view.dtype) == kFloat4Pair
-                 ? "dtype is float4_e2m1fn_x2, two elements in a byte; ml_dtypes keeps one in a "
-                   "byte"
-                 : "dtype is float4_e2m1fn, one element in a byte; torch packs two in a byte";
-    case ErrorCode::packed_subbyte:
-      return "dtype is " + dtype + ", packed below a byte; " + to + " keeps one element in a byte";
-    case ErrorCode::byte_order:
-      return "dtype is in foreign byte order; expected native";
-    case ErrorCode::stride_not_multiple:
-      return "a stride is no multiple of the element's " + std::to_string(view.itemsize()) +
-             " bytes; DLPack counts strides in elements";
-    case ErrorCode::negative_stride: {
-      const int32_t dim = negative_stride_dimension(view);
-      return "stride in dimension " + std::to_string(dim) + " is " +
-             std::to_string(view.strides[dim]) + " elements; " + holder(target) +
-             " has no negative strides";
-    }
-    case ErrorCode::overlap:
-      return "strides let elements overlap in writable memory; " + to +
-             " would compute wrong values";
-    case ErrorCode::misaligned:
-      return "data is at " + address_text(view.data) + "; " + dtype + " needs alignment to " +
-             std::to_string(view.itemsize() >= 16 ? 16 : view.itemsize()) + " bytes";
-    case ErrorCode::conj_bit:
-      return "the conj bit is set: the memory holds the conjugate";
-    case ErrorCode::neg_bit:
-      return "the neg bit is set: the memory holds the negative";
-    case ErrorCode::zero_tensor:
-      return "x is a zero tensor without memory";
-    case ErrorCode::copy_on_write:
-      return "the storage is copy-on-write: a shared view would see or cause the copy";
-    case ErrorCode::read_only:
-      return "the memory is read-only; " + holder(target) + " cannot promise not to write";
+      if (DType(view.dtype) == kFloat4Pair)
+        return "dtype is float4_e2m1fn_x2, two elements in a byte; ml_dtypes keeps one in a byte";
+      break;
     default:
-      return std::string(name(code));
+      break;
   }
+  return row_of(code).finding;
 }
 
-// The call that works.
-std::string remedy(ErrorCode code, const TensorView& view, const TargetTraits& target,
-                   const Request& request, int64_t bytes) {
+// The call that works, with words to be filled in.
+const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& target,
+                   const Request& request) {
   switch (code) {
-    case ErrorCode::masked_array:
-      return "pass x.filled(value)";
-    case ErrorCode::writeback_if_copy:
-      return "pass x.copy()";
-    case ErrorCode::sparse_layout:
-    case ErrorCode::mkldnn_layout:
-      return "pass x.to_dense()";
-    case ErrorCode::nested_tensor:
-      return "pass torch.nested.to_padded_tensor(x, padding)";
-    case ErrorCode::quantized_tensor:
-      return "pass x.dequantize() or x.int_repr()";
-    case ErrorCode::fake_tensor:
-    case ErrorCode::functorch_tensor:
-    case ErrorCode::functional_tensor:
-      return "convert before the mode or transform begins, or after it ends";
-    case ErrorCode::meta_tensor:
-      return "pass torch.empty_like(x, device=\"cpu\") or the real tensor";
-    case ErrorCode::unsupported_keys:
-      return "pass a dense tensor, such as x.to_dense() or x.clone()";
-    case ErrorCode::undefined_tensor:
-      return "pass a defined tensor";
-    case ErrorCode::symbolic_shape:
-      return "convert outside of tracing";
-    case ErrorCode::storage_inaccessible:
-      return "pass x.clone() taken where its data may be read";
-    case ErrorCode::storage_too_small:
-      return "give it a shape that fits first, such as x.set_(x.untyped_storage(), 0, shape)";
-    case ErrorCode::requires_grad:
-      return "pass x.detach()";
-    case ErrorCode::copy_forbidden:
-      return "leave copy= out, or pass copy=None";
     case ErrorCode::no_staging:
       if (casts_on_device(view, request))
         return "cast it with its own framework first, such as x.to(dtype) or x.astype(dtype)";
       if (!request.device) return "let its own framework copy it first, such as x.clone()";
-      return "move it with its own framework first, such as dlbridge.to_torch(x).to(\"" +
-             Device(*request.device).name() + "\")";
+      break;
     case ErrorCode::unsupported_device:
-      return target.host_only ? "leave device= out, or pass device=\"cpu\""
-                              : "move it with its own framework first";
+      if (target.host_only) return "leave device= out, or pass device=\"cpu\"";
+      break;
     case ErrorCode::device_not_named:
-      return "pass device=\"cpu\" to stage " + byte_text(bytes) +
-             (find_staging(view.device, Device(DeviceType::cpu))
-                  ? ""
-                  : " (which needs a CUDA module that can be used here: tensor.cpu() copies, too)");
+      if (find_staging(view.device, Device(DeviceType::cpu)) == nullptr) {
+        return "pass device=\"cpu\" to stage {bytes} (which needs a CUDA module that can be used "
+               "here: tensor.cpu() copies, too)";
+      }
+      break;
     case ErrorCode::unsupported_dtype:
       if (view.reasons.has(code))
         return "convert it with its own framework first, such as x.astype(...) or x.to(...)";
@@ -240,18 +120,56 @@ std::string remedy(ErrorCode code, const TensorView& view, const TargetTraits& t
         return "leave dtype= out, pass copy=None to repack it, and cast the result";
       if (request.dtype && target.dtypes.contains(*request.dtype) && !request.source_casts)
         return "convert it with its own framework first; its producer offers no cast here";
-      return "pass a dtype= that " + title(target) + " has, to cast";
-    case ErrorCode::missing_ml_dtypes:
-      return "install ml_dtypes, or pass dtype=\"float32\" to cast";
-    case ErrorCode::packed_subbyte:
-      return "unpack it with its own framework first";
-    case ErrorCode::too_many_dimensions:
-      return "reshape it to fewer dimensions";
-    case ErrorCode::float4_odd_extent:
-      return "pad the last dimension to an even extent";
+      break;
     default:
-      return "pass copy=None to copy " + byte_text(bytes);
+      break;
   }
+  return row_of(code).remedy;
+}
+
+// The dtype that the target does not have, as its source calls it.
+std::string found_dtype(const TensorView& view, const TargetTraits& target,
+                        const Request& request) {
+  if (request.dtype && !target.dtypes.contains(*request.dtype) &&
+      !view.reasons.has(ErrorCode::unsupported_dtype))
+    return DType(*request.dtype).name();
+  return view.found != nullptr ? view.found : DType(view.dtype).name();
+}
+
+// What stands for a word in braces.
+std::string word_for(std::string_view word, const TensorView& view, const TargetTraits& target,
+                     const Request& request, int64_t bytes) {
+  const int32_t dim = negative_stride_dimension(view);
+  if (word == "dtype") return DType(view.dtype).name();
+  if (word == "found") return found_dtype(view, target, request);
+  if (word == "new_dtype") return DType(*request.dtype).name();
+  if (word == "device") return Device(view.device).name();
+  if (word == "new_device") return Device(request.device ? *request.device : view.device).name();
+  if (word == "target") return title(target);
+  if (word == "holder") return holder(target);
+  if (word == "bytes") return byte_text(bytes);
+  if (word == "ndim") return std::to_string(view.ndim);
+  if (word == "max_ndim") return std::to_string(target.max_ndim);
+  if (word == "dim") return std::to_string(dim);
+  if (word == "stride") return dim < 0 ? "negative" : std::to_string(view.strides[dim]);
+  if (word == "last_extent")
+    return view.ndim > 0 ? std::to_string(view.shape[view.ndim - 1]) : "absent";
+  if (word == "itemsize") return std::to_string(view.itemsize());
+  if (word == "alignment") return std::to_string(std::min<int64_t>(view.itemsize(), 16));
+  assert(word == "address");
+  return address_text(view.data);
+}
+
+std::string fill(std::string_view text, const TensorView& view, const TargetTraits& target,
+                 const Request& request, int64_t bytes) {
+  std::string filled;
+  for (size_t open = 0; (open = text.find('{')) != std::string_view::npos;) {
+    const size_t close = text.find('}');
+    filled += text.substr(0, open);
+    filled += word_for(text.substr(open + 1, close - open - 1), view, target, request, bytes);
+    text.remove_prefix(close + 1);
+  }
+  return filled += text;
 }
 
 }  // namespace
@@ -259,9 +177,11 @@ std::string remedy(ErrorCode code, const TensorView& view, const TargetTraits& t
 Error refusal(const TensorView& view, const TargetTraits& target, const Request& request,
               const Plan& plan) {
   const ErrorCode code = plan.reasons.first();
-  return Error(code, std::string(field_of(code)),
-               finding(code, view, target, request) + ": " +
-                   remedy(code, view, target, request, plan.bytes));
+  const std::string_view fields = row_of(code).fields;
+  const std::string text =
+      finding(code, view, request) + ": "s + remedy(code, view, target, request);
+  return Error(code, std::string(fields.substr(0, fields.find(','))),
+               fill(text, view, target, request, plan.bytes));
 }
 
 std::string describe(const TensorView& view, const TargetTraits& target, const Request& request,
@@ -278,7 +198,8 @@ std::string describe(const TensorView& view, const TargetTraits& target, const R
     text += (text.empty() ? "" : ", ") + step;
   text += ": " + byte_text(plan.bytes);
   if (!plan.reasons.empty())
-    text += ", because " + finding(plan.reasons.first(), view, target, request);
+    text += ", because " +
+            fill(finding(plan.reasons.first(), view, request), view, target, request, plan.bytes);
   return text;
 }
 

@@ -77,7 +77,7 @@ TEST_F(CApiMemory, AdoptConsumesNothing) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST_F(CApiMemory, ExportLeavesTheHandleAlone) {
+TEST_F(CApiMemory, ExportKeepsTheHandle) {
   VersionedProducer producer;
   widen(producer);
   dlb_tensor* tensor = nullptr;
@@ -114,7 +114,7 @@ TEST_F(CApiMemory, ConversionsConsumeNothing) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST_F(CApiMemory, LookingAnswersWithAStatus) {
+TEST_F(CApiMemory, ReadersReturnAStatus) {
   VersionedProducer producer;
   widen(producer);
   producer.get()->flags = kReadOnly;

@@ -63,7 +63,7 @@ class CApiStage : public ::testing::Test {
   VersionedProducer host_;
 };
 
-TEST_F(CApiStage, CopiesByTheRegisteredTransferBothWays) {
+TEST_F(CApiStage, CopiesBothWays) {
   host_.set_layout({2, 3}, {1, 2});
   ASSERT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_OK) << last_error().message;
   const std::vector<float> expected = {0, 3, 1, 4, 2, 5};
@@ -75,7 +75,7 @@ TEST_F(CApiStage, CopiesByTheRegisteredTransferBothWays) {
   EXPECT_EQ(gpu_.deletions() + host_.deletions(), 0);
 }
 
-TEST_F(CApiStage, TheStreamIsThatOfTheDeviceWhicheverSideItIs) {
+TEST_F(CApiStage, PassesTheDevicesStream) {
   for (const bool to_host : {true, false}) {
     ASSERT_EQ(
         to_host ? dlb_stage(gpu_.get(), host_.get(), -1) : dlb_stage(host_.get(), gpu_.get(), -1),
@@ -86,7 +86,7 @@ TEST_F(CApiStage, TheStreamIsThatOfTheDeviceWhicheverSideItIs) {
   }
 }
 
-TEST_F(CApiStage, RefusesWhereNoModuleConnectsTheTwoPlaces) {
+TEST_F(CApiStage, RefusesWithoutBackend) {
   VersionedProducer other;
   other.tensor().device = {kDLCUDA, 4};
   expect_failure(dlb_stage(other.get(), host_.get(), 1), DLBRIDGE_REFUSED, "no_staging", "device");
@@ -101,13 +101,13 @@ TEST_F(CApiStage, RefusesWhereNoModuleConnectsTheTwoPlaces) {
   expect_untouched();
 }
 
-TEST_F(CApiStage, AsksForTheDirectionOfTheCopy) {
+TEST_F(CApiStage, AsksForTheDirection) {
   backend_.to_host_only = true;
   EXPECT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_OK);
   expect_failure(dlb_stage(host_.get(), gpu_.get(), 1), DLBRIDGE_REFUSED, "no_staging", "device");
 }
 
-TEST_F(CApiStage, RefusesBeforeTheTransferIsAsked) {
+TEST_F(CApiStage, RefusesBeforeCopying) {
   struct Row {
     const char* code;
     std::function<void(VersionedProducer&)> spoil;
@@ -128,7 +128,7 @@ TEST_F(CApiStage, RefusesBeforeTheTransferIsAsked) {
   expect_untouched();
 }
 
-TEST_F(CApiStage, SharedMemoryIsAnOverlapOnOneDeviceOnly) {
+TEST_F(CApiStage, FindsOverlapOnOneDevice) {
   VersionedProducer same;
   same.tensor().device = {kDLCUDA, 3};
   same.tensor().data = gpu_.values();
@@ -156,7 +156,7 @@ TEST_F(CApiStage, ChecksBothDescriptors) {
   expect_untouched();
 }
 
-TEST_F(CApiStage, EveryErrorOfADeviceHasItsStatus) {
+TEST_F(CApiStage, MapsErrorsToStatuses) {
   struct Row {
     ErrorCode code;
     dlb_status status;
@@ -184,7 +184,7 @@ TEST_F(CApiStage, EveryErrorOfADeviceHasItsStatus) {
   EXPECT_EQ(gpu_.deletions() + host_.deletions(), 0);
 }
 
-TEST_F(CApiStage, ReadsReadOnlySourcesAndHandles) {
+TEST_F(CApiStage, ReadsReadOnlySources) {
   gpu_.get()->flags = kReadOnly;
   dlb_tensor* tensor = nullptr;
   ASSERT_EQ(dlb_adopt(gpu_.get(), &tensor), DLBRIDGE_OK);

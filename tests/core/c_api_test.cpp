@@ -54,7 +54,7 @@ TEST(CApiDtype, ParsesWhatItNames) {
   }
 }
 
-TEST(CApiDtype, CutsTheNameToTheBufferAndSaysItsLength) {
+TEST(CApiDtype, CutsTheName) {
   char text[8];
   std::memset(text, '#', sizeof text);
   size_t length = 0;
@@ -66,7 +66,7 @@ TEST(CApiDtype, CutsTheNameToTheBufferAndSaysItsLength) {
   EXPECT_EQ(dlb_dtype_name({2, 32, 1}, text, sizeof text, nullptr), DLBRIDGE_OK);
 }
 
-TEST(CApiDtype, RefusesUnknownNamesAndNullPointers) {
+TEST(CApiDtype, RefusesUnknownNames) {
   DLDataType dtype{9, 9, 9};
   expect_failure(dlb_dtype_parse("float33", &dtype), DLBRIDGE_INVALID_ARGUMENT, "invalid_dtype",
                  "name");
@@ -167,7 +167,7 @@ TYPED_TEST(CApi, LooksWithoutTaking) {
   EXPECT_EQ(producer.deletions(), 0);
 }
 
-TYPED_TEST(CApi, RefusesHostileDescriptorsAndConsumesNothing) {
+TYPED_TEST(CApi, RefusesHostileDescriptors) {
   for (const Hostile& row : hostile()) {
     test::Producer<TypeParam> producer;
     row.spoil(producer.tensor());
@@ -196,7 +196,7 @@ TYPED_TEST(CApi, RefusesNull) {
   EXPECT_EQ(producer.deletions(), 0);
 }
 
-TYPED_TEST(CApi, AdoptedTensorIsDeletedOnceWithItsLastShare) {
+TYPED_TEST(CApi, DeletesAdoptedOnce) {
   test::Producer<TypeParam> producer;
   dlb_tensor* tensor = nullptr;
   ASSERT_EQ(this->adopt(producer.get(), &tensor), DLBRIDGE_OK);
@@ -216,7 +216,7 @@ TYPED_TEST(CApi, AdoptedTensorIsDeletedOnceWithItsLastShare) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TYPED_TEST(CApi, ConvertedTensorIsDeletedOnce) {
+TYPED_TEST(CApi, DeletesConvertedOnce) {
   test::Producer<TypeParam> producer;
   bool made = false;
   ASSERT_EQ(this->convert(producer.get(), &made), DLBRIDGE_OK);
@@ -224,7 +224,7 @@ TYPED_TEST(CApi, ConvertedTensorIsDeletedOnce) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TYPED_TEST(CApi, TakesTensorsWithoutDeleter) {
+TYPED_TEST(CApi, TakesNullDeleters) {
   test::Producer<TypeParam> producer;
   producer.get()->deleter = nullptr;
   dlb_tensor* tensor = nullptr;
@@ -232,7 +232,7 @@ TYPED_TEST(CApi, TakesTensorsWithoutDeleter) {
   EXPECT_EQ(dlb_tensor_release(tensor), DLBRIDGE_OK);
 }
 
-TEST(CApiVersion, OfAnotherMajorVersionNothingElseIsRead) {
+TEST(CApiVersion, ReadsOnlyTheMajorVersion) {
   VersionedProducer producer;
   producer.get()->version.major = 2;
   producer.tensor().shape = poison<int64_t>();
@@ -279,7 +279,7 @@ TEST(CApiDescribe, FillsEveryField) {
   EXPECT_STREQ(d.device_name, "cuda_host");
 }
 
-TEST(CApiDescribe, KeepsTheOffsetOfOpaqueHandles) {
+TEST(CApiDescribe, KeepsOpaqueOffsets) {
   VersionedProducer producer;
   producer.tensor().device = {kDLOpenCL, 3};
   producer.tensor().byte_offset = 4;
@@ -292,7 +292,7 @@ TEST(CApiDescribe, KeepsTheOffsetOfOpaqueHandles) {
   EXPECT_STREQ(d.device_name, "opencl:3");
 }
 
-TEST(CApiDescribe, LegacyAccessIsUnknownAndCountsAsReadOnly) {
+TEST(CApiDescribe, LegacyAccessIsUnknown) {
   LegacyProducer producer;
   auto d = sized<dlb_description>();
   ASSERT_EQ(dlb_describe_legacy(producer.get(), &d), DLBRIDGE_OK);
@@ -300,7 +300,7 @@ TEST(CApiDescribe, LegacyAccessIsUnknownAndCountsAsReadOnly) {
   EXPECT_EQ(d.flags, kReadOnly);
 }
 
-TEST(CApiDescribe, SaysHowMuchRoomIsNeeded) {
+TEST(CApiDescribe, TellsTheNeededCapacity) {
   VersionedProducer producer;
   int64_t shape[2] = {-7, -7};
   auto d = sized<dlb_description>();
@@ -319,7 +319,7 @@ TEST(CApiDescribe, SaysHowMuchRoomIsNeeded) {
                  "capacity");
 }
 
-TEST(CApiDescribe, CountsTheBytesOfPackedElementsWithoutOverflow) {
+TEST(CApiDescribe, CountsPackedBytes) {
   VersionedProducer producer;
   producer.tensor().dtype = {0, 4, 1};
   producer.set_layout({int64_t{1} << 62}, {1});
@@ -356,7 +356,7 @@ using SizedStructs = ::testing::Types<dlb_error, dlb_version_info, dlb_descripti
                                       dlb_request, dlb_plan_result>;
 TYPED_TEST_SUITE(CApiStruct, SizedStructs);
 
-TYPED_TEST(CApiStruct, IsTakenInTheSizesThatAreKnown) {
+TYPED_TEST(CApiStruct, AcceptsLargerWithZeros) {
   struct Newer {
     TypeParam known;
     unsigned char more[24];
@@ -391,7 +391,7 @@ TEST(CApiStructSize, IsNamedInTheError) {
 
 // ---- Handles, and the two structs
 
-TEST(CApiTensor, ReleaseIgnoresNullOthersDoNot) {
+TEST(CApiTensor, OnlyReleaseTakesNull) {
   EXPECT_EQ(dlb_tensor_release(nullptr), DLBRIDGE_OK);
   expect_failure(dlb_tensor_retain(nullptr), DLBRIDGE_INVALID_ARGUMENT, "invalid_argument",
                  "tensor");
@@ -406,7 +406,7 @@ TEST(CApiTensor, ReleaseIgnoresNullOthersDoNot) {
   EXPECT_EQ(borrowed, nullptr);
 }
 
-TEST(CApiTensor, BorrowedDescriptorShowsTheHandle) {
+TEST(CApiTensor, BorrowsItsDescriptor) {
   for (const int32_t rank : {0, 2, 9}) {
     VersionedProducer producer;
     producer.set_layout(std::vector<int64_t>(static_cast<size_t>(rank), 1),
@@ -449,7 +449,7 @@ TEST(CApiTensor, FlagsSurviveAnExport) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(CApiTensor, SharesAreDroppedOnAnyThread) {
+TEST(CApiTensor, DropsOnAnyThread) {
   VersionedProducer producer;
   dlb_tensor* tensor = nullptr;
   ASSERT_EQ(dlb_adopt(producer.get(), &tensor), DLBRIDGE_OK);
@@ -471,7 +471,7 @@ TEST(CApiTensor, SharesAreDroppedOnAnyThread) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(CApiConvert, ReadOnlyIntoLegacyIsRefusedAndNotConsumed) {
+TEST(CApiConvert, LegacyRefusesReadOnly) {
   VersionedProducer producer;
   producer.get()->flags = kReadOnly;
   auto* legacy = poison<DLManagedTensor>();
@@ -480,7 +480,7 @@ TEST(CApiConvert, ReadOnlyIntoLegacyIsRefusedAndNotConsumed) {
   EXPECT_EQ(producer.deletions(), 0);
 }
 
-TEST(CApiConvert, PaddingIntoLegacyIsRefused) {
+TEST(CApiConvert, LegacyRefusesPadding) {
   VersionedProducer producer;
   producer.tensor().dtype = {kDLInt, 4, 1};
   producer.get()->flags = kSubbytePadded;
@@ -497,7 +497,7 @@ TEST(CApiConvert, PaddingIntoLegacyIsRefused) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(CApiConvert, ThereAndBackKeepsTheMemory) {
+TEST(CApiConvert, RoundTripKeepsTheMemory) {
   LegacyProducer producer;
   producer.tensor().byte_offset = 4;
   producer.set_layout({2}, {-1});
@@ -516,7 +516,7 @@ TEST(CApiConvert, ThereAndBackKeepsTheMemory) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(CApiConvert, AccessIsWhatTheCallerKnows) {
+TEST(CApiConvert, AccessIsTheCallers) {
   for (const int32_t access :
        {DLBRIDGE_ACCESS_WRITABLE, DLBRIDGE_ACCESS_READ_ONLY, DLBRIDGE_ACCESS_UNKNOWN}) {
     const uint64_t flags = access == DLBRIDGE_ACCESS_WRITABLE ? 0u : uint64_t{kReadOnly};
@@ -561,7 +561,7 @@ TEST(CApiCopy, CopiesBetweenLayouts) {
   EXPECT_EQ(source.deletions() + destination.deletions(), 0);
 }
 
-TEST(CApiCopy, RefusesBeforeAByteIsWritten) {
+TEST(CApiCopy, RefusesBeforeWriting) {
   struct Row {
     const char* code;
     std::function<void(VersionedProducer&, VersionedProducer&)> spoil;
@@ -588,7 +588,7 @@ TEST(CApiCopy, RefusesBeforeAByteIsWritten) {
   }
 }
 
-TEST(CApiCopy, ReadsReadOnlySourcesAndHandles) {
+TEST(CApiCopy, ReadsReadOnlySources) {
   VersionedProducer producer;
   producer.get()->flags = kReadOnly;
   dlb_tensor* tensor = nullptr;
@@ -605,7 +605,7 @@ TEST(CApiCopy, ReadsReadOnlySourcesAndHandles) {
 
 // ---- The last error
 
-TEST(CApiLastError, IsEmptyOnAFreshThread) {
+TEST(CApiLastError, StartsEmpty) {
   std::jthread([] {
     const dlb_error error = last_error();
     EXPECT_EQ(error.status, DLBRIDGE_OK);
@@ -626,7 +626,7 @@ TEST(CApiLastError, BelongsToItsThread) {
   EXPECT_NE(std::string(last_error().message).find("\"mine\""), std::string::npos);
 }
 
-TEST(CApiLastError, StaysThroughCallsThatSucceedAndThroughItsOwn) {
+TEST(CApiLastError, SurvivesSuccess) {
   EXPECT_NE(dlb_validate(nullptr), DLBRIDGE_OK);
   DLDataType dtype{};
   EXPECT_EQ(dlb_dtype_parse("int8", &dtype), DLBRIDGE_OK);

@@ -107,7 +107,7 @@ class CopyHost : public testing::TestWithParam<int> {
   static DType dtype() { return DType(TypeCode::uint, 8 * GetParam()); }
 };
 
-TEST_P(CopyHost, AgreesWithANaiveLoopOnEveryPairOfLayouts) {
+TEST_P(CopyHost, AgreesWithNaiveLoop) {
   for (const Dims& shape : {Dims{3, 4, 5}, Dims{1, 7, 2}, Dims{33, 2, 65}, Dims{6}, Dims{40, 70}}) {
     for (const Kind& from : kKinds) {
       for (const Kind& to : kKinds) {
@@ -122,7 +122,7 @@ TEST_P(CopyHost, AgreesWithANaiveLoopOnEveryPairOfLayouts) {
   }
 }
 
-TEST_P(CopyHost, CopiesOneElementAtRankZeroAndWithExtentsOfOne) {
+TEST_P(CopyHost, CopiesOneElement) {
   for (const Dims& shape : {Dims{}, Dims{1}, Dims{1, 1, 1}}) {
     Placed src(shape, dtype(), kKinds[0]);
     Placed dst(shape, dtype(), kKinds[0]);
@@ -131,7 +131,7 @@ TEST_P(CopyHost, CopiesOneElementAtRankZeroAndWithExtentsOfOne) {
   }
 }
 
-TEST_P(CopyHost, TouchesNothingWhenEmpty) {
+TEST_P(CopyHost, WritesNothingWhenEmpty) {
   GuardedBuffer buffer(64);
   const Shaped src({0, 3}, {3, 1}, dtype(), nullptr);
   const Shaped dst({0, 3}, {3, 1}, dtype(), buffer.data());
@@ -139,7 +139,7 @@ TEST_P(CopyHost, TouchesNothingWhenEmpty) {
   for (size_t i = 0; i < buffer.size(); ++i) ASSERT_EQ(buffer.data()[i], GuardedBuffer::kPoison);
 }
 
-TEST_P(CopyHost, CopiesFromAndToMisalignedMemory) {
+TEST_P(CopyHost, CopiesMisaligned) {
   GuardedBuffer from(static_cast<size_t>(12 * GetParam()), 1);
   GuardedBuffer to(static_cast<size_t>(12 * GetParam()), 3);
   from.fill_with_pattern(5);
@@ -172,7 +172,7 @@ class LargeCopy : public testing::TestWithParam<Large> {};
 
 // 8 MiB and a little more of four-byte elements: enough for threads, and not a multiple of
 // anything.
-TEST_P(LargeCopy, AgreesWithANaiveLoopAboveTheThreadingSize) {
+TEST_P(LargeCopy, AgreesWithNaiveLoop) {
   const Large& row = GetParam();
   const DType dtype(TypeCode::uint, 32);
   Placed src(row.shape, dtype, row.src_strides);
@@ -196,7 +196,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Large{"Rotated", {101, 103, 211}, {1, 21311, 101}, {21733, 211, 1}}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(CopyHost, WorksAboveRankSixtyFour) {
+TEST(CopyHost, CopiesRankSeventy) {
   Dims shape(70, 1);
   shape[3] = 2;
   shape[68] = 3;
@@ -210,7 +210,7 @@ TEST(CopyHost, WorksAboveRankSixtyFour) {
   expect_copied(src, dst, expected);
 }
 
-TEST(CopyHost, PackedSubbyteCopiesWholeBytes) {
+TEST(CopyHost, CopiesPackedBytes) {
   GuardedBuffer from(8);
   GuardedBuffer to(8);
   from.fill_with_pattern(3);
@@ -221,7 +221,7 @@ TEST(CopyHost, PackedSubbyteCopiesWholeBytes) {
   EXPECT_EQ(to.data()[5], GuardedBuffer::kPoison);
 }
 
-TEST(RequireCopyable, RefusesWhatCopyHostMayNotBeGiven) {
+TEST(RequireCopyable, RefusesRowByRow) {
   struct Row {
     const char* what;
     std::optional<ErrorCode> code;
@@ -263,7 +263,7 @@ TEST(RequireCopyable, RefusesWhatCopyHostMayNotBeGiven) {
   }
 }
 
-TEST(RequireCopyable, RefusesMemoryInCommonAndAllowsInterleavedElements) {
+TEST(RequireCopyable, AllowsInterleaved) {
   GuardedBuffer memory(64);
   const Shaped even({4}, {2}, test::kFloat32, memory.data());
   const Shaped odd({4}, {2}, test::kFloat32, memory.data() + 4);
@@ -283,7 +283,7 @@ TEST(RequireCopyable, AllowsPackedNeighbours) {
   test::expect_error(ErrorCode::overlap, [&] { require_copyable(left.view(), between.view()); });
 }
 
-TEST(RequireCopyable, AllowsEmptyTensorsWhateverTheirStrides) {
+TEST(RequireCopyable, AllowsEmpty) {
   require_copyable(Shaped({0, 3}, {0, 0}).view(), Shaped({0, 3}, {0, 0}).view());
 }
 
@@ -293,7 +293,7 @@ TensorView padded(Shaped& shaped) {
   return shaped.view();
 }
 
-TEST(RepackFloat4, PutsTheFirstElementInTheLowNibble) {
+TEST(RepackFloat4, FirstIsTheLowNibble) {
   uint8_t pairs[] = {0x21, 0x43};
   uint8_t singles[4] = {0xFF, 0xFF, 0xFF, 0xFF};
   const Shaped from({2}, {1}, kFloat4Pair, pairs);
@@ -305,7 +305,7 @@ TEST(RepackFloat4, PutsTheFirstElementInTheLowNibble) {
   EXPECT_EQ(singles[3], 4);
 }
 
-TEST(RepackFloat4, PacksAndIgnoresThePadding) {
+TEST(RepackFloat4, IgnoresPaddingBits) {
   uint8_t singles[] = {0xF1, 0x72, 0x03, 0xE4};
   uint8_t pairs[2] = {};
   Shaped from({4}, {1}, kFloat4Padded, singles);
@@ -338,7 +338,7 @@ TEST(RepackFloat4, TouchesNothingWhenEmpty) {
   EXPECT_EQ(byte, 0xCD);
 }
 
-TEST(AllocateLike, IsAlignedOwnedWritableAndMarkedCopied) {
+TEST(AllocateLike, OwnsAlignedMemory) {
   Shaped like({3, 5});
   like.fields().access = Access::read_only;
   const Loan loan = allocate_like(like.view());
@@ -351,13 +351,13 @@ TEST(AllocateLike, IsAlignedOwnedWritableAndMarkedCopied) {
   std::memset(loan.view().data, 1, 60);
 }
 
-TEST(AllocateLike, IsInHostMemoryWhereverTheOriginalIs) {
+TEST(AllocateLike, AllocatesOnTheHost) {
   Shaped like({3});
   like.fields().device = {kDLCUDA, 1};
   EXPECT_TRUE(Device(allocate_like(like.view()).view().device) == Device(DeviceType::cpu));
 }
 
-TEST(AllocateLike, KeepsTheOrderOfDimensionsAndMakesBroadcastOnesReal) {
+TEST(AllocateLike, KeepsDimensionOrder) {
   const Loan permuted = allocate_like(Shaped({2, 3}, {1, 2}).view());
   EXPECT_EQ(permuted.view().strides[0], 1);
   EXPECT_EQ(permuted.view().strides[1], 2);
@@ -366,13 +366,13 @@ TEST(AllocateLike, KeepsTheOrderOfDimensionsAndMakesBroadcastOnesReal) {
   std::memset(broadcast.view().data, 1, 24);
 }
 
-TEST(AllocateLike, GivesAnEmptyArrayAnAddressToo) {
+TEST(AllocateLike, AllocatesForEmpty) {
   const Loan loan = allocate_like(Shaped({0, 3}).view());
   EXPECT_NE(loan.view().data, nullptr);
   EXPECT_EQ(loan.view().nbytes(), 0);
 }
 
-TEST(AllocateLike, KeepsPaddingAndCountsItsBytes) {
+TEST(AllocateLike, KeepsPadding) {
   Shaped like({3, 3}, {3, 1}, DType(TypeCode::int_, 4));
   EXPECT_EQ(allocate_like(like.view()).view().nbytes(), 5);
   like.fields().subbyte_padded = true;

@@ -49,7 +49,7 @@ TEST_P(DeviceTable, IsNamedAndPlaced) {
   EXPECT_EQ(device.has_addresses(), GetParam().addresses);
 }
 
-TEST_P(DeviceTable, ParsesItsNameWithAndWithoutAnId) {
+TEST_P(DeviceTable, ParsesItsName) {
   const std::string text = GetParam().name;
   const std::string type = text.substr(0, text.find(':'));
   EXPECT_EQ(Device::parse(type), Device(static_cast<DeviceType>(GetParam().type), 0));
@@ -70,7 +70,7 @@ TEST(Device, OnlyTheTableIsKnown) {
 }
 
 // Rule: 9
-TEST(Device, UnknownTypeSurvivesAndPrints) {
+TEST(Device, PrintsUnknownTypes) {
   const Device device(static_cast<DeviceType>(40), -7);
   EXPECT_EQ(device.name(), "device(40, -7)");
   const DLDevice back = device;
@@ -91,7 +91,7 @@ TEST(Device, AllHostMemoryIsOnePlace) {
   EXPECT_FALSE(cpu == Device(DeviceType::cuda_host));
 }
 
-TEST(Device, DeviceMemoryIsOnePlaceByTypeAndId) {
+TEST(Device, TypeAndIdAreOnePlace) {
   const Device first(DeviceType::cuda, 0);
   EXPECT_TRUE(Device::same_place(first, Device(DeviceType::cuda, 0)));
   EXPECT_FALSE(Device::same_place(first, Device(DeviceType::cuda, 1)));
@@ -99,7 +99,7 @@ TEST(Device, DeviceMemoryIsOnePlaceByTypeAndId) {
   EXPECT_FALSE(Device::same_place(first, Device(DeviceType::cpu)));
 }
 
-TEST(Device, ManagedMemoryIsNotHostMemory) {
+TEST(Device, ManagedMemoryIsNotHost) {
   const Device managed(DeviceType::cuda_managed);
   EXPECT_FALSE(managed.is_host());
   EXPECT_FALSE(Device::same_place(managed, Device(DeviceType::cpu)));

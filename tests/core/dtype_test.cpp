@@ -83,7 +83,7 @@ INSTANTIATE_TEST_SUITE_P(All, DTypeTable, testing::ValuesIn(kRows),
                          [](const auto& row_info) { return std::string(row_info.param.name); });
 
 // Rule: 9
-TEST(DType, UnknownCodeSurvivesAndPrints) {
+TEST(DType, PrintsUnknownCodes) {
   const DType unknown = DLDataType{200, 8, 1};
   EXPECT_FALSE(unknown.is_known());
   EXPECT_EQ(unknown.name(), "code=200,bits=8,lanes=1");
@@ -91,25 +91,25 @@ TEST(DType, UnknownCodeSurvivesAndPrints) {
   EXPECT_EQ(back.code, 200);
 }
 
-TEST(DType, KnownCodeOfUnknownWidthIsUnknown) {
+TEST(DType, RejectsUnknownWidths) {
   EXPECT_FALSE(DType(DLDataType{kDLFloat, 24, 1}).is_known());
   EXPECT_FALSE(DType(DLDataType{kDLBool, 1, 1}).is_known());
   EXPECT_FALSE(DType(DLDataType{kDLComplex, 16, 1}).is_known());
   EXPECT_FALSE(DType(DLDataType{kDLFloat, 0, 1}).is_known());
 }
 
-TEST(DType, LanesBeyondOneAreUnknownExceptThePairOfFloat4) {
+TEST(DType, RejectsLanes) {
   EXPECT_FALSE(DType(DLDataType{kDLFloat, 32, 2}).is_known());
   EXPECT_FALSE(DType(DLDataType{kDLFloat, 32, 0}).is_known());
   EXPECT_FALSE(DType(DLDataType{17, 4, 4}).is_known());
   EXPECT_TRUE(kFloat4Pair.is_known());
 }
 
-TEST(DType, OpaqueHandlesAreNotExchanged) {
+TEST(DType, RejectsOpaque) {
   EXPECT_FALSE(DType(DLDataType{kDLOpaqueHandle, 64, 1}).is_known());
 }
 
-TEST(DType, EqualityLooksAtCodeBitsAndLanes) {
+TEST(DType, ComparesAllFields) {
   const DType base{TypeCode::float_, 32};
   EXPECT_TRUE(base == DType(DLDataType{2, 32, 1}));
   EXPECT_FALSE(base == DType(DLDataType{0, 32, 1}));
@@ -117,7 +117,7 @@ TEST(DType, EqualityLooksAtCodeBitsAndLanes) {
   EXPECT_FALSE(base == DType(DLDataType{2, 32, 2}));
 }
 
-TEST(DType, ItemBitsOfTheWidestFieldsDoNotOverflow) {
+TEST(DType, CountsWidestBits) {
   EXPECT_EQ(DType(DLDataType{0, 255, 65535}).item_bits(), int64_t{255} * 65535);
 }
 

@@ -38,7 +38,7 @@ TEST(ElementCount, ZeroBeatsOverflow) {
   EXPECT_EQ(element_count(Dims{0, kMax, kMax}), 0);
 }
 
-TEST(ElementCount, OverflowAndNegativeExtentsHaveNoCount) {
+TEST(ElementCount, RefusesOverflow) {
   EXPECT_FALSE(element_count(Dims{kMax, 2}).has_value());
   EXPECT_FALSE(element_count(Dims{int64_t{1} << 32, int64_t{1} << 32}).has_value());
   EXPECT_FALSE(element_count(Dims{-1}).has_value());
@@ -46,7 +46,7 @@ TEST(ElementCount, OverflowAndNegativeExtentsHaveNoCount) {
   EXPECT_FALSE(element_count(Dims{-2, -2}).has_value());
 }
 
-TEST(ByteRange, SpansFromTheLowestToTheHighestByte) {
+TEST(ByteRange, SpansAllBytes) {
   const auto compact = byte_range(Dims{2, 3}, Dims{3, 1}, 4);
   ASSERT_TRUE(compact.has_value());
   EXPECT_EQ(compact->before, 0);
@@ -57,7 +57,7 @@ TEST(ByteRange, SpansFromTheLowestToTheHighestByte) {
   EXPECT_EQ(mixed->after, 20);
 }
 
-TEST(ByteRange, ExtentOneAndEmptyTakeAnyStride) {
+TEST(ByteRange, IgnoresStridesWithoutMeaning) {
   const auto one = byte_range(Dims{1, 2}, Dims{kMax, 1}, 8);
   ASSERT_TRUE(one.has_value());
   EXPECT_EQ(one->after, 16);
@@ -76,20 +76,20 @@ TEST(ByteRange, OverflowHasNoRange) {
   EXPECT_FALSE(byte_range(Dims{2, 2, 2}, Dims{-kMax / 2, -kMax / 2, -2}, 1).has_value());
 }
 
-TEST(ByteRange, TheLargestThatFitsHasOne) {
+TEST(ByteRange, AcceptsTheLargest) {
   const auto range = byte_range(Dims{2}, Dims{kMax - 1}, 1);
   ASSERT_TRUE(range.has_value());
   EXPECT_EQ(range->after, kMax);
 }
 
-TEST(CompactStrides, CountSizeOneAndEmptyDimensionsAsOne) {
+TEST(CompactStrides, EmptyCountsAsOne) {
   Dims out(4);
   compact_strides(Dims{2, 0, 3, 1}, out.data());
   EXPECT_EQ(out, (Dims{3, 3, 1, 1}));
 }
 
 // Rule: 69
-TEST(IsContiguous, IgnoresStridesOfExtentOneAndOfEmptyArrays) {
+TEST(IsContiguous, IgnoresStridesWithoutMeaning) {
   EXPECT_TRUE(is_contiguous(Shaped({}, {}).view()));
   EXPECT_TRUE(is_contiguous(Shaped({2, 3}, {3, 1}).view()));
   EXPECT_TRUE(is_contiguous(Shaped({2, 1, 3}, {3, -77, 1}).view()));
@@ -158,7 +158,7 @@ bool overlaps_by_force(const TensorView& view) {
   return meets;
 }
 
-TEST(HasPartialOverlap, AgreesWithBruteForceOnSmallLayouts) {
+TEST(HasPartialOverlap, AgreesWithBruteForce) {
   RandomLayouts random(20261121);
   int overlapping = 0;
   for (int i = 0; i < 20000; ++i) {
@@ -172,7 +172,7 @@ TEST(HasPartialOverlap, AgreesWithBruteForceOnSmallLayouts) {
   EXPECT_LT(overlapping, 18000);
 }
 
-TEST(HasPartialOverlap, SlidingWindowsOverlapUntilTheyStepOverTheirWidth) {
+TEST(HasPartialOverlap, FindsSlidingWindows) {
   for (int64_t step = 1; step <= 8; ++step) {
     EXPECT_EQ(has_partial_overlap(Shaped({100, 5}, {step, 1}).view()), step < 5) << step;
     EXPECT_EQ(has_partial_overlap(Shaped({5, 100}, {1, -step}).view()), step < 5) << step;
@@ -185,7 +185,7 @@ TEST(HasPartialOverlap, BroadcastAloneIsNone) {
   EXPECT_TRUE(has_partial_overlap(Shaped({7, 3, 3}, {0, 1, 1}).view()));
 }
 
-TEST(HasPartialOverlap, InterleavedStridesThatNeverMeetAreNone) {
+TEST(HasPartialOverlap, AllowsInterleaving) {
   // 3 i and 5 j with i < 5, j < 3: distinct. One more on either side and 15 is reached twice.
   EXPECT_FALSE(has_partial_overlap(Shaped({5, 3}, {3, 5}).view()));
   EXPECT_TRUE(has_partial_overlap(Shaped({6, 4}, {3, 5}).view()));
@@ -197,7 +197,7 @@ TEST(HasPartialOverlap, EmptyAndExtentOneHaveNone) {
   EXPECT_FALSE(has_partial_overlap(Shaped({}, {}).view()));
 }
 
-TEST(HasPartialOverlap, UndecidedCountsAsOverlapping) {
+TEST(HasPartialOverlap, UndecidedIsOverlap) {
   // Strides M + 2^i with digits -1, 0, 1 never sum to zero, but no bound on partial sums shows it
   // early.
   Dims shape(20, 2);
@@ -234,7 +234,7 @@ void PrintTo(const Drawing& drawing, std::ostream* out) { *out << drawing.name; 
 class ElementsIntersect : public testing::TestWithParam<Drawing> {};
 
 // Most of what is drawn overlaps itself.
-TEST_P(ElementsIntersect, AgreesWithBruteForceInBothOrders) {
+TEST_P(ElementsIntersect, AgreesWithBruteForce) {
   const Drawing& drawing = GetParam();
   RandomLayouts random(4711);
   constexpr int kBits[] = {8, 16, 32, 64};
@@ -268,7 +268,7 @@ INSTANTIATE_TEST_SUITE_P(Drawings, ElementsIntersect,
                          testing::PrintToStringParamName());
 
 // The sums of k strides are 2001 k and every second number above it.
-TEST(ElementsIntersect, HolesOfSelfOverlappingViewsAreFree) {
+TEST(ElementsIntersect, FindsHoles) {
   auto* base = static_cast<char*>(Shaped::aligned_address());
   const Shaped windows({41, 41, 41, 41, 41}, {2001, 2003, 2005, 2007, 2009}, kInt8, base);
   for (const int64_t offset : {2002, 80041, 80042}) {
@@ -283,7 +283,7 @@ TEST(ElementsIntersect, HolesOfSelfOverlappingViewsAreFree) {
 }
 
 // Strides without a common pattern, in a sum that is not decided within the bound.
-TEST(ElementsIntersect, UndecidedCountsAsCommonInBothOrders) {
+TEST(ElementsIntersect, UndecidedIsCommon) {
   Dims shape(20, 2);
   Dims strides;
   for (int i = 0; i < 20; ++i) strides.push_back((int64_t{1} << 30) + (int64_t{1} << i));
@@ -295,7 +295,7 @@ TEST(ElementsIntersect, UndecidedCountsAsCommonInBothOrders) {
 }
 
 // Eight elements of four bits fill four bytes.
-TEST(ElementsIntersect, PackedElementsTakeTheirBitsAlone) {
+TEST(ElementsIntersect, CountsPackedBits) {
   auto* base = static_cast<char*>(Shaped::aligned_address());
   const DType int4(TypeCode::int_, 4);
   const Shaped left({2, 4}, {4, 1}, int4, base);
@@ -410,12 +410,12 @@ TEST(Coalesce, OneElementIsNoLoop) {
   EXPECT_TRUE(coalesced(scalar.view(), scalar.view()).empty());
 }
 
-TEST(Coalesce, SamePermutationOnBothSidesIsOneLoop) {
+TEST(Coalesce, SamePermutationIsOneLoop) {
   const Shaped both({4, 5, 6}, {1, 24, 4});
   EXPECT_EQ(coalesced(both.view(), both.view()).size(), 1u);
 }
 
-TEST(Coalesce, MergesOnlyWhatIsContiguousInBoth) {
+TEST(Coalesce, MergesOnlyInBoth) {
   const Shaped dst({4, 5, 6});
   const Shaped src({4, 5, 6}, {60, 6, 1});  // a gap after each plane
   const auto loops = coalesced(dst.view(), src.view());
@@ -424,7 +424,7 @@ TEST(Coalesce, MergesOnlyWhatIsContiguousInBoth) {
   EXPECT_EQ(loops[1].extent, 4);
 }
 
-TEST(Coalesce, VisitsEveryPairOfElementsOnceAndWalksTheDestinationInward) {
+TEST(Coalesce, VisitsEachPairOnce) {
   RandomLayouts random(99);
   for (int i = 0; i < 3000; ++i) {
     const Shaped dst = random.draw(4, 4, 30);
@@ -450,30 +450,30 @@ Dims dense_like(const TensorView& view) {
   return out;
 }
 
-TEST(DenseStridesLike, KeepsTheOrderOfDimensions) {
+TEST(DenseStridesLike, KeepsDimensionOrder) {
   EXPECT_EQ(dense_like(Shaped({2, 3}, {3, 1}).view()), (Dims{3, 1}));
   EXPECT_EQ(dense_like(Shaped({2, 3}, {1, 2}).view()), (Dims{1, 2}));
   EXPECT_EQ(dense_like(Shaped({2, 3, 4}, {4, 100, 1}).view()), (Dims{4, 8, 1}));
   EXPECT_EQ(dense_like(Shaped({}, {}).view()), Dims{});
 }
 
-TEST(DenseStridesLike, NegativeAndGappedStridesBecomeDenseOnes) {
+TEST(DenseStridesLike, ClosesGaps) {
   EXPECT_EQ(dense_like(Shaped({2, 3}, {-30, 10}).view()), (Dims{3, 1}));
   EXPECT_EQ(dense_like(Shaped({2, 3}, {-1, -2}).view()), (Dims{1, 2}));
 }
 
-TEST(DenseStridesLike, BroadcastDimensionsBecomeRealOnes) {
+TEST(DenseStridesLike, ExpandsBroadcasts) {
   EXPECT_EQ(dense_like(Shaped({4, 3}, {0, 1}).view()), (Dims{3, 1}));
   EXPECT_EQ(dense_like(Shaped({4, 3}, {0, 0}).view()), (Dims{3, 1}));
 }
 
-TEST(DenseStridesLike, ExtentOneBetweenPermutedDimensionsChangesNothing) {
+TEST(DenseStridesLike, IgnoresExtentOne) {
   EXPECT_EQ(dense_like(Shaped({2, 1, 3}, {1, 2, 2}).view())[0], 1);
   EXPECT_EQ(dense_like(Shaped({2, 1, 3}, {1, 2, 2}).view())[2], 2);
 }
 
 // Whatever the input: dense, without overlap, and in the order of the strides where there are any.
-TEST(DenseStridesLike, IsDenseAndOrderedOnSmallLayouts) {
+TEST(DenseStridesLike, IsDenseAndOrdered) {
   RandomLayouts random(7);
   for (int i = 0; i < 5000; ++i) {
     const Shaped layout = random.draw(5, 3, 40);
@@ -496,7 +496,7 @@ TEST(DenseStridesLike, IsDenseAndOrderedOnSmallLayouts) {
   }
 }
 
-TEST(DenseStridesLike, WorksAboveRankSixtyFour) {
+TEST(DenseStridesLike, TakesRankSeventy) {
   Dims shape(70, 1);
   shape[0] = 2;
   shape[69] = 3;

@@ -42,7 +42,7 @@ bool lies_inside(const void* pointer, const Loan& loan) {
   return std::less_equal<>()(begin, at) && std::less<>()(at, begin + sizeof(Loan));
 }
 
-TEST(Loan, IsEmptyAndUsableWhenMade) {
+TEST(Loan, StartsEmpty) {
   Loan loan;
   EXPECT_FALSE(loan.owns_memory());
   EXPECT_EQ(loan.view().ndim, 0);
@@ -51,7 +51,7 @@ TEST(Loan, IsEmptyAndUsableWhenMade) {
   EXPECT_EQ(loan.view().size(), 1);
 }
 
-TEST(Loan, ReleasesOnceWhenDestroyed) {
+TEST(Loan, ReleasesOnce) {
   ReleaseCounter counter;
   {
     Loan loan;
@@ -76,7 +76,7 @@ TEST(Loan, ReleasesOnceAfterMove) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(Loan, MoveAssignmentGivesBackWhatItHeld) {
+TEST(Loan, MoveAssignmentReleases) {
   ReleaseCounter old_one;
   ReleaseCounter new_one;
   Loan target;
@@ -88,7 +88,7 @@ TEST(Loan, MoveAssignmentGivesBackWhatItHeld) {
   EXPECT_EQ(new_one.count(), 0);
 }
 
-TEST(Loan, SelfMoveKeepsTheOwner) {
+TEST(Loan, SelfMoveKeepsTheDeleter) {
   ReleaseCounter counter;
   Loan loan;
   describe_rank(loan, 3);
@@ -100,7 +100,7 @@ TEST(Loan, SelfMoveKeepsTheOwner) {
   EXPECT_EQ(counter.count(), 0);
 }
 
-TEST(Loan, ResetReleasesOnceAndForgetsTheDescription) {
+TEST(Loan, ResetReleasesOnce) {
   ReleaseCounter counter;
   Loan loan;
   describe_rank(loan, 12);
@@ -116,7 +116,7 @@ TEST(Loan, ResetReleasesOnceAndForgetsTheDescription) {
   EXPECT_TRUE(lies_inside(loan.view().shape, loan));
 }
 
-TEST(Loan, ReleasedOwnerIsTheCallersToGiveBack) {
+TEST(Loan, ReturnsItsDeleter) {
   ReleaseCounter counter;
   Deleter deleter;
   {
@@ -132,7 +132,7 @@ TEST(Loan, ReleasedOwnerIsTheCallersToGiveBack) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(Loan, OriginIsNeverReleased) {
+TEST(Loan, NeverReleasesTheOriginal) {
   ReleaseCounter origin;
   ReleaseCounter counter;
   {
@@ -147,7 +147,7 @@ TEST(Loan, OriginIsNeverReleased) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(Loan, MayBeReleasedOnAnotherThread) {
+TEST(Loan, ReleasesOnAnyThread) {
   ReleaseCounter counter;
   Loan loan;
   loan.attach(counter.deleter());
@@ -157,7 +157,7 @@ TEST(Loan, MayBeReleasedOnAnotherThread) {
 
 class LoanRank : public testing::TestWithParam<int> {};
 
-TEST_P(LoanRank, KeepsShapeAndStridesWhenMoved) {
+TEST_P(LoanRank, MovesShapeAndStrides) {
   Loan source;
   describe_rank(source, GetParam());
   source.view().data = &source;
@@ -170,7 +170,7 @@ TEST_P(LoanRank, KeepsShapeAndStridesWhenMoved) {
   expect_rank(assigned.view(), GetParam());
 }
 
-TEST_P(LoanRank, LeavesAnEmptyLoanBehind) {
+TEST_P(LoanRank, LeavesAnEmptyLoan) {
   Loan source;
   describe_rank(source, GetParam());
   const Loan moved(std::move(source));
@@ -181,7 +181,7 @@ TEST_P(LoanRank, LeavesAnEmptyLoanBehind) {
   expect_rank(moved.view(), GetParam());
 }
 
-TEST_P(LoanRank, StoresUpToEightDimensionsInline) {
+TEST_P(LoanRank, StoresEightInline) {
   Loan loan;
   describe_rank(loan, GetParam());
   EXPECT_EQ(lies_inside(loan.view().shape, loan), GetParam() <= Loan::kInlineRank);
@@ -191,7 +191,7 @@ TEST_P(LoanRank, StoresUpToEightDimensionsInline) {
 INSTANTIATE_TEST_SUITE_P(Ranks, LoanRank, testing::Values(0, 1, 7, 8, 9, 64, 100),
                          testing::PrintToStringParamName());
 
-TEST(Loan, RankCanChangeInBothDirections) {
+TEST(Loan, ChangesRank) {
   Loan loan;
   for (int32_t rank : {3, 12, 3, 20, 9, 8, 0, 64}) {
     describe_rank(loan, rank);

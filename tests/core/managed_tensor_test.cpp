@@ -39,7 +39,7 @@ Loan make_loan(ReleaseCounter& counter, void* values) {
   return loan;
 }
 
-TEST(ManagedTensor, ReleasesOnceWhenDestroyed) {
+TEST(ManagedTensor, ReleasesOnce) {
   VersionedProducer producer;
   {
     const ManagedTensor tensor = ManagedTensor::adopt(producer.get());
@@ -62,7 +62,7 @@ TEST(ManagedTensor, ReleasesOnceAfterMove) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(ManagedTensor, MoveAssignmentGivesBackWhatItHeld) {
+TEST(ManagedTensor, MoveAssignmentReleases) {
   VersionedProducer old_one;
   VersionedProducer new_one;
   ManagedTensor target = ManagedTensor::adopt(old_one.get());
@@ -80,7 +80,7 @@ TEST(ManagedTensor, SelfMoveKeepsTheTensor) {
   EXPECT_EQ(producer.deletions(), 0);
 }
 
-TEST(ManagedTensor, ReleasedDescriptorIsTheCallersToDelete) {
+TEST(ManagedTensor, ReturnsItsDescriptor) {
   VersionedProducer producer;
   {
     ManagedTensor tensor = ManagedTensor::adopt(producer.get());
@@ -125,7 +125,7 @@ TEST(ManagedTensor, NullContextIsTolerated) {
   EXPECT_EQ(calls, 1);
 }
 
-TEST(ManagedTensor, ToLoanDescribesAndReleasesOnce) {
+TEST(ManagedTensor, BecomesALoan) {
   VersionedProducer producer;
   producer.get()->flags = kIsCopied;
   {
@@ -141,7 +141,7 @@ TEST(ManagedTensor, ToLoanDescribesAndReleasesOnce) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(ManagedTensor, RefusedDescriptorStaysOwnedAndIsDeletedOnce) {
+TEST(ManagedTensor, KeepsRefusedDescriptors) {
   VersionedProducer producer;
   producer.tensor().ndim = -1;
   {
@@ -153,7 +153,7 @@ TEST(ManagedTensor, RefusedDescriptorStaysOwnedAndIsDeletedOnce) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(ManagedTensor, NullDescriptorIsRefused) {
+TEST(ManagedTensor, RefusesNull) {
   Loan loan;
   expect_error(ErrorCode::null_descriptor, [&] {
     describe_managed(static_cast<const DLManagedTensorVersioned*>(nullptr), loan);
@@ -168,7 +168,7 @@ class ForeignMajor : public testing::TestWithParam<uint32_t> {};
 // The descriptor's flags and tensor lie on a page that may not be read: version and deleter are all
 // there is.
 // Rule: 3
-TEST_P(ForeignMajor, ReadsNothingButTheVersionAndCallsTheDeleterOnce) {
+TEST_P(ForeignMajor, ReadsOnlyTheVersion) {
   const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
   void* memory =
       mmap(nullptr, 2 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -193,7 +193,7 @@ INSTANTIATE_TEST_SUITE_P(Majors, ForeignMajor, testing::Values(0u, 2u, 0xFFFFFFF
                          testing::PrintToStringParamName());
 
 // Rule: 4
-TEST(ManagedTensor, AnyMinorVersionIsAccepted) {
+TEST(ManagedTensor, AcceptsAnyMinorVersion) {
   VersionedProducer producer;
   for (uint32_t minor : {0u, 1u, 3u, 4u, 999u}) {
     producer.get()->version.minor = minor;
@@ -225,7 +225,7 @@ void PrintTo(const FlagRow& row, std::ostream* out) { *out << row.flags; }
 class Flags : public testing::TestWithParam<FlagRow> {};
 
 // Rule: 7
-TEST_P(Flags, SurviveImportAndExportAndUnknownOnesAreDropped) {
+TEST_P(Flags, SurviveARoundTrip) {
   VersionedProducer producer;
   producer.tensor().dtype = {kDLInt, 4, 1};
   producer.get()->flags = GetParam().flags;
@@ -247,14 +247,14 @@ INSTANTIATE_TEST_SUITE_P(All, Flags,
                                          FlagRow{~uint64_t{0}, Access::read_only, true, true, 7}),
                          testing::PrintToStringParamName());
 
-TEST(ManagedTensor, PaddedFlagMeansNothingOnWholeBytes) {
+TEST(ManagedTensor, DropsPaddingOfWholeBytes) {
   VersionedProducer producer;
   producer.get()->flags = kSubbytePadded;
   const ManagedTensor exported(ManagedTensor::adopt(producer.get()).to_loan());
   EXPECT_EQ(exported.get()->flags, 0u);
 }
 
-TEST(ManagedTensor, LegacyTensorHasUnknownAccessAndIsExportedReadOnly) {
+TEST(ManagedTensor, LegacyAccessIsUnknown) {
   LegacyProducer producer;
   {
     Loan loan;
@@ -268,7 +268,7 @@ TEST(ManagedTensor, LegacyTensorHasUnknownAccessAndIsExportedReadOnly) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(ToManaged, WritesAllThatAConsumerReads) {
+TEST(ToManaged, WritesEveryField) {
   ReleaseCounter counter;
   float values[6] = {};
   Loan loan = make_loan(counter, values);
@@ -295,7 +295,7 @@ TEST(ToManaged, WritesAllThatAConsumerReads) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(ToManaged, TakesTheOwnerOutOfTheLoan) {
+TEST(ToManaged, TakesTheDeleter) {
   ReleaseCounter counter;
   float values[6] = {};
   Loan loan = make_loan(counter, values);
@@ -305,14 +305,14 @@ TEST(ToManaged, TakesTheOwnerOutOfTheLoan) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(ToManaged, LoanWithoutAnOwnerGivesADescriptorThatTellsNobody) {
+TEST(ToManaged, TakesLoansWithoutDeleter) {
   Loan loan;
   ManagedTensor tensor(std::move(loan));
   EXPECT_NE(tensor.get()->deleter, nullptr);
   tensor.reset();
 }
 
-TEST(ToManaged, KeepsByteOffsetOfOpaqueHandles) {
+TEST(ToManaged, KeepsOpaqueOffsets) {
   Loan loan;
   loan.view().device = {kDLOpenCL, 0};
   loan.view().byte_offset = 48;
@@ -322,7 +322,7 @@ TEST(ToManaged, KeepsByteOffsetOfOpaqueHandles) {
 
 // docs/reference/rules.md#24: host memory has device id 0 on export, whatever id came in.
 // Rule: 24
-TEST(ToManaged, HostMemoryIsExportedWithDeviceIdZero) {
+TEST(ToManaged, HostIdIsZero) {
   for (DLDeviceType type : {kDLCPU, kDLCUDAHost, kDLROCMHost}) {
     VersionedProducer producer;
     producer.tensor().device = {type, 5};
@@ -334,7 +334,7 @@ TEST(ToManaged, HostMemoryIsExportedWithDeviceIdZero) {
 
 class Export : public testing::TestWithParam<int> {};
 
-TEST_P(Export, CarriesShapeAndStridesOfEveryRankIntoItsOwnAllocation) {
+TEST_P(Export, CopiesShapeAndStrides) {
   Loan loan;
   loan.set_rank(GetParam());
   for (int32_t i = 0; i < GetParam(); ++i) {
@@ -366,7 +366,7 @@ TEST(ToManagedLegacy, ReleasesOnce) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(ToManagedLegacy, ReadOnlyMemoryIsRefusedAndTheLoanKeepsItsOwner) {
+TEST(ToManagedLegacy, RefusesReadOnly) {
   ReleaseCounter counter;
   float values[6] = {};
   Loan loan = make_loan(counter, values);
@@ -378,7 +378,7 @@ TEST(ToManagedLegacy, ReadOnlyMemoryIsRefusedAndTheLoanKeepsItsOwner) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(ToManagedLegacy, PaddingIsRefused) {
+TEST(ToManagedLegacy, RefusesPadding) {
   VersionedProducer producer;
   producer.tensor().dtype = {kDLInt, 4, 1};
   producer.get()->flags = kSubbytePadded;
@@ -391,7 +391,7 @@ TEST(ToManagedLegacy, PaddingIsRefused) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(ToManagedLegacy, WhatALegacyStructDidNotSayStaysUnsaid) {
+TEST(ToManagedLegacy, KeepsUnknownAccess) {
   ReleaseCounter counter;
   float values[6] = {};
   Loan loan = make_loan(counter, values);
@@ -406,7 +406,7 @@ TEST(ToManagedLegacy, WhatALegacyStructDidNotSayStaysUnsaid) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(ToManagedLegacy, VersionedToLegacyAndBackReleasesOnceAndKeepsTheAddress) {
+TEST(ToManagedLegacy, RoundTripReleasesOnce) {
   VersionedProducer producer;
   {
     DLManagedTensor* legacy = to_managed_legacy(ManagedTensor::adopt(producer.get()).to_loan());

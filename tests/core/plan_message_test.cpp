@@ -110,8 +110,8 @@ std::vector<Message> messages() {
        numpy_like(),
        {.device = kCpu},
        "device",
-       "device is cuda:0, cpu was asked for, and nothing can be staged between them here: "
-       "move it with its own framework first, such as dlbridge.to_torch(x).to(\"cpu\")"},
+       "device is cuda:0, cpu was asked for; nothing here stages between them: "
+       "move it with its own framework first: dlbridge.to_torch(x).to(\"cpu\")"},
       {ErrorCode::copy_forbidden,
        Shaped({4}),
        numpy_like(),
@@ -219,13 +219,13 @@ std::vector<Message> messages() {
        numpy_like(),
        {},
        "requires_grad",
-       "x requires grad; sharing it would let writes pass autograd by: pass x.detach()"},
+       "x requires grad; autograd would not see writes to shared memory: pass x.detach()"},
       {ErrorCode::unsupported_keys,
-       with(ErrorCode::unsupported_keys, "XLA"),
+       with(ErrorCode::unsupported_keys),
        numpy_like(),
        {},
        "dispatch keys",
-       "x has dispatch keys beyond those of a dense CPU or CUDA tensor (XLA): "
+       "x has dispatch keys beyond those of a dense CPU or CUDA tensor: "
        "pass a dense tensor, such as x.to_dense() or x.clone()"},
       {ErrorCode::byte_order,
        with(ErrorCode::byte_order),
@@ -245,7 +245,7 @@ std::vector<Message> messages() {
 
 class Refusal : public testing::TestWithParam<Message> {};
 
-TEST_P(Refusal, NamesFieldFoundExpectedAndTheWayOut) {
+TEST_P(Refusal, HasFieldAndText) {
   const Message& row = GetParam();
   const Plan decision = plan(row.source.view(), row.target, row.request);
   ASSERT_EQ(decision.verdict, Verdict::refuse);
@@ -260,25 +260,24 @@ INSTANTIATE_TEST_SUITE_P(All, Refusal, testing::ValuesIn(messages()), [](const a
   return std::string(name(row_info.param.code)) + row_info.param.variant;
 });
 
-TEST(Refusal, EveryReasonHasWordsAndAWayOut){
-#define DLBRIDGE_X(code, field_name, remedy)                                               \
-  {                                                                                        \
-    const Shaped source({4}, {-1}, kFloat32, at(0x10000));                                 \
-    const Request request{.copy = CopyMode::never, .device = kGpu, .dtype = kFloat64};     \
-    const Error error = refusal(source.view(), torch_like(), request,                      \
-                                {.verdict = Verdict::refuse, .reasons = ErrorCode::code}); \
-    EXPECT_EQ(error.field(), field_name);                                                  \
-    const std::string text = error.what();                                                 \
-    EXPECT_NE(text.find(": "), std::string::npos) << text;                                 \
-    EXPECT_TRUE(text.find(#code) == std::string::npos ||                                   \
-                std::string(#code).find('_') == std::string::npos)                         \
-        << "a code is no finding: " << text;                                               \
+TEST(Refusal, EveryReasonHasTexts) {
+  const Shaped source({4}, {-1}, kFloat32, at(0x10000));
+  const Request request{.copy = CopyMode::never, .device = kGpu, .dtype = kFloat64};
+  const auto error_of = [&](ErrorCode code) {
+    return refusal(source.view(), torch_like(), request,
+                   {.verdict = Verdict::refuse, .reasons = code});
+  };
+  for (int code = 0; code < static_cast<int>(ErrorCode::reason_count_); ++code) {
+    const Error error = error_of(static_cast<ErrorCode>(code));
+    const std::string text = error.what();
+    EXPECT_NE(error.field(), "") << text;
+    EXPECT_EQ(error.field().find(','), std::string::npos) << text;
+    EXPECT_NE(text.find(": "), std::string::npos) << text;
+    EXPECT_EQ(text.find_first_of("{}"), std::string::npos) << text;
   }
-    DLBRIDGE_REASON_CODES(DLBRIDGE_X)
-#undef DLBRIDGE_X
 }
 
-TEST(Refusal, BytesAreWrittenInDecimalUnits) {
+TEST(Refusal, WritesDecimalUnits) {
   const auto said = [](int64_t elements) {
     const Shaped source({elements}, {-1}, test::kInt8, at(0x10000));
     const Plan decision = plan(source.view(), torch_like(), {});
@@ -295,7 +294,7 @@ TEST(Refusal, BytesAreWrittenInDecimalUnits) {
   EXPECT_EQ(said(7'000'000'000'000'000), "7000.0 TB");
 }
 
-TEST(Describe, SaysWhatIsSharedAndWhere) {
+TEST(Describe, DescribesSharing) {
   Shaped source({4, 6});
   EXPECT_EQ(describe(source.view(), torch_like(), {}, {}), "shares 96 bytes at 0x10000");
   source.fields().access = Access::unknown;
@@ -305,7 +304,7 @@ TEST(Describe, SaysWhatIsSharedAndWhere) {
       "say)");
 }
 
-TEST(Describe, SaysWhatIsCopiedAndWhy) {
+TEST(Describe, DescribesCopies) {
   const Shaped source({4}, {-1}, kFloat32, at(0x10000));
   const Request request{.copy = CopyMode::if_needed};
   const Plan decision = plan(source.view(), torch_like(), request);
@@ -315,7 +314,7 @@ TEST(Describe, SaysWhatIsCopiedAndWhy) {
       "negative strides");
 }
 
-TEST(Describe, SaysWhatIsCastWithItsBytes) {
+TEST(Describe, DescribesCasts) {
   const Shaped source({4});
   const Request request{.dtype = kFloat64};
   EXPECT_EQ(
@@ -323,7 +322,7 @@ TEST(Describe, SaysWhatIsCastWithItsBytes) {
       "cast to float64: 32 bytes");
 }
 
-TEST(Refusal, CallsATargetOfAnotherNameByIt) {
+TEST(Refusal, NamesOtherTargets) {
   TargetTraits engine = torch_like();
   engine.name = "engine";
   struct Row {

@@ -127,7 +127,7 @@ std::vector<Column> columns() {
 
 class CopyTable : public testing::TestWithParam<Column> {};
 
-TEST_P(CopyTable, EveryStateOfCopyGivesItsVerdict) {
+TEST_P(CopyTable, GivesTheVerdict) {
   const HostAndGpu backend;
   const Column& column = GetParam();
   for (size_t i = 0; i < 4; ++i) {
@@ -148,7 +148,7 @@ TEST_P(CopyTable, EveryStateOfCopyGivesItsVerdict) {
 }
 
 // copy=False with a named change is refused for that and nothing else.
-TEST_P(CopyTable, FalseForbidsWhatDeviceOrDtypeNames) {
+TEST_P(CopyTable, FalseForbidsNamedChanges) {
   const HostAndGpu backend;
   const Column& column = GetParam();
   if (!column.device && !column.dtype) return;
@@ -158,7 +158,7 @@ TEST_P(CopyTable, FalseForbidsWhatDeviceOrDtypeNames) {
 }
 
 // Naming the device and the dtype that the source has changes nothing.
-TEST_P(CopyTable, AnUnnecessaryNameIsNotMade) {
+TEST_P(CopyTable, UnnecessaryChangeShares) {
   const HostAndGpu backend;
   const Column& column = GetParam();
   if (column.device || column.dtype) return;
@@ -173,7 +173,7 @@ INSTANTIATE_TEST_SUITE_P(Cells, CopyTable, testing::ValuesIn(columns()),
                          [](const auto& row_info) { return std::string(row_info.param.name); });
 
 // Memory that the host cannot reach is copied by a device module or not at all.
-TEST(Plan, CopyOnADeviceNeedsATransferThere) {
+TEST(Plan, DeviceCopyNeedsABackend) {
   const Shaped source = on(kGpu);
   for (CopyMode mode : {CopyMode::unset, CopyMode::never, CopyMode::if_needed})
     EXPECT_EQ(plan(source.view(), torch_like(), {.copy = mode}).verdict, share);
@@ -186,7 +186,7 @@ TEST(Plan, CopyOnADeviceNeedsATransferThere) {
   EXPECT_EQ(plan(source.view(), torch_like(), {.copy = CopyMode::always}).verdict, copy);
 }
 
-TEST(Plan, StagingAndCastTogetherIsOneStaging) {
+TEST(Plan, StagesAndCasts) {
   const HostAndGpu backend;
   const Shaped source = on(kGpu);
   const Plan decision = plan(source.view(), numpy_like(), {.device = kCpu, .dtype = kFloat64});
@@ -196,7 +196,7 @@ TEST(Plan, StagingAndCastTogetherIsOneStaging) {
   EXPECT_EQ(decision.bytes, 24 * 8);
 }
 
-TEST(Plan, OutNamesACopyThatFalseForbids) {
+TEST(Plan, OutNamesACopy) {
   const Shaped source = backwards();
   for (CopyMode mode : {CopyMode::unset, CopyMode::if_needed, CopyMode::always}) {
     EXPECT_EQ(plan(source.view(), torch_like(), {.copy = mode, .into_existing = true}).verdict,
@@ -208,14 +208,14 @@ TEST(Plan, OutNamesACopyThatFalseForbids) {
   EXPECT_EQ(refused.reasons, ReasonSet(ErrorCode::copy_forbidden));
 }
 
-TEST(Plan, OutNamesACastToItsDtype) {
+TEST(Plan, OutNamesACast) {
   const Shaped source = plain();
   const Plan decision =
       plan(source.view(), numpy_like(), {.into_existing = true, .dtype = kFloat64});
   EXPECT_EQ(decision.verdict, cast);
 }
 
-TEST(Plan, CopySaysWhySharingIsNotPossible) {
+TEST(Plan, CopyHasReasons) {
   const Shaped source = backwards();
   const Plan decision = plan(source.view(), torch_like(), {.copy = CopyMode::if_needed});
   EXPECT_EQ(decision.verdict, copy);
@@ -224,7 +224,7 @@ TEST(Plan, CopySaysWhySharingIsNotPossible) {
   EXPECT_TRUE(plan(good.view(), torch_like(), {.copy = CopyMode::always}).reasons.empty());
 }
 
-TEST(Plan, AllReasonsAreCollected) {
+TEST(Plan, CollectsAllReasons) {
   Shaped source({4, 6}, {-6, 1}, kFloat32, odd_address());
   source.fields().access = Access::read_only;
   const Plan decision = plan(source.view(), torch_like(), {});
@@ -321,7 +321,7 @@ TEST_P(PlanReason, RefusesForIt) {
   EXPECT_EQ(name(decision.reasons.first()), name(row.code));
 }
 
-TEST_P(PlanReason, CopyNoneCuresItOrDoesNot) {
+TEST_P(PlanReason, HasItsRemedy) {
   const Reason& row = GetParam();
   Request request = row.request;
   request.copy = CopyMode::if_needed;
@@ -357,9 +357,9 @@ constexpr Obstacle kObstacles[] = {
     {ErrorCode::zero_tensor, true},        {ErrorCode::copy_on_write, true},
 };
 
-class PlanObstacle : public testing::TestWithParam<Obstacle> {};
+class PlanSourceReason : public testing::TestWithParam<Obstacle> {};
 
-TEST_P(PlanObstacle, RefusesUntilACopyIsNamedAndThenOnlyIfNothingCuresIt) {
+TEST_P(PlanSourceReason, HasItsRemedy) {
   const Shaped source = with(GetParam().code);
   for (const TargetTraits& target : {torch_like(), numpy_like(), neutral_traits()}) {
     const auto verdict = [&](const Request& request) {
@@ -375,33 +375,33 @@ TEST_P(PlanObstacle, RefusesUntilACopyIsNamedAndThenOnlyIfNothingCuresIt) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PlanObstacle, testing::ValuesIn(kObstacles),
+INSTANTIATE_TEST_SUITE_P(All, PlanSourceReason, testing::ValuesIn(kObstacles),
                          [](const auto& row_info) {
                            return std::string(name(row_info.param.code));
                          });
 
 // Single rules.
 
-TEST(Plan, LegacyMemoryOfUnknownAccessIsSharedWithTorch) {
+TEST(Plan, SharesUnknownAccess) {
   Shaped source = plain();
   source.fields().access = Access::unknown;
   EXPECT_EQ(plan(source.view(), torch_like(), {}).verdict, share);
 }
 
-TEST(Plan, OverlapOfReadOnlyMemoryIsNotHeldAgainstIt) {
+TEST(Plan, AllowsReadOnlyOverlap) {
   Shaped source = sliding();
   source.fields().access = Access::read_only;
   EXPECT_EQ(plan(source.view(), torch_like(), {}).reasons, ReasonSet(ErrorCode::read_only));
 }
 
-TEST(Plan, SizeOneAndEmptyDimensionsTakeAnyStride) {
+TEST(Plan, IgnoresStridesWithoutMeaning) {
   const Shaped one({1, 6}, {-999, 1}, kFloat32, Shaped::aligned_address());
   EXPECT_EQ(plan(one.view(), torch_like(), {}).verdict, share);
   const Shaped empty({0, 6}, {-5, -7}, kFloat32, odd_address());
   EXPECT_EQ(plan(empty.view(), torch_like(), {}).verdict, share);
 }
 
-TEST(Plan, AlignmentIsToTheElementUpToSixteenBytes) {
+TEST(Plan, AlignsUpToSixteenBytes) {
   const auto verdict = [](DType dtype, uintptr_t address) {
     const Shaped source({4}, {1}, dtype, reinterpret_cast<void*>(address));
     return plan(source.view(), torch_like(), {}).verdict;
@@ -414,13 +414,13 @@ TEST(Plan, AlignmentIsToTheElementUpToSixteenBytes) {
   EXPECT_EQ(verdict(DType(TypeCode::complex, 128), 0x10010), share);
 }
 
-TEST(Plan, PinnedMemoryIsHostMemory) {
+TEST(Plan, PinnedMemoryIsHost) {
   const Shaped source = on(Device(DeviceType::cuda_host));
   EXPECT_EQ(plan(source.view(), numpy_like(), {}).verdict, share);
   EXPECT_EQ(plan(source.view(), numpy_like(), {.device = kCpu}).verdict, share);
 }
 
-TEST(Plan, SourceThatCastsGetsOverADtypeTheTargetLacks) {
+TEST(Plan, SourceMayCast) {
   const Shaped source({4}, DType(TypeCode::bfloat, 16));
   const Request request{.source_casts = true, .dtype = kFloat32};
   EXPECT_EQ(plan(source.view(), numpy_like(), request).verdict, cast);
@@ -428,7 +428,7 @@ TEST(Plan, SourceThatCastsGetsOverADtypeTheTargetLacks) {
   EXPECT_EQ(plan(source.view(), numpy_like(), nobody).verdict, refuse);
 }
 
-TEST(Plan, CastToADtypeTheTargetLacksIsRefused) {
+TEST(Plan, RefusesCastsToMissingDtypes) {
   const Shaped source = plain();
   const Plan decision = plan(source.view(), numpy_like(), {.dtype = DType(TypeCode::complex, 32)});
   EXPECT_EQ(decision.reasons, ReasonSet(ErrorCode::unsupported_dtype));
@@ -441,7 +441,7 @@ TEST(Plan, NobodyCastsFloat4) {
   EXPECT_EQ(plan(source.view(), torch_like(), request).verdict, refuse);
 }
 
-TEST(Plan, Float4CopyCountsTheBytesOfTheOtherPacking) {
+TEST(Plan, CountsRepackedBytes) {
   Shaped padded({6}, {1}, kFloat4Padded, Shaped::aligned_address());
   padded.fields().subbyte_padded = true;
   EXPECT_EQ(plan(padded.view(), torch_like(), {.copy = CopyMode::if_needed}).bytes, 3);
@@ -449,7 +449,7 @@ TEST(Plan, Float4CopyCountsTheBytesOfTheOtherPacking) {
   EXPECT_EQ(plan(pairs.view(), numpy_like(), {.copy = CopyMode::if_needed}).bytes, 12);
 }
 
-TEST(Plan, BytesThatDoNotFitAreTheLargestNumberThereIs) {
+TEST(Plan, BytesSaturate) {
   constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
   const Shaped broadcast({int64_t{1} << 62}, {0}, test::kUint8, Shaped::aligned_address());
   EXPECT_EQ(plan(broadcast.view(), numpy_like(), {.dtype = kFloat64}).bytes, kLargest);
@@ -457,7 +457,7 @@ TEST(Plan, BytesThatDoNotFitAreTheLargestNumberThereIs) {
   EXPECT_EQ(plan(pairs.view(), numpy_like(), {.copy = CopyMode::if_needed}).bytes, kLargest);
 }
 
-TEST(TensorView, BytesOfPackedElementsDoNotOverflow) {
+TEST(TensorView, CountsPackedBytes) {
   const auto nbytes = [](int64_t extent, int bits) {
     return Shaped({extent}, {1}, DType(TypeCode::int_, bits)).view().nbytes();
   };
@@ -468,7 +468,7 @@ TEST(TensorView, BytesOfPackedElementsDoNotOverflow) {
   }
 }
 
-TEST(Plan, NeutralTargetTakesWhateverDlpackCanSay) {
+TEST(Plan, NeutralTargetHoldsAll) {
   for (const Shaped& source :
        {plain(), backwards(), misaligned(), read_only(), sliding(), on(kGpu),
         on(Device(DeviceType::ascend, 7)), Shaped({4}, kFloat4Pair),

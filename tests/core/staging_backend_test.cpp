@@ -52,7 +52,7 @@ Plan stage_to_cpu() {
   return plan(source.view(), test::numpy_like(), {.device = kCpu});
 }
 
-TEST(StagingBackend, NoneIsFoundWhereNoneIsRegistered) {
+TEST(StagingBackend, NoneIsRegistered) {
   EXPECT_EQ(find_staging(kGpu, kCpu), nullptr);
 }
 
@@ -66,7 +66,7 @@ TEST(StagingBackend, IsFoundWhileRegistered) {
   EXPECT_EQ(find_staging(kGpu, kCpu), nullptr);
 }
 
-TEST(StagingBackend, TheNewestIsAskedFirst) {
+TEST(StagingBackend, NewestIsAskedFirst) {
   FakeBackend old_one(kGpu, kCpu);
   FakeBackend new_one(kGpu, kCpu);
   const Registered first(old_one);
@@ -77,7 +77,7 @@ TEST(StagingBackend, TheNewestIsAskedFirst) {
   EXPECT_EQ(find_staging(kGpu, kCpu), &old_one);
 }
 
-TEST(StagingBackend, OneThatDoesNotConnectIsPassedOver) {
+TEST(StagingBackend, SkipsUnconnected) {
   FakeBackend fits(kGpu, kCpu);
   FakeBackend other(kCpu, kGpu);
   const Registered first(fits);
@@ -85,13 +85,13 @@ TEST(StagingBackend, OneThatDoesNotConnectIsPassedOver) {
   EXPECT_EQ(find_staging(kGpu, kCpu), &fits);
 }
 
-TEST(StagingBackend, UnregisteringAnUnknownOneIsIgnored) {
+TEST(StagingBackend, UnregistersUnknown) {
   FakeBackend stranger(kGpu, kCpu);
   unregister_staging(stranger);
   EXPECT_EQ(find_staging(kGpu, kCpu), nullptr);
 }
 
-TEST(StagingBackend, PlanStagesWhereOneIsRegistered) {
+TEST(StagingBackend, PlanStages) {
   FakeBackend backend(kGpu, kCpu);
   const Registered scope(backend);
   const Plan decision = stage_to_cpu();
@@ -101,7 +101,7 @@ TEST(StagingBackend, PlanStagesWhereOneIsRegistered) {
   EXPECT_EQ(decision.bytes, 64);
 }
 
-TEST(StagingBackend, PlanRefusesWhereNoneIs) {
+TEST(StagingBackend, PlanRefusesWithoutOne) {
   FakeBackend wrong_way(kCpu, kGpu);
   const Registered scope(wrong_way);
   const Plan decision = stage_to_cpu();
@@ -109,7 +109,7 @@ TEST(StagingBackend, PlanRefusesWhereNoneIs) {
   EXPECT_EQ(decision.reasons, ReasonSet(ErrorCode::no_staging));
 }
 
-TEST(StagingBackend, MayBeLookedUpWhileOthersRegister) {
+TEST(StagingBackend, FindsWhileOthersRegister) {
   FakeBackend steady(kGpu, kCpu);
   const Registered scope(steady);
   std::atomic<bool> done{false};

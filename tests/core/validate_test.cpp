@@ -159,7 +159,7 @@ const std::vector<Hostile>& hostile_descriptors() {
 
 class HostileDescriptor : public testing::TestWithParam<Hostile> {};
 
-TEST_P(HostileDescriptor, IsRefusedNamesItsFieldAndStaysTheProducers) {
+TEST_P(HostileDescriptor, IsRefused) {
   VersionedProducer producer;
   GetParam().spoil(producer);
   Loan loan;
@@ -172,7 +172,7 @@ TEST_P(HostileDescriptor, IsRefusedNamesItsFieldAndStaysTheProducers) {
   EXPECT_EQ(producer.deletions(), 0);
 }
 
-TEST_P(HostileDescriptor, IsRefusedInTheLegacyStructToo) {
+TEST_P(HostileDescriptor, IsRefusedAsLegacy) {
   VersionedProducer producer;
   GetParam().spoil(producer);
   LegacyProducer legacy;
@@ -185,7 +185,7 @@ TEST_P(HostileDescriptor, IsRefusedInTheLegacyStructToo) {
   EXPECT_EQ(legacy.deletions(), 0);
 }
 
-TEST_P(HostileDescriptor, IsGivenBackOnceByItsOwner) {
+TEST_P(HostileDescriptor, IsReleasedOnce) {
   VersionedProducer producer;
   GetParam().spoil(producer);
   {
@@ -196,7 +196,7 @@ TEST_P(HostileDescriptor, IsGivenBackOnceByItsOwner) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST_P(HostileDescriptor, LeavesALoanThatCanBeUsedAgain) {
+TEST_P(HostileDescriptor, LeavesTheLoanUsable) {
   VersionedProducer producer;
   GetParam().spoil(producer);
   Loan loan;
@@ -287,7 +287,7 @@ TEST_P(ToleratedDescriptor, CanBePlanned) {
 }
 
 // The same for the other questions that are asked about a validated view.
-TEST_P(ToleratedDescriptor, AnswersEveryQuestionAboutItsLayout) {
+TEST_P(ToleratedDescriptor, HasALayout) {
   VersionedProducer producer;
   GetParam().change(producer);
   Loan loan;
@@ -308,7 +308,7 @@ INSTANTIATE_TEST_SUITE_P(All, ToleratedDescriptor, testing::ValuesIn(tolerated_d
 
 // No memory is that large, but the addresses are all there: refuse it, or decide about it without
 // overflow.
-TEST(ReadDescriptor, StridesThatSpanTheWholeAddressSpaceAreRefusedOrPlanned) {
+TEST(ReadDescriptor, TakesHugeStrides) {
   VersionedProducer producer;
   producer.set_layout({2, 2}, {kMax - 1, -kMax});
   producer.tensor().dtype = {kDLInt, 8, 1};
@@ -323,7 +323,7 @@ TEST(ReadDescriptor, StridesThatSpanTheWholeAddressSpaceAreRefusedOrPlanned) {
   EXPECT_TRUE(elements_intersect(loan.view(), loan.view()));
 }
 
-TEST(ReadDescriptor, FoldsByteOffsetIntoAnAddress) {
+TEST(ReadDescriptor, AddsByteOffset) {
   VersionedProducer producer;
   producer.set_layout({2}, {1});
   producer.tensor().byte_offset = 8;
@@ -333,7 +333,7 @@ TEST(ReadDescriptor, FoldsByteOffsetIntoAnAddress) {
   EXPECT_EQ(loan.view().byte_offset, 0u);
 }
 
-TEST(ReadDescriptor, KeepsByteOffsetBesideAnOpaqueHandle) {
+TEST(ReadDescriptor, KeepsOpaqueOffsets) {
   VersionedProducer producer;
   producer.tensor().device = {kDLOpenCL, 2};
   producer.tensor().byte_offset = 8;
@@ -344,7 +344,7 @@ TEST(ReadDescriptor, KeepsByteOffsetBesideAnOpaqueHandle) {
   EXPECT_EQ(loan.view().device.device_id, 2);
 }
 
-TEST(ReadDescriptor, NullStridesBecomeCompactOnesInEitherStruct) {
+TEST(ReadDescriptor, NullStridesAreCompact) {
   VersionedProducer versioned;
   versioned.tensor().strides = nullptr;
   LegacyProducer legacy;
@@ -358,7 +358,7 @@ TEST(ReadDescriptor, NullStridesBecomeCompactOnesInEitherStruct) {
   EXPECT_EQ(other.view().strides[0], 3);
 }
 
-TEST(ReadDescriptor, CopiesShapeAndStridesSoThatTheProducerMayForgetThem) {
+TEST(ReadDescriptor, CopiesShapeAndStrides) {
   VersionedProducer producer;
   Loan loan;
   describe_managed(producer.get(), loan);
@@ -377,7 +377,7 @@ TEST(ReadDescriptor, KeepsNegativeStrides) {
   EXPECT_EQ(loan.view().strides[0], -1);
 }
 
-TEST(ReadDescriptor, DoesNotTouchTheDescriptor) {
+TEST(ReadDescriptor, LeavesTheDescriptor) {
   VersionedProducer producer;
   producer.tensor().byte_offset = 4;
   producer.set_layout({1, 2}, {7, 1});
@@ -391,7 +391,7 @@ TEST(ReadDescriptor, DoesNotTouchTheDescriptor) {
 
 // Of a prototype only shape, dtype and device count.
 
-TEST(ReadPrototype, GivesCompactStridesAndNoMemory) {
+TEST(ReadPrototype, HasCompactStrides) {
   VersionedProducer producer;
   producer.set_layout({2, 3}, {1, 2});
   producer.tensor().byte_offset = 8;
@@ -411,7 +411,7 @@ TEST(ReadPrototype, GivesCompactStridesAndNoMemory) {
   EXPECT_FALSE(loan.owns_memory());
 }
 
-TEST(ReadPrototype, LooksAtNeitherDataNorStridesNorOffset) {
+TEST(ReadPrototype, IgnoresOtherFields) {
   VersionedProducer producer;
   producer.set_layout({2, 3}, {kMax, kMin});
   producer.tensor().byte_offset = UINT64_MAX;
@@ -429,7 +429,7 @@ TEST(ReadPrototype, LooksAtNeitherDataNorStridesNorOffset) {
 
 class PrototypeRefusal : public testing::TestWithParam<Hostile> {};
 
-TEST_P(PrototypeRefusal, NamesTheFieldAsAForeignDescriptorsDoes) {
+TEST_P(PrototypeRefusal, NamesTheField) {
   VersionedProducer producer;
   GetParam().spoil(producer);
   producer.tensor().data = nullptr;

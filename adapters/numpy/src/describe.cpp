@@ -1,6 +1,7 @@
 // ndarray -> Loan.
 #include <algorithm>
 #include <bit>
+#include <cassert>
 
 #include "dlbridge/numpy.h"
 #include "dlbridge/python_object/hold.h"
@@ -11,7 +12,7 @@
 namespace dlbridge {
 namespace {
 
-// numpy.ma.MaskedArray, if anyone imported numpy.ma: without that no instance can exist. Borrowed.
+// numpy.ma.MaskedArray, if numpy.ma was imported: otherwise no instance exists. Borrowed.
 PyObject* masked_array_type() noexcept {
   PyObject* modules = PyImport_GetModuleDict();
   PyObject* module = modules ? PyDict_GetItemString(modules, "numpy.ma") : nullptr;
@@ -55,7 +56,7 @@ bool read_strides(PyArrayObject* array, int64_t itemsize, Loan& loan) noexcept {
   return empty || (static_cast<uint64_t>(odd) & (size - 1)) == 0;
 }
 
-// The loan behind an array of ours, through any number of NumPy views.
+// The loan of an array that dlbridge made, through any number of NumPy views.
 Deleter original_of(PyArrayObject* array) noexcept {
   PyObject* base = PyArray_BASE(array);
   while (base != nullptr && Py_TYPE(base) != &loan_base_type && PyArray_Check(base))
@@ -69,6 +70,7 @@ Deleter original_of(PyArrayObject* array) noexcept {
 bool is_ndarray(PyObject* object) noexcept { return PyArray_Check(object); }
 
 void describe_ndarray(PyObject* object, Loan& loan) {
+  assert(is_ndarray(object));
   PyArrayObject* array = as_array(object);
   loan.set_rank(PyArray_NDIM(array));
   TensorView& view = loan.view();

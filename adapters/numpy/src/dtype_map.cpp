@@ -75,7 +75,7 @@ struct Maps {
   bool ml_dtypes_loaded = false;
 };
 
-// Never destroyed: arrays may be described until the very end of the process.
+// Never destroyed: arrays may be described until the process ends.
 static_assert(std::is_trivially_destructible_v<Maps>);
 constinit Maps g_maps;
 
@@ -104,7 +104,6 @@ const char* refused_name(int type_num) noexcept {
   }
 }
 
-// Requires: a dtype that has a slot.
 void put(DType dtype, PyArray_Descr* descriptor) noexcept {
   const int slot = DTypeSet::slot(dtype);
   if (slot < 0) return;

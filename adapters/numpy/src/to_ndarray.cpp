@@ -1,4 +1,4 @@
-// Loan -> ndarray, and memory of NumPy's own for copies.
+// Loan -> ndarray, and NumPy's memory for copies.
 #include <algorithm>
 #include <array>
 #include <string>
@@ -13,7 +13,7 @@
 namespace dlbridge {
 namespace {
 
-// Stands in for the null pointer of an empty tensor, which NumPy would take as "allocate".
+// The address of empty tensors: NumPy takes null as "allocate".
 char g_no_elements = 0;
 
 constexpr int32_t kMaxNdim = 64;
@@ -43,7 +43,7 @@ PyObject* new_array(const TensorView& view, const int64_t* strides, DLDataType d
   return array;
 }
 
-// An array over memory that someone else keeps alive while it is used.
+// An array over memory that the caller keeps alive while it is used.
 PyObject* borrow(const TensorView& memory, int flags) {
   return new_array(memory, memory.strides, memory.dtype, memory.data ? memory.data : &g_no_elements,
                    flags);
@@ -96,7 +96,7 @@ PyObject* empty_ndarray(const TensorView& like, DLDataType dtype, Loan& memory) 
 
 void fill_from_ndarray(PyObject* array, const TensorView& dst) {
   PyObject* target = borrow(dst, NPY_ARRAY_WRITEABLE);
-  // Large copies give the GIL away in between.
+  // Large copies release the GIL meanwhile.
   const int status =
       parked_at_exit([&] { return PyArray_CopyInto(as_array(target), as_array(array)); });
   Py_DECREF(target);

@@ -18,7 +18,8 @@ const torch_common::KeyJudge kKeys([](const char* name) {
   return DispatchKeySet(c10::parseDispatchKey(name)).raw_repr();
 });
 
-// Younger torch keeps a materializer beside the deleter; older ones have the deleter alone.
+// Later versions of torch keep a materializer beside the deleter; older ones have the deleter
+// alone.
 template <typename Storage>
 bool is_copy_on_write(const Storage& storage) {
   if constexpr (requires { storage.has_materializer(); }) return storage.has_materializer();
@@ -29,8 +30,8 @@ template <typename Storage>
 bool is_inaccessible(const Storage& storage) {
   if constexpr (requires { storage.throw_on_immutable_data_ptr(); })
     return storage.throw_on_immutable_data_ptr() || storage.throw_on_mutable_data_ptr();
-  // Older torch has the checks without names for them. Writable access would make the copy of a
-  // copy-on-write storage, which has no other check.
+  // Older torch checks on access only. Writable access would make the copy of a copy-on-write
+  // storage.
   try {
     (void)storage.data_ptr();
     if (!is_copy_on_write(storage)) (void)const_cast<Storage&>(storage).mutable_data();

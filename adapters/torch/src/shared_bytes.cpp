@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <cassert>
 #include <thread>
 #include <typeinfo>
 
@@ -37,14 +38,14 @@ c10::intrusive_ptr<c10::StorageImpl> lock_weak(c10::StorageImpl* storage) noexce
 
 }  // namespace
 
-// Shared by the storage's DataPtr and by every export. `storage` finds the way back. To one of
-// torch's own making it is a weak reference, which keeps the StorageImpl's few words, not its
-// memory. A LoanStorage is known without one: `state` says whether it still lives (kHome), and who
-// looks for it counts as a visitor, for whom it waits when it goes.
+// Shared by the storage's DataPtr and by every export. `storage` is the original storage: a weak
+// reference if torch made it, which keeps the StorageImpl but not its memory. To a LoanStorage
+// there is no reference: `state` has a bit while it exists (kStorageExists) and counts the threads
+// that acquire it (kVisitor), for which its destructor waits.
 struct SharedBytes {
   static constexpr uint64_t kShare = 1;
   static constexpr uint64_t kShares = 0xffffffff;
-  static constexpr uint64_t kHome = uint64_t{1} << 32;
+  static constexpr uint64_t kStorageExists = uint64_t{1} << 32;
   static constexpr uint64_t kVisitor = uint64_t{1} << 33;
 
   std::atomic<uint64_t> state;
@@ -52,60 +53,61 @@ struct SharedBytes {
   c10::StorageImpl* const storage;
   const bool weak;
 
-  // Two shares: the storage's and the first export's. Requires: the storage's lock.
-  explicit SharedBytes(c10::StorageImpl& home) noexcept
-      : storage(&home), weak(&typeid(home) != &typeid(LoanStorage)) {
-    state.store(2 * kShare + (weak ? 0 : kHome), std::memory_order_relaxed);
+  // Two shares: the storage's and the first export's. Called under the storage's lock.
+  explicit SharedBytes(c10::StorageImpl& original_impl) noexcept
+      : storage(&original_impl), weak(&typeid(original_impl) != &typeid(LoanStorage)) {
+    state.store(2 * kShare + (weak ? 0 : kStorageExists), std::memory_order_relaxed);
     if (weak) {
-      c10::raw::weak_intrusive_ptr::incref(&home);
+      c10::raw::weak_intrusive_ptr::incref(&original_impl);
       return;
     }
-    std::atomic<SharedBytes*>& tie = static_cast<LoanStorage&>(home).bytes_;
+    std::atomic<SharedBytes*>& tie = static_cast<LoanStorage&>(original_impl).bytes_;
     SharedBytes* replaced = tie.load(std::memory_order_relaxed);
     tie.store(this, std::memory_order_relaxed);
-    if (replaced != nullptr) replaced->state.fetch_and(~kHome, std::memory_order_relaxed);
+    if (replaced != nullptr) replaced->state.fetch_and(~kStorageExists, std::memory_order_relaxed);
   }
 
-  // Requires: no share is left.
+  // Requires: no share but the last.
   ~SharedBytes() {
+    assert((state.load(std::memory_order_relaxed) & kShares) <= kShare);
     if (weak) c10::raw::weak_intrusive_ptr::decref(storage);
-    if (weak || (state.load(std::memory_order_acquire) & kHome) == 0) return;
-    // The storage was given other bytes. It lives as long as these say so under its lock.
+    if (weak || (state.load(std::memory_order_acquire) & kStorageExists) == 0) return;
+    // The storage has other bytes now. The lock keeps it from ending meanwhile.
     const StorageLock lock(storage);
-    if ((state.load(std::memory_order_relaxed) & kHome) != 0)
+    if ((state.load(std::memory_order_relaxed) & kStorageExists) != 0)
       static_cast<LoanStorage*>(storage)->bytes_.store(nullptr, std::memory_order_relaxed);
   }
 
-  // Requires: a share, kept meanwhile.
-  c10::intrusive_ptr<c10::StorageImpl> home() noexcept {
+  // The caller keeps a share.
+  c10::intrusive_ptr<c10::StorageImpl> acquire_storage() noexcept {
     if (weak) return lock_weak(storage);
-    const bool lives = (state.fetch_add(kVisitor, std::memory_order_acquire) & kHome) != 0;
+    const bool lives = (state.fetch_add(kVisitor, std::memory_order_acquire) & kStorageExists) != 0;
     auto found = lives ? lock_weak(storage) : c10::intrusive_ptr<c10::StorageImpl>();
     state.fetch_sub(kVisitor, std::memory_order_release);
     return found;
   }
 
   void drop_share() noexcept {
-    // A lone holder has nobody to be counted against: new ones come only from who holds a share.
+    // The last holder: only a holder can add another.
     if ((state.load(std::memory_order_acquire) & kShares) == kShare ||
         (state.fetch_sub(kShare, std::memory_order_acq_rel) & kShares) == kShare)
       delete this;
   }
 
-  void forget_home() noexcept {
-    state.fetch_and(~kHome, std::memory_order_acq_rel);
+  void forget_storage() noexcept {
+    state.fetch_and(~kStorageExists, std::memory_order_acq_rel);
     while (state.load(std::memory_order_acquire) >= kVisitor) std::this_thread::yield();
   }
 
-  // The storage goes and drops its share: one step, unless someone is looking for it.
-  void drop_home_and_share() noexcept {
+  // The storage ends and drops its share: one step, unless a thread is acquiring it.
+  void drop_storage_and_share() noexcept {
     uint64_t seen = state.load(std::memory_order_acquire);
     while (seen < kVisitor && (seen & kShares) != kShare) {
-      if (state.compare_exchange_weak(seen, seen - kHome - kShare, std::memory_order_acq_rel,
-                                      std::memory_order_acquire))
+      if (state.compare_exchange_weak(seen, seen - kStorageExists - kShare,
+                                      std::memory_order_acq_rel, std::memory_order_acquire))
         return;
     }
-    forget_home();
+    forget_storage();
     drop_share();
   }
 
@@ -124,11 +126,11 @@ void LoanStorage::part() noexcept {
   auto* bytes = bytes_.load(std::memory_order_relaxed);
   if (data.get_deleter() == c10::DeleterFnPtr(release_bytes) && data.get_context() == bytes) {
     (void)data.release_context();
-    return bytes->drop_home_and_share();
+    return bytes->drop_storage_and_share();
   }
   const StorageLock lock(this);
   bytes = bytes_.load(std::memory_order_relaxed);
-  if (bytes != nullptr) bytes->forget_home();
+  if (bytes != nullptr) bytes->forget_storage();
 }
 
 namespace {
@@ -139,9 +141,8 @@ void release_storage(void* context) noexcept {
 
 c10::DeleterFnPtr bytes_deleter() noexcept { return release_bytes; }
 
-// Shared memory and mapped files are what their deleter says they are (is_shared(), the file's
-// name): the answer depends on the deleter alone, so the last one that was not theirs is
-// remembered.
+// Shared memory and mapped files are known by their deleter (is_shared(), the file's name). The
+// last deleter of other memory is remembered.
 bool is_mapped(const at::DataPtr& data) {
   static std::atomic<c10::DeleterFnPtr> unmapped{nullptr};
   const c10::DeleterFnPtr deleter = data.get_deleter();
@@ -153,7 +154,7 @@ bool is_mapped(const at::DataPtr& data) {
   return mapped;
 }
 
-// Requires: the storage's lock.
+// Called under the storage's lock.
 SharedBytes* swap_to_shared(c10::StorageImpl& storage) {
   auto* bytes = new SharedBytes(storage);
   at::DataPtr& data = storage._mutable_data_ptr_no_checks();
@@ -188,8 +189,8 @@ Deleter share_storage(c10::StorageImpl& storage) {
 c10::intrusive_ptr<c10::StorageImpl> original_storage(const Deleter& original) noexcept {
   if (original.release == release_bytes) {
     auto* bytes = static_cast<SharedBytes*>(original.context);
-    auto storage = bytes->home();
-    // share_memory_() and the like give the storage other bytes; then there is no way back.
+    auto storage = bytes->acquire_storage();
+    // share_memory_() and the like give the storage other bytes.
     if (storage && storage->_mutable_data_ptr_no_checks().get_context() == bytes) return storage;
   } else if (original.release == release_storage) {
     return c10::intrusive_ptr<c10::StorageImpl>::unsafe_reclaim_from_nonowning(

@@ -7,14 +7,15 @@
 #include <atomic>
 
 #include "dlbridge/loan.h"
-#include "recycled.h"
+#include "spare_blocks.h"
 
 namespace dlbridge {
 
 struct SharedBytes;
 
-/// A storage over memory that a loan brought. Everywhere else it is a StorageImpl; it only knows
-/// the bytes that it shares with its exports, so that both can part without a weak reference.
+/// A storage over the memory of a loan. It knows the bytes that it shares with its exports, so that
+/// these need no weak reference to it, which would cost the bar "and back" of
+/// benchmarks/overhead.py (3.5, direct tier). Otherwise a StorageImpl.
 class LoanStorage final : public c10::StorageImpl {
  public:
   using StorageImpl::StorageImpl;
@@ -29,16 +30,15 @@ class LoanStorage final : public c10::StorageImpl {
   friend struct SharedBytes;
   void part() noexcept;
 
-  std::atomic<SharedBytes*> bytes_{nullptr};  ///< from the first export on; written under the lock
+  std::atomic<SharedBytes*> bytes_{nullptr};  ///< set by the first export, under the lock
 };
 
-/// One share in the bytes behind `storage`. CPU storages are swapped to shared bytes on their first
-/// export; shared, mapped and CUDA storages are held as they are. Marks the storage not resizable.
-/// Throws std::bad_alloc.
+/// A reference to the bytes of `storage`. The first export of a CPU storage swaps its DataPtr for
+/// shared bytes; of shared, mapped and CUDA storages the StorageImpl is held. Makes the storage not
+/// resizable. Throws std::bad_alloc.
 Deleter share_storage(c10::StorageImpl& storage);
 
-/// The storage that `original` came from, if it was made by share_storage and that storage still
-/// holds those bytes.
+/// The storage that share_storage made `original` of, if it still holds those bytes.
 c10::intrusive_ptr<c10::StorageImpl> original_storage(const Deleter& original) noexcept;
 
 }  // namespace dlbridge

@@ -1,4 +1,4 @@
-// Loan -> at::Tensor, and memory of torch's own for copies.
+// Loan -> at::Tensor, and torch's memory for copies.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/lift_fresh.h>
 #include <c10/core/CPUAllocator.h>
@@ -14,8 +14,8 @@
 #include "dlbridge/torch_common/layout.h"
 #include "dtype_table.h"
 #include "plain_dispatch.h"
-#include "recycled.h"
 #include "shared_bytes.h"
+#include "spare_blocks.h"
 
 namespace dlbridge {
 namespace {
@@ -45,11 +45,12 @@ c10::Device torch_device(DLDevice device) {
       break;
   }
   throw Error(ErrorCode::unsupported_device, "device",
-              "device is " + Device(device).name() + ", which torch does not take");
+              "device is " + Device(device).name() + ", which torch does not support");
 }
 
-// A TensorImpl that is born with its layout: what set_sizes_and_strides() would compute once more
-// is taken from settle_strides(). Adds no state: everywhere else it is a TensorImpl.
+// A TensorImpl made with its layout, which set_sizes_and_strides() would compute again. Without it
+// the bar of to_torch in benchmarks/overhead.py fails (1.8, direct tier). Adds no state to
+// TensorImpl.
 class StridedImpl final : public c10::TensorImpl {
  public:
   StridedImpl(c10::Storage&& storage, c10::DispatchKeySet keys, caffe2::TypeMeta meta,
@@ -82,9 +83,8 @@ at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl> storage, int64_t off
       c10::Storage(std::move(storage)), c10::DispatchKeySet(key), meta, view, offset, layout));
 }
 
-// The tensor over the storage that the memory was exported from, if it is still there and holds all
-// of the view.
-at::Tensor back_to_storage(const Loan& loan, const Layout& layout, caffe2::TypeMeta meta) {
+// The tensor over the original storage, if it still exists and holds all of the view.
+at::Tensor over_original(const Loan& loan, const Layout& layout, caffe2::TypeMeta meta) {
   auto storage = original_storage(loan.original);
   if (!storage) return {};
   const TensorView& view = loan.view();
@@ -99,8 +99,8 @@ at::Tensor back_to_storage(const Loan& loan, const Layout& layout, caffe2::TypeM
   return make_tensor(std::move(storage), offset >> shift, view, layout, meta);
 }
 
-// Gives the loan an deleter that has a context: a box around the one it has.
-void box_owner(Loan& loan) {
+// Replaces a deleter without a context by one with a context.
+void box_deleter(Loan& loan) {
   auto* box = new Deleter(loan.deleter());
   (void)loan.release_deleter();
   loan.attach({box, [](void* context) noexcept {
@@ -115,8 +115,8 @@ at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta) 
   const c10::Device device = torch_device(view.device);
   // A DataPtr without a context never calls its deleter.
   if (loan.deleter().release != nullptr && loan.deleter().context == nullptr) [[unlikely]]
-    box_owner(loan);
-  // From here on the DataPtr owns, whatever fails.
+    box_deleter(loan);
+  // The DataPtr owns from here on, also if something throws.
   const Deleter deleter = loan.release_deleter();
   at::DataPtr data(view.data, deleter.context, deleter.release, device);
   c10::intrusive_ptr<c10::StorageImpl> storage = c10::make_intrusive<LoanStorage>(
@@ -125,7 +125,7 @@ at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta) 
   return make_tensor(std::move(storage), 0, view, layout, meta);
 }
 
-// A tensor over memory that someone else keeps alive while it is used.
+// A tensor over memory that the caller keeps alive while it is used.
 at::Tensor borrow(const TensorView& memory) { return to_tensor(torch_common::borrow(memory)); }
 
 }  // namespace
@@ -139,7 +139,7 @@ at::Tensor finish_copy(at::Tensor&& tensor) {
 at::Tensor reuse_storage(Loan& loan) {
   if (loan.original.release == nullptr) return {};
   const caffe2::TypeMeta meta = type_meta(loan.view().dtype);
-  at::Tensor tensor = back_to_storage(loan, settle_strides(loan), meta);
+  at::Tensor tensor = over_original(loan, settle_strides(loan), meta);
   return tensor.defined() ? finish_copy(std::move(tensor)) : tensor;
 }
 
@@ -157,7 +157,7 @@ at::Tensor to_tensor(Loan&& loan) {
 
 namespace {
 
-// Memory from torch's own CPU allocator, which says c10::Error where there is none left.
+// Memory of torch's CPU allocator, which throws c10::Error without memory.
 c10::intrusive_ptr<c10::StorageImpl> allocate_storage(int64_t bytes) {
   try {
     return c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,

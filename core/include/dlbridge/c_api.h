@@ -1,10 +1,10 @@
 // The stable C ABI of dlbridge: C11, and valid C++. Guide: docs/c.md.
 //
-// Status: every function returns a dlb_status, DLBRIDGE_OK (0) on success. After anything else,
-// dlb_last_error() tells the calling thread what was wrong. No exception leaves these functions.
+// Status: every function returns a dlb_status, DLBRIDGE_OK (0) on success. After another status
+// dlb_last_error() describes the error of the calling thread. No exception leaves these functions.
 //
-// Owns: on failure nothing was consumed and nothing was made. Whoever owned a tensor before the
-// call owns it afterwards, its deleter was not called, and every `out` pointer is set to null.
+// Owns: a function that fails has consumed and made nothing. The owner of a tensor before the call
+// owns it afterwards, its deleter was not called, and every `out` pointer is set to null.
 //
 // Structs: every struct begins with struct_size, which the caller sets to sizeof(the struct);
 // fields that it does not use it sets to zero. A struct of another size is refused
@@ -17,8 +17,8 @@
 // Units: strides count elements, sizes and offsets count bytes.
 //
 // Thread: any thread may call any function, at the same time. A descriptor must not change, and its
-// memory must not be freed, while a function reads it. Deleters run on the thread that drops the
-// last share.
+// memory must not be freed, while a function reads it. A deleter runs on the thread that drops the
+// last reference.
 #pragma once
 
 #include <dlpack/dlpack.h>
@@ -37,7 +37,7 @@ extern "C" {
 /// The version of this ABI that the header describes.
 #define DLBRIDGE_C_API_VERSION 1
 
-/// What became of a call. dlb_last_error() has the particulars.
+/// The result of a call. dlb_last_error() has the details.
 typedef enum dlb_status {
   DLBRIDGE_OK = 0,
   DLBRIDGE_INVALID_ARGUMENT = 1,     ///< a null pointer, a number out of range, an unknown name
@@ -46,18 +46,18 @@ typedef enum dlb_status {
   DLBRIDGE_OUT_OF_MEMORY = 4,        ///< an allocation failed
   DLBRIDGE_INVALID_DESCRIPTOR = 5,   ///< the descriptor breaks a rule of DLPack
   DLBRIDGE_UNSUPPORTED_VERSION = 6,  ///< the descriptor's major version is not 1
-  DLBRIDGE_REFUSED = 7,              ///< well formed, but it cannot be done without harm
+  DLBRIDGE_REFUSED = 7,              ///< well formed, but not possible for this memory
   DLBRIDGE_INTERNAL_ERROR = 8,       ///< a defect of dlbridge or of a StagingBackend module
-  DLBRIDGE_UNAVAILABLE = 9,          ///< this machine lacks it: no driver, one too old, no device
-  DLBRIDGE_DEVICE_FAILED = 10,       ///< a device failed for good in this process: start a new one
+  DLBRIDGE_UNAVAILABLE = 9,          ///< no driver, one too old, or no device on this machine
+  DLBRIDGE_DEVICE_FAILED = 10,       ///< a device failed for good: start a new process
   DLBRIDGE_STATUS_RANGE_ = 0x7fffffff
 } dlb_status;
 
-/// What is known about whether memory may be written. A legacy descriptor cannot say.
+/// What is known about write access. A legacy descriptor has no flag.
 typedef enum dlb_access {
   DLBRIDGE_ACCESS_WRITABLE = 0,
   DLBRIDGE_ACCESS_READ_ONLY = 1,
-  DLBRIDGE_ACCESS_UNKNOWN = 2  ///< counts as read-only where memory is handed on
+  DLBRIDGE_ACCESS_UNKNOWN = 2  ///< exported as read-only
 } dlb_access;
 
 /// The four states of `copy=`: when a copy may be made.
@@ -90,7 +90,7 @@ enum {
   DLBRIDGE_ACCEPTS_NEGATIVE_STRIDES = 1 << 0,  ///< on extents above 1
   DLBRIDGE_ACCEPTS_ZERO_STRIDES = 1 << 1,      ///< broadcast dimensions
   DLBRIDGE_ACCEPTS_PARTIAL_OVERLAP = 1 << 2,   ///< writable memory that overlaps itself
-  DLBRIDGE_ACCEPTS_READ_ONLY = 1 << 3,         ///< can promise not to write
+  DLBRIDGE_ACCEPTS_READ_ONLY = 1 << 3,         ///< marks memory as read-only
   DLBRIDGE_ACCEPTS_MISALIGNED = 1 << 4,        ///< data that is not aligned to its element
   DLBRIDGE_ACCEPTS_PACKED_SUBBYTE = 1 << 5,    ///< elements below a byte that are not padded
   DLBRIDGE_ACCEPTS_EVERY_DTYPE = 1 << 6,       ///< any type that DLPack defines
@@ -102,11 +102,11 @@ enum {
   DLBRIDGE_NAMED_DEVICE = 1 << 0,       ///< dlb_request::device holds
   DLBRIDGE_NAMED_DTYPE = 1 << 1,        ///< dlb_request::dtype holds
   DLBRIDGE_NAMED_DESTINATION = 1 << 2,  ///< memory to copy into is given
-  DLBRIDGE_NAMED_SOURCE_CASTS = 1 << 3  ///< the source's side can cast to what the target has
+  DLBRIDGE_NAMED_SOURCE_CASTS = 1 << 3  ///< the source's framework casts to a named dtype
 };
 
-/// What went wrong last on this thread. The texts are never null; they stay until the next failing
-/// call on the same thread.
+/// The last error of this thread. The texts are never null and stay until the next failing call on
+/// the same thread.
 typedef struct dlb_error {
   size_t struct_size;  ///< in
   int32_t status;      ///< a dlb_status; DLBRIDGE_OK while no call has failed
@@ -116,7 +116,7 @@ typedef struct dlb_error {
   const char* message;  ///< one sentence: found, expected, remedy; at most 1023 bytes
 } dlb_error;
 
-/// Which library this is.
+/// The versions of the library.
 typedef struct dlb_version_info {
   size_t struct_size;  ///< in
   int32_t major;
@@ -127,10 +127,10 @@ typedef struct dlb_version_info {
   int32_t dlpack_minor;  ///< the DLPack version written into descriptors
 } dlb_version_info;
 
-/// What a descriptor says, checked. The three fields marked "in" are the caller's arrays.
+/// What a checked descriptor says. The fields marked "in" are set by the caller.
 typedef struct dlb_description {
   size_t struct_size;    ///< in
-  int64_t* shape;        ///< in: room for `capacity` extents, or null where they are not wanted
+  int64_t* shape;        ///< in: room for `capacity` extents, or null
   int64_t* strides;      ///< in: room for `capacity` strides in elements, or null
   int32_t capacity;      ///< in
   int32_t ndim;          ///< how many extents and strides there are
@@ -147,10 +147,10 @@ typedef struct dlb_description {
   char device_name[32];   ///< "cpu", "cuda:1"
 } dlb_description;
 
-/// What a target can hold, said as data.
+/// What a target can hold.
 typedef struct dlb_traits {
   size_t struct_size;        ///< in, like all of this
-  const char* name;          ///< how messages call the target; null: "dlpack"
+  const char* name;          ///< of the target in messages; null: "dlpack"
   const DLDataType* dtypes;  ///< the single-lane types it holds; borrowed for the call
   int32_t dtype_count;
   int32_t max_ndim;
@@ -170,7 +170,7 @@ typedef struct dlb_request {
   int32_t reserved;    ///< zero
 } dlb_request;
 
-/// The answer of a plan, and the caller's arrays for its texts.
+/// A plan, and the caller's arrays for its texts.
 typedef struct dlb_plan_result {
   size_t struct_size;        ///< in
   const char** reasons;      ///< in: room for `reasons_capacity` names, or null
@@ -186,13 +186,13 @@ typedef struct dlb_plan_result {
   int32_t reserved;          ///< zero
 } dlb_plan_result;
 
-/// A checked tensor with a share in its memory, counted. Immutable: threads may use one together.
+/// A checked tensor with a counted reference to its memory. Immutable: threads may share one.
 typedef struct dlb_tensor dlb_tensor;
 
 // ---- The library, and errors
 
-/// Writes what the calling thread's last failing call left. Calls that succeed leave it as it is,
-/// and so does this one. Owns: nothing changes hands.
+/// Writes the error of the calling thread's last failing call, which calls that succeed and this
+/// function leave as it is. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_last_error(dlb_error* error) DLBRIDGE_NOEXCEPT;
 
 /// Writes the versions of this library. Owns: nothing changes hands.
@@ -210,7 +210,7 @@ DLBRIDGE_API dlb_status dlb_dtype_parse(const char* name, DLDataType* dtype) DLB
 DLBRIDGE_API dlb_status dlb_dtype_name(DLDataType dtype, char* buffer, size_t capacity,
                                        size_t* length) DLBRIDGE_NOEXCEPT;
 
-// ---- Looking at a descriptor without taking it
+// ---- Reading a descriptor without taking it
 //
 // `managed` is borrowed for the call: it is read, never changed, its deleter never called, whatever
 // the status. Of a descriptor with another major version nothing but the version is read.
@@ -219,19 +219,18 @@ DLBRIDGE_API dlb_status dlb_dtype_name(DLDataType dtype, char* buffer, size_t ca
 DLBRIDGE_API dlb_status dlb_validate(const DLManagedTensorVersioned* managed) DLBRIDGE_NOEXCEPT;
 DLBRIDGE_API dlb_status dlb_validate_legacy(const DLManagedTensor* managed) DLBRIDGE_NOEXCEPT;
 
-/// Checks `managed` and writes what it says into `description`. Where shape or strides are asked
-/// for and `capacity` is below ndim, neither is written, everything else is, and the status is
-/// DLBRIDGE_BUFFER_TOO_SMALL. After another failure only what the caller set is there. Owns:
-/// nothing changes hands.
+/// Checks `managed` and writes what it says into `description`. If `shape` or `strides` is given
+/// and `capacity` is below ndim, neither is written, every other field is, and the status is
+/// DLBRIDGE_BUFFER_TOO_SMALL. Another failure writes nothing. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_describe(const DLManagedTensorVersioned* managed,
                                      dlb_description* description) DLBRIDGE_NOEXCEPT;
 DLBRIDGE_API dlb_status dlb_describe_legacy(const DLManagedTensor* managed,
                                             dlb_description* description) DLBRIDGE_NOEXCEPT;
 
-/// Checks `managed` and says what handing it to a target would do: nothing is done. A refusal is an
-/// answer: the status is DLBRIDGE_OK, the verdict DLBRIDGE_REFUSE. `traits` null: a target that
-/// holds all that DLPack can say. `request` null: nothing is named. The remedies in messages are
-/// spelt as in Python (docs/c.md has the table). Owns: nothing changes hands.
+/// Checks `managed` and writes what its conversion for a target would do. A refused conversion is a
+/// result: the status is DLBRIDGE_OK, the verdict DLBRIDGE_REFUSE. `traits` null: a target that
+/// holds all that DLPack can describe. `request` null: nothing is named. Messages name remedies as
+/// in Python (docs/c.md has the table). Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_plan(const DLManagedTensorVersioned* managed, const dlb_traits* traits,
                                  const dlb_request* request,
                                  dlb_plan_result* result) DLBRIDGE_NOEXCEPT;
@@ -239,60 +238,57 @@ DLBRIDGE_API dlb_status dlb_plan_legacy(const DLManagedTensor* managed, const dl
                                         const dlb_request* request,
                                         dlb_plan_result* result) DLBRIDGE_NOEXCEPT;
 
-/// Copies the elements of `source` into the memory of `destination`, in any layouts, on several
-/// threads from the size where that pays. Both are checked, and must have the same shape and dtype,
-/// and lie in host memory. DLBRIDGE_REFUSED, before a byte is written: the shapes or dtypes differ,
-/// the destination is read-only, overlaps itself or has a byte in common with the source. Both are
-/// borrowed for the call. Owns: nothing changes hands.
+/// Copies the elements of `source` into the memory of `destination`, in any layouts. Large copies
+/// use several threads. Both are checked, must have the same shape and dtype, and lie in host
+/// memory. DLBRIDGE_REFUSED, before a byte is written: the shapes or dtypes differ, the destination
+/// is read-only, overlaps itself or has a byte in common with the source. Both are borrowed for the
+/// call. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_copy(const DLManagedTensorVersioned* source,
                                  const DLManagedTensorVersioned* destination) DLBRIDGE_NOEXCEPT;
 
-/// Copies the elements of `source` into the memory of `destination`, which is in another place (a
-/// device and the host, or the same device), by the module registered for these two places, such as
-/// that of dlbridge/cuda/c_api.h. When it returns the host may read a host destination; a device
-/// destination holds the elements for what is enqueued on `stream` from then on. `stream` belongs
-/// to the device: DLPack's number or the device API's own handle. Both are checked, and must have
-/// the same shape and dtype. DLBRIDGE_REFUSED, before a byte is written: no module connects the
-/// two places, and what dlb_copy refuses. After a failure of the module itself the destination's
-/// elements are undefined. Both are borrowed for the call. Owns: nothing changes hands.
+/// Copies the elements of `source` into the memory of `destination`, between the host and a device
+/// or on one device, by the module registered for these two, such as that of dlbridge/cuda/c_api.h.
+/// When it returns, the host may read a host destination; work enqueued on `stream` from then on
+/// may use a device destination. `stream` belongs to the device: DLPack's number or the device
+/// API's own handle. Both are checked and must have the same shape and dtype. DLBRIDGE_REFUSED,
+/// before a byte is written: no module connects the two, and what dlb_copy refuses. If the module
+/// itself fails, the destination's elements are undefined. Both are borrowed. Owns: nothing changes
+/// hands.
 DLBRIDGE_API dlb_status dlb_stage(const DLManagedTensorVersioned* source,
                                   const DLManagedTensorVersioned* destination,
                                   intptr_t stream) DLBRIDGE_NOEXCEPT;
 
 // ---- Handles
 
-/// Checks `managed` and takes it. Owns: on success the handle owns `managed`, whose deleter is
-/// called once, when the last share is dropped, and `*tensor` is one share that the caller gives
-/// back with dlb_tensor_release. On failure nothing was consumed: the caller still owns `managed`,
-/// also where its version is unsupported.
+/// Checks `managed` and takes it. Owns: on success the handle owns `managed` and calls its deleter
+/// when the last reference is dropped; the caller drops `*tensor` with dlb_tensor_release. On
+/// failure the caller still owns `managed`, also if its version is unsupported.
 DLBRIDGE_API dlb_status dlb_adopt(DLManagedTensorVersioned* managed,
                                   dlb_tensor** tensor) DLBRIDGE_NOEXCEPT;
-/// The same for the legacy struct. `access` (a dlb_access) is what the caller knows about it.
+/// The same for the legacy struct. `access` (a dlb_access) is what the caller knows.
 DLBRIDGE_API dlb_status dlb_adopt_legacy(DLManagedTensor* managed, int32_t access,
                                          dlb_tensor** tensor) DLBRIDGE_NOEXCEPT;
 
-/// One share more. Owns: on success the caller gives it back with dlb_tensor_release. On failure
-/// there is no new share.
+/// Adds a reference. Owns: on success the caller drops it with dlb_tensor_release.
 DLBRIDGE_API dlb_status dlb_tensor_retain(dlb_tensor* tensor) DLBRIDGE_NOEXCEPT;
 
-/// Drops one share; null is ignored. Owns: the caller's share is gone; with the last one, exports
-/// included, the memory goes back to its producer. It does not fail.
+/// Drops a reference; null is ignored. Owns: with the last one, exports included, the deleter is
+/// called. It does not fail.
 DLBRIDGE_API dlb_status dlb_tensor_release(dlb_tensor* tensor) DLBRIDGE_NOEXCEPT;
 
-/// A look at the handle as a descriptor, for the functions that take one. Owns: nothing changes
-/// hands: `*managed` is borrowed, has no deleter, and lives as long as the caller's share. It must
-/// not be adopted, converted or put into a capsule: dlb_export makes what may be.
+/// Borrows a descriptor of the handle, for the functions that read one. Owns: nothing changes
+/// hands:
+/// `*managed` has no deleter and lives as long as the caller's reference. It must not be adopted,
+/// converted or put into a capsule: use dlb_export for that.
 DLBRIDGE_API dlb_status dlb_tensor_borrow(
     const dlb_tensor* tensor, const DLManagedTensorVersioned** managed) DLBRIDGE_NOEXCEPT;
 
-/// A new descriptor over the handle's memory. Owns: on success `*managed` is the caller's, who has
-/// its deleter called once; it keeps the memory alive also when the handle is gone. On failure
-/// there is no new descriptor. The handle stays the caller's either way.
+/// Makes a new descriptor over the handle's memory. Owns: on success the caller calls its deleter
+/// once; it keeps the memory alive without the handle. The handle stays the caller's.
 DLBRIDGE_API dlb_status dlb_export(dlb_tensor* tensor,
                                    DLManagedTensorVersioned** managed) DLBRIDGE_NOEXCEPT;
 /// The same as a legacy struct. Read-only memory and elements below a byte that are padded are
-/// DLBRIDGE_REFUSED: a legacy struct has no flags to say so. Memory of unknown access, which only
-/// another legacy struct brings, stays unknown.
+/// DLBRIDGE_REFUSED: a legacy struct has no flags to say so. Unknown access stays unknown.
 DLBRIDGE_API dlb_status dlb_export_legacy(dlb_tensor* tensor,
                                           DLManagedTensor** managed) DLBRIDGE_NOEXCEPT;
 

@@ -7,8 +7,8 @@
 
 namespace dlbridge {
 
-/// Copies the elements of `src` into `dst`, in any layouts, on several threads from the size where
-/// that pays. Requires: same shape and itemsize (whole bytes), host memory, dst writable, without
+/// Copies the elements of `src` into `dst`, in any layouts; large copies use several threads.
+/// Requires: same shape and itemsize (whole bytes), host memory, dst writable, without
 /// overlap in itself or with src. Thread: any; takes no lock. Throws std::bad_alloc; dst is then
 /// untouched.
 DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst);
@@ -18,18 +18,18 @@ DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst);
 /// (dst; unknown access counts as read-only), overlap (dst with itself or with src).
 DLBRIDGE_API void require_copyable(const TensorView& src, const TensorView& dst);
 
-/// The same for memory anywhere: everything but unsupported_device. That dst has nothing in common
-/// with src is seen where both are host memory, or on one device.
+/// The same for memory on any device, without unsupported_device. Finds overlap of host memory, and
+/// of memory on one device.
 DLBRIDGE_API void require_same_elements(const TensorView& src, const TensorView& dst);
 
-/// Repacks float4 between one element a byte (dtype (17,4,1), padded) and two a byte ((17,4,2));
-/// the side that has pairs has half the extent in the last dimension. The first element of a pair
-/// is the low nibble. Requires: host memory; shapes as said; dst writable.
+/// Repacks float4 between one element a byte (dtype (17,4,1), padded) and two a byte ((17,4,2)).
+/// The side with pairs has half the extent in the last dimension. The first element of a pair is
+/// the low nibble. Requires: host memory, these shapes, a writable dst.
 DLBRIDGE_API void repack_float4(const TensorView& src, const TensorView& dst);
 
-/// A Loan over fresh host memory, 64-byte aligned, not initialised, with shape, dtype and padding
-/// of `like` and dense strides in the same dimension order. Its view is writable and marked
-/// IS_COPIED. Throws std::bad_alloc.
+/// Allocates uninitialised host memory, 64-byte aligned, with shape, dtype and padding of `like`
+/// and dense strides in the same dimension order. The view is writable and marked IS_COPIED. Throws
+/// std::bad_alloc.
 DLBRIDGE_API Loan allocate_like(const TensorView& like);
 
 }  // namespace dlbridge

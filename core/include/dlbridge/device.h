@@ -1,5 +1,4 @@
-// Device: a value over DLDevice with names, parsing and the two questions that an exchange asks of
-// it.
+// Device: a value over DLDevice with names and parsing.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +11,7 @@
 
 namespace dlbridge {
 
-/// DLPack's device types as numbers (those younger than DLPack 1.0 included).
+/// DLPack's device types as numbers, including those added after DLPack 1.0.
 enum class DeviceType : int32_t {
   cpu = 1,
   cuda = 2,
@@ -35,7 +34,7 @@ enum class DeviceType : int32_t {
   ascend = 21,
 };
 
-/// Where memory lives: DLPack's device type and id.
+/// DLPack's device type and id.
 class DLBRIDGE_API Device {
  public:
   constexpr Device(DLDevice value) noexcept
@@ -54,7 +53,7 @@ class DLBRIDGE_API Device {
     return type_ >= 1 && type_ <= 21 && type_ != 5 && type_ != 6;
   }
 
-  /// Whether the CPU may follow a pointer to it without further ado: ordinary and pinned memory.
+  /// Whether the CPU may read and write it directly: ordinary and pinned memory.
   /// Managed memory is not among them: host access to it needs synchronisation first
   /// (docs/reference/rules.md#75).
   constexpr bool is_host() const noexcept {
@@ -80,8 +79,7 @@ class DLBRIDGE_API Device {
   /// Parses "cpu", "cuda" (id 0), "cuda:1" and the like.
   static std::optional<Device> parse(std::string_view text);
 
-  /// Whether memory on `a` is memory on `b` for the purpose of naming a device: all host memory is
-  /// "cpu".
+  /// Whether a call that names `b` means the memory of `a`: all host memory is "cpu".
   static constexpr bool same_place(Device a, Device b) noexcept {
     if (a.is_host() && b.is_host()) return true;
     return a.type_ == b.type_ && a.id_ == b.id_;

@@ -1,9 +1,8 @@
-// The one place where <dlpack/dlpack.h> is included.
+// The only include of <dlpack/dlpack.h>.
 //
-// PyTorch ships a copy of the same header under the same include guard, so whichever comes first
-// wins. Only types that exist since DLPack 1.0 are named by dlbridge's public headers; enum values
-// that are younger are given here as plain numbers. The layout that the rest of the library relies
-// on is asserted (64-bit platforms).
+// PyTorch ships a copy of the header under the same include guard, so the first one included wins.
+// Public headers of dlbridge name only types of DLPack 1.0; later enum values are plain numbers
+// here. The layout that the library relies on is asserted (64-bit platforms).
 #pragma once
 
 #include <dlpack/dlpack.h>

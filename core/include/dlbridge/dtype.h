@@ -1,7 +1,7 @@
 // DType: a value over DLDataType with names and sizes.
 //
-// Enum values are judged one by one: the DLPack minor version does not gate them, and an unknown
-// code survives being stored and printed. Nothing here allocates except name().
+// The DLPack minor version does not restrict enum values, and an unknown code can be stored and
+// printed. Only name() allocates.
 #pragma once
 
 #include <cstdint>
@@ -14,7 +14,7 @@
 
 namespace dlbridge {
 
-/// DLPack's dtype codes as numbers, so that an older dlpack.h included first does no harm.
+/// DLPack's dtype codes as numbers, so that an older dlpack.h may be included first.
 enum class TypeCode : uint8_t {
   int_ = 0,
   uint = 1,
@@ -66,7 +66,7 @@ class DLBRIDGE_API DType {
   /// "code=40,bits=8,lanes=1" if unknown.
   std::string name() const;
 
-  /// The type called `name`, if there is one. Accepts what name() returns.
+  /// The type called `name`, if there is one: the inverse of name().
   static std::optional<DType> parse(std::string_view name);
 
   friend constexpr bool operator==(DType a, DType b) noexcept {

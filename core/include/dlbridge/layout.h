@@ -1,5 +1,4 @@
-// Layout: pure questions about shape and strides. Strides are in elements; nothing here follows a
-// pointer.
+// Layout: functions of shape and strides. Strides are in elements; no pointer is followed.
 //
 // "Overflow-checked" functions accept any 64-bit input; the others require a validated view.
 #pragma once
@@ -78,7 +77,7 @@ inline int32_t broadcast_dimension(const TensorView& view) noexcept {
 /// aside. A search that is not decided within its bound counts as overlapping.
 DLBRIDGE_API bool has_partial_overlap(const TensorView& view) noexcept;
 
-/// Whether the address ranges of two views meet on one device.
+/// Whether the address ranges of two views on one device have a byte in common.
 DLBRIDGE_API bool ranges_intersect(const TensorView& a, const TensorView& b) noexcept;
 
 /// Whether two views have a byte of an element in common: interleaved views do not. The answer does

@@ -1,12 +1,12 @@
 // Loan: the neutral value that every adapter gives and takes, made on the stack.
 //
-// Holds a description (shape and strides inline up to rank 8) and, once lent, the deleter of the
-// memory. Move-only. Whoever holds a Loan with an deleter keeps the memory alive; destroying it
-// gives the memory back exactly once. Thread: a Loan is used by one thread at a time; its release
-// may run on any thread.
+// Holds a description (shape and strides inline up to rank 8) and, once acquired, the deleter of
+// the memory. Move-only. A Loan with a deleter keeps the memory alive; its destructor calls the
+// deleter once. Thread: one thread at a time uses a Loan; its deleter may run on any thread.
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstdint>
 #include <memory>
 #include <new>
@@ -17,8 +17,8 @@
 
 namespace dlbridge {
 
-/// One share in some memory: an opaque pointer and the function that gives it back. A null release
-/// means nobody has to be told.
+/// A reference to memory: an opaque context and the function that drops it. A null function means
+/// there is nothing to free.
 struct Deleter {
   using Release = void (*)(void*) noexcept;
 
@@ -43,7 +43,7 @@ class Loan {
   }
   Loan(const Loan&) = delete;
   Loan& operator=(const Loan&) = delete;
-  ~Loan() { give_back(); }
+  ~Loan() { call_deleter(); }
 
   const TensorView& view() const noexcept { return view_; }
   /// The description, to be filled in by an adapter. `shape` and `strides` are set by set_rank
@@ -62,9 +62,10 @@ class Loan {
   int64_t* shape() noexcept { return base(); }
   int64_t* strides() noexcept { return base() + stride_offset(); }
 
-  /// Takes over the description of `view`, shape and strides copied; owns nothing of it. Obstacles
-  /// stay behind. Requires: no deleter yet. Throws std::bad_alloc above kInlineRank.
+  /// Copies the description of `view`, its shape and strides included, without its reasons. Owns
+  /// nothing. Requires: no deleter. Throws std::bad_alloc above kInlineRank.
   void describe(const TensorView& view) {
+    assert(!owns_memory());
     set_rank(view.ndim);
     std::copy_n(view.shape, view.ndim, shape());
     std::copy_n(view.strides, view.ndim, strides());
@@ -76,21 +77,24 @@ class Loan {
     view_ = mine;
   }
 
-  /// Owns: from here on the loan gives `deleter` back. Requires: no deleter yet.
-  void attach(Deleter deleter) noexcept { deleter_ = deleter; }
+  /// Owns: the loan calls `deleter`. Requires: no deleter.
+  void attach(Deleter deleter) noexcept {
+    assert(!owns_memory());
+    deleter_ = deleter;
+  }
   bool owns_memory() const noexcept { return static_cast<bool>(deleter_); }
   const Deleter& deleter() const noexcept { return deleter_; }
 
-  /// Moves the deleter out: the caller gives it back. The description stays.
+  /// Moves the deleter out: the caller calls it. The description stays.
   [[nodiscard]] Deleter release_deleter() noexcept { return std::exchange(deleter_, Deleter{}); }
 
-  /// The deepest deleter known behind the memory: identity only, borrowed, kept alive by deleter().
-  /// An adapter that finds its own release function here recognises memory that it lent itself.
+  /// The deleter of the original storage: identity only, borrowed, kept alive by deleter(). An
+  /// adapter that finds its own function here recognises memory that it exported itself.
   Deleter original;
 
-  /// Gives the memory back, if it was lent, and forgets the description.
+  /// Calls the deleter, if there is one, and clears the description.
   void reset() noexcept {
-    give_back();
+    call_deleter();
     heap_.reset();
     view_ = TensorView{};
     view_.shape = view_.strides = inline_;
@@ -98,7 +102,7 @@ class Loan {
   }
 
  private:
-  void give_back() noexcept {
+  void call_deleter() noexcept {
     if (deleter_) {
       const Deleter deleter = release_deleter();
       deleter.release(deleter.context);

@@ -1,8 +1,8 @@
-// ManagedTensor: the owner of a heap DLManagedTensorVersioned, for what crosses a boundary (a
-// capsule, a C ABI, another library), and the ways between it, the legacy struct and a Loan.
+// ManagedTensor: owns a DLManagedTensorVersioned that crosses a boundary (a capsule, a C ABI,
+// another library). Conversions between it, the legacy struct and a Loan.
 //
-// Raw ownership enters through adopt and leaves through release. On success the callee owns; when
-// something throws, the caller still does, and the producer's deleter was not called.
+// adopt takes raw ownership, release returns it. On success the callee owns; when a function
+// throws, the caller still owns, and the producer's deleter was not called.
 #pragma once
 
 #include <utility>
@@ -13,21 +13,20 @@
 
 namespace dlbridge {
 
-/// Describes a foreign versioned tensor without taking it: validated, no owner. Throws Error
-/// (null_descriptor, unsupported_version, and all of read_descriptor); with a foreign major version
-/// nothing but it is read.
+/// Validates and describes a foreign versioned tensor without taking it. Throws Error
+/// (null_descriptor, unsupported_version, and all of read_descriptor). Of a foreign major version
+/// only the version is read.
 DLBRIDGE_API void describe_managed(const DLManagedTensorVersioned* managed, Loan& loan);
 /// The same for the legacy struct, which cannot say whether it is read-only: Access::unknown.
 DLBRIDGE_API void describe_managed(const DLManagedTensor* managed, Loan& loan);
 
-/// The share that owning `managed` is: release calls its deleter, if it has one, exactly once.
-/// Owns.
+/// Owns `managed`: calls its deleter, if it has one.
 DLBRIDGE_API Deleter deleter_of(DLManagedTensorVersioned* managed) noexcept;
 DLBRIDGE_API Deleter deleter_of(DLManagedTensor* managed) noexcept;
 
 /// Moves `loan` into a fresh descriptor, one allocation for descriptor, shape and strides. The
-/// caller owns the result and gives it back through its deleter. Strides are never null. Throws
-/// std::bad_alloc, the loan then keeps its owner.
+/// caller owns the result and calls its deleter. Strides are never null. Throws std::bad_alloc; the
+/// loan then keeps its deleter.
 DLBRIDGE_API DLManagedTensorVersioned* to_managed(Loan&& loan);
 /// The same as a legacy struct, which has no flags. Throws Error: read_only where the memory may
 /// not be written (docs/reference/rules.md#32), and as require_no_padding. Access::unknown stays
@@ -38,8 +37,7 @@ DLBRIDGE_API DLManagedTensor* to_managed_legacy(Loan&& loan);
 /// flags (the legacy struct, a bare DLTensor) would say that they are packed.
 DLBRIDGE_API void require_no_padding(const TensorView& view);
 
-/// Move-only owner of a DLManagedTensorVersioned. Thread: used by one thread at a time; released on
-/// any.
+/// Move-only owner of a DLManagedTensorVersioned. Thread: one at a time; the deleter runs on any.
 class ManagedTensor {
  public:
   ManagedTensor() noexcept = default;
@@ -56,7 +54,7 @@ class ManagedTensor {
   ManagedTensor& operator=(const ManagedTensor&) = delete;
   ~ManagedTensor() { reset(); }
 
-  /// Owns `managed` from here on.
+  /// Owns `managed`.
   static ManagedTensor adopt(DLManagedTensorVersioned* managed) noexcept {
     ManagedTensor tensor;
     tensor.managed_ = managed;
@@ -68,7 +66,7 @@ class ManagedTensor {
     return std::exchange(managed_, nullptr);
   }
 
-  /// Calls the deleter, if there is something to give back. A foreign descriptor may have none
+  /// Calls the deleter, if there is one. A foreign descriptor may have none
   /// (docs/reference/rules.md#53).
   void reset() noexcept {
     if (DLManagedTensorVersioned* managed = release(); managed != nullptr && managed->deleter)

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <bit>
+#include <cassert>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -56,22 +57,22 @@ class DTypeSet {
 /// either.
 enum class Float4 : uint8_t { none, padded, pairs, both };
 
-/// What a target can hold. Declared by its adapter as data; never changed while conversions run.
+/// What a target can hold. Its adapter declares it; it does not change while conversions run.
 struct TargetTraits {
   const char* name = "";  ///< "torch", "numpy", "dlpack"
   int32_t max_ndim = 0;
   bool negative_strides = false;  ///< accepts negative strides on extents above 1
   bool zero_strides = false;      ///< accepts broadcast dimensions
   bool partial_overlap = false;   ///< computes correctly on writable memory that overlaps itself
-  bool read_only = false;         ///< can promise not to write
+  bool read_only = false;         ///< marks memory as read-only
   bool misaligned = false;        ///< accepts data that is not aligned to its element
   bool packed_subbyte = false;    ///< accepts elements below a byte that are not padded
-  bool every_dtype = false;       ///< passes on any type that DLPack defines
+  bool every_dtype = false;       ///< holds any type that DLPack defines
   Float4 float4 = Float4::none;
   DTypeSet dtypes;
-  DTypeSet dtypes_missing;  ///< would be held if an optional package were there (ml_dtypes)
-  uint32_t devices = 0;     ///< bit n: device type n
-  uint32_t max_device_id = INT32_MAX;  ///< of devices other than the host, whose id says nothing
+  DTypeSet dtypes_missing;             ///< held once an optional package is installed (ml_dtypes)
+  uint32_t devices = 0;                ///< bit n: device type n
+  uint32_t max_device_id = INT32_MAX;  ///< of devices other than the host
   bool host_only = false;  ///< lives in host memory: others must be staged with device="cpu"
 
   constexpr bool accepts_device(DLDevice device) const noexcept {
@@ -84,21 +85,20 @@ struct TargetTraits {
 /// The four states of `copy=`.
 enum class CopyMode : uint8_t {
   unset,      ///< share, or refuse
-  never,      ///< False: share, or refuse; refuses also what device= or dtype= names
+  never,      ///< False: share, or refuse, also where device= or dtype= names a change
   if_needed,  ///< None: share, or copy
   always,     ///< True: copy
 };
 
-/// What the call named.
+/// What the call names.
 struct Request {
   CopyMode copy = CopyMode::unset;
   bool into_existing = false;  ///< out= was given: a copy (and a cast to its dtype) is named
-  bool source_casts = false;   ///< the source's framework can cast, so a dtype the target lacks is
-                               ///< no reason against sharing
+  bool source_casts = false;   ///< the source's framework casts to a named dtype
   std::optional<DLDevice> device;
   std::optional<DLDataType> dtype;
 
-  /// Whether sharing is all that this asks for, where sharing is possible.
+  /// Whether the call shares wherever sharing is possible.
   constexpr bool names_nothing() const noexcept {
     return copy <= CopyMode::if_needed && !into_existing && !device && !dtype;
   }
@@ -114,16 +114,14 @@ struct Plan {
   Verdict verdict = Verdict::share;
   bool casts = false;   ///< the dtype changes
   bool stages = false;  ///< the device changes
-  ReasonSet reasons;    ///< refuse: all that stands against it; copy: why sharing is not possible
-                        ///< (empty: asked for)
-  int64_t bytes = 0;  ///< bytes written into new memory; 0 when shared. When refused: what the way
-                      ///< out would copy
+  ReasonSet reasons;  ///< refuse: all reasons; copy: why sharing is not possible (empty: asked for)
+  int64_t bytes = 0;  ///< written into new memory; 0 when shared; refused: what the remedy copies
 };
 
 namespace detail {
 
-/// Whether each stride is positive and goes beyond all that the inner dimensions reach, taken in
-/// the order they stand: no reversed, broadcast or overlapping dimension. False may mean nothing.
+/// True if each stride is positive and larger than the reach of the inner dimensions together: no
+/// reversed, broadcast or overlapping dimension. False decides nothing.
 inline bool is_plain_layout(const TensorView& view) noexcept {
   int64_t reach = 0;
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
@@ -139,8 +137,8 @@ inline bool is_plain_layout(const TensorView& view) noexcept {
   return true;
 }
 
-/// The common case, decided with a handful of comparisons: nothing was named, and nothing stands
-/// against sharing. False means nothing.
+/// True in the common case: the call names nothing, and there is no reason against sharing. False
+/// decides nothing.
 inline bool is_plainly_shareable(const TensorView& view, const TargetTraits& target,
                                  const Request& request) noexcept {
   // Every single-lane type of whole bytes in a DTypeSet has a power of two as its size.
@@ -157,21 +155,20 @@ DLBRIDGE_API Plan plan_slow(const TensorView& view, const TargetTraits& target,
 
 }  // namespace detail
 
-/// Decides. Requires: a validated view. Thread: any; pure, but for the look-up of a registered
-/// StagingBackend.
+/// Decides what a conversion does. Requires: a validated view, or one of an adapter. Thread: any.
 inline Plan plan(const TensorView& view, const TargetTraits& target,
                  const Request& request) noexcept {
+  assert(view.ndim == 0 || (view.ndim > 0 && view.shape != nullptr && view.strides != nullptr));
   if (detail::is_plainly_shareable(view, target, request)) [[likely]]
     return {};
   return detail::plan_slow(view, target, request);
 }
 
-/// The error for a refused plan: field, found, expected, and the call that works. Requires: verdict
-/// refuse.
+/// The error of a refused plan: field, found, expected, and the call that works. Requires: reasons.
 DLBRIDGE_API Error refusal(const TensorView& view, const TargetTraits& target,
                            const Request& request, const Plan& plan);
 
-/// One sentence about any plan, for people.
+/// One sentence about a plan.
 DLBRIDGE_API std::string describe(const TensorView& view, const TargetTraits& target,
                                   const Request& request, const Plan& plan);
 
@@ -180,7 +177,7 @@ DLBRIDGE_API std::string describe(const TensorView& view, const TargetTraits& ta
 DLBRIDGE_API std::vector<std::string> path(const TensorView& view, const Request& request,
                                            const Plan& plan);
 
-/// What the neutral dlbridge::Loan or Tensor can hold: everything that a DLPack descriptor can say.
+/// What a Loan or a dlbridge.Tensor can hold: everything that a DLPack descriptor can describe.
 DLBRIDGE_API const TargetTraits& neutral_traits() noexcept;
 
 }  // namespace dlbridge

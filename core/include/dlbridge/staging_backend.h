@@ -1,8 +1,7 @@
-// StagingBackend: the interface that a device module implements so that core can move memory it
-// cannot reach itself.
+// StagingBackend: the interface of a device module, which moves memory that core cannot access.
 //
-// A module registers its StagingBackend by an explicit call, never by a static initialiser; core
-// never names a device API.
+// A module registers its StagingBackend by an explicit call, never by a static initialiser. Core
+// calls no device API.
 #pragma once
 
 #include "dlbridge/export.h"
@@ -17,26 +16,26 @@ struct Stream {
   void* handle;
 };
 
-/// Moves bytes between two places. Thread: called from any thread, concurrently.
+/// Copies elements between two devices. Thread: any, concurrently.
 class DLBRIDGE_API StagingBackend {
  public:
   virtual ~StagingBackend();
 
-  /// Whether this module can move memory from `from` to `to` on this machine, now.
+  /// Whether this module can copy from `from` to `to` on this machine now.
   virtual bool connects(Device from, Device to) const noexcept = 0;
 
-  /// Copies src into dst and returns when dst may be read by the host or used in `stream` order.
+  /// Copies src into dst. Returns when the host may read dst or `stream` may use it.
   /// Requires: same shape and dtype; both outlive the call. Throws Error; dst is then undefined.
   virtual void copy(const TensorView& src, const TensorView& dst, Stream stream) = 0;
 };
 
-/// Makes `backend` known. Borrows: it stays alive until unregistered. The newest is asked first.
+/// Registers `backend`. Borrows: it must live until unregistered. The newest is asked first.
 DLBRIDGE_API void register_staging(StagingBackend& backend);
 
-/// Forgets `backend`. Unknown ones are ignored.
+/// Unregisters `backend`. Ignores an unknown one.
 DLBRIDGE_API void unregister_staging(StagingBackend& backend) noexcept;
 
-/// The StagingBackend that connects the two places, or null.
+/// The StagingBackend that connects the two devices, or null. Takes a lock.
 DLBRIDGE_API StagingBackend* find_staging(Device from, Device to) noexcept;
 
 }  // namespace dlbridge

@@ -1,4 +1,4 @@
-// TensorView: what one side says about its memory. Borrowed, trivially copyable, never owns.
+// TensorView: a description of strided memory. Trivially copyable; owns nothing.
 #pragma once
 
 #include <cstdint>
@@ -15,11 +15,11 @@ namespace dlbridge {
 enum class Access : uint8_t {
   writable,
   read_only,
-  unknown,  ///< a legacy capsule cannot say (docs/reference/rules.md#74)
+  unknown,  ///< from a legacy capsule, which has no flag (docs/reference/rules.md#74)
 };
 
-/// A borrowed description of strided memory. `shape` and `strides` belong to someone else and live
-/// as long as the Loan or descriptor that the view was taken from.
+/// A description of strided memory. `shape` and `strides` are borrowed from the Loan or descriptor
+/// that the view was taken from.
 struct TensorView {
   void* data = nullptr;  ///< first element (byte_offset folded in where the device has addresses)
   uint64_t byte_offset = 0;  ///< non-zero only where `data` is an opaque handle
@@ -31,8 +31,8 @@ struct TensorView {
   Access access = Access::writable;
   bool is_copied = false;       ///< the memory was copied for this exchange (DLPack's IS_COPIED)
   bool subbyte_padded = false;  ///< elements below a byte are padded to one
-  ReasonSet reasons;  ///< what the source itself says stands against sharing (conj bit, mask …)
-  const char* found = nullptr;  ///< static text naming what the first reason is about, or null
+  ReasonSet reasons;            ///< the source's own reasons against sharing (conj bit, mask …)
+  const char* found = nullptr;  ///< static name of what the first reason is about, or null
 
   std::span<const int64_t> extents() const noexcept { return {shape, static_cast<size_t>(ndim)}; }
   std::span<const int64_t> stride_elements() const noexcept {

@@ -19,7 +19,7 @@ class NumpyDtype : public testing::TestWithParam<const char*> {
   static DType dtype() { return *DType::parse(GetParam()); }
 };
 
-TEST_P(NumpyDtype, GoesToDlpackAndComesBackAsTheSame) {
+TEST_P(NumpyDtype, RoundTrips) {
   const Ref array = eval("np.zeros(3, '" + std::string(GetParam()) + "')");
   ASSERT_TRUE(array);
   Loan loan = share_ndarray(array.get());
@@ -29,7 +29,7 @@ TEST_P(NumpyDtype, GoesToDlpackAndComesBackAsTheSame) {
                     Ref(Py_BuildValue("(OO)", array.get(), back.get())).get()));
 }
 
-TEST_P(NumpyDtype, IsParsedFromNameTypeAndDtype) {
+TEST_P(NumpyDtype, IsParsed) {
   const std::string quoted = "'" + std::string(GetParam()) + "'";
   for (const std::string& text :
        {quoted, "np.dtype(" + quoted + ")", "np.dtype(" + quoted + ").type"}) {
@@ -45,14 +45,14 @@ INSTANTIATE_TEST_SUITE_P(All, NumpyDtype,
                                          "float64", "complex64", "complex128"),
                          [](const auto& row_info) { return std::string(row_info.param); });
 
-TEST(Dtype, BothOfNumpysSixtyFourBitIntegersAreShared) {
+TEST(Dtype, SharesBothInt64Types) {
   for (const char* code : {"l", "q", "L", "Q"}) {
     const Ref array = eval("np.zeros(2, '" + std::string(code) + "')");
     EXPECT_EQ(DType(share_ndarray(array.get()).view().dtype).bits(), 64);
   }
 }
 
-TEST(ParseDtype, RefusesWhatDlpackDoesNotHave) {
+TEST(ParseDtype, RefusesUnknown) {
   for (const char* text : {"'O'", "'M8[s]'", "'S3'", "'U3'", "np.longdouble", "[('a', 'f4')]"}) {
     const Ref object = eval(text);
     expect_error(ErrorCode::invalid_dtype, [&] { parse_numpy_dtype(object.get()); });
@@ -65,14 +65,14 @@ TEST(ParseDtype, RefusesForeignByteOrder) {
   expect_error(ErrorCode::byte_order, [&] { parse_numpy_dtype(object.get()); });
 }
 
-TEST(ParseDtype, LeavesNumpysOwnErrorSet) {
+TEST(ParseDtype, KeepsNumpysError) {
   const Ref object = eval("'no such dtype'");
   expect_error(ErrorCode::python_exception, [&] { parse_numpy_dtype(object.get()); });
   EXPECT_TRUE(PyErr_ExceptionMatches(PyExc_TypeError));
   PyErr_Clear();
 }
 
-TEST(ParseDtype, KeepsReferencesBalanced) {
+TEST(ParseDtype, BalancesReferences) {
   const Ref swapped = eval("np.dtype([('a', '>f4')])");
   const Py_ssize_t before = Py_REFCNT(swapped.get());
   for (int i = 0; i < 10; ++i)
@@ -84,7 +84,7 @@ bool has_ml_dtypes() {
   return holds("__import__('importlib.util').util.find_spec('ml_dtypes') is not None");
 }
 
-TEST(MlDtypes, AreHeldOnceLoadedAndMissingBefore) {
+TEST(MlDtypes, AreHeldOnceLoaded) {
   if (!has_ml_dtypes()) GTEST_SKIP() << "ml_dtypes is not installed";
   const DType bfloat16{TypeCode::bfloat, 16};
   if (numpy_traits().dtypes_missing.contains(bfloat16)) {
@@ -97,7 +97,7 @@ TEST(MlDtypes, AreHeldOnceLoadedAndMissingBefore) {
 
 // A package without the younger types, and with names that are no dtypes. In a process of its own
 // (CMakeLists.txt): what is loaded once stays.
-TEST(OlderMlDtypes, AreHeldAsFarAsThePackageHasThem) {
+TEST(OlderMlDtypes, HoldWhatThePackageHas) {
   const DType bfloat16{TypeCode::bfloat, 16};
   const DType int4{TypeCode::int_, 4};
   if (!has_ml_dtypes()) GTEST_SKIP() << "ml_dtypes is not installed";
@@ -115,14 +115,14 @@ TEST(OlderMlDtypes, AreHeldAsFarAsThePackageHasThem) {
   }
 }
 
-TEST(MlDtypes, LoadingKeepsAPendingException) {
+TEST(MlDtypes, KeepPendingExceptions) {
   PyErr_SetString(PyExc_KeyError, "mine");
   load_ml_dtypes();
   EXPECT_TRUE(PyErr_ExceptionMatches(PyExc_KeyError));
   PyErr_Clear();
 }
 
-TEST(MlDtypes, GoToDlpackAndComeBackAsTheSame) {
+TEST(MlDtypes, RoundTrip) {
   if (!has_ml_dtypes()) GTEST_SKIP() << "ml_dtypes is not installed";
   for (const char* name : {"bfloat16", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu",
                            "float6_e2m3fn", "float4_e2m1fn", "int4", "uint4", "int2"}) {

@@ -23,7 +23,7 @@ using test::kInt32;
 using test::Ref;
 using test::Shaped;
 
-TEST(EmptyNdarray, OwnsItsMemoryAndGivesAWritableViewOfIt) {
+TEST(EmptyNdarray, OwnsWritableMemory) {
   Loan memory;
   const Ref array(empty_ndarray(Shaped({2, 3}, {1, 2}).view(), kFloat64, memory));
   EXPECT_TRUE(
@@ -46,7 +46,7 @@ TEST(EmptyNdarray, TakesScalarsAndEmpties) {
   EXPECT_TRUE(holds("x.shape == (0, 3)", none.get()));
 }
 
-TEST(EmptyNdarray, RefusesADtypeThatNumpyLacks) {
+TEST(EmptyNdarray, RefusesMissingDtypes) {
   Loan memory;
   expect_error(ErrorCode::unsupported_dtype,
                [&] { empty_ndarray(Shaped({2}).view(), DType(TypeCode::complex, 32), memory); });
@@ -61,7 +61,7 @@ class FillFromNdarray : public testing::TestWithParam<Source> {};
 
 void PrintTo(const Source& row, std::ostream* out) { *out << row.expression; }
 
-TEST_P(FillFromNdarray, ResolvesWhatDlpackCannotSay) {
+TEST_P(FillFromNdarray, ResolvesOddArrays) {
   const Ref array = eval(GetParam().expression);
   ASSERT_TRUE(array);
   const Py_ssize_t before = Py_REFCNT(array.get());
@@ -90,7 +90,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Source{"ReadOnly", "np.frombuffer(np.arange(12.0).tobytes()).reshape(3, 4)"}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(FillFromNdarray, WritesIntoAnyLayoutAndNowhereElse) {
+TEST(FillFromNdarray, WritesIntoAnyLayout) {
   const Ref array = eval("np.array([[1, 2], [3, 4]], np.int32)");
   GuardedBuffer buffer(8 * 4);
   fill_from_ndarray(array.get(), Shaped({2, 2}, {-4, 2}, kInt32, buffer.data() + 16).view());
@@ -104,7 +104,7 @@ TEST(FillFromNdarray, WritesIntoAnyLayoutAndNowhereElse) {
   EXPECT_TRUE(buffer.guards_intact());
 }
 
-TEST(FillFromNdarray, NumpysOwnErrorStaysSet) {
+TEST(FillFromNdarray, KeepsNumpysError) {
   const Ref array = eval("np.zeros((2, 3))");
   GuardedBuffer buffer(16);
   expect_error(ErrorCode::python_exception, [&] {
@@ -123,7 +123,7 @@ TEST(CastWithNumpy, CastsLikeAstype) {
   EXPECT_EQ(to[2], 300);
 }
 
-TEST(CastWithNumpy, TakesStridesOnBothSidesAndEmpties) {
+TEST(CastWithNumpy, TakesStridesAndEmpties) {
   float from[] = {0, 1, 2, 3};
   double to[] = {9, 9, 9};
   cast_with_numpy(Shaped({2}, {-2}, kFloat32, from + 3).view(),
@@ -135,7 +135,7 @@ TEST(CastWithNumpy, TakesStridesOnBothSidesAndEmpties) {
                   Shaped({0}, {1}, kFloat64, nullptr).view());
 }
 
-TEST(CastWithNumpy, RefusesADtypeThatNumpyLacks) {
+TEST(CastWithNumpy, RefusesMissingDtypes) {
   float values[2] = {};
   expect_error(ErrorCode::unsupported_dtype, [&] {
     cast_with_numpy(Shaped({2}, {1}, DType(TypeCode::complex, 32), values).view(),
@@ -143,7 +143,7 @@ TEST(CastWithNumpy, RefusesADtypeThatNumpyLacks) {
   });
 }
 
-TEST(CastWithNumpy, LeavesBothMemoriesAloneWhereTheTargetsDtypeIsRefused) {
+TEST(CastWithNumpy, RefusalWritesNothing) {
   float from[] = {1, 2};
   GuardedBuffer to(8);
   const auto cast = [&] {
@@ -161,7 +161,7 @@ TEST(CastWithNumpy, LeavesBothMemoriesAloneWhereTheTargetsDtypeIsRefused) {
   EXPECT_TRUE(to.guards_intact());
 }
 
-TEST(Writeback, ArrayThatIsWrittenBackLaterIsRefused) {
+TEST(Writeback, IsRefused) {
   // Only C code and nditer make such arrays; nditer's operands carry the flag while it is open.
   eval(
       "globals().update(open_iterator=np.nditer(np.zeros(3, '>f8'), [],"

@@ -42,7 +42,7 @@ TEST(Release, DropsAtOnceWithTheGil) {
   EXPECT_TRUE(watched.gone());
 }
 
-TEST(Release, TakesTheGilOnAThreadThatPythonKnows) {
+TEST(Release, TakesTheGil) {
   Watched watched = watched_loan();
   {
     const WithoutGil scope;
@@ -51,7 +51,7 @@ TEST(Release, TakesTheGilOnAThreadThatPythonKnows) {
   EXPECT_TRUE(watched.gone());
 }
 
-TEST(Release, DropsAtOnceOnAnotherThreadThatTookTheGil) {
+TEST(Release, DropsWithTheThreadsGil) {
   Watched watched = watched_loan();
   {
     const WithoutGil scope;
@@ -64,7 +64,7 @@ TEST(Release, DropsAtOnceOnAnotherThreadThatTookTheGil) {
   EXPECT_TRUE(watched.gone());
 }
 
-TEST(Release, ForeignThreadQueuesAndAPendingCallDrops) {
+TEST(Release, ForeignThreadQueues) {
   Watched watched = watched_loan();
   std::thread([&] { watched.loan.reset(); }).join();  // this thread keeps the GIL meanwhile
   run_pending_calls();
@@ -72,7 +72,7 @@ TEST(Release, ForeignThreadQueuesAndAPendingCallDrops) {
 }
 
 // Rule: 34
-TEST(Release, ForeignThreadNeverWaitsForTheGil) {
+TEST(Release, ForeignThreadNeverWaits) {
   Watched watched = watched_loan();
   auto done = std::async(std::launch::async, [&] { watched.loan.reset(); });
   ASSERT_EQ(done.wait_for(std::chrono::seconds(20)), std::future_status::ready);
@@ -80,7 +80,7 @@ TEST(Release, ForeignThreadNeverWaitsForTheGil) {
   EXPECT_TRUE(watched.gone());
 }
 
-TEST(Release, ForeignThreadDoesNotDropByItself) {
+TEST(Release, ForeignThreadDropsNothing) {
   Watched watched = watched_loan();
   const Py_ssize_t before = Py_REFCNT(PyWeakref_GetObject(watched.weak.get()));
   std::thread([&] { watched.loan.reset(); }).join();
@@ -89,7 +89,7 @@ TEST(Release, ForeignThreadDoesNotDropByItself) {
   EXPECT_TRUE(watched.gone());
 }
 
-TEST(Release, TheNextReleaseWithTheGilDrainsTheQueueToo) {
+TEST(Release, NextReleaseDrains) {
   Watched queued = watched_loan();
   Watched direct = watched_loan();
   std::thread([&] { queued.loan.reset(); }).join();
@@ -98,7 +98,7 @@ TEST(Release, TheNextReleaseWithTheGilDrainsTheQueueToo) {
 }
 
 // Rule: 33
-TEST(Release, ManyForeignThreadsReleaseEachExactlyOnce) {
+TEST(Release, ForeignThreadsReleaseOnce) {
   constexpr int kThreads = 8;
   constexpr int kEach = 100;  // far more than the interpreter's queue of pending calls holds
   const Ref array = eval("np.zeros(10)");
@@ -120,7 +120,7 @@ TEST(Release, ManyForeignThreadsReleaseEachExactlyOnce) {
 
 // An object whose destructor raises and handles an exception of its own while ours is pending.
 // Rule: 38
-TEST(Release, PendingExceptionSurvives) {
+TEST(Release, KeepsPendingExceptions) {
   eval(
       "exec('class Noisy(np.ndarray):\\n def __del__(self):\\n  try: 1 / 0\\n"
       "  except ZeroDivisionError: pass\\n', globals())");
@@ -135,7 +135,7 @@ TEST(Release, PendingExceptionSurvives) {
   PyErr_Clear();
 }
 
-TEST(Release, PendingExceptionSurvivesTheDrainOfOthers) {
+TEST(Release, DrainKeepsExceptions) {
   eval(
       "exec('class Raising(np.ndarray):\\n def __del__(self): np.zeros(1)[5:].sum(), len(\"\")\\n',"
       " globals())");
@@ -151,7 +151,7 @@ TEST(Release, PendingExceptionSurvivesTheDrainOfOthers) {
   PyErr_Clear();
 }
 
-TEST(Release, OfAnObjectThatReleasesAnotherFromItsDestructor) {
+TEST(Release, NestsInDestructors) {
   // array <- loan <- array of ours <- loan: dropping the outer one drops the whole chain.
   Watched inner = watched_loan();
   Ref middle(to_ndarray(std::move(inner.loan)));
@@ -165,7 +165,7 @@ TEST(Release, OfAnObjectThatReleasesAnotherFromItsDestructor) {
 
 // Ends the interpreter, so it runs in a process of its own.
 // Rule: 35
-TEST(ReleaseDeathTest, AfterPythonIsGoneTheReferenceIsLeakedOnPurpose) {
+TEST(ReleaseDeathTest, LeaksAfterPython) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
       {

@@ -19,7 +19,7 @@ using test::Ref;
 using test::ReleaseCounter;
 using test::VersionedProducer;
 
-TEST(Share, AddsOneReferenceAndGivesItBackOnce) {
+TEST(Share, HoldsOneReference) {
   const Ref array = eval("np.zeros((2, 3))");
   const Py_ssize_t before = Py_REFCNT(array.get());
   {
@@ -30,7 +30,7 @@ TEST(Share, AddsOneReferenceAndGivesItBackOnce) {
   EXPECT_EQ(Py_REFCNT(array.get()), before);
 }
 
-TEST(Share, KeepsTheArrayAliveAfterItsLastName) {
+TEST(Share, KeepsTheArrayAlive) {
   Ref array = eval("np.full(1000, 7, np.int32)");
   const Loan loan = share_ndarray(array.get());
   array.drop();
@@ -39,7 +39,7 @@ TEST(Share, KeepsTheArrayAliveAfterItsLastName) {
   for (int i = 0; i < 1000; ++i) ASSERT_EQ(values[i], 7);
 }
 
-TEST(Share, SurvivesTheWayThroughAManagedTensor) {
+TEST(Share, SurvivesExport) {
   const Ref array = eval("np.arange(6.0)[::-1]");
   const Py_ssize_t before = Py_REFCNT(array.get());
   {
@@ -67,7 +67,7 @@ class ShareRefuses : public testing::TestWithParam<Refused> {};
 
 void PrintTo(const Refused& row, std::ostream* out) { *out << row.expression; }
 
-TEST_P(ShareRefuses, WithACodeAndWithoutKeepingAReference) {
+TEST_P(ShareRefuses, KeepsNoReference) {
   const Ref array = eval(GetParam().expression);
   ASSERT_TRUE(array);
   const Py_ssize_t before = Py_REFCNT(array.get());
@@ -87,20 +87,20 @@ INSTANTIATE_TEST_SUITE_P(
                     Refused{"Datetime", "np.zeros(3, 'M8[s]')", ErrorCode::unsupported_dtype}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(Share, RefusalOfAMaskedArrayNamesFilled) {
+TEST(Share, MaskedArrayNamesFilled) {
   const Ref array = eval("np.ma.masked_array([1.0], [1])");
   const auto error = error_of([&] { const Loan loan = share_ndarray(array.get()); });
   ASSERT_TRUE(error.has_value());
   EXPECT_NE(std::string(error->what()).find(".filled("), std::string::npos) << error->what();
 }
 
-TEST(Origin, IsEmptyForNumpysOwnArrays) {
+TEST(Original, IsEmptyForNumpysOwn) {
   EXPECT_FALSE(share_ndarray(eval("np.zeros(3)").get()).original);
   EXPECT_FALSE(share_ndarray(eval("np.zeros(6)[::2]").get()).original);
   EXPECT_FALSE(share_ndarray(eval("np.frombuffer(bytearray(8), np.uint8)").get()).original);
 }
 
-TEST(Origin, IsTheOwnerBehindAnArrayOfOursThroughAnyViews) {
+TEST(Original, IsFoundThroughViews) {
   ReleaseCounter counter;
   float values[6] = {};
   Loan loan;

@@ -36,7 +36,7 @@ Loan lent(ReleaseCounter& counter, void* data, const Dims& shape, const Dims& st
   return loan;
 }
 
-TEST(ToNdarray, ReleasesOnceWhenTheArrayDies) {
+TEST(ToNdarray, ReleasesOnce) {
   ReleaseCounter counter;
   float values[6] = {0, 1, 2, 3, 4, 5};
   Loan loan = lent(counter, values, {2, 3}, {3, 1});
@@ -69,7 +69,7 @@ TEST(ToNdarray, WritesReachTheMemory) {
   EXPECT_EQ(values[2], 9.0f);
 }
 
-TEST(ToNdarray, BaseIsALoanBaseAndNotTheSourceArray) {
+TEST(ToNdarray, BaseIsALoanBase) {
   const Ref source = eval("np.arange(6)");
   const Ref array(to_ndarray(share_ndarray(source.get())));
   EXPECT_TRUE(holds("type(x.base).__name__ == 'LoanBase' and not x.flags.owndata", array.get()));
@@ -78,7 +78,7 @@ TEST(ToNdarray, BaseIsALoanBaseAndNotTheSourceArray) {
                     Ref(Py_BuildValue("(OO)", source.get(), array.get())).get()));
 }
 
-TEST(ToNdarray, RoundTripAddsOneReferenceAndGivesItBack) {
+TEST(ToNdarray, RoundTripReleasesOnce) {
   const Ref source = eval("np.arange(6)");
   const Py_ssize_t before = Py_REFCNT(source.get());
   {
@@ -88,7 +88,7 @@ TEST(ToNdarray, RoundTripAddsOneReferenceAndGivesItBack) {
   EXPECT_EQ(Py_REFCNT(source.get()), before);
 }
 
-TEST(ToNdarray, LayoutsOfEveryKindArriveUnchanged) {
+TEST(ToNdarray, KeepsLayouts) {
   ReleaseCounter counter;
   int64_t values[24] = {};
   for (int i = 0; i < 24; ++i) values[i] = i;
@@ -106,7 +106,7 @@ TEST(ToNdarray, LayoutsOfEveryKindArriveUnchanged) {
   EXPECT_EQ(counter.count(), 5);
 }
 
-TEST(ToNdarray, MisalignedMemoryIsMarkedUnaligned) {
+TEST(ToNdarray, MarksMisaligned) {
   ReleaseCounter counter;
   alignas(8) char bytes[16] = {};
   const Ref array(to_ndarray(lent(counter, bytes + 1, {3}, {1})));
@@ -125,7 +125,7 @@ class ToNdarrayWritable : public testing::TestWithParam<Writable> {};
 
 void PrintTo(const Writable& row, std::ostream* out) { *out << row.name; }
 
-TEST_P(ToNdarrayWritable, OnlyWhereEveryWriteShowsInOnePlace) {
+TEST_P(ToNdarrayWritable, NotWhereBroadcast) {
   ReleaseCounter counter;
   float values[6] = {};
   Loan loan = lent(counter, values, GetParam().shape, GetParam().strides);
@@ -143,7 +143,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Writable{"ZeroStrideOfExtentOne", Access::writable, {1, 3}, {0, 1}, true}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(ToNdarray, ReadOnlyArrayCannotBeMadeWritable) {
+TEST(ToNdarray, StaysReadOnly) {
   ReleaseCounter counter;
   float values[3] = {};
   Loan loan = lent(counter, values, {3}, {1});
@@ -155,13 +155,13 @@ TEST(ToNdarray, ReadOnlyArrayCannotBeMadeWritable) {
   PyErr_Clear();
 }
 
-TEST(ToNdarray, ReadOnlyComesBackReadOnly) {
+TEST(ToNdarray, ReadOnlyRoundTrips) {
   const Ref frozen = eval("np.frombuffer(b'12345678', np.uint8)");
   const Ref array(to_ndarray(share_ndarray(frozen.get())));
   EXPECT_FALSE(holds("x.flags.writeable", array.get()));
 }
 
-TEST(ToNdarray, EmptyWithNullDataIsAnEmptyArrayThatOwnsTheLoan) {
+TEST(ToNdarray, TakesNullWhenEmpty) {
   ReleaseCounter counter;
   Ref array(to_ndarray(lent(counter, nullptr, {0, 3}, {3, 1})));
   EXPECT_TRUE(holds("x.shape == (0, 3) and x.size == 0 and x.sum() == 0 and not x.flags.owndata",
@@ -170,7 +170,7 @@ TEST(ToNdarray, EmptyWithNullDataIsAnEmptyArrayThatOwnsTheLoan) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(ToNdarray, AbsurdStridesOfExtentOneAndEmptyDimensionsAreTaken) {
+TEST(ToNdarray, TakesAbsurdStrides) {
   ReleaseCounter counter;
   float values[3] = {1, 2, 3};
   const Ref one(to_ndarray(lent(counter, values, {1, 3}, {INT64_MAX, 1})));
@@ -179,7 +179,7 @@ TEST(ToNdarray, AbsurdStridesOfExtentOneAndEmptyDimensionsAreTaken) {
   EXPECT_TRUE(holds("x.shape == (0, 3)", empty.get()));
 }
 
-TEST(ToNdarray, RankSixtyFourArrives) {
+TEST(ToNdarray, TakesRankSixtyFour) {
   ReleaseCounter counter;
   float values[2] = {};
   Dims shape(64, 1);
@@ -188,7 +188,7 @@ TEST(ToNdarray, RankSixtyFourArrives) {
   EXPECT_TRUE(holds("x.ndim == 64 and x.shape[63] == 2", array.get()));
 }
 
-TEST(ToNdarray, FailureLeavesTheLoanWithItsOwner) {
+TEST(ToNdarray, FailureKeepsTheLoan) {
   ReleaseCounter counter;
   float values[2] = {};
   Loan loan = lent(counter, values, Dims(65, 1), Dims(65, 1));
@@ -202,7 +202,7 @@ TEST(ToNdarray, FailureLeavesTheLoanWithItsOwner) {
   EXPECT_EQ(PyErr_Occurred(), nullptr);
 }
 
-TEST(ToNdarray, NumpysOwnFailureLeavesTheLoanWithItsOwner) {
+TEST(ToNdarray, NumpyFailureKeepsTheLoan) {
   ReleaseCounter counter;
   Loan loan = lent(counter, nullptr, {INT64_MAX, INT64_MAX}, {0, 0});
   expect_error(ErrorCode::python_exception, [&] { to_ndarray(std::move(loan)); });
@@ -212,7 +212,7 @@ TEST(ToNdarray, NumpysOwnFailureLeavesTheLoanWithItsOwner) {
   EXPECT_EQ(counter.count(), 0);
 }
 
-TEST(ToNdarray, ForeignTensorsCallTheirDeleterOnce) {
+TEST(ToNdarray, DeletesForeignOnce) {
   VersionedProducer versioned;
   LegacyProducer legacy;
   {

@@ -41,7 +41,7 @@ c10::StorageImpl& storage_of(const at::Tensor& tensor) {
 
 DType dlpack(at::ScalarType scalar) { return *dtype_of(scalar); }
 
-TEST(EmptyTensor, OwnsItsMemoryAndGivesAWritableViewOfIt) {
+TEST(EmptyTensor, OwnsWritableMemory) {
   Loan memory;
   at::Tensor tensor = empty_tensor(Shaped({2, 3}, {3, 1}).view(), kFloat64, memory);
   EXPECT_EQ(tensor.scalar_type(), at::kDouble);
@@ -69,7 +69,7 @@ TEST(EmptyTensor, IsWhatAtEmptyWouldMake) {
   EXPECT_EQ(tensor.numel(), 100);
 }
 
-TEST(EmptyTensor, MemoryCanBeSharedLikeAnyTensors) {
+TEST(EmptyTensor, CanBeShared) {
   Loan memory;
   at::Tensor tensor = empty_tensor(Shaped({4}, {1}).view(), kInt32, memory);
   tensor.fill_(9);
@@ -89,7 +89,7 @@ void PrintTo(const Order& row, std::ostream* out) { *out << row.name; }
 
 class EmptyTensorOrder : public testing::TestWithParam<Order> {};
 
-TEST_P(EmptyTensorOrder, IsDenseAndFollowsItsModel) {
+TEST_P(EmptyTensorOrder, IsDenseAndOrdered) {
   Loan memory;
   const at::Tensor tensor =
       empty_tensor(Shaped(GetParam().shape, GetParam().like).view(), kFloat64, memory);
@@ -116,20 +116,20 @@ INSTANTIATE_TEST_SUITE_P(All, EmptyTensorOrder,
                                                {6, 6, 6, 6, 6, 6, 6, 1, 2}}),
                          [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(EmptyTensor, RefusesADtypeThatTorchLacks) {
+TEST(EmptyTensor, RefusesMissingDtypes) {
   Loan memory;
   expect_error(ErrorCode::unsupported_dtype, [&] {
     (void)empty_tensor(Shaped({2}).view(), DType(TypeCode::float8_e3m4, 8), memory);
   });
 }
 
-TEST(EmptyTensor, SaysWhenThereIsNoMemory) {
+TEST(EmptyTensor, ThrowsWithoutMemory) {
   Loan memory;
   EXPECT_THROW((void)empty_tensor(Shaped({int64_t{1} << 55}).view(), kUint8, memory),
                std::bad_alloc);
 }
 
-TEST(FinishCopy, IsTheSameTensorInAPlainThread) {
+TEST(FinishCopy, KeepsPlainTensors) {
   at::Tensor tensor = at::zeros({3});
   const c10::TensorImpl* impl = tensor.unsafeGetTensorImpl();
   const at::Tensor finished = finish_copy(std::move(tensor));
@@ -175,7 +175,7 @@ class FillFromTensor : public testing::TestWithParam<Source> {
   }
 };
 
-TEST_P(FillFromTensor, ResolvesWhatDlpackCannotSay) { fill_and_check(GetParam().make()); }
+TEST_P(FillFromTensor, ResolvesOddTensors) { fill_and_check(GetParam().make()); }
 
 TEST_P(FillFromTensor, WorksInInferenceMode) {
   const at::Tensor ordinary = GetParam().make();
@@ -184,7 +184,7 @@ TEST_P(FillFromTensor, WorksInInferenceMode) {
   fill_and_check(GetParam().make());
 }
 
-TEST_P(FillFromTensor, WorksOnInferenceTensorsOutsideOfTheirMode) {
+TEST_P(FillFromTensor, TakesInferenceTensors) {
   const at::Tensor inference = [] {
     const c10::InferenceMode mode;
     return GetParam().make();
@@ -192,13 +192,13 @@ TEST_P(FillFromTensor, WorksOnInferenceTensorsOutsideOfTheirMode) {
   fill_and_check(inference);
 }
 
-TEST_P(FillFromTensor, WorksUnderAModeThatWouldInterceptCopies) {
+TEST_P(FillFromTensor, IgnoresModes) {
   const at::Tensor source = GetParam().make();
   const c10::impl::IncludeDispatchKeyGuard mode(c10::DispatchKey::Functionalize);
   fill_and_check(source);
 }
 
-TEST_P(FillFromTensor, LeavesTheSourceAndTheThreadAsTheyWere) {
+TEST_P(FillFromTensor, RestoresTheThread) {
   const at::Tensor source = GetParam().make();
   const size_t references = source.use_count();
   const bool copy_on_write = storage_of(source).has_materializer();
@@ -242,7 +242,7 @@ INSTANTIATE_TEST_SUITE_P(
                [](int k) { return std::complex<float>(static_cast<float>(k)); }}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(FillFromTensor, TakesRankZeroAndEmpties) {
+TEST(FillFromTensor, TakesScalarsAndEmpties) {
   GuardedBuffer buffer(8);
   fill_from_tensor(at::full({}, 3.5), Shaped({}, {}, kFloat64, buffer.data()).view());
   double value = 0;
@@ -252,7 +252,7 @@ TEST(FillFromTensor, TakesRankZeroAndEmpties) {
   EXPECT_TRUE(buffer.guards_intact());
 }
 
-TEST(FillFromTensor, IsNotRecordedByAutograd) {
+TEST(FillFromTensor, IsNotRecorded) {
   GuardedBuffer buffer(16);
   const at::Tensor leaf = at::ones({4}).requires_grad_();
   const uint64_t nodes = at::sequence_number::peek();
@@ -260,7 +260,7 @@ TEST(FillFromTensor, IsNotRecordedByAutograd) {
   EXPECT_EQ(at::sequence_number::peek(), nodes);
 }
 
-TEST(FillFromTensor, GradientsOfTheSourceDoNotNoticeTheCopy) {
+TEST(FillFromTensor, KeepsGradients) {
   GuardedBuffer buffer(16);
   const at::Tensor leaf = at::ones({4}).requires_grad_();
   const at::Tensor result = leaf * 3;
@@ -269,7 +269,7 @@ TEST(FillFromTensor, GradientsOfTheSourceDoNotNoticeTheCopy) {
   EXPECT_EQ(leaf.grad()[0].item<float>(), 3.0f);
 }
 
-TEST(FillFromTensor, ReportsTorchsRefusalsAsErrorsAndRestoresTheThread) {
+TEST(FillFromTensor, ReportsTorchsErrors) {
   GuardedBuffer buffer(64);
   const auto before = c10::impl::tls_local_dispatch_key_set();
   const auto error = error_of(
@@ -299,7 +299,7 @@ constexpr at::ScalarType kCastTargets[] = {
     at::kHalf,   at::kFloat,  at::kDouble,      at::kBFloat16,     at::kComplexFloat,
     at::kUInt16, at::kUInt64, at::kFloat8_e5m2, at::kComplexDouble};
 
-TEST_P(CastWithTorch, GivesTheBytesThatToGives) {
+TEST_P(CastWithTorch, AgreesWithTo) {
   const at::Tensor from = source();
   for (const at::ScalarType target : kCastTargets) {
     SCOPED_TRACE(c10::toString(target));
@@ -322,7 +322,7 @@ INSTANTIATE_TEST_SUITE_P(All, CastWithTorch, testing::ValuesIn(kCastTargets),
                            return std::string(c10::toString(row_info.param));
                          });
 
-TEST(CastWithTorch, WalksStridesAndLeavesGapsAlone) {
+TEST(CastWithTorch, KeepsGaps) {
   std::vector<int32_t> values = {0, 1, 2, 3, 4, 5};
   GuardedBuffer buffer(6 * 2 * sizeof(double));
   // Source read column by column, destination written into every second element.
@@ -340,7 +340,7 @@ TEST(CastWithTorch, WalksStridesAndLeavesGapsAlone) {
   EXPECT_TRUE(buffer.guards_intact());
 }
 
-TEST(CastWithTorch, TakesBroadcastSourcesEmptiesAndScalars) {
+TEST(CastWithTorch, TakesBroadcastsAndEmpties) {
   int64_t value = 7;
   GuardedBuffer buffer(16);
   cast_with_torch(Shaped({4}, {0}, kInt64, &value).view(),
@@ -353,7 +353,7 @@ TEST(CastWithTorch, TakesBroadcastSourcesEmptiesAndScalars) {
                   Shaped({0}, {1}, kInt32, nullptr).view());
 }
 
-TEST(CastWithTorch, RefusesNegativeStridesOnEitherSide) {
+TEST(CastWithTorch, RefusesNegativeStrides) {
   int32_t from[] = {1, 2};
   GuardedBuffer to(16);
   const Shaped forwards({2}, {1}, kInt32, from);
@@ -368,7 +368,7 @@ TEST(CastWithTorch, RefusesNegativeStridesOnEitherSide) {
   EXPECT_TRUE(to.guards_intact());
 }
 
-TEST(CastWithTorch, WorksInEveryDispatchState) {
+TEST(CastWithTorch, IgnoresModes) {
   int32_t value = 300;
   const auto cast = [&] {
     GuardedBuffer buffer(8);
@@ -393,7 +393,7 @@ TEST(CastWithTorch, WorksInEveryDispatchState) {
   }
 }
 
-TEST(CopyDispatchState, InferenceModeMakesInferenceTensorsAsLiftFreshDoes) {
+TEST(CopyDispatchState, FollowsInferenceMode) {
   const c10::InferenceMode mode;
   Loan memory;
   const at::Tensor tensor = finish_copy(empty_tensor(Shaped({4}).view(), kFloat32, memory));
@@ -403,7 +403,7 @@ TEST(CopyDispatchState, InferenceModeMakesInferenceTensorsAsLiftFreshDoes) {
   EXPECT_EQ(tensor.data_ptr(), memory.view().data);
 }
 
-TEST(CopyDispatchState, FinishedCopiesUnderFunctionalizeAreFunctionalAndHoldWhatWasWritten) {
+TEST(CopyDispatchState, FollowsFunctionalize) {
   Loan memory;
   at::Tensor finished;
   {

@@ -59,7 +59,7 @@ void PrintTo(const ScalarRow& row, std::ostream* out) { *out << c10::toString(ro
 
 class TorchDtype : public testing::TestWithParam<ScalarRow> {};
 
-TEST_P(TorchDtype, IsDescribedAsDlpackNamesIt) {
+TEST_P(TorchDtype, IsDescribed) {
   const at::Tensor tensor = at::empty({2, 3}, GetParam().scalar);
   Loan loan;
   describe(tensor, loan);
@@ -69,7 +69,7 @@ TEST_P(TorchDtype, IsDescribedAsDlpackNamesIt) {
   EXPECT_FALSE(loan.view().subbyte_padded);
 }
 
-TEST_P(TorchDtype, GoesToDlpackAndComesBackAsTheSame) {
+TEST_P(TorchDtype, RoundTrips) {
   const at::Tensor back = to_tensor(share(at::empty({2, 3}, GetParam().scalar)));
   EXPECT_EQ(back.scalar_type(), GetParam().scalar);
 }
@@ -84,7 +84,7 @@ INSTANTIATE_TEST_SUITE_P(All, TorchDtype, testing::ValuesIn(kScalarRows), [](con
   return std::string(c10::toString(row_info.param.scalar));
 });
 
-TEST(TorchDtypes, NoOtherScalarTypeIsMapped) {
+TEST(TorchDtypes, MapNoOthers) {
   std::set<at::ScalarType> held;
   for (const ScalarRow& row : kScalarRows) held.insert(row.scalar);
   for (int i = 0; i <= static_cast<int>(at::ScalarType::NumOptions); ++i) {
@@ -93,7 +93,7 @@ TEST(TorchDtypes, NoOtherScalarTypeIsMapped) {
   }
 }
 
-TEST(TorchDtypes, TypesThatTorchLacksHaveNoScalarType) {
+TEST(TorchDtypes, LackUnknownTypes) {
   for (const DType dtype :
        {DType(TypeCode::int_, 128), DType(TypeCode::int_, 4), DType(TypeCode::float_, 128),
         DType(TypeCode::float_, 32, 2), DType(TypeCode::boolean, 1), DType(TypeCode::opaque, 8),
@@ -103,7 +103,7 @@ TEST(TorchDtypes, TypesThatTorchLacksHaveNoScalarType) {
   }
 }
 
-TEST(TorchDtypes, TraitsHoldExactlyTheSingleLaneOnes) {
+TEST(TorchDtypes, AreInTheTraits) {
   for (int code = 0; code < 32; ++code) {
     for (const int bits : {1, 2, 4, 6, 8, 16, 32, 64, 128}) {
       const DType dtype(static_cast<TypeCode>(code), bits);
@@ -114,7 +114,7 @@ TEST(TorchDtypes, TraitsHoldExactlyTheSingleLaneOnes) {
   EXPECT_EQ(torch_traits().float4, Float4::pairs);
 }
 
-TEST(TorchDtypes, TypesThatDlpackLacksAreAnObstacleThatNamesThem) {
+TEST(TorchDtypes, NameWhatDlpackLacks) {
   for (const auto scalar : {at::ScalarType::Bits8, at::ScalarType::Bits1x8, at::ScalarType::UInt4,
                             at::ScalarType::Int7}) {
     Loan loan;
@@ -138,7 +138,7 @@ void PrintTo(const Layout& row, std::ostream* out) { *out << row.name; }
 
 class DescribeLayout : public testing::TestWithParam<Layout> {};
 
-TEST_P(DescribeLayout, CountsStridesInElementsAndFoldsTheOffsetIntoTheAddress) {
+TEST_P(DescribeLayout, AddsTheOffset) {
   const at::Tensor tensor = GetParam().make();
   Loan loan;
   describe(tensor, loan);
@@ -209,7 +209,7 @@ TEST(Describe, CudaDeviceKeepsItsIndex) {
   EXPECT_EQ(loan.view().data, reinterpret_cast<void*>(uintptr_t{0x10000}));
 }
 
-TEST(Describe, TakesNoReferenceAndLeavesTheStorageAsItIs) {
+TEST(Describe, TakesNoReference) {
   const at::Tensor tensor = at::zeros({3});
   c10::StorageImpl& storage = storage_of(tensor);
   const void* context = storage.data_ptr().get_context();
@@ -287,9 +287,9 @@ struct Obstacle {
 
 void PrintTo(const Obstacle& row, std::ostream* out) { *out << row.name; }
 
-class DescribeObstacle : public testing::TestWithParam<Obstacle> {};
+class DescribeReason : public testing::TestWithParam<Obstacle> {};
 
-TEST_P(DescribeObstacle, IsNamed) {
+TEST_P(DescribeReason, IsNamed) {
   const at::Tensor tensor = GetParam().make();
   Loan loan;
   describe(tensor, loan);
@@ -298,7 +298,7 @@ TEST_P(DescribeObstacle, IsNamed) {
   EXPECT_EQ(loan.view().ndim, GetParam().described ? tensor.dim() : 0);
 }
 
-TEST_P(DescribeObstacle, StandsAgainstSharingAndNothingIsLent) {
+TEST_P(DescribeReason, IsRefused) {
   const at::Tensor tensor = GetParam().make();
   const size_t before = tensor.use_count();
   try {
@@ -313,7 +313,7 @@ TEST_P(DescribeObstacle, StandsAgainstSharingAndNothingIsLent) {
 at::Tensor complex_tensor() { return at::zeros({3}, at::kComplexFloat); }
 
 INSTANTIATE_TEST_SUITE_P(
-    All, DescribeObstacle,
+    All, DescribeReason,
     testing::Values(
         Obstacle{"Undefined", [] { return at::Tensor(); }, ErrorCode::undefined_tensor, false},
         Obstacle{"Conj", [] { return complex_tensor().conj(); }, ErrorCode::conj_bit},
@@ -399,7 +399,7 @@ INSTANTIATE_TEST_SUITE_P(
                  ErrorCode::copy_on_write}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(DescribeMkldnn, OpaqueLayoutIsAnObstacle) {
+TEST(DescribeMkldnn, IsRefused) {
   at::Tensor tensor;
   try {
     tensor = at::zeros({3}).to_mkldnn();
@@ -411,7 +411,7 @@ TEST(DescribeMkldnn, OpaqueLayoutIsAnObstacle) {
   EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::mkldnn_layout));
 }
 
-TEST(Describe, GradWrapperOfFunctorchIsAnObstacle) {
+TEST(Describe, RefusesGradWrappers) {
   const at::Tensor wrapper = with_keys(
       c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::FuncTorchGradWrapper}));
   Loan loan;
@@ -419,7 +419,7 @@ TEST(Describe, GradWrapperOfFunctorchIsAnObstacle) {
   EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::functorch_tensor));
 }
 
-TEST(Describe, RequiresGradIsNoObstacleWhileGradModeIsOff) {
+TEST(Describe, AllowsGradWithoutGradMode) {
   const at::Tensor leaf = at::zeros({3}).requires_grad_();
   const at::Tensor result = leaf * 2;
   const c10::AutoGradMode no_grad(false);
@@ -430,7 +430,7 @@ TEST(Describe, RequiresGradIsNoObstacleWhileGradModeIsOff) {
   }
 }
 
-TEST(Describe, WhatAutogradAndAutocastAddIsNoObstacle) {
+TEST(Describe, AllowsAutogradKeys) {
   const at::Tensor detached = at::zeros({3}).requires_grad_().detach();
   const at::Tensor inference = [] {
     const c10::InferenceMode mode;
@@ -444,7 +444,7 @@ TEST(Describe, WhatAutogradAndAutocastAddIsNoObstacle) {
   }
 }
 
-TEST(Describe, StorageThatJustHoldsTheTensorIsLargeEnough) {
+TEST(Describe, AllowsExactStorages) {
   for (const at::Tensor& tensor : {with_shrunk_storage(at::zeros({4}), 16),
                                    with_shrunk_storage(at::zeros({8}).narrow(0, 3, 2), 20),
                                    with_shrunk_storage(at::zeros({3, 3}).select(1, 1), 32),
@@ -456,7 +456,7 @@ TEST(Describe, StorageThatJustHoldsTheTensorIsLargeEnough) {
   }
 }
 
-TEST(Describe, StorageWhoseErrorWasClearedIsAccessibleAgain) {
+TEST(Describe, ClearedErrorIsAccessible) {
   const at::Tensor tensor = unreadable_tensor();
   storage_of(tensor).clear_data_ptr_access_error_msg_();
   Loan loan;
@@ -472,7 +472,7 @@ TEST(Describe, CopyOnWriteEndsWithTheWrite) {
   EXPECT_TRUE(loan.view().reasons.empty());
 }
 
-TEST(Describe, DoesNotMaterializeACopyOnWriteStorage) {
+TEST(Describe, KeepsCopyOnWrite) {
   const at::Tensor source = at::zeros({3});
   const at::Tensor clone = at::_lazy_clone(source);
   Loan loan;

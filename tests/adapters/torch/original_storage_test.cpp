@@ -34,7 +34,7 @@ std::ostream& operator<<(std::ostream& out, Maker maker) {
 
 // The way back is found by a weak reference to a storage of torch's making, and by an understanding
 // between bytes and storage where we made both.
-class WayBack : public testing::TestWithParam<Maker> {
+class ReuseStorage : public testing::TestWithParam<Maker> {
  protected:
   // A tensor over foreign bytes that counts how often torch gives them back.
   static at::Tensor counted_tensor(GuardedBuffer& buffer, ReleaseCounter& counter) {
@@ -47,10 +47,10 @@ class WayBack : public testing::TestWithParam<Maker> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(OfStorages, WayBack, testing::Values(Maker::torch, Maker::dlbridge),
+INSTANTIATE_TEST_SUITE_P(OfStorages, ReuseStorage, testing::Values(Maker::torch, Maker::dlbridge),
                          testing::PrintToStringParamName());
 
-TEST_P(WayBack, LeadsToTheSameStorage) {
+TEST_P(ReuseStorage, IsTheSameStorage) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -66,7 +66,7 @@ TEST_P(WayBack, LeadsToTheSameStorage) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(AnyWayBack, GivesTheLoanBackAtOnce) {
+TEST(AnyReuseStorage, ReleasesTheLoan) {
   const at::Tensor source = at::zeros({4});
   const size_t before = source.storage().use_count();
   ReleaseCounter hop;  // a framework in between that holds the export
@@ -83,7 +83,7 @@ TEST(AnyWayBack, GivesTheLoanBackAtOnce) {
   EXPECT_EQ(source.storage().use_count(), before);
 }
 
-TEST(AnyWayBack, KeepsOffsetsShapesAndStrides) {
+TEST(AnyReuseStorage, KeepsLayouts) {
   const at::Tensor source = at::arange(24, at::kInt).reshape({4, 6});
   for (const at::Tensor& view : {source, source.t(), source.slice(1, 1, 6, 2), source.select(0, 2),
                                  source.narrow(0, 3, 1).narrow(1, 5, 1), source.narrow(0, 1, 0),
@@ -97,7 +97,7 @@ TEST(AnyWayBack, KeepsOffsetsShapesAndStrides) {
   }
 }
 
-TEST(AnyWayBack, TakesAnotherDtypeWhoseOffsetDivides) {
+TEST(AnyReuseStorage, TakesOtherDtypes) {
   const at::Tensor source = at::zeros({64}, at::kByte);
   Loan loan = share(source.narrow(0, 16, 16));
   loan.view().dtype = kFloat64;
@@ -108,7 +108,7 @@ TEST(AnyWayBack, TakesAnotherDtypeWhoseOffsetDivides) {
   EXPECT_EQ(back.scalar_type(), at::kDouble);
 }
 
-TEST_P(WayBack, DtypeWhoseOffsetDoesNotDivideGetsAStorageOfItsOwn) {
+TEST_P(ReuseStorage, NeedsDivisibleOffsets) {
   GuardedBuffer buffer(64, 4);  // so that offset 4 is aligned to 8 bytes and yet not divisible
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -127,7 +127,7 @@ TEST_P(WayBack, DtypeWhoseOffsetDoesNotDivideGetsAStorageOfItsOwn) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST_P(WayBack, IsClosedWhenTheStorageHasOtherBytes) {
+TEST_P(ReuseStorage, EndsWithOtherBytes) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -139,7 +139,7 @@ TEST_P(WayBack, IsClosedWhenTheStorageHasOtherBytes) {
   EXPECT_EQ(back.data_ptr(), buffer.data());
 }
 
-TEST_P(WayBack, IsClosedWhenTheStorageNoLongerOwnsTheBytes) {
+TEST_P(ReuseStorage, EndsWithoutOwnership) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -153,7 +153,7 @@ TEST_P(WayBack, IsClosedWhenTheStorageNoLongerOwnsTheBytes) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST_P(WayBack, IsClosedWhenTheStorageIsGone) {
+TEST_P(ReuseStorage, EndsWithTheStorage) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor back = to_tensor(share(counted_tensor(buffer, counter)));
@@ -164,7 +164,7 @@ TEST_P(WayBack, IsClosedWhenTheStorageIsGone) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST_P(WayBack, IsClosedWhenTheStorageIsTooSmallForTheView) {
+TEST_P(ReuseStorage, NeedsALargeStorage) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -175,7 +175,7 @@ TEST_P(WayBack, IsClosedWhenTheStorageIsTooSmallForTheView) {
   EXPECT_EQ(storage_of(back).nbytes(), 64u);
 }
 
-TEST(AnyWayBack, IsClosedForMemoryBeforeTheStorage) {
+TEST(AnyReuseStorage, NeedsMemoryInside) {
   const at::Tensor source = at::zeros({8}, at::kByte);
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
@@ -190,7 +190,7 @@ TEST(AnyWayBack, IsClosedForMemoryBeforeTheStorage) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(AnyWayBack, OriginsOfOthersAreLeftAlone) {
+TEST(AnyReuseStorage, IgnoresOtherOriginals) {
   Lender lender;
   ReleaseCounter origin;
   Loan loan = lender.loan();
@@ -202,7 +202,7 @@ TEST(AnyWayBack, OriginsOfOthersAreLeftAlone) {
   EXPECT_EQ(lender.releases(), 1);
 }
 
-TEST(AnyWayBack, HeldStoragesAreFoundToo) {
+TEST(AnyReuseStorage, FindsHeldStorages) {
   auto storage = c10::make_intrusive<c10::StorageImpl>(
       c10::StorageImpl::use_byte_size_t(), 64,
       at::DataPtr(reinterpret_cast<void*>(uintptr_t{0x10000}), c10::Device(c10::kCUDA, 1)), nullptr,
@@ -219,7 +219,7 @@ TEST(AnyWayBack, HeldStoragesAreFoundToo) {
   EXPECT_EQ(source.storage().use_count(), before);
 }
 
-TEST_P(WayBack, ManyRoundTripsReleaseOnce) {
+TEST_P(ReuseStorage, RoundTripsReleaseOnce) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor tensor = counted_tensor(buffer, counter);
@@ -232,7 +232,7 @@ TEST_P(WayBack, ManyRoundTripsReleaseOnce) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(AnyWayBack, ChainOfForeignMemoryReleasesOnce) {
+TEST(AnyReuseStorage, ForeignChainReleasesOnce) {
   Lender lender;
   at::Tensor first = to_tensor(lender.loan());
   Loan loan = share(first);
@@ -244,7 +244,7 @@ TEST(AnyWayBack, ChainOfForeignMemoryReleasesOnce) {
   EXPECT_EQ(lender.releases(), 1);
 }
 
-TEST_P(WayBack, DropOfTheStorageOnAnotherThreadIsSafe) {
+TEST_P(ReuseStorage, StorageDropsOnAnyThread) {
   for (int round = 0; round < 300; ++round) {
     GuardedBuffer buffer(64);
     ReleaseCounter counter;
@@ -261,7 +261,7 @@ TEST_P(WayBack, DropOfTheStorageOnAnotherThreadIsSafe) {
   }
 }
 
-TEST_P(WayBack, IsRecalledWithoutAnOwner) {
+TEST_P(ReuseStorage, NeedsNoDeleter) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -282,7 +282,7 @@ TEST_P(WayBack, IsRecalledWithoutAnOwner) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST_P(WayBack, EndsWithTheBytesWhereTheStorageGotOthers) {
+TEST_P(ReuseStorage, EndsWithReplacedBytes) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -300,7 +300,7 @@ TEST_P(WayBack, EndsWithTheBytesWhereTheStorageGotOthers) {
 
 // The memory of bytes that are gone soon serves others: a storage that outlived its bytes must not
 // touch those when it goes.
-TEST_P(WayBack, OfOthersStaysOpenWhenAStorageOutlivedItsBytes) {
+TEST_P(ReuseStorage, OthersStayReusable) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -316,7 +316,7 @@ TEST_P(WayBack, OfOthersStaysOpenWhenAStorageOutlivedItsBytes) {
   EXPECT_EQ(&storage_of(to_tensor(std::move(exported))), &storage_of(next));
 }
 
-TEST_P(WayBack, OldBytesDoNotLeadToAStorageThatWasSharedAnew) {
+TEST_P(ReuseStorage, OldBytesAreNotReused) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -335,7 +335,7 @@ TEST_P(WayBack, OldBytesDoNotLeadToAStorageThatWasSharedAnew) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST_P(WayBack, StorageThatWaitsForAWeakReferenceIsGone) {
+TEST_P(ReuseStorage, IgnoresWeakStorages) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
@@ -354,7 +354,7 @@ TEST_P(WayBack, StorageThatWaitsForAWeakReferenceIsGone) {
 
 // Exports, ways back and the end of the storage at the same time: nothing is found that is gone,
 // and the bytes are given back once.
-TEST_P(WayBack, ManyLookWhileTheStorageGoes) {
+TEST_P(ReuseStorage, RacesWithTheEnd) {
   constexpr int kThreads = 4;
   for (int round = 0; round < 300; ++round) {
     GuardedBuffer buffer(64);

@@ -74,7 +74,7 @@ TEST(Share, DescribesAndOwns) {
   bytes.expect_intact(loan.view());
 }
 
-TEST(Share, LendDoesWhatDescribeLeftOut) {
+TEST(Share, AcquiresAfterDescribe) {
   CountedBytes bytes(24);
   at::Tensor tensor = bytes.tensor();
   Loan loan;
@@ -88,7 +88,7 @@ TEST(Share, LendDoesWhatDescribeLeftOut) {
   EXPECT_EQ(bytes.releases(), 1);
 }
 
-TEST(Share, FirstExportSwapsTheDataPtrOnceAndLaterOnesIncrement) {
+TEST(Share, SwapsTheDataPtrOnce) {
   const at::Tensor tensor = at::zeros({16});
   c10::StorageImpl& storage = storage_of(tensor);
   const void* address = storage.data();
@@ -106,7 +106,7 @@ TEST(Share, FirstExportSwapsTheDataPtrOnceAndLaterOnesIncrement) {
   EXPECT_EQ(of_a_view.deleter().context, shared);
 }
 
-TEST(Share, SwapOutlivesItsExportsSoThatTheNextOneFindsIt) {
+TEST(Share, SwapOutlivesExports) {
   const at::Tensor tensor = at::zeros({16});
   (void)share(tensor);
   const void* shared = storage_of(tensor).data_ptr().get_context();
@@ -114,7 +114,7 @@ TEST(Share, SwapOutlivesItsExportsSoThatTheNextOneFindsIt) {
   EXPECT_EQ(again.deleter().context, shared);
 }
 
-TEST(Share, HoldsNeitherTensorNorStorage) {
+TEST(Share, HoldsOnlyBytes) {
   const at::Tensor tensor = at::zeros({16});
   const size_t storage_before = tensor.storage().use_count();
   const Loan loan = share(tensor);
@@ -156,7 +156,7 @@ TEST(Share, LastOfManyHoldersReleases) {
   EXPECT_EQ(bytes.releases(), 1);
 }
 
-TEST(Share, LastHolderLetsGoOfTheStoragesRemainsToo) {
+TEST(Share, LastHolderFreesTheStorage) {
   const at::Tensor tensor = at::zeros({4});
   const auto weak_references = [&] {
     return tensor.storage().getWeakStorageImpl().weak_use_count();
@@ -169,14 +169,14 @@ TEST(Share, LastHolderLetsGoOfTheStoragesRemainsToo) {
   EXPECT_EQ(weak_references(), before);
 }
 
-TEST(Share, ReleasesOnceOnAnotherThread) {
+TEST(Share, ReleasesOnAnyThread) {
   CountedBytes bytes(100);
   Loan loan = share(bytes.tensor());
   std::thread([moved = std::move(loan)]() mutable { moved.reset(); }).join();
   EXPECT_EQ(bytes.releases(), 1);
 }
 
-TEST(Share, StorageIsNotResizableAfterwards) {
+TEST(Share, MakesStorageFixed) {
   const at::Tensor tensor = at::zeros({4});
   ASSERT_TRUE(storage_of(tensor).resizable());
   (void)share(tensor);
@@ -184,7 +184,7 @@ TEST(Share, StorageIsNotResizableAfterwards) {
   EXPECT_THROW(tensor.resize_({1000}), c10::Error);
 }
 
-TEST(Share, EmptyStoragesAreSharedToo) {
+TEST(Share, TakesEmptyStorages) {
   at::Tensor tensor = at::empty({0, 3});
   Loan loan = share(tensor);
   EXPECT_EQ(loan.view().data, nullptr);
@@ -202,7 +202,7 @@ void PrintTo(const Fate& row, std::ostream* out) { *out << row.name; }
 
 class SharedBytesFate : public testing::TestWithParam<Fate> {};
 
-TEST_P(SharedBytesFate, LeavesTheExportItsBytesAndReleasesOnce) {
+TEST_P(SharedBytesFate, KeepsTheExport) {
   CountedBytes bytes(64);
   at::Tensor tensor = bytes.tensor();
   Loan loan = share(tensor);
@@ -251,7 +251,7 @@ INSTANTIATE_TEST_SUITE_P(
              }}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(Share, WritesAreSeenOnBothSides) {
+TEST(Share, WritesShowOnBothSides) {
   at::Tensor tensor = at::zeros({4}, at::kInt);
   const Loan loan = share(tensor);
   auto* values = static_cast<int32_t*>(loan.view().data);
@@ -261,7 +261,7 @@ TEST(Share, WritesAreSeenOnBothSides) {
   EXPECT_EQ(tensor[1].item<int32_t>(), 7);
 }
 
-TEST(Share, NewBytesOfAStorageAreSharedAnew) {
+TEST(Share, SharesReplacedBytes) {
   CountedBytes old_bytes(64);
   at::Tensor tensor = old_bytes.tensor();
   Loan old_loan = share(tensor);
@@ -280,7 +280,7 @@ TEST(Share, NewBytesOfAStorageAreSharedAnew) {
   EXPECT_EQ(new_bytes.releases(), 1);
 }
 
-TEST(Share, StorageOfAnInferenceTensorIsSwappedLikeAnyOther) {
+TEST(Share, SwapsInferenceTensors) {
   for (const bool share_inside : {false, true}) {
     CountedBytes bytes(32);
     at::Tensor tensor;
@@ -301,7 +301,7 @@ TEST(Share, StorageOfAnInferenceTensorIsSwappedLikeAnyOther) {
   }
 }
 
-TEST(Share, ParameterIsSharedWhileGradModeIsOff) {
+TEST(Share, SharesParameters) {
   CountedBytes bytes(32);
   at::Tensor parameter = bytes.tensor().view(at::kFloat).requires_grad_();
   Loan loan = [&] {
@@ -315,7 +315,7 @@ TEST(Share, ParameterIsSharedWhileGradModeIsOff) {
   EXPECT_EQ(bytes.releases(), 1);
 }
 
-TEST(Share, SurvivesTheThreadThatMadeTheFirstExport) {
+TEST(Share, OutlivesItsThread) {
   CountedBytes bytes(64);
   at::Tensor tensor = bytes.tensor();
   Loan loan;
@@ -328,7 +328,7 @@ TEST(Share, SurvivesTheThreadThatMadeTheFirstExport) {
   bytes.expect_intact(again.view());
 }
 
-TEST(ShareConcurrently, FirstExportsSwapOnceAndReleaseOnce) {
+TEST(ShareConcurrently, SwapsOnce) {
   constexpr int kThreads = 8;
   constexpr int kRounds = 500;
   std::vector<Loan> loans(kThreads);
@@ -367,7 +367,7 @@ TEST(ShareConcurrently, FirstExportsSwapOnceAndReleaseOnce) {
   for (std::thread& thread : threads) thread.join();
 }
 
-TEST(ShareConcurrently, ExportsOfDifferentStoragesDoNotMix) {
+TEST(ShareConcurrently, KeepsStoragesApart) {
   constexpr int kThreads = 8;
   std::vector<std::thread> threads;
   std::atomic<int> wrong{0};
@@ -436,7 +436,7 @@ void expect_held_not_swapped(at::Tensor tensor) {
   second.reset();
 }
 
-TEST(ShareMapped, FileIsHeldAndStaysWhatItIs) {
+TEST(ShareMapped, FileIsHeld) {
   const TemporaryFile file(64);
   ASSERT_TRUE(file.good());
   for (const bool shared : {false, true}) {
@@ -449,7 +449,7 @@ TEST(ShareMapped, FileIsHeldAndStaysWhatItIs) {
   }
 }
 
-TEST(ShareMapped, SharedMemoryIsHeldAndStaysWhatItIs) {
+TEST(ShareMapped, SharedMemoryIsHeld) {
   const std::string handle = "/dlbridge_test_" + std::to_string(getpid());
   const auto make = [&] {
     constexpr int kFlags = at::ALLOCATOR_MAPPED_SHAREDMEM | at::ALLOCATOR_MAPPED_EXCLUSIVE;
@@ -468,7 +468,7 @@ TEST(ShareMapped, SharedMemoryIsHeldAndStaysWhatItIs) {
   EXPECT_EQ(static_cast<const uint8_t*>(loan.view().data)[63], 5);
 }
 
-TEST(ShareCuda, StorageIsHeldSinceItsAllocatorLooksAtTheDeleter) {
+TEST(ShareCuda, StorageIsHeld) {
   std::atomic<int> releases{0};
   const auto make = [&] {
     // An address that nobody follows: no device is needed.

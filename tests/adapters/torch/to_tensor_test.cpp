@@ -36,7 +36,7 @@ using test::ReleaseCounter;
 using test::row_major;
 using test::storage_of;
 
-TEST(ToTensor, HasTheLoansMemoryShapeAndDtype) {
+TEST(ToTensor, HasTheLoansMemory) {
   Lender lender;
   at::Tensor tensor = to_tensor(lender.loan({2, 8}));
   EXPECT_EQ(tensor.sizes(), (Dims{2, 8}));
@@ -52,7 +52,7 @@ TEST(ToTensor, HasTheLoansMemoryShapeAndDtype) {
   EXPECT_TRUE(lender.guards_intact());
 }
 
-TEST(ToTensor, IsWhatFromBlobWouldMake) {
+TEST(ToTensor, AgreesWithFromBlob) {
   Lender lender;
   const at::Tensor tensor = to_tensor(lender.loan());
   const at::Tensor blob = at::from_blob(lender.data(), {16}, at::kFloat);
@@ -79,7 +79,7 @@ TEST(ToTensor, IsNotResizable) {
   EXPECT_THROW(tensor.resize_({1000}), c10::Error);
 }
 
-TEST(ToTensorRelease, HappensOnceWithTheTensor) {
+TEST(ToTensorRelease, HappensOnce) {
   Lender lender;
   {
     Loan loan = lender.loan();
@@ -102,14 +102,14 @@ TEST(ToTensorRelease, WaitsForTheLastView) {
   EXPECT_EQ(lender.releases(), 1);
 }
 
-TEST(ToTensorRelease, HappensOnceOnAnotherThread) {
+TEST(ToTensorRelease, HappensOnAnyThread) {
   Lender lender;
   at::Tensor tensor = to_tensor(lender.loan());
   std::thread([moved = std::move(tensor)]() mutable { moved.reset(); }).join();
   EXPECT_EQ(lender.releases(), 1);
 }
 
-TEST(ToTensorRelease, HappensOnceAfterTheThreadThatMadeIt) {
+TEST(ToTensorRelease, OutlivesItsThread) {
   Lender lender;
   at::Tensor tensor;
   std::thread([&] { tensor = to_tensor(lender.loan()); }).join();
@@ -118,7 +118,7 @@ TEST(ToTensorRelease, HappensOnceAfterTheThreadThatMadeIt) {
   EXPECT_EQ(lender.releases(), 1);
 }
 
-TEST(ToTensorRelease, NobodyIsToldWhereNobodyOwns) {
+TEST(ToTensorRelease, NeedsNoDeleter) {
   GuardedBuffer buffer(64);
   at::Tensor tensor = to_tensor(make_loan({16}, {1}, kFloat32, buffer.data(), Deleter{}));
   EXPECT_EQ(tensor.data_ptr(), buffer.data());
@@ -127,7 +127,7 @@ TEST(ToTensorRelease, NobodyIsToldWhereNobodyOwns) {
   EXPECT_TRUE(buffer.guards_intact());
 }
 
-TEST(ToTensorRelease, HappensOnceForAnOwnerWithoutContext) {
+TEST(ToTensorRelease, TakesNullContexts) {
   static std::atomic<int> releases;  // what an deleter without context can reach
   releases = 0;
   GuardedBuffer buffer(64);
@@ -138,7 +138,7 @@ TEST(ToTensorRelease, HappensOnceForAnOwnerWithoutContext) {
   EXPECT_EQ(releases, 1);
 }
 
-TEST(ToTensorRelease, ManyThreadsThatPassTensorsOnReleaseEachOnce) {
+TEST(ToTensorRelease, HappensOnceAcrossThreads) {
   constexpr int kThreads = 8;
   constexpr int kEach = 100;  // more than a thread keeps spare blocks for
   ReleaseCounter counter;
@@ -178,14 +178,14 @@ void end_a_thread_with_a_tensor(ReleaseCounter& counter, void* data) {
   }).join();
 }
 
-TEST(ToTensorRelease, HappensOnceWhenTheTensorDiesLastInItsThread) {
+TEST(ToTensorRelease, HappensAtThreadExit) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   end_a_thread_with_a_tensor(counter, buffer.data());
   EXPECT_EQ(counter.count(), kTensorsOfAThread);
 }
 
-TEST(ToTensorRelease, ThreadsThatEndLeaveNoMemoryBehind) {
+TEST(ToTensorRelease, LeavesNoMemory) {
   constexpr int kThreads = 1000;
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
@@ -209,7 +209,7 @@ void PrintTo(const StrideRow& row, std::ostream* out) { *out << row.name; }
 
 class ToTensorStrides : public testing::TestWithParam<StrideRow> {};
 
-TEST_P(ToTensorStrides, AreCanonicalWhereTorchCouldNotHoldThemAndKeptElsewhere) {
+TEST_P(ToTensorStrides, AreCanonical) {
   GuardedBuffer buffer(512);
   ReleaseCounter counter;
   at::Tensor tensor = to_tensor(
@@ -250,7 +250,7 @@ INSTANTIATE_TEST_SUITE_P(
                   24}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(ToTensorStrides, OfCompactShapesAreTorchsOwn) {
+TEST(ToTensorStrides, AreTorchsOwn) {
   GuardedBuffer buffer(512);
   for (const Dims& shape : {Dims{1}, Dims{1, 3}, Dims{3, 1}, Dims{2, 1, 3, 1}, Dims{0}, Dims{2, 0},
                             Dims{0, 3, 1}, Dims{3, 0, 2}}) {
@@ -290,7 +290,7 @@ std::vector<at::Tensor> layouts() {
   return found;
 }
 
-TEST(ToTensor, RemembersOfEveryLayoutWhatTorchWouldWorkOut) {
+TEST(ToTensor, CachesLayoutFlags) {
   const std::vector<at::Tensor> all = layouts();
   ASSERT_GT(all.size(), 1500u);
   for (const at::Tensor& view : all) {
@@ -314,7 +314,7 @@ TEST(ToTensor, RemembersOfEveryLayoutWhatTorchWouldWorkOut) {
   }
 }
 
-TEST(ToTensor, RankSixtyFourIsTaken) {
+TEST(ToTensor, TakesRankSixtyFour) {
   GuardedBuffer buffer(8);
   Dims shape(64, 1);
   shape.back() = 2;
@@ -324,7 +324,7 @@ TEST(ToTensor, RankSixtyFourIsTaken) {
   EXPECT_TRUE(tensor.is_contiguous());
 }
 
-TEST(ToTensor, EmptyMemoryMayHaveNoAddress) {
+TEST(ToTensor, TakesNullWhenEmpty) {
   ReleaseCounter counter;
   at::Tensor tensor = to_tensor(make_loan({0, 3}, {3, 1}, kFloat32, nullptr, counter.deleter()));
   EXPECT_EQ(tensor.numel(), 0);
@@ -337,7 +337,7 @@ TEST(ToTensor, EmptyMemoryMayHaveNoAddress) {
   EXPECT_EQ(counter.count(), 1);
 }
 
-TEST(ToTensor, EmptyShapesWithHugeExtentsAreTaken) {
+TEST(ToTensor, TakesHugeEmptyShapes) {
   ReleaseCounter counter;
   const int64_t huge = int64_t{1} << 40;
   at::Tensor tensor =
@@ -359,7 +359,7 @@ void PrintTo(const Refusal& row, std::ostream* out) { *out << row.name; }
 
 class ToTensorRefusal : public testing::TestWithParam<Refusal> {};
 
-TEST_P(ToTensorRefusal, ThrowsAndTheLoanStillReleasesOnce) {
+TEST_P(ToTensorRefusal, ReleasesOnce) {
   GuardedBuffer buffer(64);
   ReleaseCounter counter;
   {
@@ -389,7 +389,7 @@ INSTANTIATE_TEST_SUITE_P(
                 ErrorCode::unsupported_device}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(ToTensorDevice, PinnedMemoryIsTakenAsCpu) {
+TEST(ToTensorDevice, PinnedIsCpu) {
   Lender lender;
   Loan loan = lender.loan();
   loan.view().device = Device(DeviceType::cuda_host);
@@ -401,14 +401,14 @@ TEST(ToTensorDevice, PinnedMemoryIsTakenAsCpu) {
   EXPECT_EQ(lender.releases(), 1);
 }
 
-TEST(ToTensorDevice, AnyCpuDeviceIdIsTaken) {
+TEST(ToTensorDevice, AnyCpuIdIsTaken) {
   Lender lender;
   Loan loan = lender.loan();
   loan.view().device = Device(DeviceType::cpu, 5);
   EXPECT_EQ(to_tensor(std::move(loan)).device(), c10::Device(c10::kCPU));
 }
 
-TEST(ToTensorDevice, CudaAndManagedMemoryKeepTheirIndex) {
+TEST(ToTensorDevice, CudaKeepsItsIndex) {
   // An address that nobody follows: no device is needed.
   for (const DeviceType type : {DeviceType::cuda, DeviceType::cuda_managed}) {
     Lender lender;
@@ -424,7 +424,7 @@ TEST(ToTensorDevice, CudaAndManagedMemoryKeepTheirIndex) {
   }
 }
 
-TEST(ToTensorDevice, CudaIndexThatTorchCannotSayIsRefused) {
+TEST(ToTensorDevice, RefusesLargeIndices) {
   for (const int32_t id : {-1, -2, 128, 259, 1 << 20}) {
     SCOPED_TRACE(id);
     Lender lender;
@@ -437,7 +437,7 @@ TEST(ToTensorDevice, CudaIndexThatTorchCannotSayIsRefused) {
   }
 }
 
-TEST(ToTensorDevice, TraitsAcceptExactlyWhatItTakes) {
+TEST(ToTensorDevice, MatchesTheTraits) {
   for (int type = 0; type < 32; ++type) {
     const DLDevice device{static_cast<DLDeviceType>(type), 0};
     GuardedBuffer buffer(64);
@@ -453,7 +453,7 @@ TEST(ToTensorDevice, TraitsAcceptExactlyWhatItTakes) {
   }
 }
 
-TEST(DispatchState, InferenceModeMakesInferenceTensorsAsFromBlobAndLiftFreshDo) {
+TEST(DispatchState, FollowsInferenceMode) {
   Lender lender;
   const at::Tensor source = at::zeros({16});
   const c10::InferenceMode mode;
@@ -467,7 +467,7 @@ TEST(DispatchState, InferenceModeMakesInferenceTensorsAsFromBlobAndLiftFreshDo) 
   EXPECT_EQ(&storage_of(back), &storage_of(source));
 }
 
-TEST(DispatchState, TensorsMadeOutsideOfInferenceModeAreOrdinaryOnes) {
+TEST(DispatchState, OrdinaryOutside) {
   Lender lender;
   const at::Tensor source = [] {
     const c10::InferenceMode mode;
@@ -477,7 +477,7 @@ TEST(DispatchState, TensorsMadeOutsideOfInferenceModeAreOrdinaryOnes) {
   EXPECT_FALSE(to_tensor(share(source)).is_inference());
 }
 
-TEST(DispatchState, ResultsUnderFunctionalizeAreFunctional) {
+TEST(DispatchState, FollowsFunctionalize) {
   const at::Tensor source = at::zeros({16});
   Lender lender;
   Loan shared = share(source);

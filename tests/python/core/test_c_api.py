@@ -213,7 +213,7 @@ def test_version_of_the_package(c):
     info = sized(VersionInfo)
     assert c.dlb_version(ctypes.byref(info)) == OK
     assert f"{info.major}.{info.minor}.{info.patch}" == dlbridge.__version__
-    assert (info.c_api, info.dlpack_major, info.dlpack_minor) == (2, 1, 3)
+    assert (info.c_api, info.dlpack_major, info.dlpack_minor) == (1, 1, 3)
     info.struct_size -= 1
     assert c.dlb_version(ctypes.byref(info)) == WRONG_STRUCT_SIZE
 

@@ -21,20 +21,20 @@ DLBRIDGE_API void initialize_numpy();
 /// succeeded.
 DLBRIDGE_API const TargetTraits& numpy_traits() noexcept;
 
-/// Imports ml_dtypes if it is installed and adds its dtypes. Returns whether they are there. Sets
-/// no Python error.
+/// Imports ml_dtypes if it is installed and adds its dtypes. Returns true on success. Sets no
+/// Python error.
 DLBRIDGE_API bool load_ml_dtypes() noexcept;
 
 /// Whether `object` is an ndarray or of a subclass.
 DLBRIDGE_API bool is_ndarray(PyObject* object) noexcept;
 
-/// Describes `array` without taking a reference; what NumPy has and DLPack has not (foreign byte
-/// order, a mask, an object dtype …) becomes a reason. `original` names the loan
-/// behind the array, if any. Requires: is_ndarray. Throws std::bad_alloc.
+/// Describes `array` without taking a reference. What DLPack cannot describe (foreign byte order, a
+/// mask, an object dtype …) becomes a reason. `original` is that of the loan behind the array, if
+/// any. Requires: is_ndarray. Throws std::bad_alloc.
 DLBRIDGE_API void describe_ndarray(PyObject* array, Loan& loan);
 
-/// Makes a described loan an owning one: one new reference to `array`, which the loan gives back
-/// from any thread, with or without the GIL, and not at all once the interpreter is gone.
+/// Makes a described loan an owning one: it holds a new reference to `array`, which it drops on any
+/// thread, with or without the GIL, and leaks once the interpreter has ended.
 DLBRIDGE_API void acquire_ndarray(PyObject* array, Loan& loan) noexcept;
 
 /// describe_ndarray(), then acquire_ndarray(). Throws Error where a reason stands against sharing.
@@ -54,7 +54,7 @@ DLBRIDGE_API PyObject* empty_ndarray(const TensorView& like, DLDataType dtype, L
 /// NumPy does.
 DLBRIDGE_API void fill_from_ndarray(PyObject* array, const TensorView& dst);
 
-/// Lets NumPy cast between two host memories of the same shape. Requires: both dtypes are NumPy's.
+/// Lets NumPy cast between two host memories of the same shape. Throws Error (unsupported_dtype).
 DLBRIDGE_API void cast_with_numpy(const TensorView& src, const TensorView& dst);
 
 /// The DLPack type of anything that numpy.dtype() takes. Throws Error (invalid_dtype, byte_order).

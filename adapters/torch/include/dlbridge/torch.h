@@ -1,11 +1,10 @@
 // The Torch adapter: at::Tensor <-> Loan, without a copy and without Python.
 //
 // A CPU export owns bytes, not a storage: the first export of a storage replaces its DataPtr by one
-// that shares the original with every export, so the bytes live until the last holder, whatever
-// happens to the tensor afterwards (share_memory_, pickling, resize_, set_). Storages in shared or
-// mapped files are held instead, since a swap would change what they are; so are CUDA storages,
-// whose allocator looks at the deleter. An exported storage is marked not resizable, as
-// Tensor.numpy() does.
+// that shares the original DataPtr with every export, so the bytes live until the last holder drops
+// them, also after share_memory_, pickling, resize_ or set_ of the tensor. Storages in shared
+// memory or mapped files, and CUDA storages, whose allocator reads the deleter, are held instead.
+// An exported storage is not resizable, as after Tensor.numpy().
 //
 // Thread: any. Exports of one storage may run concurrently; like every torch accessor they must not
 // race with functions that replace the storage's memory.
@@ -22,17 +21,17 @@ namespace dlbridge {
 /// What an at::Tensor can hold.
 DLBRIDGE_API const TargetTraits& torch_traits() noexcept;
 
-/// Describes `tensor` without touching its memory or its reference count. Whatever is not a dense
-/// CPU or CUDA tensor that may be shared becomes a reason: dispatch keys outside the allowlist,
+/// Describes `tensor` without access to its memory or reference count. What forbids sharing becomes
+/// a reason: dispatch keys outside the allowlist,
 /// requires_grad while grad mode is on, copy-on-write, symbolic sizes, a storage that throws.
 /// Throws std::bad_alloc.
 DLBRIDGE_API void describe(const at::Tensor& tensor, Loan& loan);
 
 /// Makes a described loan an owning one. Requires: no reason against sharing. Throws
-/// std::bad_alloc; nothing has changed then.
+/// std::bad_alloc; the loan is then unchanged.
 DLBRIDGE_API void acquire(const at::Tensor& tensor, Loan& loan);
 
-/// describe and lend. Throws Error where a reason stands against sharing.
+/// describe(), then acquire(). Throws Error if there is a reason against sharing.
 DLBRIDGE_API Loan share(const at::Tensor& tensor);
 
 /// A tensor over the loan's memory, not resizable; its storage owns the loan. Memory that was
@@ -40,13 +39,13 @@ DLBRIDGE_API Loan share(const at::Tensor& tensor);
 /// and zero strides of size-1 dimensions, and all strides of an empty tensor, become canonical
 /// ones. When thread-local dispatch state is not the plain one (fake mode, functorch, tracing …)
 /// the result passes through at::lift_fresh, as torch.from_numpy's does. Consumes the loan; when
-/// this throws, its memory is given back once, at the latest when the loan is destroyed.
+/// this throws, its deleter is called once, at the latest by the loan's destructor.
 DLBRIDGE_API at::Tensor to_tensor(Loan&& loan);
 
-/// The way back: a tensor over the torch storage that `loan.original` was exported from, if it
-/// still holds the loan's bytes; undefined otherwise. Needs no owner and leaves the one there is.
-/// What to_tensor() asks first; a caller who asks here may save lending the memory at all.
-/// Requires: whoever `loan` was described from lives.
+/// A tensor over the original storage, the one that `loan.original` was exported from, if it still
+/// holds the loan's bytes; undefined otherwise. to_tensor() tries it first; a caller that tries it
+/// before acquire() saves acquire(). Leaves the loan's deleter. Requires: the source of `loan`
+/// lives.
 DLBRIDGE_API at::Tensor reuse_storage(Loan& loan);
 
 /// A fresh, uninitialised CPU tensor of `dtype` with the shape of `like` and dense strides in the
@@ -54,8 +53,8 @@ DLBRIDGE_API at::Tensor reuse_storage(Loan& loan);
 /// finish_copy() once it is filled.
 DLBRIDGE_API at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory);
 
-/// What a fresh tensor has to become under the thread's dispatch state: at::lift_fresh where that
-/// is not plain.
+/// Passes a fresh tensor through at::lift_fresh if the thread's dispatch state is not the plain
+/// one.
 DLBRIDGE_API at::Tensor finish_copy(at::Tensor&& tensor);
 
 /// Lets torch write the elements of `tensor` into `dst` (same shape, host memory), casting and

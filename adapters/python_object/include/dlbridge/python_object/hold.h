@@ -3,6 +3,8 @@
 
 #include <Python.h>
 
+#include <cassert>
+
 #include "dlbridge/loan.h"
 
 namespace dlbridge {
@@ -16,6 +18,7 @@ void release_python_object(void* object) noexcept;
 /// Takes a new reference to `object`, which the returned Deleter drops on any thread. Requires the
 /// GIL.
 inline Deleter hold(PyObject* object) noexcept {
+  assert(PyGILState_Check());
   return {Py_NewRef(object), release_python_object};
 }
 

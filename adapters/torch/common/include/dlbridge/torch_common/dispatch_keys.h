@@ -1,8 +1,8 @@
-// Which dispatch keys a tensor may have, whichever way torch is reached. Needs no torch header: the
-// keys are known by their names.
+// The dispatch keys that a tensor may have, for both tiers. Needs no torch header: keys are names.
 #pragma once
 
 #include <array>
+#include <cassert>
 #include <cstdint>
 
 #include "dlbridge/error.h"
@@ -38,8 +38,8 @@ inline constexpr KeyReason kKeyReasons[] = {
     {"Meta", ErrorCode::meta_tensor},
 };
 
-/// What a copy remedies: the tensor's memory is there, its values are not what it holds.
-inline constexpr ReasonSet kCurableKeys =
+/// Reasons that a copy remedies: the tensor has memory, which holds other values.
+inline constexpr ReasonSet kRemediedByCopy =
     ReasonSet(ErrorCode::conj_bit) | ErrorCode::neg_bit | ErrorCode::zero_tensor;
 
 /// Judges the keys of tensors. Bits, as DispatchKeySet::raw_repr() gives them: its own difference
@@ -59,6 +59,7 @@ class KeyJudge {
 
   /// The refusals that bits beyond the plain ones stand for. Requires: not 0.
   ReasonSet reasons(uint64_t beyond) const noexcept {
+    assert(beyond != 0);
     ReasonSet found;
     for (size_t i = 0; i < reasons_.size(); ++i) {
       if (reasons_[i] != 0 && (beyond & reasons_[i]) == reasons_[i]) found.add(kKeyReasons[i].code);
@@ -72,20 +73,20 @@ class KeyJudge {
   std::array<uint64_t, std::size(kKeyReasons)> reasons_{};
 };
 
-/// No memory may be looked at: rank 0 and the reasons are all there is to say.
+/// Describes a tensor whose memory must not be accessed: rank 0 and the reasons.
 inline void describe_reason(ReasonSet reasons, Loan& loan) {
   loan.set_rank(0);
   loan.view().reasons = reasons;
 }
 
-/// Writes what the bits beyond the plain keys stand against. False where nothing more of the tensor
-/// may be looked at.
+/// Writes the reasons of the bits beyond the plain keys. Returns false if nothing else of the
+/// tensor may be accessed.
 inline bool describe_keys(const KeyJudge& judge, uint64_t beyond, Loan& loan) {
   if (beyond == 0) [[likely]]
     return true;
   const ReasonSet reasons = judge.reasons(beyond);
   loan.view().reasons = reasons;
-  if (reasons.without(kCurableKeys).empty()) return true;
+  if (reasons.without(kRemediedByCopy).empty()) return true;
   describe_reason(reasons, loan);
   return false;
 }

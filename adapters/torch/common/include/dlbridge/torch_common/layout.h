@@ -1,8 +1,8 @@
-// Layouts on their remedy of torch and into it, whichever way torch is reached. Needs no torch
-// header.
+// Layouts out of torch and into it, for both tiers. Needs no torch header.
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <cstdint>
 #include <span>
 
@@ -39,7 +39,7 @@ inline bool fits(int64_t offset, int64_t reach, int64_t itemsize, int64_t storag
                         !__builtin_mul_overflow(end, itemsize, &end) && end <= storage_bytes);
 }
 
-/// A loan over memory that someone else keeps alive while torch reads or writes it. Throws Error
+/// A loan over memory that the caller keeps alive while torch reads or writes it. Throws Error
 /// (negative_stride), std::bad_alloc.
 inline Loan borrow(const TensorView& memory) {
   if (negative_stride_dimension(memory) >= 0) {
@@ -51,19 +51,20 @@ inline Loan borrow(const TensorView& memory) {
   return loan;
 }
 
-/// What torch's caches want to know of a layout.
+/// What torch caches of a layout.
 struct Layout {
   int64_t bytes;    ///< from the first element to the end of the last
   int64_t numel;    ///< product of the extents
   bool contiguous;  ///< row-major without gaps
-  bool dense;       ///< may fill its bytes without gaps in some other order; false: it does not
+  bool dense;       ///< false: it does not fill its bytes without gaps, in any order
 };
 
-/// Writes canonical strides where torch could not hold the ones that came, though they mean
-/// nothing: for size 1 when they are negative or zero, and for all of an empty tensor. A positive
-/// one stays, as torch itself keeps it. Requires: no negative strides on extents above 1.
+/// Replaces strides without a meaning that torch cannot hold by canonical ones: those of size 1
+/// that are negative or zero, and all of an empty tensor. Requires: no negative strides on extents
+/// above 1.
 inline Layout settle_strides(Loan& loan) noexcept {
   const TensorView& view = loan.view();
+  assert(negative_stride_dimension(view) < 0);
   int64_t* strides = loan.strides();
   if (view.is_empty()) [[unlikely]] {
     compact_strides(view.extents(), strides);

@@ -1,4 +1,4 @@
-// What a torch.Tensor can hold, whichever way torch is reached. Needs no torch header.
+// What a torch.Tensor can hold, for both tiers. Needs no torch header.
 #pragma once
 
 #include "dlbridge/plan.h"
@@ -20,11 +20,11 @@ inline constexpr DType kDTypes[] = {
     {TypeCode::float8_e8m0fnu, 8},
 };
 
-/// All but the types, which differ from one torch to another.
+/// The traits without the dtypes, which depend on torch's version.
 inline constexpr TargetTraits kTraitsWithoutDTypes = [] {
   TargetTraits traits;
   traits.name = "torch";
-  traits.max_ndim = 64;  // TensorIterator's limit: beyond it hardly an operator runs
+  traits.max_ndim = 64;  // TensorIterator's limit
   traits.zero_strides = true;
   for (DeviceType type :
        {DeviceType::cpu, DeviceType::cuda, DeviceType::cuda_host, DeviceType::cuda_managed})
