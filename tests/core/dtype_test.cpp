@@ -105,9 +105,7 @@ TEST(DType, RejectsLanes) {
   EXPECT_TRUE(kFloat4Pair.is_known());
 }
 
-TEST(DType, RejectsOpaque) {
-  EXPECT_FALSE(DType(DLDataType{kDLOpaqueHandle, 64, 1}).is_known());
-}
+TEST(DType, RejectsOpaque) { EXPECT_FALSE(DType(DLDataType{kDLOpaqueHandle, 64, 1}).is_known()); }
 
 TEST(DType, ComparesAllFields) {
   const DType base{TypeCode::float_, 32};

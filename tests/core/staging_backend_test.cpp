@@ -52,9 +52,7 @@ Plan stage_to_cpu() {
   return plan(source.view(), test::numpy_like(), {.device = kCpu});
 }
 
-TEST(StagingBackend, NoneIsRegistered) {
-  EXPECT_EQ(find_staging(kGpu, kCpu), nullptr);
-}
+TEST(StagingBackend, NoneIsRegistered) { EXPECT_EQ(find_staging(kGpu, kCpu), nullptr); }
 
 TEST(StagingBackend, IsFoundWhileRegistered) {
   FakeBackend backend(kGpu, kCpu);
