@@ -178,6 +178,7 @@ def test_end_fails_on_report():
 def test_end_fails_on_unreleased_capsule():
     kept = []
     with pytest.raises(AssertionError, match="exported"), simulated_gpu.simulated_gpu() as gpu:
+        gpu.patience_seconds = 0.1
         kept.append(consume(gpu.array(floats(8)).capsule()))
     kept[0][1]()
 
