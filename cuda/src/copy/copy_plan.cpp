@@ -168,9 +168,6 @@ void plan_pack(const Walk& walk, const Runs& runs, CopyStep& step) noexcept {
   params.rank = 0;
   params.element_bytes = unit_of(walk, runs);
   params.count = step.bytes / params.element_bytes;
-#ifdef DLBRIDGE_CUDA_MUTANTS
-  params.by_reference = nullptr;
-#endif
   if (runs.bytes != params.element_bytes)
     add_dim(params,
             {runs.bytes / params.element_bytes, params.element_bytes, params.element_bytes});

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "runtime/cuda_error.h"
-#include "runtime/mutants.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -51,7 +50,7 @@ DeviceRing::~DeviceRing() { device_.api().free_async(memory_, copies_); }
 std::byte* DeviceRing::enter(cudaStream_t first) {
   current_ = 1 - current_;
   Slot& slot = slots_[current_];
-  if (slot.used && !mutant(Mutant::skip_pack_ring_reuse_edge))
+  if (slot.used)
     check(device_.api().stream_wait_event(first, slot.read.get(), 0), "cudaStreamWaitEvent");
   slot.used = true;
   return memory_ + static_cast<int64_t>(current_) * slot_bytes_;

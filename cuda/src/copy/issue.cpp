@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "runtime/cuda_error.h"
-#include "runtime/mutants.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -17,7 +16,7 @@ struct Way {
 
   // Bytes that one call may take from here on.
   int64_t reach(const std::byte* source, const std::byte* target) const {
-    if (kind == cudaMemcpyDeviceToDevice || mutant(Mutant::skip_seam_split)) return INT64_MAX;
+    if (kind == cudaMemcpyDeviceToDevice) return INT64_MAX;
     const void* host = kind == cudaMemcpyDeviceToHost ? target : source;
     const size_t seam = pool.bytes_to_seam(host);
     return seam == 0 ? INT64_MAX : static_cast<int64_t>(seam);

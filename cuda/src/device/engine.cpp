@@ -239,18 +239,16 @@ CheckedStream Engine::checked(Stream stream, DeviceContext& device) const {
                 where + "expected 1, 2, -1 for no ordering, or a cudaStream_t");
   }
   auto* handle = static_cast<cudaStream_t>(stream.handle);
-  if (!mutant(Mutant::no_capture_check)) {
-    const Capture capture = capture_of(api_, handle);
-    device.require_alive_after(capture.answer, "cudaStreamIsCapturing");
-    if (capture.active) {
-      throw Error(ErrorCode::stream_capturing, "stream",
-                  "the stream is being captured into a CUDA graph, which cannot hold a staging: "
-                  "stage before or after the capture");
-    }
-    if (capture.answer != cudaSuccess) {
-      throw Error(ErrorCode::stream_invalid, "stream",
-                  where + "CUDA does not know it (" + error_name(capture.answer) + ")");
-    }
+  const Capture capture = capture_of(api_, handle);
+  device.require_alive_after(capture.answer, "cudaStreamIsCapturing");
+  if (capture.active) {
+    throw Error(ErrorCode::stream_capturing, "stream",
+                "the stream is being captured into a CUDA graph, which cannot hold a staging: "
+                "stage before or after the capture");
+  }
+  if (capture.answer != cudaSuccess) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                where + "CUDA does not know it (" + error_name(capture.answer) + ")");
   }
   int owner = device.index();
   if (number > kPerThreadStream) {
@@ -370,9 +368,9 @@ int Engine::passed(const PooledEvent& event) noexcept {
     case CUDA_SUCCESS:
       return 1;
     case CUDA_ERROR_NOT_READY:
-      return mutant(Mutant::not_ready_is_done) ? 1 : 0;
+      return 0;
     default:
-      return mutant(Mutant::query_error_is_not_ready) ? 0 : -1;
+      return -1;
   }
 }
 

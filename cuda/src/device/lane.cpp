@@ -2,16 +2,15 @@
 
 #include "device/device_context.h"
 #include "runtime/cuda_error.h"
-#include "runtime/mutants.h"
 
 namespace dlbridge::cuda {
 
 Lane::Lane(DeviceContext& device) : device_(device) {
   const CudaApi& api = device.api();
-  const unsigned flags = mutant(Mutant::blocking_lane) ? cudaStreamDefault : cudaStreamNonBlocking;
-  check(api.stream_create_with_flags(&copies_, flags), "cudaStreamCreateWithFlags");
+  check(api.stream_create_with_flags(&copies_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   try {
-    check(api.stream_create_with_flags(&kernels_, flags), "cudaStreamCreateWithFlags");
+    check(api.stream_create_with_flags(&kernels_, cudaStreamNonBlocking),
+          "cudaStreamCreateWithFlags");
     waiter_ = std::make_unique<Waiter>(api, device.context());
   } catch (...) {
     if (kernels_ != nullptr) api.stream_destroy(kernels_);

@@ -233,12 +233,7 @@ void run(KernelId kernel, const PackParams& params) {
 /// Runs a kernel on the host: its blocks one after another, in each the phases, in each phase the
 /// threads. Throws std::runtime_error where the device would fault for alignment,
 /// std::invalid_argument for params that no kernel takes.
-inline void run_on_host(KernelId kernel, const PackParams& given) {
-#ifdef DLBRIDGE_CUDA_MUTANTS
-  const PackParams& params = given.by_reference == nullptr ? given : *given.by_reference;
-#else
-  const PackParams& params = given;
-#endif
+inline void run_on_host(KernelId kernel, const PackParams& params) {
   if (kernel == KernelId::transpose && params.rank < 2)
     throw std::invalid_argument("a transpose needs two dimensions");
   switch (params.element_bytes) {

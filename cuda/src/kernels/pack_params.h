@@ -24,9 +24,6 @@ struct PackParams {
   int64_t extent[kMaxRank];
   int64_t source_stride_bytes[kMaxRank];
   int64_t target_stride_bytes[kMaxRank];
-#ifdef DLBRIDGE_CUDA_MUTANTS
-  const PackParams* by_reference;  ///< a mutant's: read from there instead
-#endif
 };
 
 }  // namespace dlbridge::cuda

@@ -7,7 +7,6 @@
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "runtime/cuda_error.h"
-#include "runtime/mutants.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -61,7 +60,6 @@ BounceRing::~BounceRing() {
 void BounceRing::wait_for(Slot& slot) {
   if (!slot.pending) return;
   slot.pending = false;
-  if (mutant(Mutant::skip_ring_reuse_wait)) return;
   check(operation_.device().api().event_synchronize(slot.copied.get()), "cudaEventSynchronize");
 }
 

@@ -92,20 +92,10 @@ void Operation::begin() {
     return;
   }
   const CudaApi& api = device_.api();
-  const bool late = mutant(Mutant::record_ready_after_waiting);
-  const auto record_ready = [&] {
-    if (mutant(Mutant::drop_ready_record)) return;
-    check(api.event_record(ready_.get(), outer_.handle), "cudaEventRecord");
-  };
-  if (!late) record_ready();
+  check(api.event_record(ready_.get(), outer_.handle), "cudaEventRecord");
   begun_ = true;
-  const Mutant dropped =
-      edges_ == Edges::producer ? Mutant::drop_lane_wait : Mutant::drop_consumer_to_lane_wait;
-  if (!mutant(dropped)) {
-    check(api.stream_wait_event(copies_, ready_.get(), 0), "cudaStreamWaitEvent");
-    check(api.stream_wait_event(kernels_, ready_.get(), 0), "cudaStreamWaitEvent");
-  }
-  if (late) record_ready();
+  check(api.stream_wait_event(copies_, ready_.get(), 0), "cudaStreamWaitEvent");
+  check(api.stream_wait_event(kernels_, ready_.get(), 0), "cudaStreamWaitEvent");
 }
 
 bool Operation::can_copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind) {
@@ -117,7 +107,6 @@ bool Operation::can_copy(const TensorView& source, const TensorView& target, cud
 void Operation::copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind) {
   const CopyStep step = plan_copy(source, target);
   if (step.kind != CopyKind::pack) {
-    last_chunk_comes();
     return issue(device_.api(), engine_.pool(), step, kind, copies_);
   }
   if (kind == cudaMemcpyDeviceToHost) return pack(source, target);
@@ -135,11 +124,10 @@ void Operation::pack(const TensorView& source, const TensorView& target) {
   DeviceRing& slots = ring(target.nbytes());
   Pieces pieces(source, target, slots.slot_bytes());
   int64_t strides[PackParams::kMaxRank];
-  for (int64_t left = pieces.count(); pieces.next(); --left) {
+  while (pieces.next()) {
     const TensorView slot = dense_slot(pieces.target(), slots.enter(kernels_), strides);
     launch(pieces.source(), slot, kernels_);
     slots.filled(kernels_, copies_);
-    if (left == 1) last_chunk_comes();
     issue(device_.api(), engine_.pool(), plan_copy(slot, pieces.target()), cudaMemcpyDeviceToHost,
           copies_);
     slots.read(copies_);
@@ -151,9 +139,8 @@ void Operation::unpack(const TensorView& source, const TensorView& target) {
   // Cut so that pieces of the host's side are one run each: it takes the target's part.
   Pieces pieces(target, source, slots.slot_bytes());
   int64_t strides[PackParams::kMaxRank];
-  for (int64_t left = pieces.count(); pieces.next(); --left) {
+  while (pieces.next()) {
     const TensorView slot = dense_slot(pieces.target(), slots.enter(copies_), strides);
-    if (left == 1) last_chunk_comes();
     issue(device_.api(), engine_.pool(), plan_copy(pieces.target(), slot), cudaMemcpyHostToDevice,
           copies_);
     slots.filled(copies_, kernels_);
@@ -167,27 +154,12 @@ void Operation::launch(const TensorView& source, const TensorView& target, cudaS
   const CopyStep step = plan_copy(source, target);
   if (step.kind != CopyKind::pack)
     return issue(device_.api(), engine_.pool(), step, cudaMemcpyDeviceToDevice, stream);
-#ifdef DLBRIDGE_CUDA_MUTANTS
-  if (mutant(Mutant::kernel_params_by_reference)) {
-    reused_params_ = step.pack;
-    PackParams params = step.pack;
-    params.by_reference = &reused_params_;
-    check(device_.api().launch(choose_kernel(step.pack), params, stream), "a pack kernel");
-    return;
-  }
-#endif
   check(device_.api().launch(choose_kernel(step.pack), step.pack, stream), "a pack kernel");
 }
 
 void Operation::record(const PooledEvent& event) {
   if (kernels_used_) ring_->join(copies_);
   check(device_.api().event_record(event.get(), copies_), "cudaEventRecord");
-}
-
-void Operation::last_chunk_comes() {
-  if (!mutant(Mutant::record_done_before_last_chunk) || done_recorded_early_) return;
-  check(device_.api().event_record(done_.get(), copies_), "cudaEventRecord");
-  done_recorded_early_ = true;
 }
 
 void Operation::end(bool edge) {
@@ -197,16 +169,9 @@ void Operation::end(bool edge) {
     kernels_used_ = false;  // nothing is left that copies_ does not stand behind
     ring_.reset();
   }
-  if (!mutant(Mutant::drop_done_record) && !done_recorded_early_)
-    check(api.event_record(done_.get(), copies_), "cudaEventRecord");
-  if (edge && outer_.edges && !on_outer_stream()) {
-    const Mutant dropped =
-        edges_ == Edges::producer ? Mutant::drop_back_edge : Mutant::drop_lane_to_consumer_wait;
-    if (mutant(Mutant::per_thread_handle_on_worker))
-      late_edge_ = outer_.handle;
-    else if (!mutant(dropped))
-      check(api.stream_wait_event(outer_.handle, done_.get(), 0), "cudaStreamWaitEvent");
-  }
+  check(api.event_record(done_.get(), copies_), "cudaEventRecord");
+  if (edge && outer_.edges && !on_outer_stream())
+    check(api.stream_wait_event(outer_.handle, done_.get(), 0), "cudaStreamWaitEvent");
   ended_ = true;
 }
 
@@ -216,9 +181,6 @@ void Operation::wait(bool spin) {
   if (spin) {
     do {
       answer = as_runtime_error(api.event_query(done_.get()));
-      if (mutant(Mutant::query_error_is_not_ready) && answer != cudaSuccess)
-        answer = cudaErrorNotReady;
-      if (mutant(Mutant::not_ready_is_done)) answer = cudaSuccess;
     } while (answer == cudaErrorNotReady);
   } else {
     answer = api.event_synchronize(done_.get());
@@ -261,12 +223,6 @@ void Operation::settle() {
 // Whether the copies still run, nobody knows: what they touch is never used again.
 void Operation::lose(cudaError_t cause) noexcept {
   settled_ = true;
-  if (mutant(Mutant::recycle_after_sticky_error)) {
-    blocks_.clear();
-    results_.clear();
-    result_ = {};
-    return;
-  }
   device_.mark_dead(cause);
   for (PinnedBlock& block : blocks_) {
     if (block) std::move(block).leak();  // leave() may have let go of some
@@ -281,7 +237,6 @@ void Operation::lose(cudaError_t cause) noexcept {
 
 void Operation::quiesce() noexcept {
   settled_ = true;
-  if (mutant(Mutant::unwind_without_quiesce)) return;
   const CudaApi& api = device_.api();
   cudaError_t answer = cudaSuccess;
   try {
@@ -298,7 +253,6 @@ void Operation::quiesce() noexcept {
 
 void Operation::complete() noexcept {
   const CudaApi& api = device_.api();
-  if (late_edge_ != nullptr) api.stream_wait_event(late_edge_, done_.get(), 0);
   try {
     wait(false);
   } catch (const Error& error) {
@@ -325,7 +279,6 @@ void Operation::post_after(double seconds, std::unique_ptr<Operation> operation)
 }
 
 void Operation::post(std::unique_ptr<Operation> operation) noexcept {
-  if (mutant(Mutant::release_source_at_submit)) operation->held_.clear();
   Waiter& waiter = operation->lane().waiter();
   waiter.post(std::move(operation));
 }

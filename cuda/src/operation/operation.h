@@ -99,7 +99,6 @@ class Operation final : public Completion {
   void settle();
   void lose(cudaError_t cause) noexcept;
   void quiesce() noexcept;
-  void last_chunk_comes();
 
   Engine& engine_;
   DeviceContext& device_;
@@ -130,11 +129,6 @@ class Operation final : public Completion {
   bool ended_ = false;  // done_ stands behind all of it
   bool settled_ = false;
   bool kernels_used_ = false;
-  bool done_recorded_early_ = false;  // by a mutant
-  cudaStream_t late_edge_ = nullptr;  // a mutant's
-#ifdef DLBRIDGE_CUDA_MUTANTS
-  PackParams reused_params_{};
-#endif
 };
 
 }  // namespace dlbridge::cuda

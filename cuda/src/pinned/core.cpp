@@ -7,8 +7,6 @@
 #include <thread>
 #include <utility>
 
-#include "runtime/mutants.h"
-
 namespace dlbridge::cuda::pinned {
 namespace {
 
@@ -228,10 +226,8 @@ void Core::retire(Block* block, std::span<PooledEvent> tickets) noexcept {
   }
   Lock lock(mutex_);
   try {
-    if (!mutant(Mutant::return_slot_before_ticket)) {
-      for (PooledEvent& ticket : tickets) {
-        if (ticket) block->tickets.push_back(std::move(ticket));
-      }
+    for (PooledEvent& ticket : tickets) {
+      if (ticket) block->tickets.push_back(std::move(ticket));
     }
   } catch (const std::bad_alloc&) {
     if (!closed_) return leak_locked(block);
@@ -247,7 +243,6 @@ void Core::quarantine(Block* block) noexcept {
   if (forked()) return lose_after_fork(block);
   Lock lock(mutex_);
   if (closed_) return orphan(std::move(lock), block);
-  if (mutant(Mutant::skip_quarantine)) return make_free(block);
   move(block, State::quarantined);
   waiting_.push_back(block);
   waiting_bytes_ += block->bytes();

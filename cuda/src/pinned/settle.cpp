@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "pinned/core.h"
-#include "runtime/mutants.h"
 
 namespace dlbridge::cuda::pinned {
 namespace {
@@ -27,7 +26,7 @@ int Core::poll(std::vector<PooledEvent>& events) noexcept {
   for (size_t i = events.size(); i-- > 0;) {
     const int passed = fences_.passed(events[i]);
     if (passed == 0) continue;
-    if (passed < 0 && !mutant(Mutant::recycle_after_sticky_error)) {
+    if (passed < 0) {
       leak_all(events);
       return -1;
     }

@@ -46,13 +46,15 @@ ContextGuard::ContextGuard(const CudaApi& api, CUcontext context) : api_(api) {
 }
 
 ContextGuard::~ContextGuard() {
-  if (!pushed_ || mutant(Mutant::no_context_restore)) return;
-  if (mutant(Mutant::restore_by_set_device)) {
-    api_.set_device(0);
-    return;
-  }
+  if (!pushed_) return;
   CUcontext mine = nullptr;
   api_.ctx_pop_current(&mine);
 }
+
+RelaxedCapture::RelaxedCapture(const CudaApi& api) noexcept : api_(api) {
+  api_.thread_exchange_stream_capture_mode(&mode_);
+}
+
+RelaxedCapture::~RelaxedCapture() { api_.thread_exchange_stream_capture_mode(&mode_); }
 
 }  // namespace dlbridge::cuda

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "runtime/cuda_api.h"
-#include "runtime/mutants.h"
 
 namespace dlbridge::cuda {
 
@@ -39,12 +38,8 @@ class ContextGuard {
 /// and synchronisation; while this lives it does not.
 class RelaxedCapture {
  public:
-  explicit RelaxedCapture(const CudaApi& api) noexcept : api_(api) {
-    if (!mutant(Mutant::no_capture_relax)) api_.thread_exchange_stream_capture_mode(&mode_);
-  }
-  ~RelaxedCapture() {
-    if (!mutant(Mutant::no_capture_relax)) api_.thread_exchange_stream_capture_mode(&mode_);
-  }
+  explicit RelaxedCapture(const CudaApi& api) noexcept;
+  ~RelaxedCapture();
   RelaxedCapture(const RelaxedCapture&) = delete;
   RelaxedCapture& operator=(const RelaxedCapture&) = delete;
 

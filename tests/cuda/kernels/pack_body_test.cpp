@@ -217,20 +217,6 @@ TEST(PackBodyTiling, CutsIntoNoMoreTilesThanItNeeds) {
   EXPECT_EQ(Tiling(params).count, 3u * 1 * 5);
 }
 
-#ifdef DLBRIDGE_CUDA_MUTANTS
-TEST(PackBodyParams, AreReadWhereTheMutantSays) {
-  const uint32_t source = 7;
-  uint32_t target = 0;
-  PackParams elsewhere = params_of({}, 4);
-  elsewhere.source = &source;
-  elsewhere.target = &target;
-  PackParams params{};
-  params.by_reference = &elsewhere;
-  run_on_host(KernelId::strided, params);
-  EXPECT_EQ(target, source);
-}
-#endif
-
 TEST(PackBodyParams, RefusesWhatNoKernelTakes) {
   PackParams params{};
   params.element_bytes = 3;

@@ -37,19 +37,6 @@ std::string trouble_with(const Place& place, int device) {
   return "";
 }
 
-#ifdef DLBRIDGE_CUDA_MUTANTS
-bool same(const PackParams& a, const PackParams& b) {
-  if (a.source != b.source || a.target != b.target || a.rank != b.rank || a.count != b.count ||
-      a.element_bytes != b.element_bytes) {
-    return false;
-  }
-  const auto rank = static_cast<size_t>(a.rank);
-  return std::equal(a.extent, a.extent + rank, b.extent) &&
-         std::equal(a.source_stride_bytes, a.source_stride_bytes + rank, b.source_stride_bytes) &&
-         std::equal(a.target_stride_bytes, a.target_stride_bytes + rank, b.target_stride_bytes);
-}
-#endif
-
 cudaError_t check_params(const PackParams& params) {
   const int32_t size = params.element_bytes;
   const bool known_size = size > 0 && size <= 16 && (size & (size - 1)) == 0;
@@ -117,17 +104,6 @@ cudaError_t launch(KernelId kernel, const PackParams& given, cudaStream_t handle
     const uintptr_t to = draft.accesses[1].alias();
     draft.run = [&state, kernel, params, from, to, text = draft.text, device = stream->device] {
       PackParams mine = params;
-#ifdef DLBRIDGE_CUDA_MUTANTS
-      if (params.by_reference != nullptr) {
-        mine = *params.by_reference;
-        if (!same(mine, params)) {
-          state.report(ReportKind::host_source_changed,
-                       "the parameters of " + text + " changed before it ran");
-          return;
-        }
-        mine.by_reference = nullptr;
-      }
-#endif
       const auto source = reinterpret_cast<uintptr_t>(mine.source) + from;
       const auto target = reinterpret_cast<uintptr_t>(mine.target) + to;
       mine.source = reinterpret_cast<const void*>(source);

@@ -144,27 +144,5 @@ TEST(SimKernels, ReachRegisteredMemory) {
   EXPECT_NO_REPORTS(world);
 }
 
-#ifdef DLBRIDGE_CUDA_MUTANTS
-TEST(SimKernels, ParametersByReferenceAreReadLate) {
-  for (const bool changed : {false, true}) {
-    World world(schedule(Schedule::lazy));
-    auto* memory = static_cast<char*>(world.sim.device_alloc(128));
-    ASSERT_CUDA(world.api.preload_kernels());
-    PackParams params = every(memory, memory + 64, 4, 1);
-    PackParams given = params;
-    given.by_reference = &params;
-    const cudaStream_t stream = world.stream();
-    ASSERT_CUDA(world.api.launch(KernelId::strided, given, stream));
-    if (changed) params.target = memory + 32;
-    ASSERT_CUDA(world.api.stream_synchronize(stream));
-    if (changed) {
-      EXPECT_ONLY(world, ReportKind::host_source_changed);
-    } else {
-      EXPECT_NO_REPORTS(world);
-    }
-  }
-}
-#endif
-
 }  // namespace
 }  // namespace dlbridge::cuda_sim
