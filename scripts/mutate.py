@@ -1,9 +1,9 @@
 """The mutation gate of the CUDA module. scripts/mutate says how to call it.
 
-The mistakes are compiled into one build side by side (presets `mutants` and `asan`); the environment variable
-DLBRIDGE_CUDA_MUTANT chooses one. Each is tried on the tests that are there for it, listed below, and on the whole suite
-where these miss it. A run stops at its first failure; one that does not end is stopped and counts as a failure, and the
-table says so.
+Each mistake of scripts/mistakes.py is a patch of one source file: a patched copy of it is compiled with the command of
+the build (`--preset`), the test program is linked with that object in the place of the sound one, and the tests that
+must find the mistake run. A run stops at its first failure; one that does not end in time is stopped and counts as a
+failure, and the table says so.
 """
 
 from __future__ import annotations
@@ -17,86 +17,98 @@ import re
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from xml.etree import ElementTree
 
-ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("dlbridge_cuda_tests", "dlbridge_cuda_contract_tests")
-TIMEOUT_S = 60
-WHOLE_TIMEOUT_S = 900
+from mistakes import MISTAKES, Mistake
 
-# The tests that are to find each mistake, as a filter for GoogleTest.
-KILLERS = {
-    "drop_ready_record": "*OrderOfEveryWay.ToHost/large_to_fresh_async_lazy",
-    "drop_lane_wait": "*OrderOfEveryWay.ToHost/large_to_fresh_async_lazy",
-    "drop_done_record": "*OrderOfEveryWay.ToHost/large_to_fresh_lazy",
-    "drop_back_edge": "StagingOrder.ASnapshotMakesTheProducerWait",
-    "drop_consumer_to_lane_wait": "*OrderOfEveryWay.ToDevice/large_to_pageable_lazy",
-    "drop_lane_to_consumer_wait": "*OrderOfEveryWay.ToDevice/large_to_pageable_lazy",
-    "record_ready_after_waiting": "*OrderOfEveryWay.ToHost/large_to_fresh_async_lazy",
-    "record_done_before_last_chunk": "*OrderOfEveryWay.ToHost/large_to_fresh_lazy",
-    "release_source_at_submit": "*StagingAsync.TheSourceIsHeldUntilTheCopyHasBeenSeenToEnd*",
-    "return_slot_before_ticket": "StagingHazards.ASlotIsNotUsedAgainBeforeItsCopyHasEnded",
-    "skip_ring_reuse_wait": "StagingOrder.RingsAreUsedAgainOnlyWhenTheirContentIsGone",
-    "skip_pack_ring_reuse_edge": "StagingOrder.RingsAreUsedAgainOnlyWhenTheirContentIsGone",
-    "per_thread_handle_on_worker": "*NumberedStreams.AreThoseOfTheCallingThread/per_thread_large",
-    "blocking_lane": "StagingOrder.LanesAreOrderedWithNobody",
-    "no_context_restore": "*CallersThread.KeepsItsContexts/large",
-    "restore_by_set_device": "*CallersThread.KeepsItsContexts/large",
-    "no_capture_relax": "*CapturesOfOthers.StayValidWhileAnotherThreadStages/large",
-    "no_capture_check": "RefusedStreams.OneThatIsCaptured",
-    "query_error_is_not_ready": "DeadDevice.AFailedQueryEndsTheWait",
-    "not_ready_is_done": "StagingOrder.SmallCopiesArePolledUntilTheyAreOver",
-    "unwind_without_quiesce": "*FailureOnEveryPath.OfTheNthCallOfEachFunctionIsCleanedUp/large",
-    "recycle_after_sticky_error": "DeadDevice.FailsWhatIsInFlightAndKeepsItsMemoryFromUse",
-    "skip_seam_split": "StagingSeams.SplitFlatCopies",
-    "skip_quarantine": "StagingHazards.ADroppedResultWaitsForCopiesOnOrdinaryStreams",
-    "kernel_params_by_reference": "StagingOrder.RingsAreUsedAgainOnlyWhenTheirContentIsGone",
-}
+ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = "tests/cuda/dlbridge_cuda_tests"
+OBJECTS = "cuda/CMakeFiles/dlbridge_cuda_objects.dir/src"
+TIMEOUT_S = 120
+WHOLE_TIMEOUT_S = 900
 
 
 @dataclass
 class Run:
-    """What the tests said of one mistake; of none where the name is empty."""
+    """What the tests said of one mistake."""
 
     mutant: str
+    what: str = ""
     killed: bool = False
     by: str = ""
     how: str = ""
     seconds: float = 0.0
 
 
-def mutants() -> list[str]:
-    """The names in cuda/src/mutants.h, which KILLERS has to know."""
-    text = (ROOT / "cuda" / "src" / "runtime" / "mutants.h").read_text()
-    names = [name for name in re.findall(r"^\s*X\((\w+)\)", text, re.M) if name != "name"]
-    if set(names) != set(KILLERS):
-        sys.exit(f"mutate: scripts/mutate.py and mutants.h differ in {sorted(set(names) ^ set(KILLERS))}")
-    return names
+class Gate:
+    """One build, and how to compile and link in it."""
+
+    def __init__(self, preset: str) -> None:
+        self.folder = ROOT / "build" / preset
+        self._build(preset)
+        entries = json.loads(self._ninja("compdb"))
+        self.compile = {e["output"]: e["command"] for e in entries if e["output"].startswith(OBJECTS)}
+        self.link = self._ninja("commands", "-s", PROGRAM).strip()
+
+    def _build(self, preset: str) -> None:
+        log = self.folder / "mutate.log"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        steps = [["cmake", "--build", "--preset", preset, "--target", Path(PROGRAM).name]]
+        if not (self.folder / "build.ninja").exists():
+            steps.insert(0, ["cmake", "--preset", preset, "-DDLBRIDGE_CUDA_ARCHITECTURES=90"])
+        with log.open("w") as out:
+            for step in steps:
+                if subprocess.run(step, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode != 0:
+                    sys.exit(f"mutate: {' '.join(step)} failed:\n" + log.read_text()[-4000:])
+
+    def _ninja(self, tool: str, *arguments: str) -> str:
+        command = ["ninja", "-C", str(self.folder), "-t", tool, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def patched(self, mistake: Mistake) -> Path:
+        """The test program with the mistake in it."""
+        source = ROOT / "cuda" / "src" / mistake.file
+        text = source.read_text()
+        for old, new in mistake.patches:
+            if old not in text:
+                sys.exit(f"mutate: {mistake.name}: this text is not in cuda/src/{mistake.file}:\n{old}")
+            text = text.replace(old, new)
+        made = self.folder / "mutants" / mistake.name
+        made.mkdir(parents=True, exist_ok=True)
+        copy, program = made / source.name, made / "tests"
+        if not copy.exists() or copy.read_text() != text:  # else the compiler's cache knows it
+            copy.write_text(text)
+        sound = f"{OBJECTS}/{mistake.file}.o"
+        mutant = str(copy) + ".o"
+        compiling = self.compile[sound].replace(str(source), str(copy)).replace(sound, mutant) + " -w"
+        linking = self.link.replace(f" {sound} ", f" {mutant} ").replace(f"-o {PROGRAM} ", f"-o {program} ")
+        for command in (compiling, linking):
+            done = subprocess.run(command, cwd=self.folder, shell=True, capture_output=True, text=True, check=False)
+            if done.returncode != 0:
+                sys.exit(f"mutate: {mistake.name} does not build:\n{command}\n{(done.stdout + done.stderr)[-4000:]}")
+        if program.stat().st_mtime < copy.stat().st_mtime or mutant not in linking:
+            sys.exit(f"mutate: {mistake.name} was not linked")
+        return program
+
+    def attempt(self, mistake: Mistake, *, whole: bool) -> Run:
+        """Builds the mistake in and runs the tests that must find it, or all."""
+        run = Run(mistake.name, mistake.what)
+        program = self.patched(mistake)
+        began = time.monotonic()
+        wanted, timeout_s = ("*", WHOLE_TIMEOUT_S) if whole else (mistake.found_by, TIMEOUT_S)
+        run.killed, run.by, run.how = run_tests(program, wanted, timeout_s)
+        run.seconds = round(time.monotonic() - began, 2)
+        program.unlink()
+        return run
 
 
-def build(preset: str) -> None:
-    """Configures and builds both test programs; one architecture will do, no kernel is run."""
-    folder = ROOT / "build" / preset
-    log = folder / "mutate.log"
-    folder.mkdir(parents=True, exist_ok=True)
-    steps = [["cmake", "--build", "--preset", preset]]
-    if not (folder / "build.ninja").exists():
-        steps.insert(0, ["cmake", "--preset", preset, "-DDLBRIDGE_CUDA_ARCHITECTURES=90"])
-    with log.open("w") as out:
-        for step in steps:
-            if subprocess.run(step, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode != 0:
-                sys.exit(f"mutate: {' '.join(step)} failed:\n" + log.read_text()[-4000:])
-
-
-def run_tests(preset: str, mutant: str, program: str, gtest_filter: str, timeout_s: float) -> tuple[bool, str, str]:
+def run_tests(program: Path, gtest_filter: str, timeout_s: float) -> tuple[bool, str, str]:
     """Whether the tests failed, at which one and how."""
-    folder = ROOT / "build" / preset / "tests"
-    path = next(folder / part / program for part in ("cuda", "contract") if (folder / part / program).exists())
-    command = [str(path), "--gtest_fail_fast", f"--gtest_filter={gtest_filter}"]
-    environment = os.environ | {"DLBRIDGE_CUDA_MUTANT": mutant}
-    environment.pop("GTEST_OUTPUT", None)
+    command = [str(program), "--gtest_fail_fast", f"--gtest_filter={gtest_filter}"]
+    environment = {key: value for key, value in os.environ.items() if key != "GTEST_OUTPUT"}
     hung = False
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace",
@@ -105,28 +117,13 @@ def run_tests(preset: str, mutant: str, program: str, gtest_filter: str, timeout
     except subprocess.TimeoutExpired as expired:
         output, code, hung = (expired.stdout or b"").decode(errors="replace"), 1, True
     if code == 0:
-        if re.search(r"^\[==========\] 0 tests", output, re.M):
-            sys.exit(f"mutate: {program} has no test {gtest_filter}")
+        if re.search(r"^\[==========\] (Running )?0 tests", output, re.M):
+            sys.exit(f"mutate: there is no test {gtest_filter}")
         return False, "", ""
     began = re.findall(r"^\[ RUN      \] (\S+)", output, re.M)
     failed = re.findall(r"^\[  FAILED  \] (\S+)", output, re.M)
     how = "hangs" if hung else "fails" if failed else f"ends with {code}"
     return True, (failed or began[-1:] or ["?"])[0].rstrip(","), how
-
-
-def try_mutant(preset: str, mutant: str, *, whole: bool) -> Run:
-    """Runs the tests meant for the mistake, then all."""
-    run = Run(mutant)
-    began = time.monotonic()
-    attempts = [(program, "*", WHOLE_TIMEOUT_S) for program in PROGRAMS]
-    if not whole and mutant:
-        attempts.insert(0, (PROGRAMS[0], KILLERS[mutant], TIMEOUT_S))
-    for attempt in attempts:
-        run.killed, run.by, run.how = run_tests(preset, mutant, *attempt)
-        if run.killed:
-            break
-    run.seconds = round(time.monotonic() - began, 2)
-    return run
 
 
 def facts() -> dict[str, str]:
@@ -149,15 +146,15 @@ def markdown(runs: list[Run], made_with: dict[str, str]) -> str:
     lines = [
         "# The mutation gate of the CUDA module",
         "",
-        "Written by `scripts/mutate cuda --markdown PATH`. Each row is a mistake (`cuda/src/mutants.h`) and the first",
-        "test that fails with it alive; where there were several runs, each of them failed.",
+        "Written by `scripts/mutate cuda --markdown PATH`. Each row is a mistake of `scripts/mistakes.py` and the",
+        "first test that fails with it; where there were several runs, each of them failed.",
         "",
         "| | |", "|---|---|",
         *(f"| {key} | {value} |" for key, value in made_with.items()),
         "",
-        "| mistake | found by | how | seconds |", "|---|---|---|---|",
-        *(f"| `{run.mutant}` | `{run.by}` | {run.how} | {run.seconds:.1f} |" if run.killed
-          else f"| `{run.mutant}` | **survives** | | {run.seconds:.1f} |" for run in runs),
+        "| mistake | what it is | found by | how |", "|---|---|---|---|",
+        *(f"| `{run.mutant}` | {run.what} | " + (f"`{run.by}` | {run.how} |" if run.killed else "**not found** | |")
+          for run in runs),
         "",
         f"{sum(run.killed for run in runs)} of {len(runs)} found.",
         "",
@@ -172,7 +169,7 @@ def junit(runs: list[Run]) -> str:
         case = ElementTree.SubElement(suite, "testcase", classname="mutation gate", name=run.mutant)
         case.set("time", str(run.seconds))
         if not run.killed:
-            ElementTree.SubElement(case, "failure", message="no test fails with this mistake alive")
+            ElementTree.SubElement(case, "failure", message="no test fails with this mistake")
     return ElementTree.tostring(suite, encoding="unicode")
 
 
@@ -180,12 +177,13 @@ def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/mutate", description=__doc__)
     parser.add_argument("module", choices=["cuda"])
-    parser.add_argument("--preset", default="mutants", help="the build that has them: mutants or asan")
+    parser.add_argument("--preset", default="cuda", help="the build to use, such as cuda or asan")
     parser.add_argument("--shard", default="1/1", help="I/N: every N-th mistake from the I-th on")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these mistakes alone")
     parser.add_argument("--repeat", type=int, default=1, help="how often each must be found")
-    parser.add_argument("--whole", action="store_true", help="by the whole suite, not by the tests meant for it first")
+    parser.add_argument("--whole", action="store_true", help="by the whole program, not by the tests meant for it")
     parser.add_argument("--skip-sound", action="store_true", help="do not run all tests without a mistake first")
+    parser.add_argument("--jobs", type=int, default=2, help="how many mistakes are tried at a time")
     parser.add_argument("--json", type=Path, metavar="PATH")
     parser.add_argument("--markdown", type=Path, metavar="PATH")
     parser.add_argument("--junit", type=Path, metavar="PATH")
@@ -193,39 +191,43 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> int:
-    """0 where every mistake was found, and nothing without one."""
+    """Returns 0 where every mistake was found, and no test fails without one."""
     options = parse()
     index, count = (int(part) for part in options.shard.split("/"))
-    chosen = options.only or mutants()[index - 1 :: count]
-    for name in set(chosen) - set(mutants()):
+    names = options.only or [mistake.name for mistake in MISTAKES][index - 1 :: count]
+    for name in set(names) - {mistake.name for mistake in MISTAKES}:
         sys.exit(f"mutate: there is no mistake called {name}")
-    build(options.preset)
-    made_with = facts() | {"runs of each": str(options.repeat)}
+    gate = Gate(options.preset)
+    made_with = facts() | {"build": options.preset, "runs of each": str(options.repeat)}
     if not options.skip_sound:
-        sound = try_mutant(options.preset, "", whole=True)
-        if sound.killed:
-            print(f"mutate: {sound.by} {sound.how} without any mistake", file=sys.stderr)
+        began = time.monotonic()
+        failed, by, how = run_tests(gate.folder / PROGRAM, "*", WHOLE_TIMEOUT_S)
+        if failed:
+            print(f"mutate: {by} {how} without any mistake", file=sys.stderr)
             return 1
-        made_with["without a mistake"] = f"all tests pass, {sound.seconds:.0f} s"
-        print(f"{'(none)':32} all tests pass  {sound.seconds:.1f} s", flush=True)
-    runs: list[Run] = []
-    for mutant in chosen:
-        attempts = [try_mutant(options.preset, mutant, whole=options.whole) for _ in range(options.repeat)]
+        made_with["without a mistake"] = f"all tests pass, {time.monotonic() - began:.0f} s"
+        print(f"{'(none)':32} {made_with['without a mistake']}", flush=True)
+
+    def attempt(mistake: Mistake) -> Run:
+        attempts = [gate.attempt(mistake, whole=options.whole) for _ in range(options.repeat)]
         run = next((each for each in attempts if not each.killed), attempts[0])
-        runs.append(run)
-        says = f"{run.by} {run.how}" if run.killed else "SURVIVES"
-        print(f"{mutant:32} {says}  {run.seconds:.1f} s", flush=True)
+        says = f"{run.by} {run.how}" if run.killed else "NOT FOUND"
+        print(f"{run.mutant:32} {says}  {run.seconds:.1f} s", flush=True)
+        return run
+
+    with ThreadPoolExecutor(options.jobs) as workers:
+        runs = list(workers.map(attempt, [mistake for mistake in MISTAKES if mistake.name in names]))
     if options.json:
         options.json.write_text(json.dumps({"made with": made_with, "runs": [asdict(run) for run in runs]}, indent=2))
     if options.markdown:
         options.markdown.write_text(markdown(runs, made_with))
     if options.junit:
         options.junit.write_text(junit(runs))
-    survivors = [run.mutant for run in runs if not run.killed]
-    print(f"{len(runs) - len(survivors)} of {len(runs)} mistakes found")
-    if survivors:
-        print(f"mutate: these survive: {', '.join(survivors)}", file=sys.stderr)
-    return 1 if survivors else 0
+    missed = [run.mutant for run in runs if not run.killed]
+    print(f"{len(runs) - len(missed)} of {len(runs)} mistakes found")
+    if missed:
+        print(f"mutate: not found: {', '.join(missed)}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -252,7 +252,6 @@ void Operation::quiesce() noexcept {
 }
 
 void Operation::complete() noexcept {
-  const CudaApi& api = device_.api();
   try {
     wait(false);
   } catch (const Error& error) {

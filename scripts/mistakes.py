@@ -1,0 +1,149 @@
+"""Known mistakes in the CUDA module, as patches: scripts/mutate.py applies each to a copy of one source file.
+
+Every `old` text must stand in its file, or the gate ends with an error. `found_by` is a filter for GoogleTest.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One or more replacements in one file of cuda/src, and the tests that must fail with them."""
+
+    name: str
+    what: str
+    file: str
+    patches: tuple[tuple[str, str], ...]  # (old, new)
+    found_by: str
+
+
+RECORD_READY = '  check(api.event_record(ready_.get(), outer_.handle), "cudaEventRecord");\n'
+WAIT_FOR_READY = (
+    '  check(api.stream_wait_event(copies_, ready_.get(), 0), "cudaStreamWaitEvent");\n'
+    '  check(api.stream_wait_event(kernels_, ready_.get(), 0), "cudaStreamWaitEvent");\n'
+)
+RECORD_DONE = '  check(api.event_record(done_.get(), copies_), "cudaEventRecord");\n'
+OUTER_WAITS = "  if (edge && outer_.edges && !on_outer_stream())\n"
+QUERY_DONE = "answer = as_runtime_error(api.event_query(done_.get()));"
+COMPLETE = "void Operation::complete() noexcept {\n"
+OUTER_WAITS_LATE = "  if (outer_.edges) device_.api().stream_wait_event(outer_.handle, done_.get(), 0);\n"
+TO_HOST_LARGE = "*OrderOfEveryWay.ToHost/large_to_fresh_async_lazy"
+TO_DEVICE_LARGE = "*OrderOfEveryWay.ToDevice/large_to_pageable_lazy"
+RINGS = "StagingOrder.RingsAreUsedAgainOnlyWhenTheirContentIsGone"
+
+MISTAKES = [
+    Mistake("drop_ready_record", "no event is recorded on the caller's stream before the copy",
+            "operation/operation.cpp", ((RECORD_READY, ""),), TO_HOST_LARGE),
+    Mistake("drop_wait_for_producer", "the copy stream does not wait for the producer",
+            "operation/operation.cpp", ((WAIT_FOR_READY, "if (edges_ != Edges::producer) {" + WAIT_FOR_READY + "}"),),
+            TO_HOST_LARGE),
+    Mistake("drop_wait_for_consumer", "the copy stream does not wait for the consumer",
+            "operation/operation.cpp", ((WAIT_FOR_READY, "if (edges_ != Edges::consumer) {" + WAIT_FOR_READY + "}"),),
+            TO_DEVICE_LARGE),
+    Mistake("drop_done_record", "the end of the copies is not recorded",
+            "operation/operation.cpp", ((RECORD_DONE, ""),), "*OrderOfEveryWay.ToHost/large_to_fresh_lazy"),
+    Mistake("drop_producers_wait", "the producer does not wait for the copy",
+            "operation/operation.cpp", ((OUTER_WAITS, OUTER_WAITS + "  if (edges_ != Edges::producer)\n"),),
+            "StagingOrder.ASnapshotMakesTheProducerWait"),
+    Mistake("drop_consumers_wait", "the consumer does not wait for the copy",
+            "operation/operation.cpp", ((OUTER_WAITS, OUTER_WAITS + "  if (edges_ != Edges::consumer)\n"),),
+            TO_DEVICE_LARGE),
+    Mistake("record_ready_after_waiting", "the copy stream waits for the event before it is recorded",
+            "operation/operation.cpp",
+            ((RECORD_READY, ""), (WAIT_FOR_READY, WAIT_FOR_READY + RECORD_READY)), TO_HOST_LARGE),
+    Mistake("record_done_before_last_chunk", "the end is recorded before the last piece",
+            "operation/operation.cpp",
+            ((RECORD_DONE, ""),
+             ("  if (step.kind != CopyKind::pack) {\n", "  if (step.kind != CopyKind::pack) {\n"
+              "    check(device_.api().event_record(done_.get(), copies_), \"cudaEventRecord\");\n")),
+            "*OrderOfEveryWay.ToHost/large_to_fresh_lazy"),
+    Mistake("release_source_at_submit", "the source is released when the copy is enqueued",
+            "operation/operation.cpp",
+            (("  Waiter& waiter = operation->", "  operation->held_.clear();\n  Waiter& waiter = operation->"),),
+            "*StagingAsync.TheSourceIsHeldUntilTheCopyHasBeenSeenToEnd*"),
+    Mistake("return_slot_before_ticket", "a pinned block is free before its events have passed",
+            "pinned/core.cpp", (("      if (ticket) block->tickets.push_back(std::move(ticket));\n", ""),),
+            "StagingHazards.ASlotIsNotUsedAgainBeforeItsCopyHasEnded"),
+    Mistake("skip_ring_reuse_wait", "a pinned slot is used again at once",
+            "operation/bounce_ring.cpp",
+            (('  check(operation_.device().api().event_synchronize(slot.copied.get()), "cudaEventSynchronize");\n',
+              ""),), RINGS),
+    Mistake("skip_device_ring_reuse_wait", "a device slot is used again at once",
+            "copy/device_ring.cpp",
+            (('    check(device_.api().stream_wait_event(first, slot.read.get(), 0), "cudaStreamWaitEvent");\n', ";"),),
+            RINGS),
+    Mistake("skip_device_ring_filled_wait", "a device slot is read before it is filled",
+            "copy/device_ring.cpp",
+            (('  check(device_.api().stream_wait_event(second, event.get(), 0), "cudaStreamWaitEvent");\n', ""),),
+            RINGS),
+    Mistake("skip_device_ring_memory_wait", "a device slot is filled before its memory is allocated",
+            "copy/device_ring.cpp",
+            (('    check(api.stream_wait_event(copies, slots_[0].filled.get(), 0), "cudaStreamWaitEvent");\n', ""),),
+            "*OrderOfEveryWay.*"),
+    Mistake("skip_unpack_join", "the end is recorded before the kernels that unpack",
+            "operation/operation.cpp",
+            (("    if (kernels_used_) ring_->join(copies_);\n    kernels_used_", "    kernels_used_"),),
+            "*OrderOfEveryWay.*"),
+    Mistake("per_thread_handle_on_worker", "the caller's stream is used on the waiting thread",
+            "operation/operation.cpp",
+            ((OUTER_WAITS, "  if (false)\n"),
+             (COMPLETE, COMPLETE + OUTER_WAITS_LATE)),
+            "*NumberedStreams.AreThoseOfTheCallingThread/per_thread_large"),
+    Mistake("blocking_copy_stream", "copy streams are ordinary streams",
+            "device/lane.cpp", (("cudaStreamNonBlocking", "cudaStreamDefault"),),
+            "StagingOrder.LanesAreOrderedWithNobody"),
+    Mistake("drop_wait_between_streams", "order_streams() records an event and does not wait for it",
+            "device/device_context.cpp",
+            (('  check(api_.stream_wait_event(later, there.get(), 0), "cudaStreamWaitEvent");\n', ""),),
+            "*StreamOrder*:*OrderStreams*"),
+    Mistake("no_context_push", "calls are made in the context that is found",
+            "runtime/guards.cpp", (("  if (current == context) return;\n", "  return;\n"),),
+            "*CallersThread.KeepsItsContexts/large"),
+    Mistake("no_context_restore", "the caller's context is not restored",
+            "runtime/guards.cpp", (("  if (!pushed_) return;\n", "  return;\n"),),
+            "*CallersThread.KeepsItsContexts/large"),
+    Mistake("restore_by_set_device", "it is restored by cudaSetDevice, which makes a context",
+            "runtime/guards.cpp", (("  api_.ctx_pop_current(&mine);\n", "  api_.set_device(0);\n"),),
+            "*CallersThread.KeepsItsContexts/large"),
+    Mistake("no_capture_relax", "calls are made in the capture mode that is found",
+            "runtime/guards.cpp", (("api_.thread_exchange_stream_capture_mode(&mode_);", ""),),
+            "*CapturesOfOthers.StayValidWhileAnotherThreadStages/large"),
+    Mistake("no_capture_check", "it is not checked whether the stream is being captured",
+            "device/engine.cpp",
+            (("  const Capture capture = capture_of(api_, handle);\n",
+              "  const Capture capture{cudaSuccess, false};\n"),),
+            "RefusedStreams.OneThatIsCaptured"),
+    Mistake("query_error_is_not_ready", 'an error of a query counts as "not yet"',
+            "operation/operation.cpp",
+            ((QUERY_DONE, QUERY_DONE + "\n      if (answer != cudaSuccess) answer = cudaErrorNotReady;"),),
+            "DeadDevice.AFailedQueryEndsTheWait"),
+    Mistake("not_ready_is_done", '"not yet" counts as done',
+            "operation/operation.cpp", ((QUERY_DONE, "answer = cudaSuccess;"),),
+            "StagingOrder.SmallCopiesArePolledUntilTheyAreOver"),
+    Mistake("not_ready_ticket_has_passed", 'a block is free where a query of its event says "not yet"',
+            "device/engine.cpp", (("    case CUDA_ERROR_NOT_READY:\n      return 0;", "    case CUDA_ERROR_NOT_READY:\n"
+                                   "      return 1;"),),
+            "StagingHazards.*"),
+    Mistake("failed_ticket_has_passed", "a block is free where the query of its event fails",
+            "pinned/settle.cpp", (("    if (passed < 0) {\n", "    if (false) {\n"),), "PinnedPool*:DeadDevice.*"),
+    Mistake("unwind_without_quiesce", "after a failure what was enqueued is not waited for",
+            "operation/operation.cpp",
+            (("void Operation::quiesce() noexcept {\n  settled_ = true;\n",
+              "void Operation::quiesce() noexcept {\n  settled_ = true;\n  return;\n"),),
+            "*FailureOnEveryPath.OfTheNthCallOfEachFunctionIsCleanedUp/large"),
+    Mistake("recycle_after_sticky_error", "memory in use by a failed device is used again",
+            "operation/operation.cpp",
+            (("  device_.mark_dead(cause);\n",
+              "  blocks_.clear();\n  results_.clear();\n  result_ = {};\n  return;\n  device_.mark_dead(cause);\n"),),
+            "DeadDevice.FailsWhatIsInFlightAndKeepsItsMemoryFromUse"),
+    Mistake("skip_seam_split", "copies run over the border of two registrations",
+            "copy/issue.cpp", (("    if (kind == cudaMemcpyDeviceToDevice) return INT64_MAX;\n",
+                                "    return INT64_MAX;\n"),),
+            "StagingSeams.SplitFlatCopies"),
+    Mistake("one_row_over_the_seam", "one row too many is copied before the border of two registrations",
+            "copy/issue.cpp", (("(reach - step.width) / host_pitch + 1;", "(reach - step.width) / host_pitch + 2;"),),
+            "StagingSeams.*"),
+    Mistake("skip_deferred_free", "results are free at once",
+            "pinned/core.cpp", (("  move(block, State::quarantined);\n", "  return make_free(block);\n"),),
+            "StagingHazards.ADroppedResultWaitsForCopiesOnOrdinaryStreams"),
+]  # fmt: skip
