@@ -23,10 +23,10 @@ WAIT_FOR_READY = (
     '  check(api.stream_wait_event(kernels_, ready_.get(), 0), "cudaStreamWaitEvent");\n'
 )
 RECORD_DONE = '  check(api.event_record(done_.get(), copies_), "cudaEventRecord");\n'
-OUTER_WAITS = "  if (edge && outer_.edges && !on_outer_stream())\n"
+OUTER_WAITS = "  if (outer_waits && outer_.ordered && !on_outer_stream())\n"
 QUERY_DONE = "answer = as_runtime_error(api.event_query(done_.get()));"
 COMPLETE = "void Operation::complete() noexcept {\n"
-OUTER_WAITS_LATE = "  if (outer_.edges) device_.api().stream_wait_event(outer_.handle, done_.get(), 0);\n"
+OUTER_WAITS_LATE = "  if (outer_.ordered) device_.api().stream_wait_event(outer_.handle, done_.get(), 0);\n"
 TO_HOST_LARGE = "*OrderOfEveryWay.ToHost/large_to_fresh_async_lazy"
 TO_DEVICE_LARGE = "*OrderOfEveryWay.ToDevice/large_to_pageable_lazy"
 RINGS = "StagingOrder.RingsAreUsedAgainOnlyWhenTheirContentIsGone"
@@ -35,18 +35,18 @@ MISTAKES = [
     Mistake("drop_ready_record", "no event is recorded on the caller's stream before the copy",
             "operation/operation.cpp", ((RECORD_READY, ""),), TO_HOST_LARGE),
     Mistake("drop_wait_for_producer", "the copy stream does not wait for the producer",
-            "operation/operation.cpp", ((WAIT_FOR_READY, "if (edges_ != Edges::producer) {" + WAIT_FOR_READY + "}"),),
+            "operation/operation.cpp", ((WAIT_FOR_READY, ""),),
             TO_HOST_LARGE),
     Mistake("drop_wait_for_consumer", "the copy stream does not wait for the consumer",
-            "operation/operation.cpp", ((WAIT_FOR_READY, "if (edges_ != Edges::consumer) {" + WAIT_FOR_READY + "}"),),
+            "operation/operation.cpp", ((WAIT_FOR_READY, ""),),
             TO_DEVICE_LARGE),
     Mistake("drop_done_record", "the end of the copies is not recorded",
             "operation/operation.cpp", ((RECORD_DONE, ""),), "*OrderOfEveryWay.ToHost/large_to_fresh_lazy"),
     Mistake("drop_producers_wait", "the producer does not wait for the copy",
-            "operation/operation.cpp", ((OUTER_WAITS, OUTER_WAITS + "  if (edges_ != Edges::producer)\n"),),
+            "operation/operation.cpp", ((OUTER_WAITS, "  if (false)\n"),),
             "StagingOrder.ASnapshotMakesTheProducerWait"),
     Mistake("drop_consumers_wait", "the consumer does not wait for the copy",
-            "operation/operation.cpp", ((OUTER_WAITS, OUTER_WAITS + "  if (edges_ != Edges::consumer)\n"),),
+            "operation/operation.cpp", ((OUTER_WAITS, "  if (false)\n"),),
             TO_DEVICE_LARGE),
     Mistake("record_ready_after_waiting", "the copy stream waits for the event before it is recorded",
             "operation/operation.cpp",
@@ -90,7 +90,7 @@ MISTAKES = [
              (COMPLETE, COMPLETE + OUTER_WAITS_LATE)),
             "*NumberedStreams.AreThoseOfTheCallingThread/per_thread_large"),
     Mistake("blocking_copy_stream", "copy streams are ordinary streams",
-            "device/lane.cpp", (("cudaStreamNonBlocking", "cudaStreamDefault"),),
+            "device/copy_stream.cpp", (("cudaStreamNonBlocking", "cudaStreamDefault"),),
             "StagingOrder.LanesAreOrderedWithNobody"),
     Mistake("drop_wait_between_streams", "order_streams() records an event and does not wait for it",
             "device/device_context.cpp",
@@ -125,11 +125,11 @@ MISTAKES = [
                                    "      return 1;"),),
             "StagingHazards.*"),
     Mistake("failed_ticket_has_passed", "a block is free where the query of its event fails",
-            "pinned/settle.cpp", (("    if (passed < 0) {\n", "    if (false) {\n"),), "PinnedPool*:DeadDevice.*"),
+            "pinned/poll.cpp", (("    if (passed < 0) {\n", "    if (false) {\n"),), "PinnedPool*:DeadDevice.*"),
     Mistake("unwind_without_quiesce", "after a failure what was enqueued is not waited for",
             "operation/operation.cpp",
-            (("void Operation::quiesce() noexcept {\n  settled_ = true;\n",
-              "void Operation::quiesce() noexcept {\n  settled_ = true;\n  return;\n"),),
+            (("void Operation::quiesce() noexcept {\n  finished_ = true;\n",
+              "void Operation::quiesce() noexcept {\n  finished_ = true;\n  return;\n"),),
             "*FailureOnEveryPath.OfTheNthCallOfEachFunctionIsCleanedUp/large"),
     Mistake("recycle_after_sticky_error", "memory in use by a failed device is used again",
             "operation/operation.cpp",
@@ -144,6 +144,6 @@ MISTAKES = [
             "copy/issue.cpp", (("(reach - step.width) / host_pitch + 1;", "(reach - step.width) / host_pitch + 2;"),),
             "StagingSeams.*"),
     Mistake("skip_deferred_free", "results are free at once",
-            "pinned/core.cpp", (("  move(block, State::quarantined);\n", "  return make_free(block);\n"),),
+            "pinned/core.cpp", (("  move(block, State::deferred);\n", "  return make_free(block);\n"),),
             "StagingHazards.ADroppedResultWaitsForCopiesOnOrdinaryStreams"),
 ]  # fmt: skip

@@ -42,7 +42,7 @@ PIN(dlb_pinned_stats, refused, 88);
 
 PIN_VALUE(DLBRIDGE_CUDA_LEGACY_STREAM, 1);
 PIN_VALUE(DLBRIDGE_CUDA_PER_THREAD_STREAM, 2);
-PIN_VALUE(DLBRIDGE_CUDA_NO_EDGES, -1);
+PIN_VALUE(DLBRIDGE_CUDA_NO_SYNC, -1);
 PIN_VALUE(DLBRIDGE_CUDA_NO_SNAPSHOT, 1);
 PIN_VALUE(DLBRIDGE_CUDA_BORROW, 2);
 PIN_VALUE(DLBRIDGE_CUDA_ROW_MAJOR, 4);
@@ -70,7 +70,7 @@ static const struct {
   dlb_status (*wait)(const dlb_future*, double, int32_t*);
   dlb_status (*count)(const dlb_future*, size_t*);
   dlb_status (*result)(const dlb_future*, size_t, dlb_tensor**);
-  dlb_status (*descriptor)(const dlb_future*, int32_t*);
+  dlb_status (*fd)(const dlb_future*, int32_t*);
   dlb_status (*drop)(dlb_future*);
   dlb_status (*pinned_empty)(DLDataType, int32_t, const int64_t*, dlb_tensor**);
   dlb_status (*pinned_stats)(dlb_pinned_stats*);
@@ -93,7 +93,7 @@ static const struct {
                 dlb_future_wait,
                 dlb_future_count,
                 dlb_future_result,
-                dlb_future_descriptor,
+                dlb_future_fd,
                 dlb_future_drop,
                 dlb_cuda_pinned_empty,
                 dlb_cuda_pinned_stats,

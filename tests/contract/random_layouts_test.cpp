@@ -84,7 +84,7 @@ class RandomLayouts : public ContractOf<uint64_t> {
                               stream(),
                               numbered(cuda::kLegacyStream),
                               numbered(cuda::kPerThreadStream),
-                              numbered(cuda::kNoEdges)};
+                              numbered(cuda::kNoSync)};
     const Stream stream = draw.of(streams);
     SCOPED_TRACE(type.dtype.name() + " " + testing::PrintToString(shape) + " from " +
                  testing::PrintToString(source.strides) + "+" +

@@ -125,7 +125,7 @@ std::vector<Refusal> of_device_side(test::Shaped Pair::* side, const char* field
        },
        ErrorCode::invalid_device,
        "data",
-       {"host memory", "cuda:", "mend the producer"}},
+       {"host memory", "cuda:", "fix the producer"}},
       {"another_devices_id",
        [side](Pair& p) {
          (p.*side).fields().device.device_id = p.other_device;
@@ -133,7 +133,7 @@ std::vector<Refusal> of_device_side(test::Shaped Pair::* side, const char* field
        },
        ErrorCode::invalid_device,
        "device_id",
-       {"data is on cuda:", "mend the producer"}},
+       {"data is on cuda:", "fix the producer"}},
       {"a_device_that_is_not_there",
        [side](Pair& p) {
          (p.*side).fields().device.device_id = 63;
@@ -168,7 +168,7 @@ std::vector<Refusal> of_host_side(test::Shaped Pair::* side, const char* field) 
        },
        ErrorCode::invalid_device,
        "data",
-       {"cpu", "mend the producer"}},
+       {"cpu", "fix the producer"}},
       {"device_memory_that_claims_to_be_pinned",
        [side](Pair& p) {
          const bool is_source = side == &Pair::source;
@@ -178,7 +178,7 @@ std::vector<Refusal> of_host_side(test::Shaped Pair::* side, const char* field) 
        },
        ErrorCode::invalid_device,
        "data",
-       {"cuda_host", "mend the producer"}},
+       {"cuda_host", "fix the producer"}},
   };
 }
 
@@ -427,7 +427,7 @@ TEST_F(RefusedPinnedMemory, RecordsOnlyStreamsOnlyForItsOwn) {
   int mine = 0;
   EXPECT_FALSE(cuda::record_stream(&mine, stream()));
   expect_refused({"", {}, ErrorCode::stream_invalid, "stream", {"-1", "expected"}},
-                 [&] { cuda::record_stream(pinned.view().data, numbered(cuda::kNoEdges)); });
+                 [&] { cuda::record_stream(pinned.view().data, numbered(cuda::kNoSync)); });
 }
 
 }  // namespace

@@ -77,7 +77,7 @@ TEST_P(StagingToDevice, BringsStridedElementsOfManyPieces) {
 
 TEST_P(StagingToDevice, FollowsEveryKindOfStream) {
   const Dims shape{40, 50};
-  for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoEdges}) {
+  for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoSync}) {
     SCOPED_TRACE(number);
     const Spec source{.shape = shape, .strides = row_major(shape)};
     for (const Dims& strides : {row_major(shape), reversed(shape)}) {
@@ -135,7 +135,7 @@ TEST_F(CopyOnDevice, BringsEveryElementSizeExactly) {
 
 TEST_F(CopyOnDevice, FollowsEveryKindOfStream) {
   const Dims shape{40, 50};
-  for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoEdges}) {
+  for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoSync}) {
     SCOPED_TRACE(number);
     check_on_device(backend(), {.shape = shape, .strides = reversed(shape)},
                     {.shape = shape, .strides = row_major(shape)}, numbered(number));

@@ -77,7 +77,7 @@ TEST_P(StagingToHost, BringsStridedElementsOfManyPieces) {
 
 TEST_P(StagingToHost, FollowsEveryKindOfStream) {
   const Dims shape{40, 50};
-  for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoEdges}) {
+  for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoSync}) {
     SCOPED_TRACE(number);
     const Spec target{.shape = shape, .strides = row_major(shape)};
     for (const Dims& strides : {row_major(shape), reversed(shape)}) {

@@ -20,9 +20,9 @@ using test::ReleaseCounter;
 
 constexpr uint8_t kOverwritten = 0xEE;
 
-Stream no_edges(Stream stream) { return cuda::stream_of(stream.device.device_id, cuda::kNoEdges); }
+Stream no_sync(Stream stream) { return cuda::stream_of(stream.device.device_id, cuda::kNoSync); }
 
-bool has_edges(Stream stream) { return stream.handle != no_edges(stream).handle; }
+bool has_edges(Stream stream) { return stream.handle != no_sync(stream).handle; }
 
 // A block of host memory, poisoned; pinned by the library where asked.
 class HostMemory {

@@ -260,12 +260,12 @@ class StagingTest : public testing::Test {
   }
   /// Streams that the module has made and used.
   std::vector<cudaStream_t> lane_streams() {
-    std::vector<cudaStream_t> lanes = sim().used_streams();
-    std::erase_if(lanes, [this](cudaStream_t each) {
+    std::vector<cudaStream_t> copy_streams = sim().used_streams();
+    std::erase_if(copy_streams, [this](cudaStream_t each) {
       return reinterpret_cast<uintptr_t>(each) <= 2 ||
              std::find(streams_.begin(), streams_.end(), each) != streams_.end();
     });
-    return lanes;
+    return copy_streams;
   }
   static Stream on(cudaStream_t handle, int index = 1) { return cuda::stream_of(index, handle); }
   static Stream numbered(intptr_t number, int index = 1) { return cuda::stream_of(index, number); }

@@ -34,7 +34,7 @@ struct StagingPath {
   HostSide side;
   cuda::StageOptions options = {};
   int batch = 0;  ///< tensors in one call; 0: the call for one
-  bool edges = true;
+  bool ordered = true;
   bool pool = true;  ///< false: the pool's limit allows nothing meanwhile
 
   friend std::ostream& operator<<(std::ostream& out, const StagingPath& path) {
@@ -84,9 +84,9 @@ inline std::vector<StagingPath> staging_paths() {
       {"strided_sent_async", false, true, strided, Side::pageable},
       {"strided_sent_async_from_pinned", false, true, strided, Side::foreign_pinned},
       {"large_sent_async_borrowed", false, true, large, Side::pageable, {.borrow = true}},
-      {"small_async_watched", true, true, small, Side::fresh, {.linger = 60}},
-      {"small_to_out_async_watched", true, true, small, Side::pageable, {.linger = 60}},
-      {"small_sent_async_watched", false, true, small, Side::pageable, {.linger = 60}},
+      {"small_async_watched", true, true, small, Side::fresh, {.spin_seconds = 60}},
+      {"small_to_out_async_watched", true, true, small, Side::pageable, {.spin_seconds = 60}},
+      {"small_sent_async_watched", false, true, small, Side::pageable, {.spin_seconds = 60}},
       {"small_unpinned", true, false, small, Side::fresh, {}, 0, true, false},
       {"strided_to_out_unpinned", true, false, little, Side::pageable, {}, 0, true, false},
       {"broadcast_unpinned", true, false, broadcast, Side::fresh, {}, 0, true, false},
@@ -159,13 +159,13 @@ class StagingPathTest : public StagingTest {
           used.on_host.push_back(&foreign_pinned(dense, how.seed + 1));
       }
     }
-    if (path.to_host && how.kernels && path.edges) {
+    if (path.to_host && how.kernels && path.ordered) {
       for (TestTensor* each : used.on_device) produce(used.stream, *each, how.seed + 10);
       used.seed = how.seed + 10;
     } else {
       used.seed = path.to_host ? how.seed : how.seed + 1;
     }
-    if (!path.to_host && how.kernels && path.edges) {
+    if (!path.to_host && how.kernels && path.ordered) {
       for (TestTensor* each : used.on_device) consume(used.stream, *each);
     }
     std::optional<PoolClosed> closed;
@@ -178,7 +178,7 @@ class StagingPathTest : public StagingTest {
   }
 
   Stream outer(const StagingPath& path, cudaStream_t handle) const {
-    return path.edges ? on(handle) : numbered(cuda::kNoEdges);
+    return path.ordered ? on(handle) : numbered(cuda::kNoSync);
   }
 
  private:
@@ -245,7 +245,7 @@ class StagingPathTest : public StagingTest {
       expect_the_callers(used.on_host);
       return error;
     }
-    if (how.kernels && path.edges && path.options.snapshot) {
+    if (how.kernels && path.ordered && path.options.snapshot) {
       for (TestTensor* each : used.on_device) produce(used.stream, *each, used.seed + 1);
     }
     if (future) {
@@ -296,7 +296,7 @@ class StagingPathTest : public StagingTest {
       expect_the_callers(used.on_host);
       return error;
     }
-    const bool own_order = path.edges && !path.options.borrow;
+    const bool own_order = path.ordered && !path.options.borrow;
     std::vector<std::shared_ptr<std::vector<uint8_t>>> seen;
     if (how.kernels && own_order) {
       for (const TestTensor* each : used.on_device) seen.push_back(consume(used.stream, *each));

@@ -4,6 +4,8 @@
 // calls no device API.
 #pragma once
 
+#include <cstdint>
+
 #include "dlbridge/export.h"
 #include "dlbridge/tensor_view.h"
 
@@ -15,6 +17,11 @@ struct Stream {
   DLDevice device;
   void* handle;
 };
+
+/// DLPack's numbers of CUDA streams.
+inline constexpr intptr_t kLegacyStream = 1;
+inline constexpr intptr_t kPerThreadStream = 2;  ///< of the calling thread
+inline constexpr intptr_t kNoSync = -1;          ///< the caller orders the work itself
 
 /// Copies elements between two devices. Thread: any, concurrently.
 class DLBRIDGE_API StagingBackend {

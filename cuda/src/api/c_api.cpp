@@ -33,7 +33,7 @@ constexpr int64_t kAllFlags = 2 * DLBRIDGE_CUDA_ROW_MAJOR - 1;  // beyond the la
 
 static_assert(kLegacyStream == DLBRIDGE_CUDA_LEGACY_STREAM &&
               kPerThreadStream == DLBRIDGE_CUDA_PER_THREAD_STREAM &&
-              kNoEdges == DLBRIDGE_CUDA_NO_EDGES);
+              kNoSync == DLBRIDGE_CUDA_NO_SYNC);
 
 StageOptions options_of(const dlb_cuda_options* given) {
   if (given == nullptr) return {};
@@ -253,8 +253,8 @@ dlb_status dlb_future_result(const dlb_future* future, size_t index, dlb_tensor*
   return make_into(result, "result", [&] { return make_handle(future_of(future).result(index)); });
 }
 
-dlb_status dlb_future_descriptor(const dlb_future* future, int32_t* descriptor) noexcept {
-  return guarded([&] { required(descriptor, "descriptor") = future_of(future).descriptor(); });
+dlb_status dlb_future_fd(const dlb_future* future, int32_t* fd) noexcept {
+  return guarded([&] { required(fd, "fd") = future_of(future).fd(); });
 }
 
 dlb_status dlb_future_drop(dlb_future* future) noexcept {

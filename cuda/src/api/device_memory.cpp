@@ -23,10 +23,10 @@ class DeviceBlock {
       : engine_(engine),
         device_(device),
         device_index_(device.index()),
-        lane_(device.lane_for(nullptr).lane().copies()),
-        returns_(device.returns()),
-        users_{lane_} {
-    const cudaError_t answer = device.api().malloc_async(&memory_, bytes, lane_);
+        copy_stream_(device.copy_stream_for(nullptr).copy_stream().copies()),
+        free_stream_(device.free_stream()),
+        users_{copy_stream_} {
+    const cudaError_t answer = device.api().malloc_async(&memory_, bytes, copy_stream_);
     if (answer == cudaErrorMemoryAllocation) {
       throw Error(ErrorCode::out_of_memory, "device memory",
                   std::to_string(bytes) + " bytes do not fit into the memory of cuda:" +
@@ -40,15 +40,15 @@ class DeviceBlock {
   void* memory() const noexcept { return memory_; }
   int device_index() const noexcept { return device_index_; }
 
-  // The allocation stands in the order of the lane; whoever uses the memory comes behind.
+  // The allocation stands in the order of the copy stream; whoever uses the memory comes behind.
   void show_to(const CheckedStream& stream) {
     const CudaApi& api = device_.api();
-    if (!stream.edges) {
-      check(api.stream_synchronize(lane_), "cudaStreamSynchronize");
+    if (!stream.ordered) {
+      check(api.stream_synchronize(copy_stream_), "cudaStreamSynchronize");
       users_.clear();
       return;
     }
-    device_.order(lane_, stream.handle);
+    device_.order(copy_stream_, stream.handle);
     users_ = {named(stream.handle)};
   }
 
@@ -71,8 +71,8 @@ class DeviceBlock {
         if (capture.active) return false;
         check(capture.answer, "cudaStreamIsCapturing");
       }
-      for (const cudaStream_t user : users_) device_.order(user, returns_);
-      check(api.free_async(memory_, returns_), "cudaFreeAsync");
+      for (const cudaStream_t user : users_) device_.order(user, free_stream_);
+      check(api.free_async(memory_, free_stream_), "cudaFreeAsync");
     } catch (const CudaError& error) {
       device_.note(error.cuda_code());
     } catch (const std::exception&) {
@@ -93,8 +93,8 @@ class DeviceBlock {
   Engine& engine_;
   DeviceContext& device_;
   int device_index_;  // known when the engine is no more, too
-  cudaStream_t lane_;
-  cudaStream_t returns_;
+  cudaStream_t copy_stream_;
+  cudaStream_t free_stream_;
   void* memory_ = nullptr;
   std::mutex mutex_;
   std::vector<cudaStream_t> users_;
@@ -167,7 +167,7 @@ int32_t device_of_address(const void* address) {
   if (answer != cudaSuccess ||
       (found.type != cudaMemoryTypeDevice && found.type != cudaMemoryTypeManaged)) {
     throw Error(ErrorCode::invalid_device, "data",
-                "data is not memory of a CUDA device: mend the producer");
+                "data is not memory of a CUDA device: fix the producer");
   }
   return found.device;
 }
@@ -191,7 +191,7 @@ bool record_device_stream(const Deleter& deleter, Stream stream) {
   if (deleter.release != give_back) return false;
   auto* block = static_cast<DeviceBlock*>(deleter.context);
   const auto number = reinterpret_cast<intptr_t>(stream.handle);
-  if (number == kNoEdges || stream.device.device_id != block->device_index()) return true;
+  if (number == kNoSync || stream.device.device_id != block->device_index()) return true;
   block->used_by(static_cast<cudaStream_t>(stream.handle));
   return true;
 }

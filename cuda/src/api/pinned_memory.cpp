@@ -36,7 +36,7 @@ Loan pinned_empty(const TensorView& like) {
 
 PinnedStats pinned_stats() {
   Engine& engine = Engine::get();
-  engine.settle_pool();  // for those who look while nothing else happens
+  engine.poll_pool();  // for those who look while nothing else happens
   return engine.pool().stats();
 }
 
@@ -58,7 +58,7 @@ bool record_stream(const void* address, Stream stream) {
   DeviceContext& device = engine.device(stream.device.device_id);
   const CallGuard guard(engine.api(), device.context());
   const CheckedStream checked = engine.checked(stream, device);
-  if (!checked.edges) {
+  if (!checked.ordered) {
     throw Error(ErrorCode::stream_invalid, "stream",
                 "stream is -1; expected the stream that uses the memory");
   }

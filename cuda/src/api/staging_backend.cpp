@@ -18,12 +18,12 @@ void copy_on_device(const TensorView& source, const TensorView& target, Stream s
   require_one_device(engine, std::span(&target, 1), device);
   const CallGuard guard(engine.api(), device.context());
   const CheckedStream checked = engine.checked(stream, device);
-  Operation operation(engine, device, checked, Edges::consumer);
-  if (checked.edges) operation.run_on_outer_stream();
+  Operation operation(engine, device, checked);
+  if (checked.ordered) operation.run_on_outer_stream();
   operation.begin();
   operation.copy(source, target, cudaMemcpyDeviceToDevice);
   operation.end(false);
-  if (checked.edges)
+  if (checked.ordered)
     operation.leave();
   else
     operation.wait(false);

@@ -12,7 +12,7 @@ void order_streams(Stream earlier, Stream later) {
   const CallGuard guard(engine.api(), device.context());
   const CheckedStream from = engine.checked(earlier, device);
   const CheckedStream to = engine.checked(later, device);
-  if (!from.edges || !to.edges || from.handle == to.handle) return;
+  if (!from.ordered || !to.ordered || from.handle == to.handle) return;
   try {
     device.order(from.handle, to.handle);
   } catch (const CudaError& error) {
@@ -27,14 +27,14 @@ Future when_reached(Stream stream) {
   const CallGuard guard(engine.api(), device.context());
   const CheckedStream checked = engine.checked(stream, device);
   auto state = std::make_shared<FutureState>(std::vector<SharedLoan>{});
-  if (!checked.edges) {
-    state->ending()->succeed();
+  if (!checked.ordered) {
+    state->completion()->succeed();
     return Future(std::move(state));
   }
   try {
-    auto operation = std::make_unique<Operation>(engine, device, checked, Edges::producer);
-    operation->lane().waiter().start();
-    operation->publish_to(state->ending());
+    auto operation = std::make_unique<Operation>(engine, device, checked);
+    operation->copy_stream().waiter().start();
+    operation->publish_to(state->completion());
     operation->begin();
     operation->end(false);
     Operation::post(std::move(operation));
@@ -52,11 +52,11 @@ Stream import_stream(int32_t device_id) {
   return stream_of(device_id, static_cast<void*>(device.import_stream()));
 }
 
-Stream home_stream(int32_t device_id) {
+Stream allocation_stream(int32_t device_id) {
   Engine& engine = Engine::get();
   DeviceContext& device = engine.started(device_id);
   const CallGuard guard(engine.api(), device.context());
-  return stream_of(device_id, static_cast<void*>(device.home_stream()));
+  return stream_of(device_id, static_cast<void*>(device.allocation_stream()));
 }
 
 }  // namespace dlbridge::cuda

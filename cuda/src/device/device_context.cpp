@@ -42,11 +42,11 @@ DeviceContext::~DeviceContext() {
   } catch (const Error&) {
     // The device is gone; what follows does what is left to do on the host.
   }
-  for (auto& lane : lanes_) lane.reset();
+  for (auto& copy_stream : copy_streams_) copy_stream.reset();
   for (const cudaStream_t stream : imports_) {
     if (stream != nullptr) api_.stream_destroy(stream);
   }
-  for (const cudaStream_t stream : {returns_, home_}) {
+  for (const cudaStream_t stream : {free_stream_, allocation_stream_}) {
     if (stream != nullptr) api_.stream_destroy(stream);
   }
   sleeping_events_.reset();
@@ -57,36 +57,37 @@ DeviceContext::~DeviceContext() {
 
 void DeviceContext::stop() noexcept {
   const std::lock_guard lock(mutex_);
-  for (auto& lane : lanes_) {
-    if (lane != nullptr) lane->stop();
+  for (auto& copy_stream : copy_streams_) {
+    if (copy_stream != nullptr) copy_stream->stop();
   }
 }
 
 bool DeviceContext::idle() noexcept {
   const std::lock_guard lock(mutex_);
-  return std::none_of(lanes_.begin(), lanes_.end(),
-                      [](const auto& lane) { return lane != nullptr && lane->in_flight > 0; });
+  return std::none_of(copy_streams_.begin(), copy_streams_.end(), [](const auto& copy_stream) {
+    return copy_stream != nullptr && copy_stream->in_flight > 0;
+  });
 }
 
-LaneUse DeviceContext::lane_for(void* producer) {
+CopyStreamUse DeviceContext::copy_stream_for(void* producer) {
   const std::lock_guard lock(mutex_);
-  return LaneUse(choose_lane(producer));
+  return CopyStreamUse(choose_copy_stream(producer));
 }
 
-Lane& DeviceContext::choose_lane(void* producer) {
+CopyStream& DeviceContext::choose_copy_stream(void* producer) {
   size_t made = 0;
   size_t best = 0;
-  for (; made < kLanes && lanes_[made] != nullptr; ++made) {
-    const int busy = lanes_[made]->in_flight;
-    if (busy > 0 && producers_[made] == producer) return *lanes_[made];
-    if (busy < lanes_[best]->in_flight) best = made;
+  for (; made < kCopyStreams && copy_streams_[made] != nullptr; ++made) {
+    const int busy = copy_streams_[made]->in_flight;
+    if (busy > 0 && producers_[made] == producer) return *copy_streams_[made];
+    if (busy < copy_streams_[best]->in_flight) best = made;
   }
-  if (made < kLanes && (made == 0 || lanes_[best]->in_flight > 0)) {
-    lanes_[made] = std::make_unique<Lane>(*this);
+  if (made < kCopyStreams && (made == 0 || copy_streams_[best]->in_flight > 0)) {
+    copy_streams_[made] = std::make_unique<CopyStream>(*this);
     best = made;
   }
   producers_[best] = producer;
-  return *lanes_[best];
+  return *copy_streams_[best];
 }
 
 // Requires: the lock is held.
@@ -98,14 +99,14 @@ cudaStream_t DeviceContext::made(cudaStream_t& stream) {
   return stream;
 }
 
-cudaStream_t DeviceContext::returns() {
+cudaStream_t DeviceContext::free_stream() {
   const std::lock_guard lock(mutex_);
-  return made(returns_);
+  return made(free_stream_);
 }
 
-cudaStream_t DeviceContext::home_stream() {
+cudaStream_t DeviceContext::allocation_stream() {
   const std::lock_guard lock(mutex_);
-  return made(home_);
+  return made(allocation_stream_);
 }
 
 cudaStream_t DeviceContext::import_stream() {

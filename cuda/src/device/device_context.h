@@ -1,4 +1,4 @@
-// DeviceContext: what this module has on one device: its primary context, lanes, events, and
+// DeviceContext: what this module has on one device: its primary context, copy streams, events, and
 // whether it is still alive.
 //
 // Made when memory of the device is first met, kept until the engine ends. Thread: any.
@@ -10,7 +10,7 @@
 #include <mutex>
 #include <string>
 
-#include "device/lane.h"
+#include "device/copy_stream.h"
 #include "runtime/event_pool.h"
 
 namespace dlbridge::cuda {
@@ -19,7 +19,7 @@ class PinnedPool;
 
 class DeviceContext {
  public:
-  static constexpr size_t kLanes = 8;
+  static constexpr size_t kCopyStreams = 8;
   static constexpr size_t kImports = 16;
 
   /// Keeps the primary context of `device`, which somebody has made. Throws Error (device_failed).
@@ -34,14 +34,14 @@ class DeviceContext {
   int index() const noexcept { return index_; }
   CUcontext context() const noexcept { return context_; }
 
-  /// A lane for work behind `producer` (a stream's number or handle): the one that serves it
+  /// A copy stream for work behind `producer` (a stream's number or handle): the one that serves it
   /// already, so that its copies keep their order, else an idle one, else the least busy one.
   /// Requires: the context is current. Throws Error (device_failed).
-  LaneUse lane_for(void* producer);
+  CopyStreamUse copy_stream_for(void* producer);
 
   /// A stream on which memory goes back behind whatever used it: nothing else is enqueued there, so
   /// that nothing else waits. Requires: the context is current. Throws Error (device_failed).
-  cudaStream_t returns();
+  cudaStream_t free_stream();
 
   /// The next of the streams that others may make wait; none that is being captured. Requires: the
   /// context is current. Throws Error (device_failed, stream_capturing where all are).
@@ -49,7 +49,7 @@ class DeviceContext {
 
   /// The stream in whose order memory of ours is first used. Requires: the context is current.
   /// Throws Error (device_failed).
-  cudaStream_t home_stream();
+  cudaStream_t allocation_stream();
 
   /// What is enqueued on `later` from here on runs after what `earlier` has enqueued. Requires: the
   /// context is current. Throws Error (device_failed).
@@ -60,9 +60,9 @@ class DeviceContext {
   /// Waited for by a thread, which sleeps.
   EventPool& sleeping_events() noexcept { return *sleeping_events_; }
 
-  /// Waits for the lanes' operations and ends their threads.
+  /// Waits for the copy streams' operations and ends their threads.
   void stop() noexcept;
-  /// Whether no operation of a lane is in flight.
+  /// Whether no operation of a copy stream is in flight.
   bool idle() noexcept;
 
   /// Throws Error (device_failed) once the device has failed for good.
@@ -76,7 +76,7 @@ class DeviceContext {
   void require_alive_after(cudaError_t error, const char* call);
 
  private:
-  Lane& choose_lane(void* producer);
+  CopyStream& choose_copy_stream(void* producer);
   cudaStream_t made(cudaStream_t& stream);
 
   const CudaApi& api_;
@@ -87,10 +87,10 @@ class DeviceContext {
   std::unique_ptr<EventPool> events_;
   std::unique_ptr<EventPool> sleeping_events_;
   std::mutex mutex_;
-  std::array<std::unique_ptr<Lane>, kLanes> lanes_;
-  std::array<void*, kLanes> producers_{};
-  cudaStream_t returns_ = nullptr;
-  cudaStream_t home_ = nullptr;
+  std::array<std::unique_ptr<CopyStream>, kCopyStreams> copy_streams_;
+  std::array<void*, kCopyStreams> producers_{};
+  cudaStream_t free_stream_ = nullptr;
+  cudaStream_t allocation_stream_ = nullptr;
   std::array<cudaStream_t, kImports> imports_{};
   size_t next_import_ = 0;
 };

@@ -208,12 +208,12 @@ DeviceContext& Engine::device_of(const TensorView& view) {
         ErrorCode::invalid_device, "data",
         "data is host memory, or memory that CUDA does not know; the tensor says that it is "
         "on " +
-            named + ": mend the producer");
+            named + ": fix the producer");
   }
   if (on_device && attributes.device != view.device.device_id) {
     throw Error(ErrorCode::invalid_device, "device_id",
                 "data is on cuda:" + std::to_string(attributes.device) +
-                    "; the tensor says that it is on " + named + ": mend the producer");
+                    "; the tensor says that it is on " + named + ": fix the producer");
   }
   return claimed;
 }
@@ -227,7 +227,7 @@ CheckedStream Engine::checked(Stream stream, DeviceContext& device) const {
                     ", the tensor is on cuda:" + std::to_string(device.index()) +
                     ": pass a stream of the tensor's device");
   }
-  if (number == kNoEdges) return {nullptr, false};
+  if (number == kNoSync) return {nullptr, false};
   if (number == 0) {
     throw Error(ErrorCode::stream_invalid, "stream",
                 where +
@@ -309,7 +309,7 @@ HostPlace Engine::host_place(const void* address, size_t bytes) const noexcept {
                     cudaMemoryTypeHost};
 }
 
-void Engine::settle_pool() noexcept {
+void Engine::poll_pool() noexcept {
   DeviceContext* any = nullptr;
   for_each_device([&](DeviceContext& device) {
     if (any == nullptr || (device.alive() && !any->alive())) any = &device;
@@ -317,7 +317,7 @@ void Engine::settle_pool() noexcept {
   if (any == nullptr) return;  // nothing was ever handed out
   try {
     const CallGuard guard(api_, any->context());
-    pool_->settle();
+    pool_->poll();
   } catch (const std::exception&) {
     // It stays as it is.
   }

@@ -18,7 +18,7 @@ namespace dlbridge::cuda {
 /// A stream that was checked: of this device, not capturing.
 struct CheckedStream {
   cudaStream_t handle = nullptr;
-  bool edges = true;  ///< false: the caller orders the work (DLPack's -1)
+  bool ordered = true;  ///< false: the caller orders the work (kNoSync)
 };
 
 /// What CUDA knows of memory that is said to be the host's.
@@ -49,8 +49,8 @@ class Engine final : public FenceSource {
 
   const CudaApi& api() const noexcept { return api_; }
   PinnedPool& pool() noexcept { return *pool_; }
-  /// pool().settle(), where a device is in use.
-  void settle_pool() noexcept;
+  /// pool().poll(), where a device is in use.
+  void poll_pool() noexcept;
 
   /// Throws Error (invalid_device where nobody has used the device, device_failed where it failed).
   DeviceContext& device(int index);

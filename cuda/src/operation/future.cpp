@@ -7,7 +7,7 @@
 #include <chrono>
 #include <cstring>
 
-#include "operation/future_state.h"
+#include "operation/completion_state.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -15,18 +15,18 @@ namespace {
 // Decades, which the clock can still count in nanoseconds; beyond is for ever.
 constexpr double kLongestWait = 1e9;
 
-void make_readable(int descriptor) noexcept {
+void make_readable(int fd) noexcept {
   const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(descriptor, &one, sizeof one);
+  [[maybe_unused]] const ssize_t written = write(fd, &one, sizeof one);
 }
 
 }  // namespace
 
-Ending::~Ending() {
-  if (descriptor_ >= 0) close(descriptor_);
+CompletionState::~CompletionState() {
+  if (fd_ >= 0) close(fd_);
 }
 
-bool Ending::wait(double seconds) const noexcept {
+bool CompletionState::wait(double seconds) const noexcept {
   if (done()) return true;
   if (getpid() != pid_) return false;  // in a fork's child nobody ends it
   std::unique_lock lock(mutex_);
@@ -38,30 +38,30 @@ bool Ending::wait(double seconds) const noexcept {
   return changed_.wait_for(lock, std::chrono::duration<double>(seconds), over);
 }
 
-int Ending::descriptor() {
+int CompletionState::fd() {
   const std::lock_guard lock(mutex_);
-  if (descriptor_ < 0) {
-    descriptor_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (descriptor_ < 0) {
+  if (fd_ < 0) {
+    fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (fd_ < 0) {
       throw Error(ErrorCode::out_of_memory, "descriptor",
-                  std::string("no descriptor could be made: ") + std::strerror(errno) +
+                  std::string("no file descriptor could be made: ") + std::strerror(errno) +
                       "; close some, or call wait()");
     }
-    if (done()) make_readable(descriptor_);
+    if (done()) make_readable(fd_);
   }
-  return descriptor_;
+  return fd_;
 }
 
-void Ending::succeed() noexcept { finish(); }
+void CompletionState::succeed() noexcept { finish(); }
 
-void Ending::finish() noexcept {
+void CompletionState::finish() noexcept {
   const std::lock_guard lock(mutex_);
   done_.store(true, std::memory_order_release);
-  if (descriptor_ >= 0) make_readable(descriptor_);
+  if (fd_ >= 0) make_readable(fd_);
   changed_.notify_all();
 }
 
-void Ending::fail(const Error& error) noexcept {
+void CompletionState::fail(const Error& error) noexcept {
   try {
     error_.emplace(error);
   } catch (...) {
@@ -73,17 +73,17 @@ void Ending::fail(const Error& error) noexcept {
 Loan FutureState::result(size_t index) const {
   // What brings nothing may still have failed.
   const size_t count = size();
-  if (index >= count && !(count == 0 && ending_->wait(-1) && ending_->error() != nullptr)) {
+  if (index >= count && !(count == 0 && completion_->wait(-1) && completion_->error() != nullptr)) {
     throw Error(ErrorCode::invalid_argument, "index",
                 "index is " + std::to_string(index) + "; the operation brings " +
                     std::to_string(count) + " tensors");
   }
-  if (!ending_->wait(-1)) {
+  if (!completion_->wait(-1)) {
     throw Error(ErrorCode::after_fork, "process",
                 "the copy was not done when this process was forked, and its child has no part in "
                 "it: ask for the result in the parent");
   }
-  if (const Error* error = ending_->error()) throw Error(*error);
+  if (const Error* error = completion_->error()) throw Error(*error);
   return results_[index].share();
 }
 
@@ -96,10 +96,10 @@ Future& Future::operator=(Future&&) noexcept = default;
 Future::~Future() = default;
 
 Future::operator bool() const noexcept { return state_ != nullptr; }
-bool Future::done() const noexcept { return state_->ending()->done(); }
-bool Future::wait(double seconds) const noexcept { return state_->ending()->wait(seconds); }
+bool Future::done() const noexcept { return state_->completion()->done(); }
+bool Future::wait(double seconds) const noexcept { return state_->completion()->wait(seconds); }
 size_t Future::size() const noexcept { return state_->size(); }
 Loan Future::result(size_t index) const { return state_->result(index); }
-int Future::descriptor() const { return state_->ending()->descriptor(); }
+int Future::fd() const { return state_->completion()->fd(); }
 
 }  // namespace dlbridge::cuda

@@ -7,7 +7,7 @@
 #include "copy/issue.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
-#include "operation/lost.h"
+#include "operation/leak.h"
 #include "runtime/cuda_error.h"
 #include "runtime/guards.h"
 
@@ -35,28 +35,27 @@ bool is_one_run(const TensorView& view) {
 
 }  // namespace
 
-Operation::Operation(Engine& engine, DeviceContext& device, CheckedStream outer, Edges edges)
+Operation::Operation(Engine& engine, DeviceContext& device, CheckedStream outer)
     : engine_(engine),
       device_(device),
       outer_(outer),
-      edges_(edges),
-      lane_use_(device.lane_for(outer.handle)) {
-  copies_ = lane().copies();
-  kernels_ = lane().kernels();
-  if (outer_.edges) ready_ = device.events().take();
+      copy_stream_use_(device.copy_stream_for(outer.handle)) {
+  copies_ = copy_stream().copies();
+  kernels_ = copy_stream().kernels();
+  if (outer_.ordered) ready_ = device.events().take();
   done_ = device.sleeping_events().take();
 }
 
 Operation::~Operation() {
-  if (begun_ && !settled_) quiesce();
+  if (begun_ && !finished_) quiesce();
 }
 
 void Operation::run_on_outer_stream() noexcept {
-  run_on_outer_stream_with_lane();
-  lane_use_.reset();
+  run_on_outer_stream_with_waiter();
+  copy_stream_use_.reset();
 }
 
-void Operation::run_on_outer_stream_with_lane() noexcept {
+void Operation::run_on_outer_stream_with_waiter() noexcept {
   on_outer_stream_ = true;
   copies_ = kernels_ = outer_.handle;
 }
@@ -87,7 +86,7 @@ void Operation::begin() {
     begun_ = true;
     return;
   }
-  if (!outer_.edges) {
+  if (!outer_.ordered) {
     begun_ = true;
     return;
   }
@@ -162,7 +161,7 @@ void Operation::record(const PooledEvent& event) {
   check(device_.api().event_record(event.get(), copies_), "cudaEventRecord");
 }
 
-void Operation::end(bool edge) {
+void Operation::end(bool outer_waits) {
   const CudaApi& api = device_.api();
   if (ring_) {
     if (kernels_used_) ring_->join(copies_);
@@ -170,7 +169,7 @@ void Operation::end(bool edge) {
     ring_.reset();
   }
   check(api.event_record(done_.get(), copies_), "cudaEventRecord");
-  if (edge && outer_.edges && !on_outer_stream())
+  if (outer_waits && outer_.ordered && !on_outer_stream())
     check(api.stream_wait_event(outer_.handle, done_.get(), 0), "cudaStreamWaitEvent");
   ended_ = true;
 }
@@ -185,9 +184,9 @@ void Operation::wait(bool spin) {
   } else {
     answer = api.event_synchronize(done_.get());
   }
-  if (is_sticky(answer)) lose(answer);
+  if (is_sticky(answer)) leak(answer);
   check(answer, spin ? "cuEventQuery" : "cudaEventSynchronize");
-  settle();
+  finish();
 }
 
 bool Operation::ends_within(double seconds) const noexcept {
@@ -206,12 +205,12 @@ void Operation::leave() {
     if (i != 0) record(ticket);
     std::move(blocks_[i]).retire(std::move(ticket));
   }
-  settled_ = true;
+  finished_ = true;
 }
 
 // The copies have ended well.
-void Operation::settle() {
-  settled_ = true;
+void Operation::finish() {
+  finished_ = true;
   for (const HostCopy& copy : host_copies_) copy_host(copy.from.view(), copy.to.view());
   blocks_.clear();
   for (auto& [block, loan] : results_) loan.loan().attach(std::move(block).into_deleter());
@@ -221,22 +220,22 @@ void Operation::settle() {
 }
 
 // Whether the copies still run, nobody knows: what they touch is never used again.
-void Operation::lose(cudaError_t cause) noexcept {
-  settled_ = true;
+void Operation::leak(cudaError_t cause) noexcept {
+  finished_ = true;
   device_.mark_dead(cause);
   for (PinnedBlock& block : blocks_) {
     if (block) std::move(block).leak();  // leave() may have let go of some
   }
   for (auto& [block, loan] : results_) std::move(block).leak();
   if (result_) std::move(result_).leak();
-  for (Loan& loan : held_) dlbridge::cuda::lose(loan.release_deleter());
-  for (SharedLoan& loan : shared_) cuda::lose(loan.loan().release_deleter());
+  for (Loan& loan : held_) dlbridge::cuda::leak(loan.release_deleter());
+  for (SharedLoan& loan : shared_) dlbridge::cuda::leak(loan.loan().release_deleter());
   ready_.leak();
   done_.leak();
 }
 
 void Operation::quiesce() noexcept {
-  settled_ = true;
+  finished_ = true;
   const CudaApi& api = device_.api();
   cudaError_t answer = cudaSuccess;
   try {
@@ -248,7 +247,7 @@ void Operation::quiesce() noexcept {
   } catch (const CudaError& error) {
     answer = error.cuda_code();
   }
-  if (answer != cudaSuccess) lose(answer);
+  if (answer != cudaSuccess) leak(answer);
 }
 
 void Operation::complete() noexcept {
@@ -259,17 +258,17 @@ void Operation::complete() noexcept {
   } catch (const std::exception& error) {
     return abandon(Error(ErrorCode::out_of_memory, "memory", "no memory left to finish a copy"));
   }
-  lane_use_.reset();
-  if (ending_) ending_->succeed();
+  copy_stream_use_.reset();
+  if (completion_) completion_->succeed();
 }
 
 void Operation::abandon(const Error& error) noexcept {
-  if (begun_ && !settled_) quiesce();
+  if (begun_ && !finished_) quiesce();
   // In this order: whoever sees the failure finds the source given back.
   held_.clear();
   shared_.clear();
-  lane_use_.reset();
-  if (ending_) ending_->fail(error);
+  copy_stream_use_.reset();
+  if (completion_) completion_->fail(error);
 }
 
 void Operation::post_after(double seconds, std::unique_ptr<Operation> operation) noexcept {
@@ -278,7 +277,7 @@ void Operation::post_after(double seconds, std::unique_ptr<Operation> operation)
 }
 
 void Operation::post(std::unique_ptr<Operation> operation) noexcept {
-  Waiter& waiter = operation->lane().waiter();
+  Waiter& waiter = operation->copy_stream().waiter();
   waiter.post(std::move(operation));
 }
 

@@ -1,7 +1,7 @@
 // Operation: one staging from its first event to the last thing it gives back. Owns everything that
 // its copies use: source, target, pinned blocks, events, device memory.
 //
-//   made -> begin() -> copy()... -> end() -> settle(), by the caller or by the lane's waiter
+//   made -> begin() -> copy()... -> end() -> finish(), by the caller or by the copy stream's waiter
 //
 // An exception before end() quiesces: what was enqueued is waited for, so that nothing it uses is
 // given back too early; if that fails, too, all of it is leaked and the device is dead. Thread: one
@@ -14,31 +14,28 @@
 
 #include "copy/device_ring.h"
 #include "device/engine.h"
-#include "operation/future_state.h"
+#include "operation/completion_state.h"
 
 namespace dlbridge::cuda {
 
-/// The two directions have mirrored edges; the names are those of the stream outside.
-enum class Edges : uint8_t { producer, consumer };
-
 class Operation final : public Completion {
  public:
-  /// On a lane of its own, ordered with `outer` by events. Throws Error (device_failed), holding
-  /// nothing.
-  Operation(Engine& engine, DeviceContext& device, CheckedStream outer, Edges edges);
+  /// On a copy stream of its own, ordered with `outer` by events. Throws Error (device_failed),
+  /// holding nothing.
+  Operation(Engine& engine, DeviceContext& device, CheckedStream outer);
   ~Operation() override;
 
-  /// Does all its work on the outer stream itself: for copies too small to be worth an edge.
-  /// Requires: not begun, a stream with edges.
+  /// Does all its work on the outer stream itself: for copies too small to be worth a dependency.
+  /// Requires: not begun, an ordered stream.
   void run_on_outer_stream() noexcept;
-  /// The same, and still of its lane, whose waiter may see its end. Requires also: not the
+  /// The same, and still of its copy stream, whose waiter may see its end. Requires also: not the
   /// per-thread stream, which is another one there.
-  void run_on_outer_stream_with_lane() noexcept;
+  void run_on_outer_stream_with_waiter() noexcept;
 
   Engine& engine() const noexcept { return engine_; }
   DeviceContext& device() const noexcept { return device_; }
   bool on_outer_stream() const noexcept { return on_outer_stream_; }
-  Lane& lane() const noexcept { return lane_use_->lane(); }
+  CopyStream& copy_stream() const noexcept { return copy_stream_use_->copy_stream(); }
 
   /// Holds until settled.
   void hold(Loan&& loan) { held_.push_back(std::move(loan)); }
@@ -57,12 +54,14 @@ class Operation final : public Completion {
   void give_on_success(PinnedBlock&& block, SharedLoan loan);
   /// The host copies `from` to `to` once the copies have ended. Throws std::bad_alloc.
   void copy_on_host(const TensorView& from, const TensorView& to);
-  void publish_to(std::shared_ptr<Ending> ending) noexcept { ending_ = std::move(ending); }
+  void publish_to(std::shared_ptr<CompletionState> completion) noexcept {
+    completion_ = std::move(completion);
+  }
 
   /// No copy() will be of more bytes than this.
   void expect(int64_t largest) noexcept { largest_ = largest; }
 
-  /// Puts the lane's streams behind what the outer one has enqueued.
+  /// Puts the copy stream's streams behind what the outer one has enqueued.
   void begin();
   /// Whether copy() can do this: by one call, or through the device ring where the host side is one
   /// run.
@@ -71,8 +70,8 @@ class Operation final : public Completion {
   void copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
   /// Records `event` behind the copies so far.
   void record(const PooledEvent& event);
-  /// Records the end. With `edge` the outer stream waits for it.
-  void end(bool edge);
+  /// Records the end. With `outer_waits` the outer stream waits for it.
+  void end(bool outer_waits);
 
   /// Waits for the end on this thread (spinning where `spin`) and settles. Throws what went wrong.
   void wait(bool spin);
@@ -86,7 +85,7 @@ class Operation final : public Completion {
   /// An error that stops the operation before its end, on a thread that can tell nobody else.
   void abandon(const Error& error) noexcept;
 
-  /// Hands the operation to the lane's waiter. Requires: the waiter was started.
+  /// Hands the operation to the copy stream's waiter. Requires: the waiter was started.
   static void post(std::unique_ptr<Operation> operation) noexcept;
   /// The same, unless the end is seen here within `seconds`: then it is settled by this thread.
   static void post_after(double seconds, std::unique_ptr<Operation> operation) noexcept;
@@ -96,15 +95,14 @@ class Operation final : public Completion {
   void unpack(const TensorView& source, const TensorView& target);
   void launch(const TensorView& source, const TensorView& target, cudaStream_t stream);
   DeviceRing& ring(int64_t bytes);
-  void settle();
-  void lose(cudaError_t cause) noexcept;
+  void finish();
+  void leak(cudaError_t cause) noexcept;
   void quiesce() noexcept;
 
   Engine& engine_;
   DeviceContext& device_;
   CheckedStream outer_;
-  Edges edges_;
-  std::optional<LaneUse> lane_use_;
+  std::optional<CopyStreamUse> copy_stream_use_;
   cudaStream_t copies_ = nullptr;
   cudaStream_t kernels_ = nullptr;
   PooledEvent ready_;
@@ -122,12 +120,12 @@ class Operation final : public Completion {
   PinnedBlock result_;
   std::vector<std::pair<PinnedBlock, SharedLoan>> results_;
   std::vector<HostCopy> host_copies_;
-  std::shared_ptr<Ending> ending_;
+  std::shared_ptr<CompletionState> completion_;
 
   bool on_outer_stream_ = false;
   bool begun_ = false;  // something was enqueued
   bool ended_ = false;  // done_ stands behind all of it
-  bool settled_ = false;
+  bool finished_ = false;
   bool kernels_used_ = false;
 };
 

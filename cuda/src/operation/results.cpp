@@ -2,7 +2,7 @@
 
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
-#include "operation/future_state.h"
+#include "operation/completion_state.h"
 #include "operation/operation.h"
 
 namespace dlbridge::cuda {
@@ -85,7 +85,7 @@ HostResults::HostResults(PinnedPool& pool, std::span<const TensorView> sources, 
 Future ended_with(Loan&& source, Loan&& result) {
   auto state = std::make_shared<FutureState>(std::vector{SharedLoan(std::move(result))});
   source.reset();
-  state->ending()->succeed();
+  state->completion()->succeed();
   return Future(std::move(state));
 }
 
@@ -94,7 +94,7 @@ Future ended_with_empty(std::span<Loan> sources) {
   for (const Loan& source : sources) results.emplace_back(empty_result(source.view()));
   auto state = std::make_shared<FutureState>(std::move(results));
   for (Loan& source : sources) source.reset();
-  state->ending()->succeed();
+  state->completion()->succeed();
   return Future(std::move(state));
 }
 

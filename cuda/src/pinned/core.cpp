@@ -66,9 +66,9 @@ bool Core::forked() const noexcept {
 
 // In the child nobody knows what the parent's device does to the memory, and a lock may be held by
 // a thread that is not there: the block is given up, without a lock.
-void Core::lose_after_fork(Block* block) noexcept {
+void Core::leak_after_fork(Block* block) noexcept {
   block->state.store(State::leaked, std::memory_order_relaxed);
-  lost_after_fork_.fetch_add(block->bytes(), std::memory_order_relaxed);
+  leaked_after_fork_.fetch_add(block->bytes(), std::memory_order_relaxed);
 }
 
 void Core::move(Block* block, State to) noexcept {
@@ -131,11 +131,11 @@ PinnedBlock Core::take_slowly(size_t bytes) {
     fence = waiting_bytes_ >= kWaitingBytes;
   }
   if (ready && !fence) return ready;
-  settle(kPolledFirst);
+  poll(kPolledFirst);
   if (ready) return ready;
   if (PinnedBlock block = take_ready(want, cache)) return block;
   if (PinnedBlock block = take_carved(want, cache, false)) return block;
-  settle();
+  poll();
   if (PinnedBlock block = take_ready(want, cache)) return block;
   if (PinnedBlock block = take_carved(want, cache, true)) return block;
   if (PinnedBlock block = take_awaited(want, cache)) return block;
@@ -175,7 +175,7 @@ PinnedBlock Core::take_awaited(const Want& want, ThreadCache* cache) {
       if (!pending_serves(want)) return {};
     }
     std::this_thread::yield();
-    settle();
+    poll();
     if (PinnedBlock block = take_ready(want, cache)) return block;
     if (Clock::now() >= deadline) return {};
   }
@@ -184,7 +184,7 @@ PinnedBlock Core::take_awaited(const Want& want, ThreadCache* cache) {
 // ---- Releases
 
 void Core::free(Block* block) noexcept {
-  if (forked()) return lose_after_fork(block);
+  if (forked()) return leak_after_fork(block);
   if (block->ticketed.load(std::memory_order_relaxed)) [[unlikely]]
     return retire(block, {});
   if (free_cached(block)) [[likely]]
@@ -222,7 +222,7 @@ bool Core::free_cached(Block* block) noexcept {
 void Core::retire(Block* block, std::span<PooledEvent> tickets) noexcept {
   if (forked()) {
     for (PooledEvent& ticket : tickets) ticket.leak();
-    return lose_after_fork(block);
+    return leak_after_fork(block);
   }
   Lock lock(mutex_);
   try {
@@ -239,18 +239,18 @@ void Core::retire(Block* block, std::span<PooledEvent> tickets) noexcept {
   pending_.push_back(block);
 }
 
-void Core::quarantine(Block* block) noexcept {
-  if (forked()) return lose_after_fork(block);
+void Core::defer_free(Block* block) noexcept {
+  if (forked()) return leak_after_fork(block);
   Lock lock(mutex_);
   if (closed_) return orphan(std::move(lock), block);
-  move(block, State::quarantined);
+  move(block, State::deferred);
   waiting_.push_back(block);
   waiting_bytes_ += block->bytes();
   if (waiting_bytes_ >= kWaitingBytes) needs_care_.store(true, std::memory_order_relaxed);
 }
 
 void Core::leak(Block* block) noexcept {
-  if (forked()) return lose_after_fork(block);
+  if (forked()) return leak_after_fork(block);
   Lock lock(mutex_);
   if (!closed_) return leak_locked(block);
   block->span->segment->memory.abandon();
@@ -312,14 +312,14 @@ PinnedStats Core::stats() const noexcept {
     owned_by_threads += cache->owned_bytes;
     stats.hits += cache->hits;
   }
-  const size_t lost = lost_after_fork_.load(std::memory_order_relaxed);
+  const size_t leaked = leaked_after_fork_.load(std::memory_order_relaxed);
   stats.registered = registered_;
   stats.limit = limit_;
   stats.free = static_cast<size_t>(bytes(State::free) - owned_by_threads);
-  stats.owned = static_cast<size_t>(bytes(State::owned) + owned_by_threads) - lost;
+  stats.owned = static_cast<size_t>(bytes(State::owned) + owned_by_threads) - leaked;
   stats.in_flight = static_cast<size_t>(bytes(State::in_flight));
-  stats.quarantined = static_cast<size_t>(bytes(State::quarantined));
-  stats.leaked = static_cast<size_t>(bytes(State::leaked)) + lost;
+  stats.quarantined = static_cast<size_t>(bytes(State::deferred));
+  stats.leaked = static_cast<size_t>(bytes(State::leaked)) + leaked;
   stats.misses = misses_;
   stats.grows = grows_;
   stats.refused = refused_;

@@ -46,7 +46,7 @@ class Core : public std::enable_shared_from_this<Core> {
   void free(Block* block) noexcept;
   void give_out(Block* block) noexcept { block->failures = failures_.load(); }
   void retire(Block* block, std::span<PooledEvent> tickets) noexcept;
-  void quarantine(Block* block) noexcept;
+  void defer_free(Block* block) noexcept;
   void leak(Block* block) noexcept;
 
   bool add_ticket(const void* address, PooledEvent event);
@@ -54,8 +54,8 @@ class Core : public std::enable_shared_from_this<Core> {
   size_t bytes_to_seam(const void* address) const noexcept;
 
   /// Fences what waits for a fence; polls all batches and the tickets of `most` blocks.
-  void settle(size_t most = SIZE_MAX);
-  void tend() noexcept;
+  void poll(size_t most = SIZE_MAX);
+  void poll_if_due() noexcept;
   void device_fails() noexcept { ++failures_; }
   size_t trim(size_t keep_bytes);
   void set_limit(size_t limit);
@@ -102,7 +102,7 @@ class Core : public std::enable_shared_from_this<Core> {
   void move(Block* block, State to) noexcept;
   void make_free(Block* block) noexcept;
   bool forked() const noexcept;
-  void lose_after_fork(Block* block) noexcept;
+  void leak_after_fork(Block* block) noexcept;
   ThreadCache* cache_of_thread() noexcept;
   void refill(ThreadCache& cache, int size_class) noexcept;
   void empty_bin(ThreadCache::Bin& bin, uint32_t most) noexcept;
@@ -116,12 +116,12 @@ class Core : public std::enable_shared_from_this<Core> {
   PinnedBlock grow(const Want& want, ThreadCache* cache);
   Room make_room(const Want& want, Growth& growth, bool& emptied_caches);
   PinnedBlock register_segment(const Want& want, Growth& growth, ThreadCache* cache);
-  void count_lost(size_t bytes) noexcept;
+  void count_leaked(size_t bytes) noexcept;
   size_t give_back(Lock& lock, Arena::Segments idle) noexcept;
 
   // pinned_settle.cpp: tickets, fences, the end
-  int poll(std::vector<PooledEvent>& events) noexcept;
-  void set_apart(BlockList& blocks, BlockList& lost) const noexcept;
+  int poll_events(std::vector<PooledEvent>& events) noexcept;
+  void set_apart(BlockList& blocks, BlockList& leaked) const noexcept;
   bool pending_serves(const Want& want) const noexcept;
   void fence_held(Clock::time_point deadline) noexcept;
   void sort_out(bool fenced_held, Arena::Segments& gone) noexcept;
@@ -132,9 +132,9 @@ class Core : public std::enable_shared_from_this<Core> {
   const size_t piece_bytes_;
   const uint64_t id_;
   const unsigned fork_generation_;
-  std::atomic<size_t> lost_after_fork_{0};
+  std::atomic<size_t> leaked_after_fork_{0};
   std::atomic<unsigned> failures_{0};    // of devices
-  std::atomic<bool> needs_care_{false};  // whether tend() has anything to do
+  std::atomic<bool> needs_care_{false};  // whether poll_if_due() has anything to do
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;  // a growth or a giving back has ended

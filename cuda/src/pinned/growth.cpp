@@ -109,7 +109,7 @@ PinnedBlock Core::register_segment(const Want& want, Growth& growth, ThreadCache
     registering.register_with(api_);
   } catch (...) {
     const Lock lock(mutex_);
-    count_lost(registering.registered());
+    count_leaked(registering.registered());
     throw;
   }
 
@@ -130,7 +130,7 @@ PinnedBlock Core::register_segment(const Want& want, Growth& growth, ThreadCache
 }
 
 // Pieces that CUDA did not let go of when they were rolled back or given back.
-void Core::count_lost(size_t bytes) noexcept {
+void Core::count_leaked(size_t bytes) noexcept {
   registered_ += bytes;
   bytes_[static_cast<size_t>(State::leaked)] += static_cast<int64_t>(bytes);
 }
@@ -142,22 +142,22 @@ size_t Core::give_back(Lock& lock, Arena::Segments idle) noexcept {
   bytes_[static_cast<size_t>(State::free)] -= static_cast<int64_t>(bytes);
   shrinking_ += bytes;
   lock.unlock();
-  size_t lost = 0;
+  size_t leaked = 0;
   for (const auto& [address, segment] : idle) {
     segment->memory.unregister(api_);
-    lost += segment->memory.registered();
+    leaked += segment->memory.registered();
   }
   idle.clear();
   lock.lock();
   shrinking_ -= bytes;
-  count_lost(lost);
+  count_leaked(leaked);
   changed_.notify_all();
-  return bytes - lost;
+  return bytes - leaked;
 }
 
 size_t Core::trim(size_t keep_bytes) {
   if (forked()) return 0;
-  settle();
+  poll();
   Lock lock(mutex_);
   if (registered_ <= keep_bytes) return 0;
   empty_caches();

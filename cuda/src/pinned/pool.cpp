@@ -7,7 +7,7 @@ namespace {
 
 void release_result(void* context) noexcept {
   auto* const block = static_cast<pinned::Block*>(context);
-  block->core->quarantine(block);
+  block->core->defer_free(block);
 }
 
 }  // namespace
@@ -61,9 +61,9 @@ size_t PinnedPool::bytes_to_seam(const void* address) const noexcept {
   return core_->bytes_to_seam(address);
 }
 
-void PinnedPool::settle() { core_->settle(); }
+void PinnedPool::poll() { core_->poll(); }
 
-void PinnedPool::tend() noexcept { core_->tend(); }
+void PinnedPool::poll_if_due() noexcept { core_->poll_if_due(); }
 
 void PinnedPool::device_fails() noexcept { core_->device_fails(); }
 

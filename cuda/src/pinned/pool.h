@@ -14,7 +14,7 @@
 //
 // Owns: the segments. Blocks that are still held when the pool ends keep theirs mapped, no longer
 // registered. Thread: any, for everything but the destructor. CUDA is called by take, trim,
-// set_limit, settle, tend and the destructor only, with no lock held; they require a current
+// set_limit, settle, poll_if_due and the destructor only, with no lock held; they require a current
 // context.
 #pragma once
 
@@ -139,10 +139,10 @@ class PinnedPool {
   size_t bytes_to_seam(const void* address) const noexcept;
 
   /// Takes fences for what waits for one, and frees what has passed.
-  void settle();
+  void poll();
   /// The same where much waits or stands behind a fence, else next to nothing: for the end of
   /// whatever else is done.
-  void tend() noexcept;
+  void poll_if_due() noexcept;
   /// A device fails for good, and no fence will cover it: what users hold by now, or have given
   /// back, may be in its use for ever and is leaked rather than used again.
   void device_fails() noexcept;

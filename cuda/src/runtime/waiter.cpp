@@ -49,12 +49,12 @@ void Waiter::run() noexcept {
     first_ = std::move(completion->next_);
     if (first_ == nullptr) last_ = nullptr;
     lock.unlock();
-    settle(std::move(completion));
+    complete(std::move(completion));
     lock.lock();
   }
 }
 
-void Waiter::settle(std::unique_ptr<Completion> completion) noexcept {
+void Waiter::complete(std::unique_ptr<Completion> completion) noexcept {
   std::optional<CallGuard> guard;
   try {
     guard.emplace(api_, context_);

@@ -1,4 +1,4 @@
-// Waiter: the thread that sees the operations of one lane end, in their order.
+// Waiter: the thread that sees the operations of one copy stream end, in their order.
 //
 // It parks in cudaEventSynchronize, so waiting costs no processor time, and never calls Python or
 // takes a stream handle of a caller. Started with the first operation, stopped when the engine is
@@ -18,7 +18,7 @@ namespace dlbridge::cuda {
 class Completion {
  public:
   virtual ~Completion();
-  /// Waits for the operation's end and settles it. Called once, in the lane's context.
+  /// Waits for the operation's end and settles it. Called once, in the copy stream's context.
   virtual void complete() noexcept = 0;
 
  private:
@@ -44,7 +44,7 @@ class Waiter {
 
  private:
   void run() noexcept;
-  void settle(std::unique_ptr<Completion> completion) noexcept;
+  void complete(std::unique_ptr<Completion> completion) noexcept;
 
   const CudaApi& api_;
   CUcontext context_;

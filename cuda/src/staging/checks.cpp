@@ -64,7 +64,7 @@ bool is_pinned(const Engine& engine, const TensorView& view) {
     throw Error(ErrorCode::invalid_device, "data",
                 "data is memory of cuda:" + std::to_string(place.device) +
                     "; the tensor says that it is on " + Device(view.device).name() +
-                    ": mend the producer");
+                    ": fix the producer");
   }
   return place.pinned;
 }

@@ -18,11 +18,11 @@
 namespace dlbridge::cuda {
 namespace {
 
-// Below this a copy is over before a thread has slept, and an edge costs more than the copy.
+// Below this a copy is over before a thread has slept, and events cost more than the copy.
 constexpr int64_t kSmallBytes = 64 * 1024;
 
 bool is_small(int64_t bytes, const CheckedStream& stream) {
-  return bytes <= kSmallBytes && stream.edges;
+  return bytes <= kSmallBytes && stream.ordered;
 }
 
 // One device and one checked stream for a call, with the device's context current.
@@ -36,7 +36,7 @@ class Call {
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
   // What users have given back meanwhile is on its way to its next use before somebody asks.
-  ~Call() { engine.pool().tend(); }
+  ~Call() { engine.pool().poll_if_due(); }
 
   Engine& engine;
   DeviceContext& device;
@@ -51,7 +51,8 @@ class Call {
 // Whether the asynchronous operation is to run on the outer stream itself: it is small, and its
 // caller waits for it.
 bool is_watched(int64_t bytes, const CheckedStream& stream, const StageOptions& options) {
-  return options.linger > 0 && is_small(bytes, stream) && stream.handle != cudaStreamPerThread;
+  return options.spin_seconds > 0 && is_small(bytes, stream) &&
+         stream.handle != cudaStreamPerThread;
 }
 
 // Notes what a failed call says about the device, then lets the error go on.
@@ -94,13 +95,13 @@ Loan stage_to_host(const TensorView& source, Stream producer, const StageOptions
   Call call(source, producer);
   return noting(call.device, [&] {
     HostResult result(call.engine.pool(), source, options.row_major);
-    Operation operation(call.engine, call.device, call.stream, Edges::producer);
+    Operation operation(call.engine, call.device, call.stream);
     const bool small = is_small(source.nbytes(), call.stream);
     if (small) operation.run_on_outer_stream();
     const bool pinned = result.is_pinned();
     if (pinned) operation.hold_result(result.take_block());
     operation.begin();
-    bring(operation, source, result.view(), pinned, Waits::allowed);
+    enqueue_to_host(operation, source, result.view(), pinned, Waits::allowed);
     operation.end(false);
     operation.wait(small);
     return result.finish(operation.take_result());
@@ -117,11 +118,11 @@ void stage_to_host(const TensorView& source, const TensorView& out, Stream produ
   Call call(source, producer);
   const bool pinned = is_pinned(call.engine, out);
   noting(call.device, [&] {
-    Operation operation(call.engine, call.device, call.stream, Edges::producer);
+    Operation operation(call.engine, call.device, call.stream);
     const bool small = is_small(source.nbytes(), call.stream);
     if (small) operation.run_on_outer_stream();
     operation.begin();
-    bring(operation, source, out, pinned, Waits::allowed);
+    enqueue_to_host(operation, source, out, pinned, Waits::allowed);
     operation.end(false);
     operation.wait(small);
   });
@@ -142,21 +143,20 @@ Future stage_to_host_async(Loan&& source, Loan&& out, Stream producer,
   const bool pinned = is_pinned(call.engine, out.view());
   return noting(call.device, [&] {
     HandedIn target(out);
-    auto operation =
-        std::make_unique<Operation>(call.engine, call.device, call.stream, Edges::producer);
-    operation->lane().waiter().start();
+    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream);
+    operation->copy_stream().waiter().start();
     auto state = std::make_shared<FutureState>(std::vector{target.loan()});
-    operation->publish_to(state->ending());
+    operation->publish_to(state->completion());
     operation->hold(target.loan());
     if (is_watched(source.view().nbytes(), call.stream, options))
-      operation->run_on_outer_stream_with_lane();
+      operation->run_on_outer_stream_with_waiter();
     operation->begin();
-    bring(*operation, source.view(), target.loan().view(), pinned, Waits::avoided);
+    enqueue_to_host(*operation, source.view(), target.loan().view(), pinned, Waits::avoided);
     operation->expect_loans(1);
     operation->end(options.snapshot);
     operation->hold(std::move(source));
     target.keep();
-    Operation::post_after(options.linger, std::move(operation));
+    Operation::post_after(options.spin_seconds, std::move(operation));
     return Future(std::move(state));
   });
 }
@@ -174,23 +174,22 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
   require_one_device(call.engine, views, call.device);
   return noting(call.device, [&] {
     HostResults results(call.engine.pool(), views, options.row_major);
-    auto operation =
-        std::make_unique<Operation>(call.engine, call.device, call.stream, Edges::producer);
-    operation->lane().waiter().start();
+    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream);
+    operation->copy_stream().waiter().start();
     auto state = std::make_shared<FutureState>(results.shared());
-    operation->publish_to(state->ending());
+    operation->publish_to(state->completion());
     const bool pinned = results.is_pinned();
     if (pinned) operation->give_on_success(results.take_block(), results.slab());
     operation->expect(largest_bytes(views));
     if (is_watched(total_bytes(views), call.stream, options))
-      operation->run_on_outer_stream_with_lane();
+      operation->run_on_outer_stream_with_waiter();
     operation->begin();
     for (size_t i = 0; i < views.size(); ++i)
-      bring(*operation, views[i], results.view(i), pinned, Waits::avoided);
+      enqueue_to_host(*operation, views[i], results.view(i), pinned, Waits::avoided);
     operation->expect_loans(sources.size());
     operation->end(options.snapshot);
     for (Loan& source : sources) operation->hold(std::move(source));
-    Operation::post_after(options.linger, std::move(operation));
+    Operation::post_after(options.spin_seconds, std::move(operation));
     return Future(std::move(state));
   });
 }
@@ -210,7 +209,7 @@ std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream prod
   return noting(call.device, [&] {
     HostResults results(call.engine.pool(), sources, options.row_major);
     const auto shared = results.shared();
-    Operation operation(call.engine, call.device, call.stream, Edges::producer);
+    Operation operation(call.engine, call.device, call.stream);
     const bool small = is_small(total_bytes(sources), call.stream);
     if (small) operation.run_on_outer_stream();
     const bool pinned = results.is_pinned();
@@ -218,7 +217,7 @@ std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream prod
     operation.expect(largest_bytes(sources));
     operation.begin();
     for (size_t i = 0; i < sources.size(); ++i)
-      bring(operation, sources[i], results.view(i), pinned, Waits::allowed);
+      enqueue_to_host(operation, sources[i], results.view(i), pinned, Waits::allowed);
     operation.end(false);
     operation.wait(small);
     for (const SharedLoan& loan : shared) out.push_back(loan.share());
@@ -251,16 +250,16 @@ void stage_to_device(std::span<const TensorView> sources, std::span<const Tensor
   std::vector<bool> pinned;
   for (const TensorView& source : sources) pinned.push_back(is_pinned(call.engine, source));
   noting(call.device, [&] {
-    Operation operation(call.engine, call.device, call.stream, Edges::consumer);
+    Operation operation(call.engine, call.device, call.stream);
     const bool small = is_small(total_bytes(targets), call.stream);
     if (small) operation.run_on_outer_stream();
     operation.expect(largest_bytes(targets));
     operation.begin();
     bool read = true;
     for (size_t i = 0; i < sources.size(); ++i)
-      read &= send(operation, sources[i], targets[i], pinned[i]);
+      read &= enqueue_to_device(operation, sources[i], targets[i], pinned[i]);
     operation.end(true);
-    if (read && call.stream.edges)
+    if (read && call.stream.ordered)
       operation.leave();
     else
       operation.wait(small);
@@ -278,23 +277,22 @@ Future stage_to_device_async(Loan&& source, Loan&& target, Stream consumer,
   const bool pinned = is_pinned(call.engine, source.view());
   return noting(call.device, [&] {
     HandedIn kept(target);
-    auto operation =
-        std::make_unique<Operation>(call.engine, call.device, call.stream, Edges::consumer);
-    operation->lane().waiter().start();
+    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream);
+    operation->copy_stream().waiter().start();
     auto state = std::make_shared<FutureState>(std::vector{kept.loan()});
-    operation->publish_to(state->ending());
+    operation->publish_to(state->completion());
     operation->hold(kept.loan());
     if (options.borrow && !pinned) {
-      auto later = std::make_unique<LateSend>(std::move(operation), kept.loan().view());
+      auto later = std::make_unique<DeferredCopy>(std::move(operation), kept.loan().view());
       later->begin();
       kept.keep();
-      LateSend::post(std::move(later), std::move(source));
+      DeferredCopy::post(std::move(later), std::move(source));
       return Future(std::move(state));
     }
     if (is_watched(source.view().nbytes(), call.stream, options))
-      operation->run_on_outer_stream_with_lane();
+      operation->run_on_outer_stream_with_waiter();
     operation->begin();
-    const bool read = send(*operation, source.view(), kept.loan().view(), pinned);
+    const bool read = enqueue_to_device(*operation, source.view(), kept.loan().view(), pinned);
     operation->expect_loans(1);
     operation->end(true);
     operation->hold(std::move(source));
@@ -303,7 +301,7 @@ Future stage_to_device_async(Loan&& source, Loan&& target, Stream consumer,
     if (!read && !pinned)
       operation->complete();
     else
-      Operation::post_after(options.linger, std::move(operation));
+      Operation::post_after(options.spin_seconds, std::move(operation));
     return Future(std::move(state));
   });
 }

@@ -11,8 +11,8 @@ namespace {
 
 // Broadcast elements cross once, into the first place of each in the target. The device spreads
 // them from there, one dimension after the other, so that no copy reads what it writes.
-bool send_once(Operation& operation, const TensorView& source, const TensorView& target,
-               bool pinned) {
+bool enqueue_once_to_device(Operation& operation, const TensorView& source,
+                            const TensorView& target, bool pinned) {
   static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
   int64_t shape[PackParams::kMaxRank];
   int64_t strides[PackParams::kMaxRank];
@@ -32,7 +32,7 @@ bool send_once(Operation& operation, const TensorView& source, const TensorView&
   slice.ndim = once.ndim;
   slice.shape = once.shape;
   slice.strides = slice_strides;
-  const bool read = send(operation, once, slice, pinned);
+  const bool read = enqueue_to_device(operation, once, slice, pinned);
   for (int32_t i = 0; i < source.ndim; ++i) {
     if (!is_spread(i)) continue;
     from.shape()[i] = source.shape[i] - 1;  // the first one is there
@@ -49,7 +49,8 @@ bool send_once(Operation& operation, const TensorView& source, const TensorView&
 
 // Not even a ring fits into the pool's limit: the driver copies by way of memory of its own, as
 // slow as that is.
-bool send_unpinned(Operation& operation, const TensorView& source, const TensorView& target) {
+bool enqueue_unpinned_to_device(Operation& operation, const TensorView& source,
+                                const TensorView& target) {
   if (Operation::can_copy(source, target, cudaMemcpyHostToDevice)) {
     operation.copy(source, target, cudaMemcpyHostToDevice);
     return false;
@@ -62,9 +63,10 @@ bool send_unpinned(Operation& operation, const TensorView& source, const TensorV
 
 }  // namespace
 
-bool send(Operation& operation, const TensorView& source, const TensorView& target, bool pinned) {
+bool enqueue_to_device(Operation& operation, const TensorView& source, const TensorView& target,
+                       bool pinned) {
   if (source.is_empty()) return true;
-  if (broadcast_dimension(source) >= 0) return send_once(operation, source, target, pinned);
+  if (broadcast_dimension(source) >= 0) return enqueue_once_to_device(operation, source, target, pinned);
   if (pinned && Operation::can_copy(source, target, cudaMemcpyHostToDevice)) {
     operation.copy(source, target, cudaMemcpyHostToDevice);
     return false;
@@ -80,15 +82,15 @@ bool send(Operation& operation, const TensorView& source, const TensorView& targ
     }
   }
   BounceRing ring(operation, target);
-  if (!ring.is_ready()) return send_unpinned(operation, source, target);
+  if (!ring.is_ready()) return enqueue_unpinned_to_device(operation, source, target);
   ring.to_device(source, target);
   return true;
 }
 
-void LateSend::complete() noexcept {
+void DeferredCopy::complete() noexcept {
   try {
     const CallGuard guard(operation_->device().api(), operation_->device().context());
-    const bool read = send(*operation_, source_.view(), target_, false);
+    const bool read = enqueue_to_device(*operation_, source_.view(), target_, false);
     operation_->expect_loans(1);
     operation_->end(false);
     if (!read) operation_->hold(std::move(source_));
@@ -104,10 +106,10 @@ void LateSend::complete() noexcept {
   operation_->complete();
 }
 
-void LateSend::post(std::unique_ptr<LateSend> send, Loan&& source) noexcept {
-  send->source_ = std::move(source);
-  Waiter& waiter = send->operation_->lane().waiter();
-  waiter.post(std::move(send));
+void DeferredCopy::post(std::unique_ptr<DeferredCopy> copy, Loan&& source) noexcept {
+  copy->source_ = std::move(source);
+  Waiter& waiter = copy->operation_->copy_stream().waiter();
+  waiter.post(std::move(copy));
 }
 
 }  // namespace dlbridge::cuda

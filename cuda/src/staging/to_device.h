@@ -9,20 +9,21 @@ namespace dlbridge::cuda {
 /// device reads it, or something that the operation holds, until the operation has ended. Requires:
 /// the operation has begun; same shape and dtype; `pinned` says what is_pinned() does of the
 /// source.
-bool send(Operation& operation, const TensorView& source, const TensorView& target, bool pinned);
+bool enqueue_to_device(Operation& operation, const TensorView& source, const TensorView& target,
+                       bool pinned);
 
 /// A send whose host part another thread does: for a pageable source that is only borrowed.
-class LateSend final : public Completion {
+class DeferredCopy final : public Completion {
  public:
   /// `target` is held by the operation.
-  LateSend(std::unique_ptr<Operation> operation, const TensorView& target) noexcept
+  DeferredCopy(std::unique_ptr<Operation> operation, const TensorView& target) noexcept
       : operation_(std::move(operation)), target_(target) {}
 
   /// Orders it behind what the consumer's stream does now, on the calling thread.
   void begin() { operation_->begin(); }
   void complete() noexcept override;
 
-  static void post(std::unique_ptr<LateSend> send, Loan&& source) noexcept;
+  static void post(std::unique_ptr<DeferredCopy> copy, Loan&& source) noexcept;
 
  private:
   std::unique_ptr<Operation> operation_;

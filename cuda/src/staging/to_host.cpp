@@ -36,7 +36,8 @@ Loan scratch_like(Operation& operation, const TensorView& view, bool& pinned) {
 
 // Not even a ring fits into the pool's limit: the driver copies by way of memory of its own, as
 // slow as that is.
-void bring_unpinned(Operation& operation, const TensorView& source, const TensorView& target) {
+void enqueue_unpinned_to_host(Operation& operation, const TensorView& source,
+                              const TensorView& target) {
   if (Operation::can_copy(source, target, cudaMemcpyDeviceToHost))
     return operation.copy(source, target, cudaMemcpyDeviceToHost);
   const Loan dense = pageable_scratch(operation, target);
@@ -46,8 +47,8 @@ void bring_unpinned(Operation& operation, const TensorView& source, const Tensor
 
 }  // namespace
 
-void bring(Operation& operation, const TensorView& source, const TensorView& target, bool pinned,
-           Waits waits) {
+void enqueue_to_host(Operation& operation, const TensorView& source, const TensorView& target,
+                     bool pinned, Waits waits) {
   if (source.is_empty()) return;
   if (broadcast_dimension(source) >= 0) {
     static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
@@ -56,7 +57,7 @@ void bring(Operation& operation, const TensorView& source, const TensorView& tar
     const TensorView once = without_broadcast(source, shape, strides);
     bool scratch_pinned = false;
     const Loan scratch = scratch_like(operation, once, scratch_pinned);
-    bring(operation, once, scratch.view(), scratch_pinned, waits);
+    enqueue_to_host(operation, once, scratch.view(), scratch_pinned, waits);
     return operation.copy_on_host(spread_out(scratch.view(), source).view(), target);
   }
   if (pinned && Operation::can_copy(source, target, cudaMemcpyDeviceToHost))
@@ -72,7 +73,7 @@ void bring(Operation& operation, const TensorView& source, const TensorView& tar
   }
   BounceRing ring(operation, target);
   if (ring.is_ready()) return ring.to_host(source, target);
-  bring_unpinned(operation, source, target);
+  enqueue_unpinned_to_host(operation, source, target);
 }
 
 }  // namespace dlbridge::cuda

@@ -23,7 +23,7 @@ dlbridge::Loan empty_picture(int64_t rows, int64_t columns, dlbridge::Stream str
 }  // namespace
 
 Engine::Engine(int64_t rows, int64_t columns)
-    : stream_(dlbridge::cuda::home_stream(0)),
+    : stream_(dlbridge::cuda::allocation_stream(0)),
       picture_(std::make_shared<const dlbridge::Loan>(empty_picture(rows, columns, stream_))) {}
 
 dlbridge::Loan Engine::acquire() const {

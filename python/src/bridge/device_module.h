@@ -17,17 +17,14 @@ namespace dlbridge::python {
 
 inline constexpr const char* kDeviceModuleCapsule = "dlbridge.device_module";
 
-inline constexpr intptr_t kLegacyStream = 1;
-inline constexpr intptr_t kNoStream = -1;
-
 /// A staging under way, as the module has it.
 struct PendingStaging;
 
 /// How to stage.
 struct StagingOptions {
-  bool snapshot = true;  ///< to host: the producer's stream waits for the copy
-  bool borrow = false;   ///< to device: return before a pageable source was read
-  double linger = 0;     ///< seconds to watch for the end before it returns
+  bool snapshot = true;     ///< to host: the producer's stream waits for the copy
+  bool borrow = false;      ///< to device: return before a pageable source was read
+  double spin_seconds = 0;  ///< how long to poll for the end before it returns
 };
 
 /// Where the pinned pool's bytes are, and what was asked of it (docs/staging.md).
@@ -66,20 +63,20 @@ struct DeviceModule {
   bool (*fits_pool)(int64_t bytes) noexcept = nullptr;
   /// Whether all of a host view is page-locked.
   bool (*is_pinned)(const TensorView* view) noexcept = nullptr;
-  /// The steps of a staging in words.
-  Error* (*steps)(const TensorView* source, DLDevice target,
-                  std::vector<std::string>* out) noexcept = nullptr;
+  /// The strategy of a staging in words.
+  Error* (*strategy)(const TensorView* source, DLDevice target,
+                     std::vector<std::string>* out) noexcept = nullptr;
 
   // ---- What is under way
 
   bool (*done)(const PendingStaging* pending) noexcept = nullptr;
   /// Whether it will never be done in this process, a fork's child.
-  bool (*is_lost)(const PendingStaging* pending) noexcept = nullptr;
+  bool (*never_completes)(const PendingStaging* pending) noexcept = nullptr;
   size_t (*size)(const PendingStaging* pending) noexcept = nullptr;
   /// A share in the i-th result. Waits where it is not done.
   Error* (*result)(const PendingStaging* pending, size_t index, Loan* out) noexcept = nullptr;
-  /// A descriptor that becomes readable when it is done; the staging's own.
-  Error* (*descriptor)(const PendingStaging* pending, int* out) noexcept = nullptr;
+  /// A file descriptor that becomes readable when it is done; the staging's own.
+  Error* (*fd)(const PendingStaging* pending, int* out) noexcept = nullptr;
   /// Neither waits nor cancels.
   void (*drop)(PendingStaging* pending) noexcept = nullptr;
 
@@ -92,7 +89,7 @@ struct DeviceModule {
   /// A stream that a producer may be asked to put its work in front of.
   Error* (*import_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
   /// The stream in whose order memory of ours is first used.
-  Error* (*home_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
+  Error* (*allocation_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
 
   // ---- Memory
 

@@ -12,19 +12,19 @@ namespace dlbridge::python {
 namespace {
 
 // How long a caller that waits for a small copy polls for its end; then a thread wakes it.
-constexpr double kLingerSeconds = 0.001;
+constexpr double kSpinSeconds = 0.001;
 constexpr double kLookOnceSeconds = 1e-9;
 
 StagingOptions for_waiting(int64_t bytes) noexcept {
   // The caller waits for the copy, so the producer's stream does not have to.
-  return {.snapshot = false, .linger = bytes <= kSmallBytes ? kLingerSeconds : 0};
+  return {.snapshot = false, .spin_seconds = bytes <= kSmallBytes ? kSpinSeconds : 0};
 }
 
 // To a device a pageable source has been read on return: the caller does not wait for the end, but
 // small copies still go to the consumer's stream.
 StagingOptions to_device_options(int64_t bytes, bool pinned) noexcept {
   StagingOptions options = for_waiting(bytes);
-  if (!pinned) options.linger = std::min(options.linger, kLookOnceSeconds);
+  if (!pinned) options.spin_seconds = std::min(options.spin_seconds, kLookOnceSeconds);
   return options;
 }
 
@@ -144,7 +144,7 @@ PyObject* copy_on_device(Source& source, const Adapter& target) {
   const DLDevice device = from.view().device;
   const intptr_t earlier = from.stream();
   // Memory of the device module is allocated in the source's own order: then nothing waits.
-  const bool in_order = target.device_empty == nullptr && earlier != kNoStream;
+  const bool in_order = target.device_empty == nullptr && earlier != kNoSync;
   DeviceTarget fresh = allocate_on_device(module, target, from.view(), device.device_id,
                                           in_order ? std::optional(earlier) : std::nullopt);
   check(module.order(device.device_id, earlier, fresh.stream));

@@ -28,7 +28,7 @@ class Future {
         many_(many) {}
 
   bool done() const noexcept { return staging_.done(); }
-  int descriptor() const { return staging_.descriptor(); }
+  int fd() const { return staging_.fd(); }
 
   /// Returns true if it is done. Throws Error.
   bool wait(const nb::object& timeout) const {
@@ -135,7 +135,7 @@ void bind_futures(nb::module_& module) {
            nb::sig("def synchronize(self, timeout: float | None = None) -> None"),
            "Wait as result() does and return None.")
       .def(
-          "fileno", [](const Future& self) { return self.descriptor(); },
+          "fileno", [](const Future& self) { return self.fd(); },
           "Return a file descriptor that becomes readable when the copy is done. The Future owns "
           "it: do not read or close it.")
       .def("__await__", await,

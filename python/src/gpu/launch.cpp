@@ -95,7 +95,7 @@ DeviceTarget allocate_on_device(const DeviceModule& module, const Adapter& targe
     PyObject* object = nullptr;
     check(target.device_empty(&like, like.dtype, device, &object));
     made.object = Reference(object);
-    if (made.stream != current && made.stream != kNoStream) {
+    if (made.stream != current && made.stream != kNoSync) {
       // The framework's allocator gives memory out in the order of its own stream.
       check(module.order(device, current, made.stream));
       check(target.record_stream(made.object.get(), device, made.stream));
@@ -104,7 +104,7 @@ DeviceTarget allocate_on_device(const DeviceModule& module, const Adapter& targe
     if (stream)
       made.stream = *stream;
     else
-      check(module.home_stream(device, &made.stream));
+      check(module.allocation_stream(device, &made.stream));
     Loan fresh;
     check(module.device_empty(&like, like.dtype, device, made.stream, &fresh));
     fresh.view().is_copied = true;

@@ -29,7 +29,7 @@ intptr_t producer_stream(const DeviceModule& module, const Source& source,
   // A framework's current stream says where it works, not where this object was made: the caller
   // named the stream for that reason.
   const bool known = source.adapter().device_empty == nullptr;
-  if (*named != kNoStream && known && !source.view().is_empty())
+  if (*named != kNoSync && known && !source.view().is_empty())
     check(module.order(source.view().device.device_id, source.stream(), *named));
   return *named;
 }
@@ -108,7 +108,7 @@ StartedStaging start_staging(PyObject* x, const StagingRequest& request) {
     Source onto;
     onto.open(request.out);
     const intptr_t consumer = producer_stream(module, onto, request.stream);
-    if (consumer != kNoStream && target->set_stream != nullptr)
+    if (consumer != kNoSync && target->set_stream != nullptr)
       target->set_stream(request.out, consumer);
     check(target->acquire(request.out, &out_memory));
     started.staging =

@@ -51,7 +51,7 @@ std::optional<intptr_t> handle_by_protocol(PyObject* object) {
 }
 
 intptr_t require_number(intptr_t stream) {
-  if (stream == 0 || stream < kNoStream) {
+  if (stream == 0 || stream < kNoSync) {
     throw Error(ErrorCode::stream_invalid, "stream",
                 "stream is " + std::to_string(stream) +
                     "; expected 1 for the legacy stream, 2 for the per-thread one, -1 for no "
@@ -119,7 +119,7 @@ void order_export(PyObject* stream, const TensorView& view, intptr_t own, const 
         "stream is " + repr_of(stream) + ", but host memory has no streams: pass stream=None");
   }
   const intptr_t later = stream == Py_None ? kLegacyStream : require_number(to_handle(stream));
-  if (later == kNoStream || view.is_empty()) return;
+  if (later == kNoSync || view.is_empty()) return;
   const DeviceModule* module = usable_device_module();
   if (module == nullptr) return;  // no work runs here that could be ordered
   const int32_t device = view.device.device_id;

@@ -20,19 +20,19 @@ Loan Staging::result(size_t index) const {
   return loan;
 }
 
-int Staging::descriptor() const {
-  int descriptor = -1;
-  check(module_->descriptor(pending_, &descriptor));
-  return descriptor;
+int Staging::fd() const {
+  int fd = -1;
+  check(module_->fd(pending_, &fd));
+  return fd;
 }
 
 bool Staging::wait(double seconds) const {
   using Clock = std::chrono::steady_clock;
-  if (done() || module_->is_lost(pending_)) return true;
+  if (done() || module_->never_completes(pending_)) return true;
   if (seconds == 0) return false;
   const bool forever = seconds < 0 || seconds > 1e9;
   const auto until = Clock::now() + std::chrono::duration<double>(forever ? 0 : seconds);
-  pollfd readable{descriptor(), POLLIN, 0};
+  pollfd readable{fd(), POLLIN, 0};
   while (true) {
     int sleep = kLongestSleepMs;
     if (!forever) {
@@ -45,7 +45,7 @@ bool Staging::wait(double seconds) const {
     parked_at_exit([state] { PyEval_RestoreThread(state); });
     if (PyErr_CheckSignals() != 0)
       throw Error(ErrorCode::python_exception, "", "a signal's handler raised");
-    if (answer > 0 || done() || module_->is_lost(pending_)) return true;
+    if (answer > 0 || done() || module_->never_completes(pending_)) return true;
   }
 }
 

@@ -34,7 +34,7 @@ class Staging {
   /// Throws Error: the operation's. Waits where it is not done.
   Loan result(size_t index) const;
   /// Throws Error (out_of_memory).
-  int descriptor() const;
+  int fd() const;
 
   /// Waits without the GIL, at most `seconds`; negative: for ever. Returns true if result() has an
   /// answer: it is done, or this is the child of a fork, where it never is. A signal whose handler

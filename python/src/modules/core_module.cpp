@@ -53,7 +53,7 @@ void add_staging_steps(const Source& source, const Request& request,
   const DeviceModule* module = usable_device_module();
   std::vector<std::string> found;
   if (module == nullptr) return;
-  check(module->steps(&source.view(), *request.device, &found));
+  check(module->strategy(&source.view(), *request.device, &found));
   const auto stage = std::ranges::find_if(
       steps, [](const std::string& step) { return step.starts_with("stage "); });
   if (stage != steps.end()) steps.insert(stage + 1, found.begin(), found.end());

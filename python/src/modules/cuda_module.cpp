@@ -25,7 +25,8 @@ namespace {
 Stream on(int32_t device, intptr_t stream) noexcept { return cuda::stream_of(device, stream); }
 
 cuda::StageOptions options_of(const StagingOptions& options) noexcept {
-  return {.snapshot = options.snapshot, .borrow = options.borrow, .linger = options.linger};
+  return {
+      .snapshot = options.snapshot, .borrow = options.borrow, .spin_seconds = options.spin_seconds};
 }
 
 Error* unavailable() noexcept {
@@ -100,13 +101,13 @@ bool is_pinned(const TensorView* view) noexcept {
   return pinned;
 }
 
-Error* steps(const TensorView* source, DLDevice target, std::vector<std::string>* out) noexcept {
-  return guarded([&] { *out = cuda::staging_steps(*source, target); });
+Error* strategy(const TensorView* source, DLDevice target, std::vector<std::string>* out) noexcept {
+  return guarded([&] { *out = cuda::staging_strategy(*source, target); });
 }
 
 bool done(const PendingStaging* pending) noexcept { return pending->future.done(); }
 
-bool is_lost(const PendingStaging* pending) noexcept {
+bool never_completes(const PendingStaging* pending) noexcept {
   return getpid() != pending->process && !pending->future.done();
 }
 
@@ -116,8 +117,8 @@ Error* result(const PendingStaging* pending, size_t index, Loan* out) noexcept {
   return guarded([&] { *out = pending->future.result(index); });
 }
 
-Error* descriptor(const PendingStaging* pending, int* out) noexcept {
-  return guarded([&] { *out = pending->future.descriptor(); });
+Error* fd(const PendingStaging* pending, int* out) noexcept {
+  return guarded([&] { *out = pending->future.fd(); });
 }
 
 void drop(PendingStaging* pending) noexcept { delete pending; }
@@ -138,8 +139,9 @@ Error* import_stream(int32_t device, intptr_t* out) noexcept {
   return guarded([&] { *out = reinterpret_cast<intptr_t>(cuda::import_stream(device).handle); });
 }
 
-Error* home_stream(int32_t device, intptr_t* out) noexcept {
-  return guarded([&] { *out = reinterpret_cast<intptr_t>(cuda::home_stream(device).handle); });
+Error* allocation_stream(int32_t device, intptr_t* out) noexcept {
+  return guarded(
+      [&] { *out = reinterpret_cast<intptr_t>(cuda::allocation_stream(device).handle); });
 }
 
 Error* device_empty(const TensorView* like, DLDataType dtype, int32_t device, intptr_t stream,
@@ -198,17 +200,17 @@ DeviceModule make_module() noexcept {
   module.to_host_through_ring = to_host_through_ring;
   module.fits_pool = fits_pool;
   module.is_pinned = is_pinned;
-  module.steps = steps;
+  module.strategy = strategy;
   module.done = done;
-  module.is_lost = is_lost;
+  module.never_completes = never_completes;
   module.size = size;
   module.result = result;
-  module.descriptor = descriptor;
+  module.fd = fd;
   module.drop = drop;
   module.order = order;
   module.reached = reached;
   module.import_stream = import_stream;
-  module.home_stream = home_stream;
+  module.allocation_stream = allocation_stream;
   module.device_empty = device_empty;
   module.record_deleter = record_deleter;
   module.record_pinned = record_pinned;

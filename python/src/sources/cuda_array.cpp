@@ -91,7 +91,7 @@ DLDataType parse_typestr(PyObject* value) {
 }
 
 intptr_t parse_interface_stream(PyObject* value) {
-  if (value == nullptr || value == Py_None) return kNoStream;
+  if (value == nullptr || value == Py_None) return kNoSync;
   const Py_ssize_t stream = PyLong_Check(value) ? PyLong_AsSsize_t(value) : 0;
   if (PyErr_Occurred()) PyErr_Clear();
   if (stream <= 0) {

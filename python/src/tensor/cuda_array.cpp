@@ -61,7 +61,7 @@ PyObject* offer_cuda_array(const TensorView& view, intptr_t stream) {
   if (typestr.empty()) refuse_attribute("NumPy has no code for its dtype");
   const Reference shape = checked(tuple_of(view.extents()));
   const Reference strides = strides_in_bytes(view);
-  const Reference after = stream == kNoStream
+  const Reference after = stream == kNoSync
                               ? Reference(Py_NewRef(Py_None))
                               : checked(PyLong_FromSsize_t(stream == 0 ? kLegacyStream : stream));
   const Reference address = checked(PyLong_FromVoidPtr(view.is_empty() ? nullptr : view.data));

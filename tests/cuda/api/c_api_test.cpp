@@ -171,7 +171,7 @@ TEST_F(CApiCuda, RegisteredOnceStageAndPlanKnowTheModule) {
       << last_error().message;
   EXPECT_EQ(elements(out), elements_with(x, 1));
   fill(out, 3);
-  ASSERT_EQ(dlb_stage(destination.get(), source.get(), DLBRIDGE_CUDA_NO_EDGES), DLBRIDGE_OK)
+  ASSERT_EQ(dlb_stage(destination.get(), source.get(), DLBRIDGE_CUDA_NO_SYNC), DLBRIDGE_OK)
       << last_error().message;
   EXPECT_EQ(elements(x), elements_with(out, 3));
   auto request = sized<dlb_request>();
@@ -266,7 +266,7 @@ TEST_F(CApiCuda, ManyGoInOneOperation) {
   ManagedTensor kept_target;
   const DLManagedTensorVersioned* targets[] = {borrow(kept_target, target)};
   const DLManagedTensorVersioned* back[] = {handles[0].borrowed()};
-  ASSERT_EQ(dlb_cuda_stage_many_to_device(back, targets, 1, DLBRIDGE_CUDA_NO_EDGES, nullptr),
+  ASSERT_EQ(dlb_cuda_stage_many_to_device(back, targets, 1, DLBRIDGE_CUDA_NO_SYNC, nullptr),
             DLBRIDGE_OK)
       << last_error().message;
   EXPECT_EQ(elements(target), elements_with(first, 1));
@@ -312,7 +312,7 @@ TEST_F(CApiCuda, AsyncOperationHoldsItsOwnShare) {
   ASSERT_EQ(dlb_cuda_drain(0.001, &drained), DLBRIDGE_OK);
   EXPECT_EQ(drained, 0);
   int32_t descriptor = -1;
-  ASSERT_EQ(dlb_future_descriptor(going.future, &descriptor), DLBRIDGE_OK);
+  ASSERT_EQ(dlb_future_fd(going.future, &descriptor), DLBRIDGE_OK);
   pollfd ready{descriptor, POLLIN, 0};
   EXPECT_EQ(poll(&ready, 1, 0), 0);
 
@@ -720,7 +720,7 @@ TEST_F(CApiCuda, NullIsNamed) {
   invalid(dlb_future_wait(nullptr, 0, &number), "future");
   invalid(dlb_future_count(nullptr, &count), "future");
   invalid(dlb_future_result(nullptr, 0, &tensor), "future");
-  invalid(dlb_future_descriptor(nullptr, &number), "future");
+  invalid(dlb_future_fd(nullptr, &number), "future");
   invalid(dlb_cuda_pinned_empty(DLDataType(kFloat32), 0, nullptr, nullptr), "result");
   invalid(dlb_cuda_pinned_stats(nullptr), "dlb_pinned_stats");
   invalid(dlb_cuda_record_stream(nullptr, 0, kLegacy, nullptr), "held");

@@ -45,7 +45,7 @@ TEST_F(DeviceMemory, IsUsableInTheOrderOfItsStream) {
 }
 
 TEST_F(DeviceMemory, WithoutEdgesIsUsableAtOnce) {
-  Loan loan = cuda::device_empty(kLike.view(), numbered(cuda::kNoEdges));
+  Loan loan = cuda::device_empty(kLike.view(), numbered(cuda::kNoSync));
   const cudaStream_t any = stream();
   write(any, loan, 2);
   sim().synchronize(any);
@@ -131,7 +131,7 @@ TEST_F(DeviceMemory, RecordsOnlyWhatIsItsOwn) {
   EXPECT_FALSE(cuda::record_device_stream(foreign.deleter(), on(user)));
   EXPECT_FALSE(cuda::record_device_stream(Deleter(), on(user)));
   Loan loan = empty_on(user);
-  EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), numbered(cuda::kNoEdges)));
+  EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), numbered(cuda::kNoSync)));
   EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(user)));
   const uint64_t before = sim().calls("event_record");
   loan.reset();
@@ -199,7 +199,8 @@ TEST_F(DeviceMemory, OfASlowStreamDelaysNobodyElse) {
   loan.reset();
   TestTensor& x = device({{100'000}}, 3);
   const cudaStream_t quick = stream();
-  EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(quick)).wait(10)) << "a lane stands still";
+  EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(quick)).wait(10))
+      << "a copy_stream stands still";
   const Loan other = empty_on(quick);
   write(quick, other, 4);
   EXPECT_EQ(sim().read(other.view().data, bytes_of(other)), pattern(bytes_of(other), 4));
@@ -207,8 +208,8 @@ TEST_F(DeviceMemory, OfASlowStreamDelaysNobodyElse) {
   sim().go_stream(slow);
 }
 
-// An event cannot be recorded on a stream that is being captured; a lane that waited for one would
-// be drawn into the capture.
+// An event cannot be recorded on a stream that is being captured; a copy stream that waited for one
+// would be drawn into the capture.
 TEST_F(DeviceMemory, OfACapturedStreamGoesBackAfterTheCapture) {
   for (const bool legacy : {false, true}) {
     SCOPED_TRACE(legacy);
@@ -292,12 +293,12 @@ TEST_F(DeviceMemory, OfAFailedCallIsNotLost) {
       "event_record",       "event_create_with_flags",   "malloc_async",
       "ctx_push_current",   "device_primary_ctx_retain", "preload_kernels"};
   int struck = 0;
-  for (const bool edges : {true, false}) {
+  for (const bool ordered : {true, false}) {
     for (const std::string& function : functions) {
       for (uint64_t nth = 1; nth <= 3; ++nth) {
         SCOPED_TRACE(function + " fails at call " + std::to_string(nth));
         start();
-        const Stream user = edges ? on(stream()) : numbered(cuda::kNoEdges);
+        const Stream user = ordered ? on(stream()) : numbered(cuda::kNoSync);
         sim().fail({function, nth, cudaErrorInvalidValue});
         Loan made;
         const auto error = error_of([&] { made = cuda::device_empty(kLike.view(), user); });

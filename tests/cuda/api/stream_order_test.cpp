@@ -1,5 +1,5 @@
-// Order between streams without a copy: the edge, the wait for what a stream has, the lane that a
-// producer may be asked for.
+// Order between streams without a copy: the edge, the wait for what a stream has, the copy stream
+// that a producer may be asked for.
 #include "dlbridge/cuda/stream_order.h"
 
 #include "staging_fixture.h"
@@ -21,7 +21,7 @@ class StreamOrder : public StagingTest {
   }
 };
 
-// ---- The edge
+// ---- Dependencies
 
 TEST_F(StreamOrder, TheLaterComesBehindTheEarlier) {
   const cudaStream_t earlier = stream();
@@ -70,8 +70,8 @@ TEST_F(StreamOrder, OfNumberedStreams) {
 TEST_F(StreamOrder, NeedsNoEdgeToItselfOrForNobody) {
   const cudaStream_t user = stream();
   cuda::order_streams(on(user), on(user));
-  cuda::order_streams(numbered(cuda::kNoEdges), on(user));
-  cuda::order_streams(on(user), numbered(cuda::kNoEdges));
+  cuda::order_streams(numbered(cuda::kNoSync), on(user));
+  cuda::order_streams(on(user), numbered(cuda::kNoSync));
   EXPECT_EQ(sim().calls("event_record") + sim().calls("stream_wait_event"), 0u);
   EXPECT_TRUE(sim().used_streams().empty());
 }
@@ -167,7 +167,7 @@ TEST_F(StreamOrder, AReachedStreamIsKnownToTheHost) {
 TEST_F(StreamOrder, WhatNobodyOrdersIsReachedAtOnce) {
   TestTensor& x = device({{kSize}});
   produce(stream(), x, 2);
-  const cuda::Future reached = cuda::when_reached(numbered(cuda::kNoEdges));
+  const cuda::Future reached = cuda::when_reached(numbered(cuda::kNoSync));
   EXPECT_TRUE(reached.done());
   EXPECT_EQ(reached.size(), 0u);
   EXPECT_TRUE(sim().used_streams().empty());
@@ -244,30 +244,30 @@ TEST_F(StreamOrder, AWaitThatCannotBeginLeavesNothing) {
   EXPECT_GT(struck, 8);
 }
 
-// ---- The lane
+// ---- The copy stream
 
 TEST_F(StreamOrder, ALaneServesAProducer) {
-  const Stream lane = cuda::import_stream(1);
+  const Stream copy_stream = cuda::import_stream(1);
   const auto handle = static_cast<cudaStream_t>(lane.handle);
   for (const int64_t size : {kSize, kLarge}) {
     TestTensor& x = device({{size}});
     produce(handle, x, 2);
-    EXPECT_EQ(elements(cuda::stage_to_host(x.view(), lane)), elements_with(x, 2));
+    EXPECT_EQ(elements(cuda::stage_to_host(x.view(), copy_stream)), elements_with(x, 2));
     produce(handle, x, 3);
-    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), lane);
+    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), copy_stream);
     produce(handle, x, 4);
     EXPECT_EQ(elements(future.result()), elements_with(x, 3));
   }
 }
 
 TEST_F(StreamOrder, ALaneServesAConsumer) {
-  const Stream lane = cuda::import_stream(1);
+  const Stream copy_stream = cuda::import_stream(1);
   const auto handle = static_cast<cudaStream_t>(lane.handle);
   for (const int64_t size : {kSize, kLarge}) {
     TestTensor& target = device({{size}});
     TestTensor& source = host({{size}}, 2);
     static_cast<void>(consume(handle, target));
-    cuda::stage_to_device(source.view(), target.view(), lane);
+    cuda::stage_to_device(source.view(), target.view(), copy_stream);
     const auto seen = consume(handle, target);
     sim().synchronize(handle);
     EXPECT_EQ(*seen, pattern(target.span(), 2));
@@ -318,8 +318,8 @@ TEST_F(StreamOrder, ProducersAreGivenStreamsInTurn) {
   EXPECT_TRUE(std::equal(first.begin(), first.end(), given.begin() + 16));
   std::sort(first.begin(), first.end());
   EXPECT_EQ(std::unique(first.begin(), first.end()), first.end());
-  EXPECT_EQ(cuda::home_stream(1).handle, cuda::home_stream(1).handle);
-  EXPECT_FALSE(std::binary_search(first.begin(), first.end(), cuda::home_stream(1).handle));
+  EXPECT_EQ(cuda::allocation_stream(1).handle, cuda::allocation_stream(1).handle);
+  EXPECT_FALSE(std::binary_search(first.begin(), first.end(), cuda::allocation_stream(1).handle));
 }
 
 TEST_F(StreamOrder, AStreamThatWasDrawnIntoACaptureIsGivenToNobody) {

@@ -255,7 +255,7 @@ class Model {
 
   // Afterwards the pool and the model agree on every block.
   void settle() {
-    pool_.settle();
+    pool_.poll();
     std::erase_if(entries_, [](const auto& entry) { return may_be_free(entry.second); });
     const PinnedStats stats = pool_.stats();
     EXPECT_EQ(stats.in_flight, sum(Kind::in_flight));

@@ -117,7 +117,7 @@ TEST_F(PinnedPoolTest, ABlockOfNothingIsValid) {
   EXPECT_NE(other.data(), block.data());
   std::move(other).retire(fences_->passed_ticket());
   release(std::move(block).into_deleter());
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 0, 0);
 }
 
@@ -244,12 +244,12 @@ TEST_F(PinnedPoolTest, ARetiredBlockWaitsForAllItsTickets) {
     std::move(block).retire(std::move(tickets));
     EXPECT_FALSE(block);  // NOLINT
     for (const int i : {1, 0, 2}) {
-      pool_->settle();
+      pool_->poll();
       expect_bytes(0, capacity, 0, 0);
       EXPECT_FALSE(pool_->holds(place));
       fences_->pass(events[i]);
     }
-    pool_->settle();
+    pool_->poll();
     expect_bytes(0, 0, 0, 0);
   }
   EXPECT_EQ(fences_->taken, 0);
@@ -288,7 +288,7 @@ TEST_F(PinnedPoolTest, ATicketThatNeverPassesStopsNobodyElse) {
     for (auto& block : blocks) std::move(block).retire(fences_->passed_ticket());
   }
   EXPECT_EQ(stats().grows, grows);
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, kMiB, 0, 0);
   fences_->pass(stuck);
 }
@@ -327,10 +327,10 @@ TEST_F(PinnedPoolTest, AFenceThatDoesNotPassStopsNoLaterOne) {
   PinnedBlock first = pool_->take(kMiB);
   PinnedBlock second = pool_->take(2 * kMiB);
   release(std::move(first).into_deleter());
-  pool_->settle();
+  pool_->poll();
   fences_->pass_new_fences();
   release(std::move(second).into_deleter());
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, kMiB, 0);
   fences_->pass_fences();
 }
@@ -349,7 +349,7 @@ TEST_F(PinnedPoolTest, AResultGoesIntoQuarantineWithoutACallOfCuda) {
     EXPECT_EQ(fences_->taken, taken);
     EXPECT_EQ(fences_->polls, polls);
     expect_bytes(0, 0, capacity, 0);
-    pool_->settle();
+    pool_->poll();
     expect_bytes(0, 0, 0, 0);
   }
 }
@@ -369,7 +369,7 @@ TEST_F(PinnedPoolTest, AResultIsUsedAgainOnlyBehindAFenceTakenAfterItsRelease) {
     EXPECT_EQ(stats().quarantined, bytes);
     fences_->pass_fences();
     others.clear();
-    pool_->settle();
+    pool_->poll();
     expect_bytes(0, 0, 0, 0);
     fences_->hold_fences();
   }
@@ -404,27 +404,27 @@ TEST_F(PinnedPoolTest, TendingTakesAFenceForLargeResultsAndLooksAfterIt) {
   const Deleter small = pool_->take(64 * kKiB).into_deleter();
   const Deleter large = pool_->take(2 * kMiB).into_deleter();
   release(small);
-  pool_->tend();
+  pool_->poll_if_due();
   EXPECT_EQ(fences_->taken, 0) << "not worth a call of CUDA";
   release(large);
-  pool_->tend();
+  pool_->poll_if_due();
   EXPECT_EQ(fences_->taken, 1);
-  pool_->tend();
+  pool_->poll_if_due();
   EXPECT_EQ(fences_->taken, 1);
   EXPECT_EQ(fences_->polls, 2);
   expect_bytes(0, 0, 2 * kMiB + 64 * kKiB, 0);
   fences_->pass_fences();
-  pool_->tend();
+  pool_->poll_if_due();
   expect_bytes(0, 0, 0, 0);
   const int polls = fences_->polls;
-  pool_->tend();
+  pool_->poll_if_due();
   EXPECT_EQ(fences_->polls, polls) << "nothing is left to ask for";
 }
 
 TEST_F(PinnedPoolTest, WithoutADeviceInUseThereIsNothingToWaitFor) {
   fences_->no_device = true;
   release(pool_->take(20 * kMiB).into_deleter());
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 0, 0);
   EXPECT_EQ(fences_->polls, 0);
 }
@@ -449,8 +449,8 @@ TEST_F(PinnedPoolTest, AnAddedTicketHoldsAResultBack) {
   const Deleter deleter = std::move(block).into_deleter();
   EXPECT_TRUE(pool_->add_ticket(place + 12345, std::move(ticket)));
   release(deleter);
-  pool_->settle();
-  pool_->settle();
+  pool_->poll();
+  pool_->poll();
   expect_bytes(0, 0, 20 * kMiB, 0);
   EXPECT_NE(pool_->take(20 * kMiB).data(), place);
   pool_->trim(20 * kMiB);  // the other one
@@ -469,10 +469,10 @@ TEST_F(PinnedPoolTest, AnAddedTicketHoldsADestroyedAndARetiredBlockBack) {
   };
   take();
   take().retire(fences_->passed_ticket());
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 2048, 0, 0);
   for (const cudaEvent_t event : events) fences_->pass(event);
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 0, 0);
   {
     const PinnedBlock block = pool_->take(1024);
@@ -491,7 +491,7 @@ TEST_F(PinnedPoolTest, ATicketForMemoryThatNobodyHoldsIsRefused) {
   const Deleter deleter = pool_->take(1024).into_deleter();
   release(deleter);
   EXPECT_FALSE(pool_->add_ticket(place, fences_->ticket()));
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 0, 0);
 }
 
@@ -506,7 +506,7 @@ TEST_F(PinnedPoolTest, AFailedDeviceLeaksWhatItMayStillWriteTo) {
   const std::byte* const result = second.data();
   expect_bytes(20 * kMiB, 0, 0, 20 * kMiB);
   release(std::move(second).into_deleter());
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 0, 40 * kMiB);
   EXPECT_FALSE(pool_->holds(retired));
   const PinnedBlock third = pool_->take(20 * kMiB);
@@ -522,10 +522,10 @@ TEST_F(PinnedPoolTest, WhatAUserHadWhenADeviceFailedIsLeaked) {
   pool_->device_fails();
   release(held);
   ours = {};
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 0, 42 * kMiB);
   release(pool_->take(24 * kMiB).into_deleter());
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 0, 42 * kMiB);
 }
 
@@ -542,7 +542,7 @@ TEST_F(PinnedPoolTest, AtTheEndWhatAUserHadWhenADeviceFailedStaysRegistered) {
 TEST_F(PinnedPoolTest, WhatCouldNotBeFencedIsLeaked) {
   fences_->fence_fails = true;
   for (int i = 0; i < 10; ++i) release(pool_->take(64).into_deleter());
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 0, 640);
 }
 
@@ -551,7 +551,7 @@ TEST_F(PinnedPoolTest, DuringACaptureResultsWaitForTheFenceThatComesAfterIt) {
   PinnedBlock block = pool_->take(20 * kMiB);
   const std::byte* const place = block.data();
   release(std::move(block).into_deleter());
-  pool_->settle();
+  pool_->poll();
   expect_bytes(0, 0, 20 * kMiB, 0);
   EXPECT_NE(pool_->take(20 * kMiB).data(), place);
   pool_->trim(20 * kMiB);  // the other one
@@ -691,7 +691,7 @@ TEST_F(PinnedPoolTest, TrimTouchesOnlyWhatIsFree) {
   EXPECT_EQ(stats().registered, 52 * kMiB);
   EXPECT_EQ(pool_->trim(0), 0u);
   fences_->pass(event);
-  pool_->settle();
+  pool_->poll();
   fences_->pass_fences();
   EXPECT_EQ(pool_->trim(42 * kMiB), 12 * kMiB);  // the longest idle, and no more than asked
   EXPECT_EQ(pool_->trim(0), 14 * kMiB);
@@ -833,9 +833,9 @@ TEST_F(PinnedPoolTest, NoLockIsHeldDuringACallOfCuda) {
   }
   release(pool_->take(64).into_deleter());
   release(pool_->take(20 * kMiB).into_deleter());
-  pool_->tend();
+  pool_->poll_if_due();
   pool_->take(20 * kMiB).retire(fences_->passed_ticket());
-  pool_->settle();
+  pool_->poll();
   fences_->pass_fences();
   pool_->trim(0);
   EXPECT_TRUE(pool_->take(20 * kMiB));
@@ -1000,7 +1000,7 @@ TEST_F(PinnedPoolTest, AForksChildIsRefusedAndItsReleasesDoNothing) {
     if (pool_->trim(0) != 0 || pool_->holds(place) || pool_->bytes_to_seam(place) != 0) return 6;
     if (pool_->add_ticket(place, PooledEvent())) return 7;
     pool_->set_limit(0);
-    pool_->settle();
+    pool_->poll();
     if (fences_->taken != 0) return 8;
     pool_.reset();
     block = PinnedBlock();

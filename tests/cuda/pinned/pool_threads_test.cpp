@@ -108,7 +108,7 @@ TEST_F(PinnedPoolThreads, BlocksAreFreedByOtherThreadsThanTookThem) {
   });
   watcher.join();
   exchange.clear();
-  pool.settle();
+  pool.poll();
   const PinnedStats stats = pool.stats();
   expect_consistent(stats);
   EXPECT_EQ(stats.free, stats.registered);
@@ -123,7 +123,7 @@ TEST_F(PinnedPoolThreads, TrimmingAndOtherLimitsMeanwhileDoNoHarm) {
     for (size_t i = 0; !stop; ++i) {
       pool.trim(i % 3 * 4 * kMiB);
       pool.set_limit((8 + i % 8 * 8) * kMiB);
-      pool.settle();
+      pool.poll();
     }
   });
   run_threads(6, [&](int seed) {
@@ -275,7 +275,7 @@ TEST_F(PinnedPoolThreads, ABlockMayBeFreedAfterItsThreadsOwnBlocksAreGone) {
       const PinnedBlock other = pool.take(64);
     }
   }).join();
-  pool.settle();
+  pool.poll();
   const PinnedStats stats = pool.stats();
   EXPECT_EQ(stats.free, stats.registered);
   EXPECT_EQ(pool.trim(0), 2 * kMiB);

@@ -124,7 +124,7 @@ TEST_P(StagingAsync, ABorrowedSourceIsReadLater) {
   TestTensor& source = host({{size()}}, 3);
   const cudaStream_t consumer = stream();
   Held held(sim());
-  // The lane's thread is busy with this one, so the next one waits for its turn.
+  // The copy stream's thread is busy with this one, so the next one waits for its turn.
   const cuda::Future before =
       cuda::stage_to_device_async(first.acquire(), target.acquire(), on(consumer));
   const cuda::Future future = cuda::stage_to_device_async(source.acquire(), target.acquire(),
@@ -222,9 +222,9 @@ TEST_F(StagingFuture, TheDescriptorIsReadableWhenDone) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
-  const int descriptor = future.descriptor();
+  const int descriptor = future.fd();
   EXPECT_FALSE(is_readable(descriptor));
-  EXPECT_EQ(future.descriptor(), descriptor);
+  EXPECT_EQ(future.fd(), descriptor);
   held.go();
   EXPECT_TRUE(future.wait(10));
   EXPECT_TRUE(is_readable(descriptor));
@@ -235,14 +235,14 @@ TEST_F(StagingFuture, ADescriptorAskedForLateIsReadable) {
   TestTensor& x = device({{kLarge}});
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   EXPECT_TRUE(future.wait(10));
-  EXPECT_TRUE(is_readable(future.descriptor()));
+  EXPECT_TRUE(is_readable(future.fd()));
 }
 
 TEST_F(StagingFuture, TheDescriptorIsReadableOnFailure) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
-  const int descriptor = future.descriptor();
+  const int descriptor = future.fd();
   ASSERT_TRUE(sim().wait_until_blocked(1));
   sim().kill_device(1, cudaErrorLaunchFailure);
   expect_losses();
@@ -257,8 +257,8 @@ TEST_F(StagingFuture, DescriptorsAreClosed) {
   for (int i = 0; i < 50; ++i) {
     TestTensor& x = device({{kSmall}});
     const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
-    if (i == 0) first = future.descriptor();
-    EXPECT_LE(future.descriptor(), first + 8);
+    if (i == 0) first = future.fd();
+    EXPECT_LE(future.fd(), first + 8);
     EXPECT_TRUE(future.wait(10));
     EXPECT_TRUE(cuda::drain(10));
   }
@@ -348,7 +348,7 @@ TEST_F(SlowProducers, HaveALaneEachUpToSeven) {
   }
 }
 
-// One waits for the other's data: on one lane for both neither would ever end.
+// One waits for the other's data: on one copy stream for both neither would ever end.
 TEST_F(SlowProducers, DoNotLockEachOtherUp) {
   const cudaStream_t first = stream();
   const cudaStream_t second = stream();
@@ -373,7 +373,7 @@ TEST_F(SlowProducers, KeepTheOrderOfTheirOwnCopies) {
     produce(slow, x, seed);
     futures.push_back(cuda::stage_to_host_async(x.acquire(), on(slow)));
   }
-  EXPECT_LE(lane_streams().size(), 2u) << "one lane for one producer";
+  EXPECT_LE(lane_streams().size(), 2u) << "one copy_stream for one producer";
   sim().go_stream(slow);
   for (uint32_t i = 0; i < 4; ++i)
     EXPECT_EQ(elements(futures[i].result()), elements_with(x, i + 2));

@@ -8,7 +8,7 @@ namespace {
 
 class CapturesOfOthers : public StagingPathTest, public testing::WithParamInterface<StagingPath> {};
 
-// First use of everything: lanes, events, memory, kernels.
+// First use of everything: copy streams, events, memory, kernels.
 TEST_P(CapturesOfOthers, StayValidWhileAnotherThreadStages) {
   const cudaStream_t captured = stream();
   std::binary_semaphore ready(0);

@@ -175,14 +175,14 @@ TEST_P(OrderOfEveryWay, ToDevice) {
 INSTANTIATE_TEST_SUITE_P(All, OrderOfEveryWay, testing::ValuesIn(cases()),
                          testing::PrintToStringParamName());
 
-// ---- Edges
+// ---- Dependencies
 
 class StagingOrder : public StagingTest {
  protected:
   static constexpr int64_t kSmall = 100;
   static constexpr int64_t kLarge = 40'000;  // floats: above 64 KiB
 
-  // Makes the first lane, and tells its streams.
+  // Makes the first copy stream, and tells its streams.
   std::vector<cudaStream_t> warm_up() {
     TestTensor& x = device({{kLarge}});
     EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
@@ -193,23 +193,23 @@ class StagingOrder : public StagingTest {
 };
 
 TEST_F(StagingOrder, ASnapshotMakesTheProducerWait) {
-  const std::vector<cudaStream_t> lanes = warm_up();
-  ASSERT_FALSE(lanes.empty());
-  for (const cudaStream_t lane : lanes) sim().hold_stream(lane);
+  const std::vector<cudaStream_t> copy_streams = warm_up();
+  ASSERT_FALSE(copy_streams.empty());
+  for (const cudaStream_t copy_stream : copy_streams) sim().hold_stream(copy_stream);
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
   produce(producer, x, 2);
   EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 1));
-  for (const cudaStream_t lane : lanes) sim().go_stream(lane);
+  for (const cudaStream_t copy_stream : copy_streams) sim().go_stream(copy_stream);
   EXPECT_EQ(elements(future.result()), elements_with(x, 1));
   sim().synchronize(producer);
   EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 2));
 }
 
 TEST_F(StagingOrder, WithoutASnapshotTheProducerGoesOn) {
-  const std::vector<cudaStream_t> lanes = warm_up();
-  for (const cudaStream_t lane : lanes) sim().hold_stream(lane);
+  const std::vector<cudaStream_t> copy_streams = warm_up();
+  for (const cudaStream_t copy_stream : copy_streams) sim().hold_stream(copy_stream);
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();
   const cuda::Future future =
@@ -217,11 +217,11 @@ TEST_F(StagingOrder, WithoutASnapshotTheProducerGoesOn) {
   const auto read = consume(producer, x);
   EXPECT_EQ(read->size(), x.span()) << "the producer waits for the copy";
   EXPECT_FALSE(future.done());
-  for (const cudaStream_t lane : lanes) sim().go_stream(lane);
+  for (const cudaStream_t copy_stream : copy_streams) sim().go_stream(copy_stream);
   EXPECT_EQ(elements(future.result()), elements_with(x, 1));
 }
 
-// Without the edge it is the caller who has to keep off: the simulator sees who does not.
+// Without the dependency the caller must not write: the simulator reports it.
 TEST_F(StagingOrder, WithoutASnapshotAWriteIsARace) {
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();

@@ -77,8 +77,8 @@ class StreamsOfNobody : public StagingTest, public testing::WithParamInterface<i
 
 TEST_P(StreamsOfNobody, HaveNoEdges) {
   TestTensor& x = device({{GetParam()}});
-  EXPECT_EQ(elements(cuda::stage_to_host(x.view(), numbered(cuda::kNoEdges))), elements_with(x, 1));
-  EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoEdges)).result()),
+  EXPECT_EQ(elements(cuda::stage_to_host(x.view(), numbered(cuda::kNoSync))), elements_with(x, 1));
+  EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoSync)).result()),
             elements_with(x, 1));
   EXPECT_EQ(sim().calls("stream_wait_event"), 0u);
 }
@@ -90,7 +90,7 @@ TEST_P(StreamsOfNobody, BringTheDataBeforeTheyReturn) {
   start(config);
   TestTensor& x = device({{GetParam()}});
   for (TestTensor* source : {&host({{GetParam()}}, 2), &foreign_pinned({{GetParam()}}, 3)}) {
-    cuda::stage_to_device(source->view(), x.view(), numbered(cuda::kNoEdges));
+    cuda::stage_to_device(source->view(), x.view(), numbered(cuda::kNoSync));
     EXPECT_EQ(elements(x), elements(*source));
     const auto read = consume(stream(), x);  // ordered by the host alone
     sim().finish();

@@ -15,10 +15,10 @@ TEST_P(SimRaces, TwoStreamsWithoutAnEdge) {
     void* memory = world.sim.device_alloc(kCount);
     PinnedBytes host(world.api, kCount);
     const cudaStream_t producer = world.stream();
-    const cudaStream_t lane = world.stream();
+    const cudaStream_t copies = world.stream();
     world.sim.enqueue_write(producer, memory, pattern(kCount, 1));
-    if (edge) world.edge(producer, lane);
-    world.copy(host.data(), memory, kCount, lane);
+    if (edge) world.edge(producer, copies);
+    world.copy(host.data(), memory, kCount, copies);
     if (edge) {
       EXPECT_NO_REPORTS(world);
     } else {
@@ -34,9 +34,9 @@ TEST_P(SimRaces, WriteAfterReadNeedsAnEdgeToo) {
     void* memory = world.sim.device_alloc(kCount);
     PinnedBytes host(world.api, kCount);
     const cudaStream_t producer = world.stream();
-    const cudaStream_t lane = world.stream();
-    world.copy(host.data(), memory, kCount, lane);
-    if (edge) world.edge(lane, producer);
+    const cudaStream_t copies = world.stream();
+    world.copy(host.data(), memory, kCount, copies);
+    if (edge) world.edge(copies, producer);
     world.sim.enqueue_write(producer, memory, pattern(kCount, 1));
     if (edge) {
       EXPECT_NO_REPORTS(world);
@@ -85,10 +85,10 @@ TEST_P(SimRaces, HostReadsBeforeWaiting) {
     World world(config());
     void* memory = world.sim.device_alloc(kCount);
     PinnedBytes host(world.api, kCount);
-    const cudaStream_t lane = world.stream();
-    world.copy(host.data(), memory, kCount, lane);
+    const cudaStream_t copies = world.stream();
+    world.copy(host.data(), memory, kCount, copies);
     if (wait) {
-      ASSERT_CUDA(world.api.stream_synchronize(lane));
+      ASSERT_CUDA(world.api.stream_synchronize(copies));
     }
     world.sim.host_read(host.data() + kCount - 1, 1);
     if (wait) {
@@ -105,11 +105,11 @@ TEST_P(SimRaces, HostWritesBeforeWaiting) {
     World world(config());
     void* memory = world.sim.device_alloc(kCount);
     PinnedBytes host(world.api, kCount);
-    const cudaStream_t lane = world.stream();
-    world.copy(memory, host.data(), kCount, lane);
+    const cudaStream_t copies = world.stream();
+    world.copy(memory, host.data(), kCount, copies);
     world.sim.host_read(host.data(), kCount);  // reading what is read is nothing
     if (wait) {
-      ASSERT_CUDA(world.api.stream_synchronize(lane));
+      ASSERT_CUDA(world.api.stream_synchronize(copies));
     }
     world.sim.host_wrote(host.data(), 1);
     if (wait) {
@@ -125,8 +125,8 @@ TEST(SimHost, WaitingForOneStreamSaysNothingOfAnother) {
   World world;
   void* memory = world.sim.device_alloc(kCount);
   PinnedBytes host(world.api, kCount);
-  const cudaStream_t lane = world.stream();
-  world.copy(host.data(), memory, kCount, lane);
+  const cudaStream_t copies = world.stream();
+  world.copy(host.data(), memory, kCount, copies);
   world.sim.synchronize(world.stream());
   world.sim.host_read(host.data(), kCount);
   EXPECT_ONLY(world, ReportKind::race);
@@ -139,13 +139,13 @@ TEST(SimHost, HostSourceChangedBeforeItWasRead) {
       World world(schedule(Schedule::lazy));
       void* memory = world.sim.device_alloc(kCount);
       PinnedBytes host(world.api, kCount);
-      const cudaStream_t lane = world.stream();
-      world.copy(memory, host.data(), kCount, lane);
+      const cudaStream_t copies = world.stream();
+      world.copy(memory, host.data(), kCount, copies);
       if (wait) {
-        ASSERT_CUDA(world.api.stream_synchronize(lane));
+        ASSERT_CUDA(world.api.stream_synchronize(copies));
       }
       ++host.data()[changed];
-      ASSERT_CUDA(world.api.stream_synchronize(lane));
+      ASSERT_CUDA(world.api.stream_synchronize(copies));
       if (wait) {
         EXPECT_NO_REPORTS(world);
       } else {
@@ -159,12 +159,12 @@ TEST(SimHost, HostSourceThatTheDeviceWritesFirstIsNotHashed) {
   World world(schedule(Schedule::lazy));
   auto* memory = static_cast<char*>(world.sim.device_alloc(2 * kCount));
   PinnedBytes host(world.api, kCount);
-  const cudaStream_t lane = world.stream();
-  world.sim.enqueue_write(lane, memory, pattern(kCount, 1));
-  world.copy(host.data(), memory, kCount, lane);
-  world.copy(memory + kCount, host.data(), kCount, lane);
-  world.copy(host.data(), memory, kCount, lane);  // nor does a later writer count
-  ASSERT_CUDA(world.api.stream_synchronize(lane));
+  const cudaStream_t copies = world.stream();
+  world.sim.enqueue_write(copies, memory, pattern(kCount, 1));
+  world.copy(host.data(), memory, kCount, copies);
+  world.copy(memory + kCount, host.data(), kCount, copies);
+  world.copy(host.data(), memory, kCount, copies);  // nor does a later writer count
+  ASSERT_CUDA(world.api.stream_synchronize(copies));
   EXPECT_EQ(world.read(memory + kCount, kCount), pattern(kCount, 1));
   EXPECT_NO_REPORTS(world);
 }
@@ -173,9 +173,9 @@ TEST_P(SimRaces, DeviceMemoryFreedWhilePending) {
   for (const bool wait : {false, true}) {
     World world(config());
     void* memory = world.sim.device_alloc(kCount);
-    const cudaStream_t lane = world.stream();
-    world.sim.enqueue_write(lane, memory, Bytes(kCount));
-    if (wait) world.sim.synchronize(lane);
+    const cudaStream_t copies = world.stream();
+    world.sim.enqueue_write(copies, memory, Bytes(kCount));
+    if (wait) world.sim.synchronize(copies);
     world.sim.device_free(memory);
     if (wait) {
       EXPECT_NO_REPORTS(world);
@@ -190,11 +190,11 @@ TEST_P(SimRaces, UnregisteredWhilePending) {
   for (const bool wait : {false, true}) {
     World world(config());
     void* memory = world.sim.device_alloc(kCount);
-    const cudaStream_t lane = world.stream();
+    const cudaStream_t copies = world.stream();
     {
       PinnedBytes host(world.api, kCount);
-      world.copy(memory, host.data(), kCount, lane);
-      if (wait) world.sim.synchronize(lane);
+      world.copy(memory, host.data(), kCount, copies);
+      if (wait) world.sim.synchronize(copies);
     }
     if (wait) {
       EXPECT_NO_REPORTS(world);

@@ -98,12 +98,12 @@ TEST_P(SimStreams, EventsOrderStreamsAndTheHost) {
   void* memory = world.sim.device_alloc(kCount);
   PinnedBytes host(world.api, kCount);
   const cudaStream_t producer = world.stream();
-  const cudaStream_t lane = world.stream();
+  const cudaStream_t copies = world.stream();
   world.sim.enqueue_write(producer, memory, pattern(kCount, 5));
-  world.edge(producer, lane);
-  world.copy(host.data(), memory, kCount, lane);
+  world.edge(producer, copies);
+  world.copy(host.data(), memory, kCount, copies);
   const cudaEvent_t done = world.event(cudaEventDisableTiming | cudaEventBlockingSync);
-  ASSERT_CUDA(world.api.event_record(done, lane));
+  ASSERT_CUDA(world.api.event_record(done, copies));
   ASSERT_CUDA(world.api.event_synchronize(done));
   world.sim.host_read(host.data(), kCount);
   EXPECT_EQ(host.copy(kCount), pattern(kCount, 5));
@@ -332,15 +332,15 @@ TEST(SimSchedule, TargetsArePoisonedWhenTheOperationMayBegin) {
   world.sim.write(memory, pattern(kCount, 3));
   std::memset(host.data(), 0x11, kCount);
   const cudaStream_t producer = world.stream();
-  const cudaStream_t lane = world.stream();
+  const cudaStream_t copies = world.stream();
   world.sim.enqueue_kernel(producer, {}, {});
-  world.edge(producer, lane);
-  world.copy(host.data(), memory, kCount, lane);
+  world.edge(producer, copies);
+  world.copy(host.data(), memory, kCount, copies);
   EXPECT_EQ(host.copy(kCount), Bytes(kCount, 0x11));  // it cannot have begun yet
   ASSERT_CUDA(world.api.stream_synchronize(producer));
   ASSERT_TRUE(world.sim.step());                      // the wait
   EXPECT_EQ(host.copy(kCount), Bytes(kCount, 0xDB));  // now it may have
-  ASSERT_CUDA(world.api.stream_synchronize(lane));
+  ASSERT_CUDA(world.api.stream_synchronize(copies));
   EXPECT_EQ(host.copy(kCount), pattern(kCount, 3));
 }
 

@@ -22,7 +22,7 @@ extern "C" {
 enum {
   DLBRIDGE_CUDA_LEGACY_STREAM = 1,
   DLBRIDGE_CUDA_PER_THREAD_STREAM = 2,  ///< of the calling thread
-  DLBRIDGE_CUDA_NO_EDGES = -1           ///< the caller orders the work himself
+  DLBRIDGE_CUDA_NO_SYNC = -1            ///< the caller orders the work himself
 };
 
 /// Bits of dlb_cuda_options::flags.
@@ -110,7 +110,7 @@ DLBRIDGE_API dlb_status dlb_cuda_stage_to_host_into(
 
 /// Copies the host tensor `source` into `target`, device memory of the same shape and dtype in any
 /// layout. Returns once the source has been read; what is enqueued on `consumer` from then on sees
-/// the elements. With DLBRIDGE_CUDA_NO_EDGES it returns when they have arrived. Owns: nothing
+/// the elements. With DLBRIDGE_CUDA_NO_SYNC it returns when they have arrived. Owns: nothing
 /// changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_stage_to_device(const DLManagedTensorVersioned* source,
                                                  const DLManagedTensorVersioned* target,
@@ -191,11 +191,10 @@ DLBRIDGE_API dlb_status dlb_future_count(const dlb_future* future, size_t* count
 DLBRIDGE_API dlb_status dlb_future_result(const dlb_future* future, size_t index,
                                           dlb_tensor** result) DLBRIDGE_NOEXCEPT;
 
-/// Writes into `descriptor` a file descriptor that becomes readable (poll, epoll) when the
+/// Writes into `fd` a file descriptor that becomes readable (poll, epoll) when the
 /// operation is done. Owns: nothing changes hands: it belongs to the future, ends with it, and must
 /// be neither closed nor read.
-DLBRIDGE_API dlb_status dlb_future_descriptor(const dlb_future* future,
-                                              int32_t* descriptor) DLBRIDGE_NOEXCEPT;
+DLBRIDGE_API dlb_status dlb_future_fd(const dlb_future* future, int32_t* fd) DLBRIDGE_NOEXCEPT;
 
 /// Gives the future up; null is ignored. Neither waits for the operation nor cancels it. Results
 /// that were taken stay. Owns: the future is gone. It does not fail.

@@ -1,7 +1,7 @@
 // The CUDA devices of this machine, names of their streams, and waiting for all copies to end.
 //
 // Streams are named as DLPack names them: `handle` 1 is the legacy default stream, 2 the per-thread
-// one of the calling thread, kNoEdges says that the caller orders the work itself, anything else is
+// one of the calling thread, kNoSync says that the caller orders the work itself, anything else is
 // a cudaStream_t of the tensor's device; 0 is refused, since it means either of two streams.
 //
 // Thread: any.
@@ -16,9 +16,9 @@
 
 namespace dlbridge::cuda {
 
-inline constexpr intptr_t kLegacyStream = 1;
-inline constexpr intptr_t kPerThreadStream = 2;
-inline constexpr intptr_t kNoEdges = -1;
+using dlbridge::kLegacyStream;
+using dlbridge::kNoSync;
+using dlbridge::kPerThreadStream;
 
 /// A stream of CUDA device `device_id`, by DLPack's number or a cudaStream_t.
 inline Stream stream_of(int32_t device_id, intptr_t handle) noexcept {

@@ -14,7 +14,7 @@ namespace dlbridge::cuda {
 
 /// Fresh memory on the device of `stream`, with shape and dtype of `like`, dense in the same order
 /// of dimensions (row-major for packed sub-byte types). Not initialised. Makes the device's primary
-/// context where nobody has. Stream: may be used in the order of `stream`; with kNoEdges, at once.
+/// context where nobody has. Stream: may be used in the order of `stream`; with kNoSync, at once.
 /// Owns: given back in stream order, on any thread, without waiting: behind `stream` and every
 /// stream that was named with record_device_stream(). Throws also Error (out_of_memory).
 [[nodiscard]] DLBRIDGE_API Loan device_empty(const TensorView& like, Stream stream);

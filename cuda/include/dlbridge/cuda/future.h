@@ -44,10 +44,10 @@ class DLBRIDGE_API Future {
   /// index beyond size(), after_fork in a child for what was not done.
   Loan result(size_t index = 0) const;
 
-  /// A descriptor that becomes readable (poll, epoll, asyncio's add_reader) when the operation is
-  /// done. Belongs to the Future's operation and lives as long as any Future of it. Throws Error
+  /// A file descriptor that becomes readable (poll, epoll, asyncio's add_reader) when the operation
+  /// is done. Belongs to the Future's operation and lives as long as any Future of it. Throws Error
   /// (out_of_memory) where the process has no descriptor left.
-  int descriptor() const;
+  int fd() const;
 
  private:
   std::shared_ptr<FutureState> state_;

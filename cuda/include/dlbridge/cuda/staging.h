@@ -38,13 +38,13 @@ struct StageOptions {
   /// Asynchronous: the calling thread watches for the end this many seconds before it returns, and
   /// what ended by then is done at once. Copies so small that they would wait longer for a thread
   /// than for the bus then take the producer's or consumer's own stream, as in a synchronous call.
-  double linger = 0;
+  double spin_seconds = 0;
 };
 
 /// The steps that a staging of `source` to `target` would take, in words: "pack kernel", "2D
 /// copy", "pooled pinned memory" and the like. Nothing is moved or made. Throws Error (no_driver,
 /// driver_too_old, no_device, after_fork).
-DLBRIDGE_API std::vector<std::string> staging_steps(const TensorView& source, DLDevice target);
+DLBRIDGE_API std::vector<std::string> staging_strategy(const TensorView& source, DLDevice target);
 
 /// Copies a device tensor into fresh host memory and returns when the host may read it. The memory
 /// is pinned and pooled, above the pool's limit pageable; dense, writable, marked IS_COPIED.
@@ -70,7 +70,7 @@ DLBRIDGE_API void stage_to_host(const TensorView& source, const TensorView& out,
 
 /// Copies host memory into `target`, device memory of the same shape and dtype, in any layout.
 /// Returns once the source has been read; work enqueued on `consumer` from here on sees the data.
-/// With kNoEdges it returns when the data has arrived.
+/// With kNoSync it returns when the data has arrived.
 DLBRIDGE_API void stage_to_device(const TensorView& source, const TensorView& target,
                                   Stream consumer, const StageOptions& options = {});
 

@@ -14,10 +14,10 @@
 namespace dlbridge::cuda {
 
 /// What is enqueued on `later` from here on runs after what `earlier` has enqueued. Nothing is to
-/// be done where the two are one, or either is kNoEdges. Never waits.
+/// be done where the two are one, or either is kNoSync. Never waits.
 DLBRIDGE_API void order_streams(Stream earlier, Stream later);
 
-/// Done when what `stream` has enqueued has run. Brings no tensor. With kNoEdges: at once.
+/// Done when what `stream` has enqueued has run. Brings no tensor. With kNoSync: at once.
 [[nodiscard]] DLBRIDGE_API Future when_reached(Stream stream);
 
 /// A non-blocking stream that a producer may be asked to put its work in front of (the `stream` of
@@ -27,6 +27,6 @@ DLBRIDGE_API void order_streams(Stream earlier, Stream later);
 
 /// The non-blocking stream in whose order memory of dlbridge's own is first used. Only copies from
 /// the host stand on it, never a wait for others' work. The rest as import_stream().
-[[nodiscard]] DLBRIDGE_API Stream home_stream(int32_t device_id);
+[[nodiscard]] DLBRIDGE_API Stream allocation_stream(int32_t device_id);
 
 }  // namespace dlbridge::cuda

@@ -1,9 +1,9 @@
-// Lane: a private way between host and one device: a stream for copies, one for kernels that pack
-// and unpack, and the thread that sees operations end.
+// CopyStream: a private way between host and one device: a stream for copies, one for kernels that
+// pack and unpack, and the thread that sees operations end.
 //
 // A device has a few of them, so that a slow producer delays nobody else. Both streams are
 // non-blocking: the legacy stream neither waits for them nor they for it. Operations that share a
-// lane share nothing but its streams. Thread: any.
+// copy stream share nothing but its streams. Thread: any.
 #pragma once
 
 #include <atomic>
@@ -16,14 +16,14 @@ namespace dlbridge::cuda {
 
 class DeviceContext;
 
-class Lane {
+class CopyStream {
  public:
   /// Requires: the device's context is current. Throws Error (device_failed).
-  explicit Lane(DeviceContext& device);
-  Lane(const Lane&) = delete;
-  Lane& operator=(const Lane&) = delete;
+  explicit CopyStream(DeviceContext& device);
+  CopyStream(const CopyStream&) = delete;
+  CopyStream& operator=(const CopyStream&) = delete;
   /// Requires: stopped; the device's context is current.
-  ~Lane();
+  ~CopyStream();
 
   /// Waits for the operations that were posted and ends the thread.
   void stop() noexcept { waiter_->stop(); }
@@ -43,19 +43,22 @@ class Lane {
   std::unique_ptr<Waiter> waiter_;
 };
 
-/// Counts an operation of a lane while it lives.
-class LaneUse {
+/// Counts an operation of a copy stream while it lives.
+class CopyStreamUse {
  public:
-  explicit LaneUse(Lane& lane) noexcept : lane_(&lane) { ++lane.in_flight; }
-  LaneUse(LaneUse&& other) noexcept : lane_(std::exchange(other.lane_, nullptr)) {}
-  LaneUse& operator=(LaneUse&&) = delete;
-  ~LaneUse() {
-    if (lane_ != nullptr) --lane_->in_flight;
+  explicit CopyStreamUse(CopyStream& copy_stream) noexcept : copy_stream_(&copy_stream) {
+    ++copy_stream.in_flight;
   }
-  Lane& lane() const noexcept { return *lane_; }
+  CopyStreamUse(CopyStreamUse&& other) noexcept
+      : copy_stream_(std::exchange(other.copy_stream_, nullptr)) {}
+  CopyStreamUse& operator=(CopyStreamUse&&) = delete;
+  ~CopyStreamUse() {
+    if (copy_stream_ != nullptr) --copy_stream_->in_flight;
+  }
+  CopyStream& copy_stream() const noexcept { return *copy_stream_; }
 
  private:
-  Lane* lane_;
+  CopyStream* copy_stream_;
 };
 
 }  // namespace dlbridge::cuda

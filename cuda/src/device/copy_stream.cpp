@@ -1,11 +1,11 @@
-#include "device/lane.h"
+#include "device/copy_stream.h"
 
 #include "device/device_context.h"
 #include "runtime/cuda_error.h"
 
 namespace dlbridge::cuda {
 
-Lane::Lane(DeviceContext& device) : device_(device) {
+CopyStream::CopyStream(DeviceContext& device) : device_(device) {
   const CudaApi& api = device.api();
   check(api.stream_create_with_flags(&copies_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
   try {
@@ -19,7 +19,7 @@ Lane::Lane(DeviceContext& device) : device_(device) {
   }
 }
 
-Lane::~Lane() {
+CopyStream::~CopyStream() {
   device_.api().stream_destroy(kernels_);
   device_.api().stream_destroy(copies_);
 }

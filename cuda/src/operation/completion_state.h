@@ -1,4 +1,4 @@
-// Ending: how an operation ended, shared by the operation and its Futures.
+// CompletionState: how an operation ended, shared by the operation and its Futures.
 // FutureState: that and the results, shared by the Futures alone: the last of them to go gives the
 // results back on its own thread, whatever the thread still does that ended the operation.
 #pragma once
@@ -19,16 +19,16 @@
 
 namespace dlbridge::cuda {
 
-class Ending {
+class CompletionState {
  public:
-  Ending() noexcept = default;
-  Ending(const Ending&) = delete;
-  Ending& operator=(const Ending&) = delete;
-  ~Ending();
+  CompletionState() noexcept = default;
+  CompletionState(const CompletionState&) = delete;
+  CompletionState& operator=(const CompletionState&) = delete;
+  ~CompletionState();
 
   bool done() const noexcept { return done_.load(std::memory_order_acquire); }
   bool wait(double seconds) const noexcept;
-  int descriptor();
+  int fd();
   /// What went wrong, or null. Requires: done.
   const Error* error() const noexcept { return error_ ? &*error_ : nullptr; }
 
@@ -44,7 +44,7 @@ class Ending {
   mutable std::condition_variable changed_;
   std::atomic<bool> done_{false};
   std::optional<Error> error_;
-  int descriptor_ = -1;
+  int fd_ = -1;
   const pid_t pid_ = getpid();  // of the process in which the operation runs
 };
 
@@ -53,13 +53,13 @@ class FutureState {
   /// `results` are shown once the operation has ended well.
   explicit FutureState(std::vector<SharedLoan> results) : results_(std::move(results)) {}
 
-  const std::shared_ptr<Ending>& ending() const noexcept { return ending_; }
+  const std::shared_ptr<CompletionState>& completion() const noexcept { return completion_; }
   size_t size() const noexcept { return results_.size(); }
   Loan result(size_t index) const;
 
  private:
   const std::vector<SharedLoan> results_;
-  const std::shared_ptr<Ending> ending_ = std::make_shared<Ending>();
+  const std::shared_ptr<CompletionState> completion_ = std::make_shared<CompletionState>();
 };
 
 }  // namespace dlbridge::cuda

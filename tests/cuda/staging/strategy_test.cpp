@@ -127,7 +127,7 @@ TEST_P(StagingSteps, ToHostAreTakenAsTold) {
   TestTensor& x = device(GetParam().layout);
   const uint64_t calls = sim().total_calls();
   const size_t registered = sim().registered_bytes();
-  const Steps told = cuda::staging_steps(x.view(), kHost);
+  const Steps told = cuda::staging_strategy(x.view(), kHost);
   EXPECT_EQ(told, GetParam().to_host);
   EXPECT_EQ(sim().total_calls(), calls) << "nothing is asked";
   EXPECT_EQ(sim().registered_bytes(), registered) << "nothing is made";
@@ -144,7 +144,7 @@ TEST_P(StagingSteps, ToADeviceAreTakenAsTold) {
     SCOPED_TRACE(pinned);
     if (pinned && GetParam().layout.empty) continue;
     TestTensor& x = pinned ? foreign_pinned(GetParam().layout, 3) : host(GetParam().layout, 3);
-    const Steps told = cuda::staging_steps(x.view(), kDevice);
+    const Steps told = cuda::staging_strategy(x.view(), kDevice);
     EXPECT_EQ(told, pinned ? GetParam().from_pinned : GetParam().from_pageable);
     if (GetParam().layout.empty) continue;
     const uint64_t blocks = blocks_taken();
@@ -172,7 +172,7 @@ TEST_F(StagingStepsAnywhere, MakeNoContext) {
   config.active = {};
   start(config);
   TestTensor& x = host({{100}});
-  EXPECT_THAT(cuda::staging_steps(x.view(), kDevice), ElementsAre("one copy", kBlock));
+  EXPECT_THAT(cuda::staging_strategy(x.view(), kDevice), ElementsAre("one copy", kBlock));
   EXPECT_FALSE(cuda::is_page_locked(x.view()));
   expect_error(ErrorCode::invalid_device, [&] { cuda::device_of_address(x.memory()); });
   EXPECT_FALSE(sim().context_active(0) || sim().context_active(1));
@@ -183,7 +183,7 @@ TEST_F(StagingStepsAnywhere, WithoutADriverAreRefused) {
   config.driver = cuda_sim::Driver::absent;
   start(config);
   expect_error(ErrorCode::no_driver,
-               [] { static_cast<void>(cuda::staging_steps(Shaped({3}).view(), kDevice)); });
+               [] { static_cast<void>(cuda::staging_strategy(Shaped({3}).view(), kDevice)); });
 }
 
 }  // namespace

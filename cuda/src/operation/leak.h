@@ -7,6 +7,6 @@ namespace dlbridge::cuda {
 
 /// Keeps an deleter for good. It stays reachable, so that leak checkers tell it from what was
 /// forgotten. Thread: any.
-void lose(Deleter deleter) noexcept;
+void leak(Deleter deleter) noexcept;
 
 }  // namespace dlbridge::cuda

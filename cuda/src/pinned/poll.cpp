@@ -22,7 +22,7 @@ void leak_tickets(BlockList& blocks) noexcept {
 }  // namespace
 
 // 1: all have passed; 0: not yet; -1: a device failed. Those that passed are taken out.
-int Core::poll(std::vector<PooledEvent>& events) noexcept {
+int Core::poll_events(std::vector<PooledEvent>& events) noexcept {
   for (size_t i = events.size(); i-- > 0;) {
     const int passed = fences_.passed(events[i]);
     if (passed == 0) continue;
@@ -36,7 +36,7 @@ int Core::poll(std::vector<PooledEvent>& events) noexcept {
   return events.empty() ? 1 : 0;
 }
 
-void Core::settle(size_t most) {
+void Core::poll(size_t most) {
   if (forked()) return;
   // What is looked at is taken out, so that no lock is held meanwhile. Somebody else who looks for
   // memory then does without it.
@@ -77,13 +77,13 @@ void Core::settle(size_t most) {
   std::list<Batch> done;
   for (auto next = batches.begin(); next != batches.end();) {
     const auto batch = next++;
-    const int state = poll(batch->fence.events);
+    const int state = poll_events(batch->fence.events);
     if (state == 0) continue;
     sort_batch(*batch, state);
     done.splice(done.end(), batches, batch);
   }
   while (Block* const block = polled.pop_front()) {
-    const int state = poll(block->tickets);
+    const int state = poll_events(block->tickets);
     (state > 0 ? passed : state < 0 ? failed : not_yet).push_back(block);
   }
 
@@ -103,17 +103,17 @@ void Core::settle(size_t most) {
                     std::memory_order_relaxed);
 }
 
-void Core::tend() noexcept {
+void Core::poll_if_due() noexcept {
   if (!needs_care_.load(std::memory_order_relaxed)) return;
   try {
-    settle(kPolledFirst);
+    poll(kPolledFirst);
   } catch (const std::bad_alloc&) {
     // Another time.
   }
 }
 
-// Requires: the fence was taken before. Blocks that a user had when a device failed go to `lost`.
-void Core::set_apart(BlockList& blocks, BlockList& lost) const noexcept {
+// Requires: the fence was taken before. Blocks that a user had when a device failed go to `leaked`.
+void Core::set_apart(BlockList& blocks, BlockList& leaked) const noexcept {
   const unsigned failures = failures_.load();
   BlockList kept;
   while (Block* const block = blocks.pop_front()) {
@@ -121,7 +121,7 @@ void Core::set_apart(BlockList& blocks, BlockList& lost) const noexcept {
       kept.push_back(block);
     } else {
       leak_all(block->tickets);
-      lost.push_back(block);
+      leaked.push_back(block);
     }
   }
   blocks.append(kept);
@@ -160,7 +160,7 @@ void Core::close() noexcept {
     lock.unlock();
     bool settled = true;
     try {
-      settle();
+      poll();
     } catch (const std::bad_alloc&) {
       settled = false;
     }
@@ -234,8 +234,8 @@ void Core::fence_held(Clock::time_point deadline) noexcept {
   Fence fence = fences_.fence();
   if (fence.failed || fence.capturing) return leak_all(events);
   for (;;) {
-    const int own = poll(events);
-    const int fenced = poll(fence.events);
+    const int own = poll_events(events);
+    const int fenced = poll_events(fence.events);
     if (own > 0 && fenced > 0) break;
     if (own < 0 || fenced < 0 || Clock::now() >= deadline) {
       leak_all(events);

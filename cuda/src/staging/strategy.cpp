@@ -34,7 +34,7 @@ const char* passage_for(const PinnedStats& pool, int64_t bytes) {
 
 }  // namespace
 
-std::vector<std::string> staging_steps(const TensorView& source, DLDevice target) {
+std::vector<std::string> staging_strategy(const TensorView& source, DLDevice target) {
   if (source.is_empty()) return {words_for(CopyKind::empty)};
   const PinnedStats pool = Engine::get().pool().stats();
   std::vector<std::string> steps;

@@ -89,7 +89,7 @@ TEST_P(Linger, ASmallOneTakesTheCallersStreamAndIsDoneAtOnce) {
   config.schedule = Schedule::lazy;
   start(config);
   const cudaStream_t caller = stream();
-  cuda::Future future = stage(on(caller), kSmall, {.linger = kLong});
+  cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
   EXPECT_EQ(sim().used_streams(), std::vector{caller});
   // There is nobody to wait for, but for the ring of strided elements.
@@ -103,7 +103,7 @@ TEST_P(Linger, OneThatIsNotOverInTimeIsHandedOn) {
   static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(caller)));
   sim().hold_stream(caller);
   const auto before = Clock::now();
-  cuda::Future future = stage(on(caller), kSmall, {.linger = 0.05});
+  cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = 0.05});
   const std::chrono::duration<double> took = Clock::now() - before;
   EXPECT_GE(took.count(), 0.05);
   EXPECT_LT(took.count(), 20);
@@ -123,7 +123,7 @@ TEST_P(Linger, OneThatIsNotOverInTimeIsHandedOn) {
 
 TEST_P(Linger, ALargeOneTakesALaneAndIsWatchedAllTheSame) {
   const cudaStream_t caller = stream();
-  cuda::Future future = stage(on(caller), kLarge, {.linger = kLong});
+  cuda::Future future = stage(on(caller), kLarge, {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
   EXPECT_FALSE(lane_streams().empty());
   EXPECT_GT(sim().calls("stream_wait_event"), 0u);
@@ -141,7 +141,7 @@ TEST_P(Linger, WithoutItEvenASmallOneTakesALane) {
 // On the thread that would see its end it is another stream.
 TEST_P(Linger, OnAPerThreadStreamItTakesALane) {
   in_context(1, [&] {
-    cuda::Future future = stage(numbered(cuda::kPerThreadStream), kSmall, {.linger = kLong});
+    cuda::Future future = stage(numbered(cuda::kPerThreadStream), kSmall, {.spin_seconds = kLong});
     EXPECT_FALSE(lane_streams().empty());
     EXPECT_GT(sim().calls("stream_wait_event"), 0u);
     expect_arrived(future, 1);
@@ -156,7 +156,7 @@ TEST_P(Linger, AQueryThatFailsSaysNothingOfTheCopy) {
   start(config);
   const cudaStream_t caller = stream();
   sim().fail({"event_query", 1, cudaErrorInvalidValue});
-  cuda::Future future = stage(on(caller), kSmall, {.linger = kLong});
+  cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = kLong});
   EXPECT_EQ(sim().faults_struck(), 1);
   EXPECT_TRUE(future.done()) << "the wait has asked again";
   expect_arrived(future);
@@ -175,7 +175,8 @@ TEST_P(Linger, ADeviceThatDiesMeanwhileIsToldByTheFuture) {
     sim().go_stream(caller);
   });
   cuda::Future future;
-  const auto thrown = error_of([&] { future = stage(on(caller), kSmall, {.linger = kLong}); });
+  const auto thrown =
+      error_of([&] { future = stage(on(caller), kSmall, {.spin_seconds = kLong}); });
   later.join();
   ASSERT_FALSE(thrown) << thrown->what();
   ASSERT_TRUE(future.done());
@@ -193,7 +194,7 @@ TEST_P(Linger, ADeviceThatDiesAfterwardsIsToldByTheFuture) {
   const cudaStream_t caller = stream();
   static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(caller)));
   sim().hold_stream(caller);
-  const cuda::Future future = stage(on(caller), kSmall, {.linger = 0.01});
+  const cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = 0.01});
   ASSERT_TRUE(sim().wait_until_blocked(1));
   sim().kill_device(1, cudaErrorLaunchFailure);
   expect_error(ErrorCode::device_failed, [&] { static_cast<void>(future.result()); });
@@ -210,7 +211,7 @@ class LingerWithoutEdges : public StagingTest {};
 TEST_F(LingerWithoutEdges, TakesALaneThatWaitsForNobody) {
   TestTensor& x = device({{kSmall}});
   const cuda::Future future =
-      cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoEdges), {.linger = kLong});
+      cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoSync), {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
   EXPECT_FALSE(lane_streams().empty());
   EXPECT_EQ(sim().calls("stream_wait_event"), 0u);
