@@ -60,7 +60,7 @@ class StagingOrder : public Contract {
   test::Shaped shape_{{kElements / 100, 100}, {1, kElements / 100}};
 };
 
-TEST_F(StagingOrder, ToTheHostReadsBehindTheProducer) {
+TEST_F(StagingOrder, ToHostWaitsForProducer) {
   backend().hold(stream());
   backend().enqueue_write(stream(), memory_, produced_);
   cuda::Future future = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
@@ -73,7 +73,7 @@ TEST_F(StagingOrder, ToTheHostReadsBehindTheProducer) {
   EXPECT_TRUE(std::equal(produced_.begin(), produced_.end(), bytes));
 }
 
-TEST_F(StagingOrder, ToTheHostIsASnapshotOfTheSource) {
+TEST_F(StagingOrder, ToHostIsASnapshot) {
   backend().hold(stream());
   backend().enqueue_write(stream(), memory_, produced_);
   cuda::Future future = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
@@ -84,7 +84,7 @@ TEST_F(StagingOrder, ToTheHostIsASnapshotOfTheSource) {
   EXPECT_TRUE(std::equal(produced_.begin(), produced_.end(), bytes));
 }
 
-TEST_F(StagingOrder, DroppingTheFutureNeitherWaitsNorCancels) {
+TEST_F(StagingOrder, DroppedFutureStillCompletes) {
   backend().hold(stream());
   backend().enqueue_write(stream(), memory_, produced_);
   Bytes host(kBytes, kPoison);
@@ -99,7 +99,7 @@ TEST_F(StagingOrder, DroppingTheFutureNeitherWaitsNorCancels) {
   EXPECT_EQ(host, produced_);
 }
 
-TEST_F(StagingOrder, ToTheDeviceWritesBehindTheConsumersWork) {
+TEST_F(StagingOrder, ToDeviceWaitsForConsumer) {
   Bytes host = produced_;
   backend().hold(stream());
   const auto before = backend().enqueue_read(stream(), memory_, kBytes);
@@ -112,7 +112,7 @@ TEST_F(StagingOrder, ToTheDeviceWritesBehindTheConsumersWork) {
   EXPECT_EQ(*after, produced_);
 }
 
-TEST_F(StagingOrder, BetweenDeviceTensorsTheHostDoesNotWait) {
+TEST_F(StagingOrder, OnDeviceDoesNotWait) {
   backend().hold(stream());
   backend().enqueue_write(stream(), memory_, produced_);
   find_staging(gpu(), gpu())->copy(device_view(memory_), device_view(other_), stream());
@@ -123,14 +123,41 @@ TEST_F(StagingOrder, BetweenDeviceTensorsTheHostDoesNotWait) {
   EXPECT_EQ(*after, produced_);
 }
 
-TEST_F(StagingOrder, AHeldStreamDelaysNobodyElse) {
+TEST_F(StagingOrder, HeldStreamDelaysNoOther) {
   const Stream other = backend().make_stream();
   backend().hold(stream());
   cuda::Future held = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
   const Loan result = cuda::stage_to_host(device_view(other_), other);
+  Bytes host = produced_;
+  cuda::stage_to_device(host_view(host), device_view(other_), other);
+  const auto after = backend().enqueue_read(other, other_, kBytes);
+  backend().synchronize(other);
+  EXPECT_EQ(*after, produced_);
   EXPECT_FALSE(held.done());
   backend().go();
   EXPECT_TRUE(held.wait(10));
+}
+
+TEST_F(StagingOrder, CopiesIntoOneTargetKeepOrder) {
+  Bytes first = pattern(kBytes, 2);
+  Bytes second = pattern(kBytes, 3);
+  for (Bytes* bytes : {&first, &second}) {
+    static_cast<void>(cuda::stage_to_device_async(acquire(host_view(*bytes)),
+                                                  acquire(device_view(memory_)), stream()));
+  }
+  const auto after = backend().enqueue_read(stream(), memory_, kBytes);
+  backend().synchronize(stream());
+  EXPECT_EQ(*after, second);
+  EXPECT_TRUE(cuda::drain(10));
+}
+
+TEST_F(StagingOrder, RoundTripKeepsOrder) {
+  Bytes host = produced_;
+  cuda::stage_to_device(host_view(host), device_view(memory_), stream());
+  const cuda::Future back = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
+  const Loan result = back.result();
+  const auto* bytes = static_cast<const uint8_t*>(result.view().data);
+  EXPECT_TRUE(std::equal(produced_.begin(), produced_.end(), bytes));
 }
 
 }  // namespace

@@ -298,7 +298,7 @@ class RefusedBatch : public Contract {
   }
 };
 
-TEST_F(RefusedBatch, OfTwoDevicesIsNotTaken) {
+TEST_F(RefusedBatch, TwoDevices) {
   if (backend().other_device() < 0) GTEST_SKIP() << "this machine has one device";
   const test::Shaped shaped({4, 4});
   const TensorView views[] = {on_device(shaped, gpu().id()),
@@ -322,7 +322,7 @@ TEST_F(RefusedBatch, OfTwoDevicesIsNotTaken) {
   expect_refused(refusal, [&] { cuda::stage_to_device(sources, views, stream()); });
 }
 
-TEST_F(RefusedBatch, WithOneTensorThatDoesNotFitIsNotTaken) {
+TEST_F(RefusedBatch, OneTensorMismatches) {
   const test::Shaped shaped({4, 4});
   const TensorView good = on_device(shaped, gpu().id());
   TensorView bad = good;
@@ -342,7 +342,7 @@ TEST_F(RefusedBatch, WithOneTensorThatDoesNotFitIsNotTaken) {
 // Nibbles that are transposed, far apart, or one for all.
 class RefusedPacked : public RefusedBatch, public testing::WithParamInterface<Dims> {};
 
-TEST_P(RefusedPacked, IsNotTakenAsItHasNoAddresses) {
+TEST_P(RefusedPacked, HasNoAddresses) {
   const DType nibbles(TypeCode::uint, 4);
   const Dims shape{3, 5};
   const test::Shaped strided(shape, GetParam(), nibbles);
@@ -420,7 +420,7 @@ TEST_F(RefusedOnDevice, WhatTheBackendCannotDo) {
 
 class RefusedPinnedMemory : public Contract {};
 
-TEST_F(RefusedPinnedMemory, RecordsOnlyStreamsOnlyForItsOwn) {
+TEST_F(RefusedPinnedMemory, RecordStreamChecksArguments) {
   const test::Shaped like({100});
   const Loan pinned = cuda::pinned_empty(like.view());
   EXPECT_TRUE(cuda::record_stream(pinned.view().data, stream()));

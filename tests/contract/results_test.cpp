@@ -47,7 +47,7 @@ Dims strides_of(const Loan& loan) {
   return {loan.view().strides, loan.view().strides + loan.view().ndim};
 }
 
-TEST_F(StagedResults, KeepTheSourcesOrderOfDimensionsUnlessRowMajorIsAskedFor) {
+TEST_F(StagedResults, KeepDimensionOrder) {
   for (const Dims& shape : {Dims{5, 6, 7}, Dims{3, 4, 2, 5}}) {
     Dims order(shape.size());
     std::iota(order.begin(), order.end(), int64_t{0});
@@ -65,7 +65,7 @@ TEST_F(StagedResults, KeepTheSourcesOrderOfDimensionsUnlessRowMajorIsAskedFor) {
   }
 }
 
-TEST_F(StagedResults, LieInThePinnedPoolAndGoBackThere) {
+TEST_F(StagedResults, ComeFromThePinnedPool) {
   const TensorView source = bytes_on_device(100000).view();
   cuda::set_pinned_limit(size_t{64} << 20);
   const size_t before = cuda::pinned_stats().owned;
@@ -86,7 +86,7 @@ TEST_F(StagedResults, LieInThePinnedPoolAndGoBackThere) {
   EXPECT_LE(cuda::pinned_stats().registered, cuda::pinned_stats().limit);
 }
 
-TEST_F(StagedResults, AreUsedAgainOnceGivenBack) {
+TEST_F(StagedResults, AreReused) {
   constexpr size_t kBytes = size_t{3} << 20;
   const TensorView source = bytes_on_device(kBytes).view();
   cuda::set_pinned_limit(size_t{64} << 20);
@@ -98,7 +98,7 @@ TEST_F(StagedResults, AreUsedAgainOnceGivenBack) {
   EXPECT_LE(cuda::pinned_stats().registered, size_t{64} << 20);
 }
 
-TEST_F(StagedResults, ArePageableBeyondTheLimitOfThePool) {
+TEST_F(StagedResults, ArePageableBeyondTheLimit) {
   constexpr int64_t kBytes = 5 << 20;
   const TensorView source = bytes_on_device(kBytes).view();
   const TensorView strided =
@@ -130,7 +130,7 @@ TEST_F(StagedResults, ArePageableBeyondTheLimitOfThePool) {
 }
 
 // Not even a ring: what the driver does with ordinary memory has to be right as well.
-TEST_F(StagedResults, CrossWithoutPinnedMemoryWhereThePoolAllowsNone) {
+TEST_F(StagedResults, NeedNoPinnedMemory) {
   constexpr int64_t kBytes = 5 << 20;
   const TensorView device = bytes_on_device(kBytes).view();
   const Bytes sent = pattern(kBytes, 7);
@@ -176,7 +176,7 @@ TEST_F(StagedResults, CrossWithoutPinnedMemoryWhereThePoolAllowsNone) {
   EXPECT_EQ(cuda::pinned_stats().registered, 0u);
 }
 
-TEST_F(StagedResults, MayOutliveEverythingElse) {
+TEST_F(StagedResults, OutliveTheirSource) {
   Loan result;
   {
     const cuda::Future future = cuda::stage_to_host_async(
@@ -192,7 +192,7 @@ TEST_F(StagedResults, MayOutliveEverythingElse) {
   EXPECT_EQ(elements_of(result.view()), twin(0));
 }
 
-TEST_F(StagedResults, OfADescriptorBeginAtItsByteOffset) {
+TEST_F(StagedResults, HonourByteOffset) {
   const OnDevice& memory = bytes_on_device(4096);
   test::VersionedProducer producer;
   producer.set_layout({10, 7}, {1, 20});
@@ -209,7 +209,7 @@ TEST_F(StagedResults, OfADescriptorBeginAtItsByteOffset) {
   EXPECT_EQ(elements_of(result.view()), elements_of(expected));
 }
 
-TEST_F(StagedResults, OfManagedMemoryAreThoseOfDeviceMemory) {
+TEST_F(StagedResults, OfManagedMemoryMatch) {
   void* memory = backend().allocate_managed(4096);
   const Bytes content = pattern(4096, 3);
   backend().write(memory, content);
@@ -220,11 +220,19 @@ TEST_F(StagedResults, OfManagedMemoryAreThoseOfDeviceMemory) {
     const Loan result = cuda::stage_to_host(source, stream());
     EXPECT_EQ(elements_of(result.view()), content);
   }
+  Bytes sent = pattern(4096, 4);
+  TensorView host = source;
+  host.device = Device(DeviceType::cpu);
+  host.data = sent.data();
+  cuda::stage_to_device(host, source, stream());
+  const auto after = backend().enqueue_read(stream(), memory, sent.size());
+  backend().synchronize(stream());
+  EXPECT_EQ(*after, sent);
 }
 
 // ---- Batches
 
-TEST_F(StagedResults, OfABatchAreAlignedEachAndLiveByThemselves) {
+TEST_F(StagedResults, OfBatchAreIndependent) {
   std::vector<TensorView> sources;
   for (int64_t i = 0; i < 100; ++i) {
     sources.push_back(
@@ -241,7 +249,7 @@ TEST_F(StagedResults, OfABatchAreAlignedEachAndLiveByThemselves) {
     EXPECT_EQ(elements_of(results[i].view()), twin(i)) << i;
 }
 
-TEST_F(StagedResults, OfABatchDoNotDependOnTheOrderOfSizes) {
+TEST_F(StagedResults, OfBatchIgnoreOrder) {
   std::vector<TensorView> sources{
       on_device({.shape = {2}, .strides = {3}, .dtype = test::kInt8}).view(),
       on_device({.shape = {700, 900}, .strides = {1, 701}, .dtype = test::kFloat64}).view(),
@@ -260,7 +268,7 @@ TEST_F(StagedResults, OfABatchDoNotDependOnTheOrderOfSizes) {
   }
 }
 
-TEST_F(StagedResults, OfABatchWithoutElementsNeedNoDevice) {
+TEST_F(StagedResults, OfEmptyBatchNeedNoDevice) {
   const test::Shaped empty({0, 4}, {-3, 0}, test::kFloat32, nullptr);
   TensorView view = empty.view();
   view.device = gpu();
@@ -286,7 +294,7 @@ TEST_F(StagedResults, OfABatchWithoutElementsNeedNoDevice) {
 
 // ---- pinned_empty
 
-TEST_F(StagedResults, PinnedEmptyIsDenseWritableAndNoCopy) {
+TEST_F(StagedResults, PinnedEmptyIsDenseAndWritable) {
   for (const LayoutPair& pair : layout_pairs()) {
     SCOPED_TRACE(pair.name);
     const test::Shaped like(pair.shape, pair.source);
@@ -303,7 +311,7 @@ TEST_F(StagedResults, PinnedEmptyIsDenseWritableAndNoCopy) {
   }
 }
 
-TEST_F(StagedResults, PinnedEmptyRefusesBeyondTheLimit) {
+TEST_F(StagedResults, PinnedEmptyHonoursLimit) {
   cuda::set_pinned_limit(size_t{2} << 20);
   const test::Shaped like({3 << 20}, test::kUint8);
   const auto error = test::error_of([&] { return cuda::pinned_empty(like.view()); });

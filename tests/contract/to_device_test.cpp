@@ -12,7 +12,7 @@ class StagingToDevice : public ContractOf<ToDevice> {
   }
 };
 
-TEST_P(StagingToDevice, BringsEveryLayoutExactly) {
+TEST_P(StagingToDevice, CopiesEveryLayout) {
   for (const LayoutPair& pair : layout_pairs()) {
     SCOPED_TRACE(pair.name);
     check({.shape = pair.shape, .strides = pair.source},
@@ -21,7 +21,7 @@ TEST_P(StagingToDevice, BringsEveryLayoutExactly) {
   }
 }
 
-TEST_P(StagingToDevice, BringsEveryElementSizeExactly) {
+TEST_P(StagingToDevice, CopiesEveryElementSize) {
   for (const NamedDType& type : dtypes()) {
     for (size_t i = 0; i < layout_pairs().size(); i += 11) {
       const LayoutPair& pair = layout_pairs()[i];
@@ -33,7 +33,7 @@ TEST_P(StagingToDevice, BringsEveryElementSizeExactly) {
   }
 }
 
-TEST_P(StagingToDevice, BringsPackedElementsAsTheirBytes) {
+TEST_P(StagingToDevice, CopiesPackedBytes) {
   for (const DType dtype : packed_dtypes()) {
     for (const Dims& shape : {Dims{}, Dims{1}, Dims{8}, Dims{13}, Dims{3, 5}, Dims{7, 0}}) {
       SCOPED_TRACE(dtype.name() + " of rank " + std::to_string(shape.size()));
@@ -43,7 +43,7 @@ TEST_P(StagingToDevice, BringsPackedElementsAsTheirBytes) {
   }
 }
 
-TEST_P(StagingToDevice, BringsFromAndToMisalignedAddresses) {
+TEST_P(StagingToDevice, CopiesMisaligned) {
   const Dims shape{9, 11};
   for (size_t source = 0; source < 18; ++source) {
     const size_t target = source * 7 % 16;
@@ -55,7 +55,7 @@ TEST_P(StagingToDevice, BringsFromAndToMisalignedAddresses) {
   }
 }
 
-TEST_P(StagingToDevice, BringsEverySize) {
+TEST_P(StagingToDevice, CopiesEverySize) {
   for (const int64_t around : {64 << 10, 256 << 10, 4 << 20, 16 << 20}) {
     for (const int64_t size : {around - 1, around, around + 1}) {
       if (around == 16 << 20 && size == around) continue;
@@ -67,7 +67,7 @@ TEST_P(StagingToDevice, BringsEverySize) {
   }
 }
 
-TEST_P(StagingToDevice, BringsStridedElementsOfManyPieces) {
+TEST_P(StagingToDevice, CopiesManyPieces) {
   for (const Dims& shape : {Dims{331, 211, 7}, Dims{1500, 1500}}) {
     SCOPED_TRACE(shape.size());
     check({.shape = shape, .strides = row_major(shape, 2)},
@@ -75,7 +75,7 @@ TEST_P(StagingToDevice, BringsStridedElementsOfManyPieces) {
   }
 }
 
-TEST_P(StagingToDevice, FollowsEveryKindOfStream) {
+TEST_P(StagingToDevice, OrdersWithEveryStream) {
   const Dims shape{40, 50};
   for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoSync}) {
     SCOPED_TRACE(number);
@@ -100,19 +100,19 @@ class StagingOfManyMegabytes : public Contract {
   }
 };
 
-TEST_F(StagingOfManyMegabytes, BringsStridedElementsToTheHost) {
+TEST_F(StagingOfManyMegabytes, CopiesStridedToHost) {
   check_to_host(backend(), ToHost::out, every_second(), compact(), stream());
   check_to_host(backend(), ToHost::fresh_async, every_second(), compact(), stream());
 }
 
-TEST_F(StagingOfManyMegabytes, BringsElementsIntoStridedDeviceMemory) {
+TEST_F(StagingOfManyMegabytes, CopiesToStridedDevice) {
   check_to_device(backend(), ToDevice::stage, compact(), every_second(), stream());
   check_to_device(backend(), ToDevice::async_pinned, compact(), every_second(), stream());
 }
 
 class CopyOnDevice : public Contract {};
 
-TEST_F(CopyOnDevice, BringsEveryLayoutExactly) {
+TEST_F(CopyOnDevice, CopiesEveryLayout) {
   for (const LayoutPair& pair : layout_pairs()) {
     SCOPED_TRACE(pair.name);
     check_on_device(backend(), {.shape = pair.shape, .strides = pair.source},
@@ -121,7 +121,7 @@ TEST_F(CopyOnDevice, BringsEveryLayoutExactly) {
   }
 }
 
-TEST_F(CopyOnDevice, BringsEveryElementSizeExactly) {
+TEST_F(CopyOnDevice, CopiesEveryElementSize) {
   for (const NamedDType& type : dtypes()) {
     for (size_t i = 0; i < layout_pairs().size(); i += 7) {
       const LayoutPair& pair = layout_pairs()[i];
@@ -133,7 +133,7 @@ TEST_F(CopyOnDevice, BringsEveryElementSizeExactly) {
   }
 }
 
-TEST_F(CopyOnDevice, FollowsEveryKindOfStream) {
+TEST_F(CopyOnDevice, OrdersWithEveryStream) {
   const Dims shape{40, 50};
   for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoSync}) {
     SCOPED_TRACE(number);

@@ -11,7 +11,7 @@ class StagingToHost : public ContractOf<ToHost> {
   }
 };
 
-TEST_P(StagingToHost, BringsEveryLayoutExactly) {
+TEST_P(StagingToHost, CopiesEveryLayout) {
   for (const LayoutPair& pair : layout_pairs()) {
     SCOPED_TRACE(pair.name);
     check({.shape = pair.shape, .strides = pair.source},
@@ -20,7 +20,7 @@ TEST_P(StagingToHost, BringsEveryLayoutExactly) {
   }
 }
 
-TEST_P(StagingToHost, BringsEveryElementSizeExactly) {
+TEST_P(StagingToHost, CopiesEveryElementSize) {
   for (const NamedDType& type : dtypes()) {
     for (size_t i = 0; i < layout_pairs().size(); i += 11) {
       const LayoutPair& pair = layout_pairs()[i];
@@ -32,7 +32,7 @@ TEST_P(StagingToHost, BringsEveryElementSizeExactly) {
   }
 }
 
-TEST_P(StagingToHost, BringsPackedElementsAsTheirBytes) {
+TEST_P(StagingToHost, CopiesPackedBytes) {
   for (const DType dtype : packed_dtypes()) {
     for (const Dims& shape : {Dims{}, Dims{1}, Dims{8}, Dims{13}, Dims{3, 5}, Dims{7, 0}}) {
       SCOPED_TRACE(dtype.name() + " of rank " + std::to_string(shape.size()));
@@ -42,7 +42,7 @@ TEST_P(StagingToHost, BringsPackedElementsAsTheirBytes) {
   }
 }
 
-TEST_P(StagingToHost, BringsFromAndToMisalignedAddresses) {
+TEST_P(StagingToHost, CopiesMisaligned) {
   const Dims shape{9, 11};
   for (size_t source = 0; source < 18; ++source) {
     const size_t target = source * 7 % 16;
@@ -55,7 +55,7 @@ TEST_P(StagingToHost, BringsFromAndToMisalignedAddresses) {
 }
 
 // Where the engine changes how it goes about it.
-TEST_P(StagingToHost, BringsEverySize) {
+TEST_P(StagingToHost, CopiesEverySize) {
   for (const int64_t around : {64 << 10, 256 << 10, 4 << 20, 16 << 20}) {
     for (const int64_t size : {around - 1, around, around + 1}) {
       if (around == 16 << 20 && size == around) continue;
@@ -67,7 +67,7 @@ TEST_P(StagingToHost, BringsEverySize) {
   }
 }
 
-TEST_P(StagingToHost, BringsStridedElementsOfManyPieces) {
+TEST_P(StagingToHost, CopiesManyPieces) {
   for (const Dims& shape : {Dims{331, 211, 7}, Dims{1500, 1500}}) {
     SCOPED_TRACE(shape.size());
     check({.shape = shape, .strides = reversed(shape, 1)},
@@ -75,7 +75,7 @@ TEST_P(StagingToHost, BringsStridedElementsOfManyPieces) {
   }
 }
 
-TEST_P(StagingToHost, FollowsEveryKindOfStream) {
+TEST_P(StagingToHost, OrdersWithEveryStream) {
   const Dims shape{40, 50};
   for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream, cuda::kNoSync}) {
     SCOPED_TRACE(number);

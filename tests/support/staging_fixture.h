@@ -259,7 +259,7 @@ class StagingTest : public testing::Test {
     return streams_.back();
   }
   /// Streams that the module has made and used.
-  std::vector<cudaStream_t> lane_streams() {
+  std::vector<cudaStream_t> copy_stream_handles() {
     std::vector<cudaStream_t> copy_streams = sim().used_streams();
     std::erase_if(copy_streams, [this](cudaStream_t each) {
       return reinterpret_cast<uintptr_t>(each) <= 2 ||
@@ -336,7 +336,7 @@ class StagingTest : public testing::Test {
     sim_->clear_faults();
     sim_->go();
     for (const cudaStream_t each : streams_) sim_->go_stream(each);
-    for (const cudaStream_t each : lane_streams()) sim_->go_stream(each);
+    for (const cudaStream_t each : copy_stream_handles()) sim_->go_stream(each);
     expect_stats_add_up();
     EXPECT_EQ(sim_->context_stack(), stack_) << "the thread's stack of contexts was changed";
     if (!losses_) {  // a dead device does not take it back

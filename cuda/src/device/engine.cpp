@@ -67,17 +67,14 @@ Availability availability() {
     return found;
   }
   found.device_count = 0;
-  const auto version = [](int number) {
-    return std::to_string(number / 1000) + "." + std::to_string(number % 1000 / 10);
-  };
   if (found.driver_version == 0) {
     found.reason = ErrorCode::no_driver;
     found.message = "no CUDA driver: nothing can be staged to or from a GPU on this machine";
   } else if (error == cudaErrorInsufficientDriver) {
     found.reason = ErrorCode::driver_too_old;
-    found.message = "the CUDA driver is too old: it knows CUDA " + version(found.driver_version) +
-                    ", this library needs " + version(found.runtime_version) +
-                    ": install a newer driver";
+    found.message = "the CUDA driver is too old: it knows CUDA " +
+                    version_text(found.driver_version) + ", this library needs " +
+                    version_text(found.runtime_version) + ": install a newer driver";
   } else {
     found.reason = ErrorCode::no_device;
     found.message = "there is a CUDA driver, but no device that it lets this process use (" +

@@ -25,7 +25,7 @@ class Core;
 struct Segment;
 struct Span;
 
-enum class State : uint8_t { free, owned, in_flight, quarantined, leaked };
+enum class State : uint8_t { free, owned, in_flight, deferred, leaked };
 inline constexpr size_t kStates = 5;
 
 /// The descriptor of a block. Lives as long as its span.

@@ -140,10 +140,10 @@ class Core : public std::enable_shared_from_this<Core> {
   std::condition_variable changed_;  // a growth or a giving back has ended
   Arena arena_;
   std::vector<std::shared_ptr<ThreadCache>> caches_;
-  BlockList waiting_;  // quarantined, no fence taken yet
+  BlockList waiting_;  // deferred, no fence taken yet
   size_t waiting_bytes_ = 0;
-  std::list<Batch> batches_;              // quarantined, behind a fence
-  BlockList pending_;                     // in flight, or quarantined with tickets of their own
+  std::list<Batch> batches_;              // deferred, behind a fence
+  BlockList pending_;                     // in flight, or deferred with tickets of their own
   std::array<int64_t, kStates> bytes_{};  // less what the threads' caches have moved
   size_t registered_ = 0;
   size_t growing_ = 0;    // reserved, not yet registered

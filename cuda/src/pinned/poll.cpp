@@ -58,7 +58,7 @@ void Core::poll(size_t most) {
   const auto sort_batch = [&](Batch& batch, int state) {
     while (Block* const block = batch.blocks.pop_front()) {
       if (state < 0) leak_all(block->tickets);
-      const int own = state < 0 ? -1 : poll(block->tickets);
+      const int own = state < 0 ? -1 : poll_events(block->tickets);
       (own > 0 ? passed : own < 0 ? failed : not_yet).push_back(block);
     }
   };

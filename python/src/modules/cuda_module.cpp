@@ -36,15 +36,11 @@ Error* unavailable() noexcept {
   });
 }
 
-std::string version_text(int version) {
-  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
-}
-
 Error* describe(std::string* out) noexcept {
   return guarded([out] {
     const cuda::Availability found = cuda::availability();
-    *out = "CUDA runtime " + version_text(found.runtime_version) + ", ";
-    *out += found.usable ? "driver for CUDA " + version_text(found.driver_version) + ", " +
+    *out = "CUDA runtime " + cuda::version_text(found.runtime_version) + ", ";
+    *out += found.usable ? "driver for CUDA " + cuda::version_text(found.driver_version) + ", " +
                                std::to_string(found.device_count) +
                                (found.device_count == 1 ? " device" : " devices")
                          : found.message;

@@ -87,7 +87,7 @@ class CApiCuda : public StagingTest {
 
 // ---- The machine
 
-TEST_F(CApiCuda, AvailabilityOfAMachineWithAGpu) {
+TEST_F(CApiCuda, ReportsAvailability) {
   start();
   auto info = sized<dlb_cuda_info>();
   char text[8] = "?";
@@ -108,7 +108,7 @@ struct Without {
   const char* code;
 };
 
-TEST_F(CApiCuda, WhatIsMissingIsAnAnswerOfOneCallAndAFailureOfTheOthers) {
+TEST_F(CApiCuda, MissingDriverIsReported) {
   using cuda_sim::Driver;
   for (const Without& each :
        {Without{Driver::absent, "no_driver"}, Without{Driver::too_old, "driver_too_old"},
@@ -141,7 +141,7 @@ TEST_F(CApiCuda, WhatIsMissingIsAnAnswerOfOneCallAndAFailureOfTheOthers) {
   }
 }
 
-TEST_F(CApiCuda, ChildOfAForkIsRefused) {
+TEST_F(CApiCuda, ForkedChildIsRefused) {
   TestTensor& x = device(Layout({8}));
   ManagedTensor kept;
   const DLManagedTensorVersioned* source = borrow(kept, x);
@@ -160,7 +160,7 @@ TEST_F(CApiCuda, ChildOfAForkIsRefused) {
   EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
 }
 
-TEST_F(CApiCuda, RegisteredOnceStageAndPlanKnowTheModule) {
+TEST_F(CApiCuda, RegistersStaging) {
   TestTensor& x = device(Layout({3, 50}));
   TestTensor& out = host(Layout({3, 50}, {1, 3}), 9);
   ASSERT_EQ(dlb_cuda_register_staging(), DLBRIDGE_OK);
@@ -185,7 +185,7 @@ TEST_F(CApiCuda, RegisteredOnceStageAndPlanKnowTheModule) {
 
 // ---- Synchronous
 
-TEST_F(CApiCuda, StageToHostMakesAHandleOfItsOwn) {
+TEST_F(CApiCuda, StageToHostMakesHandle) {
   TestTensor& x = device(Layout({4, 6}, {1, 4}));
   const cudaStream_t producer = stream();
   produce(producer, x, 2);
@@ -216,7 +216,7 @@ TEST_F(CApiCuda, StageToHostMakesAHandleOfItsOwn) {
   EXPECT_EQ(after.quarantined + after.free, after.registered);
 }
 
-TEST_F(CApiCuda, StageToHostIntoWritesWhatItIsGiven) {
+TEST_F(CApiCuda, StageToHostIntoWritesTarget) {
   TestTensor& x = device(Layout({100, 30}));
   TestTensor& out = host(Layout({100, 30}, {1, 100}), 9);
   ManagedTensor source;
@@ -275,7 +275,7 @@ TEST_F(CApiCuda, ManyGoInOneOperation) {
   EXPECT_EQ(dlb_cuda_stage_many_to_device(nullptr, nullptr, 0, kLegacy, nullptr), DLBRIDGE_OK);
 }
 
-TEST_F(CApiCuda, ManyOfWhichOneIsRefusedMakeNothing) {
+TEST_F(CApiCuda, RefusedBatchMakesNothing) {
   TestTensor& good = device(Layout({40}));
   ManagedTensor kept[2];
   DLManagedTensorVersioned* broken = ManagedTensor(good.acquire()).release();
@@ -291,7 +291,7 @@ TEST_F(CApiCuda, ManyOfWhichOneIsRefusedMakeNothing) {
 
 // ---- Asynchronous
 
-TEST_F(CApiCuda, AsyncOperationHoldsItsOwnShare) {
+TEST_F(CApiCuda, AsyncHoldsItsShare) {
   TestTensor& x = device(Layout({200, 300}));
   const cudaStream_t producer = stream();
   produce(producer, x, 5);
@@ -389,7 +389,7 @@ TEST_F(CApiCuda, AsyncIntoHoldsBoth) {
   EXPECT_EQ(out.releases(), 1);
 }
 
-TEST_F(CApiCuda, AsyncToDeviceReadsAPageableSourceBeforeItReturnsUnlessItMayBorrow) {
+TEST_F(CApiCuda, BorrowDefersTheRead) {
   start();
   for (const bool borrow : {false, true}) {
     TestTensor& x = host(Layout({200, 300}), 3);
@@ -448,7 +448,7 @@ TEST_F(CApiCuda, ManyGoAsynchronously) {
   EXPECT_EQ(count, 0u);
 }
 
-TEST_F(CApiCuda, SnapshotIsKeptUnlessItIsGivenUp) {
+TEST_F(CApiCuda, NoSnapshotFlagSkipsWait) {
   for (const uint32_t bits : {0u, uint32_t{DLBRIDGE_CUDA_NO_SNAPSHOT}}) {
     TestTensor& x = device(Layout({200, 300}));
     const cudaStream_t producer = stream();
@@ -469,7 +469,7 @@ TEST_F(CApiCuda, SnapshotIsKeptUnlessItIsGivenUp) {
   }
 }
 
-TEST_F(CApiCuda, FailureOfTheDeviceIsTheSameOnEveryCall) {
+TEST_F(CApiCuda, DeviceFailureRepeats) {
   TestTensor& x = device(Layout({200, 300}));
   expect_losses();
   const cudaStream_t producer = stream();
@@ -520,7 +520,7 @@ TEST_F(CApiCuda, DropNeitherWaitsNorCancels) {
 
 // ---- Pinned memory
 
-TEST_F(CApiCuda, PinnedMemoryComesFromThePool) {
+TEST_F(CApiCuda, PinnedEmptyUsesPool) {
   start();
   const int64_t shape[] = {3, 1000};
   Handle pinned;
@@ -561,7 +561,7 @@ TEST_F(CApiCuda, PinnedMemoryComesFromThePool) {
   EXPECT_EQ(dlb_cuda_trim_pinned(0, nullptr), DLBRIDGE_OK);
 }
 
-TEST_F(CApiCuda, LimitIsOutOfMemoryForPinnedMemoryAndPageableForResults) {
+TEST_F(CApiCuda, LimitMakesResultsPageable) {
   start();
   ASSERT_EQ(dlb_cuda_set_pinned_limit(0), DLBRIDGE_OK);
   EXPECT_EQ(stats().limit, 0u);
@@ -584,7 +584,7 @@ TEST_F(CApiCuda, LimitIsOutOfMemoryForPinnedMemoryAndPageableForResults) {
   EXPECT_LE(stats().registered, size_t{2} << 20);
 }
 
-TEST_F(CApiCuda, PinnedEmptyChecksWhatItIsAskedFor) {
+TEST_F(CApiCuda, PinnedEmptyChecksArguments) {
   start();
   struct Row {
     DLDataType dtype;
@@ -746,7 +746,7 @@ TEST_F(CApiCuda, RefusesWhatCannotBeCopied) {
                  DLBRIDGE_INVALID_ARGUMENT, "invalid_device", "data");
 }
 
-TEST_F(CApiCuda, StructsAreTakenInTheSizesThatAreKnown) {
+TEST_F(CApiCuda, StructSizesAreChecked) {
   start();
   struct Newer {
     dlb_pinned_stats known;

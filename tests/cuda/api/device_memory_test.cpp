@@ -34,7 +34,7 @@ class DeviceMemory : public StagingTest {
   }
 };
 
-TEST_F(DeviceMemory, IsUsableInTheOrderOfItsStream) {
+TEST_F(DeviceMemory, UsableInStreamOrder) {
   const cudaStream_t user = stream();
   const Loan loan = empty_on(user);
   write(user, loan, 2);
@@ -44,7 +44,7 @@ TEST_F(DeviceMemory, IsUsableInTheOrderOfItsStream) {
   EXPECT_EQ(*seen, pattern(bytes_of(loan), 2));
 }
 
-TEST_F(DeviceMemory, WithoutEdgesIsUsableAtOnce) {
+TEST_F(DeviceMemory, NoSyncIsUsableAtOnce) {
   Loan loan = cuda::device_empty(kLike.view(), numbered(cuda::kNoSync));
   const cudaStream_t any = stream();
   write(any, loan, 2);
@@ -52,7 +52,7 @@ TEST_F(DeviceMemory, WithoutEdgesIsUsableAtOnce) {
   EXPECT_EQ(sim().read(loan.view().data, bytes_of(loan)), pattern(bytes_of(loan), 2));
 }
 
-TEST_F(DeviceMemory, LooksLikeWhatItIsMadeAfter) {
+TEST_F(DeviceMemory, CopiesShapeAndDtype) {
   const TestTensor& transposed = device({{20, 30}, {1, 20}, kInt8});
   const Loan same_order = cuda::device_empty(transposed.view(), on(stream()));
   EXPECT_EQ(same_order.view().shape[0], 20);
@@ -79,7 +79,7 @@ TEST_F(DeviceMemory, OfNothingTakesNone) {
 
 // ---- How it goes back
 
-TEST_F(DeviceMemory, IsGivenBackBehindItsStreamWithoutWaiting) {
+TEST_F(DeviceMemory, FreedInStreamOrder) {
   const cudaStream_t user = stream();
   Loan loan = empty_on(user);
   const void* const memory = loan.view().data;
@@ -95,7 +95,7 @@ TEST_F(DeviceMemory, IsGivenBackBehindItsStreamWithoutWaiting) {
   EXPECT_EQ(*seen, pattern(kElements * 4, 2));
 }
 
-TEST_F(DeviceMemory, IsGivenBackBehindEveryRecordedStream) {
+TEST_F(DeviceMemory, FreedAfterRecordedStreams) {
   const cudaStream_t user = stream();
   const cudaStream_t others[] = {stream(), stream()};
   Loan loan = empty_on(user);
@@ -112,7 +112,7 @@ TEST_F(DeviceMemory, IsGivenBackBehindEveryRecordedStream) {
   for (const auto& each : seen) EXPECT_EQ(*each, pattern(kElements * 4, 2));
 }
 
-TEST_F(DeviceMemory, ALateReaderThatNobodyRecordedIsAReport) {
+TEST_F(DeviceMemory, UnrecordedReaderRaces) {
   const cudaStream_t user = stream();
   const cudaStream_t other = stream();
   Loan loan = empty_on(user);
@@ -125,7 +125,7 @@ TEST_F(DeviceMemory, ALateReaderThatNobodyRecordedIsAReport) {
   sim().clear_reports();
 }
 
-TEST_F(DeviceMemory, RecordsOnlyWhatIsItsOwn) {
+TEST_F(DeviceMemory, RecordsOwnMemoryOnly) {
   const cudaStream_t user = stream();
   Loan foreign = device({{10}}).acquire();
   EXPECT_FALSE(cuda::record_device_stream(foreign.deleter(), on(user)));
@@ -139,7 +139,7 @@ TEST_F(DeviceMemory, RecordsOnlyWhatIsItsOwn) {
 }
 
 // The per-thread stream is another one where it is given back.
-TEST_F(DeviceMemory, OfAPerThreadStreamIsGivenBackBehindThatOfItsThread) {
+TEST_F(DeviceMemory, PerThreadStreamFreesInOrder) {
   Loan loan;
   in_context(1, [&] {
     loan = cuda::device_empty(kLike.view(), numbered(cuda::kPerThreadStream));
@@ -155,7 +155,7 @@ TEST_F(DeviceMemory, OfAPerThreadStreamIsGivenBackBehindThatOfItsThread) {
   });
 }
 
-TEST_F(DeviceMemory, IsGivenBackOnAnyThread) {
+TEST_F(DeviceMemory, FreedOnAnyThread) {
   const cudaStream_t user = stream();
   Loan loan = empty_on(user);
   write(user, loan, 2);
@@ -171,7 +171,7 @@ TEST_F(DeviceMemory, IsGivenBackOnAnyThread) {
   EXPECT_EQ(sim().calls("free_async"), 2u);
 }
 
-TEST_F(DeviceMemory, IsUsedAgainByTheNextWithoutARace) {
+TEST_F(DeviceMemory, ReuseDoesNotRace) {
   Config config;
   config.schedule = Schedule::lazy;
   config.reuse_addresses = true;
@@ -190,7 +190,7 @@ TEST_F(DeviceMemory, IsUsedAgainByTheNextWithoutARace) {
 }
 
 // What it went back behind stands still; everybody else goes on.
-TEST_F(DeviceMemory, OfASlowStreamDelaysNobodyElse) {
+TEST_F(DeviceMemory, SlowStreamDelaysNoOther) {
   start();
   const cudaStream_t slow = stream();
   Loan loan = empty_on(slow);
@@ -210,7 +210,7 @@ TEST_F(DeviceMemory, OfASlowStreamDelaysNobodyElse) {
 
 // An event cannot be recorded on a stream that is being captured; a copy stream that waited for one
 // would be drawn into the capture.
-TEST_F(DeviceMemory, OfACapturedStreamGoesBackAfterTheCapture) {
+TEST_F(DeviceMemory, FreedAfterCapture) {
   for (const bool legacy : {false, true}) {
     SCOPED_TRACE(legacy);
     const cudaStream_t user = legacy ? cudaStreamLegacy : stream();
@@ -230,7 +230,7 @@ TEST_F(DeviceMemory, OfACapturedStreamGoesBackAfterTheCapture) {
   }
 }
 
-TEST_F(DeviceMemory, OfAnEngineThatIsNoMoreIsLeftAlone) {
+TEST_F(DeviceMemory, OutlivesItsEngine) {
   expect_losses();
   Loan loan = empty_on(stream());
   start();
@@ -242,7 +242,7 @@ TEST_F(DeviceMemory, OfAnEngineThatIsNoMoreIsLeftAlone) {
 
 // ---- What stands in the way
 
-TEST_F(DeviceMemory, OfADeadDeviceIsLeaked) {
+TEST_F(DeviceMemory, DeadDeviceLeaks) {
   expect_losses();
   Loan loan = empty_on(stream());
   sim().kill_device(1, cudaErrorECCUncorrectable);
@@ -257,7 +257,7 @@ TEST_F(DeviceMemory, OfADeadDeviceIsLeaked) {
 }
 
 // It dies of what gives the memory back.
-TEST_F(DeviceMemory, IsLeakedWhereItsDeviceDiesOfTheReturn) {
+TEST_F(DeviceMemory, FreeThatKillsTheDeviceLeaks) {
   for (const char* function : {"event_record", "stream_wait_event", "free_async"}) {
     start();
     expect_losses();
@@ -286,7 +286,7 @@ TEST_F(DeviceMemory, BeyondTheDevicesIsRefused) {
   EXPECT_EQ(sim().last_error(), cudaSuccess);
 }
 
-TEST_F(DeviceMemory, OfAFailedCallIsNotLost) {
+TEST_F(DeviceMemory, FailedCallFreesMemory) {
   const std::vector<std::string> functions = {
       "get_device_count",   "stream_create_with_flags",  "stream_wait_event",
       "stream_synchronize", "stream_is_capturing",       "stream_get_device",
@@ -319,7 +319,7 @@ TEST_F(DeviceMemory, OfAFailedCallIsNotLost) {
   EXPECT_GT(struck, 15);
 }
 
-TEST_F(DeviceMemory, OnAStreamThatIsNoneIsRefused) {
+TEST_F(DeviceMemory, RefusesInvalidStreams) {
   const auto refused = [&](ErrorCode code, Stream given) {
     expect_error(code, [&] { static_cast<void>(cuda::device_empty(kLike.view(), given)); });
   };
@@ -337,7 +337,7 @@ TEST_F(DeviceMemory, OnAStreamThatIsNoneIsRefused) {
 
 // ---- Contexts
 
-TEST_F(DeviceMemory, MakesTheContextWhereNobodyHas) {
+TEST_F(DeviceMemory, CreatesContext) {
   Config config;
   config.active = {};
   start(config);
@@ -370,7 +370,7 @@ TEST_F(DeviceMemory, LeavesTheThreadsContextsAlone) {
 
 // ---- Questions about memory
 
-TEST_F(DeviceMemory, ItsDeviceIsKnownByTheAddress) {
+TEST_F(DeviceMemory, AddressTellsDevice) {
   const TestTensor& x = device({{100}});
   const TestTensor& elsewhere = device({{100}}, 1, 0);
   const TestTensor& shared = managed({{100}});
@@ -386,7 +386,7 @@ TEST_F(DeviceMemory, ItsDeviceIsKnownByTheAddress) {
   EXPECT_EQ(sim().last_error(), cudaSuccess);
 }
 
-TEST_F(DeviceMemory, WhetherTheHostMayShareItIsTheDevicesToSay) {
+TEST_F(DeviceMemory, DeviceTellsManagedSharing) {
   sim().set_attribute(cudaDevAttrConcurrentManagedAccess, 1, 0);
   sim().set_attribute(cudaDevAttrConcurrentManagedAccess, 0, 1);
   EXPECT_TRUE(cuda::shares_managed_memory(0));
@@ -398,7 +398,7 @@ TEST_F(DeviceMemory, WhetherTheHostMayShareItIsTheDevicesToSay) {
   EXPECT_FALSE(sim().context_active(0)) << "a question makes no context";
 }
 
-TEST_F(DeviceMemory, PinnedMemoryIsKnownByAllItsBytes) {
+TEST_F(DeviceMemory, PageLockedChecksAllBytes) {
   const TestTensor& like = host({{1000}});
   const TestTensor& pinned = foreign_pinned({{1000}});
   const Loan pooled = cuda::pinned_empty(like.view());

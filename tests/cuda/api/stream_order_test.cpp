@@ -23,7 +23,7 @@ class StreamOrder : public StagingTest {
 
 // ---- Dependencies
 
-TEST_F(StreamOrder, TheLaterComesBehindTheEarlier) {
+TEST_F(StreamOrder, LaterStreamWaits) {
   const cudaStream_t earlier = stream();
   const cudaStream_t later = stream();
   TestTensor& x = device({{kSize}});
@@ -36,7 +36,7 @@ TEST_F(StreamOrder, TheLaterComesBehindTheEarlier) {
   EXPECT_EQ(*seen, pattern(x.span(), 2));
 }
 
-TEST_F(StreamOrder, HoldsForWhatIsThereByThen) {
+TEST_F(StreamOrder, CoversEarlierWorkOnly) {
   start();
   const cudaStream_t earlier = stream();
   const cudaStream_t later = stream();
@@ -67,7 +67,7 @@ TEST_F(StreamOrder, OfNumberedStreams) {
   }
 }
 
-TEST_F(StreamOrder, NeedsNoEdgeToItselfOrForNobody) {
+TEST_F(StreamOrder, SkipsSameStreamAndNoSync) {
   const cudaStream_t user = stream();
   cuda::order_streams(on(user), on(user));
   cuda::order_streams(numbered(cuda::kNoSync), on(user));
@@ -76,7 +76,7 @@ TEST_F(StreamOrder, NeedsNoEdgeToItselfOrForNobody) {
   EXPECT_TRUE(sim().used_streams().empty());
 }
 
-TEST_F(StreamOrder, OfWhatIsNoStreamIsRefused) {
+TEST_F(StreamOrder, RefusesInvalidStreams) {
   const cudaStream_t user = stream();
   const cudaStream_t captured = stream();
   ASSERT_EQ(sim().begin_capture(captured), cudaSuccess);
@@ -107,7 +107,7 @@ TEST_F(StreamOrder, OfWhatIsNoStreamIsRefused) {
   EXPECT_EQ(sim().last_error(), cudaSuccess);
 }
 
-TEST_F(StreamOrder, AFailedCallIsToldAndLeavesNothing) {
+TEST_F(StreamOrder, FailedCallLeavesNothing) {
   for (const char* function : {"event_create_with_flags", "event_record", "stream_wait_event",
                                "stream_is_capturing", "stream_get_device", "ctx_push_current"}) {
     for (const bool for_good : {false, true}) {
@@ -135,7 +135,7 @@ TEST_F(StreamOrder, AFailedCallIsToldAndLeavesNothing) {
 
 // ---- When a stream has run what it had
 
-TEST_F(StreamOrder, AStreamIsReachedWhenItHasRunWhatItHad) {
+TEST_F(StreamOrder, ReachedAfterEnqueuedWork) {
   start();
   const cudaStream_t user = stream();
   TestTensor& x = device({{kSize}});
@@ -155,7 +155,7 @@ TEST_F(StreamOrder, AStreamIsReachedWhenItHasRunWhatItHad) {
   sim().go_stream(user);
 }
 
-TEST_F(StreamOrder, AReachedStreamIsKnownToTheHost) {
+TEST_F(StreamOrder, ReachedOrdersTheHost) {
   const cudaStream_t user = stream();
   TestTensor& x = device({{kSize}});
   produce(user, x, 2);
@@ -164,7 +164,7 @@ TEST_F(StreamOrder, AReachedStreamIsKnownToTheHost) {
   x.freed = true;
 }
 
-TEST_F(StreamOrder, WhatNobodyOrdersIsReachedAtOnce) {
+TEST_F(StreamOrder, NoSyncIsReachedAtOnce) {
   TestTensor& x = device({{kSize}});
   produce(stream(), x, 2);
   const cuda::Future reached = cuda::when_reached(numbered(cuda::kNoSync));
@@ -173,7 +173,7 @@ TEST_F(StreamOrder, WhatNobodyOrdersIsReachedAtOnce) {
   EXPECT_TRUE(sim().used_streams().empty());
 }
 
-TEST_F(StreamOrder, OfAPerThreadStreamItIsTheCallers) {
+TEST_F(StreamOrder, PerThreadStreamIsTheCallers) {
   start();
   in_context(1, [&] {
     TestTensor& x = device({{kSize}});
@@ -187,7 +187,7 @@ TEST_F(StreamOrder, OfAPerThreadStreamItIsTheCallers) {
   });
 }
 
-TEST_F(StreamOrder, ADroppedWaitHoldsUpNobody) {
+TEST_F(StreamOrder, DroppedWaitBlocksNothing) {
   start();
   const cudaStream_t user = stream();
   TestTensor& x = device({{kSize}});
@@ -201,7 +201,7 @@ TEST_F(StreamOrder, ADroppedWaitHoldsUpNobody) {
   EXPECT_TRUE(cuda::drain(10));
 }
 
-TEST_F(StreamOrder, AWaitThatFailsIsToldOnceItIsKnown) {
+TEST_F(StreamOrder, FailedWaitIsReported) {
   start();
   expect_losses();
   const cudaStream_t user = stream();
@@ -216,7 +216,7 @@ TEST_F(StreamOrder, AWaitThatFailsIsToldOnceItIsKnown) {
   expect_error(ErrorCode::device_failed, [&] { static_cast<void>(cuda::when_reached(on(user))); });
 }
 
-TEST_F(StreamOrder, AWaitThatCannotBeginLeavesNothing) {
+TEST_F(StreamOrder, UnstartedWaitLeavesNothing) {
   int struck = 0;
   for (const char* function : {"stream_create_with_flags", "event_create_with_flags",
                                "event_record", "stream_wait_event", "event_synchronize"}) {
@@ -275,7 +275,7 @@ TEST_F(StreamOrder, ALaneServesAConsumer) {
 }
 
 // Neither a slow producer on another stream nor the legacy stream holds it up.
-TEST_F(StreamOrder, ALaneIsOrderedWithNobody) {
+TEST_F(StreamOrder, ImportStreamIsUnordered) {
   start();
   const intptr_t number = reinterpret_cast<intptr_t>(cuda::import_stream(1).handle);
   EXPECT_TRUE(number < 0 || number > cuda::kPerThreadStream) << "a stream of the module's own";
@@ -296,7 +296,7 @@ TEST_F(StreamOrder, ALaneIsOrderedWithNobody) {
   EXPECT_TRUE(waiting.wait(10));
 }
 
-TEST_F(StreamOrder, ALaneMakesTheContextWhereNobodyHas) {
+TEST_F(StreamOrder, ImportStreamCreatesContext) {
   Config config;
   config.active = {};
   start(config);
@@ -311,7 +311,7 @@ TEST_F(StreamOrder, ALaneMakesTheContextWhereNobodyHas) {
 }
 
 // A slow producer keeps the one that it was given; sixteen are given in turn.
-TEST_F(StreamOrder, ProducersAreGivenStreamsInTurn) {
+TEST_F(StreamOrder, ImportStreamsRotate) {
   std::vector<void*> given;
   for (int i = 0; i < 32; ++i) given.push_back(cuda::import_stream(1).handle);
   std::vector<void*> first(given.begin(), given.begin() + 16);
@@ -322,7 +322,7 @@ TEST_F(StreamOrder, ProducersAreGivenStreamsInTurn) {
   EXPECT_FALSE(std::binary_search(first.begin(), first.end(), cuda::allocation_stream(1).handle));
 }
 
-TEST_F(StreamOrder, AStreamThatWasDrawnIntoACaptureIsGivenToNobody) {
+TEST_F(StreamOrder, CapturedImportStreamIsSkipped) {
   const cudaStream_t captured = stream();
   ASSERT_EQ(sim().begin_capture(captured), cudaSuccess);
   std::vector<cudaStream_t> drawn;

@@ -53,7 +53,7 @@ class ShippedLibrary : public testing::Test {
   Simulator sim_{{.schedule = cuda_sim::Schedule::lazy}};
 };
 
-TEST_F(ShippedLibrary, StagesToHostBehindTheProducer) {
+TEST_F(ShippedLibrary, ToHostAfterProducer) {
   const cudaStream_t producer = sim_.make_stream(cudaStreamNonBlocking);
   for (const size_t count : {size_t{100}, size_t{3} << 20}) {
     const Bytes expected = pattern(count);
@@ -69,7 +69,7 @@ TEST_F(ShippedLibrary, StagesToHostBehindTheProducer) {
   }
 }
 
-TEST_F(ShippedLibrary, StagesToDeviceAheadOfTheConsumer) {
+TEST_F(ShippedLibrary, ToDeviceBeforeConsumer) {
   const cudaStream_t consumer = sim_.make_stream(cudaStreamNonBlocking);
   Bytes expected = pattern(3 << 20);
   const auto count = static_cast<int64_t>(expected.size());

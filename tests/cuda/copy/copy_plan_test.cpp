@@ -331,7 +331,7 @@ std::string name_of(const testing::TestParamInfo<Case>& row) {
 
 INSTANTIATE_TEST_SUITE_P(All, PlanCopyTable, testing::ValuesIn(kCases), name_of);
 
-TEST(PlanCopy, BeginsAtTheLowestAddressOfATargetThatRunsBackwards) {
+TEST(PlanCopy, StartsAtLowestAddress) {
   const Shaped source({4, 5}, {-5, -1}, test::kFloat32, address(76));
   const Shaped target({4, 5}, {-5, -1}, test::kFloat32, address(kGiB + 76));
   const CopyStep step = plan_copy(source.view(), target.view());
@@ -339,14 +339,14 @@ TEST(PlanCopy, BeginsAtTheLowestAddressOfATargetThatRunsBackwards) {
   EXPECT_EQ(step.target, address(kGiB));
 }
 
-TEST(PlanCopy, TakesRowsAsNarrowAsItIsTold) {
+TEST(PlanCopy, HonoursMinimumRow) {
   const Shaped source({10, 4}, {20, 1}, test::kFloat32, address());
   const Shaped target({10, 4}, {4, 1}, test::kFloat32, address(kGiB));
   EXPECT_EQ(plan_copy(source.view(), target.view(), 16).kind, CopyKind::rows);
   EXPECT_EQ(plan_copy(source.view(), target.view(), 17).kind, CopyKind::pack);
 }
 
-TEST(PlanCopy, LeavesRankAbove64ToExtentsOfOne) {
+TEST(PlanCopy, IgnoresExtentsOfOne) {
   Dims shape(100, 1);
   shape[3] = 6;
   shape[90] = 7;
@@ -361,7 +361,7 @@ TEST(PlanCopy, LeavesRankAbove64ToExtentsOfOne) {
   EXPECT_EQ(pieces.bytes(), 6 * 7 * 4);
 }
 
-TEST(ChooseKernel, LeavesWhatTilesCannotBeCountedForToTheOtherKernel) {
+TEST(ChooseKernel, HugeTransposeUsesStrided) {
   PackParams params{};
   params.rank = 2;
   params.element_bytes = 1;
@@ -542,7 +542,7 @@ TEST(PlanCopy, CopiesWhatCopyHostCopies) {
   for (const int32_t unit : {1, 2, 4, 8, 16}) EXPECT_GE(units[unit], 50) << unit;
 }
 
-TEST(PlanCopy, IsFlatFromADenseSourceOfAnyOrderIntoTheLayoutThatArrives) {
+TEST(PlanCopy, DenseSourceIsFlat) {
   std::mt19937 random(3);
   for (int round = 0; round < 500; ++round) {
     const size_t rank = random() % 6;
@@ -567,7 +567,7 @@ TEST(PlanCopy, IsFlatFromADenseSourceOfAnyOrderIntoTheLayoutThatArrives) {
 
 // ---- Pieces -------------------------------------------------------------------------------------
 
-TEST(Pieces, MoveEveryElementOnceInTheTargetsOrderWithinTheSize) {
+TEST(Pieces, CoverEveryElementOnce) {
   int cut = 0;
   for (uint32_t seed = 0; seed < 4000; ++seed) {
     SCOPED_TRACE("seed " + std::to_string(seed));
@@ -606,7 +606,7 @@ TEST(Pieces, MoveEveryElementOnceInTheTargetsOrderWithinTheSize) {
   EXPECT_GE(cut, 2000);
 }
 
-TEST(Pieces, AreAsLargeAsTheyMayBe) {
+TEST(Pieces, AreLargestPossible) {
   const Shaped flat({1000}, {1}, test::kFloat32, address());
   EXPECT_EQ(Pieces(flat.view(), flat.view(), 4000).count(), 1);
   EXPECT_EQ(Pieces(flat.view(), flat.view(), 3999).count(), 2);
@@ -618,7 +618,7 @@ TEST(Pieces, AreAsLargeAsTheyMayBe) {
   EXPECT_EQ(Pieces(turned.view(), compact.view(), 40).count(), 60);   // half a row each
 }
 
-TEST(Pieces, AreNoneOfAnEmptyView) {
+TEST(Pieces, EmptyViewHasNone) {
   const Shaped empty({3, 0}, {0, 1}, test::kFloat32, nullptr);
   Pieces pieces(empty.view(), empty.view(), 100);
   EXPECT_EQ(pieces.count(), 0);
@@ -638,7 +638,7 @@ TEST(Pieces, OfOneElementAreOne) {
 constexpr DType kInt4{TypeCode::int_, 4};
 constexpr DType kInt4Three{TypeCode::int_, 4, 3};
 
-TEST(PackedSubbyte, MovesAsBytesWhereBothSidesAreOneRun) {
+TEST(PackedSubbyte, MovesWholeRunsAsBytes) {
   for (const auto& [shape, strides, dtype, bytes] :
        {std::tuple{Dims{3, 5}, Dims{5, 1}, kInt4, 8}, std::tuple{Dims{3, 5}, Dims{1, 3}, kInt4, 8},
         std::tuple{Dims{}, Dims{}, kInt4, 1}, std::tuple{Dims{3}, Dims{1}, kInt4Three, 5}}) {
@@ -677,7 +677,7 @@ TEST(PackedSubbyte, IsRefusedElementByElement) {
   expect_error(ErrorCode::packed_subbyte, [&] { plan_copy(backwards.view(), backwards.view()); });
 }
 
-TEST(PackedSubbyte, MovesLikeAnyOtherWherePaddedOrInPairs) {
+TEST(PackedSubbyte, MovesPaddedOrPaired) {
   Shaped source({3, 5}, {1, 3}, kInt4, address());
   Shaped target({3, 5}, {5, 1}, kInt4, address(kGiB));
   source.fields().subbyte_padded = target.fields().subbyte_padded = true;

@@ -108,7 +108,7 @@ Dims nested_strides(const Dims& extents, std::mt19937& random) {
 
 class PackBody : public testing::TestWithParam<int64_t> {};
 
-TEST_P(PackBody, CopiesEveryRankWithStridesOfEverySign) {
+TEST_P(PackBody, CopiesEveryRankAndSign) {
   std::mt19937 random(static_cast<uint32_t>(GetParam()));
   for (size_t rank = 0; rank <= 8; ++rank) {
     for (int round = 0; round < 40; ++round) {
@@ -140,7 +140,7 @@ TEST_P(PackBody, TransposesOddExtents) {
   }
 }
 
-TEST_P(PackBody, CopiesMoreElementsThanAGridHasThreads) {
+TEST_P(PackBody, CopiesBeyondOneGrid) {
   const Sides sides{{5, 401, 7}, {401 * 7, -7, 1}, {1, 5, 5 * 401}};
   expect_copied(sides, GetParam(), KernelId::strided);
   expect_copied(sides, GetParam(), KernelId::transpose);
@@ -167,7 +167,7 @@ TEST_P(PackBody, CopiesNothingWhenEmpty) {
   EXPECT_EQ(*target.first(), GuardedBuffer::kPoison);
 }
 
-TEST_P(PackBody, RefusesAddressesThatTheDeviceWouldFaultOn) {
+TEST_P(PackBody, RefusesMisalignedAddresses) {
   if (GetParam() == 1) return;
   Side source({40, 40}, {40, 1}, GetParam());
   Side target({40, 40}, {1, 40}, GetParam());
@@ -201,7 +201,7 @@ TEST(PackBodyIndex, CountsBeyond32Bits) {
   EXPECT_EQ(std::memcmp(target, expected, sizeof target), 0);
 }
 
-TEST(PackBodyIndex, CountsIn32BitsUpToTheLastOneThatFits) {
+TEST(PackBodyIndex, Uses32BitsWhereTheyFit) {
   PackParams params{};
   params.count = INT32_MAX;
   EXPECT_TRUE(counts_in_32_bits(params));
@@ -209,7 +209,7 @@ TEST(PackBodyIndex, CountsIn32BitsUpToTheLastOneThatFits) {
   EXPECT_FALSE(counts_in_32_bits(params));
 }
 
-TEST(PackBodyTiling, CutsIntoNoMoreTilesThanItNeeds) {
+TEST(PackBodyTiling, MakesNoSpareTiles) {
   PackParams params = params_of({{64, 33, 5}, {33, 1, 64 * 33}, {1, 64, 64 * 33}}, 1);
   EXPECT_EQ(Tiling(params).count, 2u * 2 * 5);
   params.extent[0] = 65;

@@ -59,7 +59,7 @@ class PinnedPoolTest : public ::testing::Test {
 
 // ---- Sizes
 
-TEST(PinnedClasses, FourADoublingAndAtMostAQuarterWasted) {
+TEST(PinnedClasses, WasteAtMostAQuarter) {
   size_t previous = 0;
   int in_doubling = 0;
   for (int c = 0; c < pinned::kClasses; ++c) {
@@ -84,14 +84,14 @@ TEST(PinnedClasses, FourADoublingAndAtMostAQuarterWasted) {
   EXPECT_EQ(pinned::class_of(0), 0);
 }
 
-TEST(PinnedClasses, AboveTheyGoInStepsOfTwoMebibytes) {
+TEST(PinnedClasses, LargeBlocksRoundToTwoMebibytes) {
   constexpr size_t kFour = size_t{4} << 30;
   EXPECT_EQ(pinned::large_bytes(kFour), kFour);
   EXPECT_EQ(pinned::large_bytes(kFour + 1), kFour + 2 * kMiB);
   EXPECT_EQ(pinned::large_bytes(8 * kMiB + 1), 10 * kMiB);
 }
 
-TEST_F(PinnedPoolTest, BlocksAreAsLargeAndAsAlignedAsPromised) {
+TEST_F(PinnedPoolTest, BlockSizeAndAlignment) {
   for (const size_t bytes : {size_t{1}, size_t{64}, size_t{65}, 3 * kKiB, 4 * kKiB + 1, 64 * kKiB,
                              64 * kKiB + 1, kMiB, 5 * kMiB, 8 * kMiB, 8 * kMiB + 1, 33 * kMiB}) {
     const PinnedBlock block = pool_->take(bytes);
@@ -108,7 +108,7 @@ TEST_F(PinnedPoolTest, BlocksAreAsLargeAndAsAlignedAsPromised) {
   EXPECT_EQ(stats().owned, 0u);
 }
 
-TEST_F(PinnedPoolTest, ABlockOfNothingIsValid) {
+TEST_F(PinnedPoolTest, EmptyBlockIsValid) {
   PinnedBlock block = pool_->take(0);
   ASSERT_TRUE(block);
   EXPECT_EQ(block.size(), 0u);
@@ -121,13 +121,13 @@ TEST_F(PinnedPoolTest, ABlockOfNothingIsValid) {
   expect_bytes(0, 0, 0, 0);
 }
 
-TEST_F(PinnedPoolTest, ALargeBlockCostsAtMostTwoMebibytesMore) {
+TEST_F(PinnedPoolTest, LargeBlockWastesLittle) {
   const PinnedBlock block = pool_->take(64 * kMiB + 1);
   EXPECT_EQ(stats().registered, 66 * kMiB);
   EXPECT_EQ(api_.registered(), 66 * kMiB);
 }
 
-TEST_F(PinnedPoolTest, AScalarDoesNotPinMoreThanAHugePage) {
+TEST_F(PinnedPoolTest, ScalarPinsOneHugePage) {
   const PinnedBlock block = pool_->take(4);
   EXPECT_EQ(stats().registered, 2 * kMiB);
 }
@@ -145,7 +145,7 @@ TEST_F(PinnedPoolTest, SmallBlocksShareSegments) {
   for (size_t i = 1; i < places.size(); ++i) EXPECT_LE(places[i - 1].second, places[i].first);
 }
 
-TEST_F(PinnedPoolTest, ALargerFreeBlockServesWhereLittleIsWasted) {
+TEST_F(PinnedPoolTest, ReusesSlightlyLargerBlock) {
   const std::byte* place = nullptr;
   {
     const PinnedBlock block = pool_->take(50 * kMiB);
@@ -160,7 +160,7 @@ TEST_F(PinnedPoolTest, ALargerFreeBlockServesWhereLittleIsWasted) {
   EXPECT_EQ(pool_->take(49 * kMiB).data(), place);  // of two that fit, the smaller
 }
 
-TEST_F(PinnedPoolTest, PagesOfAClassServeAnotherOnceItsBlocksAreFree) {
+TEST_F(PinnedPoolTest, FreePagesChangeClass) {
   std::vector<PinnedBlock> blocks;
   for (int i = 0; i < 16; ++i) blocks.push_back(pool_->take(128 * kKiB));
   EXPECT_EQ(stats().registered, 2 * kMiB);
@@ -170,7 +170,7 @@ TEST_F(PinnedPoolTest, PagesOfAClassServeAnotherOnceItsBlocksAreFree) {
   EXPECT_EQ(stats().grows, 1u);
 }
 
-TEST_F(PinnedPoolTest, ABlockIsInOnePieceUnlessItIsLarger) {
+TEST_F(PinnedPoolTest, BlockFitsOnePiece) {
   pool_.emplace(api_.table(), *fences_, 256 * kMiB, 8 * kMiB);
   const PinnedBlock large = pool_->take(20 * kMiB);
   EXPECT_EQ(pool_->bytes_to_seam(large.data() + 10 * kMiB), 6 * kMiB);
@@ -205,7 +205,7 @@ TEST_F(PinnedPoolTest, KnowsWhichAddressesAreHeld) {
 
 // ---- States
 
-TEST_F(PinnedPoolTest, ADestroyedBlockIsFreeAtOnce) {
+TEST_F(PinnedPoolTest, DestroyedBlockIsFree) {
   for (const size_t bytes : {size_t{64}, 64 * kKiB, kMiB, 20 * kMiB}) {
     const std::byte* place = nullptr;
     {
@@ -220,7 +220,7 @@ TEST_F(PinnedPoolTest, ADestroyedBlockIsFreeAtOnce) {
   EXPECT_EQ(fences_->polls, 0);
 }
 
-TEST_F(PinnedPoolTest, AMovedBlockIsFreedOnce) {
+TEST_F(PinnedPoolTest, MovedBlockFreesOnce) {
   PinnedBlock a = pool_->take(100);
   PinnedBlock b(std::move(a));
   EXPECT_FALSE(a);  // NOLINT: what a move leaves is part of the promise
@@ -233,7 +233,7 @@ TEST_F(PinnedPoolTest, AMovedBlockIsFreedOnce) {
 }
 
 // Rule: 41
-TEST_F(PinnedPoolTest, ARetiredBlockWaitsForAllItsTickets) {
+TEST_F(PinnedPoolTest, RetiredBlockWaitsForTickets) {
   for (const size_t bytes : {64 * kKiB, 20 * kMiB}) {
     std::vector<PooledEvent> tickets;
     for (int i = 0; i < 3; ++i) tickets.push_back(fences_->ticket());
@@ -255,7 +255,7 @@ TEST_F(PinnedPoolTest, ARetiredBlockWaitsForAllItsTickets) {
   EXPECT_EQ(fences_->taken, 0);
 }
 
-TEST_F(PinnedPoolTest, ATakeFreesWhatHasPassed) {
+TEST_F(PinnedPoolTest, TakeFreesPassedBlocks) {
   PooledEvent ticket = fences_->ticket();
   const cudaEvent_t event = ticket.get();
   PinnedBlock block = pool_->take(20 * kMiB);
@@ -274,7 +274,7 @@ TEST_F(PinnedPoolTest, RetiringWithoutTicketsFrees) {
   expect_bytes(0, 0, 0, 0);
 }
 
-TEST_F(PinnedPoolTest, ATicketThatNeverPassesStopsNobodyElse) {
+TEST_F(PinnedPoolTest, StuckTicketBlocksNoOther) {
   PooledEvent never = fences_->ticket();
   const cudaEvent_t stuck = never.get();
   pool_->take(kMiB).retire(std::move(never));
@@ -293,7 +293,7 @@ TEST_F(PinnedPoolTest, ATicketThatNeverPassesStopsNobodyElse) {
   fences_->pass(stuck);
 }
 
-TEST_F(PinnedPoolTest, ManyStuckTicketsInFrontStopNobodyElse) {
+TEST_F(PinnedPoolTest, ManyStuckTicketsBlockNoOther) {
   std::vector<cudaEvent_t> stuck;
   for (int i = 0; i < 300; ++i) {
     PooledEvent never = fences_->ticket();
@@ -307,7 +307,7 @@ TEST_F(PinnedPoolTest, ManyStuckTicketsInFrontStopNobodyElse) {
   for (const cudaEvent_t event : stuck) fences_->pass(event);
 }
 
-TEST_F(PinnedPoolTest, WhatHasPassedElsewhereIsFoundBeforeMemoryIsAdded) {
+TEST_F(PinnedPoolTest, FindsPassedBeforeGrowing) {
   std::vector<PinnedBlock> blocks;
   for (int i = 0; i < 300; ++i) blocks.push_back(pool_->take(64));
   for (int i = 0; i < 15; ++i) blocks.push_back(pool_->take(128 * kKiB));
@@ -322,7 +322,7 @@ TEST_F(PinnedPoolTest, WhatHasPassedElsewhereIsFoundBeforeMemoryIsAdded) {
   for (const cudaEvent_t event : stuck) fences_->pass(event);
 }
 
-TEST_F(PinnedPoolTest, AFenceThatDoesNotPassStopsNoLaterOne) {
+TEST_F(PinnedPoolTest, StuckFenceBlocksNoLater) {
   fences_->hold_fences();
   PinnedBlock first = pool_->take(kMiB);
   PinnedBlock second = pool_->take(2 * kMiB);
@@ -335,7 +335,7 @@ TEST_F(PinnedPoolTest, AFenceThatDoesNotPassStopsNoLaterOne) {
   fences_->pass_fences();
 }
 
-TEST_F(PinnedPoolTest, AResultGoesIntoQuarantineWithoutACallOfCuda) {
+TEST_F(PinnedPoolTest, ReleaseCallsNoCuda) {
   for (const size_t bytes : {size_t{4}, kMiB, 20 * kMiB}) {
     PinnedBlock block = pool_->take(bytes);
     const size_t capacity = block.capacity();
@@ -354,7 +354,7 @@ TEST_F(PinnedPoolTest, AResultGoesIntoQuarantineWithoutACallOfCuda) {
   }
 }
 
-TEST_F(PinnedPoolTest, AResultIsUsedAgainOnlyBehindAFenceTakenAfterItsRelease) {
+TEST_F(PinnedPoolTest, ReuseWaitsForLaterFence) {
   fences_->hold_fences();
   for (const size_t bytes : {size_t{64}, 20 * kMiB}) {
     PinnedBlock block = pool_->take(bytes);
@@ -387,7 +387,7 @@ TEST_F(PinnedPoolTest, OneFenceServesManyResults) {
   for (const Deleter& deleter : owners) release(deleter);
 }
 
-TEST_F(PinnedPoolTest, AFenceIsTakenBeforeLargeResultsAreMissed) {
+TEST_F(PinnedPoolTest, LargeResultsAreFencedEarly) {
   const PinnedBlock stock[] = {pool_->take(2 * kMiB), pool_->take(2 * kMiB), pool_->take(2 * kMiB)};
   fences_->hold_fences();
   std::optional<PinnedBlock> spare(pool_->take(2 * kMiB));
@@ -399,7 +399,7 @@ TEST_F(PinnedPoolTest, AFenceIsTakenBeforeLargeResultsAreMissed) {
   fences_->pass_fences();
 }
 
-TEST_F(PinnedPoolTest, TendingTakesAFenceForLargeResultsAndLooksAfterIt) {
+TEST_F(PinnedPoolTest, PollIfDueFencesLargeResults) {
   fences_->hold_fences();
   const Deleter small = pool_->take(64 * kKiB).into_deleter();
   const Deleter large = pool_->take(2 * kMiB).into_deleter();
@@ -421,7 +421,7 @@ TEST_F(PinnedPoolTest, TendingTakesAFenceForLargeResultsAndLooksAfterIt) {
   EXPECT_EQ(fences_->polls, polls) << "nothing is left to ask for";
 }
 
-TEST_F(PinnedPoolTest, WithoutADeviceInUseThereIsNothingToWaitFor) {
+TEST_F(PinnedPoolTest, NoDeviceNeedsNoFence) {
   fences_->no_device = true;
   release(pool_->take(20 * kMiB).into_deleter());
   pool_->poll();
@@ -429,7 +429,7 @@ TEST_F(PinnedPoolTest, WithoutADeviceInUseThereIsNothingToWaitFor) {
   EXPECT_EQ(fences_->polls, 0);
 }
 
-TEST_F(PinnedPoolTest, AShortWaitForAFenceSparesAGrowth) {
+TEST_F(PinnedPoolTest, ShortWaitAvoidsGrowth) {
   for (const size_t bytes : {size_t{8 * kMiB}, 20 * kMiB}) {
     PinnedBlock block = pool_->take(bytes);
     const std::byte* const place = block.data();
@@ -441,7 +441,7 @@ TEST_F(PinnedPoolTest, AShortWaitForAFenceSparesAGrowth) {
   }
 }
 
-TEST_F(PinnedPoolTest, AnAddedTicketHoldsAResultBack) {
+TEST_F(PinnedPoolTest, AddedTicketDelaysResult) {
   PooledEvent ticket = fences_->ticket();
   const cudaEvent_t event = ticket.get();
   PinnedBlock block = pool_->take(20 * kMiB);
@@ -458,7 +458,7 @@ TEST_F(PinnedPoolTest, AnAddedTicketHoldsAResultBack) {
   EXPECT_EQ(pool_->take(20 * kMiB).data(), place);
 }
 
-TEST_F(PinnedPoolTest, AnAddedTicketHoldsADestroyedAndARetiredBlockBack) {
+TEST_F(PinnedPoolTest, AddedTicketDelaysFreeAndRetire) {
   std::vector<cudaEvent_t> events;
   const auto take = [&] {
     PinnedBlock block = pool_->take(1024);
@@ -480,7 +480,7 @@ TEST_F(PinnedPoolTest, AnAddedTicketHoldsADestroyedAndARetiredBlockBack) {
   expect_bytes(0, 0, 0, 0);
 }
 
-TEST_F(PinnedPoolTest, ATicketForMemoryThatNobodyHoldsIsRefused) {
+TEST_F(PinnedPoolTest, RefusesTicketForUnheldMemory) {
   std::byte* place = nullptr;
   {
     const PinnedBlock block = pool_->take(1024);
@@ -495,7 +495,7 @@ TEST_F(PinnedPoolTest, ATicketForMemoryThatNobodyHoldsIsRefused) {
   expect_bytes(0, 0, 0, 0);
 }
 
-TEST_F(PinnedPoolTest, AFailedDeviceLeaksWhatItMayStillWriteTo) {
+TEST_F(PinnedPoolTest, FailedDeviceLeaksBlocks) {
   PooledEvent ticket = fences_->ticket();
   fences_->fail(ticket.get());
   PinnedBlock first = pool_->take(20 * kMiB);
@@ -515,7 +515,7 @@ TEST_F(PinnedPoolTest, AFailedDeviceLeaksWhatItMayStillWriteTo) {
 }
 
 // The fences of the other devices say nothing of the one that failed.
-TEST_F(PinnedPoolTest, WhatAUserHadWhenADeviceFailedIsLeaked) {
+TEST_F(PinnedPoolTest, FailureLeaksHeldResults) {
   PinnedBlock ours = pool_->take(24 * kMiB);  // its operation knows what it did with it
   const Deleter held = pool_->take(20 * kMiB).into_deleter();
   release(pool_->take(22 * kMiB).into_deleter());
@@ -529,7 +529,7 @@ TEST_F(PinnedPoolTest, WhatAUserHadWhenADeviceFailedIsLeaked) {
   expect_bytes(0, 0, 0, 42 * kMiB);
 }
 
-TEST_F(PinnedPoolTest, AtTheEndWhatAUserHadWhenADeviceFailedStaysRegistered) {
+TEST_F(PinnedPoolTest, EndKeepsSuspectRegistered) {
   const Deleter before = pool_->take(20 * kMiB).into_deleter();
   pool_->device_fails();
   const Deleter after = pool_->take(30 * kMiB).into_deleter();
@@ -539,14 +539,14 @@ TEST_F(PinnedPoolTest, AtTheEndWhatAUserHadWhenADeviceFailedStaysRegistered) {
   release(after);
 }
 
-TEST_F(PinnedPoolTest, WhatCouldNotBeFencedIsLeaked) {
+TEST_F(PinnedPoolTest, FailedFenceLeaks) {
   fences_->fence_fails = true;
   for (int i = 0; i < 10; ++i) release(pool_->take(64).into_deleter());
   pool_->poll();
   expect_bytes(0, 0, 0, 640);
 }
 
-TEST_F(PinnedPoolTest, DuringACaptureResultsWaitForTheFenceThatComesAfterIt) {
+TEST_F(PinnedPoolTest, CaptureDelaysFence) {
   fences_->capturing = true;
   PinnedBlock block = pool_->take(20 * kMiB);
   const std::byte* const place = block.data();
@@ -559,7 +559,7 @@ TEST_F(PinnedPoolTest, DuringACaptureResultsWaitForTheFenceThatComesAfterIt) {
   EXPECT_EQ(pool_->take(20 * kMiB).data(), place);
 }
 
-TEST_F(PinnedPoolTest, WhatIsHeldAtAnEndDuringACaptureStaysRegistered) {
+TEST_F(PinnedPoolTest, EndDuringCaptureKeepsHeld) {
   fences_->capturing = true;
   const PinnedBlock held = pool_->take(20 * kMiB);
   {
@@ -569,7 +569,7 @@ TEST_F(PinnedPoolTest, WhatIsHeldAtAnEndDuringACaptureStaysRegistered) {
   EXPECT_EQ(api_.registered(), 20 * kMiB);
 }
 
-TEST_F(PinnedPoolTest, ALeakedBlockIsCountedAndStays) {
+TEST_F(PinnedPoolTest, LeakedBlockIsCounted) {
   PinnedBlock block = pool_->take(kMiB);
   std::byte* const place = block.data();
   EXPECT_TRUE(pool_->add_ticket(place, fences_->ticket()));
@@ -594,7 +594,7 @@ TEST_F(PinnedPoolTest, CountsHitsAndMisses) {
 
 // ---- The limit
 
-TEST_F(PinnedPoolTest, BeyondTheLimitATakeIsEmpty) {
+TEST_F(PinnedPoolTest, LimitRefusesTake) {
   pool_->set_limit(16 * kMiB);
   EXPECT_FALSE(pool_->take(16 * kMiB + 1));
   EXPECT_FALSE(pool_->take(SIZE_MAX));
@@ -607,7 +607,7 @@ TEST_F(PinnedPoolTest, BeyondTheLimitATakeIsEmpty) {
   EXPECT_TRUE(pool_->take(6 * kMiB));
 }
 
-TEST_F(PinnedPoolTest, WithoutAnyBudgetEveryTakeIsEmpty) {
+TEST_F(PinnedPoolTest, ZeroLimitRefusesTake) {
   pool_->set_limit(0);
   EXPECT_FALSE(pool_->take(1));
   pool_->set_limit(2 * kMiB - 1);
@@ -616,7 +616,7 @@ TEST_F(PinnedPoolTest, WithoutAnyBudgetEveryTakeIsEmpty) {
   EXPECT_TRUE(pool_->take(1));
 }
 
-TEST_F(PinnedPoolTest, FreeMemoryMakesRoomTheLongestIdleFirst) {
+TEST_F(PinnedPoolTest, EvictsLongestIdleFirst) {
   pool_->set_limit(60 * kMiB);
   const std::byte* places[3];
   {
@@ -636,7 +636,7 @@ TEST_F(PinnedPoolTest, FreeMemoryMakesRoomTheLongestIdleFirst) {
   EXPECT_FALSE(is_mapped(places[1]) && block.data() != places[1]);
 }
 
-TEST_F(PinnedPoolTest, MemoryThatThreadsKeepForThemselvesMakesRoomToo) {
+TEST_F(PinnedPoolTest, EvictsThreadCaches) {
   pool_->set_limit(32 * kMiB);
   {
     const PinnedBlock block = pool_->take(64);
@@ -657,7 +657,7 @@ TEST_F(PinnedPoolTest, ARefusalTrimsNothing) {
   EXPECT_EQ(api_.calls(), calls);
 }
 
-TEST_F(PinnedPoolTest, ALowerLimitGivesFreeMemoryBack) {
+TEST_F(PinnedPoolTest, LowerLimitTrims) {
   std::optional<PinnedBlock> held(pool_->take(20 * kMiB));
   {
     const PinnedBlock block = pool_->take(30 * kMiB);
@@ -671,7 +671,7 @@ TEST_F(PinnedPoolTest, ALowerLimitGivesFreeMemoryBack) {
   EXPECT_EQ(stats().registered, 2 * kMiB);
 }
 
-TEST_F(PinnedPoolTest, TrimTouchesOnlyWhatIsFree) {
+TEST_F(PinnedPoolTest, TrimKeepsUsedMemory) {
   PooledEvent ticket = fences_->ticket();
   const cudaEvent_t event = ticket.get();
   fences_->hold_fences();
@@ -699,7 +699,7 @@ TEST_F(PinnedPoolTest, TrimTouchesOnlyWhatIsFree) {
 
 // ---- Failures
 
-TEST_F(PinnedPoolTest, AFailureToRegisterIsTriedAgainAfterTrimming) {
+TEST_F(PinnedPoolTest, FailedRegisterRetriesAfterTrim) {
   {
     const PinnedBlock block = pool_->take(20 * kMiB);
   }
@@ -709,7 +709,7 @@ TEST_F(PinnedPoolTest, AFailureToRegisterIsTriedAgainAfterTrimming) {
   EXPECT_EQ(stats().registered, 64 * kMiB);
 }
 
-TEST_F(PinnedPoolTest, ASecondFailureIsAnError) {
+TEST_F(PinnedPoolTest, SecondRegisterFailureThrows) {
   const PinnedBlock held = pool_->take(20 * kMiB);
   for (const size_t bytes : {size_t{1}, 64 * kMiB}) {
     api_.fail_at(1, cudaErrorMemoryAllocation, 2);
@@ -720,7 +720,7 @@ TEST_F(PinnedPoolTest, ASecondFailureIsAnError) {
   }
 }
 
-TEST_F(PinnedPoolTest, ADeadDeviceIsNotTriedAgain) {
+TEST_F(PinnedPoolTest, DeadDeviceIsNotRetried) {
   const size_t calls = api_.calls();
   api_.fail_at(1, cudaErrorIllegalAddress);
   expect_error(ErrorCode::device_failed, [&] { pool_->take(64); });
@@ -728,7 +728,7 @@ TEST_F(PinnedPoolTest, ADeadDeviceIsNotTriedAgain) {
   EXPECT_TRUE(pool_->take(64));
 }
 
-TEST_F(PinnedPoolTest, NoAddressesLeftIsAnErrorAndCostsFreeMemoryOnly) {
+TEST_F(PinnedPoolTest, AddressSpaceEndThrows) {
   pool_->set_limit(SIZE_MAX);
   const PinnedBlock held = pool_->take(10 * kMiB);
   {
@@ -740,7 +740,7 @@ TEST_F(PinnedPoolTest, NoAddressesLeftIsAnErrorAndCostsFreeMemoryOnly) {
   EXPECT_TRUE(pool_->take(20 * kMiB));
 }
 
-TEST_F(PinnedPoolTest, WhatCannotBeRolledBackIsLeaked) {
+TEST_F(PinnedPoolTest, FailedRollbackLeaks) {
   pool_.emplace(api_.table(), *fences_, 64 * kMiB, 8 * kMiB);
   api_.fail_at(3, cudaErrorIllegalAddress, 2);  // the third piece, and undoing the first
   expect_error(ErrorCode::device_failed, [&] { pool_->take(30 * kMiB); });
@@ -750,7 +750,7 @@ TEST_F(PinnedPoolTest, WhatCannotBeRolledBackIsLeaked) {
   EXPECT_FALSE(pool_->take(1));
 }
 
-TEST_F(PinnedPoolTest, WhatCannotBeUnregisteredIsLeaked) {
+TEST_F(PinnedPoolTest, FailedUnregisterLeaks) {
   {
     const PinnedBlock block = pool_->take(20 * kMiB);
   }
@@ -760,7 +760,7 @@ TEST_F(PinnedPoolTest, WhatCannotBeUnregisteredIsLeaked) {
 }
 
 // Everything that a pool does, with the n-th call failing, for all n.
-TEST(PinnedPoolFailures, WhicheverCallFailsNothingIsLostButWhatIsCounted) {
+TEST(PinnedPoolFailures, EveryCallFailureIsCounted) {
   for (const size_t failures : {size_t{1}, size_t{2}, size_t{3}}) {
     size_t n = 1;
     for (bool failed = true; failed; ++n) {
@@ -810,7 +810,7 @@ TEST(PinnedPoolFailures, WhicheverCallFailsNothingIsLostButWhatIsCounted) {
   }
 }
 
-TEST_F(PinnedPoolTest, NoLockIsHeldDuringACallOfCuda) {
+TEST_F(PinnedPoolTest, HoldsNoLockInCuda) {
   std::atomic<int> looks{0};
   thread_local bool inside = false;
   api_.on_call = [&] {
@@ -903,7 +903,7 @@ TEST_F(PinnedPoolTest, BlocksOutliveThePool) {
   EXPECT_TRUE(is_mapped(places[2]));
 }
 
-TEST_F(PinnedPoolTest, TheEndWaitsForFencesAndTickets) {
+TEST_F(PinnedPoolTest, EndWaitsForFencesAndTickets) {
   fences_->hold_fences();
   PooledEvent ticket = fences_->ticket();
   const cudaEvent_t event = ticket.get();
@@ -928,7 +928,7 @@ TEST_F(PinnedPoolTest, TheEndWaitsForFencesAndTickets) {
   release(deleter);
 }
 
-TEST_F(PinnedPoolTest, TheEndDoesNotWaitForEver) {
+TEST_F(PinnedPoolTest, EndWaitIsBounded) {
   fences_->hold_fences();
   const auto begin = std::chrono::steady_clock::now();
   PinnedBlock stuck = pool_->take(10 * kMiB);
@@ -947,7 +947,7 @@ TEST_F(PinnedPoolTest, TheEndDoesNotWaitForEver) {
   EXPECT_TRUE(is_mapped(held_place));
 }
 
-TEST_F(PinnedPoolTest, AtTheEndOfADeadDeviceWhatItMayWriteToStays) {
+TEST_F(PinnedPoolTest, EndKeepsDeadDevicesMemory) {
   fences_->fail_fences();
   PinnedBlock held = pool_->take(20 * kMiB);
   const std::byte* const place = held.data();
@@ -976,7 +976,7 @@ int in_a_fork(const Child& child) {
   return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
 }
 
-TEST_F(PinnedPoolTest, AForksChildIsRefusedAndItsReleasesDoNothing) {
+TEST_F(PinnedPoolTest, ForkedChildIsRefused) {
   PinnedBlock block = pool_->take(64);
   std::memset(block.data(), 0x33, 64);
   PinnedBlock second = pool_->take(64);
@@ -1012,7 +1012,7 @@ TEST_F(PinnedPoolTest, AForksChildIsRefusedAndItsReleasesDoNothing) {
   EXPECT_TRUE(pool_->take(64));
 }
 
-TEST_F(PinnedPoolTest, AForksChildDoesNotWaitForLocksOfThreadsThatAreNotThere) {
+TEST_F(PinnedPoolTest, ForkedChildTakesNoLocks) {
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
   for (int i = 0; i < 2; ++i) {

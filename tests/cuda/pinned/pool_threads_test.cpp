@@ -66,7 +66,7 @@ class PinnedPoolThreads : public ::testing::Test {
   TestFences fences_{api_};
 };
 
-TEST_F(PinnedPoolThreads, BlocksAreFreedByOtherThreadsThanTookThem) {
+TEST_F(PinnedPoolThreads, OtherThreadsFreeBlocks) {
   PinnedPool pool(api_.table(), fences_, 64 * kMiB);
   Exchange exchange;
   std::atomic<int> done{0};
@@ -116,7 +116,7 @@ TEST_F(PinnedPoolThreads, BlocksAreFreedByOtherThreadsThanTookThem) {
   EXPECT_EQ(api_.registered(), 0u);
 }
 
-TEST_F(PinnedPoolThreads, TrimmingAndOtherLimitsMeanwhileDoNoHarm) {
+TEST_F(PinnedPoolThreads, TrimRunsConcurrently) {
   PinnedPool pool(api_.table(), fences_, 64 * kMiB);
   std::atomic<bool> stop{false};
   std::thread trimmer([&] {
@@ -170,13 +170,13 @@ TEST_F(PinnedPoolThreads, NoRaceBreaksTheLimit) {
   api_.on_call = nullptr;
 }
 
-TEST_F(PinnedPoolThreads, OneSegmentServesThreadsThatMissTogether) {
+TEST_F(PinnedPoolThreads, ConcurrentMissesShareSegment) {
   PinnedPool pool(api_.table(), fences_, 256 * kMiB);
   run_threads(16, [&](int) { EXPECT_TRUE(pool.take(64)); });
   EXPECT_EQ(pool.stats().grows, 1u);
 }
 
-TEST_F(PinnedPoolThreads, AFailureToGrowDoesNotKeepOthersWaiting) {
+TEST_F(PinnedPoolThreads, FailedGrowthWakesOthers) {
   PinnedPool pool(api_.table(), fences_, 256 * kMiB);
   for (int round = 0; round < 20; ++round) {
     api_.fail_at(1, cudaErrorMemoryAllocation, 3);
@@ -196,7 +196,7 @@ TEST_F(PinnedPoolThreads, AFailureToGrowDoesNotKeepOthersWaiting) {
   }
 }
 
-TEST_F(PinnedPoolThreads, AThreadKeepsSmallBlocksForItself) {
+TEST_F(PinnedPoolThreads, ThreadCachesSmallBlocks) {
   PinnedPool pool(api_.table(), fences_, 64 * kMiB);
   const auto elsewhere = [&] {
     PinnedBlock block;
@@ -214,7 +214,7 @@ TEST_F(PinnedPoolThreads, AThreadKeepsSmallBlocksForItself) {
   EXPECT_EQ(pool.take(64).data(), place);
 }
 
-TEST_F(PinnedPoolThreads, AThreadsOwnBlocksComeBackWhenItEnds) {
+TEST_F(PinnedPoolThreads, ThreadEndReturnsCache) {
   PinnedPool pool(api_.table(), fences_, 64 * kMiB);
   std::thread([&] {
     std::vector<PinnedBlock> blocks;
@@ -229,7 +229,7 @@ TEST_F(PinnedPoolThreads, AThreadsOwnBlocksComeBackWhenItEnds) {
   EXPECT_EQ(pool.stats().registered, before.registered);
 }
 
-TEST_F(PinnedPoolThreads, TrimReachesWhatLivingThreadsKeep) {
+TEST_F(PinnedPoolThreads, TrimReachesThreadCaches) {
   PinnedPool pool(api_.table(), fences_, 64 * kMiB);
   std::mutex mutex;
   std::condition_variable changed;
@@ -265,7 +265,7 @@ struct HeldToTheEnd {
 };
 thread_local HeldToTheEnd t_held;
 
-TEST_F(PinnedPoolThreads, ABlockMayBeFreedAfterItsThreadsOwnBlocksAreGone) {
+TEST_F(PinnedPoolThreads, FreeAfterCacheClosed) {
   PinnedPool pool(api_.table(), fences_, 64 * kMiB);
   std::thread([&] {
     t_held.block = PinnedBlock();
@@ -281,7 +281,7 @@ TEST_F(PinnedPoolThreads, ABlockMayBeFreedAfterItsThreadsOwnBlocksAreGone) {
   EXPECT_EQ(pool.trim(0), 2 * kMiB);
 }
 
-TEST_F(PinnedPoolThreads, AThreadServesSeveralPoolsAndOutlivesThem) {
+TEST_F(PinnedPoolThreads, ThreadOutlivesPools) {
   std::thread([&] {
     for (int round = 0; round < 5; ++round) {
       PinnedPool one(api_.table(), fences_, 64 * kMiB);
@@ -302,7 +302,7 @@ TEST_F(PinnedPoolThreads, AThreadServesSeveralPoolsAndOutlivesThem) {
   EXPECT_EQ(api_.registered(), 0u);
 }
 
-TEST_F(PinnedPoolThreads, ReleasesRaceWithTheEndOfThePool) {
+TEST_F(PinnedPoolThreads, ReleaseDuringPoolEnd) {
   constexpr int kRounds = 60;
   size_t still_mapped = 0;
   for (int round = 0; round < kRounds; ++round) {

@@ -29,7 +29,7 @@ size_t resident_pages(const std::byte* data, size_t bytes) {
       std::count_if(pages.begin(), pages.end(), [](auto page) { return (page & 1) != 0; }));
 }
 
-TEST(PinnedSegment, IsAlignedToAHugePageAndZero) {
+TEST(PinnedSegment, IsAlignedAndZero) {
   for (int i = 0; i < 8; ++i) {
     const PinnedSegment segment(6 * kMiB);
     EXPECT_EQ(reinterpret_cast<uintptr_t>(segment.data()) % PinnedSegment::kGranularity, 0u);
@@ -38,7 +38,7 @@ TEST(PinnedSegment, IsAlignedToAHugePageAndZero) {
   }
 }
 
-TEST(PinnedSegment, EveryPageIsTouchedBeforeItIsRegistered) {
+TEST(PinnedSegment, TouchesPagesBeforeRegistering) {
   CountingApi api;
   PinnedSegment segment(64 * kMiB);
   size_t resident = 0;
@@ -82,7 +82,7 @@ TEST(PinnedSegment, AsksForHugePages) {
   GTEST_SKIP() << "no VmFlags in /proc/self/smaps";
 }
 
-TEST(PinnedSegment, IsRegisteredInPiecesSideBySide) {
+TEST(PinnedSegment, RegistersAdjacentPieces) {
   CountingApi api;
   PinnedSegment segment(14 * kMiB, 4 * kMiB);
   EXPECT_EQ(segment.registered(), 0u);
@@ -100,7 +100,7 @@ TEST(PinnedSegment, IsRegisteredInPiecesSideBySide) {
   EXPECT_EQ(segment.registered(), 0u);
 }
 
-TEST(PinnedSegment, APieceIsAGibibyteAtMost) {
+TEST(PinnedSegment, PieceIsAtMostOneGibibyte) {
   CountingApi api;
   constexpr size_t kGiB = size_t{1} << 30;
   PinnedSegment segment(kGiB + 2 * kMiB);
@@ -114,7 +114,7 @@ TEST(PinnedSegment, APieceIsAGibibyteAtMost) {
   segment.unregister(api.table());
 }
 
-TEST(PinnedSegment, TellsHowFarItIsToTheSeam) {
+TEST(PinnedSegment, TellsBytesToSeam) {
   const PinnedSegment segment(10 * kMiB, 4 * kMiB);
   EXPECT_EQ(segment.bytes_to_seam(0), 4 * kMiB);
   EXPECT_EQ(segment.bytes_to_seam(1), 4 * kMiB - 1);
@@ -123,7 +123,7 @@ TEST(PinnedSegment, TellsHowFarItIsToTheSeam) {
   EXPECT_EQ(segment.bytes_to_seam(9 * kMiB), kMiB);
 }
 
-TEST(PinnedSegment, AFailureRollsEveryPieceBack) {
+TEST(PinnedSegment, FailureUnregistersEveryPiece) {
   for (size_t n = 1; n <= 4; ++n) {
     CountingApi api;
     const std::byte* data = nullptr;
@@ -145,14 +145,14 @@ TEST(PinnedSegment, AFailureRollsEveryPieceBack) {
   }
 }
 
-TEST(PinnedSegment, ADeadDeviceIsSaidToBeDead) {
+TEST(PinnedSegment, ReportsDeadDevice) {
   CountingApi api;
   PinnedSegment segment(2 * kMiB);
   api.fail_at(1, cudaErrorIllegalAddress);
   expect_error(ErrorCode::device_failed, [&] { segment.register_with(api.table()); });
 }
 
-TEST(PinnedSegment, WhatCannotBeRolledBackStaysMapped) {
+TEST(PinnedSegment, FailedRollbackStaysMapped) {
   CountingApi api;
   const std::byte* data = nullptr;
   {
@@ -179,7 +179,7 @@ TEST(PinnedSegment, UnregisteringKeepsTheContent) {
     ASSERT_EQ(segment.data()[at], std::byte{0x5a});
 }
 
-TEST(PinnedSegment, WhatTheDriverHasLetGoOfIsNotRegistered) {
+TEST(PinnedSegment, IgnoresAlreadyUnregistered) {
   CountingApi api;
   PinnedSegment segment(2 * kMiB);
   segment.register_with(api.table());
@@ -207,7 +207,7 @@ TEST(PinnedSegment, AMoveTakesEverything) {
   EXPECT_FALSE(is_mapped(data));
 }
 
-TEST(PinnedSegment, CallsInRelaxedCaptureModeAndRestoresIt) {
+TEST(PinnedSegment, RegistersInRelaxedCaptureMode) {
   CountingApi api;
   CountingApi::mode() = cudaStreamCaptureModeThreadLocal;
   PinnedSegment segment(2 * kMiB);
@@ -219,7 +219,7 @@ TEST(PinnedSegment, CallsInRelaxedCaptureModeAndRestoresIt) {
   CountingApi::mode() = cudaStreamCaptureModeGlobal;
 }
 
-TEST(PinnedSegment, MoreThanThereAreAddressesIsOutOfMemory) {
+TEST(PinnedSegment, AddressSpaceEndIsOutOfMemory) {
   for (const size_t bytes : {size_t{1} << 50, SIZE_MAX - SIZE_MAX % (2 * kMiB)}) {
     const auto error = error_of([&] { PinnedSegment segment(bytes); });
     ASSERT_TRUE(error);

@@ -15,7 +15,7 @@ namespace {
 using test::CountingApi;
 using test::expect_error;
 
-TEST(EventPool, UsesAnEventAgainOnceItIsBack) {
+TEST(EventPool, ReusesReturnedEvents) {
   CountingApi api;
   {
     EventPool pool(api.table(), 0);
@@ -36,7 +36,7 @@ TEST(EventPool, UsesAnEventAgainOnceItIsBack) {
   EXPECT_EQ(api.events(), 0u);
 }
 
-TEST(EventPool, AnEventIsBackOnceAfterMoves) {
+TEST(EventPool, MovedEventReturnsOnce) {
   CountingApi api;
   EventPool pool(api.table(), 0);
   {
@@ -57,7 +57,7 @@ TEST(EventPool, AnEventIsBackOnceAfterMoves) {
   EXPECT_EQ(api.events(), 2u);
 }
 
-TEST(EventPool, ALeakedEventDoesNotComeBack) {
+TEST(EventPool, LeakedEventNeverReturns) {
   CountingApi api;
   {
     EventPool pool(api.table(), 0);
@@ -70,7 +70,7 @@ TEST(EventPool, ALeakedEventDoesNotComeBack) {
   EXPECT_EQ(api.events(), 1u);
 }
 
-TEST(EventPool, SaysWhyThereIsNoEventAndLeavesNoErrorBehind) {
+TEST(EventPool, FailureClearsLastError) {
   CountingApi api;
   EventPool pool(api.table(), 0);
   api.fail_at(1, cudaErrorLaunchFailure);

@@ -17,7 +17,7 @@ bool has_driver() {
   return runtime_table().driver_get_version(&version) == cudaSuccess && version != 0;
 }
 
-TEST(RuntimeTable, HasAnEntryForEveryFunction) {
+TEST(RuntimeTable, NamesEveryFunction) {
   const CudaApi& api = runtime_table();
 #define RUNTIME(member, symbol) EXPECT_NE(api.member, nullptr) << #member;
 #define DRIVER(member, symbol, version) EXPECT_NE(api.member, nullptr) << #member;
@@ -48,7 +48,7 @@ int traces_of_filling() {
   return active + (current != nullptr ? 1 : 0) + (api.peek_at_last_error() != cudaSuccess ? 1 : 0);
 }
 
-TEST(RuntimeTableDeathTest, LeavesNeitherContextNorErrorBehind) {
+TEST(RuntimeTableDeathTest, LeavesNoContextOrError) {
   if (!has_driver()) {
     GTEST_SKIP() << "no CUDA driver on this machine: there are no contexts, and every call leaves "
                     "the same error";
@@ -67,7 +67,7 @@ class NoDriver : public testing::Test {
   const CudaApi& api_ = runtime_table();
 };
 
-TEST_F(NoDriver, IsAStatusOfTheFirstQuestion) {
+TEST_F(NoDriver, FirstCallReportsIt) {
   int count = -1;
   const cudaError_t result = api_.get_device_count(&count);
   EXPECT_TRUE(result == cudaErrorInsufficientDriver || result == cudaErrorNoDevice) << result;
@@ -78,7 +78,7 @@ TEST_F(NoDriver, IsAStatusOfTheFirstQuestion) {
   EXPECT_EQ(version, CUDART_VERSION);
 }
 
-TEST_F(NoDriver, IsAStatusOfEveryCallOfTheDriver) {
+TEST_F(NoDriver, EveryDriverCallReportsIt) {
   CUcontext context = nullptr;
   unsigned flags = 0;
   int active = 0;
@@ -90,7 +90,7 @@ TEST_F(NoDriver, IsAStatusOfEveryCallOfTheDriver) {
   EXPECT_EQ(api_.device_primary_ctx_release(0), CUDA_ERROR_NOT_INITIALIZED);
 }
 
-TEST_F(NoDriver, IsAStatusOfCallsOfTheRuntime) {
+TEST_F(NoDriver, RuntimeCallsReportIt) {
   std::array<char, 64> memory{};
   cudaPointerAttributes attributes;
   cudaStream_t stream = nullptr;
@@ -127,7 +127,7 @@ TEST(LaunchPackKernel, RefusesWhatNoKernelTakes) {
   EXPECT_EQ(api.launch(KernelId::transpose, params, nullptr), cudaErrorInvalidValue);
 }
 
-TEST(LaunchPackKernel, StartsNothingForAnEmptyCopy) {
+TEST(LaunchPackKernel, SkipsEmptyCopies) {
   PackParams params{};
   params.element_bytes = 4;
   params.rank = 2;

@@ -9,7 +9,7 @@ namespace {
 class CapturesOfOthers : public StagingPathTest, public testing::WithParamInterface<StagingPath> {};
 
 // First use of everything: copy streams, events, memory, kernels.
-TEST_P(CapturesOfOthers, StayValidWhileAnotherThreadStages) {
+TEST_P(CapturesOfOthers, SurviveOtherThreads) {
   const cudaStream_t captured = stream();
   std::binary_semaphore ready(0);
   std::binary_semaphore capturing(0);
@@ -34,7 +34,7 @@ TEST_P(CapturesOfOthers, StayValidWhileAnotherThreadStages) {
   EXPECT_EQ(sim().end_capture(captured), cudaSuccess) << "the capture was broken";
 }
 
-TEST_P(CapturesOfOthers, StayValidWhileTheirOwnThreadStagesOnAnotherStream) {
+TEST_P(CapturesOfOthers, SurviveTheirOwnThread) {
   const cudaStream_t captured = stream();
   Walk how;
   how.before_call = [&] {
@@ -56,7 +56,7 @@ class CapturesOfBlockingStreams : public StagingTest {};
 
 // Results that are dropped wait for an event on the legacy stream, which a capture of a blocking
 // stream forbids: they wait until it is over.
-TEST_F(CapturesOfBlockingStreams, HoldUpTheReuseOfDroppedResults) {
+TEST_F(CapturesOfBlockingStreams, DelayReuseOfResults) {
   constexpr int64_t kFloats = 2'400'000;  // above 8 MiB: a segment of its own
   TestTensor& x = device({{kFloats}});
   const cudaStream_t caller = stream();

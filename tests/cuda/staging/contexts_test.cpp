@@ -31,7 +31,7 @@ TEST_P(CallersThread, KeepsItsContexts) {
   }
 }
 
-TEST_P(CallersThread, KeepsTheContextOfAnotherDevice) {
+TEST_P(CallersThread, KeepsOtherDevicesContext) {
   for (const std::vector<int>& stack : {std::vector<int>{0}, {1, 0}, {0, 1}}) {
     SCOPED_TRACE(testing::PrintToString(stack));
     start();
@@ -77,7 +77,7 @@ INSTANTIATE_TEST_SUITE_P(All, CallersThread, testing::ValuesIn(staging_paths()),
 
 class AnyContext : public StagingTest {};
 
-TEST_F(AnyContext, PinnedMemoryIsMadeInTheOneInUse) {
+TEST_F(AnyContext, PinnedUsesExistingContext) {
   TestTensor& like = host({{100'000}});
   Loan memory = cuda::pinned_empty(like.view());
   std::memset(memory.view().data, 1, like.span());
@@ -88,7 +88,7 @@ TEST_F(AnyContext, PinnedMemoryIsMadeInTheOneInUse) {
   EXPECT_FALSE(sim().context_active(0));
 }
 
-TEST_F(AnyContext, WithoutAnyTheFirstDeviceGetsOne) {
+TEST_F(AnyContext, FirstDeviceGetsContext) {
   Config config;
   config.active = {};
   start(config);
@@ -100,7 +100,7 @@ TEST_F(AnyContext, WithoutAnyTheFirstDeviceGetsOne) {
   sim().clear_reports();
 }
 
-TEST_F(AnyContext, NoneIsMadeToSayWhatThereIs) {
+TEST_F(AnyContext, AvailabilityCreatesNone) {
   Config config;
   config.active = {};
   start(config);
@@ -111,7 +111,7 @@ TEST_F(AnyContext, NoneIsMadeToSayWhatThereIs) {
   EXPECT_FALSE(sim().context_active(0) || sim().context_active(1));
 }
 
-TEST_F(AnyContext, ADeviceThatNobodyUsesIsRefused) {
+TEST_F(AnyContext, UnusedDeviceIsRefused) {
   TestTensor& x = device({{100}});
   TensorView elsewhere = x.view();
   elsewhere.device.device_id = 0;

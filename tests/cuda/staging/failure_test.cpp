@@ -64,7 +64,7 @@ class FailureOnEveryPath : public StagingPathTest, public testing::WithParamInte
   }
 };
 
-TEST_P(FailureOnEveryPath, OfTheNthCallOfEachFunctionIsCleanedUp) {
+TEST_P(FailureOnEveryPath, EveryCallIsCleanedUp) {
   const std::vector<uint64_t> counts = calls_of_path();
   uint64_t series = 0;
   int struck = 0;
@@ -94,7 +94,7 @@ TEST_P(FailureOnEveryPath, OfTheNthCallOfEachFunctionIsCleanedUp) {
   EXPECT_GT(told, kOneIn == 1 ? 5 : 0);
 }
 
-TEST_P(FailureOnEveryPath, ForWantOfMemoryIsOvercomeOrTold) {
+TEST_P(FailureOnEveryPath, OutOfMemoryIsReported) {
   for (const char* function : {"malloc_async", "host_register", "event_create_with_flags",
                                "stream_create_with_flags", "launch", "preload_kernels"}) {
     for (uint64_t nth = 1; nth <= 3; ++nth) {
@@ -115,7 +115,7 @@ TEST_P(FailureOnEveryPath, ForWantOfMemoryIsOvercomeOrTold) {
 }
 
 // The device dies at the nth call.
-TEST_P(FailureOnEveryPath, ForGoodLeavesTheOtherDeviceAtWork) {
+TEST_P(FailureOnEveryPath, OtherDeviceGoesOn) {
   const std::vector<uint64_t> counts = calls_of_path();
   uint64_t series = 0;
   int died = 0;
@@ -165,7 +165,7 @@ class DeadDevice : public StagingTest {
   static constexpr int64_t kLarge = 100'000;
 };
 
-TEST_F(DeadDevice, FailsWhatIsInFlightAndKeepsItsMemoryFromUse) {
+TEST_F(DeadDevice, FailsAndLeaksInFlight) {
   expect_losses();
   TestTensor& early = device({{kLarge}}, 4);
   const Loan got = cuda::stage_to_host(early.view(), on(stream()));
@@ -198,7 +198,7 @@ TEST_F(DeadDevice, FailsWhatIsInFlightAndKeepsItsMemoryFromUse) {
 }
 
 // A user may have handed it to copies on the device that is dead now.
-TEST_F(DeadDevice, WhatUsersHadByThenIsNeverUsedAgain) {
+TEST_F(DeadDevice, HeldResultsAreNotReused) {
   expect_losses();
   constexpr int64_t kHuge = 2'400'000;  // a segment of its own
   TestTensor& x = device({{kHuge}}, 2);
@@ -259,7 +259,7 @@ TEST_F(DeadDevice, IsNoticedByEveryWait) {
 }
 
 // A polled event that answers an error is not one that is not ready yet.
-TEST_F(DeadDevice, AFailedQueryEndsTheWait) {
+TEST_F(DeadDevice, FailedQueryEndsWait) {
   TestTensor& x = device({{100}});
   sim().fail({"event_query", 1, cudaErrorInvalidValue});
   expect_error(ErrorCode::device_failed,
@@ -268,7 +268,7 @@ TEST_F(DeadDevice, AFailedQueryEndsTheWait) {
 }
 
 // A kernel of the producer is at fault, not a call of ours.
-TEST_F(DeadDevice, AProducersFaultIsToldByTheFuture) {
+TEST_F(DeadDevice, ProducersFaultIsReported) {
   expect_losses();
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();
@@ -282,7 +282,7 @@ TEST_F(DeadDevice, AProducersFaultIsToldByTheFuture) {
   EXPECT_NE(std::string(error->what()).find("cudaErrorIllegalAddress"), std::string::npos);
 }
 
-TEST_F(DeadDevice, AResetTakesItsWorkAlong) {
+TEST_F(DeadDevice, ResetIsReported) {
   expect_losses();
   TestTensor& x = device({{kLarge}});
   TestTensor& early = device({{kLarge}}, 4);
@@ -308,7 +308,7 @@ TEST_F(DeadDevice, AResetTakesItsWorkAlong) {
 
 class FullDevice : public StagingTest {};
 
-TEST_F(FullDevice, StridedElementsGoThroughSmallerSlots) {
+TEST_F(FullDevice, StridedUsesSmallerSlots) {
   for (const size_t room : {size_t{9} << 20, size_t{3} << 20}) {
     Config config;
     config.device_memory_bytes = room;
@@ -320,7 +320,7 @@ TEST_F(FullDevice, StridedElementsGoThroughSmallerSlots) {
   }
 }
 
-TEST_F(FullDevice, WithoutAnyRoomTheErrorSaysSo) {
+TEST_F(FullDevice, NoRoomIsReported) {
   Config config;
   config.device_memory_bytes = 1000;
   start(config);
@@ -331,7 +331,7 @@ TEST_F(FullDevice, WithoutAnyRoomTheErrorSaysSo) {
   EXPECT_EQ(elements(cuda::stage_to_host(flat.view(), on(stream()))), elements_with(flat, 1));
 }
 
-TEST_F(FullDevice, WhereNoHostMemoryCanBeRegisteredResultsArePageableOrTheErrorSaysSo) {
+TEST_F(FullDevice, UnregistrableMemoryIsPageable) {
   Config config;
   config.max_registered_bytes_total = size_t{3} << 20;
   start(config);

@@ -1,7 +1,6 @@
-// The hazards of asynchronous copies, each by the accident that it would be. Elsewhere: captures
-// (staging_capture_test.cpp, staging_streams_test.cpp), the wrong current device and lost errors
-// (staging_contexts_test.cpp), dead devices (staging_failure_test.cpp), processes that fork, end or
-// have no driver (staging_process_test.cpp).
+// The hazards of asynchronous copies. Elsewhere: captures (capture_test.cpp, streams_test.cpp), the
+// wrong current device and lost errors (contexts_test.cpp), dead devices (failure_test.cpp),
+// processes that fork, end or have no driver (process_test.cpp).
 #include "runtime/cuda_api.h"
 #include "staging_paths.h"
 
@@ -12,7 +11,7 @@ namespace {
 
 class PageableMemory : public StagingPathTest, public testing::WithParamInterface<StagingPath> {};
 
-TEST_P(PageableMemory, IsNeverGivenToAnAsynchronousCopy) {
+TEST_P(PageableMemory, NeverCopiedAsynchronously) {
   for (const cuda_sim::Pageable way : {cuda_sim::Pageable::synchronous, cuda_sim::Pageable::staged,
                                        cuda_sim::Pageable::deferred}) {
     Config config;
@@ -48,7 +47,7 @@ class StagingHazards : public StagingTest {
 
 // ---- A pinned block is used again before its copy has ended
 
-TEST_F(StagingHazards, ASlotIsNotUsedAgainBeforeItsCopyHasEnded) {
+TEST_F(StagingHazards, SlotWaitsForItsCopy) {
   TestTensor& a = device({{kSmall}}, 2);
   TestTensor& b = device({{kSmall}}, 3);
   TestTensor& source = host({{kSmall}}, 4);
@@ -64,7 +63,7 @@ TEST_F(StagingHazards, ASlotIsNotUsedAgainBeforeItsCopyHasEnded) {
   EXPECT_EQ(elements(b), elements_with(source, 5));
 }
 
-TEST_F(StagingHazards, ARingsSlotsAreNotUsedAgainBeforeTheirCopiesHaveEnded) {
+TEST_F(StagingHazards, RingSlotsWaitForTheirCopies) {
   TestTensor& a = device({{kLarge}}, 2);
   TestTensor& b = device({{kLarge}}, 3);
   TestTensor& source = host({{kLarge}}, 4);
@@ -80,7 +79,7 @@ TEST_F(StagingHazards, ARingsSlotsAreNotUsedAgainBeforeTheirCopiesHaveEnded) {
 }
 
 // A slow consumer does not keep others from memory.
-TEST_F(StagingHazards, ASlotInFlightStopsNobodyElse) {
+TEST_F(StagingHazards, SlotInFlightBlocksNoOther) {
   TestTensor& a = device({{kSmall}}, 2);
   TestTensor& source = host({{kSmall}}, 4);
   const cudaStream_t slow = stream();
@@ -98,7 +97,7 @@ TEST_F(StagingHazards, ASlotInFlightStopsNobodyElse) {
 
 // ---- A source whose allocator hands the memory on in its stream's order
 
-TEST_F(StagingHazards, ASourceMayBeReusedOnItsStreamAtOnce) {
+TEST_F(StagingHazards, SourceIsReusableInStreamOrder) {
   for (const int64_t size : {kSmall, kLarge}) {
     for (const bool held : {false, true}) {
       TestTensor& x = device({{size}});
@@ -115,7 +114,7 @@ TEST_F(StagingHazards, ASourceMayBeReusedOnItsStreamAtOnce) {
   }
 }
 
-TEST_F(StagingHazards, ASynchronousCopyLeavesNothingRunning) {
+TEST_F(StagingHazards, SynchronousCopyLeavesNothing) {
   Config config;
   config.schedule = Schedule::lazy;
   start(config);
@@ -131,7 +130,7 @@ TEST_F(StagingHazards, ASynchronousCopyLeavesNothingRunning) {
 // ---- Results that somebody else copies from, asynchronously
 
 // What torch does with tensor.cuda(non_blocking=True) over a result, on an ordinary stream.
-TEST_F(StagingHazards, ADroppedResultWaitsForCopiesOnOrdinaryStreams) {
+TEST_F(StagingHazards, DroppedResultWaitsForLegacyOrder) {
   allow_one_huge_block();
   TestTensor& x = device({{kHuge}}, 2);
   TestTensor& y = device({{kHuge}}, 3);
@@ -157,7 +156,7 @@ TEST_F(StagingHazards, ADroppedResultWaitsForCopiesOnOrdinaryStreams) {
   }
 }
 
-TEST_F(StagingHazards, ADroppedResultWaitsForRecordedStreams) {
+TEST_F(StagingHazards, DroppedResultWaitsForRecorded) {
   allow_one_huge_block();
   TestTensor& x = device({{kHuge}}, 2);
   TestTensor& y = device({{kHuge}}, 3);
@@ -182,7 +181,7 @@ TEST_F(StagingHazards, ADroppedResultWaitsForRecordedStreams) {
 }
 
 // The same without record_stream: the accident that it is there for, which the simulator sees.
-TEST_F(StagingHazards, AnUnrecordedStreamIsARace) {
+TEST_F(StagingHazards, UnrecordedStreamRaces) {
   allow_one_huge_block();
   TestTensor& x = device({{kHuge}}, 2);
   const cudaStream_t users = stream();
@@ -200,7 +199,7 @@ TEST_F(StagingHazards, AnUnrecordedStreamIsARace) {
 }
 
 // While nobody stages, the figures show what has become free.
-TEST_F(StagingHazards, WhatWasDroppedIsFreeWithoutAnotherStaging) {
+TEST_F(StagingHazards, StatsFreeDroppedResults) {
   TestTensor& x = device({{kHuge}}, 2);
   cuda::stage_to_host(x.view(), on(stream())).reset();
   cuda::stage_to_host(device({{kSmall}}).view(), on(stream())).reset();
@@ -213,7 +212,7 @@ TEST_F(StagingHazards, WhatWasDroppedIsFreeWithoutAnotherStaging) {
 }
 
 // A large result's fence is taken by whatever is staged next, not by the one who needs its memory.
-TEST_F(StagingHazards, ADroppedResultsFenceStandsBeforeLaterWork) {
+TEST_F(StagingHazards, FencePrecedesLaterWork) {
   allow_one_huge_block();
   TestTensor& x = device({{kHuge}}, 2);
   TestTensor& small = device({{kSmall}}, 3);
@@ -241,7 +240,7 @@ TEST_F(StagingHazards, ADroppedResultsFenceStandsBeforeLaterWork) {
 }
 
 // An error that the caller has yet to find is neither in the way nor in danger.
-TEST_F(StagingHazards, ACallersErrorKeepsNoMemoryFromUse) {
+TEST_F(StagingHazards, CallersErrorBlocksNoReuse) {
   Config config;
   config.schedule = Schedule::lazy;  // so that queries answer that it is not ready
   config.max_not_ready = 3;
@@ -261,8 +260,18 @@ TEST_F(StagingHazards, ACallersErrorKeepsNoMemoryFromUse) {
   sim().set_last_error(cudaSuccess);
 }
 
+// Held results do not cost a registration each.
+TEST_F(StagingHazards, HeldResultsShareRegistrations) {
+  std::vector<Loan> held;
+  TestTensor& x = device({{kSmall}});
+  const cudaStream_t caller = stream();
+  for (int i = 0; i < 200; ++i) held.push_back(cuda::stage_to_host(x.view(), on(caller)));
+  EXPECT_LE(sim().calls("host_register"), 2u);
+  for (const Loan& each : held) EXPECT_EQ(elements(each), elements_with(x, 1));
+}
+
 // Results of the pool are pinned for whoever asks CUDA.
-TEST_F(StagingHazards, ResultsArePinnedForEveryDevice) {
+TEST_F(StagingHazards, ResultsPinnedOnEveryDevice) {
   TestTensor& x = device({{kLarge}});
   const Loan result = cuda::stage_to_host(x.view(), on(stream()));
   for (const int index : {0, 1}) {

@@ -126,7 +126,7 @@ class StagingLayouts : public StagingTest {
 
 class StagingCalls : public StagingLayouts, public testing::WithParamInterface<Case> {};
 
-TEST_P(StagingCalls, ToPinnedHostMemoryAreAsTheLayoutAllows) {
+TEST_P(StagingCalls, ToPinnedHostFollowLayout) {
   const Case& each = GetParam();
   TestTensor& there = device(Layout(each.shape, each.device));
   TestTensor& here = foreign_pinned(Layout(each.shape, each.host), 2);
@@ -137,7 +137,7 @@ TEST_P(StagingCalls, ToPinnedHostMemoryAreAsTheLayoutAllows) {
   EXPECT_EQ(elements(here), elements_with(there, 1));
 }
 
-TEST_P(StagingCalls, FromPinnedHostMemoryAreAsTheLayoutAllows) {
+TEST_P(StagingCalls, FromPinnedHostFollowLayout) {
   const Case& each = GetParam();
   TestTensor& there = device(Layout(each.shape, each.device), 2);
   TestTensor& here = foreign_pinned(Layout(each.shape, each.host));
@@ -152,7 +152,7 @@ TEST_P(StagingCalls, FromPinnedHostMemoryAreAsTheLayoutAllows) {
 INSTANTIATE_TEST_SUITE_P(Table, StagingCalls, testing::ValuesIn(kCases),
                          [](const auto& given) { return std::string(given.param.name); });
 
-TEST_F(StagingLayouts, DenseTensorsArriveByOnePlainCopyInWhateverOrderOfDimensions) {
+TEST_F(StagingLayouts, DenseTensorsUseOneCopy) {
   warm_up();
   const uint64_t allocations = sim().calls("malloc_async");
   for (const Dims& shape : {Dims{5, 6, 7}, Dims{3, 4, 2, 5}}) {
@@ -206,7 +206,7 @@ TEST_F(StagingLayouts, BroadcastElementsCrossOnce) {
   }
 }
 
-TEST_F(StagingLayouts, WithoutElementsTheDeviceIsNotAsked) {
+TEST_F(StagingLayouts, EmptyTensorsCallNothing) {
   warm_up();
   for (const Dims& strides : {Dims{0, 1}, Dims{-5, INT64_MAX}, Dims{INT64_MIN, 3}}) {
     const Shaped nothing({0, 3}, strides, kFloat32, nullptr);
@@ -234,7 +234,7 @@ TEST_F(StagingLayouts, WithoutElementsTheDeviceIsNotAsked) {
   }
 }
 
-TEST_F(StagingLayouts, StridedElementsNeedLittleDeviceMemory) {
+TEST_F(StagingLayouts, StridedUsesLittleDeviceMemory) {
   warm_up();
   const Layout strided({10, 1 << 20}, {1 << 21, 2});
   TestTensor& there = device(strided);
@@ -255,7 +255,7 @@ TEST_F(StagingLayouts, StridedElementsNeedLittleDeviceMemory) {
 }
 
 // What the first tensor of a batch needs does not hold for the next ones.
-TEST_F(StagingLayouts, ABatchIsPackedInPiecesThatSuitItsLargestTensor) {
+TEST_F(StagingLayouts, BatchPiecesSuitLargestTensor) {
   warm_up();
   TestTensor& small = device(Layout({2}, {3}, kInt8));
   TestTensor& large = device(Layout({1000, 1000}, {1, 1000}, kFloat64));
@@ -277,7 +277,7 @@ TEST_F(StagingLayouts, ABatchIsPackedInPiecesThatSuitItsLargestTensor) {
 }
 
 // Nothing says that an element is small.
-TEST_F(StagingLayouts, ElementsLargerThanASlotPassWhole) {
+TEST_F(StagingLayouts, HugeElementsPassWhole) {
   const DType huge(TypeCode::complex, 128, 65535);
   for (const Dims& strides : {Dims{1}, Dims{2}}) {
     TestTensor& there = device(Layout({3}, strides, huge));

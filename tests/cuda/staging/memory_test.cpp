@@ -119,7 +119,7 @@ class StagingWithoutMemory : public StagingTest {
   cuda::CudaApi table_{};
 };
 
-TEST_F(StagingWithoutMemory, ABatchWithRepeatedElementsLosesNoLoan) {
+TEST_F(StagingWithoutMemory, BatchKeepsLoans) {
   TestTensor& plain = device({{1000}});
   TestTensor& repeated = device(broadcast());
   fail_each_allocation(
@@ -132,7 +132,7 @@ TEST_F(StagingWithoutMemory, ABatchWithRepeatedElementsLosesNoLoan) {
       [&](std::vector<Loan>& loans) { return cuda::stage_to_host_async(loans, on(producer_)); });
 }
 
-TEST_F(StagingWithoutMemory, ATensorIntoOutLosesNoLoan) {
+TEST_F(StagingWithoutMemory, OutKeepsLoans) {
   TestTensor& repeated = device(broadcast());
   TestTensor& out = host({{2, kElements}});
   fail_each_allocation(
@@ -147,7 +147,7 @@ TEST_F(StagingWithoutMemory, ATensorIntoOutLosesNoLoan) {
       });
 }
 
-TEST_F(StagingWithoutMemory, ATensorToTheDeviceLosesNoLoan) {
+TEST_F(StagingWithoutMemory, ToDeviceKeepsLoans) {
   TestTensor& source = host({{kElements}});
   TestTensor& target = device({{kElements}});
   for (const bool borrow : {false, true}) {

@@ -188,11 +188,11 @@ class StagingOrder : public StagingTest {
     EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
     TestTensor& strided = device({{kLarge}, std::vector<int64_t>{2}});
     EXPECT_TRUE(cuda::stage_to_host_async(strided.acquire(), on(stream())).wait(10));
-    return lane_streams();
+    return copy_stream_handles();
   }
 };
 
-TEST_F(StagingOrder, ASnapshotMakesTheProducerWait) {
+TEST_F(StagingOrder, SnapshotDelaysProducer) {
   const std::vector<cudaStream_t> copy_streams = warm_up();
   ASSERT_FALSE(copy_streams.empty());
   for (const cudaStream_t copy_stream : copy_streams) sim().hold_stream(copy_stream);
@@ -207,7 +207,7 @@ TEST_F(StagingOrder, ASnapshotMakesTheProducerWait) {
   EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 2));
 }
 
-TEST_F(StagingOrder, WithoutASnapshotTheProducerGoesOn) {
+TEST_F(StagingOrder, NoSnapshotKeepsProducerRunning) {
   const std::vector<cudaStream_t> copy_streams = warm_up();
   for (const cudaStream_t copy_stream : copy_streams) sim().hold_stream(copy_stream);
   TestTensor& x = device({{kLarge}});
@@ -222,7 +222,7 @@ TEST_F(StagingOrder, WithoutASnapshotTheProducerGoesOn) {
 }
 
 // Without the dependency the caller must not write: the simulator reports it.
-TEST_F(StagingOrder, WithoutASnapshotAWriteIsARace) {
+TEST_F(StagingOrder, NoSnapshotWriteRaces) {
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();
   sim().hold();
@@ -235,7 +235,7 @@ TEST_F(StagingOrder, WithoutASnapshotAWriteIsARace) {
   EXPECT_TRUE(future.wait(10));
 }
 
-TEST_F(StagingOrder, SmallCopiesUseTheProducersStreamAndNoEdges) {
+TEST_F(StagingOrder, SmallCopiesUseCallersStream) {
   TestTensor& x = device({{kSmall}});
   const cudaStream_t producer = stream();
   produce(producer, x, 2);
@@ -250,7 +250,7 @@ TEST_F(StagingOrder, SmallCopiesUseTheProducersStreamAndNoEdges) {
   EXPECT_EQ(sim().calls("event_record"), 3u);  // one end each
 }
 
-TEST_F(StagingOrder, SmallCopiesArePolledUntilTheyAreOver) {
+TEST_F(StagingOrder, SmallCopiesArePolled) {
   Config config;
   config.schedule = Schedule::lazy;
   start(config);
@@ -263,22 +263,22 @@ TEST_F(StagingOrder, SmallCopiesArePolledUntilTheyAreOver) {
   EXPECT_GT(sim().calls("event_query"), 40u) << "none was asked too early";
 }
 
-TEST_F(StagingOrder, LargeCopiesUseALane) {
+TEST_F(StagingOrder, LargeCopiesUseCopyStream) {
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();
   const Loan result = cuda::stage_to_host(x.view(), on(producer));
-  EXPECT_FALSE(lane_streams().empty());
+  EXPECT_FALSE(copy_stream_handles().empty());
   EXPECT_EQ(elements(result), elements_with(x, 1));
 }
 
 // A stream of the usual kind would wait for the legacy one, and hold it up.
-TEST_F(StagingOrder, LanesAreOrderedWithNobody) {
+TEST_F(StagingOrder, CopyStreamsAreNonBlocking) {
   warm_up();
   for (const unsigned flags : sim().created_stream_flags())
     EXPECT_EQ(flags, unsigned{cudaStreamNonBlocking});
 }
 
-TEST_F(StagingOrder, ACopyEndsWhileTheLegacyStreamStandsStill) {
+TEST_F(StagingOrder, IgnoresHeldLegacyStream) {
   warm_up();
   TestTensor& busy = device({{kSmall}});
   produce(cudaStreamLegacy, busy, 2);
@@ -291,7 +291,7 @@ TEST_F(StagingOrder, ACopyEndsWhileTheLegacyStreamStandsStill) {
   EXPECT_EQ(elements(future.result()), elements_with(x, 1));
 }
 
-TEST_F(StagingOrder, EventsAreUntimedAndThoseWaitedForLetTheThreadSleep) {
+TEST_F(StagingOrder, WaitsSleepOnUntimedEvents) {
   warm_up();
   const std::vector<unsigned> flags = sim().created_event_flags();
   EXPECT_THAT(flags, testing::Each(testing::Truly(
@@ -311,7 +311,7 @@ TEST_F(StagingOrder, EventsAreUntimedAndThoseWaitedForLetTheThreadSleep) {
 }
 
 // Each slot of either ring is used several times; the simulator runs as little as it may.
-TEST_F(StagingOrder, RingsAreUsedAgainOnlyWhenTheirContentIsGone) {
+TEST_F(StagingOrder, RingSlotsWaitForReuse) {
   Config config;
   config.schedule = Schedule::lazy;
   config.device_memory_bytes = size_t{3} << 20;  // two slots of 1 MiB
@@ -328,55 +328,6 @@ TEST_F(StagingOrder, RingsAreUsedAgainOnlyWhenTheirContentIsGone) {
   std::fill_n(out.memory(), out.span(), uint8_t{0});  // it has been read
   sim().synchronize(caller);
   EXPECT_EQ(elements(target), elements_with(x, 1));
-}
-
-TEST_F(StagingOrder, TwoCopiesIntoOneTargetKeepTheirOrder) {
-  TestTensor& target = device({{kLarge}});
-  TestTensor& first = host({{kLarge}}, 2);
-  TestTensor& second = host({{kLarge}}, 3);
-  const cudaStream_t consumer = stream();
-  const cuda::Future a =
-      cuda::stage_to_device_async(first.acquire(), target.acquire(), on(consumer));
-  const cuda::Future b =
-      cuda::stage_to_device_async(second.acquire(), target.acquire(), on(consumer));
-  EXPECT_TRUE(a.wait(10) && b.wait(10));
-  EXPECT_EQ(elements(target), elements_with(second, 3));
-}
-
-// There and back again, without a wait of the host in between.
-TEST_F(StagingOrder, WhatWasSentCanBeBroughtBack) {
-  TestTensor& target = device({{kLarge}});
-  TestTensor& source = host({{kLarge}}, 2);
-  const cudaStream_t caller = stream();
-  cuda::stage_to_device(source.view(), target.view(), on(caller));
-  const cuda::Future back = cuda::stage_to_host_async(target.acquire(), on(caller));
-  EXPECT_EQ(elements(back.result()), elements_with(source, 2));
-}
-
-TEST_F(StagingOrder, ManagedMemoryIsStagedLikeDeviceMemory) {
-  for (const int64_t size : {kSmall, kLarge}) {
-    TestTensor& x = managed({{size}});
-    const cudaStream_t caller = stream();
-    produce(caller, x, 4);
-    const Loan result = cuda::stage_to_host(x.view(), on(caller));
-    EXPECT_EQ(elements(result), elements_with(x, 4));
-    TestTensor& source = host({{size}}, 6);
-    cuda::stage_to_device(source.view(), x.view(), on(caller));
-    sim().synchronize(caller);
-    EXPECT_EQ(elements(x), elements_with(x, 6));
-  }
-}
-
-TEST_F(StagingOrder, NothingIsDoneForATensorWithoutElements) {
-  TestTensor& x = device({{0, 3}});
-  const Loan result = cuda::stage_to_host(x.view(), on(stream()));
-  EXPECT_TRUE(result.view().is_empty());
-  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
-  EXPECT_TRUE(future.done());
-  EXPECT_EQ(x.releases(), 1);
-  TestTensor& source = host({{0, 3}});
-  cuda::stage_to_device(source.view(), x.view(), on(stream()));
-  EXPECT_TRUE(sim().used_streams().empty());
 }
 
 }  // namespace

@@ -24,7 +24,7 @@ std::ostream& operator<<(std::ostream& out, const Obstacle& each) { return out <
 
 class WithoutCuda : public StagingTest, public testing::WithParamInterface<Obstacle> {};
 
-TEST_P(WithoutCuda, EverythingSaysWhatStandsInTheWay) {
+TEST_P(WithoutCuda, EveryCallSaysWhy) {
   Config config;
   config.driver = GetParam().driver;
   config.active = {};
@@ -94,7 +94,7 @@ class Forked : public StagingTest {
   }
 };
 
-TEST_F(Forked, AChildIsRefusedClearly) {
+TEST_F(Forked, ChildIsRefused) {
   TestTensor& x = device({{kLarge}});
   const cudaStream_t caller = stream();
   static_cast<void>(cuda::stage_to_host(x.view(), on(caller)));
@@ -110,7 +110,7 @@ TEST_F(Forked, AChildIsRefusedClearly) {
             0);
 }
 
-TEST_F(Forked, AChildsDeletersCallNothing) {
+TEST_F(Forked, ChildsDeletersCallNothing) {
   TestTensor& x = device({{kLarge}});
   TestTensor& small = device({{10}});
   const cudaStream_t caller = stream();
@@ -162,12 +162,12 @@ TEST_F(Forked, AChildsDeletersCallNothing) {
   std::exit(7);
 }
 
-TEST(ExitDeathTest, LetsWorkInFlightEnd) {
+TEST(ExitDeathTest, WaitsForWorkInFlight) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(exit_with_work(0.3), testing::ExitedWithCode(7), "released");
 }
 
-TEST(ExitDeathTest, WaitsNoLongerThanADeadline) {
+TEST(ExitDeathTest, WaitIsBounded) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   const auto begin = std::chrono::steady_clock::now();
   EXPECT_EXIT(exit_with_work(0), testing::ExitedWithCode(7), "");

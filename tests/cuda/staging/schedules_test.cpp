@@ -69,7 +69,7 @@ constexpr uint64_t kSeedsPerCase = 100;
 
 class RandomSchedules : public StagingSchedules, public testing::WithParamInterface<uint64_t> {};
 
-TEST_P(RandomSchedules, GiveRightBytesAndNoReport) {
+TEST_P(RandomSchedules, CopyCorrectly) {
   for (uint64_t seed = GetParam(); seed < GetParam() + kSeedsPerCase; seed += kOneIn) {
     SCOPED_TRACE("seed " + std::to_string(seed));
     run(Schedule::random, seed);

@@ -24,7 +24,7 @@ std::ostream& operator<<(std::ostream& out, Call call) {
   return out << names[static_cast<size_t>(call)];
 }
 
-class Linger : public StagingTest, public testing::WithParamInterface<Call> {
+class SpinWait : public StagingTest, public testing::WithParamInterface<Call> {
  protected:
   bool to_device() const { return GetParam() == Call::sent || GetParam() == Call::sent_pinned; }
 
@@ -84,7 +84,7 @@ class Linger : public StagingTest, public testing::WithParamInterface<Call> {
   TestTensor* other_ = nullptr;
 };
 
-TEST_P(Linger, ASmallOneTakesTheCallersStreamAndIsDoneAtOnce) {
+TEST_P(SpinWait, SmallIsDoneOnReturn) {
   Config config;
   config.schedule = Schedule::lazy;
   start(config);
@@ -98,7 +98,7 @@ TEST_P(Linger, ASmallOneTakesTheCallersStreamAndIsDoneAtOnce) {
   expect_arrived(future);
 }
 
-TEST_P(Linger, OneThatIsNotOverInTimeIsHandedOn) {
+TEST_P(SpinWait, LateOneIsHandedOver) {
   const cudaStream_t caller = stream();
   static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(caller)));
   sim().hold_stream(caller);
@@ -109,7 +109,7 @@ TEST_P(Linger, OneThatIsNotOverInTimeIsHandedOn) {
   EXPECT_LT(took.count(), 20);
   EXPECT_FALSE(future.done());
   EXPECT_EQ((to_device() ? other_ : x_)->releases(), 0) << "still in use";
-  EXPECT_TRUE(lane_streams().empty());
+  EXPECT_TRUE(copy_stream_handles().empty());
   ASSERT_TRUE(sim().wait_until_blocked(1)) << "a thread is to sleep until it is over";
   const uint64_t asked = sim().calls("event_query");
   if (GetParam() != Call::sent_pinned && GetParam() != Call::sent)
@@ -121,28 +121,28 @@ TEST_P(Linger, OneThatIsNotOverInTimeIsHandedOn) {
   expect_arrived(future);
 }
 
-TEST_P(Linger, ALargeOneTakesALaneAndIsWatchedAllTheSame) {
+TEST_P(SpinWait, LargeIsWatchedToo) {
   const cudaStream_t caller = stream();
   cuda::Future future = stage(on(caller), kLarge, {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
-  EXPECT_FALSE(lane_streams().empty());
+  EXPECT_FALSE(copy_stream_handles().empty());
   EXPECT_GT(sim().calls("stream_wait_event"), 0u);
   expect_arrived(future);
 }
 
-TEST_P(Linger, WithoutItEvenASmallOneTakesALane) {
+TEST_P(SpinWait, NoSpinUsesCopyStream) {
   cuda::Future future = stage(on(stream()), kSmall, {});
-  EXPECT_FALSE(lane_streams().empty());
+  EXPECT_FALSE(copy_stream_handles().empty());
   EXPECT_TRUE(future.wait(10));
   EXPECT_EQ(sim().calls("event_query"), 0u);
   expect_arrived(future);
 }
 
 // On the thread that would see its end it is another stream.
-TEST_P(Linger, OnAPerThreadStreamItTakesALane) {
+TEST_P(SpinWait, PerThreadUsesCopyStream) {
   in_context(1, [&] {
     cuda::Future future = stage(numbered(cuda::kPerThreadStream), kSmall, {.spin_seconds = kLong});
-    EXPECT_FALSE(lane_streams().empty());
+    EXPECT_FALSE(copy_stream_handles().empty());
     EXPECT_GT(sim().calls("stream_wait_event"), 0u);
     expect_arrived(future, 1);
   });
@@ -150,7 +150,7 @@ TEST_P(Linger, OnAPerThreadStreamItTakesALane) {
 
 // ---- Failures
 
-TEST_P(Linger, AQueryThatFailsSaysNothingOfTheCopy) {
+TEST_P(SpinWait, FailedQueryIsIgnored) {
   Config config;
   config.schedule = Schedule::lazy;
   start(config);
@@ -162,7 +162,7 @@ TEST_P(Linger, AQueryThatFailsSaysNothingOfTheCopy) {
   expect_arrived(future);
 }
 
-TEST_P(Linger, ADeviceThatDiesMeanwhileIsToldByTheFuture) {
+TEST_P(SpinWait, DeathDuringSpinIsReported) {
   expect_losses();
   const cudaStream_t caller = stream();
   static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(caller)));
@@ -189,7 +189,7 @@ TEST_P(Linger, ADeviceThatDiesMeanwhileIsToldByTheFuture) {
                [&] { static_cast<void>(cuda::stage_to_host(next.view(), on(caller))); });
 }
 
-TEST_P(Linger, ADeviceThatDiesAfterwardsIsToldByTheFuture) {
+TEST_P(SpinWait, DeathAfterSpinIsReported) {
   expect_losses();
   const cudaStream_t caller = stream();
   static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(caller)));
@@ -201,19 +201,19 @@ TEST_P(Linger, ADeviceThatDiesAfterwardsIsToldByTheFuture) {
   EXPECT_EQ(x_->releases(), 0);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Linger,
+INSTANTIATE_TEST_SUITE_P(All, SpinWait,
                          testing::Values(Call::fresh, Call::strided, Call::out, Call::pinned_out,
                                          Call::batch, Call::sent, Call::sent_pinned),
                          testing::PrintToStringParamName());
 
-class LingerWithoutEdges : public StagingTest {};
+class UnorderedSpinWait : public StagingTest {};
 
-TEST_F(LingerWithoutEdges, TakesALaneThatWaitsForNobody) {
+TEST_F(UnorderedSpinWait, UsesUnorderedCopyStream) {
   TestTensor& x = device({{kSmall}});
   const cuda::Future future =
       cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoSync), {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
-  EXPECT_FALSE(lane_streams().empty());
+  EXPECT_FALSE(copy_stream_handles().empty());
   EXPECT_EQ(sim().calls("stream_wait_event"), 0u);
   EXPECT_EQ(elements(future.result()), elements_with(x, 1));
 }

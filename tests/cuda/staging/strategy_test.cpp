@@ -109,7 +109,7 @@ std::vector<Case> cases() {
 constexpr DLDevice kHost{kDLCPU, 0};
 constexpr DLDevice kDevice{kDLCUDA, 1};
 
-class StagingSteps : public StagingTest, public testing::WithParamInterface<Case> {
+class StagingStrategy : public StagingTest, public testing::WithParamInterface<Case> {
  protected:
   void SetUp() override {
     start();
@@ -123,7 +123,7 @@ class StagingSteps : public StagingTest, public testing::WithParamInterface<Case
   }
 };
 
-TEST_P(StagingSteps, ToHostAreTakenAsTold) {
+TEST_P(StagingStrategy, ToHostMatchesCalls) {
   TestTensor& x = device(GetParam().layout);
   const uint64_t calls = sim().total_calls();
   const size_t registered = sim().registered_bytes();
@@ -139,7 +139,7 @@ TEST_P(StagingSteps, ToHostAreTakenAsTold) {
   EXPECT_EQ(blocks_taken() > 1, told.back() != "pageable memory");
 }
 
-TEST_P(StagingSteps, ToADeviceAreTakenAsTold) {
+TEST_P(StagingStrategy, ToDeviceMatchesCalls) {
   for (const bool pinned : {false, true}) {
     SCOPED_TRACE(pinned);
     if (pinned && GetParam().layout.empty) continue;
@@ -162,7 +162,7 @@ TEST_P(StagingSteps, ToADeviceAreTakenAsTold) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, StagingSteps, testing::ValuesIn(cases()),
+INSTANTIATE_TEST_SUITE_P(All, StagingStrategy, testing::ValuesIn(cases()),
                          testing::PrintToStringParamName());
 
 class StagingStepsAnywhere : public StagingTest {};

@@ -27,7 +27,7 @@ class NumberedStreams : public StagingTest, public testing::WithParamInterface<N
   Stream named() const { return numbered(GetParam().number); }
 };
 
-TEST_P(NumberedStreams, AreOrderedWithTheCallersOwn) {
+TEST_P(NumberedStreams, OrderWithCallersWork) {
   TestTensor& x = device({{GetParam().size}});
   produce(handle(), x, 2);
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), named())), elements_with(x, 2));
@@ -49,7 +49,7 @@ TEST_P(NumberedStreams, AreOrderedWithTheCallersOwn) {
 }
 
 // The per-thread stream of a thread of ours is another one: it must never be asked for there.
-TEST_P(NumberedStreams, AreThoseOfTheCallingThread) {
+TEST_P(NumberedStreams, BelongToCallingThread) {
   in_context(1, [&] {
     TestTensor& x = device({{GetParam().size}});
     produce(handle(), x, 2);
@@ -73,9 +73,9 @@ INSTANTIATE_TEST_SUITE_P(All, NumberedStreams,
 
 // ---- -1
 
-class StreamsOfNobody : public StagingTest, public testing::WithParamInterface<int64_t> {};
+class UnorderedStreams : public StagingTest, public testing::WithParamInterface<int64_t> {};
 
-TEST_P(StreamsOfNobody, HaveNoEdges) {
+TEST_P(UnorderedStreams, HaveNoEdges) {
   TestTensor& x = device({{GetParam()}});
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), numbered(cuda::kNoSync))), elements_with(x, 1));
   EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoSync)).result()),
@@ -84,7 +84,7 @@ TEST_P(StreamsOfNobody, HaveNoEdges) {
 }
 
 // The caller has no stream to see the arrival on: it has happened on return.
-TEST_P(StreamsOfNobody, BringTheDataBeforeTheyReturn) {
+TEST_P(UnorderedStreams, WaitForTheData) {
   Config config;
   config.schedule = Schedule::lazy;
   start(config);
@@ -98,7 +98,7 @@ TEST_P(StreamsOfNobody, BringTheDataBeforeTheyReturn) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, StreamsOfNobody, testing::Values(kSmall, kLarge),
+INSTANTIATE_TEST_SUITE_P(All, UnorderedStreams, testing::Values(kSmall, kLarge),
                          testing::PrintToStringParamName());
 
 // ---- What is refused
@@ -158,16 +158,16 @@ TEST_F(RefusedStreams, ZeroMeansEitherOfTwo) {
 TEST_F(RefusedStreams, NegativeNumbersBelowMinusOne) {
   expect_refused(numbered(-2), "expected 1, 2");
 }
-TEST_F(RefusedStreams, OneSaidToBeOfAnotherDevice) {
+TEST_F(RefusedStreams, NamedDeviceDiffers) {
   expect_refused(on(stream(1), 0), "the stream belongs to cuda:0, the tensor is on cuda:1");
 }
-TEST_F(RefusedStreams, OneThatIsOfAnotherDevice) {
+TEST_F(RefusedStreams, StreamsDeviceDiffers) {
   expect_refused(on(stream(0), 1), "the stream belongs to cuda:0, the tensor is on cuda:1");
 }
 
 // ---- Captures
 
-TEST_F(RefusedStreams, OneThatIsCaptured) {
+TEST_F(RefusedStreams, Captured) {
   for (const cudaStreamCaptureMode mode :
        {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal,
         cudaStreamCaptureModeRelaxed}) {
@@ -181,7 +181,7 @@ TEST_F(RefusedStreams, OneThatIsCaptured) {
   }
 }
 
-TEST_F(RefusedStreams, ThePerThreadOneWhenItIsCaptured) {
+TEST_F(RefusedStreams, CapturedPerThread) {
   use_device(1);
   ASSERT_EQ(sim().begin_capture(cudaStreamPerThread), cudaSuccess);
   expect_refused(numbered(2), "CUDA graph", ErrorCode::stream_capturing);
@@ -190,7 +190,7 @@ TEST_F(RefusedStreams, ThePerThreadOneWhenItIsCaptured) {
 }
 
 // Of the legacy stream CUDA answers 906 while a blocking stream is captured, and breaks nothing.
-TEST_F(RefusedStreams, TheLegacyOneWhileAnythingBlockingIsCaptured) {
+TEST_F(RefusedStreams, LegacyDuringCapture) {
   use_device(1);
   const cudaStream_t blocking = sim().make_stream(cudaStreamDefault, 1);
   ASSERT_EQ(sim().begin_capture(blocking), cudaSuccess);
@@ -211,7 +211,7 @@ TEST_F(RefusedStreams, RecordStreamNeedsAStream) {
 // ---- Addresses that are not where the view says
 
 // Rule: 25
-TEST_F(RefusedStreams, AddressesHaveToAgreeWithTheView) {
+TEST_F(RefusedStreams, AddressDisagreesWithView) {
   TestTensor& x = device({{kLarge}});
   TestTensor& on_host = host({{kLarge}});
   TestTensor& elsewhere = device({{kLarge}}, 1, 0);
@@ -236,7 +236,7 @@ TEST_F(RefusedStreams, AddressesHaveToAgreeWithTheView) {
   EXPECT_TRUE(sim().used_streams().empty());
 }
 
-TEST_F(RefusedStreams, ABatchIsOfOneDevice) {
+TEST_F(RefusedStreams, BatchOfTwoDevices) {
   TestTensor& x = device({{kLarge}});
   TestTensor& y = device({{kLarge}}, 1, 0);
   const TensorView views[] = {x.view(), y.view()};

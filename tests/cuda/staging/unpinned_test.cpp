@@ -136,7 +136,7 @@ TEST_P(Unpinned, ATargetIsFilled) {
   }
 }
 
-TEST_P(Unpinned, APageableSourceHasBeenReadWhenAFutureIsReturned) {
+TEST_P(Unpinned, PageableSourceIsReadOnReturn) {
   TestTensor& target = device(GetParam().on_device, 9);
   TestTensor& source = host(GetParam().on_host, 2);
   const cudaStream_t consumer = stream();
@@ -152,7 +152,7 @@ TEST_P(Unpinned, APageableSourceHasBeenReadWhenAFutureIsReturned) {
   EXPECT_EQ(seen->size(), target.span());
 }
 
-TEST_P(Unpinned, APinnedSourceIsHeldUntilDone) {
+TEST_P(Unpinned, PinnedSourceIsHeld) {
   start_with(Schedule::eager);
   TestTensor& target = device(GetParam().on_device, 9);
   TestTensor& source = source_on_host(true, 2);
@@ -173,7 +173,7 @@ TEST_P(Unpinned, APinnedSourceIsHeldUntilDone) {
   EXPECT_TRUE(elements(target) == elements_with(source, 2));
 }
 
-TEST_P(Unpinned, ABorrowedSourceIsHeldUntilDone) {
+TEST_P(Unpinned, BorrowedSourceIsHeld) {
   start_with(Schedule::eager);
   TestTensor& target = device(GetParam().on_device, 9);
   TestTensor& source = host(GetParam().on_host, 2);
@@ -254,7 +254,7 @@ INSTANTIATE_TEST_SUITE_P(All, UnpinnedBroadcast,
 
 class UnpinnedLimit : public StagingTest, public testing::WithParamInterface<size_t> {};
 
-TEST_P(UnpinnedLimit, IsKeptAndHoldsNothingUp) {
+TEST_P(UnpinnedLimit, IsKeptWithoutBlocking) {
   Config config;
   config.schedule = Schedule::lazy;
   start(config);

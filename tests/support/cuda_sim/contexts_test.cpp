@@ -44,7 +44,7 @@ INSTANTIATE_TEST_SUITE_P(
                       DriverCase{Driver::too_old, cudaErrorInsufficientDriver, 11040, false},
                       DriverCase{Driver::no_device, cudaErrorNoDevice, 13000, true}));
 
-TEST(SimContexts, DeviceZeroHasNoneUntilSomebodyMakesIt) {
+TEST(SimContexts, DeviceZeroStartsWithout) {
   World world;
   unsigned flags;
   int active = -1;
@@ -60,7 +60,7 @@ TEST(SimContexts, DeviceZeroHasNoneUntilSomebodyMakesIt) {
   EXPECT_EQ(world.api.set_device(2), cudaErrorInvalidDevice);
 }
 
-TEST(SimContexts, CallsOfAThreadWithoutOneMakeThatOfDeviceZero) {
+TEST(SimContexts, CallsCreateDeviceZeros) {
   World world;
   const cudaEvent_t event = world.event();
   std::thread([&] {
@@ -95,7 +95,7 @@ TEST(SimContexts, PushAndPopMakeNone) {
   EXPECT_ONLY(world, ReportKind::wrong_context);
 }
 
-TEST(SimContexts, DevicesAreAsManyAsAskedFor) {
+TEST(SimContexts, DeviceCountIsConfigured) {
   Config config;
   config.devices = 1;
   Simulator sim(config);
@@ -142,7 +142,7 @@ TEST(SimContexts, RetainAndReleaseAreCounted) {
   EXPECT_EQ(world.api.ctx_push_current(context), CUDA_ERROR_CONTEXT_IS_DESTROYED);
 }
 
-TEST(SimContexts, EventsAreRecordedOnStreamsOfTheirOwnDevice) {
+TEST(SimContexts, EventsBelongToOneDevice) {
   World world;
   const cudaEvent_t event = world.event();
   const cudaStream_t here = world.stream(cudaStreamNonBlocking, 1);
@@ -164,7 +164,7 @@ TEST(SimContexts, EventsAreRecordedOnStreamsOfTheirOwnDevice) {
   EXPECT_EQ(device, 0);
 }
 
-TEST(SimFailure, DeadDeviceAnswersItsCodeToEverything) {
+TEST(SimFailure, DeadDeviceFailsEverything) {
   World world;
   const cudaStream_t stream = world.stream();
   const cudaEvent_t event = world.event();
@@ -193,7 +193,7 @@ TEST(SimFailure, DeadDeviceAnswersItsCodeToEverything) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimFailure, FaultingKernelKillsItsDeviceWhenItRuns) {
+TEST(SimFailure, FaultingKernelKillsDevice) {
   World world(schedule(Schedule::lazy));
   const cudaStream_t stream = world.stream();
   const cudaStream_t other = world.stream();
@@ -203,7 +203,7 @@ TEST(SimFailure, FaultingKernelKillsItsDeviceWhenItRuns) {
   EXPECT_EQ(world.api.stream_synchronize(other), cudaErrorLaunchFailure);
 }
 
-TEST(SimFailure, ResetLosesEverythingOfTheDevice) {
+TEST(SimFailure, ResetLosesEverything) {
   World world;
   const cudaEvent_t event = world.event();
   const cudaStream_t stream = world.stream();
@@ -223,7 +223,7 @@ TEST(SimFailure, ResetLosesEverythingOfTheDevice) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimFailure, TheNthCallFailsAndHasNoEffect) {
+TEST(SimFailure, NthCallFails) {
   World world;
   const cudaStream_t stream = world.stream();
   world.sim.fail({"event_create_with_flags", 2, cudaErrorMemoryAllocation, false});
@@ -250,11 +250,11 @@ TEST(SimFailure, TheNthCallFailsAndHasNoEffect) {
   EXPECT_EQ(world.sim.calls("peek_at_last_error"), 1u);
 }
 
-TEST(SimFailure, StickyFaultKillsTheCurrentDevice) {
+TEST(SimFailure, StickyFaultKillsDevice) {
   World world;
   const cudaStream_t stream = world.stream();
-  world.sim.fail({"stream_query", 1, cudaErrorLaunchFailure, true});
-  EXPECT_EQ(world.api.stream_query(stream), cudaErrorLaunchFailure);
+  world.sim.fail({"stream_synchronize", 1, cudaErrorLaunchFailure, true});
+  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
   EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
 }
 

@@ -23,7 +23,7 @@ TEST(SimMemoryDeathTest, HostCannotTouchDeviceMemory) {
   EXPECT_DEATH(touch_device_memory(), "");
 }
 
-TEST(SimCopies, EveryKindThatFitsThePointers) {
+TEST(SimCopies, AcceptMatchingKinds) {
   World world;
   auto* device = static_cast<char*>(world.sim.device_alloc(2 * kCount));
   PinnedBytes host(world.api, 2 * kCount);
@@ -63,7 +63,7 @@ TEST(SimCopies, EveryKindThatFitsThePointers) {
   world.sim.finish();
 }
 
-TEST(SimCopies, RefusesWhatReachesPastItsMemory) {
+TEST(SimCopies, RefusePastTheEnd) {
   World world;
   auto* device = static_cast<char*>(world.sim.device_alloc(kCount));
   PinnedBytes host(world.api, 2 * kCount);
@@ -81,7 +81,7 @@ TEST(SimCopies, RefusesWhatReachesPastItsMemory) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimCopies, TwoDimensionsMoveTheirRowsAndNothingElse) {
+TEST(SimCopies, TwoDimensionsMoveRowsOnly) {
   World world;
   constexpr size_t kWidth = 5, kRows = 7, kPitch = 16, kHostPitch = 8;
   auto* device = static_cast<char*>(world.sim.device_alloc(kPitch * kRows));
@@ -159,7 +159,7 @@ TEST(SimCopies, ThreeDimensionsMoveTheirBox) {
   EXPECT_ONLY(world, ReportKind::bad_argument);
 }
 
-TEST(SimCopies, OneCopyMustNotCrossASeam) {
+TEST(SimCopies, RefuseCrossingASeam) {
   World world;
   void* device = world.sim.device_alloc(4 * kCount);
   auto* pages = static_cast<char*>(std::aligned_alloc(4096, 3 * 4096));
@@ -212,7 +212,7 @@ TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
   std::free(pages);
 }
 
-TEST(SimRegistration, WithoutPortableItIsPinnedForItsOwnContextAlone) {
+TEST(SimRegistration, NonPortableIsOneContexts) {
   for (const unsigned flags : {0u, unsigned{cudaHostRegisterPortable}}) {
     World world;
     PinnedBytes host(world.api, kCount, flags);
@@ -253,7 +253,7 @@ TEST(SimMemory, PointersSayWhatTheyAre) {
   EXPECT_EQ(world.read(managed, 1), Bytes{5});
 }
 
-TEST(SimPageable, SynchronousCopyIsOverAtItsReturn) {
+TEST(SimPageable, SynchronousCopyIsDone) {
   Config config = schedule(Schedule::lazy);
   config.pageable = Pageable::synchronous;
   World world(config);
@@ -266,7 +266,7 @@ TEST(SimPageable, SynchronousCopyIsOverAtItsReturn) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimPageable, StagedCopyHasReadItsSourceAtItsReturn) {
+TEST(SimPageable, StagedCopyHasReadSource) {
   Config config = schedule(Schedule::lazy);
   config.pageable = Pageable::staged;
   World world(config);
@@ -289,7 +289,7 @@ TEST(SimPageable, StagedCopyHasReadItsSourceAtItsReturn) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimPageable, DeferredCopyReadsItsSourceLater) {
+TEST(SimPageable, DeferredCopyReadsLater) {
   Config config = schedule(Schedule::lazy);
   config.pageable = Pageable::deferred;
   World world(config);
@@ -317,7 +317,7 @@ TEST(SimPageable, EachWayIsDrawn) {
   EXPECT_GT(over, 3);
 }
 
-TEST(SimPageable, SynchronousCopyBlocksWhileTheDeviceIsHeld) {
+TEST(SimPageable, SynchronousCopyBlocks) {
   Config config;
   config.pageable = Pageable::synchronous;
   World world(config);
@@ -334,7 +334,7 @@ TEST(SimPageable, SynchronousCopyBlocksWhileTheDeviceIsHeld) {
   copier.join();
 }
 
-TEST(SimMemory, AsyncAllocationsAreCountedAndLimited) {
+TEST(SimMemory, CountsAsyncAllocations) {
   World world;
   const cudaStream_t s = world.stream();
   void* a = nullptr;
@@ -359,7 +359,7 @@ TEST(SimMemory, AsyncAllocationsAreCountedAndLimited) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimMemory, FreedAddressesDoNotPileUp) {
+TEST(SimMemory, ReusesFreedAddresses) {
   World world;
   const cudaStream_t s = world.stream();
   for (int i = 0; i < 40000; ++i) {  // twice as many mappings as a process may have

@@ -65,7 +65,7 @@ TEST(SimKernels, RunTheirOwnBodies) {
   }
 }
 
-TEST(SimKernels, FirstLaunchWantsAPreloadOnItsDevice) {
+TEST(SimKernels, WantPreload) {
   for (const bool preload : {false, true}) {
     World world;
     auto* memory = static_cast<char*>(world.sim.device_alloc(128));
@@ -113,7 +113,7 @@ TEST(SimKernels, WantTheirStreamsContext) {
   EXPECT_ONLY(world, ReportKind::wrong_context);
 }
 
-TEST(SimKernels, FaultOnWhatTheyCannotReach) {
+TEST(SimKernels, FaultOnUnreachable) {
   World world;
   auto* memory = static_cast<char*>(world.sim.device_alloc(128));
   char host[64] = {};

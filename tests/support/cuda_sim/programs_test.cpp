@@ -190,7 +190,7 @@ std::vector<Bytes> in_order_of_the_calls(const std::vector<Step>& steps) {
 
 constexpr uint64_t kPrograms = 1000;
 
-TEST(SimPrograms, OrderedOnesAreNeverReportedAndComputeTheSame) {
+TEST(SimPrograms, OrderedRunClean) {
   for (uint64_t seed = 1; seed <= kPrograms; ++seed) {
     std::mt19937_64 random(seed);
     const std::vector<Step> steps = make_program(random);
@@ -202,7 +202,7 @@ TEST(SimPrograms, OrderedOnesAreNeverReportedAndComputeTheSame) {
   }
 }
 
-TEST(SimPrograms, OneNeededEdgeLessIsReported) {
+TEST(SimPrograms, MissingOrderIsReported) {
   uint64_t broken = 0;
   uint64_t redundant = 0;
   for (uint64_t seed = 1; seed <= kPrograms; ++seed) {

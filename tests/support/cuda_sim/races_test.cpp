@@ -28,7 +28,7 @@ TEST_P(SimRaces, TwoStreamsWithoutAnEdge) {
   }
 }
 
-TEST_P(SimRaces, WriteAfterReadNeedsAnEdgeToo) {
+TEST_P(SimRaces, WriteAfterReadNeedsOrder) {
   for (const bool edge : {false, true}) {
     World world(config());
     void* memory = world.sim.device_alloc(kCount);
@@ -65,7 +65,7 @@ TEST_P(SimRaces, NeighbouringBytesAreNone) {
   EXPECT_ONLY(world, ReportKind::race);
 }
 
-TEST_P(SimRaces, OrderIsTransitiveThroughStreamsAndTheHost) {
+TEST_P(SimRaces, OrderIsTransitive) {
   World world(config());
   void* memory = world.sim.device_alloc(kCount);
   const cudaStream_t a = world.stream();
@@ -121,7 +121,7 @@ TEST_P(SimRaces, HostWritesBeforeWaiting) {
   }
 }
 
-TEST(SimHost, WaitingForOneStreamSaysNothingOfAnother) {
+TEST(SimHost, WaitCoversOneStream) {
   World world;
   void* memory = world.sim.device_alloc(kCount);
   PinnedBytes host(world.api, kCount);
@@ -133,7 +133,7 @@ TEST(SimHost, WaitingForOneStreamSaysNothingOfAnother) {
   world.sim.finish();
 }
 
-TEST(SimHost, HostSourceChangedBeforeItWasRead) {
+TEST(SimHost, ReportsChangedSource) {
   for (const bool wait : {false, true}) {
     for (const size_t changed : {size_t{0}, kCount / 2, kCount - 1}) {
       World world(schedule(Schedule::lazy));
@@ -155,7 +155,7 @@ TEST(SimHost, HostSourceChangedBeforeItWasRead) {
   }
 }
 
-TEST(SimHost, HostSourceThatTheDeviceWritesFirstIsNotHashed) {
+TEST(SimHost, IgnoresDeviceWrittenSource) {
   World world(schedule(Schedule::lazy));
   auto* memory = static_cast<char*>(world.sim.device_alloc(2 * kCount));
   PinnedBytes host(world.api, kCount);
@@ -216,7 +216,7 @@ TEST_P(SimRaces, UseAfterFree) {
   EXPECT_ONLY(world, ReportKind::use_after_destroy);
 }
 
-TEST_P(SimRaces, AllocationIsUsableInStreamOrderOnly) {
+TEST_P(SimRaces, AllocationNeedsStreamOrder) {
   for (const bool edge : {false, true}) {
     World world(config());
     const cudaStream_t a = world.stream();
@@ -259,14 +259,14 @@ TEST_P(SimRaces, DestroyedHandles) {
   EXPECT_ONLY(world, ReportKind::use_after_destroy);
   EXPECT_EQ(world.query(event), cudaErrorInvalidResourceHandle);
   EXPECT_ONLY(world, ReportKind::use_after_destroy);
-  EXPECT_EQ(world.api.stream_query(reinterpret_cast<cudaStream_t>(0x1234)),
+  EXPECT_EQ(world.api.stream_synchronize(reinterpret_cast<cudaStream_t>(0x1234)),
             cudaErrorInvalidResourceHandle);
   EXPECT_ONLY(world, ReportKind::bad_argument);
   EXPECT_EQ(world.api.stream_destroy(cudaStreamLegacy), cudaErrorInvalidResourceHandle);
   EXPECT_ONLY(world, ReportKind::bad_argument);
 }
 
-TEST_P(SimRaces, OneAddressAgainIsOrderedByItsAllocator) {
+TEST_P(SimRaces, AllocatorOrdersReuse) {
   Config wanted = config();
   wanted.reuse_addresses = true;
   World world(wanted);

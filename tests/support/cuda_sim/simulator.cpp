@@ -1,5 +1,7 @@
 #include "simulator.h"
 
+#include <pthread.h>
+
 #include <chrono>
 #include <cstring>
 #include <stdexcept>
@@ -86,9 +88,14 @@ void submit_test(State& state, StreamState& stream, Draft draft) {
 
 }  // namespace
 
-// Threads may wait on these for as long as the process lives.
+// Threads may wait on these for as long as the process lives. A fork waits for the mutex, so that
+// the child does not inherit it locked by a thread that it does not have.
 std::mutex& state_mutex() {
-  static auto* mutex = new std::mutex;
+  static auto* mutex = [] {
+    pthread_atfork([] { state_mutex().lock(); }, [] { state_mutex().unlock(); },
+                   [] { state_mutex().unlock(); });
+    return new std::mutex;
+  }();
   return *mutex;
 }
 

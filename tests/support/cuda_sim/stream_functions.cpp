@@ -99,16 +99,6 @@ cudaError_t stream_synchronize(cudaStream_t handle) {
   });
 }
 
-cudaError_t stream_query(cudaStream_t handle) {
-  return call("stream_query", kContext | kUnsafe, [&](Caller& caller) {
-    cudaError_t error;
-    StreamState* stream = usable_stream(caller, handle, error);
-    if (stream == nullptr) return error;
-    error = refuse_capturing(caller, *stream);
-    return error != cudaSuccess ? error : caller.state.query(stream->tail);
-  });
-}
-
 cudaError_t stream_is_capturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
   return call("stream_is_capturing", kContext, [&](Caller& caller) {
     State& state = caller.state;

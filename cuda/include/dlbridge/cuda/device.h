@@ -38,6 +38,11 @@ struct Availability {
   int device_count = 0;
 };
 
+/// A CUDA version as text: 13000 is "13.0".
+inline std::string version_text(int version) {
+  return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10);
+}
+
 /// Never throws for want of a driver, and creates no context. Throws Error (after_fork),
 /// std::bad_alloc.
 DLBRIDGE_API Availability availability();
