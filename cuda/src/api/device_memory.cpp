@@ -40,7 +40,7 @@ class DeviceBlock {
   void* memory() const noexcept { return memory_; }
   int device_index() const noexcept { return device_index_; }
 
-  // The allocation stands in the order of the copy stream; whoever uses the memory comes behind.
+  // Makes users of the memory wait for the allocation.
   void show_to(const CheckedStream& stream) {
     const CudaApi& api = device_.api();
     if (!stream.ordered) {
@@ -58,9 +58,9 @@ class DeviceBlock {
       users_.push_back(named(stream));
   }
 
-  // Gives the memory back in stream order, and waits for nobody. False where a capture forbids that
-  // for now: a stream that waited for a captured one would become part of the capture. Where it
-  // fails the memory is leaked, since work that uses it may still be under way.
+  // Frees the memory in stream order; the host does not wait. Returns false if a stream is being
+  // captured: a stream that waited for it would become part of the capture. On failure the memory
+  // is leaked, since work may still use it.
   bool give_back() noexcept {
     if (Engine::existing() != &engine_ || !device_.alive()) return true;
     try {
@@ -84,15 +84,15 @@ class DeviceBlock {
   DeviceBlock* next = nullptr;
 
  private:
-  // The per-thread stream is another one on the thread that gives back; the legacy stream waits for
-  // all of its kind.
+  // The per-thread stream differs on the thread that frees; the legacy stream waits for all of
+  // them.
   static cudaStream_t named(cudaStream_t stream) noexcept {
     return stream == nullptr || stream == cudaStreamPerThread ? cudaStreamLegacy : stream;
   }
 
   Engine& engine_;
   DeviceContext& device_;
-  int device_index_;  // known when the engine is no more, too
+  int device_index_;  // valid after the engine's end
   cudaStream_t copy_stream_;
   cudaStream_t free_stream_;
   void* memory_ = nullptr;
@@ -100,7 +100,7 @@ class DeviceBlock {
   std::vector<cudaStream_t> users_;
 };
 
-// What waits for the end of a capture. Tried again whenever memory comes or goes.
+// Blocks that wait for the end of a capture. Every allocation and free tries again.
 std::mutex g_waiting_mutex;
 DeviceBlock* g_waiting = nullptr;
 
@@ -114,7 +114,7 @@ void give_back_or_keep(DeviceBlock* block) noexcept {
 }
 
 void give_back_waiting() noexcept {
-  if (Engine::existing() == nullptr) return;  // in the child of a fork nobody asks for the lock
+  if (Engine::existing() == nullptr) return;  // no lock in the child of a fork
   DeviceBlock* block = nullptr;
   {
     const std::lock_guard lock(g_waiting_mutex);

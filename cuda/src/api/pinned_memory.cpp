@@ -36,7 +36,7 @@ Loan pinned_empty(const TensorView& like) {
 
 PinnedStats pinned_stats() {
   Engine& engine = Engine::get();
-  engine.poll_pool();  // for those who look while nothing else happens
+  engine.poll_pool();  // so that the figures are current
   return engine.pool().stats();
 }
 
@@ -70,7 +70,7 @@ bool record_stream(const void* address, Stream stream) {
 bool is_page_locked(const TensorView& view) {
   Engine& engine = Engine::get();
   const CUcontext context = engine.context_in_use();
-  if (context == nullptr) return false;  // nor has anybody locked a page
+  if (context == nullptr) return false;  // then no page is locked
   const CallGuard guard(engine.api(), context);
   return is_pinned(engine, view);
 }

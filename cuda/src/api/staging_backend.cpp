@@ -36,7 +36,7 @@ class CudaStagingBackend final : public StagingBackend {
                       (from.is_cuda() && from == to);
     if (!ways) return false;
     try {
-      if (Engine::is_parents()) return true;  // a staging says what is wrong
+      if (Engine::is_parents()) return true;  // the staging reports the error
       const Availability found = availability();
       const auto is_there = [&](Device device) {
         return !device.is_cuda() || device.id() < found.device_count;
@@ -60,8 +60,7 @@ class CudaStagingBackend final : public StagingBackend {
 
 void register_cuda_staging() {
   static CudaStagingBackend& backend = []() -> CudaStagingBackend& {
-    auto* made =
-        new CudaStagingBackend;  // never destroyed: core asks it for as long as the process lives
+    auto* made = new CudaStagingBackend;  // never destroyed: core uses it until the process ends
     register_staging(*made);
     return *made;
   }();

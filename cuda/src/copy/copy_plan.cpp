@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cassert>
 #include <climits>
 #include <cstdlib>
 #include <string>
@@ -9,13 +10,13 @@
 namespace dlbridge::cuda {
 namespace {
 
-// What the runtime takes as the distance of two rows.
+// The largest pitch that the runtime accepts.
 constexpr int64_t kMaxPitch = INT_MAX;
 // The largest unit that a thread moves at once.
 constexpr uint64_t kMaxUnit = 16;
 // Where both extents reach this, tiles are worth their barriers.
 constexpr int64_t kMinTiledExtent = 8;
-// Elements that are this far apart share no memory transaction, whoever reads them together.
+// Elements that are this far apart share no memory transaction.
 constexpr int64_t kSectorBytes = 32;
 
 bool is_packed(const TensorView& view) noexcept {
@@ -37,7 +38,7 @@ struct Walk {
   }
 };
 
-// Turned so that the target is walked upwards, sorted by its strides, merged where both sides allow
+// Target strides become positive; dimensions are sorted by them and merged where both sides allow
 // it. Requires: not empty.
 Walk walk_of(const TensorView& source, const TensorView& target) noexcept {
   Walk walk;
@@ -73,8 +74,8 @@ Walk walk_of(const TensorView& source, const TensorView& target) noexcept {
   return walk;
 }
 
-// Elements below a byte have addresses only together. Nothing is turned here: the middle of a byte
-// is no place to begin.
+// Packed elements below a byte have no addresses of their own, so strides are not made positive
+// here.
 void require_one_run(const TensorView& source, const TensorView& target) {
   std::array<LoopDim, PackParams::kMaxRank> dims;
   const int32_t rank = coalesce(target, source, dims.data());
@@ -185,6 +186,7 @@ void plan_pack(const Walk& walk, const Runs& runs, CopyStep& step) noexcept {
 }  // namespace
 
 CopyStep plan_copy(const TensorView& source, const TensorView& target, int64_t min_row_bytes) {
+  assert(source.ndim == target.ndim);
   CopyStep step;  // not initialised: most of it is not used
   step.source = static_cast<const std::byte*>(source.data);
   step.target = static_cast<std::byte*>(target.data);
@@ -217,6 +219,7 @@ KernelId choose_kernel(const PackParams& params) noexcept {
 
 Pieces::Pieces(const TensorView& source, const TensorView& target, int64_t max_bytes)
     : source_(source), target_(target) {
+  assert(max_bytes > 0 && source.ndim == target.ndim);
   if (target.is_empty()) return;
   Walk walk;
   if (is_packed(target)) {

@@ -1,5 +1,5 @@
-// Copy plan: how strided memory crosses between two places, as numbers. Pure: no call of CUDA, no
-// pointer followed, nothing owned, no memory taken.
+// Copy plan: turns two strided layouts into the parameters of one copy. Pure: calls no CUDA,
+// dereferences no pointer, allocates nothing.
 //
 // Views here are validated (no overflow) and their `data` is an address with the offset folded in.
 // Thread: any.
@@ -24,8 +24,7 @@ enum class CopyKind : uint8_t {
   pack,   ///< a kernel on the device: both sides must be device memory
 };
 
-/// One copy. What stands behind `target` belongs to the kinds named with it; of the rest nothing is
-/// set.
+/// One copy. The fields after `target` are set only for the kinds named with them.
 struct CopyStep {
   CopyKind kind;
   const std::byte* source;  ///< lowest address that the copy starts from; pack: first element
@@ -43,10 +42,10 @@ struct CopyStep {
   PackParams pack;
 };
 
-/// Below this, rows are so narrow that a kernel through device memory beats the 2D engines.
+/// Below this width a kernel through device memory is faster than a 2D copy.
 inline constexpr int64_t kMinRowBytes = 4096;
 
-/// How the elements of `source` come into `target` by one call: flat where both are one run, rows
+/// Plans the copy of `source` to `target` by one call: flat where both are one run, rows
 /// or boxes where runs of at least `min_row_bytes` lie at positive pitches in one or two further
 /// dimensions, else pack. Requires: same shape, dtype and padding; target without overlap. Source
 /// strides may have any sign and be zero. Throws Error (packed_subbyte) where elements of packed
@@ -67,9 +66,8 @@ KernelId choose_kernel(const PackParams& params) noexcept;
 /// Both views of a piece have the same shape; dimensions are coalesced, in the target's memory
 /// order, with positive target strides, so a piece of a dense target is contiguous (row-major) and
 /// begins where the last one ended. Pieces of packed sub-byte types are views of their bytes
-/// (uint8). A source may take the
-/// target's part where its order is to lead. Borrows nothing of the views but the memory they
-/// describe.
+/// (uint8). To cut in the
+/// source's order, swap the two. Refers only to the memory of the views, not to their arrays.
 class Pieces {
  public:
   /// Requires and throws what plan_copy does; max_bytes > 0.

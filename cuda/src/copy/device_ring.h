@@ -1,5 +1,5 @@
-// DeviceRing: two slots of device memory through which strided elements pass: packed on one stream
-// while the slot before is copied on the other. All the device memory that a staging ever needs.
+// DeviceRing: two slots of device memory for strided tensors: one stream packs a slot while the
+// other copies the slot before. A staging needs no other device memory.
 //
 // Owns its memory, which is allocated and freed in stream order. Belongs to one operation; not
 // thread-safe.
@@ -15,13 +15,13 @@ class DeviceRing {
  public:
   static constexpr int64_t kSlotBytes = int64_t{16} << 20;
 
-  /// Slots for pieces of at most min(bytes, kSlotBytes); smaller ones where the device has no room
-  /// for these. Enqueues the allocation. Requires: the device's context is current. Throws Error
+  /// Slots for pieces of at most min(bytes, kSlotBytes); smaller ones if the device has no room.
+  /// Enqueues the allocation. Requires: the device's context is current. Throws Error
   /// (out_of_memory, device_failed).
   DeviceRing(DeviceContext& device, cudaStream_t copies, cudaStream_t kernels, int64_t bytes);
   DeviceRing(const DeviceRing&) = delete;
   DeviceRing& operator=(const DeviceRing&) = delete;
-  /// Enqueues the release behind `copies`, which join() has put behind everything.
+  /// Enqueues the free on `copies`. Requires: join(copies) after the last use.
   ~DeviceRing();
 
   /// The largest piece that passes.
@@ -32,10 +32,10 @@ class DeviceRing {
   std::byte* enter(cudaStream_t first);
   /// `first` has filled it: `second` may read it.
   void filled(cudaStream_t first, cudaStream_t second);
-  /// `second` has been told to read it.
+  /// The read of it was enqueued on `second`.
   void read(cudaStream_t second);
 
-  /// Puts `stream` behind all that was read.
+  /// Makes `stream` wait for all reads.
   void join(cudaStream_t stream);
 
  private:

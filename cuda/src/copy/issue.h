@@ -1,5 +1,5 @@
-// Issue: one planned copy as calls of CUDA. Host memory is page-locked in registrations that a copy
-// must not cross, so a copy that reaches over a seam becomes several.
+// Issue: makes the CUDA calls of one planned copy. A copy must not cross the border (seam) of two
+// registrations of host memory, so it is split there.
 #pragma once
 
 #include "copy/copy_plan.h"

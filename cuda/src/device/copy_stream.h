@@ -1,9 +1,7 @@
-// CopyStream: a private way between host and one device: a stream for copies, one for kernels that
-// pack and unpack, and the thread that sees operations end.
-//
-// A device has a few of them, so that a slow producer delays nobody else. Both streams are
-// non-blocking: the legacy stream neither waits for them nor they for it. Operations that share a
-// copy stream share nothing but its streams. Thread: any.
+// CopyStream: a stream for copies between host and one device, one for the kernels that pack and
+// unpack, and the thread that waits for the end of operations.
+// A device has a few of them, so that a slow producer delays few others. Both streams are
+// non-blocking: they and the legacy stream do not wait for each other. Thread: any.
 #pragma once
 
 #include <atomic>

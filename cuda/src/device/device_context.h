@@ -1,7 +1,5 @@
-// DeviceContext: what this module has on one device: its primary context, copy streams, events, and
-// whether it is still alive.
-//
-// Made when memory of the device is first met, kept until the engine ends. Thread: any.
+// DeviceContext: the primary context, copy streams and events of one device, and whether it failed.
+// Created on first use of the device, kept until the engine ends. Thread: any.
 #pragma once
 
 #include <array>
@@ -22,8 +20,8 @@ class DeviceContext {
   static constexpr size_t kCopyStreams = 8;
   static constexpr size_t kImports = 16;
 
-  /// Keeps the primary context of `device`, which somebody has made. Throws Error (device_failed).
-  /// `pool` is told when the device fails.
+  /// Retains the primary context of `device`. Throws Error (device_failed). Informs `pool` when the
+  /// device fails.
   DeviceContext(const CudaApi& api, int device, PinnedPool& pool);
   DeviceContext(const DeviceContext&) = delete;
   DeviceContext& operator=(const DeviceContext&) = delete;
@@ -34,30 +32,31 @@ class DeviceContext {
   int index() const noexcept { return index_; }
   CUcontext context() const noexcept { return context_; }
 
-  /// A copy stream for work behind `producer` (a stream's number or handle): the one that serves it
-  /// already, so that its copies keep their order, else an idle one, else the least busy one.
+  /// Returns a copy stream for work after `producer` (a stream's number or handle): the one that
+  /// already serves it, so that its copies keep their order, else an idle one, else the least busy.
   /// Requires: the context is current. Throws Error (device_failed).
   CopyStreamUse copy_stream_for(void* producer);
 
-  /// A stream on which memory goes back behind whatever used it: nothing else is enqueued there, so
-  /// that nothing else waits. Requires: the context is current. Throws Error (device_failed).
+  /// Returns the stream on which memory is freed after the streams that used it. It does nothing
+  /// else, so no other work waits. Requires: the context is current. Throws Error (device_failed).
   cudaStream_t free_stream();
 
-  /// The next of the streams that others may make wait; none that is being captured. Requires: the
-  /// context is current. Throws Error (device_failed, stream_capturing where all are).
+  /// Returns the next stream to pass to a producer, skipping those that are being captured.
+  /// Requires: the context is current. Throws Error (device_failed, stream_capturing if all are
+  /// captured).
   cudaStream_t import_stream();
 
-  /// The stream in whose order memory of ours is first used. Requires: the context is current.
+  /// Returns the stream on which allocated memory is first used. Requires: the context is current.
   /// Throws Error (device_failed).
   cudaStream_t allocation_stream();
 
-  /// What is enqueued on `later` from here on runs after what `earlier` has enqueued. Requires: the
+  /// Makes later work of `later` wait for the work that `earlier` has enqueued. Requires: the
   /// context is current. Throws Error (device_failed).
   void order(cudaStream_t earlier, cudaStream_t later);
 
-  /// Waited for by polling, or by other streams.
+  /// Events for polling and for waits of other streams.
   EventPool& events() noexcept { return *events_; }
-  /// Waited for by a thread, which sleeps.
+  /// Events for a thread that sleeps in cudaEventSynchronize.
   EventPool& sleeping_events() noexcept { return *sleeping_events_; }
 
   /// Waits for the copy streams' operations and ends their threads.
@@ -65,14 +64,15 @@ class DeviceContext {
   /// Whether no operation of a copy stream is in flight.
   bool idle() noexcept;
 
-  /// Throws Error (device_failed) once the device has failed for good.
+  /// Throws Error (device_failed) if the device has failed permanently.
   void require_alive() const;
   bool alive() const noexcept { return cause_.load() == cudaSuccess; }
-  /// From here on nothing is tried on this device: what its work still touches is unknown.
+  /// Marks the device as failed: no further call is made on it, and memory that its work may use is
+  /// leaked.
   void mark_dead(cudaError_t cause) noexcept;
-  /// mark_dead() where `error` is one that a device does not recover from.
+  /// Calls mark_dead() if a device does not recover from `error`.
   void note(cudaError_t error) noexcept;
-  /// note(), and throws Error (device_failed) for such an error of `call`.
+  /// As note(); throws Error (device_failed) for such an error of `call`.
   void require_alive_after(cudaError_t error, const char* call);
 
  private:

@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 #include <cstdlib>
 #include <fstream>
@@ -97,7 +98,7 @@ Engine::~Engine() {
       try {
         guard.emplace(api_, device.context());
       } catch (const Error&) {
-        // Another one may do.
+        // Another device may have one.
       }
     };
     for_each_device([&](DeviceContext& device) {
@@ -283,13 +284,14 @@ CUcontext Engine::context_in_use() {
 
 CUcontext Engine::any_context() {
   if (const CUcontext found = context_in_use()) return found;
-  // Nobody uses a GPU yet: memory is registered with the first one.
+  // No device has a context yet: memory is registered with the first one.
   DeviceContext& first = open(0);
   first.require_alive();
   return first.context();
 }
 
 HostPlace Engine::host_place(const void* address, size_t bytes) const noexcept {
+  assert(bytes > 0);
   if (pool_->holds(address)) return {.pinned = true};
   const LastErrorGuard error(api_);
   const RelaxedCapture capture(api_);
@@ -311,12 +313,12 @@ void Engine::poll_pool() noexcept {
   for_each_device([&](DeviceContext& device) {
     if (any == nullptr || (device.alive() && !any->alive())) any = &device;
   });
-  if (any == nullptr) return;  // nothing was ever handed out
+  if (any == nullptr) return;  // no memory was allocated
   try {
     const CallGuard guard(api_, any->context());
     pool_->poll();
   } catch (const std::exception&) {
-    // It stays as it is.
+    // The next poll tries again.
   }
 }
 

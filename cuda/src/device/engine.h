@@ -1,5 +1,5 @@
-// Engine: everything this module has in one process: the table it calls through, the devices it
-// has met, the pinned pool. Made on first use and left alone at process exit.
+// Engine: the state of this module in one process: its function table, its devices, the pinned
+// pool. Created on first use; not destroyed at process exit.
 #pragma once
 
 #include <sys/types.h>
@@ -21,10 +21,10 @@ struct CheckedStream {
   bool ordered = true;  ///< false: the caller orders the work (kNoSync)
 };
 
-/// What CUDA knows of memory that is said to be the host's.
+/// What CUDA knows about memory that is described as host memory.
 struct HostPlace {
   bool pinned = false;  ///< page-locked: a device copies from and to it directly
-  int device = -1;      ///< it is this device's memory instead
+  int device = -1;      ///< the device, if it is device memory
 };
 
 class Engine final : public FenceSource {
@@ -39,39 +39,40 @@ class Engine final : public FenceSource {
   /// The process's engine. Throws Error (no_driver, driver_too_old, no_device; after_fork in the
   /// child of a process that has one).
   static Engine& get();
-  /// The engine if there is one in this process, else null; nothing is made.
+  /// Returns the engine of this process, or null. Creates nothing.
   static Engine* existing() noexcept;
-  /// Throws Error (after_fork) in the child of a process that has one: not even a query of CUDA is
+  /// Throws Error (after_fork) in the child of a process that has an engine: no call of CUDA is
   /// safe there.
   static void require_no_parent();
-  /// Whether it would throw.
+  /// Returns true if require_no_parent() throws.
   static bool is_parents() noexcept;
 
   const CudaApi& api() const noexcept { return api_; }
   PinnedPool& pool() noexcept { return *pool_; }
-  /// pool().poll(), where a device is in use.
+  /// Calls pool().poll() if a device is in use.
   void poll_pool() noexcept;
 
-  /// Throws Error (invalid_device where nobody has used the device, device_failed where it failed).
+  /// Returns a device that has a primary context. Throws Error (invalid_device if it has none,
+  /// device_failed if it failed).
   DeviceContext& device(int index);
 
-  /// The same, and makes the primary context of a device that nobody has used yet.
+  /// The same; creates the primary context if there is none.
   DeviceContext& started(int index);
 
-  /// The device whose memory `view` is in. Throws Error (invalid_device) where its address is not
-  /// on the device that it names, or the address is host memory.
+  /// Returns the device of the view's memory. Throws Error (invalid_device) if its address is not
+  /// on the device that it names.
   DeviceContext& device_of(const TensorView& view);
 
   /// Requires: the device's context is current. Throws Error (stream_invalid, stream_capturing).
   CheckedStream checked(Stream stream, DeviceContext& device) const;
 
-  /// A context to ask or register in: of a device that was met, else of the first one in use. Null
-  /// where nobody uses any.
+  /// Returns a context for queries and registrations: of a device of this engine, else of the first
+  /// device that has one. Null if none has.
   CUcontext context_in_use();
-  /// The same; where nobody uses any, the first device's is made.
+  /// The same; creates that of the first device if none has one.
   CUcontext any_context();
 
-  /// Where `bytes` that are said to be host memory are. Requires: at least one byte.
+  /// Says where memory is that is described as host memory. Requires: at least one byte.
   HostPlace host_place(const void* address, size_t bytes) const noexcept;
 
   /// Waits until no operation is in flight.
@@ -84,7 +85,7 @@ class Engine final : public FenceSource {
   static constexpr int kMaxDevices = 64;
 
   DeviceContext& open(int index);
-  /// Calls visit(DeviceContext&) for every device that was met.
+  /// Calls visit(DeviceContext&) for every device of this engine.
   template <typename Visit>
   void for_each_device(Visit&& visit) noexcept {
     for (auto& slot : devices_) {

@@ -1,6 +1,6 @@
-// What the kernels of pack_kernels.cu do, as functions that the GPU's and the host's compiler both
-// take: the phases of a block between its barriers, and the loop around them. The same text runs on
-// the device and, thread after thread, in the simulator.
+// The bodies of the kernels of pack_kernels.cu, as functions for the GPU's and the host's compiler:
+// the phases of a block between its barriers, and the loop around them. The simulator runs the same
+// code on the host, one thread after the other.
 //
 // Owns nothing. run_on_host: addresses must be the host's; any thread, no state.
 #pragma once
@@ -44,7 +44,7 @@ DLBRIDGE_HD Unit load(const char* address) {
 #ifdef __CUDACC__
   return *reinterpret_cast<const Unit*>(address);
 #else
-  // The device faults on such an address, so the host must not get away with it.
+  // The device faults on such an address, so the host throws.
   if (reinterpret_cast<uintptr_t>(address) % sizeof(Unit) != 0)
     throw std::runtime_error("misaligned load of " + std::to_string(sizeof(Unit)) + " bytes");
   Unit value;

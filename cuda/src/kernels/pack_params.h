@@ -1,5 +1,4 @@
-// PackParams: what a pack kernel is told. Handed over by value, so nothing of the caller is read
-// when the kernel runs.
+// PackParams: the parameters of a pack kernel, passed by value.
 #pragma once
 
 #include <cstdint>

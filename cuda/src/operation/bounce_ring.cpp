@@ -1,6 +1,7 @@
 #include "operation/bounce_ring.h"
 
 #include <algorithm>
+#include <cassert>
 #include <string>
 
 #include "copy/copy_plan.h"
@@ -70,6 +71,7 @@ void BounceRing::drain(Slot& slot) {
 }
 
 void BounceRing::to_host(const TensorView& source, const TensorView& target) {
+  assert(is_ready());
   Pieces pieces(source, target, slot_bytes_);
   size_t next = 0;
   for (; pieces.next(); next = (next + 1) % count_) {
@@ -89,6 +91,7 @@ void BounceRing::to_host(const TensorView& source, const TensorView& target) {
 }
 
 void BounceRing::to_device(const TensorView& source, const TensorView& target) {
+  assert(is_ready());
   Pieces pieces(source, target, slot_bytes_);
   for (size_t next = 0; pieces.next(); next = (next + 1) % count_) {
     Slot& slot = slots_[next];

@@ -1,5 +1,5 @@
-// BounceRing: pinned slots through which pageable memory passes, so that the bus and the host's own
-// copy work at the same time. The calling thread does the host's part.
+// BounceRing: pinned slots for copies of pageable memory, so that the transfer and the host's copy
+// overlap. The calling thread makes the host's copy.
 //
 // Owns its slots. Belongs to one operation; not thread-safe. Requires throughout: the operation has
 // begun and not ended, the device's context is current.
@@ -13,19 +13,19 @@ namespace dlbridge::cuda {
 
 class BounceRing {
  public:
-  /// Up to here one block and one copy on the host beat a ring.
+  /// Up to this size one block and one host copy are faster than a ring.
   static constexpr int64_t kOneBlockBytes = int64_t{256} << 10;
   static constexpr int64_t kSmallestSlot = int64_t{256} << 10;
 
-  /// Takes slots for a tensor like `tensor`, where the pool's limit allows two small ones at least.
+  /// Takes slots for a tensor like `tensor`, if the pool's limit allows at least two small ones.
   BounceRing(Operation& operation, const TensorView& tensor);
 
-  /// Whether there are slots. What follows requires it.
+  /// Returns true if there are slots. The functions below require that.
   bool is_ready() const noexcept { return count_ > 0; }
 
   BounceRing(const BounceRing&) = delete;
   BounceRing& operator=(const BounceRing&) = delete;
-  /// Leaves the slots to the operation where it did not come to its end: they may be in use.
+  /// After an exception the operation holds the slots, which may be in use.
   ~BounceRing();
 
   /// Device `source` into `target`, any host memory; returns when all is there.

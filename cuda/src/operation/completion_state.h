@@ -1,12 +1,13 @@
 // CompletionState: how an operation ended, shared by the operation and its Futures.
-// FutureState: that and the results, shared by the Futures alone: the last of them to go gives the
-// results back on its own thread, whatever the thread still does that ended the operation.
+// FutureState: that and the results, shared by the Futures alone, so that the thread that drops the
+// last Future releases the results.
 #pragma once
 
 #include <sys/types.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <cassert>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -29,12 +30,15 @@ class CompletionState {
   bool done() const noexcept { return done_.load(std::memory_order_acquire); }
   bool wait(double seconds) const noexcept;
   int fd();
-  /// What went wrong, or null. Requires: done.
-  const Error* error() const noexcept { return error_ ? &*error_ : nullptr; }
+  /// Returns the error, or null. Requires: done.
+  const Error* error() const noexcept {
+    assert(done());
+    return error_ ? &*error_ : nullptr;
+  }
 
-  /// Once, by the operation. Wakes everybody.
+  /// Called once, by the operation. Wakes all waiting threads.
   void succeed() noexcept;
-  /// Without memory for the message only the code arrives.
+  /// Keeps only the code if there is no memory for the message.
   void fail(const Error& error) noexcept;
 
  private:
@@ -50,7 +54,7 @@ class CompletionState {
 
 class FutureState {
  public:
-  /// `results` are shown once the operation has ended well.
+  /// `results` are returned once the operation has succeeded.
   explicit FutureState(std::vector<SharedLoan> results) : results_(std::move(results)) {}
 
   const std::shared_ptr<CompletionState>& completion() const noexcept { return completion_; }

@@ -12,7 +12,7 @@
 namespace dlbridge::cuda {
 namespace {
 
-// Decades, which the clock can still count in nanoseconds; beyond is for ever.
+// Decades: the clock counts this in nanoseconds. Longer waits are for ever.
 constexpr double kLongestWait = 1e9;
 
 void make_readable(int fd) noexcept {
@@ -28,7 +28,7 @@ CompletionState::~CompletionState() {
 
 bool CompletionState::wait(double seconds) const noexcept {
   if (done()) return true;
-  if (getpid() != pid_) return false;  // in a fork's child nobody ends it
+  if (getpid() != pid_) return false;  // no thread completes it in a fork's child
   std::unique_lock lock(mutex_);
   const auto over = [this] { return done(); };
   if (seconds < 0 || seconds > kLongestWait) {
@@ -71,7 +71,7 @@ void CompletionState::fail(const Error& error) noexcept {
 }
 
 Loan FutureState::result(size_t index) const {
-  // What brings nothing may still have failed.
+  // An operation without results may have failed.
   const size_t count = size();
   if (index >= count && !(count == 0 && completion_->wait(-1) && completion_->error() != nullptr)) {
     throw Error(ErrorCode::invalid_argument, "index",

@@ -1,6 +1,7 @@
 #include "operation/operation.h"
 
 #include <algorithm>
+#include <cassert>
 #include <chrono>
 #include <string>
 
@@ -23,7 +24,7 @@ TensorView dense_slot(const TensorView& piece, std::byte* memory, int64_t* strid
   return slot;
 }
 
-// Whether the elements are one run of bytes, in whatever order of dimensions.
+// Returns true if the elements are one run of bytes, in any order of dimensions.
 bool is_one_run(const TensorView& view) {
   int64_t strides[PackParams::kMaxRank];
   dense_strides_like(view, strides);
@@ -56,6 +57,7 @@ void Operation::run_on_outer_stream() noexcept {
 }
 
 void Operation::run_on_outer_stream_with_waiter() noexcept {
+  assert(!begun_ && outer_.ordered);
   on_outer_stream_ = true;
   copies_ = kernels_ = outer_.handle;
 }
@@ -135,7 +137,7 @@ void Operation::pack(const TensorView& source, const TensorView& target) {
 
 void Operation::unpack(const TensorView& source, const TensorView& target) {
   DeviceRing& slots = ring(source.nbytes());
-  // Cut so that pieces of the host's side are one run each: it takes the target's part.
+  // The host side is passed as the target, so that its pieces are one run each.
   Pieces pieces(target, source, slots.slot_bytes());
   int64_t strides[PackParams::kMaxRank];
   while (pieces.next()) {
@@ -165,7 +167,7 @@ void Operation::end(bool outer_waits) {
   const CudaApi& api = device_.api();
   if (ring_) {
     if (kernels_used_) ring_->join(copies_);
-    kernels_used_ = false;  // nothing is left that copies_ does not stand behind
+    kernels_used_ = false;  // copies_ waits for all of it
     ring_.reset();
   }
   check(api.event_record(done_.get(), copies_), "cudaEventRecord");
@@ -208,7 +210,7 @@ void Operation::leave() {
   finished_ = true;
 }
 
-// The copies have ended well.
+// The copies have succeeded.
 void Operation::finish() {
   finished_ = true;
   for (const HostCopy& copy : host_copies_) copy_host(copy.from.view(), copy.to.view());
@@ -219,12 +221,12 @@ void Operation::finish() {
   shared_.clear();
 }
 
-// Whether the copies still run, nobody knows: what they touch is never used again.
+// The copies may still run: the memory that they use is never reused.
 void Operation::leak(cudaError_t cause) noexcept {
   finished_ = true;
   device_.mark_dead(cause);
   for (PinnedBlock& block : blocks_) {
-    if (block) std::move(block).leak();  // leave() may have let go of some
+    if (block) std::move(block).leak();  // leave() may have moved some away
   }
   for (auto& [block, loan] : results_) std::move(block).leak();
   if (result_) std::move(result_).leak();
@@ -243,7 +245,7 @@ void Operation::quiesce() noexcept {
     answer = api.stream_synchronize(kernels_);
     const cudaError_t copied = api.stream_synchronize(copies_);
     if (answer == cudaSuccess) answer = copied;
-    ring_.reset();  // now: until here kernels might still write to its memory
+    ring_.reset();  // after the kernels that write to its memory
   } catch (const CudaError& error) {
     answer = error.cuda_code();
   }
@@ -264,7 +266,7 @@ void Operation::complete() noexcept {
 
 void Operation::abandon(const Error& error) noexcept {
   if (begun_ && !finished_) quiesce();
-  // In this order: whoever sees the failure finds the source given back.
+  // The source is released before the failure becomes visible.
   held_.clear();
   shared_.clear();
   copy_stream_use_.reset();

@@ -1,10 +1,9 @@
-// Operation: one staging from its first event to the last thing it gives back. Owns everything that
+// Operation: one staging from its first event to the release of its memory. Owns everything that
 // its copies use: source, target, pinned blocks, events, device memory.
 //
 //   made -> begin() -> copy()... -> end() -> finish(), by the caller or by the copy stream's waiter
-//
-// An exception before end() quiesces: what was enqueued is waited for, so that nothing it uses is
-// given back too early; if that fails, too, all of it is leaked and the device is dead. Thread: one
+// On an exception before end() it waits for the enqueued work before it releases memory; if that
+// fails, it leaks the memory and marks the device as failed. Thread: one
 // at a time.
 #pragma once
 
@@ -25,11 +24,11 @@ class Operation final : public Completion {
   Operation(Engine& engine, DeviceContext& device, CheckedStream outer);
   ~Operation() override;
 
-  /// Does all its work on the outer stream itself: for copies too small to be worth a dependency.
+  /// Runs on the outer stream, without a dependency: for small copies.
   /// Requires: not begun, an ordered stream.
   void run_on_outer_stream() noexcept;
-  /// The same, and still of its copy stream, whose waiter may see its end. Requires also: not the
-  /// per-thread stream, which is another one there.
+  /// The same, but the waiter of its copy stream may complete it. Requires also: not the per-thread
+  /// stream, which differs on the waiter's thread.
   void run_on_outer_stream_with_waiter() noexcept;
 
   Engine& engine() const noexcept { return engine_; }
@@ -37,57 +36,58 @@ class Operation final : public Completion {
   bool on_outer_stream() const noexcept { return on_outer_stream_; }
   CopyStream& copy_stream() const noexcept { return copy_stream_use_->copy_stream(); }
 
-  /// Holds until settled.
+  /// Holds until completion.
   void hold(Loan&& loan) { held_.push_back(std::move(loan)); }
   void hold(SharedLoan loan) { shared_.push_back(std::move(loan)); }
-  /// Room for so many loans, so that holding them cannot fail. What holds loans of its own, as
-  /// bring() does, comes before.
+  /// Reserves room for `count` loans, so that holding them cannot fail. Requires: no call between
+  /// that holds other loans, as enqueue_to_host() does.
   void expect_loans(size_t count) { held_.reserve(held_.size() + count); }
-  /// A block that is free again once the copies have ended.
+  /// Holds a block and frees it when the copies have ended.
   std::byte* hold(PinnedBlock&& block);
-  /// A block that take_result() gives out once the copies have ended.
+  /// Holds a block that take_result() returns when the copies have ended.
   std::byte* hold_result(PinnedBlock&& block) noexcept;
   PinnedBlock take_result() noexcept { return std::move(result_); }
-  /// Room for so many blocks, so that holding them cannot fail.
+  /// Reserves room for `count` blocks, so that holding them cannot fail.
   void expect_blocks(size_t count) { blocks_.reserve(blocks_.size() + count); }
-  /// A block that becomes the owner of `loan`, which is shown to nobody before that.
+  /// Holds a block and attaches it to `loan` on success. Requires: no one uses `loan` before.
   void give_on_success(PinnedBlock&& block, SharedLoan loan);
-  /// The host copies `from` to `to` once the copies have ended. Throws std::bad_alloc.
+  /// Copies `from` to `to` on the host when the copies have ended. Throws std::bad_alloc.
   void copy_on_host(const TensorView& from, const TensorView& to);
   void publish_to(std::shared_ptr<CompletionState> completion) noexcept {
     completion_ = std::move(completion);
   }
 
-  /// No copy() will be of more bytes than this.
+  /// Sets the size of the largest copy() to come.
   void expect(int64_t largest) noexcept { largest_ = largest; }
 
-  /// Puts the copy stream's streams behind what the outer one has enqueued.
+  /// Makes the copy stream wait for the work that the outer stream has enqueued.
   void begin();
-  /// Whether copy() can do this: by one call, or through the device ring where the host side is one
-  /// run.
+  /// Returns true if copy() can do this: by one call, or through the device ring if the host side
+  /// is one run.
   static bool can_copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
-  /// Enqueues. The host side is page-locked. Throws Error (device_failed, out_of_memory).
+  /// Enqueues a copy. Requires: the host side is page-locked. Throws Error (device_failed,
+  /// out_of_memory).
   void copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
-  /// Records `event` behind the copies so far.
+  /// Records `event` after the copies so far.
   void record(const PooledEvent& event);
   /// Records the end. With `outer_waits` the outer stream waits for it.
   void end(bool outer_waits);
 
-  /// Waits for the end on this thread (spinning where `spin`) and settles. Throws what went wrong.
+  /// Waits for the end on this thread (polling if `spin`) and completes. Throws the error of the
+  /// copies.
   void wait(bool spin);
-  /// Watches for the end on this thread, at most `seconds`. Whether complete() would not wait.
+  /// Polls for the end on this thread, at most `seconds`. Returns true if the copies have ended.
   bool ends_within(double seconds) const noexcept;
-  /// Lets the copies end by themselves: blocks go back to the pool when they have. Requires:
-  /// nothing else has to happen then.
+  /// Retires the blocks with events, without waiting. Requires: completion has nothing else to do.
   void leave();
-  /// Waits and settles on the waiter's thread.
+  /// Waits and completes, on the waiter's thread.
   void complete() noexcept override;
-  /// An error that stops the operation before its end, on a thread that can tell nobody else.
+  /// Completes with an error that occurred before the end, on a thread without a caller.
   void abandon(const Error& error) noexcept;
 
-  /// Hands the operation to the copy stream's waiter. Requires: the waiter was started.
+  /// Passes the operation to the copy stream's waiter. Requires: the waiter was started.
   static void post(std::unique_ptr<Operation> operation) noexcept;
-  /// The same, unless the end is seen here within `seconds`: then it is settled by this thread.
+  /// The same, but completes it on this thread if it ends within `seconds`.
   static void post_after(double seconds, std::unique_ptr<Operation> operation) noexcept;
 
  private:
@@ -124,7 +124,7 @@ class Operation final : public Completion {
 
   bool on_outer_stream_ = false;
   bool begun_ = false;  // something was enqueued
-  bool ended_ = false;  // done_ stands behind all of it
+  bool ended_ = false;  // done_ was recorded after all of it
   bool finished_ = false;
   bool kernels_used_ = false;
 };

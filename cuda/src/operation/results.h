@@ -1,5 +1,5 @@
-// Results: fresh host memory for what a staging brings: blocks of the pinned pool, or pageable
-// memory where the pool's limit does not allow one.
+// Results: fresh host memory for a staging: blocks of the pinned pool, or pageable memory if the
+// pool's limit does not allow one.
 #pragma once
 
 #include <span>
@@ -41,9 +41,8 @@ class HostResult {
   PinnedBlock block_;
 };
 
-/// Results of one operation that several may hold: one block, the slab, holds them all, each
-/// aligned to 64 bytes. Every result has a share in the slab, which gets its owner when the
-/// operation succeeds.
+/// The results of one asynchronous operation or batch: one block, the slab, holds them all, each
+/// aligned to 64 bytes. Every result refers to the slab, which owns the block after success.
 class HostResults {
  public:
   HostResults(PinnedPool& pool, std::span<const TensorView> sources, bool row_major);
@@ -60,7 +59,7 @@ class HostResults {
   std::vector<SharedLoan> results_;
 };
 
-/// Futures that are done: of an operation that had nothing to move. `source` is given back.
+/// Futures that are done, for tensors without elements. Releases `source`.
 Future ended_with(Loan&& source, Loan&& result);
 Future ended_with_empty(std::span<Loan> sources);
 

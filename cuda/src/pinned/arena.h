@@ -5,7 +5,7 @@
 // is one span of one block. Idle: lying here, ready to be taken; a free block that a thread keeps
 // for itself is not idle.
 //
-// Owns: segments, spans and block descriptors. Thread: one at a time (Core's lock).
+// Owns: segments, spans and block records. Thread: one at a time (Core's lock).
 #pragma once
 
 #include <array>
@@ -28,7 +28,7 @@ struct Span;
 enum class State : uint8_t { free, owned, in_flight, deferred, leaked };
 inline constexpr size_t kStates = 5;
 
-/// The descriptor of a block. Lives as long as its span.
+/// The record of a block. Lives as long as its span.
 struct Block {
   Block* next = nullptr;  // in the one list that it stands in
   Block* previous = nullptr;
@@ -36,7 +36,7 @@ struct Block {
   Core* core = nullptr;
   std::byte* data = nullptr;
   std::atomic<State> state{State::free};
-  std::atomic<bool> ticketed{false};  // whether `tickets` has any, for whoever frees it unlocked
+  std::atomic<bool> ticketed{false};  // whether `tickets` has any; read without the lock
   std::vector<PooledEvent> tickets;
   unsigned failures = 0;  // of devices, when a user was given it
 
@@ -86,7 +86,7 @@ struct Segment {
   size_t busy = 0;          // blocks that are not idle
   uint64_t idle_since = 0;  // when busy became 0
   // At the pool's end:
-  size_t holders = 0;    // who still needs the mapping
+  size_t holders = 0;    // blocks and the pool that need the mapping
   bool suspect = false;  // something may still write to it: it stays registered
 
   bool large() const noexcept { return pages.empty(); }

@@ -64,8 +64,8 @@ bool Core::forked() const noexcept {
   return g_forks.load(std::memory_order_relaxed) != fork_generation_;
 }
 
-// In the child nobody knows what the parent's device does to the memory, and a lock may be held by
-// a thread that is not there: the block is given up, without a lock.
+// In a fork's child a lock may be held by a thread that does not exist there, so the block is
+// leaked without a lock.
 void Core::leak_after_fork(Block* block) noexcept {
   block->state.store(State::leaked, std::memory_order_relaxed);
   leaked_after_fork_.fetch_add(block->bytes(), std::memory_order_relaxed);
@@ -296,8 +296,7 @@ size_t Core::bytes_to_seam(const void* address) const noexcept {
 }
 
 PinnedStats Core::stats() const noexcept {
-  // In a fork's child the locks may be held by threads that are not there, and nobody changes
-  // anything: nothing is locked.
+  // In a fork's child the locks may be held by threads that do not exist there: nothing is locked.
   const bool alone = forked();
   Lock lock(mutex_, std::defer_lock);
   if (!alone) {

@@ -1,9 +1,8 @@
-// Core: what is behind PinnedPool, and behind the blocks that are still held when the pool is gone.
+// Core: the implementation of PinnedPool, and of blocks that outlive the pool.
 //
 // One lock guards everything but the threads' own caches, which have a lock each. Order: the core's
 // lock first. Neither is held while CUDA is called, memory mapped, or a fence asked for.
-//
-// Lives as long as the pool, and after it as long as somebody holds a block.
+// Lives until the pool and all blocks are gone.
 #pragma once
 
 #include <array>
@@ -31,7 +30,7 @@ struct ThreadCache {
   explicit ThreadCache(uint64_t id) noexcept : core_id(id) {}
 
   const uint64_t core_id;
-  std::mutex mutex;  // only its thread waits for nobody here, but whoever needs memory may look in
+  std::mutex mutex;  // mostly taken by its own thread; others take it to trim
   bool closed = false;
   int64_t owned_bytes = 0;  // what this thread moved from free to owned, less the other way
   uint64_t hits = 0;
@@ -70,8 +69,8 @@ class Core : public std::enable_shared_from_this<Core> {
   using Lock = std::unique_lock<std::mutex>;
   using Clock = std::chrono::steady_clock;
 
-  // Bytes in quarantine from which a fence is asked for although nobody has need of the blocks: so
-  // that it has passed by the time somebody has.
+  // From this many deferred bytes on poll_if_due() records a fence, so that it has passed when the
+  // blocks are needed.
   static constexpr size_t kWaitingBytes = size_t{1} << 20;
   // Tickets polled by a take that finds no free block, before it looks elsewhere.
   static constexpr size_t kPolledFirst = 64;
@@ -82,7 +81,7 @@ class Core : public std::enable_shared_from_this<Core> {
     int size_class;   // -1: large
     size_t capacity;  // of the block
   };
-  /// Blocks that were given back before one fence.
+  /// Blocks that were released before one fence.
   struct Batch {
     Fence fence;
     BlockList blocks;
@@ -90,7 +89,7 @@ class Core : public std::enable_shared_from_this<Core> {
   /// Budget that a growing take has reserved; ends the reservation.
   class Growth;
 
-  // pinned_core.cpp: takes and releases
+  // core.cpp: takes and releases
   Block* take_cached(int size_class) noexcept;
   PinnedBlock take_slowly(size_t bytes);
   PinnedBlock take_ready(const Want& want, ThreadCache* cache);
@@ -111,7 +110,7 @@ class Core : public std::enable_shared_from_this<Core> {
   void shut_caches() noexcept;
   void fold(ThreadCache& cache) noexcept;
 
-  // pinned_growth.cpp: segments and the budget
+  // growth.cpp: segments and the budget
   enum class Room { granted, retry, refused };
   PinnedBlock grow(const Want& want, ThreadCache* cache);
   Room make_room(const Want& want, Growth& growth, bool& emptied_caches);
@@ -119,7 +118,7 @@ class Core : public std::enable_shared_from_this<Core> {
   void count_leaked(size_t bytes) noexcept;
   size_t give_back(Lock& lock, Arena::Segments idle) noexcept;
 
-  // pinned_settle.cpp: tickets, fences, the end
+  // poll.cpp: tickets, fences, the end
   int poll_events(std::vector<PooledEvent>& events) noexcept;
   void set_apart(BlockList& blocks, BlockList& leaked) const noexcept;
   bool pending_serves(const Want& want) const noexcept;
@@ -149,13 +148,13 @@ class Core : public std::enable_shared_from_this<Core> {
   size_t growing_ = 0;    // reserved, not yet registered
   size_t shrinking_ = 0;  // taken out, not yet unregistered
   size_t limit_;
-  bool shared_growth_ = false;  // somebody is registering a shared segment
+  bool shared_growth_ = false;  // a thread is registering a shared segment
   bool closed_ = false;
   uint64_t hits_ = 0;
   uint64_t misses_ = 0;
   uint64_t grows_ = 0;
   uint64_t refused_ = 0;
-  std::shared_ptr<Core> self_;  // after the end: keeps this alive for those who hold blocks
+  std::shared_ptr<Core> self_;  // after the end: keeps this alive while blocks are held
 };
 
 }  // namespace dlbridge::cuda::pinned

@@ -129,7 +129,7 @@ PinnedBlock Core::register_segment(const Want& want, Growth& growth, ThreadCache
   return {&block, block.data, want.bytes};
 }
 
-// Pieces that CUDA did not let go of when they were rolled back or given back.
+// Pieces that CUDA failed to unregister.
 void Core::count_leaked(size_t bytes) noexcept {
   registered_ += bytes;
   bytes_[static_cast<size_t>(State::leaked)] += static_cast<int64_t>(bytes);

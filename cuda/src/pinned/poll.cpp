@@ -38,8 +38,8 @@ int Core::poll_events(std::vector<PooledEvent>& events) noexcept {
 
 void Core::poll(size_t most) {
   if (forked()) return;
-  // What is looked at is taken out, so that no lock is held meanwhile. Somebody else who looks for
-  // memory then does without it.
+  // The polled blocks are taken out, so that no lock is held meanwhile. A concurrent take does not
+  // see them.
   std::list<Batch> batches;
   std::list<Batch> fresh;
   BlockList polled;
@@ -108,7 +108,7 @@ void Core::poll_if_due() noexcept {
   try {
     poll(kPolledFirst);
   } catch (const std::bad_alloc&) {
-    // Another time.
+    // The next call tries again.
   }
 }
 
@@ -148,7 +148,7 @@ bool Core::pending_serves(const Want& want) const noexcept {
 
 void Core::close() noexcept {
   if (forked()) {
-    self_ = shared_from_this();  // nothing here can be put in order in the child: it stays
+    self_ = shared_from_this();  // the child cannot clean up: the core stays
     return;
   }
   const auto deadline = Clock::now() + kLongestEnd;
@@ -184,7 +184,7 @@ void Core::close() noexcept {
 
   for (const auto& [address, segment] : gone) segment->memory.unregister(api_);
   gone.clear();
-  // Nobody takes out what is left while we are one of its holders.
+  // The segments that are left cannot go while this is one of their holders.
   for (const auto& [address, segment] : arena_.segments()) {
     if (!segment->suspect) segment->memory.unregister(api_);
   }
@@ -208,8 +208,8 @@ void Core::shut_caches() noexcept {
   caches_.clear();
 }
 
-// Users may have handed held memory to somebody's asynchronous copy, as before a reuse. What does
-// not pass in time leaves its segments suspect: they stay registered.
+// Waits for a fence for the blocks that callers hold. Segments whose events do not pass in time
+// stay registered.
 void Core::fence_held(Clock::time_point deadline) noexcept {
   std::vector<PooledEvent> events;
   {
@@ -257,8 +257,8 @@ void Core::fence_held(Clock::time_point deadline) noexcept {
   }
 }
 
-// Requires: the lock. Counts the holders of what is held; what nobody holds or waits for goes to
-// `gone`. The rest has no holder but us, and stays mapped since it stays registered.
+// Requires: the lock. Counts the holders of each segment and moves the unused ones to `gone`. The
+// others stay mapped.
 void Core::sort_out(bool fenced_held, Arena::Segments& gone) noexcept {
   leak_tickets(waiting_);
   leak_tickets(pending_);
@@ -289,7 +289,7 @@ void Core::orphan(Lock lock, Block* block) noexcept {
   std::shared_ptr<Core> last;
   Arena::Segments gone;
   Segment& segment = *block->span->segment;
-  if (!block->tickets.empty()) {  // nobody asks after them any more
+  if (!block->tickets.empty()) {  // they are not polled after the end
     leak_all(block->tickets);
     segment.memory.abandon();
   }

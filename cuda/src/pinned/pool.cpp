@@ -1,5 +1,7 @@
 #include "pinned/pool.h"
 
+#include <cassert>
+
 #include "pinned/core.h"
 
 namespace dlbridge::cuda {
@@ -19,6 +21,7 @@ size_t PinnedBlock::capacity() const noexcept { return block_->bytes(); }
 void PinnedBlock::free(pinned::Block* block) noexcept { block->core->free(block); }
 
 pinned::Block* PinnedBlock::release() noexcept {
+  assert(block_ != nullptr);
   data_ = nullptr;
   size_ = 0;
   return std::exchange(block_, nullptr);

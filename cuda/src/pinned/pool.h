@@ -1,20 +1,22 @@
-// PinnedPool: page-locked host memory that any device may copy to and from, kept and used again.
+// PinnedPool: reuses page-locked host memory that any device may copy to and from.
 //
-// A block is in exactly one state: free, owned, in flight, quarantined or leaked, and the bytes of
+// A block is in exactly one state: free, owned, in flight, deferred or leaked, and the bytes of
 // the five add up to the bytes registered, which never exceed the limit.
 //   owned        a PinnedBlock, or the Deleter made from it, holds it
 //   in flight    retired with tickets: events that the host has not seen complete yet
-//   quarantined  given back by a user, who may have handed it to somebody else's asynchronous copy:
-//                it waits for a fence, which is taken by the next take() that has need of it
-//   leaked       a device failed, so nobody knows what may still write to it: never used again;
-//                what a user held at that time gets there when it is given back
+//   deferred     released by a caller, whose own asynchronous copies may still use it: it waits for
+//   a
+//                fence, which a later take() or poll() records
+//   leaked       a failed device may still write to it: never used again; so is a block that a
+//   caller
+//                held when the device failed, once it is released
 //
 // Blocks up to 8 MiB come in four sizes a doubling and share segments; larger ones are segments of
 // their own, in steps of 2 MiB. Small ones are kept by the thread that freed them.
 //
 // Owns: the segments. Blocks that are still held when the pool ends keep theirs mapped, no longer
 // registered. Thread: any, for everything but the destructor. CUDA is called by take, trim,
-// set_limit, settle, poll_if_due and the destructor only, with no lock held; they require a current
+// set_limit, poll, poll_if_due and the destructor only, with no lock held; they require a current
 // context.
 #pragma once
 
@@ -32,14 +34,14 @@
 
 namespace dlbridge::cuda {
 
-/// What must pass before memory that a user held may be used again.
+/// The events that must complete before a released block may be reused.
 struct Fence {
   std::vector<PooledEvent> events;  ///< none: no device is in use, nothing to wait for
-  bool capturing = false;  ///< a capture does not allow one now: what waits for it goes on waiting
-  bool failed = false;     ///< a device did not let it: what waits for this is leaked
+  bool capturing = false;           ///< a capture forbids one now: the blocks go on waiting
+  bool failed = false;              ///< a device failed: the blocks are leaked
 };
 
-/// Where fences come from. Called with no lock of the pool held, from any thread.
+/// Records and queries fences. Called from any thread, without a lock of the pool.
 class FenceSource {
  public:
   virtual ~FenceSource();
@@ -55,9 +57,9 @@ class Core;
 struct Block;
 }  // namespace pinned
 
-/// One block. Whoever has this owns it. Move-only; destroying it frees the block at once, so the
-/// holder has seen that nothing uses it any more. None of its functions calls CUDA, takes the GIL
-/// or waits for more than another thread's few pointer updates.
+/// Owns one block. Move-only. The destructor frees the block at once, so the holder must know that
+/// nothing uses it. Its functions call no CUDA, take no GIL, and wait only for short critical
+/// sections.
 class PinnedBlock {
  public:
   PinnedBlock() noexcept = default;
@@ -80,18 +82,18 @@ class PinnedBlock {
   std::byte* data() const noexcept { return data_; }
   /// Bytes asked for.
   size_t size() const noexcept { return size_; }
-  /// Bytes that there are. Requires: not empty.
+  /// Bytes of the block. Requires: not empty.
   size_t capacity() const noexcept;
 
-  // What follows requires a block, and leaves none.
+  // The functions below require a block and leave the object empty.
 
   /// In flight until the host has seen all tickets complete, then free. Empty tickets count as
   /// complete.
   void retire(PooledEvent ticket) && noexcept;
   void retire(std::vector<PooledEvent> tickets) && noexcept;
 
-  /// For a result that a user holds: the release puts the block into quarantine, with the tickets
-  /// that add_ticket() named. It may run on any thread, and after the pool's end.
+  /// Returns a deleter for a result: it defers the free of the block until a fence and the tickets
+  /// of add_ticket() have passed. May run on any thread, and after the pool's end.
   [[nodiscard]] Deleter into_deleter() && noexcept;
 
   /// Never used again, and counted.
@@ -115,18 +117,17 @@ class PinnedPool {
   /// one call, a multiple of 8 MiB; tests make it small.
   PinnedPool(const CudaApi& api, FenceSource& fences, size_t limit,
              size_t piece_bytes = PinnedSegment::kPieceBytes);
-  /// Waits for what is in flight and in quarantine, a second at most, then unregisters. What did
-  /// not pass in time is leaked. Blocks may still be held, and released meanwhile. Requires: nobody
-  /// calls the pool any more.
+  /// Waits at most a second for blocks in flight and deferred, then unregisters; leaks the others.
+  /// Callers may hold blocks and release them meanwhile. Requires: no other call of the pool.
   ~PinnedPool();
   PinnedPool(const PinnedPool&) = delete;
   PinnedPool& operator=(const PinnedPool&) = delete;
 
   /// A block of at least `bytes` (0: a valid block of size 0), aligned to 64 bytes, above 8 MiB
-  /// to 2 MiB; or an empty one where the limit does not allow it, free memory given back first. A
-  /// block lies inside one registered piece unless it is larger than a piece. Throws Error
-  /// (out_of_memory: the system or the driver refused, also after all free memory was given back;
-  /// device_failed, after_fork), std::bad_alloc.
+  /// to 2 MiB; or an empty one if the limit does not allow it, also after unregistering free
+  /// memory. A block lies inside one registered piece unless it is larger than a piece. Throws
+  /// Error (out_of_memory: the system or the driver refused, also after all free memory was
+  /// unregistered; device_failed, after_fork), std::bad_alloc.
   PinnedBlock take(size_t bytes);
 
   /// A further event that must complete before the block at `address` is used again; false where no
@@ -140,17 +141,16 @@ class PinnedPool {
 
   /// Takes fences for what waits for one, and frees what has passed.
   void poll();
-  /// The same where much waits or stands behind a fence, else next to nothing: for the end of
-  /// whatever else is done.
+  /// As poll() if much memory waits; otherwise does nothing. Called at the end of every operation.
   void poll_if_due() noexcept;
-  /// A device fails for good, and no fence will cover it: what users hold by now, or have given
-  /// back, may be in its use for ever and is leaked rather than used again.
+  /// Leaks the blocks that callers hold or have released so far: a device failed and may still use
+  /// them.
   void device_fails() noexcept;
-  /// Gives free segments back, the longest idle first, until at most `keep_bytes` are registered.
-  /// Returns the bytes given back.
+  /// Unregisters free segments, the longest idle first, until at most `keep_bytes` are registered.
+  /// Returns the bytes freed.
   size_t trim(size_t keep_bytes);
-  /// Gives free segments back where more is registered than the new limit allows; what is not free
-  /// stays, and nothing is added until it fits.
+  /// Unregisters free segments above the new limit. Used blocks stay; nothing is registered until
+  /// the limit allows it.
   void set_limit(size_t limit);
 
   PinnedStats stats() const noexcept;

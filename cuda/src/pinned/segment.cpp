@@ -45,7 +45,7 @@ std::byte* map_aligned(size_t bytes) {
   auto* const base = static_cast<std::byte*>(mapped) + head;
   if (head > 0) munmap(mapped, head);
   munmap(base + bytes, kGrain - head);
-  madvise(base, bytes, MADV_HUGEPAGE);  // a wish: without huge pages it is only slower
+  madvise(base, bytes, MADV_HUGEPAGE);  // optional: without huge pages it is slower
   return base;
 }
 
@@ -69,7 +69,7 @@ void touch_all(std::byte* base, size_t bytes) {
     for (size_t i = threads; i > 1; --i)
       helpers.emplace_back([begin = border(i - 1), end = border(i)] { touch(begin, end); });
   } catch (const std::exception&) {
-    mine = threads - helpers.size();  // no thread, or no memory for one, is to be had
+    mine = threads - helpers.size();  // no thread, or no memory for one
   }
   touch(base, border(mine));
   for (std::thread& helper : helpers) helper.join();
@@ -157,7 +157,7 @@ void PinnedSegment::unregister(const CudaApi& api) noexcept {
   for (size_t i = 0; i < pieces_.size(); ++i) {
     if (pieces_[i] == 0) continue;
     const cudaError_t error = api.host_unregister(data_ + i * piece_bytes_);
-    // After a reset of the device the driver has let go of it already.
+    // After a reset of the device it is unregistered already.
     if (error == cudaSuccess || error == cudaErrorHostMemoryNotRegistered) pieces_[i] = 0;
   }
 }

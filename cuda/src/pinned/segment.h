@@ -1,6 +1,6 @@
 // PinnedSegment: a stretch of host memory that is mapped, touched and registered with CUDA, so that
-// every device can copy to and from it. It is our own mapping: what cudaHostAlloc gives would
-// vanish together with the context it was made in.
+// every device can copy to and from it. It is not
+// memory of cudaHostAlloc, which is freed with the context that it was allocated in.
 //
 // Owns: the mapping and its registrations. Thread: one at a time. register_with() and unregister()
 // call CUDA and require a current context; nothing else does.
@@ -37,8 +37,8 @@ class PinnedSegment {
   /// Bytes from `offset` to the end of its piece.
   size_t bytes_to_seam(size_t offset) const noexcept;
 
-  /// Registers all pieces, for all devices. Throws Error (out_of_memory; device_failed where the
-  /// device is beyond help); the pieces registered before are rolled back first.
+  /// Registers all pieces, for all devices. Throws Error (out_of_memory; device_failed if the
+  /// device failed); the pieces registered before are rolled back first.
   void register_with(const CudaApi& api);
 
   /// Undoes the registrations; the memory stays mapped and keeps its content. Pieces that CUDA does

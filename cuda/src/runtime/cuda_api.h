@@ -1,6 +1,5 @@
-// CudaApi: the table through which every call of CUDA goes. runtime_table.cpp fills it with the
-// real functions; the simulator injects its own before first use, so the library that is shipped is
-// the library that is tested.
+// CudaApi: the table of all CUDA functions that this module calls. runtime_table.cpp fills it with
+// the real functions; tests inject a simulator's, so they test the shipped library.
 #pragma once
 
 #include <cuda.h>
@@ -35,11 +34,10 @@ const CudaApi& runtime_table() noexcept;
 /// The table in use: the injected one or the real one.
 const CudaApi& cuda_api() noexcept;
 
-/// Makes `api` the table in use, null the real one. Ends the engine that ran on the former table:
-/// waits for its operations, stops its threads and gives back what it registered. For tests.
-/// `piece_bytes`, if not 0: the most that is registered in one call, so that seams can be had
-/// without gigabytes. Requires: nobody else calls into this module meanwhile; results of the former
-/// engine may still be held.
+/// Makes `api` the table in use; null: the real one. Ends the current engine: waits for its
+/// operations, stops its threads and unregisters its memory. For tests. `piece_bytes`, if not 0:
+/// the most that is registered in one call, so that tests need no gigabytes for a seam. Requires:
+/// no concurrent call of this module; results of the former engine may still be held.
 DLBRIDGE_API void inject_cuda_api(const CudaApi* api, size_t piece_bytes = 0);
 
 }  // namespace dlbridge::cuda

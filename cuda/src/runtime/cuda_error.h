@@ -8,7 +8,7 @@
 
 namespace dlbridge::cuda {
 
-/// A failed call of CUDA. Carries the code, so that whoever catches it can tell a dead device.
+/// A failed call of CUDA, with its code.
 class CudaError : public Error {
  public:
   CudaError(cudaError_t code, ErrorCode reason, std::string message)
@@ -19,7 +19,7 @@ class CudaError : public Error {
   cudaError_t cuda_code_;
 };
 
-/// Throws CudaError (device_failed; out_of_memory where that is what the code says) unless `result`
+/// Throws CudaError (device_failed, or out_of_memory) unless `result`
 /// is success. `call` names the function.
 void check(cudaError_t result, const char* call);
 void check(CUresult result, const char* call);

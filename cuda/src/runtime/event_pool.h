@@ -1,5 +1,5 @@
-// EventPool: events without timing, made once and used again. Creating one costs a microsecond and
-// may synchronise; taking one from here does neither.
+// EventPool: reuses events without timing. Creating an event costs a microsecond and may
+// synchronise; taking one from the pool does neither.
 //
 // Owns its events until the pool is destroyed. Thread: any.
 #pragma once
@@ -13,7 +13,7 @@ namespace dlbridge::cuda {
 
 class EventPool;
 
-/// An event on loan from its pool; goes back when destroyed. Move-only.
+/// An event of a pool; returns to it when destroyed. Move-only.
 class PooledEvent {
  public:
   PooledEvent() noexcept = default;
@@ -24,7 +24,7 @@ class PooledEvent {
 
   cudaEvent_t get() const noexcept { return event_; }
   explicit operator bool() const noexcept { return event_ != nullptr; }
-  /// Forgets the event without giving it back: after a device error its state is unknown.
+  /// Drops the event without returning it: after a device error its state is unknown.
   void leak() noexcept { pool_ = nullptr, event_ = nullptr; }
 
  private:

@@ -1,13 +1,12 @@
-// What every call of CUDA stands inside: the right context, a relaxed capture mode, and an error
-// state that is left as it was found. All RAII; all of one thread.
+// RAII guards around calls of CUDA: the right context, a relaxed capture mode, the caller's last
+// error. Thread: each is used by one.
 #pragma once
 
 #include "runtime/cuda_api.h"
 
 namespace dlbridge::cuda {
 
-/// Errors after which the state of the device's work is unknown: everything in flight on it is
-/// lost.
+/// Returns true for errors that a device does not recover from: its work in flight is lost.
 bool is_sticky(cudaError_t error) noexcept;
 
 /// Whether a stream is being captured into a graph.
@@ -16,7 +15,7 @@ struct Capture {
   bool active;
 };
 
-/// Of the legacy stream CUDA says by an error that anything is captured: that counts as capturing.
+/// For the legacy stream, CUDA's error that a blocking stream is captured counts as capturing.
 Capture capture_of(const CudaApi& api, cudaStream_t stream) noexcept;
 
 /// Makes `context` current and restores what was current before, without creating a context
@@ -34,8 +33,8 @@ class ContextGuard {
   bool pushed_ = false;
 };
 
-/// Another thread's capture in Global mode forbids this thread allocation, registration, queries
-/// and synchronisation; while this lives it does not.
+/// Allows this thread allocation, registration, queries and synchronisation while another thread
+/// captures in global mode.
 class RelaxedCapture {
  public:
   explicit RelaxedCapture(const CudaApi& api) noexcept;
@@ -48,9 +47,7 @@ class RelaxedCapture {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
-/// Clears the thread's last error at its end if it was clear at its beginning: failures that we
-/// report or handle do not surface in the caller's next check, and the caller's own stay for it to
-/// find.
+/// Restores the thread's last error: clears it at the end if it was clear at the beginning.
 class LastErrorGuard {
  public:
   explicit LastErrorGuard(const CudaApi& api) noexcept

@@ -1,9 +1,7 @@
 // The real table: the CUDA runtime, linked statically, and the driver behind it, asked for by name,
 // so that this library needs no libcuda to load. The only file besides pack_kernels.cu that names
 // symbols of the runtime.
-//
-// Filled once, by the first caller. Where there is no driver every call still has somebody to
-// answer it with a status.
+// Filled once, by the first caller. Without a driver its functions return an error.
 #include "kernels/pack_kernels.h"
 #include "runtime/cuda_api.h"
 

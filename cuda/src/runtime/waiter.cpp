@@ -1,5 +1,6 @@
 #include "runtime/waiter.h"
 
+#include <cassert>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -34,6 +35,7 @@ void Waiter::start() {
 
 void Waiter::post(std::unique_ptr<Completion> completion) noexcept {
   const std::lock_guard lock(mutex_);
+  assert(thread_.joinable());
   Completion* posted = completion.get();
   (last_ == nullptr ? first_ : last_->next_) = std::move(completion);
   last_ = posted;
@@ -59,7 +61,7 @@ void Waiter::complete(std::unique_ptr<Completion> completion) noexcept {
   try {
     guard.emplace(api_, context_);
   } catch (const Error&) {
-    // The context is gone: the wait will say so.
+    // The context is gone: the wait fails, too.
   }
   completion->complete();
   completion.reset();

@@ -1,8 +1,6 @@
-// Waiter: the thread that sees the operations of one copy stream end, in their order.
-//
-// It parks in cudaEventSynchronize, so waiting costs no processor time, and never calls Python or
-// takes a stream handle of a caller. Started with the first operation, stopped when the engine is
-// exchanged; at process exit it is left alone.
+// Waiter: the thread that completes the operations of one copy stream, in their order.
+// It sleeps in cudaEventSynchronize. It never calls Python or uses a stream handle of a caller.
+// Started with the first operation, stopped with the engine; not stopped at process exit.
 #pragma once
 
 #include <condition_variable>
@@ -14,11 +12,11 @@
 
 namespace dlbridge::cuda {
 
-/// What a waiter takes over.
+/// Work for a waiter.
 class Completion {
  public:
   virtual ~Completion();
-  /// Waits for the operation's end and settles it. Called once, in the copy stream's context.
+  /// Waits for the operation's end and completes it. Called once, in the device's context.
   virtual void complete() noexcept = 0;
 
  private:
@@ -33,13 +31,13 @@ class Waiter {
   Waiter& operator=(const Waiter&) = delete;
   ~Waiter() { stop(); }
 
-  /// Settles what was posted, then ends the thread.
+  /// Completes the posted work, then ends the thread.
   void stop() noexcept;
 
-  /// Starts the thread if need be. Throws Error (out_of_memory) where there can be none.
+  /// Starts the thread if it does not run. Throws Error (out_of_memory) if the system refuses.
   void start();
 
-  /// Takes over. Requires: started.
+  /// Appends work. Requires: started.
   void post(std::unique_ptr<Completion> completion) noexcept;
 
  private:

@@ -29,14 +29,12 @@ void require_host_memory(const TensorView& view, const char* field) {
 }
 
 void require_same(const TensorView& source, const TensorView& target) {
-  // As if both were on the host, since they may be the same memory: what is managed has one address
-  // on both sides.
+  // Both count as host memory: managed memory has one address on both sides.
   TensorView from = source;
   TensorView to = target;
   from.device = to.device = Device(DeviceType::cpu);
   require_copyable(from, to);
-  // Packed elements below a byte that have no addresses are refused, before any path takes their
-  // bytes for dense ones.
+  // Refuses packed sub-byte elements without addresses.
   if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
     static_cast<void>(plan_copy(source, target));
 }

@@ -35,7 +35,7 @@ class Call {
         stream(engine.checked(outer, device)) {}
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
-  // What users have given back meanwhile is on its way to its next use before somebody asks.
+  // Starts the reuse of results that were dropped meanwhile.
   ~Call() { engine.pool().poll_if_due(); }
 
   Engine& engine;
@@ -48,14 +48,14 @@ class Call {
   CheckedStream stream;
 };
 
-// Whether the asynchronous operation is to run on the outer stream itself: it is small, and its
-// caller waits for it.
+// Returns true if an asynchronous operation runs on the outer stream: it is small and its caller
+// polls for it.
 bool is_watched(int64_t bytes, const CheckedStream& stream, const StageOptions& options) {
   return options.spin_seconds > 0 && is_small(bytes, stream) &&
          stream.handle != cudaStreamPerThread;
 }
 
-// Notes what a failed call says about the device, then lets the error go on.
+// Marks the device as failed if the error says so, and rethrows.
 template <typename Body>
 auto noting(DeviceContext& device, Body&& body) {
   try {
@@ -66,7 +66,7 @@ auto noting(DeviceContext& device, Body&& body) {
   }
 }
 
-// The first view with elements, or null: what has none needs no device.
+// Returns the first view with elements, or null.
 const TensorView* first_with_elements(std::span<const TensorView> views) {
   for (const TensorView& view : views) {
     if (!view.is_empty()) return &view;

@@ -1,4 +1,4 @@
-// The steps of a staging in words, from the same plans that the copies are made by.
+// The strategy of a staging in words, from the plans that the copies use.
 #include "copy/copy_plan.h"
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/cuda/staging.h"

@@ -9,8 +9,8 @@
 namespace dlbridge::cuda {
 namespace {
 
-// Broadcast elements cross once, into the first place of each in the target. The device spreads
-// them from there, one dimension after the other, so that no copy reads what it writes.
+// Copies each broadcast element once, to its first place in the target. The device repeats it from
+// there, one dimension after the other, so that no copy reads what it writes.
 bool enqueue_once_to_device(Operation& operation, const TensorView& source,
                             const TensorView& target, bool pinned) {
   static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
@@ -47,8 +47,7 @@ bool enqueue_once_to_device(Operation& operation, const TensorView& source,
   return read;
 }
 
-// Not even a ring fits into the pool's limit: the driver copies by way of memory of its own, as
-// slow as that is.
+// The pool's limit allows not even a ring: the driver copies through memory of its own, slowly.
 bool enqueue_unpinned_to_device(Operation& operation, const TensorView& source,
                                 const TensorView& target) {
   if (Operation::can_copy(source, target, cudaMemcpyHostToDevice)) {
@@ -58,7 +57,7 @@ bool enqueue_unpinned_to_device(Operation& operation, const TensorView& source,
   const Loan dense = pageable_scratch(operation, target);
   copy_host(source, dense.view());
   operation.copy(dense.view(), target, cudaMemcpyHostToDevice);
-  return false;  // what the driver may still read is the operation's
+  return false;  // the driver may still read it
 }
 
 }  // namespace
@@ -95,7 +94,7 @@ void DeferredCopy::complete() noexcept {
     operation_->end(false);
     if (!read) operation_->hold(std::move(source_));
   } catch (const Error& error) {
-    source_.reset();  // first: whoever sees the failure finds it given back
+    source_.reset();  // released before the failure becomes visible
     return operation_->abandon(error);
   } catch (const std::exception&) {
     source_.reset();

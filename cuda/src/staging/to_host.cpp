@@ -34,8 +34,7 @@ Loan scratch_like(Operation& operation, const TensorView& view, bool& pinned) {
   return description;
 }
 
-// Not even a ring fits into the pool's limit: the driver copies by way of memory of its own, as
-// slow as that is.
+// The pool's limit allows not even a ring: the driver copies through memory of its own, slowly.
 void enqueue_unpinned_to_host(Operation& operation, const TensorView& source,
                               const TensorView& target) {
   if (Operation::can_copy(source, target, cudaMemcpyDeviceToHost))

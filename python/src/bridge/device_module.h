@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "bridge/adapter.h"
+#include "dlbridge/staging_backend.h"
 
 namespace dlbridge::python {
 

@@ -1,6 +1,5 @@
-// The C ABI of the CUDA module: C11, and valid C++. It goes on from dlbridge/c_api.h, whose rules
-// for statuses, ownership, structs, texts, units and threads hold here, too. Guides: docs/c.md,
-// docs/staging.md.
+// The C ABI of the CUDA module: C11, and valid C++. The rules of dlbridge/c_api.h for
+// statuses, ownership, structs, texts, units and threads apply. Guides: docs/c.md, docs/staging.md.
 //
 // Streams are those of the device tensor's device, by DLPack's numbers or as (intptr_t) of a
 // cudaStream_t. 0 is refused, since it means either of two streams.
@@ -22,13 +21,13 @@ extern "C" {
 enum {
   DLBRIDGE_CUDA_LEGACY_STREAM = 1,
   DLBRIDGE_CUDA_PER_THREAD_STREAM = 2,  ///< of the calling thread
-  DLBRIDGE_CUDA_NO_SYNC = -1            ///< the caller orders the work himself
+  DLBRIDGE_CUDA_NO_SYNC = -1            ///< the caller orders the work itself
 };
 
 /// Bits of dlb_cuda_options::flags.
 enum {
-  /// To host: the producer's stream does not wait for the copy. Nobody may write the source before
-  /// the copy is done.
+  /// To host: the producer's stream does not wait for the copy. The source must not be written
+  /// before the copy is done.
   DLBRIDGE_CUDA_NO_SNAPSHOT = 1 << 0,
   /// To device, asynchronous: returns before a pageable source was read. Until done the source may
   /// not be written, nor the target used on any stream.
@@ -44,7 +43,7 @@ typedef struct dlb_cuda_options {
   uint32_t reserved;   ///< zero
 } dlb_cuda_options;
 
-/// What stands between this process and a GPU.
+/// Whether this process can use a GPU, and why not.
 typedef struct dlb_cuda_info {
   size_t struct_size;       ///< in
   char* message;            ///< in: room for `message_capacity` bytes, or null
@@ -63,26 +62,26 @@ typedef struct dlb_pinned_stats {
   size_t registered;   ///< pages locked by the pool
   size_t limit;
   size_t free;
-  size_t owned;        ///< by users and running operations
+  size_t owned;        ///< by callers and running operations
   size_t in_flight;    ///< waiting for a copy to end
-  size_t quarantined;  ///< dropped by a user, whose own copies may still read it
-  size_t leaked;       ///< in unknown use after a device error: never used again
-  uint64_t hits;       ///< blocks for which free memory stood ready
-  uint64_t misses;     ///< blocks for which none did
+  size_t quarantined;  ///< dropped, but the caller's copies may still read it
+  size_t leaked;       ///< possibly in use by a failed device: never reused
+  uint64_t hits;       ///< blocks served from free memory
+  uint64_t misses;     ///< blocks that needed new memory
   uint64_t grows;      ///< segments registered
   uint64_t refused;    ///< blocks that the limit did not allow
 } dlb_pinned_stats;
 
-/// The outcome of an asynchronous staging. Threads may use one together, but for its drop.
+/// The outcome of an asynchronous staging. Thread: any, concurrently, except dlb_future_drop.
 typedef struct dlb_future dlb_future;
 
 // ---- The machine
 
-/// Says whether there is a GPU to use, and what is missing where there is none. Creates no context;
-/// not having a driver is an answer, not a failure. Owns: nothing changes hands.
+/// Writes whether there is a GPU to use, and if not, why. Creates no context. A missing driver is
+/// an answer, not a failure. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_availability(dlb_cuda_info* info) DLBRIDGE_NOEXCEPT;
 
-/// Makes this module known to core, so that dlb_stage and dlb_plan use it, once and for all. Owns:
+/// Registers this module with core, so that dlb_stage and dlb_plan use it. Idempotent. Owns:
 /// nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_register_staging(void) DLBRIDGE_NOEXCEPT;
 
@@ -132,9 +131,8 @@ DLBRIDGE_API dlb_status dlb_cuda_stage_many_to_device(
     size_t count, intptr_t consumer, const dlb_cuda_options* options) DLBRIDGE_NOEXCEPT;
 
 // ---- Staging that goes on after the call
-//
-// These take handles, since they hold a share in each until the copy was seen to end. The caller
-// keeps his own shares and may release them at once. What a failing call was given is as before.
+// These take handles and hold a share in each until the copy is done. The caller keeps its own
+// shares and may release them at once. A call that fails changes nothing.
 
 /// Starts what dlb_cuda_stage_to_host does. Owns: on success `*future` is the caller's, for
 /// dlb_future_drop, and the operation holds a share in `source` until done. On failure nothing was
@@ -143,7 +141,7 @@ DLBRIDGE_API dlb_status dlb_cuda_stage_to_host_async(dlb_tensor* source, intptr_
                                                      const dlb_cuda_options* options,
                                                      dlb_future** future) DLBRIDGE_NOEXCEPT;
 
-/// The same into `destination`, which nobody may touch until done. Owns: on success `*future` is
+/// The same into `destination`, which must not be used until done. Owns: on success `*future` is
 /// the caller's, for dlb_future_drop, and the operation holds a share in both until done. On
 /// failure nothing was made.
 DLBRIDGE_API dlb_status dlb_cuda_stage_to_host_into_async(dlb_tensor* source,
@@ -171,7 +169,7 @@ DLBRIDGE_API dlb_status dlb_cuda_stage_many_to_host_async(dlb_tensor* const* sou
 
 // ---- Futures
 
-/// Writes into `done` whether the operation has ended, well or badly. Never waits. Owns: nothing
+/// Writes into `done` whether the operation has succeeded or failed. Never waits. Owns: nothing
 /// changes hands.
 DLBRIDGE_API dlb_status dlb_future_done(const dlb_future* future, int32_t* done) DLBRIDGE_NOEXCEPT;
 
@@ -180,7 +178,7 @@ DLBRIDGE_API dlb_status dlb_future_done(const dlb_future* future, int32_t* done)
 DLBRIDGE_API dlb_status dlb_future_wait(const dlb_future* future, double seconds,
                                         int32_t* done) DLBRIDGE_NOEXCEPT;
 
-/// Writes into `count` how many tensors the operation brings: one, or those of a batch. Owns:
+/// Writes into `count` the number of results: one, or those of a batch. Owns:
 /// nothing changes hands.
 DLBRIDGE_API dlb_status dlb_future_count(const dlb_future* future, size_t* count) DLBRIDGE_NOEXCEPT;
 
@@ -211,7 +209,7 @@ DLBRIDGE_API dlb_status dlb_cuda_pinned_empty(DLDataType dtype, int32_t ndim, co
 /// Writes where the pool's bytes are. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_pinned_stats(dlb_pinned_stats* stats) DLBRIDGE_NOEXCEPT;
 
-/// At most this many bytes are registered from here on; free memory beyond is given back at once.
+/// Registers at most `bytes` from now on; unregisters free memory above that at once.
 /// Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_set_pinned_limit(size_t bytes) DLBRIDGE_NOEXCEPT;
 
@@ -219,10 +217,9 @@ DLBRIDGE_API dlb_status dlb_cuda_set_pinned_limit(size_t bytes) DLBRIDGE_NOEXCEP
 /// null) how many bytes that were. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_trim_pinned(size_t keep_bytes, size_t* freed) DLBRIDGE_NOEXCEPT;
 
-/// Says that work now enqueued on `stream`, of CUDA device `device_id`, uses the pinned memory at
-/// `address`, a result or dlb_cuda_pinned_empty's: it is not used again before that work has ended,
-/// whenever it is released. Writes into `held` whether such memory was found. Owns: nothing changes
-/// hands.
+/// Records that work enqueued on `stream`, of CUDA device `device_id`, uses the pinned memory at
+/// `address`: the pool does not reuse it before that work has ended. Writes into `held` whether
+/// such memory was found. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_record_stream(const void* address, int32_t device_id,
                                                intptr_t stream, int32_t* held) DLBRIDGE_NOEXCEPT;
 

@@ -1,5 +1,4 @@
-// Device memory of dlbridge's own, for who asks for a tensor on a device and brings no framework
-// that allocates there. From the device's stream-ordered pool.
+// Stream-ordered device allocations, for callers without a framework allocator.
 //
 // Thread: any. Throws Error: no_driver, driver_too_old, no_device, invalid_device, after_fork,
 // device_failed, stream_invalid, stream_capturing.
@@ -13,22 +12,23 @@
 namespace dlbridge::cuda {
 
 /// Fresh memory on the device of `stream`, with shape and dtype of `like`, dense in the same order
-/// of dimensions (row-major for packed sub-byte types). Not initialised. Makes the device's primary
-/// context where nobody has. Stream: may be used in the order of `stream`; with kNoSync, at once.
-/// Owns: given back in stream order, on any thread, without waiting: behind `stream` and every
-/// stream that was named with record_device_stream(). Throws also Error (out_of_memory).
+/// of dimensions (row-major for packed sub-byte types). Not initialised. Creates the
+/// device's primary context if there is none. Stream: usable in the order of `stream`; with
+/// kNoSync, at once. Owns: the deleter may run on any thread and does not wait; it frees the memory
+/// after the work of `stream` and of every stream named with record_device_stream(). Throws also
+/// Error (out_of_memory).
 [[nodiscard]] DLBRIDGE_API Loan device_empty(const TensorView& like, Stream stream);
 
-/// Says that `stream` uses the memory whose owner `owner` is: it is given back behind what that
-/// stream will have enqueued by then, so the stream has to live as long. False where the owner is
-/// not device_empty()'s; nothing is done then. Throws std::bad_alloc.
+/// Records that `stream` uses the memory of `deleter`: the deleter frees it after the work that the
+/// stream has by then, so the stream must live as long. Returns false, and does nothing, if the
+/// deleter is not one of device_empty(). Throws std::bad_alloc.
 DLBRIDGE_API bool record_device_stream(const Deleter& deleter, Stream stream);
 
 /// The device whose memory `address` is in, managed memory included. Throws also Error
-/// (invalid_device) where CUDA does not know it as such.
+/// (invalid_device) if it is not device memory.
 DLBRIDGE_API int32_t device_of_address(const void* address);
 
-/// Whether the host may use managed memory of this device while the device does
+/// Returns true if host and device may use managed memory of this device at the same time
 /// (cudaDevAttrConcurrentManagedAccess).
 DLBRIDGE_API bool shares_managed_memory(int32_t device_id);
 

@@ -1,9 +1,7 @@
-// Future: the outcome of an asynchronous staging. A shared handle: copies name the same operation.
-//
-// The operation does not belong to it: dropping every Future of an operation neither waits nor
-// cancels. The operation has a share in what it was given, and in its results, until it is done.
-// From then on the results belong to the Futures and to what result() returned: the last of them to
-// go gives an `out` back, on its own thread. Thread: any, concurrently.
+// Future: the outcome of an asynchronous staging. A shared handle: copies refer to one operation.
+// Dropping every Future of an operation neither waits nor cancels. The operation holds its sources
+// and results until it is done. Then the Futures and what result() returned hold the results; the
+// last of them releases an `out`, on the thread that drops it. Thread: any, concurrently.
 #pragma once
 
 #include <cstddef>
@@ -26,27 +24,28 @@ class DLBRIDGE_API Future {
   Future& operator=(Future&&) noexcept;
   ~Future();
 
-  /// Whether it belongs to an operation at all. Everything below requires it.
+  /// Returns true if it refers to an operation. The functions below require that.
   explicit operator bool() const noexcept;
 
-  /// Whether the operation has ended, well or badly. Never waits.
+  /// Returns true if the operation has succeeded or failed. Never waits.
   bool done() const noexcept;
 
-  /// Waits until done, at most `seconds`; negative means for ever. Whether it is done. In the child
-  /// of a fork an operation that was not done by then never is, and nobody waits for it.
+  /// Waits until done, at most `seconds`; negative means for ever. Returns true if it
+  /// is done. In the child of a fork an unfinished operation never completes: returns false at
+  /// once.
   bool wait(double seconds = -1) const noexcept;
 
-  /// How many tensors the operation brings: one, or those of a batch.
+  /// Returns the number of results: one, or those of a batch.
   size_t size() const noexcept;
 
   /// Waits, then returns a share in the i-th result: the same memory on every call, from any
   /// thread. Throws the operation's Error, the same on every call; Error (invalid_argument) for an
-  /// index beyond size(), after_fork in a child for what was not done.
+  /// index beyond size(); Error (after_fork) in a child if the operation was not done.
   Loan result(size_t index = 0) const;
 
   /// A file descriptor that becomes readable (poll, epoll, asyncio's add_reader) when the operation
-  /// is done. Belongs to the Future's operation and lives as long as any Future of it. Throws Error
-  /// (out_of_memory) where the process has no descriptor left.
+  /// is done. The operation owns it; it is valid as long as any Future of it. Throws Error
+  /// (out_of_memory) if the process has no file descriptor left.
   int fd() const;
 
  private:

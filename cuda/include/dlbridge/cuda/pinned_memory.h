@@ -1,5 +1,4 @@
-// Pinned host memory of dlbridge's own: page-locked, so that copies to and from a device run at the
-// speed of the bus. Kept in a pool with a limit (docs/staging.md).
+// Pinned (page-locked) host memory from a pool with a limit (docs/staging.md).
 //
 // Thread: any. Throws Error: no_driver, driver_too_old, no_device, after_fork, device_failed.
 #pragma once
@@ -19,16 +18,16 @@ struct PinnedStats {
   size_t registered = 0;  ///< pages locked by the pool
   size_t limit = 0;
   size_t free = 0;
-  size_t owned = 0;        ///< by users and running operations
+  size_t owned = 0;        ///< by callers and running operations
   size_t in_flight = 0;    ///< waiting for a copy to end
-  size_t quarantined = 0;  ///< dropped by a user, whose own copies may still read it
-  size_t leaked = 0;       ///< in unknown use after a device error: never used again
-  uint64_t hits = 0;       ///< blocks for which free memory stood ready
-  uint64_t misses = 0;     ///< blocks for which none did
+  size_t quarantined = 0;  ///< dropped, but the caller's copies may still read it
+  size_t leaked = 0;       ///< possibly in use by a failed device: never reused
+  uint64_t hits = 0;       ///< blocks served from free memory
+  uint64_t misses = 0;     ///< blocks that needed new memory
   uint64_t grows = 0;      ///< segments registered
   uint64_t refused = 0;    ///< blocks that the limit did not allow
 
-  /// Whether the limit would allow a block of so many bytes.
+  /// Returns true if the limit allows a block of `bytes`.
   bool has_room_for(size_t bytes) const noexcept {
     const size_t in_use = registered - free;
     return in_use <= limit && bytes <= limit - in_use;
@@ -39,22 +38,22 @@ struct PinnedStats {
 /// initialised. Throws also Error (out_of_memory) beyond the limit.
 [[nodiscard]] DLBRIDGE_API Loan pinned_empty(const TensorView& like);
 
-/// Where the bytes are, after what no longer waits for anything has become free.
+/// Returns the statistics, after freeing the blocks that wait for nothing.
 DLBRIDGE_API PinnedStats pinned_stats();
 
-/// At most this many bytes are registered from here on; free memory beyond is given back at once.
+/// Registers at most `bytes` from now on; unregisters free memory above that at once.
 DLBRIDGE_API void set_pinned_limit(size_t bytes);
 
-/// Gives free memory back until at most `keep_bytes` are registered. Returns the bytes given back.
+/// Unregisters free memory until at most `keep_bytes` are registered. Returns the bytes freed.
 DLBRIDGE_API size_t trim_pinned(size_t keep_bytes = 0);
 
-/// Says that work now enqueued on `stream` uses the pinned memory at `address`, which was got from
-/// here: it is not used again before that work has ended, whenever it is dropped. Needed only for
-/// copies that somebody else enqueues on a non-blocking stream. False where no such memory is held.
+/// Records that work enqueued on `stream` uses the pinned memory at `address`: the pool does not
+/// reuse it before that work has ended. Needed only for copies that the caller enqueues on a
+/// non-blocking stream. Returns false if the pool holds no such memory.
 DLBRIDGE_API bool record_stream(const void* address, Stream stream);
 
-/// Whether all bytes of a host view are page-locked, by whomever. Throws also Error
-/// (invalid_device) where its address is device memory.
+/// Returns true if all bytes of a host view are page-locked, by any library. Throws also Error
+/// (invalid_device) if its address is device memory.
 DLBRIDGE_API bool is_page_locked(const TensorView& view);
 
 }  // namespace dlbridge::cuda

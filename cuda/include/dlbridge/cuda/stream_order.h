@@ -1,5 +1,5 @@
-// Order between streams of one device, for who passes tensors from one stream's owner to another's
-// without copying.
+// Order between streams of one device, for tensors that pass from one stream to another without a
+// copy.
 //
 // Streams are named as in device.h. Thread: any. Throws Error: no_driver, driver_too_old,
 // no_device, invalid_device, after_fork, device_failed, stream_invalid, stream_capturing.
@@ -13,20 +13,22 @@
 
 namespace dlbridge::cuda {
 
-/// What is enqueued on `later` from here on runs after what `earlier` has enqueued. Nothing is to
-/// be done where the two are one, or either is kNoSync. Never waits.
+/// Makes later work of `later` wait for the work that `earlier` has enqueued. Does nothing if the
+/// two are one stream or either is kNoSync. The host does not wait.
 DLBRIDGE_API void order_streams(Stream earlier, Stream later);
 
-/// Done when what `stream` has enqueued has run. Brings no tensor. With kNoSync: at once.
+/// Returns a Future without a result that is done when the work of `stream` has run. With kNoSync:
+/// at once.
 [[nodiscard]] DLBRIDGE_API Future when_reached(Stream stream);
 
-/// A non-blocking stream that a producer may be asked to put its work in front of (the `stream` of
-/// __dlpack__). One of sixteen in turn, so that a slow producer delays few others. Makes the
-/// device's primary context where nobody has. Belongs to the module.
+/// Returns a non-blocking stream to pass to a producer as the `stream` of __dlpack__. Sixteen
+/// streams are used in turn, so that a slow producer delays few others. Creates the device's
+/// primary context if there is none. Owned by the module.
 [[nodiscard]] DLBRIDGE_API Stream import_stream(int32_t device_id);
 
-/// The non-blocking stream in whose order memory of dlbridge's own is first used. Only copies from
-/// the host stand on it, never a wait for others' work. The rest as import_stream().
+/// Returns the non-blocking stream on which dlbridge first uses the device memory it allocates.
+/// Only copies from the host run on it; it never waits for other work. Otherwise as
+/// import_stream().
 [[nodiscard]] DLBRIDGE_API Stream allocation_stream(int32_t device_id);
 
 }  // namespace dlbridge::cuda
