@@ -62,7 +62,7 @@ struct Transit {
   std::shared_ptr<Bytes> arrived;
 };
 
-// The pool as it is when nobody has used it, but for some small blocks that stand ready, enough for
+// The pool as it is before its first use, but with some small free blocks, enough for
 // what is staged while a stream is held.
 void prepare_pool() {
   cuda::trim_pinned();

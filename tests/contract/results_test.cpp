@@ -146,22 +146,22 @@ TEST_F(StagedResults, NeedNoPinnedMemory) {
       return view;
     };
     test::ReleaseCounter released;
-    const auto lent = [&](const TensorView& view) {
+    const auto acquired = [&](const TensorView& view) {
       Loan loan;
       loan.describe(view);
       loan.attach(released.deleter());
       return loan;
     };
-    const Loan before = async ? cuda::stage_to_host_async(lent(device), stream()).result()
+    const Loan before = async ? cuda::stage_to_host_async(acquired(device), stream()).result()
                               : cuda::stage_to_host(device, stream());
     EXPECT_TRUE(elements_of(before.view()) == (async ? sent : twin(0)));
     if (async) {
       std::reverse(source.begin(), source.end());
       cuda::Future future =
-          cuda::stage_to_device_async(lent(on_host(source)), lent(device), stream());
+          cuda::stage_to_device_async(acquired(on_host(source)), acquired(device), stream());
       const Bytes expected = source;
       std::fill(source.begin(), source.end(), kPoison);  // it has been read
-      future = cuda::stage_to_host_async(lent(device), lent(on_host(memory)), stream());
+      future = cuda::stage_to_host_async(acquired(device), acquired(on_host(memory)), stream());
       EXPECT_TRUE(future.wait(60));
       EXPECT_TRUE(memory == expected);
       future = {};

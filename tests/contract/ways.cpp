@@ -82,7 +82,7 @@ testing::AssertionResult same(std::span<const uint8_t> found, std::span<const ui
          << static_cast<int>(*at) << ", expected " << static_cast<int>(*other);
 }
 
-// What is between the guards, so that a host access is told of.
+// The bytes between the guards, so that a host access is reported.
 void host_reads(Backend& backend, std::span<const uint8_t> bytes) {
   if (!bytes.empty()) backend.host_reads(bytes.data(), bytes.size());
 }

@@ -1,6 +1,6 @@
 // Ways: every call that moves a tensor, and what each promises, checked for one source and one
 // target: the bytes, what lies between the elements, when the source may be written again, what is
-// given back and when.
+// released and when.
 //
 // The truth is core's copy_host on host twins of the blocks. Failures are those of the test.
 #pragma once
@@ -63,7 +63,7 @@ bool comes_true(const std::function<bool()>& condition);
 /// A result that no caller's memory was named for: dense, aligned, writable, said to be a copy.
 void expect_fresh(const TensorView& result, const TensorView& source, bool row_major);
 
-/// Memory of a tensor on the device: `content` at first, given back at the end.
+/// Memory of a tensor on the device: `content` at first, freed at the end.
 class OnDevice {
  public:
   OnDevice(Backend& backend, const Placement& placement, const Bytes& content);

@@ -34,7 +34,7 @@ class Shaped {
     fields_.data = data;
   }
 
-  /// Compact, over an aligned address that nobody follows.
+  /// Compact, over an aligned address that is not dereferenced.
   explicit Shaped(const std::vector<int64_t>& shape, DType dtype = kFloat32)
       : Shaped(shape, row_major(shape), dtype, aligned_address()) {}
 

@@ -2,7 +2,7 @@
 //
 // A test gets a simulator (another one by start() with a configuration of its own), tensors on its
 // devices and on the host, and streams. When it ends, so does the engine, and it fails where
-// anything was not in order: a report of the simulator, something not given back, a loan not
+// anything was not in order: a report of the simulator, something not freed, a loan not
 // released exactly once, the pool's figures not adding up, a context, capture mode or error left
 // behind on the test's thread.
 //
@@ -117,22 +117,22 @@ class TestTensor {
                    if (tensor->on_release) tensor->on_release();
                    ++tensor->releases_;
                  }});
-    ++lent_;
+    ++acquired_;
     return loan;
   }
-  int lent() const { return lent_; }
+  int acquired() const { return acquired_; }
   int releases() const { return releases_; }
 
   /// Runs in each release, on whichever thread that is.
   std::function<void()> on_release;
-  /// Somebody has given the memory back.
+  /// The memory was released.
   std::atomic<bool> freed{false};
 
  private:
   Layout layout_;
   uint8_t* memory_;
   Device device_;
-  int lent_ = 0;
+  int acquired_ = 0;
   std::atomic<int> releases_{0};
 };
 
@@ -187,7 +187,7 @@ class StagingTest : public testing::Test {
     return tensor;
   }
 
-  /// Host memory that somebody else has registered with CUDA.
+  /// Host memory that the test has registered with CUDA.
   TestTensor& foreign_pinned(Layout layout, uint32_t seed = 1) {
     TestTensor& tensor = host_tensor(std::move(layout), DeviceType::cuda_host);
     fill(tensor, seed);
@@ -287,7 +287,7 @@ class StagingTest : public testing::Test {
 
   // ---- what a test with a dead device cannot keep
 
-  /// What the simulator is told of is never given back, and loans are released at most once.
+  /// Memory in a report is never freed, and loans are released at most once.
   void expect_losses() { losses_ = true; }
 
  private:
@@ -349,9 +349,9 @@ class StagingTest : public testing::Test {
     });
     for (auto* tensors : {&device_tensors_, &managed_tensors_, &host_tensors_}) {
       for (const TestTensor& tensor : *tensors) {
-        EXPECT_LE(tensor.releases(), tensor.lent());
+        EXPECT_LE(tensor.releases(), tensor.acquired());
         if (!losses_) {
-          EXPECT_EQ(tensor.releases(), tensor.lent());
+          EXPECT_EQ(tensor.releases(), tensor.acquired());
         }
       }
     }

@@ -23,7 +23,7 @@ inline constexpr uint64_t kOneIn = 1;
 enum class HostSide : uint8_t {
   fresh,           ///< the result is the module's own (to host only)
   pageable,        ///< out or source of the caller's
-  foreign_pinned,  ///< the same, registered by somebody else
+  foreign_pinned,  ///< the same, registered by the test
 };
 
 struct StagingPath {
@@ -113,7 +113,7 @@ struct Walk {
   bool kernels = true;            ///< work of the caller before and after, on that stream
   std::function<void()> before_call;
   uint32_t seed = 2;
-  bool dies = false;  ///< the device may die of it: then what it still does nobody knows
+  bool dies = false;  ///< the device may fail: its further work is unknown
 };
 
 /// While one lives, the pool's limit allows nothing. Several may, on several threads.

@@ -23,7 +23,7 @@ namespace {
 
 constexpr intptr_t kLegacy = DLBRIDGE_CUDA_LEGACY_STREAM;
 
-// Whoever has this has one share, and gives it back.
+// Holds one share and releases it.
 struct Handle {
   Handle() = default;
   explicit Handle(Loan&& loan) {
@@ -476,7 +476,8 @@ TEST_F(CApiCuda, DeviceFailureRepeats) {
   sim().hold();
   sim().enqueue_fault(producer, cudaErrorIllegalAddress);
   Handle source(x.acquire());
-  // What the device may still read is never given back: a leak checker is to find it here.
+  // Memory that the device may still read is never released: this keeps it reachable for a leak
+  // checker.
   static const dlb_tensor* lost = nullptr;
   lost = source.tensor;
   EXPECT_NE(lost, nullptr);

@@ -1,4 +1,4 @@
-// Device memory of the module's own: in whose order it is there, and behind what it goes back.
+// Device allocations: the stream order in which they are usable and freed.
 #include "dlbridge/cuda/device_memory.h"
 
 #include <vector>
@@ -12,7 +12,7 @@ using cuda_sim::ReportKind;
 
 constexpr int64_t kElements = 1000;
 
-// What a tensor is to be like; nobody looks at its memory.
+// A prototype; its memory is not used.
 const Shaped kLike({kElements});
 
 class DeviceMemory : public StagingTest {
@@ -39,7 +39,7 @@ TEST_F(DeviceMemory, UsableInStreamOrder) {
   const Loan loan = empty_on(user);
   write(user, loan, 2);
   const auto seen = read(user, loan);
-  EXPECT_TRUE(seen->empty()) << "nobody was waited for";
+  EXPECT_TRUE(seen->empty()) << "the host does not wait";
   sim().synchronize(user);
   EXPECT_EQ(*seen, pattern(bytes_of(loan), 2));
 }
@@ -77,7 +77,7 @@ TEST_F(DeviceMemory, OfNothingTakesNone) {
   EXPECT_EQ(sim().calls("malloc_async"), 0u);
 }
 
-// ---- How it goes back
+// ---- Freeing
 
 TEST_F(DeviceMemory, FreedInStreamOrder) {
   const cudaStream_t user = stream();
@@ -138,7 +138,7 @@ TEST_F(DeviceMemory, RecordsOwnMemoryOnly) {
   EXPECT_EQ(sim().calls("event_record") - before, 1u) << "one stream used it";
 }
 
-// The per-thread stream is another one where it is given back.
+// The per-thread stream differs on the thread that frees.
 TEST_F(DeviceMemory, PerThreadStreamFreesInOrder) {
   Loan loan;
   in_context(1, [&] {
@@ -256,7 +256,7 @@ TEST_F(DeviceMemory, DeadDeviceLeaks) {
   sim().clear_reports();
 }
 
-// It dies of what gives the memory back.
+// The free kills the device.
 TEST_F(DeviceMemory, FreeThatKillsTheDeviceLeaks) {
   for (const char* function : {"event_record", "stream_wait_event", "free_async"}) {
     start();
@@ -405,7 +405,7 @@ TEST_F(DeviceMemory, PageLockedChecksAllBytes) {
   EXPECT_TRUE(cuda::is_page_locked(pooled.view()));
   EXPECT_TRUE(cuda::is_page_locked(pinned.view()));
   EXPECT_FALSE(cuda::is_page_locked(like.view()));
-  TensorView beyond = pinned.view();  // its last page is nobody's
+  TensorView beyond = pinned.view();  // its last page is not pinned
   const int64_t more[] = {1000 + 4096};
   beyond.shape = more;
   EXPECT_FALSE(cuda::is_page_locked(beyond));

@@ -1,4 +1,4 @@
-// Order between streams without a copy: the edge, the wait for what a stream has, the copy stream
+// Order between streams without a copy: the dependency, the wait for a stream's work, the stream
 // that a producer may be asked for.
 #include "dlbridge/cuda/stream_order.h"
 
@@ -31,7 +31,7 @@ TEST_F(StreamOrder, LaterStreamWaits) {
   cuda::order_streams(on(earlier), on(later));
   const auto seen = consume(later, x);
   EXPECT_EQ(sim().calls("stream_synchronize") + sim().calls("event_synchronize"), 0u);
-  EXPECT_TRUE(seen->empty()) << "nobody was waited for";
+  EXPECT_TRUE(seen->empty()) << "the host does not wait";
   sim().synchronize(later);
   EXPECT_EQ(*seen, pattern(x.span(), 2));
 }
@@ -244,30 +244,30 @@ TEST_F(StreamOrder, UnstartedWaitLeavesNothing) {
   EXPECT_GT(struck, 8);
 }
 
-// ---- The copy stream
+// ---- Import streams
 
-TEST_F(StreamOrder, ALaneServesAProducer) {
-  const Stream copy_stream = cuda::import_stream(1);
-  const auto handle = static_cast<cudaStream_t>(lane.handle);
+TEST_F(StreamOrder, ImportStreamServesProducer) {
+  const Stream imported = cuda::import_stream(1);
+  const auto handle = static_cast<cudaStream_t>(imported.handle);
   for (const int64_t size : {kSize, kLarge}) {
     TestTensor& x = device({{size}});
     produce(handle, x, 2);
-    EXPECT_EQ(elements(cuda::stage_to_host(x.view(), copy_stream)), elements_with(x, 2));
+    EXPECT_EQ(elements(cuda::stage_to_host(x.view(), imported)), elements_with(x, 2));
     produce(handle, x, 3);
-    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), copy_stream);
+    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), imported);
     produce(handle, x, 4);
     EXPECT_EQ(elements(future.result()), elements_with(x, 3));
   }
 }
 
-TEST_F(StreamOrder, ALaneServesAConsumer) {
-  const Stream copy_stream = cuda::import_stream(1);
-  const auto handle = static_cast<cudaStream_t>(lane.handle);
+TEST_F(StreamOrder, ImportStreamServesConsumer) {
+  const Stream imported = cuda::import_stream(1);
+  const auto handle = static_cast<cudaStream_t>(imported.handle);
   for (const int64_t size : {kSize, kLarge}) {
     TestTensor& target = device({{size}});
     TestTensor& source = host({{size}}, 2);
     static_cast<void>(consume(handle, target));
-    cuda::stage_to_device(source.view(), target.view(), copy_stream);
+    cuda::stage_to_device(source.view(), target.view(), imported);
     const auto seen = consume(handle, target);
     sim().synchronize(handle);
     EXPECT_EQ(*seen, pattern(target.span(), 2));

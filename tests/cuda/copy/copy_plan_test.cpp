@@ -50,7 +50,7 @@ DType dtype_of(int64_t itemsize) {
   return DType(TypeCode::uint, 8, static_cast<int>(itemsize));
 }
 
-// An address that nobody follows, `offset` away from a multiple of 64 KiB.
+// An address that is not dereferenced, `offset` away from a multiple of 64 KiB.
 void* address(int64_t offset = 0) {
   return reinterpret_cast<void*>(static_cast<uintptr_t>((int64_t{1} << 40) + offset));
 }

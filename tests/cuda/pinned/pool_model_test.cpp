@@ -126,7 +126,7 @@ class Model {
       case 17:
         return below(2) == 0 ? hold_fences() : pass_fences();
       case 18:
-        return settle();
+        return poll_all();
       default:
         if (below(4) == 0) return leak();
         if (below(2) == 0) {
@@ -141,7 +141,7 @@ class Model {
   void take(size_t size) {
     PinnedBlock block = pool_.take(size);
     if (!block) {
-      // Refused for a reason: also with all free memory given back there is no room.
+      // Refused for a reason: there is no room even without the free memory.
       if (below(4) != 0) return;
       pool_.trim(0);
       const size_t least = size > 8 * kMiB
@@ -234,7 +234,7 @@ class Model {
   }
 
   void hold_fences() {
-    settle();  // so that everything that was released until now stands behind a fence that passed
+    poll_all();  // so that everything that was released until now stands behind a fence that passed
     passing_ = false;
     fences_.hold_fences();
   }
@@ -254,7 +254,7 @@ class Model {
   }
 
   // Afterwards the pool and the model agree on every block.
-  void settle() {
+  void poll_all() {
     pool_.poll();
     std::erase_if(entries_, [](const auto& entry) { return may_be_free(entry.second); });
     const PinnedStats stats = pool_.stats();
@@ -289,7 +289,7 @@ class Model {
     }
     pass_fences();
     std::erase_if(entries_, [](const auto& entry) { return entry.second.kind == Kind::block; });
-    settle();
+    poll_all();
     const PinnedStats stats = pool_.stats();
     EXPECT_EQ(stats.free + stats.leaked, stats.registered);
     // Leaked blocks keep their segments, which are small: nothing else stays.

@@ -898,7 +898,7 @@ TEST_F(PinnedPoolTest, BlocksOutliveThePool) {
   large = PinnedBlock();
   EXPECT_FALSE(is_mapped(places[0]));
   EXPECT_FALSE(is_mapped(places[1]));
-  // Too late for a ticket: nobody polls it. The memory stays.
+  // Too late for a ticket: it is not polled. The memory stays.
   std::move(retired).retire(fences_->ticket());
   EXPECT_TRUE(is_mapped(places[2]));
 }

@@ -264,7 +264,7 @@ TEST_F(StagingFuture, DescriptorsAreClosed) {
   }
 }
 
-TEST_F(StagingFuture, NobodyPolls) {
+TEST_F(StagingFuture, SleepsWithoutPolling) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
@@ -294,7 +294,7 @@ TEST_F(StagingThreads, StartOncePerCopyStream) {
   const size_t before = threads();
   static_cast<void>(cuda::stage_to_host(x.view(), on(producer)));
   cuda::stage_to_device(host({{kSmall}}).view(), device({{kSmall}}).view(), on(producer));
-  EXPECT_EQ(threads(), before) << "nobody waits asynchronously";
+  EXPECT_EQ(threads(), before) << "no asynchronous wait";
   for (int i = 0; i < 20; ++i)
     EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(producer)).wait(10));
   EXPECT_GT(threads(), before);
@@ -305,7 +305,7 @@ TEST_F(StagingThreads, StartOncePerCopyStream) {
 
 class SlowProducers : public StagingTest {};
 
-TEST_F(SlowProducers, DelayNobodyElse) {
+TEST_F(SlowProducers, DelayNoOther) {
   const cudaStream_t slow = stream();
   TestTensor& late = device({{kLarge}});
   sim().hold_stream(slow);

@@ -27,7 +27,7 @@ TEST_P(CallersThread, KeepsItsContexts) {
     SCOPED_TRACE(testing::PrintToString(stack));
     start();
     walk_with(stack);
-    EXPECT_FALSE(sim().context_active(0)) << "a context was made on a device that nobody uses";
+    EXPECT_FALSE(sim().context_active(0)) << "a context was made on an unused device";
   }
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 using cuda_sim::Fault;
 
-// Every function that can fail, but for those that give something back: when they fail nobody can
+// Every function that can fail, except those that free: after their failure no one can
 // do anything about it.
 const char* const kFunctions[] = {
     "get_device_count",

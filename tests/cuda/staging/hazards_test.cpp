@@ -127,7 +127,7 @@ TEST_F(StagingHazards, SynchronousCopyLeavesNothing) {
   }
 }
 
-// ---- Results that somebody else copies from, asynchronously
+// ---- Results from which the caller copies asynchronously
 
 // What torch does with tensor.cuda(non_blocking=True) over a result, on an ordinary stream.
 TEST_F(StagingHazards, DroppedResultWaitsForLegacyOrder) {
@@ -160,7 +160,7 @@ TEST_F(StagingHazards, DroppedResultWaitsForRecorded) {
   allow_one_huge_block();
   TestTensor& x = device({{kHuge}}, 2);
   TestTensor& y = device({{kHuge}}, 3);
-  const cudaStream_t users = stream();  // non-blocking: ordered with nobody
+  const cudaStream_t users = stream();  // non-blocking
   Loan result = cuda::stage_to_host(x.view(), on(stream()));
   auto* const memory = static_cast<std::byte*>(result.view().data);
   sim().hold_stream(users);
@@ -198,7 +198,7 @@ TEST_F(StagingHazards, UnrecordedStreamRaces) {
   sim().clear_reports();
 }
 
-// While nobody stages, the figures show what has become free.
+// The statistics free dropped results without another staging.
 TEST_F(StagingHazards, StatsFreeDroppedResults) {
   TestTensor& x = device({{kHuge}}, 2);
   cuda::stage_to_host(x.view(), on(stream())).reset();
@@ -270,7 +270,7 @@ TEST_F(StagingHazards, HeldResultsShareRegistrations) {
   for (const Loan& each : held) EXPECT_EQ(elements(each), elements_with(x, 1));
 }
 
-// Results of the pool are pinned for whoever asks CUDA.
+// CUDA knows results of the pool as pinned on every device.
 TEST_F(StagingHazards, ResultsPinnedOnEveryDevice) {
   TestTensor& x = device({{kLarge}});
   const Loan result = cuda::stage_to_host(x.view(), on(stream()));

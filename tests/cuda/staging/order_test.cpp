@@ -155,10 +155,10 @@ TEST_P(OrderOfEveryWay, ToDevice) {
   const std::vector<uint8_t> content = pattern(layout.span, 5);
   std::copy(content.begin(), content.end(), static_cast<uint8_t*>(source.data));
   if (GetParam().async) {
-    Loan lent;
-    lent.describe(source);
+    Loan acquired;
+    acquired.describe(source);
     const cuda::Future future =
-        cuda::stage_to_device_async(std::move(lent), target.acquire(), on(consumer));
+        cuda::stage_to_device_async(std::move(acquired), target.acquire(), on(consumer));
     const auto after = consume(consumer, target);
     EXPECT_EQ(future.result().view().data, target.view().data);
     sim().synchronize(consumer);

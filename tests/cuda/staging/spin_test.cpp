@@ -61,7 +61,7 @@ class SpinWait : public StagingTest, public testing::WithParamInterface<Call> {
   // What a Future that is done has to have brought. `seed` was in the source.
   void expect_arrived(cuda::Future& future, uint32_t seed = 2) {
     EXPECT_TRUE(future.done());
-    EXPECT_EQ((to_device() ? other_ : x_)->releases(), 1) << "the source is given back first";
+    EXPECT_EQ((to_device() ? other_ : x_)->releases(), 1) << "the source is released first";
     if (to_device()) {
       EXPECT_EQ(elements(*x_), elements_with(*other_, 5));
     } else {
@@ -92,7 +92,7 @@ TEST_P(SpinWait, SmallIsDoneOnReturn) {
   cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
   EXPECT_EQ(sim().used_streams(), std::vector{caller});
-  // There is nobody to wait for, but for the ring of strided elements.
+  // There is no wait, except for the ring of strided elements.
   EXPECT_EQ(sim().calls("stream_wait_event"), GetParam() == Call::strided ? 1u : 0u);
   EXPECT_GT(sim().calls("event_query"), 0u);
   expect_arrived(future);
@@ -115,7 +115,7 @@ TEST_P(SpinWait, LateOneIsHandedOver) {
   if (GetParam() != Call::sent_pinned && GetParam() != Call::sent)
     produce(caller, *x_, 3);  // what is enqueued now comes behind
   EXPECT_FALSE(future.wait(0.02));
-  EXPECT_EQ(sim().calls("event_query"), asked) << "nobody polls any more";
+  EXPECT_EQ(sim().calls("event_query"), asked) << "polling has ended";
   sim().go_stream(caller);
   EXPECT_TRUE(future.wait(10));
   expect_arrived(future);

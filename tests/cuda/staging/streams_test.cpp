@@ -75,7 +75,7 @@ INSTANTIATE_TEST_SUITE_P(All, NumberedStreams,
 
 class UnorderedStreams : public StagingTest, public testing::WithParamInterface<int64_t> {};
 
-TEST_P(UnorderedStreams, HaveNoEdges) {
+TEST_P(UnorderedStreams, OrderNothing) {
   TestTensor& x = device({{GetParam()}});
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), numbered(cuda::kNoSync))), elements_with(x, 1));
   EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), numbered(cuda::kNoSync)).result()),

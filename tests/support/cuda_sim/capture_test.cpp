@@ -108,7 +108,7 @@ TEST(SimCapture, SafeCallsAreNot) {
   ASSERT_CUDA(world.sim.begin_capture(captured));
   on_another_thread(world, [&] {
     world.copy(host.data(), memory, 64, stream);
-    world.edge(stream, world.stream());
+    world.order(stream, world.stream());
     cudaPointerAttributes attributes;
     EXPECT_CUDA(world.api.pointer_get_attributes(&attributes, memory));
   });
@@ -185,12 +185,12 @@ TEST(SimCapture, JoinsStreamsThroughEvents) {
     const cudaStream_t origin = world.stream();
     const cudaStream_t branch = world.stream();
     ASSERT_CUDA(world.sim.begin_capture(origin));
-    world.edge(origin, branch);
+    world.order(origin, branch);
     cudaStreamCaptureStatus status;
     ASSERT_CUDA(world.api.stream_is_capturing(branch, &status));
     EXPECT_EQ(status, cudaStreamCaptureStatusActive);
     world.sim.enqueue_kernel(branch, {}, {});
-    if (back) world.edge(branch, origin);
+    if (back) world.order(branch, origin);
     EXPECT_EQ(world.sim.end_capture(origin), back ? 0 : 904);
     ASSERT_CUDA(world.api.stream_is_capturing(branch, &status));
     EXPECT_EQ(status, cudaStreamCaptureStatusNone);
@@ -198,7 +198,7 @@ TEST(SimCapture, JoinsStreamsThroughEvents) {
   }
 }
 
-TEST(SimCapture, RefusesEdgesAcrossItsBorder) {
+TEST(SimCapture, RefusesOrderAcrossItsBorder) {
   World world;
   const cudaStream_t first = world.stream();
   const cudaStream_t second = world.stream();
@@ -234,7 +234,7 @@ TEST(SimCapture, EndsWhereItBegan) {
   EXPECT_EQ(world.sim.end_capture(origin), 901);
   EXPECT_ONLY(world, ReportKind::capture_broken);
   ASSERT_CUDA(world.sim.begin_capture(origin));
-  world.edge(origin, branch);
+  world.order(origin, branch);
   EXPECT_EQ(world.sim.end_capture(branch), 903);
   EXPECT_EQ(world.sim.end_capture(origin), 901);
   EXPECT_ONLY(world, ReportKind::capture_broken);

@@ -53,9 +53,8 @@ ContextState& State::ensure_current(ThreadState& thread) {
   }
   ContextState& context = *current(thread);
   if (!context.active) {
-    report(ReportKind::context_created,
-           "a call made the context of cuda:" + std::to_string(context.device) +
-               ", on which nobody had worked");
+    report(ReportKind::context_created, "a call made the context of cuda:" +
+                                            std::to_string(context.device) + ", which was unused");
     activate(context.device);
   }
   return context;

@@ -12,7 +12,7 @@ namespace {
 constexpr size_t kCell = 48;
 constexpr int kCells = 6;
 constexpr int kStreams = 5;  // legacy, per-thread, blocking, two non-blocking
-constexpr int kSteps = 40;   // copies; with their edges:
+constexpr int kSteps = 40;   // copies; with their dependencies:
 constexpr size_t kMaxSteps = kSteps * (2 * kStreams + 1);
 
 // One action of the program. What it comes after is asked of the oracle only.
@@ -96,7 +96,7 @@ class Oracle {
   std::vector<std::bitset<kMaxSteps>> after_;
 };
 
-// A program that is ordered: before each copy the edges that it lacks.
+// A program that is ordered: before each copy the dependencies that it lacks.
 std::vector<Step> make_program(std::mt19937_64& random) {
   const auto draw = [&](int below) {
     return static_cast<int>(random() % static_cast<uint64_t>(below));
@@ -208,12 +208,12 @@ TEST(SimPrograms, MissingOrderIsReported) {
   for (uint64_t seed = 1; seed <= kPrograms; ++seed) {
     std::mt19937_64 random(seed);
     std::vector<Step> steps = make_program(random);
-    std::vector<size_t> edges;
+    std::vector<size_t> waits;
     for (size_t i = 0; i < steps.size(); ++i) {
-      if (steps[i].kind == Step::wait || steps[i].kind == Step::synchronize) edges.push_back(i);
+      if (steps[i].kind == Step::wait || steps[i].kind == Step::synchronize) waits.push_back(i);
     }
-    if (edges.empty()) continue;
-    steps[edges[random() % edges.size()]].dropped = true;
+    if (waits.empty()) continue;
+    steps[waits[random() % waits.size()]].dropped = true;
     const bool ordered = Oracle(steps).ordered();
     ++(ordered ? redundant : broken);
     const Outcome outcome = run(steps, static_cast<Schedule>(seed % 3), seed);

@@ -9,17 +9,17 @@ constexpr size_t kCount = 256;
 class SimRaces : public EverySchedule {};
 FOR_EVERY_SCHEDULE(SimRaces);
 
-TEST_P(SimRaces, TwoStreamsWithoutAnEdge) {
-  for (const bool edge : {false, true}) {
+TEST_P(SimRaces, UnorderedStreamsRace) {
+  for (const bool ordered : {false, true}) {
     World world(config());
     void* memory = world.sim.device_alloc(kCount);
     PinnedBytes host(world.api, kCount);
     const cudaStream_t producer = world.stream();
     const cudaStream_t copies = world.stream();
     world.sim.enqueue_write(producer, memory, pattern(kCount, 1));
-    if (edge) world.edge(producer, copies);
+    if (ordered) world.order(producer, copies);
     world.copy(host.data(), memory, kCount, copies);
-    if (edge) {
+    if (ordered) {
       EXPECT_NO_REPORTS(world);
     } else {
       EXPECT_ONLY(world, ReportKind::race);
@@ -29,16 +29,16 @@ TEST_P(SimRaces, TwoStreamsWithoutAnEdge) {
 }
 
 TEST_P(SimRaces, WriteAfterReadNeedsOrder) {
-  for (const bool edge : {false, true}) {
+  for (const bool ordered : {false, true}) {
     World world(config());
     void* memory = world.sim.device_alloc(kCount);
     PinnedBytes host(world.api, kCount);
     const cudaStream_t producer = world.stream();
     const cudaStream_t copies = world.stream();
     world.copy(host.data(), memory, kCount, copies);
-    if (edge) world.edge(copies, producer);
+    if (ordered) world.order(copies, producer);
     world.sim.enqueue_write(producer, memory, pattern(kCount, 1));
-    if (edge) {
+    if (ordered) {
       EXPECT_NO_REPORTS(world);
     } else {
       EXPECT_ONLY(world, ReportKind::race);
@@ -72,8 +72,8 @@ TEST_P(SimRaces, OrderIsTransitive) {
   const cudaStream_t b = world.stream();
   const cudaStream_t c = world.stream();
   world.sim.enqueue_write(a, memory, Bytes(kCount));
-  world.edge(a, b);
-  world.edge(b, c);
+  world.order(a, b);
+  world.order(b, c);
   world.sim.enqueue_write(c, memory, Bytes(kCount));
   world.sim.synchronize(c);
   world.sim.enqueue_write(world.stream(), memory, Bytes(kCount));
@@ -217,22 +217,22 @@ TEST_P(SimRaces, UseAfterFree) {
 }
 
 TEST_P(SimRaces, AllocationNeedsStreamOrder) {
-  for (const bool edge : {false, true}) {
+  for (const bool ordered : {false, true}) {
     World world(config());
     const cudaStream_t a = world.stream();
     const cudaStream_t b = world.stream();
     void* memory = nullptr;
     ASSERT_CUDA(world.api.malloc_async(&memory, kCount, a));
-    if (edge) world.edge(a, b);
+    if (ordered) world.order(a, b);
     world.sim.enqueue_write(b, memory, Bytes(kCount));
-    if (edge) {
+    if (ordered) {
       EXPECT_NO_REPORTS(world);
     } else {
       EXPECT_ONLY(world, ReportKind::race);
     }
-    if (edge) world.edge(b, a);
+    if (ordered) world.order(b, a);
     ASSERT_CUDA(world.api.free_async(memory, a));
-    if (edge) {
+    if (ordered) {
       EXPECT_NO_REPORTS(world);
     } else {
       EXPECT_ONLY(world, ReportKind::freed_while_pending);

@@ -65,7 +65,7 @@ class World {
     return sim.make_stream(flags, device);
   }
   /// Records on `from`, waits on `to`.
-  void edge(cudaStream_t from, cudaStream_t to) {
+  void order(cudaStream_t from, cudaStream_t to) {
     cudaEvent_t made = event();
     EXPECT_CUDA(api.event_record(made, from));
     EXPECT_CUDA(api.stream_wait_event(to, made, 0));

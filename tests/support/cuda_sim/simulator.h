@@ -4,7 +4,7 @@
 //
 // Owns everything it hands out; one simulator at a time in a process. Device memory cannot be
 // touched by the host (a SIGSEGV): see read() and write(). Thread: any, unless said otherwise.
-// Nobody may be inside a call of the table when it is destroyed, except blocked in one.
+// Requires at destruction: no thread is in a call of the table, unless blocked there.
 #pragma once
 
 #include <cstddef>
@@ -21,7 +21,7 @@ namespace dlbridge::cuda_sim {
 /// Which of the legal orders operations run in.
 enum class Schedule : uint8_t {
   eager,   ///< as soon as they may
-  lazy,    ///< only when somebody waits for them: the causes of what is waited for and no more
+  lazy,    ///< only when a thread waits: the causes of what it waits for and no more
   random,  ///< some at each call, drawn from the seed
 };
 
@@ -63,10 +63,10 @@ struct Config {
 enum class ReportKind : uint8_t {
   race,                 ///< overlapping bytes, one side writing, no order between the two
   host_source_changed,  ///< the host wrote to what an enqueued copy had still to read
-  freed_while_pending,  ///< memory given back while work on it might still run
+  freed_while_pending,  ///< memory freed while work on it might still run
   seam_crossed,         ///< one copy over the border of a registration
   capture_broken,       ///< a call that a stream capture forbids
-  context_created,      ///< a context that nobody had announced
+  context_created,      ///< a context that the test did not announce
   context_destroyed,    ///< the last reference to a context in use was released
   wrong_context,        ///< a handle used in another context than its own
   lazy_kernel_load,     ///< a first launch that had not been preloaded: loading synchronises
@@ -80,7 +80,7 @@ struct Report {
   std::string text;
 };
 
-/// What was created through the table and not given back, and what the tests allocated.
+/// What was created through the table and not freed, and what the tests allocated.
 struct Leaks {
   size_t async_allocations = 0;
   size_t streams = 0;

@@ -32,7 +32,7 @@ class Mapping {
   size_t bytes() const { return bytes_; }
   /// What to add to an address to get at the bytes.
   uintptr_t alias() const { return alias_ - begin_; }
-  /// Gives the pages back but keeps the addresses.
+  /// Frees the pages but keeps the addresses.
   void discard();
 
  private:
@@ -113,7 +113,7 @@ struct Operation {
   std::vector<Hashed> sources;
 };
 
-/// What somebody wants to enqueue.
+/// An operation to be enqueued.
 struct Draft {
   std::string text;
   std::vector<Access> accesses;

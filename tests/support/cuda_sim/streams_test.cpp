@@ -100,7 +100,7 @@ TEST_P(SimStreams, EventsOrderStreamsAndHost) {
   const cudaStream_t producer = world.stream();
   const cudaStream_t copies = world.stream();
   world.sim.enqueue_write(producer, memory, pattern(kCount, 5));
-  world.edge(producer, copies);
+  world.order(producer, copies);
   world.copy(host.data(), memory, kCount, copies);
   const cudaEvent_t done = world.event(cudaEventDisableTiming | cudaEventBlockingSync);
   ASSERT_CUDA(world.api.event_record(done, copies));
@@ -159,11 +159,11 @@ TEST_P(SimStreams, DestroyedEventsStillOrder) {
   const cudaStream_t b = world.stream();
   world.sim.hold();
   world.sim.enqueue_write(a, memory, pattern(kCount, 1));
-  world.edge(a, b);                          // destroys its event
+  world.order(a, b);                         // destroys its event
   EXPECT_CUDA(world.api.stream_destroy(a));  // neither of the two blocks
   world.sim.enqueue_write(b, memory, pattern(kCount, 2));
   world.sim.go();
-  world.edge(cudaStreamLegacy, b);  // a was a blocking one
+  world.order(cudaStreamLegacy, b);  // a was a blocking one
   ASSERT_CUDA(world.api.stream_synchronize(b));
   EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 2));
   EXPECT_NO_REPORTS(world);
@@ -189,7 +189,7 @@ TEST(SimSchedule, LazyRunsOnlyCauses) {
   const cudaStream_t b = world.stream();
   const cudaStream_t unrelated = world.stream();
   world.sim.enqueue_write(a, bytes, pattern(kCount, 1));
-  world.edge(a, b);
+  world.order(a, b);
   world.sim.enqueue_write(a, bytes + kCount, pattern(kCount, 2));  // after what b waits for
   world.sim.enqueue_write(unrelated, bytes + 2 * kCount, pattern(kCount, 3));
   ASSERT_CUDA(world.api.stream_synchronize(b));
@@ -284,7 +284,7 @@ TEST(SimSchedule, HeldStreamStopsNoOther) {
   world.sim.enqueue_write(quick, second, pattern(kCount, 2));
   EXPECT_CUDA(world.api.stream_synchronize(quick));
   EXPECT_EQ(world.read(second, kCount), pattern(kCount, 2));
-  world.edge(slow, quick);
+  world.order(slow, quick);
   std::thread waiter([&] {
     world.sim.use_device(1);
     EXPECT_CUDA(world.api.stream_synchronize(quick));
@@ -320,7 +320,7 @@ TEST(SimSchedule, PoisonsTargetsEarly) {
   const cudaStream_t producer = world.stream();
   const cudaStream_t copies = world.stream();
   world.sim.enqueue_kernel(producer, {}, {});
-  world.edge(producer, copies);
+  world.order(producer, copies);
   world.copy(host.data(), memory, kCount, copies);
   EXPECT_EQ(host.copy(kCount), Bytes(kCount, 0x11));  // it cannot have begun yet
   ASSERT_CUDA(world.api.stream_synchronize(producer));

@@ -25,7 +25,7 @@ constexpr const char* kName = "dltensor";
 template <>
 constexpr const char* kName<DLManagedTensorVersioned> = "dltensor_versioned";
 
-// Of a capsule that nobody took.
+// Of a capsule that was not consumed.
 template <typename Managed>
 void destroy(PyObject* capsule) {
   if (PyCapsule_IsValid(capsule, kName<Managed>) == 0) return;

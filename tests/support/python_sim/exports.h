@@ -1,7 +1,7 @@
 // Exports: DLPack capsules over simulated memory, whose deleters are counted, and which can free
-// the memory when the last of them is given back, as a producer's allocator would.
+// the memory when the last of them is released, as a producer's allocator would.
 //
-// Owns nothing but the descriptors; the simulator's memory belongs to whoever allocated it.
+// Owns nothing but the descriptors; the simulator's memory belongs to its allocator.
 // Deleters run on any thread, with or without the GIL.
 #pragma once
 
