@@ -83,7 +83,7 @@ class Gate:
             copy.write_text(text)
         sound = f"{OBJECTS}/{mistake.file}.o"
         mutant = str(copy) + ".o"
-        compiling = self.compile[sound].replace(str(source), str(copy)).replace(sound, mutant) + " -w"
+        compiling = self.compile[sound].replace(str(source), str(copy)).replace(sound, mutant) + " -O0 -g0 -w"
         linking = self.link.replace(f" {sound} ", f" {mutant} ").replace(f"-o {PROGRAM} ", f"-o {program} ")
         for command in (compiling, linking):
             done = subprocess.run(command, cwd=self.folder, shell=True, capture_output=True, text=True, check=False)

@@ -1,4 +1,8 @@
 // The simulator: drivers, devices, contexts, dead devices, faults.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
 #include <stdexcept>
 #include <thread>
 
@@ -256,6 +260,31 @@ TEST(SimFailure, StickyFaultKillsDevice) {
   world.sim.fail({"stream_synchronize", 1, cudaErrorLaunchFailure, true});
   EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
   EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
+}
+
+// A thread that does not exist in the child may hold the simulator's mutex at the fork.
+TEST(SimFork, ChildFindsTheMutexFree) {
+  World world;
+  std::atomic<bool> stop{false};
+  std::thread busy([&] {
+    while (!stop) static_cast<void>(world.sim.total_calls());
+  });
+  int failures = 0;
+  for (int i = 0; i < 50; ++i) {
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(5);
+      static_cast<void>(world.sim.total_calls());
+      _exit(0);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    failures += status != 0;
+    if (failures > 0) break;
+  }
+  stop = true;
+  busy.join();
+  EXPECT_EQ(failures, 0);
 }
 
 TEST(SimLeaks, AreCountedByKind) {
