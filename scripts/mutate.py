@@ -51,7 +51,8 @@ class Gate:
         self._build(preset)
         entries = json.loads(self._ninja("compdb"))
         self.compile = {e["output"]: e["command"] for e in entries if e["output"].startswith(OBJECTS)}
-        self.link = self._ninja("commands", "-s", PROGRAM).strip()
+        commands = self._ninja("commands", "-s", PROGRAM).strip().split(" && ")
+        self.link = next(command for command in commands if f"-o {PROGRAM} " in command)
 
     def _build(self, preset: str) -> None:
         log = self.folder / "mutate.log"
