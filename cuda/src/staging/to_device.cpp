@@ -65,7 +65,8 @@ bool enqueue_unpinned_to_device(Operation& operation, const TensorView& source,
 bool enqueue_to_device(Operation& operation, const TensorView& source, const TensorView& target,
                        bool pinned) {
   if (source.is_empty()) return true;
-  if (broadcast_dimension(source) >= 0) return enqueue_once_to_device(operation, source, target, pinned);
+  if (broadcast_dimension(source) >= 0)
+    return enqueue_once_to_device(operation, source, target, pinned);
   if (pinned && Operation::can_copy(source, target, cudaMemcpyHostToDevice)) {
     operation.copy(source, target, cudaMemcpyHostToDevice);
     return false;
