@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 DOCUMENT = (ROOT / "docs" / "staging.md").read_text()
+MISTAKES = (ROOT / "scripts" / "mistakes.py").read_text()
+GATE = (ROOT / "docs" / "measurements" / "mutants-2026-11-28.md").read_text()
 EXAMPLE = (ROOT / "examples" / "cpp" / "staging" / "recorder.cpp").read_text()
 TEST = re.compile(r"^(?:TEST|TEST_F|TEST_P|TYPED_TEST)\(\s*(\w+),\s*(\w+)\)", re.MULTILINE)
 
@@ -34,6 +36,11 @@ def test_hazards_have_tests() -> None:
     assert len(hazards()) >= 30
     for hazard, tests in hazards():
         assert tests and [test for test in tests if test not in existing] == [], hazard
+
+
+def test_gate_lists_every_mistake() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|", GATE, re.MULTILINE)
+    assert rows == re.findall(r'^    Mistake\("(\w+)"', MISTAKES, re.MULTILINE)
 
 
 def test_code_stands_in_example() -> None:
