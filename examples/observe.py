@@ -159,7 +159,7 @@ class Trace:
         else:
             self.report.claim(f"{call} shares memory", same_memory(value, over) and dlbridge.shares_memory(value, over))
         if plan := plan_of(call, names) if own else None:
-            self.report.claim(f"explain foretells {call}", (plan.verdict == "share") == (over is not None))
+            self.report.claim(f"explain predicts {call}", (plan.verdict == "share") == (over is not None))
             self.report.claim(f"explain counts {call}'s bytes", plan.bytes == (handle.nbytes if over is None else 0))
         self.started = time.perf_counter()
 
@@ -231,14 +231,14 @@ class Case:
         return outcome
 
     def expect(self, call: str, source: str, verdict: str) -> Outcome:
-        """run(), for a call of dlbridge: claims the verdict, and that explain() foretells it with the bytes."""
+        """run(), for a call of dlbridge: claims the verdict, and that explain() predicts it with the bytes."""
         outcome = self.run(call, source)
         plan = outcome.plan
         found = f"{outcome.memory} {outcome.error or ''}"
         self.report.claim(f"{call} is {verdict} (found: {found})", outcome.verdict == verdict)
         if plan is not None:
-            foretold = {"share": "shared", "refuse": "refused"}.get(plan.verdict, "copied")
-            self.report.claim(f"explain foretells {call} (it said {plan.verdict})", foretold == outcome.verdict)
+            predicted = {"share": "shared", "refuse": "refused"}.get(plan.verdict, "copied")
+            self.report.claim(f"explain predicts {call} (it said {plan.verdict})", predicted == outcome.verdict)
         if outcome.error is not None:
             self.report.claim(f"{call} raises ExchangeError", isinstance(outcome.error, dlbridge.ExchangeError))
             self.report.claim(f"{call} raises what explain says", plan is None or str(outcome.error) == plan.message)
