@@ -409,8 +409,8 @@ def test_engine_example_by_pkg_config(prefix, tmp_path):
 
 
 @needs_pkg_config
-def test_pkg_config_names_torch(installed, tmp_path):
-    env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
+def test_pkg_config_names_torch(wheel, tmp_path):
+    env = {"PKG_CONFIG_PATH": str(wheel.pkg_config)}
     assert run("pkg-config", "--variable=torch_version", "dlbridge-torch", env=env).strip() == torch.__version__
     ask = ("pkg-config", f"--define-variable=torch_dir={TORCH_DIR}")
     flags = run(*ask, "--cflags", "dlbridge-torch", env=env).strip()
