@@ -1,7 +1,7 @@
 // SpareBlocks: memory for torch's StorageImpl and TensorImpl that a thread reuses.
 //
 // A conversion makes one of each and usually drops both soon after. Without the reuse of their
-// memory the bars of benchmarks/overhead.py fail: to_torch 1.8, "and back" 3.5 (direct tier).
+// memory the bar of to_torch in benchmarks/overhead.py fails: 1.8, direct tier.
 #pragma once
 
 #include <array>
