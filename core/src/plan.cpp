@@ -135,10 +135,13 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
   const bool makes_memory = result.casts || result.stages || request.into_existing;
   if (makes_memory) reasons = reasons.without(kRemediedByCopy);
   if (result.casts) {
-    if (request.source_casts && !view.reasons.has(ErrorCode::unsupported_dtype))
+    if (request.source_casts && (view.castable || !view.reasons.has(ErrorCode::unsupported_dtype)))
       reasons = reasons.without(kRemediedByCast);
     const bool float4 = DType(view.dtype).code() == TypeCode::float4_e2m1fn;  // has no casts
-    if (float4 || !can_hold(*request.dtype, target)) reasons.add(ErrorCode::unsupported_dtype);
+    if (float4 || !can_hold(*request.dtype, target)) {
+      reasons.add(target.dtypes_missing.contains(*request.dtype) ? ErrorCode::missing_ml_dtypes
+                                                                 : ErrorCode::unsupported_dtype);
+    }
   }
   if (makes_memory && request.copy == CopyMode::never) reasons.add(ErrorCode::copy_forbidden);
   // A copy that stays on its device needs the module that can copy there; casts are made on the

@@ -114,7 +114,7 @@ const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& t
       }
       break;
     case ErrorCode::unsupported_dtype:
-      if (view.reasons.has(code))
+      if (view.reasons.has(code) && !view.castable)
         return "convert it with its own framework first, such as x.astype(...) or x.to(...)";
       if (DType(view.dtype).code() == TypeCode::float4_e2m1fn && request.dtype)
         return "leave dtype= out, pass copy=None to repack it, and cast the result";
@@ -131,7 +131,7 @@ const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& t
 std::string found_dtype(const TensorView& view, const TargetTraits& target,
                         const Request& request) {
   if (request.dtype && !target.dtypes.contains(*request.dtype) &&
-      !view.reasons.has(ErrorCode::unsupported_dtype))
+      (view.castable || !view.reasons.has(ErrorCode::unsupported_dtype)))
     return DType(*request.dtype).name();
   return view.found != nullptr ? view.found : DType(view.dtype).name();
 }

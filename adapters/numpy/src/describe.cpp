@@ -84,6 +84,7 @@ void describe_ndarray(PyObject* object, Loan& loan) {
   if (!entry.held) [[unlikely]] {
     view.reasons.add(ErrorCode::unsupported_dtype);
     view.found = entry.refused;
+    view.castable = PyArray_TYPE(array) == NPY_LONGDOUBLE || PyArray_TYPE(array) == NPY_CLONGDOUBLE;
     view.dtype = DType(TypeCode::opaque, 8);
     std::copy_n(PyArray_DIMS(array), view.ndim, loan.shape());
     std::fill_n(loan.strides(), view.ndim, 0);

@@ -31,6 +31,7 @@ struct TensorView {
   Access access = Access::writable;
   bool is_copied = false;       ///< the memory was copied for this exchange (DLPack's IS_COPIED)
   bool subbyte_padded = false;  ///< elements below a byte are padded to one
+  bool castable = false;        ///< the source casts its elements, though DLPack has no such type
   ReasonSet reasons;            ///< the source's own reasons against sharing (conj bit, mask …)
   const char* found = nullptr;  ///< static name of what the first reason is about, or null
 

@@ -121,6 +121,19 @@ bool take_managed_as_host(Source& source, const Adapter& target) noexcept {
   return true;
 }
 
+// A framework's tensor over device memory that this process cannot reach is refused: the missing
+// driver becomes a reason. Returns true if one was added.
+bool add_missing_driver(Source& source, const Adapter& target, const Request& request) {
+  const bool foreign = source.adapter().traits != target.traits && target.device_empty != nullptr;
+  const bool staged = request.device && Device(*request.device).is_host();
+  if (!foreign || staged || !Device(source.view().device).is_cuda()) return false;
+  const DeviceModule* module = device_module();
+  if (module == nullptr) return false;
+  const std::unique_ptr<Error> unavailable(module->unavailable());
+  if (unavailable != nullptr) source.view().reasons.add(unavailable->code());
+  return unavailable != nullptr;
+}
+
 // Completes what a plan depends on. Returns true if that changed.
 bool prepare(Source& source, const Adapter& target, Request& request) {
   bool changed = take_managed_as_host(source, target);
@@ -129,6 +142,7 @@ bool prepare(Source& source, const Adapter& target, Request& request) {
     device_module();
     changed = true;
   }
+  changed |= add_missing_driver(source, target, request);
   if (request.dtype) {
     request.source_casts = source.adapter().fill != nullptr;
     changed = true;
