@@ -30,7 +30,6 @@ WITHOUT_EXAMPLE = {
     "symbolic_shape",
     "framework_error",
     "null_descriptor",
-    "no_driver",
     "driver_too_old",
     "no_device",
     "stream_invalid",
