@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a conversion costs, side by side with the frameworks' own calls in one run.
 
     .venv/bin/python benchmarks/overhead.py [--json PATH] [--rounds N] [--calls N]

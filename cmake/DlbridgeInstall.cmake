@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What is installed, in two layouts that are each complete and can be moved as a whole:
 #
 #   component "development"   PREFIX/{lib,include}, for C++: what `cmake --install BUILD --prefix PREFIX` gives

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Says what is on and why what is off is off.
 macro(dlbridge_line name condition text)
   if(${condition})

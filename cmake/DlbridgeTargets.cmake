@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # What every target of the project shares: standard, warnings, visibility, sanitizers, names and install rules.
 
 option(DLBRIDGE_WERROR "Take warnings as errors; OFF for a compiler that nobody has tried yet" ON)

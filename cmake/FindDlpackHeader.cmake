@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Finds <dlpack/dlpack.h>, version 1.3 or later: DLPACK_INCLUDE_DIR, a dlpack CMake package, or the header that the
 # apache-tvm-ffi wheel carries. Sets DLBRIDGE_DLPACK_INCLUDE_DIR and DLBRIDGE_DLPACK_VERSION.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Takes headers and libraries from an installed torch wheel, without find_package(Torch), which probes for a GPU and
 # wants a CUDA toolkit on CUDA builds. Nothing of torch is run: the version is read from its version.py.
 #

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Finds a CUDA toolkit: nvcc, the headers of the runtime and of the driver, and libcudart_static.a, all of one version,
 # 12.8 or later. No GPU, driver or libcuda.so is needed, and enable_language(CUDA) is not called: it builds and links
 # programs to learn what is known here.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # The Python to build for, with NumPy's headers (>= 2, which run on 1.26 and 2.x).
 
 # scikit-build-core passes Python's facts under both names; a plain build passes Python_EXECUTABLE or takes the first one.

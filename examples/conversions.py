@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the usual conversions beside their dlbridge calls, and shows what each does to memory. Part of photo.py."""
 
 import copy

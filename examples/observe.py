@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Claims that are checked, addresses, timings, and the tables that show them.
 
 A call is given as text, so that what is printed is what was run and timed.

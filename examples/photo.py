@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes a photograph through NumPy and torch, and runs the usual conversions beside their dlbridge calls.
 
 Run it from anywhere, with dlbridge, torch, Pillow and scikit-image (for the photograph) installed:

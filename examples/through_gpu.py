@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Copies the photograph to a GPU and back, if there is one, and compares the bytes."""
 
 import numpy as np

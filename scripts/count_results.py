@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adds up the JUnit files of a test run: prints every skip with its reason, then "N passed, N failed, N skipped".
 
     python scripts/count_results.py FOLDER

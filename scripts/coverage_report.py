@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Adds up gcov's counts of a build: line coverage by module and file, and whether the bars are reached.
 
     python scripts/coverage_report.py BUILD_FOLDER [--lines]

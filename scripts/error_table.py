@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the tables of docs/reference/errors.md from core/include/dlbridge/detail/reasons.def.
 
     .venv/bin/python scripts/error_table.py [--check]

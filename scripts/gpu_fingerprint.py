@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What kind of machine a measurement comes from. Figures of machines whose fingerprints differ are not compared."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables and plots of what scripts/gpu has measured, for docs/measurements.
 
     .venv/bin/python scripts/gpu_plots.py OUTDIR/results.json [--into docs/measurements/gpu-NAME] [--tables-only]

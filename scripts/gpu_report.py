@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """results.json and results.md of scripts/gpu: one document, written whole again whenever something was added."""
 
 from __future__ import annotations

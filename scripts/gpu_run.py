@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The steps of scripts/gpu, which says how to call it: builds, tests, measures, within a time limit."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Checks the includes of the C++ files: no cycles, and from upper layers to lower ones only (layers.txt)."""
 
 import re

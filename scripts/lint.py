@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Formatting and static checks: clang-format, ruff, mypy on the package and its stub, layers, licence lines.
 
     .venv/bin/python scripts/lint.py [--fix] [--tidy]
@@ -72,8 +73,7 @@ def main() -> int:
         run(str(TOOLS / "ruff"), "format", "--quiet", *([] if fix else ["--check"]), *python),
         run(str(TOOLS / "mypy"), "--no-error-summary", str(package)),
     ]
-    if "--licences" in sys.argv:
-        checks.append(report(licences(ROOT, fix)))
+    checks.append(report(licences(ROOT, fix)))
     if "--tidy" in sys.argv:
         sources = [path for path in cpp_files() if "/core/src/" in path]
         checks.append(run("clang-tidy", "-p", "build/release", "--quiet", *sources))

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs the Python tests in several environments and writes docs/compatibility.md. scripts/matrix says how to call it.
 
 Every combination has a folder build/matrix/NAME with a virtual environment, a build made in it, and the logs. The CUDA

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Known mistakes in the CUDA module, as patches: scripts/mutate.py applies each to a copy of one source file.
 
 Every `old` text must stand in its file, or the gate ends with an error. `found_by` is a filter for GoogleTest.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The mutation gate of the CUDA module. scripts/mutate says how to call it.
 
 Each mistake of scripts/mistakes.py is a patch of one source file: a patched copy of it is compiled with the command of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes the column `tests` of docs/reference/rules.md from the tags of the tests.
 
     .venv/bin/python scripts/rule_table.py [--check]

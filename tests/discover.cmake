@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Lists the cases of PROGRAM into the file OUT, which CTest reads: a CTest test for each case. Where DLBRIDGE_BY_SUITE is
 # set when CTest runs, a test for each suite, which starts a tenth of the processes; each suite's report (GTEST_OUTPUT)
 # then goes into a folder of its own.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Bar: one promise about speed. bars.py judges it.
 #pragma once
 

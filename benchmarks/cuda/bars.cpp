@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge_cuda_bars: measures what is promised of staging (docs/measurements/README.md) on a real
 // GPU.
 //

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a C++ program that measures, dlbridge_cuda_bars or dlbridge_cuda_pool_bars, and judges its figures.
 
     python3 benchmarks/cuda/bars.py PROGRAM [--json PATH] [arguments of the program]

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Asynchronous staging: what it costs the caller to start one, and both directions at once.
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/cuda/staging.h"

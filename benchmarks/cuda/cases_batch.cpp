@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Many tensors at once: against a loop of raw copies, each waited for, and against the bus.
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/cuda/staging.h"

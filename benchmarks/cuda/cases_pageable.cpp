@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Copies between device memory and ordinary host memory, against what the machine allows: a copy by
 // the device through pinned slots, and a copy on the host between the same slots and the same
 // memory, at the same time and without waiting for one another. No order of chunks can be faster.

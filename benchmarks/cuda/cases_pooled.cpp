@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Device to host into memory of the library's own pool, against one cudaMemcpyAsync into memory of
 // the same kind.
 #include <unistd.h>

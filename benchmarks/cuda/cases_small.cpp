@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Small copies to the host, where the calls are the cost: against one cudaMemcpyAsync on the
 // producer's stream and waiting for that stream.
 #include "dlbridge/cuda/pinned_memory.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Arrays that are no single run of bytes: against a plain copy of as many bytes, or against the one
 // call of CUDA that makes the same copy; and what they cost in device memory.
 #include <algorithm>

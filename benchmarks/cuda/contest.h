@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Contest: several ways to the same result, timed in turns, so that what changes on the machine
 // meanwhile (clocks, neighbours, temperature) changes for all of them.
 //

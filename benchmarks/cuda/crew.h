@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Crew: threads that stand ready, for host copies at the speed of memory.
 //
 // Thread: run() by one at a time.

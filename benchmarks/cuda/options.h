@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Options: the command line of the programs that measure.
 #pragma once
 

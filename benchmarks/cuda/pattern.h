@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pattern: content by which a copy is known to be complete and in the right places. Device memory
 // is filled with words that depend on their place; what arrives is compared with them, and spoilt
 // afterwards, so that memory used again does not show the content of the round before.

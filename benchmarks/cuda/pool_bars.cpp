@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge_cuda_pool_bars: what a block of the pinned pool costs where one stands ready, on a real
 // GPU. Linked with the library's objects, since the pool is not public.
 //

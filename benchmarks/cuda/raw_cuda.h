@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CUDA called directly, as a user without dlbridge would: what the bars compare with. Owners of
 // what is made by such calls.
 //

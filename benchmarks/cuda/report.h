@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Report: what was measured, a line of JSON on standard output for each bar. bars.py reads and
 // judges the lines.
 //

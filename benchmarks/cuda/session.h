@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Session: what all cases of one run share, and Case: bars that are measured together.
 //
 // Thread: one.

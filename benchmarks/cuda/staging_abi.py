@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C ABI of the CUDA module (cuda/include/dlbridge/cuda/c_api.h) by way of ctypes, as far as benchmarks need it.
 
 library = Library("build/gpu/lib/libdlbridge_cuda.so")

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures staging beside torch and CuPy, in turns with them in one process. Run by scripts/gpu.
 
     python3 benchmarks/cuda/staging_peers.py --library build/gpu/lib/libdlbridge_cuda.so [--json PATH] [--only REGEX]

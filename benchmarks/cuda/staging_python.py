@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Measures what a Python user gets: dlbridge's calls beside torch, CuPy, JAX, Numba and the driver called directly, in
 turns in one process. Run by scripts/gpu.
 

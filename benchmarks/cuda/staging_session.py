@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What staging_peers.py and staging_python.py share: cases, command line, checked contenders, the loop over cases."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Takes turns and judges them. bars.py judges what the C++ programs measured. Needs the standard library alone.
 
 A bar is passed where the whole 95 % interval of its figure is on the right side of the target.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C ABI over the C++ core: checks the arguments, makes one call, returns a status.
 #include "dlbridge/c_api.h"
 

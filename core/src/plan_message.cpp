@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The texts of plans: every refusal names field, found, expected, and the call that works.
 #include <algorithm>
 #include <cassert>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* dlbridge from C: describes, plans, adopts and copies a producer's tensor, and exports it to two
  * consumers. The producer's memory is freed once, when the last of them is done.
  *

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server that computes on a GPU for many clients at once, in one thread.
 
     python examples/gpu/async_server.py [--requests 64] [--port 0]

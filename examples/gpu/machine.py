@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tells whether this machine has a GPU that the examples in this folder can use."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A training loop that logs tensors of the GPU without waiting for the GPU.
 
     python examples/gpu/training_log.py [--steps 200] [--out out/training.npz]

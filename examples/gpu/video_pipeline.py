@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames through a GPU: up, filtered, down, all at the same time, in reused memory.
 
     python examples/gpu/video_pipeline.py [--frames 120] [--height 1080] [--width 1920]

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """dlbridge: one array, many frameworks, one memory.
 
 Passes tensors between frameworks without copying. A copy is made only where the call names it; memory that cannot be

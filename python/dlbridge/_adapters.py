@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Loads the adapter modules when they are first needed, torch's in the first of its tiers that can be used.
 
 `import dlbridge` loads NumPy's only. Torch is reached in one of two tiers (docs/tiers.md):

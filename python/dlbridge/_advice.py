@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a message can name for an object that is no producer, and arrays of scalars."""
 
 from typing import Any

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Futures in asyncio, and groups of them."""
 
 from __future__ import annotations

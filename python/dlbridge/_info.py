@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is active in this process."""
 
 import importlib.util

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where the installed package keeps what C++ projects need."""
 
 import os

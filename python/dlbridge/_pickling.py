@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pickling of dlbridge.Tensor. `rebuild_tensor` stands in pickles by its name: it stays where it is."""
 
 import pickle

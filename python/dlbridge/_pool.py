@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pool of pinned memory, in numbers."""
 
 from typing import NamedTuple

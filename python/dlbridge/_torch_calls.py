@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the exchange tier calls of torch beside the exchange table. Used by src/torch/exchange.cpp alone.
 
 DLPack does not say whether a tensor is conjugated, sparse, fake or copy-on-write; functions of `torch._C` do. Importing

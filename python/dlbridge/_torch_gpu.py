@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Torch's streams and allocator on a GPU, in both tiers. Used by src/torch/device_slots.cpp alone. Imports torch."""
 
 from collections.abc import Callable

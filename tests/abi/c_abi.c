@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The C ABI as a C11 compiler sees it: sizes and offsets of every public struct, the values of
  * every constant, the type of every function, and one short use of the library from C. What is
  * pinned here is a promise: a line may be added, none may be changed. */

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* The C ABI of the CUDA module as a C11 compiler sees it, as c_abi.c does it for core: what is
  * pinned here is a promise. Then a short use of the library with whatever driver there is. */
 #include <stdio.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A release runs where nothing may be thrown: the type asks for noexcept.
 #include "dlbridge/loan.h"
 

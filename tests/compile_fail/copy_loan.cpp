@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A Loan owns a share in memory: it moves, it is never copied.
 #include <utility>
 

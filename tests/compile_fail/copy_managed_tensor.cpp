@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Two ManagedTensors of one descriptor would call its deleter twice.
 #include <utility>
 

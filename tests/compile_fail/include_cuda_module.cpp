@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Neither core's include root nor an adapter's holds anything of the CUDA module.
 #include "dlbridge/plan.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Python is out of core's reach.
 #include "dlbridge/plan.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Core's include root holds nothing of the Torch adapter.
 #include "dlbridge/plan.h"
 

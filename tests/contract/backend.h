@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Backend: the device that the contract suite runs against, seen through the few things that a test
 // needs of one: memory, streams, work that takes as long as the test wants.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Contract: a test with a device. Skipped, with the reason, where there is none; when it ends,
 // nothing may be left that the device's implementation objects to.
 #pragma once

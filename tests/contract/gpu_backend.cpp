@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A real GPU as the contract's device, through a runtime of the test's own: the library's is inside
 // the library. Without a GPU there is no backend, and the reason is the library's own.
 //

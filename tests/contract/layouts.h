@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The layouts and data types that every way of copying is tried with.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is promised about time: copies follow what was enqueued before them, and only the calls that
 // say so wait.
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Placement: where the elements of a tensor lie in a block of memory, with guards around them. Two
 // blocks of one placement can be compared whole, so what lies between the elements is compared too.
 #pragma once

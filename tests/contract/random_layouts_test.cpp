@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Random tensors by random ways: layouts, data types, alignments, streams and the device's own
 // order of things are drawn from the seed that a failure names.
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is refused: each with its code, its field and the remedy, before anything is touched, and
 // with every loan still the caller's.
 #include <algorithm>

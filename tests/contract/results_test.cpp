@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory that the library makes: results and pinned_empty, their layout, where they lie, how long
 // they live; batches of them.
 #include <algorithm>

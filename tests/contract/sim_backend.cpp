@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The simulator as the contract's device: injected into the library, lazy, so that whatever is used
 // before it is waited for is not there yet.
 #include <algorithm>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The module as core's StagingBackend: what it connects, and what plans make of it.
 #include "contract_test.h"
 #include "dlbridge/plan.h"

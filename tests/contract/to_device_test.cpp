@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every way to the device, and between two tensors on it, in every layout, data type, alignment,
 // size and kind of stream.
 #include "contract_test.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Every way to the host, in every layout, data type, alignment, size and kind of stream.
 #include "contract_test.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Ways: every call that moves a tensor, and what each promises, checked for one source and one
 // target: the bytes, what lies between the elements, when the source may be written again, what is
 // released and when.

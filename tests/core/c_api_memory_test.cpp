@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C ABI without memory: each function runs again and again, the n-th allocation failing, until
 // it needs no more of them. Every failure is a status, and nothing was consumed.
 //

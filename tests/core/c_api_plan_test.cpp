@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlb_plan: traits and requests given as C structs reach the decision, and its answer comes back in
 // the caller's arrays.
 #include "dlbridge/c_api.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlb_stage: the registered StagingBackend does the copy, what it is given was checked, and its
 // errors become statuses of their own.
 #include <gtest/gtest.h>

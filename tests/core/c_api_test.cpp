@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C ABI: what each function answers, who owns what after success and after failure (counted in
 // deleter calls), the rules of struct_size, and errors kept apart for each thread.
 #include "dlbridge/c_api.h"

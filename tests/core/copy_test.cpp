@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // copy_host against a naive element loop, over every pair of layouts and item size, with poisoned
 // destinations between guard bytes; repack_float4 both ways; allocate_like.
 #include "dlbridge/copy.h"

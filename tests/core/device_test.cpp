@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Device: names, parsing, which device types are known, which memory the host may touch.
 #include "dlbridge/device.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DType: names and parsing of every type in DLPack's tables, sizes below a byte, and unknown values
 // that survive.
 #include "dlbridge/dtype.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Error, the names of the codes, and ReasonSet: one word of codes with a fixed precedence.
 #include "dlbridge/error.h"
 

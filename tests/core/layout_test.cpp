@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Layout: overflow-checked sizes, contiguity, overlap and intersection against brute force,
 // coalescing, dense strides.
 #include "dlbridge/layout.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loan: gives its deleter back exactly once on every remedy, keeps its description when moved, goes
 // to the heap above rank 8.
 #include "dlbridge/loan.h"

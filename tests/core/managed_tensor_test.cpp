@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ManagedTensor and the ways between versioned, legacy and Loan: one deleter call on every path,
 // none while the caller still owns.
 #include "dlbridge/managed_tensor.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The words of a refusal: field, found, expected and the call that works; and the sentence of every
 // other plan.
 #include <gtest/gtest.h>

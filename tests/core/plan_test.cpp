@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // plan(): the four-state table of copy=, cell by cell; every reason it finds by itself; what
 // remedies each reason.
 #include "dlbridge/plan.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SharedLoan: references, and what a share of it describes.
 #include "dlbridge/shared_loan.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The registry of staging backends: the newest that connects two places answers, and a plan stages
 // only where one does.
 #include "dlbridge/staging_backend.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Foreign descriptors: one table of hostile ones with the code each must get, and what a good one
 // is read as.
 #include "dlbridge/validate.h"

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # Whether the runtime is named where it may be, and nowhere else: whatever calls it directly goes past the function table
 # and is not tested by the simulator. Passed are NM, OBJECTS and ALLOWED, the sources whose objects may name it.
 cmake_minimum_required(VERSION 3.25)

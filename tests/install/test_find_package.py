@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """C++ projects against an installed dlbridge: the examples, built with find_package and pkg-config, and run.
 
 Two installations are made from the build tree: the prefix of `cmake --install`, moved away after it was written, and

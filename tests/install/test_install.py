@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """`pip install .` as a user runs it: into an environment with torch and into one without.
 
 Each builds under build isolation, so it needs the package registry and some minutes. Wheels are kept in build/wheels

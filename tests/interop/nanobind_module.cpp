@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A module as others write them with nanobind: functions that take and give arrays. Knows nothing
 // of dlbridge.
 #include <nanobind/nanobind.h>

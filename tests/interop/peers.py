@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The frameworks on the other side, as the interop tests see them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """dlbridge.Tensor in the hands of other frameworks: the same memory, what becomes of read-only, how long it lives."""
 
 from __future__ import annotations

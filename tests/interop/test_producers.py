@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Arrays of other frameworks as sources of to_torch, to_numpy and from_dlpack."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Settings for every Python test: what imports left behind is taken out of the garbage collector's rounds.
 
 What needs torch or NumPy 2 is skipped where they are not there.

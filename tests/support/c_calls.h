@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the tests of the C ABI share: structs with their size set, and looks at the last error.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Catching a dlbridge::Error by value, so that a test can look at its code, field and text.
 #pragma once
 

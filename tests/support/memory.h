@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory for tests: buffers between guard bytes, and an owner that counts how often it was given
 // back.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Producers of DLPack descriptors whose deleter counts its calls; the descriptor lies on the test's
 // stack.
 #pragma once

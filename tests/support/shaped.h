@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Shaped: a TensorView for a test, with storage for its shape and strides. Borrows the data.
 #pragma once
 

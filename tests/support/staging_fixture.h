@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // StagingTest: the staging functions on a simulated CUDA, with tensors that know what is in them.
 //
 // A test gets a simulator (another one by start() with a configuration of its own), tensors on its

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // StagingPath: one way through the staging functions, from tensors to bytes that were checked.
 // Suites about something else (failures, captures, contexts, schedules) walk all of them.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Targets like those of the two frameworks, without the frameworks, so that core's tests need
 // neither.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // NumPy's type numbers <-> DLPack's types.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #define DLBRIDGE_NUMPY_IMPORTS
 #include "dlbridge/numpy.h"
 #include "dtype_map.h"

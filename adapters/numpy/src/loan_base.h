@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // LoanBase: the base object of ndarrays that dlbridge makes. Owns the loan's memory.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The one include of NumPy's C API: one function table for the whole library.
 #pragma once
 

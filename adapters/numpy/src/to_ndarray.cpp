@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loan -> ndarray, and NumPy's memory for copies.
 #include <algorithm>
 #include <array>

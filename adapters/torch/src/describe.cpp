@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // at::Tensor -> Loan.
 #include <c10/core/GradMode.h>
 #include <c10/core/impl/COW.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Torch's scalar types and DLPack's types: the tables of the hot path.
 #pragma once
 

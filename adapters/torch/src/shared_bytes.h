@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SharedBytes: the memory of a storage, shared between the storage and every export of it.
 #pragma once
 

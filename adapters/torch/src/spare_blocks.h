@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SpareBlocks: memory for torch's StorageImpl and TensorImpl that a thread reuses.
 //
 // A conversion makes one of each and usually drops both soon after. Without the reuse of their

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loan -> at::Tensor, and torch's memory for copies.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/lift_fresh.h>

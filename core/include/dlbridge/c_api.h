@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The stable C ABI of dlbridge: C11, and valid C++. Guide: docs/c.md.
 //
 // Status: every function returns a dlb_status, DLBRIDGE_OK (0) on success. After another status

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Strided copies between host memories: no framework, no Python, no dtype conversion.
 #pragma once
 

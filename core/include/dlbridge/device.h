@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Device: a value over DLDevice with names and parsing.
 #pragma once
 

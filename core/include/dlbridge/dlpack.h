@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The only include of <dlpack/dlpack.h>.
 //
 // PyTorch ships a copy of the header under the same include guard, so the first one included wins.

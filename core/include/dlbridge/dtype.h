@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DType: a value over DLDataType with names and sizes.
 //
 // The DLPack minor version does not restrict enum values, and an unknown code can be stored and

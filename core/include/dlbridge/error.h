@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Error: the one exception type of dlbridge, and the codes that plans and errors share.
 //
 // A code says what is wrong, `field` says where, what() says what was found, what was expected and

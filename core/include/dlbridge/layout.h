@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Layout: functions of shape and strides. Strides are in elements; no pointer is followed.
 //
 // "Overflow-checked" functions accept any 64-bit input; the others require a validated view.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Loan: the neutral value that every adapter gives and takes, made on the stack.
 //
 // Holds a description (shape and strides inline up to rank 8) and, once acquired, the deleter of

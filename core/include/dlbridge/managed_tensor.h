@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ManagedTensor: owns a DLManagedTensorVersioned that crosses a boundary (a capsule, a C ABI,
 // another library). Conversions between it, the legacy struct and a Loan.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // plan: the one decision function. Conversions obey it, explain() prints it.
 //
 // An adapter describes its target as data (TargetTraits), a caller what it names (Request), a

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SharedLoan: one loan with several holders. The last one gives the memory back.
 //
 // Thread: any; the description must not change once the loan is shared.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // StagingBackend: the interface of a device module, which moves memory that core cannot access.
 //
 // A module registers its StagingBackend by an explicit call, never by a static initialiser. Core

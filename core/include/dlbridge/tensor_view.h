@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // TensorView: a description of strided memory. Trivially copyable; owns nothing.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Validation of foreign descriptors: docs/reference/validation.md.
 //
 // Every field is checked before a pointer in the descriptor is followed, except `shape` and

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C ABI over the staging functions: arguments in, one call, a status out.
 #include "dlbridge/cuda/c_api.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Core's StagingBackend over the staging functions.
 #include "dlbridge/staging_backend.h"
 #include "dlbridge/cuda/staging.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Copy plan: turns two strided layouts into the parameters of one copy. Pure: calls no CUDA,
 // dereferences no pointer, allocates nothing.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DeviceRing: two slots of device memory for strided tensors: one stream packs a slot while the
 // other copies the slot before. A staging needs no other device memory.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Issue: makes the CUDA calls of one planned copy. A copy must not cross the border (seam) of two
 // registrations of host memory, so it is split there.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "device/copy_stream.h"
 
 #include "device/device_context.h"

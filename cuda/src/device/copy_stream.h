@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CopyStream: a stream for copies between host and one device, one for the kernels that pack and
 // unpack, and the thread that waits for the end of operations.
 // A device has a few of them, so that a slow producer delays few others. Both streams are

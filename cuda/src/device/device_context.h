@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DeviceContext: the primary context, copy streams and events of one device, and whether it failed.
 // Created on first use of the device, kept until the engine ends. Thread: any.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Engine: the state of this module in one process: its function table, its devices, the pinned
 // pool. Created on first use; not destroyed at process exit.
 #pragma once

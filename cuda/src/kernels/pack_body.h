@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The bodies of the kernels of pack_kernels.cu, as functions for the GPU's and the host's compiler:
 // the phases of a block between its barriers, and the loop around them. The simulator runs the same
 // code on the host, one thread after the other.

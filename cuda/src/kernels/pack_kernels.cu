@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The pack kernels: the bodies of pack_body.h as __global__ functions, one for each unit that a
 // thread moves, and their launch. The only file that nvcc compiles.
 #include "kernels/pack_body.h"

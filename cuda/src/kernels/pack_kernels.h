@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The kernels' host side: what the table's `launch` and `preload_kernels` are in the real runtime.
 // Thread: any; the context that is current decides the device.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PackParams: the parameters of a pack kernel, passed by value.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // BounceRing: pinned slots for copies of pageable memory, so that the transfer and the host's copy
 // overlap. The calling thread makes the host's copy.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CompletionState: how an operation ended, shared by the operation and its Futures.
 // FutureState: that and the results, shared by the Futures alone, so that the thread that drops the
 // last Future releases the results.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // HandedIn: a caller's loan while an operation is being made of it.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Leaks memory that a failed device may still write to.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Operation: one staging from its first event to the release of its memory. Owns everything that
 // its copies use: source, target, pinned blocks, events, device memory.
 //

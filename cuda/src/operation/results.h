@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Results: fresh host memory for a staging: blocks of the pinned pool, or pageable memory if the
 // pool's limit does not allow one.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Arena: where blocks lie in segments. Pure bookkeeping: no lock, no CUDA, no waiting.
 //
 // A shared segment is a row of pages. A span is a run of pages carved into blocks of one class;

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Takes and releases; the threads' caches.
 #include "pinned/core.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Core: the implementation of PinnedPool, and of blocks that outlive the pool.
 //
 // One lock guards everything but the threads' own caches, which have a lock each. Order: the core's

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Segments that come and go, and the budget.
 #include <algorithm>
 #include <utility>

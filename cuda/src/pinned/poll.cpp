@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tickets and fences, and the pool's end.
 #include <thread>
 #include <utility>

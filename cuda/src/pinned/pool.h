@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PinnedPool: reuses page-locked host memory that any device may copy to and from.
 //
 // A block is in exactly one state: free, owned, in flight, deferred or leaked, and the bytes of

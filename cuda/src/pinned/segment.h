@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PinnedSegment: a stretch of host memory that is mapped, touched and registered with CUDA, so that
 // every device can copy to and from it. It is not
 // memory of cudaHostAlloc, which is freed with the context that it was allocated in.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The sizes of pinned blocks.
 //
 // Up to 8 MiB there are four classes a doubling (64, 128, 192, 256, 320, 384, 448, 512, 640, ...),

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CudaApi: the table of all CUDA functions that this module calls. runtime_table.cpp fills it with
 // the real functions; tests inject a simulator's, so they test the shipped library.
 #pragma once

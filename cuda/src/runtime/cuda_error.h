@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // CUDA's status codes as dlbridge's errors.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // EventPool: reuses events without timing. Creating an event costs a microsecond and may
 // synchronise; taking one from the pool does neither.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "runtime/guards.h"
 
 #include "runtime/cuda_error.h"

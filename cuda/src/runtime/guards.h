@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // RAII guards around calls of CUDA: the right context, a relaxed capture mode, the caller's last
 // error. Thread: each is used by one.
 #pragma once

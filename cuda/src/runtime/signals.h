@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // SignalsBlocked: threads started while it lives receive no signals, so that the program's handlers
 // run on the program's own threads.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Waiter: the thread that completes the operations of one copy stream, in their order.
 // It sleeps in cudaEventSynchronize. It never calls Python or uses a stream handle of a caller.
 // Started with the first operation, stopped with the engine; not stopped at process exit.

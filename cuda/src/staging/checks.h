@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Checks: the requirements of a staging on its views.
 #pragma once
 

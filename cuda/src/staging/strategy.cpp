@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The strategy of a staging in words, from the plans that the copies use.
 #include "copy/copy_plan.h"
 #include "dlbridge/cuda/pinned_memory.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // To device: copies host memory of any kind and layout into a device tensor.
 #pragma once
 

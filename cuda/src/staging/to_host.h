@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // To host: copies a device tensor into host memory of any kind and layout.
 #pragma once
 

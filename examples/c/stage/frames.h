@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Frames between a GPU and the host, in C. It includes no CUDA header. */
 #ifndef FRAMES_H
 #define FRAMES_H

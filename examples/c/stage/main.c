@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /* Copies a mask into memory of the CUDA runtime and prints the memory. Without a GPU it says what
  * is missing. */
 #include <cuda_runtime_api.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A C++ program with Python inside: it reads and writes a NumPy array of the script, and the script
 // gets an array over a buffer of the program. No element is copied.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A Python extension module that takes a matrix of any framework, and returns a dlbridge.Tensor
 // over C++ memory. It links the core only: the Python package dlbridge knows NumPy, torch and JAX.
 //

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the engine's pictures look like from Python. Run it where gpu_engine was built, or pass that folder.
 
 python examples/cpp/gpu_engine/demo.py FOLDER

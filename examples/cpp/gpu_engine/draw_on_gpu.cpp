@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Draws by calls of the CUDA runtime; a real engine would launch kernels.
 #include <cuda_runtime_api.h>
 

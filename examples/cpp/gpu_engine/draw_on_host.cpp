@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Draws on the host and copies the picture: for machines without a CUDA toolkit, and for tests
 // without a GPU.
 #include <algorithm>

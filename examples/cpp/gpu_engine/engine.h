@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // An engine that draws pictures on a GPU, on its own stream. It uses dlbridge, but neither Python
 // nor a framework.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The engine as a Python extension module. A picture becomes an array in two ways:
 //
 //     engine = gpu_engine.Engine(1080, 1920)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // LibTorch without Python: a tensor goes out as a DLPack descriptor and comes back, and memory of
 // the program's own becomes a tensor. Every claim is checked; a false one makes the program fail.
 #include <ATen/ops/arange.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Runs the recorder over pictures in memory of the CUDA runtime. Without a GPU it says what is
 // missing.
 #include <cuda_runtime_api.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A recorder of pictures on a GPU: it looks at one, writes many while the next are copied, and
 // copies a mask to the GPU. It includes no CUDA header.
 #pragma once

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tests of the way between GPU and NumPy that anybody can run, on their machine and against their own framework.
 
     python -m dlbridge.testing gpu                               the frameworks that are installed

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """python -m dlbridge.testing gpu: tests dlbridge's way between GPU and NumPy on this machine.
 
 Ends with 0 where no case failed, 1 where one did, 2 for wrong arguments, and 3 where nothing could be run: no GPU, no

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a case is, and what it is given: a bench with the framework, elements to send and ways to compare them."""
 
 from __future__ import annotations

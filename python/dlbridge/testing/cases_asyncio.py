@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Futures in an event loop: awaiting sleeps, and the loop goes on."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Every element arrives, whatever the dtype, the layout and the direction."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pinned memory: the pool's limit, results that are held, memory that is full."""
 
 from __future__ import annotations

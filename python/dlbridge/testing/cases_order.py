@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What waits for what. Streams are held up, so that every order that is not enforced shows."""
 
 from __future__ import annotations

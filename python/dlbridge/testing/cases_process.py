@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Processes: a fork's child, and the end of Python. Each runs in a process of its own."""
 
 from __future__ import annotations

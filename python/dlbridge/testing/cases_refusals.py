@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is refused, before anything moves, and what the refusal says."""
 
 from __future__ import annotations

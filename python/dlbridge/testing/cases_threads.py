@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many threads: each with a stream of its own, and several at one Future."""
 
 from __future__ import annotations

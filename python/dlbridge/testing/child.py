@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The other processes of cases_process.py.  python -m dlbridge.testing.child PROVIDER SCENARIO"""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which cases there are, and the providers that a command line names."""
 
 from __future__ import annotations

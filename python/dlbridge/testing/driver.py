@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The CUDA driver by way of ctypes, as far as the tests need it: memory, streams, and streams that are held up.
 
 Uses the primary context of one device, which is what every framework and dlbridge use. Thread: any.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The providers that come with dlbridge: its own tensors, plain CUDA memory, torch, CuPy, Numba and JAX."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the elements of a test array lie in memory: a view of a buffer, in terms that every framework understands."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a framework has to tell the tests about itself.
 
 A framework of your own is a class like this:

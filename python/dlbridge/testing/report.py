@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reports of a run: lines and a table for people, JSON and JUnit XML for programs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs cases against a provider, one after the other, each with a limit of time."""
 
 from __future__ import annotations

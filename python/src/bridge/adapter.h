@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Adapter: the table of functions that a framework's extension module gives to _core in a capsule.
 // _core links no adapter and knows none by name.
 //

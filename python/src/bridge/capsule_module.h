@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Extension modules that hold a capsule for _core and nothing else.
 #pragma once
 

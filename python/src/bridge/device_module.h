@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DeviceModule: what the extension module of a device (_cuda) puts into the capsule that _core
 // takes. Plain data and function pointers, so that _core links no device's module.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The DLPack exchange table (DLPack 1.3, `__dlpack_c_exchange_api__`): a C function table on a
 // Python type, for exchange without capsules and method calls.
 #pragma once

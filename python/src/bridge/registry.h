@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The registry of adapters, by exact type and by name. Written with the GIL held, append-only.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Calls of the conversion functions from Python: arguments read, target found, converted. For
 // METH_FASTCALL | METH_KEYWORDS. All need the GIL and throw Error; each returns a new reference.
 // Inline: the hot path of a call with one positional argument.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Conversions: open the source, plan, do what the plan says. All need the GIL and throw Error.
 #pragma once
 

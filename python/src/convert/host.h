@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Conversions in host memory: the plan for an opened source, and what it does where nothing is
 // staged. All need the GIL and throw Error.
 #pragma once

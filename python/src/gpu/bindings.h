@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the gpu folder adds to the Python module.
 #pragma once
 

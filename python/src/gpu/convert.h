@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Conversions that stage, or copy on a device.
 //
 // All need the GIL, release it while they wait, and throw Error. Where a signal's handler raises

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "gpu/launch.h"
 
 #include "bridge/device_module.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The parts of a staging: the source in a form that a device can copy, the start, memory on a
 // device. All need the GIL and throw Error.
 #pragma once

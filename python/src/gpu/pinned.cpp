@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Pinned memory in Python: arrays of the pool, its state, its limit.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What dlbridge.stage() and stage_many() start.
 //
 // All need the GIL and release it where they wait.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Streams: what a stream= argument means, and the order between the streams of a producer and a
 // consumer that share memory.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Waits for an asynchronous copy with the GIL released, checking for signals.
 #pragma once
 

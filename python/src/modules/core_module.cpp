@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge._core: the entry points. Plain METH_FASTCALL functions where nanoseconds count, nanobind
 // for the rest.
 #include <nanobind/nanobind.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge._cuda: puts the CUDA module into a capsule. Loads where there is no driver.
 #include <Python.h>
 #include <unistd.h>

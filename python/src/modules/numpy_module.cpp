@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge._numpy: puts the NumPy adapter into a capsule. No types of its own, so plain C API.
 #include <cstring>
 #include <string_view>

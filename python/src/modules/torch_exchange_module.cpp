@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge._torch_exchange: the capsule of the torch adapter through the exchange table.
 #include "bridge/capsule_module.h"
 #include "torch/exchange.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge._torch: puts the Torch adapter (direct tier) into a capsule. Built against exactly one
 // torch, whose version is compared in Python before this file is loaded; torch is imported first,
 // so its libraries are found by name.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // DLPack capsules: making them, and taking them as a source.
 #pragma once
 

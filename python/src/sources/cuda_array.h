@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // __cuda_array_interface__, versions 2 and 3: taking objects that have it and no __dlpack__.
 // tensor/cuda_array.cpp offers ours.
 // https://numba.readthedocs.io/en/stable/cuda/cuda_array_interface.html

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Taking tensors through the DLPack exchange table of a foreign type.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Source: the object that a conversion starts from, opened: its adapter found, its memory
 // described.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // One error convention: code inside the extension modules throws dlbridge::Error, and each entry
 // point (a PyCFunction, a type slot) translates once. nanobind's functions are translated by a
 // registered exception translator. `Error*` is the form in which an error crosses between extension

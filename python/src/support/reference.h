@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reference: a strong reference to a Python object, dropped at the end of its scope. Needs the GIL.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // __cuda_array_interface__ of dlbridge.Tensor.
 #include "sources/cuda_array.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The DLPack exchange table of dlbridge.Tensor.
 #include "sources/exchange_table.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a dlbridge.Tensor offers to consumers: the buffer protocol, pickling, the DLPack exchange
 // table, __cuda_array_interface__.
 #pragma once

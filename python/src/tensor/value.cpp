@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 #include "tensor/value.h"
 
 #include <nanobind/nanobind.h>

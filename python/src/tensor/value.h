@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Tensor: the value of the neutral handle that from_dlpack() returns, and its adapter.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The device slots of torch's adapters, by torch's own Python functions (dlbridge/_torch_gpu.py):
 // the current stream, its allocator, and the streams that use its memory.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dtype= arguments of to_torch() that are no torch.dtype: a name, a numpy.dtype, a scalar type.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The torch adapter through torch's DLPack exchange table, without torch's headers: one binary for
 // every torch from 2.10 on. Refuses what the direct adapter refuses (dlbridge/torch_common/ is
 // shared with it). docs/tiers.md lists what it cannot keep.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // describe_ndarray: shape, strides in elements, access and reasons of arrays as NumPy makes them;
 // no reference taken.
 #include <gtest/gtest.h>

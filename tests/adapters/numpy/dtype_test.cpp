@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The map between NumPy's dtypes and DLPack's, in both directions, with and without ml_dtypes;
 // parsing of dtypes.
 #include <gtest/gtest.h>

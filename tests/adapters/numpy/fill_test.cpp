@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory of NumPy's own for copies, and NumPy's casts into memory of ours: what a plan's copy and
 // cast are made of.
 #include <gtest/gtest.h>

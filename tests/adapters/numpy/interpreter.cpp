@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Starts Python once for all tests of this executable, with the standard library and the
 // site-packages of the Python that CMake was configured for.
 #include "interpreter.h"

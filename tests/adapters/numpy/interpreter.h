@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The embedded interpreter of these tests, and short ways to make and ask about Python objects.
 // Everything here needs the GIL, which the main thread holds while a test runs unless the test
 // gives it up.

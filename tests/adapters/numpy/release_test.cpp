@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Giving back a Python owner from any thread: with the GIL, from a thread that Python knows without
 // it, from a thread that Python does not know; exactly once each, without waiting and without
 // touching a pending exception.

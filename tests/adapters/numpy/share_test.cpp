@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // share_ndarray: one reference to the array, given back once; nothing is kept after a refusal; the
 // loan behind an array of ours is found again.
 #include <gtest/gtest.h>

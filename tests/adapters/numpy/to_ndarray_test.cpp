@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // to_ndarray: an array over the loan's memory whose base owns the loan; flags, empties, high ranks,
 // and who owns after a failure.
 #include <gtest/gtest.h>

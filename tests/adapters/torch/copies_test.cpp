@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Memory of torch's own for copies, and torch's copies and casts into memory of ours: what a plan's
 // copy and cast are made of.
 #include <ATen/ATen.h>

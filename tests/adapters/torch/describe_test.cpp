@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // describe: shape, strides, address, dtype and reasons of tensors as torch makes them; no
 // reference taken, no memory looked at. The map between torch's scalar types and DLPack's.
 #include <ATen/ATen.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the Torch adapter's tests lend: memory between guards, and loans over it that count their
 // releases.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The way back: memory that was exported from a torch storage becomes a tensor over that very
 // storage again, if it lives and still holds the bytes; every holder's end is counted.
 #include <ATen/ATen.h>

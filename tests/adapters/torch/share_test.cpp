@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // share: the bytes of a storage live until their last holder, whatever happens to the storage; they
 // are given back once. Mapped and CUDA storages are held as they are.
 #include <ATen/ATen.h>

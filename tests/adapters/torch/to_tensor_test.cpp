@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // to_tensor: a tensor over the loan's memory that gives it back once; settled strides; what torch
 // remembers of a layout; the thread's dispatch state.
 #include <ATen/ATen.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C ABI of the CUDA module on the simulator: what each function answers, who owns what after
 // success and after failure, and that it is the C++ functions that do the work. That these order
 // and copy rightly is tested beside this file.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Device allocations: the stream order in which they are usable and freed.
 #include "dlbridge/cuda/device_memory.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Order between streams without a copy: the dependency, the wait for a stream's work, the stream
 // that a producer may be asked for.
 #include "dlbridge/cuda/stream_order.h"

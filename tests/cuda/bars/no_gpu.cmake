@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 # PROGRAM ends with 3, says why, and writes no figures.
 cmake_minimum_required(VERSION 3.25)
 execute_process(COMMAND ${PROGRAM} OUTPUT_VARIABLE figures ERROR_VARIABLE said RESULT_VARIABLE code)

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Whether a wrong copy would be noticed.
 #include "pattern.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The library as it is shipped: this program links nothing of the module but its shared library,
 // and puts the simulator into it through the one function that is exported for that.
 #include <gtest/gtest.h>

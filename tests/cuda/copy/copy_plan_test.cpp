@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // plan_copy: a table of views and what each becomes; thousands of random pairs executed on host
 // memory against copy_host. Pieces: every element once, in the target's order, within the size.
 #include "copy/copy_plan.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The examples of docs/staging.md and docs/c.md, run on the simulator.
 #include <gtest/gtest.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PinnedPool against a naive model: random sequences of everything that can be done with it, in
 // which the model knows of every block what it may not be used for yet.
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PinnedPool, one thread: sizes, states, tickets, fences, the limit, failures, the end, fork.
 #include "pinned/pool.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PinnedPool, many threads: blocks that cross threads, the limit under a race, threads that end.
 #include <gtest/gtest.h>
 

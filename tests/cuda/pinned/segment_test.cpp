@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // PinnedSegment: mapping, touching, registration in pieces, and what happens when a step fails.
 #include "pinned/segment.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // EventPool: events are made once, used again, and end with their pool.
 #include "runtime/event_pool.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The real table, without the simulator: it fills itself once, answers with a status where there is
 // no driver, and leaves nothing behind. What needs its driver to be absent or present says so.
 #include <gtest/gtest.h>

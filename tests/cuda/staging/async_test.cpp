@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Asynchronous staging: who holds what until when, what a Future tells, and who waits for whom.
 #include <poll.h>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stream captures of others: whatever is staged meanwhile, they stay valid.
 #include <semaphore>
 

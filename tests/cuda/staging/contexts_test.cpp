@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a staging leaves behind on its caller's thread: nothing. Its contexts, its last error and
 // its capture mode are as they were, and no device gets a context that had none.
 #include "staging_paths.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Failures: of every call of CUDA on every path, of the device for good, and for want of memory.
 // The caller keeps or gets back what it gave, nothing runs on, and the next operation works.
 #include <cctype>

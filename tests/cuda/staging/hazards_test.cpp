@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The hazards of asynchronous copies. Elsewhere: captures (capture_test.cpp, streams_test.cpp), the
 // wrong current device and lost errors (contexts_test.cpp), dead devices (failure_test.cpp),
 // processes that fork, end or have no driver (process_test.cpp).

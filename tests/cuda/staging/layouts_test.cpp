@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Which calls of CUDA a layout becomes, and how many bytes cross: counted by the simulator. That
 // the bytes are right, whatever the calls, is the contract suite's matter (tests/contract).
 #include <gtest/gtest.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stagings for which the memory of the host runs out: each allocation of a call fails in turn,
 // until the call needs no more of them. Nothing runs on, and every loan is the caller's as before.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The order of a staging among the work of its caller's streams: what came before it on the stream
 // is seen, what comes after waits, and nothing else is ordered with it.
 #include <gmock/gmock.h>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Processes: without a usable driver, forked, and at their end.
 #include <sys/wait.h>
 #include <unistd.h>

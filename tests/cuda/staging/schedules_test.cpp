@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A thousand orders of things: mixed stagings from two threads under seeded schedules, each of
 // which is one that CUDA might choose. A correct module gives right bytes and not one report.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Seams: host memory is registered in pieces, 1 GiB each in earnest and 2 MiB here, and no single
 // copy may cross from one to the next. The simulator reports one that does.
 #include "staging_fixture.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Asynchronous calls that watch for the end before they return: small ones take the caller's own
 // stream and no thread, and whatever does not end in time is as asynchronous as ever.
 #include <chrono>

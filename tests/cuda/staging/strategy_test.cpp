@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The steps of a staging in words, next to what the staging then does.
 #include <gmock/gmock.h>
 

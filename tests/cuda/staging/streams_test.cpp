@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // How callers name streams: DLPack's numbers and handles, and which names are refused.
 #include <string>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Where the pool's limit leaves not even room for a ring: the driver copies from and to ordinary
 // memory, in each of the ways in which it may. All that is promised of a staging holds.
 #include "staging_fixture.h"

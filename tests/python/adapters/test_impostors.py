@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects whose `__class__` claims another type: the real type decides, and nothing is unpacked unchecked."""
 
 import pickle

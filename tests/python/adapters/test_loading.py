@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What importing costs and touches, and what happens where torch or ml_dtypes is missing or not the expected one."""
 
 import numpy as np

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dispatch modes and transforms: to_torch gives there what torch.from_numpy gives: type, keys and results."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A third party's adapter (tests/support/toy_adapter): registered by its capsule, with no change to dlbridge._core."""
 
 import importlib.machinery

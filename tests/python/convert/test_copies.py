@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a named copy, cast or out= gives. Which requests copy, cast or refuse is in documents/test_verdicts.py."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a Plan says beyond test_verdicts.py (verdict, first reason, bytes): all reasons, the path, the message; and that
 explain has no side effects."""
 

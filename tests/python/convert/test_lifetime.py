@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Lifetime: memory is released exactly once, from any thread, at exit and after a fork; nothing leaks.
 
 What a tensor's storage may go through while an export of it lives is in documents/test_tiers.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Refusals: the design's precise rules as one table: code, field, message, nothing changed, and the remedy works."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """shares_memory: across frameworks, views of every kind, and what DLPack cannot describe."""
 
 from __future__ import annotations

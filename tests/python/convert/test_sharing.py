@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What to_torch, to_numpy and from_dlpack share: dtypes, layouts, the original storage, references."""
 
 from __future__ import annotations

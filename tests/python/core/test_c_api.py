@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The C ABI through ctypes, given NumPy's capsules, and docs/c.md against the header. What each function does is in
 tests/core/c_api_*_test.cpp.
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of docs/reference/differences.md: every cell is run in a process of its own and compared.
 
 `python tests/python/documents/test_differences.py` prints what differs, to write the document anew for other versions.

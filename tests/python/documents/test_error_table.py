@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/reference/errors.md is what scripts/error_table.py writes; every example raises its code."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/gpu.md: its rules have tests, its code runs, its tables are complete."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """README.md and docs/quickstart.md: the code runs, the C++ stands in an example. Links of all pages lead to files."""
 
 from __future__ import annotations

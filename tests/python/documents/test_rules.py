@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The rules of DLPack: the page docs/reference/rules.md, and tests of rules that no other file tests."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/staging.md: the tests that guard each hazard exist, and its code stands in an example."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What each tier of torch keeps: the table of docs/tiers.md, row by row, in the tier that the suite runs in.
 
 Whether an export's bytes are still there is asked of the process's memory map, so that "no" is seen without reading

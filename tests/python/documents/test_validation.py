@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Hostile descriptors: the table of docs/reference/validation.md, row by row, and random descriptors on top.
 
 A descriptor that ends the process is a failure with a name where pytest runs with -n: it replaces the worker.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The tables of docs/reference/verdicts.md, cell by cell, in plain code and inside torch's modes.
 
 For a cell explain() must say the verdict, the first reason and the bytes; the conversion must share at the source's

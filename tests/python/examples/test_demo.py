@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The part of scripts/demo that needs a GPU, on a simulated one; and what it says where there is none."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """examples/gpu on the simulated GPU, and without any."""
 
 from __future__ import annotations

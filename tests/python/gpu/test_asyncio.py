@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Awaiting Futures on the simulated GPU: nothing polls, nothing is lost by cancelling, every waiter wakes."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Conversions between a GPU and the host, on the simulated one: every layout and dtype arrives bit for bit, both ways,
 by every call, behind the stream that makes the elements."""
 

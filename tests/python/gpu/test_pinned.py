@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pinned memory behind results: registrations, the limit of the pool, pinned arrays."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a process goes through while copies are under way, each in a process of its own: signals, forks, its end."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Python side of the simulated GPU: arrays, capsules, and that each check at its end can fail. The simulator itself
 is tested in C++ beside its sources, tests/support/cuda_sim.
 

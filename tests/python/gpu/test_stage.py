@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """stage() and stage_many(): Futures, batches, errors, machines without a GPU, captures."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Streams: what a copy comes after, what comes after a copy, and the streams that a Tensor orders."""
 
 from __future__ import annotations

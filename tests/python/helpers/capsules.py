@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DLPack capsules made by hand: descriptors of any content, with a deleter that counts its calls."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """DLPack exchange tables: dlbridge's own, and foreign ones of any content."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs a piece of Python in a process of its own: for tests of what would otherwise take the test run down with it."""
 
 import functools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A GPU for tests on machines that have none: the CUDA simulator, put into the library that the package has loaded.
 
 with simulated_gpu() as gpu:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated GPU as a framework of dlbridge.testing's, whose cases run on it where there is no GPU.
 
 PYTHONPATH=tests/python python -m dlbridge.testing gpu --provider simulated_provider:SimulatedProvider

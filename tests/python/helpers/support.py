@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Helpers shared by the Python tests: addresses, dtype pairs, heap counters, builders of awkward arrays."""
 
 from __future__ import annotations

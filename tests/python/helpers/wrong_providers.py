@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Providers with a mistake each, which cases of dlbridge.testing have to find; for testing/test_suite.py.
 
 The simulator's own reports are left out, so that what is found is found by the cases, as on a real GPU.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What scripts/count_results.py makes of the reports of CTest, GoogleTest and pytest."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What staging_python.py measures and what gpu_plots.py draws. No GPU is needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What scripts/gpu and staging_peers.py of benchmarks/cuda make of times, machines and results. No GPU is needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The checks of scripts/lint.py that are our own: layers and licence lines, on small trees."""
 
 import sys

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Capsules and producers as sources: what is taken, what passes through, what is released.
 
 Descriptors of every content are in documents/test_validation.py.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Producers that only have `__dlpack__`, and capsules, where they are odd."""
 
 import ctypes

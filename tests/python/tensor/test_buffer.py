@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The buffer protocol of dlbridge.Tensor, request by request; NumPy's own exports are the measure where they exist."""
 
 from __future__ import annotations

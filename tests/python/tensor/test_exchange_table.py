@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The exchange table that dlbridge.Tensor offers. What is taken from tables of other types, and what tensors go into
 this one, is in documents/test_validation.py."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pickles and copies of dlbridge.Tensor: what survives, what is shared, what is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """dlbridge.Tensor: its properties, numpy(), torch() and __array__, and what its __dlpack__ exports."""
 
 from __future__ import annotations

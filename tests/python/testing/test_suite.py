@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """python -m dlbridge.testing gpu: all of its cases on the simulated GPU, its reports, and that its cases can fail."""
 
 from __future__ import annotations

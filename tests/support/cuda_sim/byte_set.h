@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // ByteSet: the bytes that one side of an operation touches: runs of equal length at any strides.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What surrounds every call of the table: counting, faults, the driver's state, the context that
 // the runtime makes unasked, captures that forbid the call, dead devices, the thread's last error.
 #pragma once

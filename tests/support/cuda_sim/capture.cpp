@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stream capture: what it forbids, to whom, and what breaks it.
 #include "state.h"
 

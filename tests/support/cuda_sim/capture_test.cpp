@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The simulator: stream capture, codes 900 to 908.
 #include <thread>
 

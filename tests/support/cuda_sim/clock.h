@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Vector clocks: what an operation, or the host, knows to be over.
 #pragma once
 

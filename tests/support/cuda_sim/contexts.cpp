@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // A context for each device, a stack of them for each thread.
 #include <algorithm>
 #include <atomic>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The simulator: drivers, devices, contexts, dead devices, faults.
 #include <sys/wait.h>
 #include <unistd.h>

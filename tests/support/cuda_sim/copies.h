@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The copies: what they touch, what CUDA refuses, when a pageable one happens.
 #pragma once
 

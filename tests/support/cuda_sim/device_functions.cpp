@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Versions, devices, contexts and the last error, as the table offers them.
 #include "call.h"
 #include "functions.h"

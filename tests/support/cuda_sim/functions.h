@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The functions of the table, one for each member of CudaApi, of the same name and type.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Streams, and what each operation comes after.
 #include <algorithm>
 

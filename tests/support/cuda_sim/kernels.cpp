@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The pack kernels: what they touch, and their own bodies run on the host.
 #include <algorithm>
 #include <cstdlib>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The simulator: pack kernels run their own bodies, and touch what their strides say.
 #include "cuda_sim/sim_kit.h"
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Device memory, registrations, and what memory an address belongs to.
 #include <sys/mman.h>
 #include <unistd.h>

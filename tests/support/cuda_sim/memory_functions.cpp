@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Copies, stream-ordered allocation and registration, as the table offers them.
 #include "copies.h"
 #include "functions.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a simulator saw: reports, counts, what is left.
 #include <algorithm>
 

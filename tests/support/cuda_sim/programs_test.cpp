@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The simulator against an oracle of its own kind: random programs over streams, events and host
 // waits, of which an explicit graph and reachability say whether they are ordered.
 #include <bitset>

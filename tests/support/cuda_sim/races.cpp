@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What is not ordered, and sources that changed.
 #include <algorithm>
 #include <cstring>

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The simulator: each kind of mistake is reported, and its correct twin is not.
 #include "cuda_sim/sim_kit.h"
 

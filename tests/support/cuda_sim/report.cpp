@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Reports and the trace.
 #include "state.h"
 

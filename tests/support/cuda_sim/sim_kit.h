@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What the simulator's own tests share: a program over streams, events and memory in few words.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Simulator: CUDA without a GPU. Fills a CudaApi table with functions of its own, whose streams,
 // events, contexts, captures and memory behave as the real ones, and reports every use that is not
 // ordered, whatever order the operations actually ran in.

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // State: what the simulator knows. Everything here is guarded by one mutex, state_mutex(); nothing
 // here calls out while it is held, except the bodies of kernels, which must not call back.
 #pragma once

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The simulator: what comes after what, and what runs when.
 #include <thread>
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Exports: DLPack capsules over simulated memory, whose deleters are counted, and which can free
 // the memory when the last of them is released, as a producer's allocator would.
 //

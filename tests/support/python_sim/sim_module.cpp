@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge_sim: the CUDA simulator in Python, put into the libdlbridge_cuda that the package has
 // loaded. For tests; tests/python/helpers/simulated_gpu.py is the interface that tests use.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // dlbridge_toy: a framework with one kind of array, vectors of float32, a current stream and an
 // allocator that records streams. Its adapter is registered with _core like those of the package.
 #include "bridge/capsule_module.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The NumPy adapter: ndarray <-> Loan, without a copy.
 //
 // Needs an initialised interpreter and, except where said, the GIL. Arrays are passed as PyObject*,

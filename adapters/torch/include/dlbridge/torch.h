@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The Torch adapter: at::Tensor <-> Loan, without a copy and without Python.
 //
 // A CPU export owns bytes, not a storage: the first export of a storage replaces its DataPtr by one

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What every function of the C ABI does around its one call, for the modules that add functions to
 // it. Exceptions become statuses and are kept for the thread, where dlb_last_error() finds them.
 //

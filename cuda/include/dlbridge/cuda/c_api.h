@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The C ABI of the CUDA module: C11, and valid C++. The rules of dlbridge/c_api.h for
 // statuses, ownership, structs, texts, units and threads apply. Guides: docs/c.md, docs/staging.md.
 //

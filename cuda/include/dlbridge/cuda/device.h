@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The CUDA devices of this machine, names of their streams, and waiting for all copies to end.
 //
 // Streams are named as DLPack names them: `handle` 1 is the legacy default stream, 2 the per-thread

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Stream-ordered device allocations, for callers without a framework allocator.
 //
 // Thread: any. Throws Error: no_driver, driver_too_old, no_device, invalid_device, after_fork,

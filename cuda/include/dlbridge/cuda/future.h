@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Future: the outcome of an asynchronous staging. A shared handle: copies refer to one operation.
 // Dropping every Future of an operation neither waits nor cancels. The operation holds its sources
 // and results until it is done. Then the Futures and what result() returned hold the results; the

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Staging: copies tensors between host and CUDA devices, ordered by streams and events, through
 // pooled pinned memory, without a full-size temporary on the device.
 //

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Order between streams of one device, for tensors that pass from one stream to another without a
 // copy.
 //

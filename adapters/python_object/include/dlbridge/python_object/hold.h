@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // References to Python objects that any thread may drop at any time.
 #pragma once
 

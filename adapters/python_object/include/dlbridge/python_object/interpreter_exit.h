@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Up to Python 3.13 a daemon thread that takes the GIL while the interpreter finalises is ended by
 // pthread_exit, inside whatever call took it. Its unwinding aborts the process at the first
 // noexcept frame and runs destructors that drop Python references without the GIL.

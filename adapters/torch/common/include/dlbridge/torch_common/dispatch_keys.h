@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // The dispatch keys that a tensor may have, for both tiers. Needs no torch header: keys are names.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // Layouts out of torch and into it, for both tiers. Needs no torch header.
 #pragma once
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 // What a torch.Tensor can hold, for both tiers. Needs no torch header.
 #pragma once
 
