@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # What every target of the project shares: standard, warnings, visibility, sanitizers, names and install rules.
 
-option(DLBRIDGE_WERROR "Take warnings as errors; OFF for a compiler that nobody has tried yet" ON)
+option(DLBRIDGE_WERROR "Take warnings as errors; OFF for a compiler that was not tried yet" ON)
 add_library(dlbridge_flags INTERFACE)
 target_compile_features(dlbridge_flags INTERFACE cxx_std_20)
 target_compile_options(dlbridge_flags INTERFACE

@@ -1,23 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a message can name for an object that is no producer, and arrays of scalars."""
+"""What a message can name for an object that is no producer, and arrays of scalars.
+
+Types are asked by `type(x)`: what `x.__class__` says may be code of the object. Nothing of the object is called.
+"""
 
 from typing import Any
 
 import numpy
 
 _EXPECTED = "expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object with __dlpack__"
-_SAMPLE = 1000  # longer sequences are not tried
+_SAMPLE = 1000  # longer sequences are not looked through
 
 
-def is_scalar(x: Any) -> bool:
-    """Returns True for numbers of Python and scalars of NumPy."""
-    return isinstance(x, (bool, int, float, complex, numpy.generic))
+def _is_a(x: Any, kinds: type | tuple[type, ...]) -> bool:
+    return issubclass(type(x), kinds)
+
+
+def _is_scalar(x: Any) -> bool:
+    """Returns True for numbers of Python and scalars of NumPy that are no producers."""
+    return _is_a(x, (bool, int, float, complex, numpy.generic)) and getattr(type(x), "__dlpack__", None) is None
 
 
 def array_of_scalar(x: Any) -> Any:
-    """A new 0-d array that holds the scalar `x`; None where `x` is no scalar that an array of numbers can hold."""
-    array = numpy.array(x) if is_scalar(x) else None
-    return array if array is not None and array.dtype.kind in "biufc" else None
+    """A new 0-d array that holds the scalar `x`; None where `x` is no scalar of a dtype that DLPack may have."""
+    array = numpy.array(x) if _is_scalar(x) else None
+    return array if array is not None and array.dtype.kind in "biufcV" else None
 
 
 def no_producer(x: Any) -> str:
@@ -27,35 +34,41 @@ def no_producer(x: Any) -> str:
 
 def _type_name(x: Any) -> str:
     kind = type(x)
-    return kind.__name__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    name, module = type.__dict__["__qualname__"].__get__(kind), kind.__dict__.get("__module__", "")
+    return f"{module}.{name}" if isinstance(module, str) and module not in ("", "builtins") else str(name)
 
 
 def _advice(x: Any) -> str:
-    if is_scalar(x):
+    if _is_scalar(x):
         if array_of_scalar(x) is None:
             return f"a scalar of this kind has no element type in DLPack; {_EXPECTED}"
-        return "a scalar has no memory to share: pass copy=True for a 0-d result"
-    if isinstance(x, str):
-        return _EXPECTED
-    if isinstance(x, dict):
-        return f"{_EXPECTED}: convert its values" + "".join(f", such as x[{key!r}]" for key in list(x)[:1])
-    if isinstance(x, (list, tuple)):
-        return _EXPECTED + (": pass numpy.asarray(x)" if _is_array_of_numbers(x) else ": convert its items one by one")
+        return "a scalar has no memory to share: to_numpy, to_torch and from_dlpack copy it with copy=True"
+    if _is_a(x, dict):
+        return f"{_EXPECTED}: convert its values one by one"
+    if _is_a(x, (list, tuple)):
+        return _EXPECTED + (": pass numpy.asarray(x)" if _holds_numbers(x) else ": convert its items one by one")
     if (read_only := _is_read_only_buffer(x)) is not None:
         copy = ", which is read-only, or numpy.array(memoryview(x)), a copy" if read_only else ""
         return f"{_EXPECTED}: pass numpy.asarray(memoryview(x)){copy}"
-    if callable(getattr(type(x), "__array__", None)) or hasattr(type(x), "__array_interface__"):
+    if any("__array__" in base.__dict__ or "__array_interface__" in base.__dict__ for base in type(x).__mro__):
         return f"{_EXPECTED}: pass numpy.asarray(x)"
     return _EXPECTED
 
 
-def _is_array_of_numbers(x: Any) -> bool:
-    if not 0 < len(x) <= _SAMPLE:
-        return False
-    try:
-        return numpy.asarray(x).dtype.kind in "biufc"
-    except (ValueError, TypeError):
-        return False
+def _holds_numbers(x: Any) -> bool:
+    """Whether `x` is a list or tuple of numbers, or of such lists of one length."""
+    items = list.__iter__(x) if _is_a(x, list) else tuple.__iter__(x)
+    numbers, lengths = 0, set()
+    for count, item in enumerate(items):
+        if count == _SAMPLE:
+            return False
+        if _is_scalar(item):
+            numbers += 1
+        elif _is_a(item, (list, tuple)) and all(_is_scalar(inner) for inner in item[:_SAMPLE]):
+            lengths.add(len(item))
+        else:
+            return False
+    return (numbers > 0) != bool(lengths) and len(lengths) <= 1
 
 
 def _is_read_only_buffer(x: Any) -> bool | None:
@@ -63,5 +76,5 @@ def _is_read_only_buffer(x: Any) -> bool | None:
     try:
         with memoryview(x) as view:
             return view.readonly if view.format in tuple("bBhHiIlLqQefd?") else None
-    except (TypeError, BufferError):
+    except Exception:  # no buffer, or one that its exporter refuses
         return None

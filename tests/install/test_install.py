@@ -146,7 +146,7 @@ def test_pip_install_without_torch(tmp_path):
     run(python, *PIP_OPTIONS, "install", wheel_by(python, "without-torch"))
     where = run(python, "-c", USE_WITHOUT_TORCH)
     assert where.startswith(str(environment))
-    assert not list(Path(where.strip()).parent.glob("_torch*.so")), "nothing of torch may be in there"
+    assert not list(Path(where.strip()).parent.glob("_torch.*.so")), "the direct adapter needs torch"
 
 
 @pytest.fixture(scope="module")

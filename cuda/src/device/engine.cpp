@@ -58,6 +58,7 @@ void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
 
 Availability availability() {
   Engine::require_no_parent();
+  if (const Engine* engine = Engine::existing()) return engine->found();
   const CudaApi& api = cuda_api();
   const LastErrorGuard guard(api);
   Availability found;
@@ -85,8 +86,9 @@ Availability availability() {
   return found;
 }
 
-Engine::Engine(const CudaApi& api, size_t piece_bytes)
+Engine::Engine(const CudaApi& api, size_t piece_bytes, const Availability& found)
     : api_(api),
+      found_(found),
       pid_(getpid()),
       pool_(std::make_unique<PinnedPool>(api, *this, default_limit(), piece_bytes)) {}
 
@@ -135,7 +137,7 @@ Engine& Engine::get() {
   if (!found.usable) throw Error(found.reason, "device", found.message);
   const std::lock_guard lock(g_mutex);
   if (g_engine.load() == nullptr) {
-    g_engine.store(new Engine(cuda_api(), g_piece_bytes), std::memory_order_release);
+    g_engine.store(new Engine(cuda_api(), g_piece_bytes, found), std::memory_order_release);
     static const int registered = std::atexit([] { dlbridge::cuda::drain(kSecondsAtExit); });
     static_cast<void>(registered);
   }

@@ -30,8 +30,8 @@ struct HostPlace {
 
 class Engine final : public FenceSource {
  public:
-  /// `piece_bytes`: the most that the pool registers in one call.
-  Engine(const CudaApi& api, size_t piece_bytes);
+  /// `piece_bytes`: the most that the pool registers in one call. Requires: `found` is usable.
+  Engine(const CudaApi& api, size_t piece_bytes, const Availability& found);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
   /// Waits for all operations.
@@ -42,6 +42,8 @@ class Engine final : public FenceSource {
   static Engine& get();
   /// Returns the engine of this process, or null. Creates nothing.
   static Engine* existing() noexcept;
+  /// What made this engine possible. It does not change afterwards.
+  const Availability& found() const noexcept { return found_; }
   /// Throws Error (after_fork) in the child of a process that has an engine: no call of CUDA is
   /// safe there.
   static void require_no_parent();
@@ -95,6 +97,7 @@ class Engine final : public FenceSource {
   }
 
   const CudaApi& api_;
+  const Availability found_;
   pid_t pid_;
   std::mutex mutex_;  // held while a device is opened
   std::array<std::atomic<DeviceContext*>, kMaxDevices> devices_{};

@@ -28,8 +28,9 @@ void load() noexcept {
       // The message will be short.
     }
   }
+  g_tried = PyErr_Occurred() == nullptr;
+  if (!g_tried && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) PyErr_SetInterrupt();
   PyErr_Clear();
-  g_tried = true;
 }
 
 }  // namespace

@@ -126,8 +126,8 @@ Request read_request(const CallArguments& call, const Adapter& target) {
   return request;
 }
 
-Reference array_of_scalar(PyObject* x, const Request& request) {
-  if (request.copy < CopyMode::if_needed || adapter_by_type(Py_TYPE(x)) != nullptr) return {};
+Reference array_of_scalar(PyObject* x, bool copy_named) {
+  if (!copy_named || adapter_by_type(Py_TYPE(x)) != nullptr) return {};
   const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
   Reference array = checked(PyObject_CallMethod(module.get(), "array_of_scalar", "(O)", x));
   return array.get() == Py_None ? Reference() : std::move(array);

@@ -47,9 +47,9 @@ const Adapter& parse_target(PyObject* to);
 /// What the call named, for `target`. Throws Error.
 Request read_request(const CallArguments& call, const Adapter& target);
 
-/// A new array that holds the scalar `x`, of Python or NumPy, where `request` allows a copy; else
-/// null.
-Reference array_of_scalar(PyObject* x, const Request& request);
+/// A new array that holds `x`, a scalar of Python or NumPy that is no producer, where the call
+/// names a copy; else null.
+Reference array_of_scalar(PyObject* x, bool copy_named);
 
 /// Checks of Tensor.__dlpack__'s arguments. Throw Error.
 bool wants_versioned(PyObject* max_version);

@@ -37,10 +37,10 @@ PyObject* call_with_keywords(Function function, const Adapter& target, PyObject*
   const CallArguments call =
       read_call(signature.name, args, nargs, names, std::span(kKeywords).first(signature.keywords));
   const Request request = read_request(call, target);
-  if (call.out != nullptr && call.out != Py_None)
-    return convert_into(call.x, target, request, call.out);
-  const Reference array = array_of_scalar(call.x, request);
-  return convert(array ? array.get() : call.x, target, request);
+  const bool into = call.out != nullptr && call.out != Py_None;
+  const Reference array = array_of_scalar(call.x, into || request.copy >= CopyMode::if_needed);
+  PyObject* x = array ? array.get() : call.x;
+  return into ? convert_into(x, target, request, call.out) : convert(x, target, request);
 }
 
 }  // namespace dlbridge::python

@@ -111,6 +111,13 @@ bool can_fill_in_place(const Source& source, const Plan& decision, const TensorV
          reinterpret_cast<uintptr_t>(out.data) % static_cast<uintptr_t>(out.itemsize()) == 0;
 }
 
+// Returns true if the framework has the dtype, perhaps in a package that is loaded here.
+bool can_hold(const Adapter& adapter, DLDataType dtype) noexcept {
+  if (adapter.traits->dtypes.contains(dtype)) return true;
+  return adapter.traits->dtypes_missing.contains(dtype) && adapter.extend != nullptr &&
+         adapter.extend() && adapter.traits->dtypes.contains(dtype);
+}
+
 // Managed memory that the host shares counts as the host's where the target lives there. Returns
 // true if it was taken so.
 bool take_managed_as_host(Source& source, const Adapter& target) noexcept {
@@ -145,7 +152,9 @@ bool prepare(Source& source, const Adapter& target, Request& request) {
   }
   changed |= add_missing_driver(source, target, request);
   if (request.dtype) {
-    request.source_casts = source.adapter().fill != nullptr;
+    const Adapter& own = source.adapter();
+    request.source_casts =
+        own.fill != nullptr && (!source.view().castable || can_hold(own, *request.dtype));
     changed = true;
   }
   return changed;

@@ -113,10 +113,10 @@ void bind_pinned(nb::module_& module) {
                      "NDArray[typing.Any]"),
              "Return an uninitialised array in page-locked memory of dlbridge's pool.");
   module.def("_pool_stats", pool_stats, nb::sig("def _pool_stats() -> tuple[int, ...]"));
-  module.def(
-      "set_pool_limit", set_pool_limit, nb::arg("bytes"),
-      nb::sig("def set_pool_limit(bytes: int) -> None"),
-      "Set how many bytes stay page-locked at most. Free memory beyond is released at once.");
+  module.def("set_pool_limit", set_pool_limit, nb::arg("bytes"),
+             nb::sig("def set_pool_limit(bytes: int) -> None"),
+             "Set how many bytes stay page-locked at most. Free memory above the limit is released "
+             "at once.");
   module.def("record_stream", record_stream, nb::arg("array"), nb::arg("stream"),
              nb::arg("device") = "cuda:0",
              nb::sig("def record_stream(array: typing.Any, stream: typing.Any, device: typing.Any "

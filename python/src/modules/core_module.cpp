@@ -82,8 +82,9 @@ PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
   return translated([&] {
     const CallArguments call = read_call("explain", args, nargs, names, kExplainKeywords);
     const Adapter& target = parse_target(call.to);
-    const Request request = read_request(call, target);
-    const Reference array = array_of_scalar(call.x, request);
+    Request request = read_request(call, target);
+    const Reference array = array_of_scalar(call.x, request.copy >= CopyMode::if_needed);
+    if (array) request.copy = CopyMode::always;  // the scalar itself has no memory to share
     Source source;
     source.open(array ? array.get() : call.x);
     return nb::cast(explain_source(source, target, request)).release().ptr();
@@ -148,7 +149,7 @@ PyMethodDef g_functions[] = {
      "Return a dlbridge.Tensor that shares memory with x: an array, a tensor, any DLPack producer "
      "or capsule."},
     {"explain", as_c_function(explain), kFast,
-     "explain(x, to, *, device=None, dtype=None, copy='named')\n--\n\n"
+     "explain(x, /, to, *, device=None, dtype=None, copy='named')\n--\n\n"
      "Return a Plan: what a conversion would do and why, without doing it."},
     {"shares_memory", as_c_function(shares_memory), METH_FASTCALL,
      "shares_memory(a, b, /)\n--\n\nReturn True if two objects of any frameworks have a byte of an "

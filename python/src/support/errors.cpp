@@ -38,6 +38,7 @@ void set_exception(const Error& error) noexcept {
       PyErr_SetString(PyExc_SystemError, "dlbridge: error without an exception");
     return;
   }
+  PyErr_Clear();  // of a call whose failure the error describes
   const Reference message = text_of(error.what());
   if (!message) return;
   if (error.code() == ErrorCode::unsupported_type) {

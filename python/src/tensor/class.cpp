@@ -227,7 +227,7 @@ void bind_tensor(nb::module_& module) {
            nb::arg("copy").none() = nb::none(),
            nb::sig("def __array__(self, dtype: typing.Any = None, copy: bool | None = None) -> "
                    "NDArray[typing.Any]"),
-           "Support numpy.asarray(). copy=None copies for a cast alone, copy=False never.")
+           "Support numpy.asarray(). copy=None copies only to cast; copy=False never copies.")
       .def(
           "__copy__", [](const nb::object& self) { return copied(self, CopyMode::unset); },
           nb::sig("def __copy__(self) -> Tensor"), "Return another handle over the same memory.")

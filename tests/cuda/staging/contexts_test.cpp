@@ -112,6 +112,14 @@ TEST_F(AnyContext, AvailabilityCreatesNone) {
   EXPECT_FALSE(sim().context_active(0) || sim().context_active(1));
 }
 
+TEST_F(AnyContext, AvailabilityIsKept) {
+  static_cast<void>(cuda::pinned_stats());  // makes the engine
+  sim().fail({"get_device_count"});
+  EXPECT_TRUE(cuda::availability().usable);
+  int count = 0;
+  EXPECT_EQ(cuda::cuda_api().get_device_count(&count), cudaErrorUnknown);  // the first call
+}
+
 TEST_F(AnyContext, UnusedDeviceIsRefused) {
   TestTensor& x = device({{100}});
   TensorView elsewhere = x.view();
