@@ -84,7 +84,7 @@ def _round_trip(there: Callable[[Any], object], back: Callable[[Any], object], a
 
 
 def contests() -> list[Contest]:
-    """The pairs that are timed: a small array, and a strided view of 100 MB that nobody may copy."""
+    """The pairs that are timed: a small array, and a strided view of 100 MB that must not be copied."""
     to_torch, to_numpy, from_dlpack = dlbridge.to_torch, dlbridge.to_numpy, dlbridge.from_dlpack
     from_numpy, tensor_numpy = torch.from_numpy, torch.Tensor.numpy
     small_array, small_tensor = np.zeros((4, 5), np.float32), torch.zeros(4, 5)

@@ -95,7 +95,7 @@ class Shape {
   DLDataType dtype_;
 };
 
-/// A loan of memory that outlives the work: nobody has to be told.
+/// A loan of memory that outlives the work: nothing to free.
 Loan acquire(const TensorView& view);
 
 }  // namespace dlbridge::bars

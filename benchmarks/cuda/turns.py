@@ -159,7 +159,7 @@ class Report:
         self._write()
 
     def add(self, entry: dict[str, Any]) -> None:
-        """Prints it after the file has it, so that whoever reads the lines finds it there."""
+        """Prints the line once the file has it."""
         self.entries.append(entry)
         self._write()
         print(line_of(entry), flush=True)

@@ -152,7 +152,7 @@ std::vector<Refusal> of_host_side(test::Shaped Pair::* side, const char* field) 
        [side](Pair& p) { (p.*side).fields().device = Device(DeviceType::metal); },
        ErrorCode::unsupported_device,
        field,
-       {"metal:0", "host", "by the library"}},
+       {"metal:0", "host", "its own library"}},
       {"device_memory",
        [side](Pair& p) {
          (p.*side).fields().device = Device(DeviceType::cuda, p.stream.device.device_id);

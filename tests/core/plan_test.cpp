@@ -255,7 +255,7 @@ std::vector<Reason> reasons() {
   even_float4.fields().subbyte_padded = true;
   TargetTraits no_float4 = torch_like();
   no_float4.float4 = Float4::none;
-  TargetTraits float4_missing = numpy_like();  // as long as nobody has asked for it
+  TargetTraits float4_missing = numpy_like();  // until it is loaded
   float4_missing.dtypes_missing.add(kFloat4Padded);
   TargetTraits int4_holder = torch_like();
   int4_holder.dtypes.add(DType(TypeCode::int_, 4));
@@ -337,7 +337,7 @@ INSTANTIATE_TEST_SUITE_P(All, PlanReason, testing::ValuesIn(reasons()), [](const
 
 struct Obstacle {
   ErrorCode code;
-  bool copy_cures;
+  bool copy_remedies;
 };
 
 void PrintTo(const Obstacle& row, std::ostream* out) { *out << name(row.code); }
@@ -366,13 +366,13 @@ TEST_P(PlanSourceReason, HasItsRemedy) {
     const auto verdict = [&](const Request& request) {
       return plan(source.view(), target, request).verdict;
     };
-    const Verdict cured = GetParam().copy_cures ? copy : refuse;
+    const Verdict remedied = GetParam().copy_remedies ? copy : refuse;
     EXPECT_EQ(verdict({}), refuse);
     EXPECT_EQ(verdict({.copy = CopyMode::never}), refuse);
-    EXPECT_EQ(verdict({.copy = CopyMode::if_needed}), cured);
-    EXPECT_EQ(verdict({.copy = CopyMode::always}), cured);
-    EXPECT_EQ(verdict({.dtype = kFloat64}), GetParam().copy_cures ? cast : refuse);
-    EXPECT_EQ(verdict({.into_existing = true}), cured);
+    EXPECT_EQ(verdict({.copy = CopyMode::if_needed}), remedied);
+    EXPECT_EQ(verdict({.copy = CopyMode::always}), remedied);
+    EXPECT_EQ(verdict({.dtype = kFloat64}), GetParam().copy_remedies ? cast : refuse);
+    EXPECT_EQ(verdict({.into_existing = true}), remedied);
   }
 }
 
@@ -425,8 +425,8 @@ TEST(Plan, SourceMayCast) {
   const Shaped source({4}, DType(TypeCode::bfloat, 16));
   const Request request{.source_casts = true, .dtype = kFloat32};
   EXPECT_EQ(plan(source.view(), numpy_like(), request).verdict, cast);
-  const Request nobody{.dtype = kFloat32};
-  EXPECT_EQ(plan(source.view(), numpy_like(), nobody).verdict, refuse);
+  const Request uncastable{.dtype = kFloat32};
+  EXPECT_EQ(plan(source.view(), numpy_like(), uncastable).verdict, refuse);
 }
 
 TEST(Plan, RefusesCastsToMissingDtypes) {

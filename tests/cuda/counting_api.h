@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// A table of CUDA functions that counts, remembers what is registered and fails where it is told
-// to, and fences that pass when the test says so: for the parts of the module that need nothing
-// else of a device.
+// A table of CUDA functions that counts, remembers what is registered and fails on request, and
+// fences that pass when the test says so: for the parts of the module that need nothing else of a
+// device.
 //
 // One at a time in a process. Thread: any.
 #pragma once

@@ -29,7 +29,7 @@ nb::dict seen(const nb::ndarray<nb::ro>& x) {
   return answer;
 }
 
-// The argument itself, handed on as an array of nobody's framework.
+// The argument itself, returned as an array without a framework.
 nb::ndarray<nb::array_api> same(nb::ndarray<> x) { return nb::ndarray<nb::array_api>(x); }
 nb::ndarray<nb::array_api, nb::ro> same_read_only(nb::ndarray<nb::ro> x) {
   return nb::ndarray<nb::array_api, nb::ro>(x);

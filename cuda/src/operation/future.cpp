@@ -76,7 +76,7 @@ Loan FutureState::result(size_t index) const {
   const size_t count = size();
   if (index >= count && !(count == 0 && completion_->wait(-1) && completion_->error() != nullptr)) {
     throw Error(ErrorCode::invalid_argument, "index",
-                "index is " + std::to_string(index) + "; the operation brings " +
+                "index is " + std::to_string(index) + "; the operation has " +
                     std::to_string(count) + " tensors");
   }
   if (!completion_->wait(-1)) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The real table: the CUDA runtime, linked statically, and the driver behind it, asked for by name,
+// The real table: the CUDA runtime, linked statically, and the driver, looked up by name,
 // so that this library needs no libcuda to load. The only file besides pack_kernels.cu that names
 // symbols of the runtime.
 // Filled once, by the first caller. Without a driver its functions return an error.

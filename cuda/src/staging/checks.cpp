@@ -11,12 +11,12 @@ namespace dlbridge::cuda {
 
 void require_device_memory(const TensorView& view, const char* field) {
   if (Device(view.device).is_cuda()) return;
-  throw Error(ErrorCode::unsupported_device, field,
-              std::string(field) + " is on " + Device(view.device).name() +
-                  "; expected memory of a CUDA device" +
-                  (Device(view.device).is_host()
-                       ? ": make it there, or copy on the host with copy_host"
-                       : ": bring it to the host first, by the library that it comes from"));
+  throw Error(
+      ErrorCode::unsupported_device, field,
+      std::string(field) + " is on " + Device(view.device).name() +
+          "; expected memory of a CUDA device" +
+          (Device(view.device).is_host() ? ": make it there, or copy on the host with copy_host"
+                                         : ": copy it to the host first, with its own library"));
 }
 
 void require_host_memory(const TensorView& view, const char* field) {
@@ -24,9 +24,8 @@ void require_host_memory(const TensorView& view, const char* field) {
   throw Error(ErrorCode::unsupported_device, field,
               std::string(field) + " is on " + Device(view.device).name() +
                   "; expected host memory" +
-                  (Device(view.device).is_cuda()
-                       ? ": bring it there with stage_to_host"
-                       : ": bring it there first, by the library that it comes from"));
+                  (Device(view.device).is_cuda() ? ": copy it there with stage_to_host"
+                                                 : ": copy it there first, with its own library"));
 }
 
 void require_same(const TensorView& source, const TensorView& target) {

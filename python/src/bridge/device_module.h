@@ -86,11 +86,11 @@ struct DeviceModule {
 
   /// What is enqueued on `later` from here on runs after what `earlier` has enqueued.
   Error* (*order)(int32_t device, intptr_t earlier, intptr_t later) noexcept = nullptr;
-  /// Done when what the stream has enqueued has run; brings no result.
+  /// Done when what the stream has enqueued has run.
   Error* (*reached)(int32_t device, intptr_t stream, PendingStaging** out) noexcept = nullptr;
-  /// A stream that a producer may be asked to put its work in front of.
+  /// A stream that a producer can make wait for its work.
   Error* (*import_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
-  /// The stream in whose order memory of ours is first used.
+  /// The stream in whose order fresh device memory of dlbridge is used first.
   Error* (*allocation_stream)(int32_t device, intptr_t* out) noexcept = nullptr;
 
   // ---- Memory
@@ -98,10 +98,10 @@ struct DeviceModule {
   /// Fresh memory on `device`, usable in the order of `stream`.
   Error* (*device_empty)(const TensorView* like, DLDataType dtype, int32_t device, intptr_t stream,
                          Loan* out) noexcept = nullptr;
-  /// `stream` uses the memory that this owner gives back: it does so behind it. Whether it is ours.
+  /// Frees the memory of `deleter` after the work of `stream`. Returns true if it is dlbridge's.
   bool (*record_deleter)(const Deleter* deleter, int32_t device,
                          intptr_t stream) noexcept = nullptr;
-  /// `stream` uses the pinned memory at `address`. Writes into `held` whether it is ours.
+  /// `stream` uses the pinned memory at `address`. Writes into `held` whether it is dlbridge's.
   Error* (*record_pinned)(const void* address, int32_t device, intptr_t stream,
                           bool* held) noexcept = nullptr;
   Error* (*pinned_empty)(const TensorView* like, Loan* out) noexcept = nullptr;
@@ -109,7 +109,7 @@ struct DeviceModule {
   Error* (*set_pool_limit)(size_t bytes) noexcept = nullptr;
   /// The device whose memory `address` is in. Where CUDA does not know it: an Error.
   Error* (*device_of_pointer)(const void* address, int32_t* out) noexcept = nullptr;
-  /// Whether the host may use managed memory of this device.
+  /// Returns true if the host may use managed memory of this device.
   bool (*shares_managed)(int32_t device) noexcept = nullptr;
 };
 

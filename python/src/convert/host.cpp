@@ -136,7 +136,11 @@ bool add_missing_driver(Source& source, const Adapter& target, const Request& re
   const bool staged = request.device && Device(*request.device).is_host();
   if (!foreign || staged || !Device(source.view().device).is_cuda()) return false;
   const DeviceModule* module = device_module();
-  if (module == nullptr) return false;
+  if (module == nullptr) {
+    // Without it streams cannot be ordered; the framework knows whether there is a driver.
+    source.view().reasons.add(target.has_device() ? ErrorCode::no_staging : ErrorCode::no_driver);
+    return true;
+  }
   const std::unique_ptr<Error> unavailable(module->unavailable());
   if (unavailable != nullptr) source.view().reasons.add(unavailable->code());
   return unavailable != nullptr;

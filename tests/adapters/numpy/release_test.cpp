@@ -22,7 +22,7 @@ using test::Ref;
 using test::run_pending_calls;
 using test::WithoutGil;
 
-// A loan of a fresh array that nobody else holds, and a weak reference that tells when the array is
+// A loan of a fresh array without another holder, and a weak reference that shows when the array is
 // gone.
 struct Watched {
   Loan loan;

@@ -196,7 +196,7 @@ TEST(Describe, EmptyStorageHasNoAddress) {
 }
 
 TEST(Describe, CudaDeviceKeepsItsIndex) {
-  // An address that nobody follows: no device is needed to describe it.
+  // An address that is not read: no device is needed to describe it.
   auto storage = c10::make_intrusive<c10::StorageImpl>(
       c10::StorageImpl::use_byte_size_t(), 64,
       at::DataPtr(reinterpret_cast<void*>(uintptr_t{0x10000}), c10::Device(c10::kCUDA, 3)), nullptr,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The way back: memory that was exported from a torch storage becomes a tensor over that very
-// storage again, if it lives and still holds the bytes; every holder's end is counted.
+// The original storage: memory that was exported from a torch storage becomes a tensor over that
+// very storage again, if it lives and still holds the bytes; every holder's end is counted.
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
@@ -33,8 +33,8 @@ std::ostream& operator<<(std::ostream& out, Maker maker) {
   return out << (maker == Maker::torch ? "torch" : "dlbridge");
 }
 
-// The way back is found by a weak reference to a storage of torch's making, and by an understanding
-// between bytes and storage where we made both.
+// The original storage is found by a weak reference to a storage of torch's making, and by an
+// understanding between bytes and storage where we made both.
 class ReuseStorage : public testing::TestWithParam<Maker> {
  protected:
   // A tensor over foreign bytes that counts how often torch gives them back.
@@ -145,7 +145,7 @@ TEST_P(ReuseStorage, EndsWithoutOwnership) {
   ReleaseCounter counter;
   at::Tensor source = counted_tensor(buffer, counter);
   Loan loan = share(source);
-  // The same address, but nobody behind it.
+  // The same address without an original storage.
   (void)storage_of(source).set_data_ptr(at::DataPtr(buffer.data(), c10::Device(c10::kCPU)));
   at::Tensor back = to_tensor(std::move(loan));
   EXPECT_NE(&storage_of(back), &storage_of(source));

@@ -30,7 +30,7 @@ c10::StorageImpl& storage_of(const at::Tensor& tensor) {
 }
 
 // Memory outside of torch that tells how often torch gave it back. Poisoned when that happens, so
-// that whoever still reads it sees the wrong bytes. Outlives its tensors.
+// that a later reader sees the wrong bytes. Outlives its tensors.
 class CountedBytes {
  public:
   explicit CountedBytes(size_t bytes) : buffer_(bytes) {
@@ -472,7 +472,7 @@ TEST(ShareMapped, SharedMemoryIsHeld) {
 TEST(ShareCuda, StorageIsHeld) {
   std::atomic<int> releases{0};
   const auto make = [&] {
-    // An address that nobody follows: no device is needed.
+    // An address that is not read: no device is needed.
     at::DataPtr data(
         reinterpret_cast<void*>(uintptr_t{0x10000}), &releases,
         [](void* context) { ++*static_cast<std::atomic<int>*>(context); },

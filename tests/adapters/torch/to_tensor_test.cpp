@@ -410,7 +410,7 @@ TEST(ToTensorDevice, AnyCpuIdIsTaken) {
 }
 
 TEST(ToTensorDevice, CudaKeepsItsIndex) {
-  // An address that nobody follows: no device is needed.
+  // An address that is not read: no device is needed.
   for (const DeviceType type : {DeviceType::cuda, DeviceType::cuda_managed}) {
     Lender lender;
     Loan loan = lender.loan();

@@ -336,7 +336,7 @@ TEST_F(PinnedPoolThreads, ReleaseDuringPoolEnd) {
     ASSERT_EQ(api_.registered(), 0u);
     for (const std::byte* place : places) still_mapped += test::is_mapped(place) ? 1 : 0;
   }
-  EXPECT_LT(still_mapped, 40u * kRounds / 2);  // somebody else's mapping may have come there
+  EXPECT_LT(still_mapped, 40u * kRounds / 2);  // another mapping may have come there
 }
 
 }  // namespace

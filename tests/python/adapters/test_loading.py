@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import dlbridge
-from isolated import HAS_TORCH, needs_torch, run_isolated
+from isolated import HAS_TORCH, HELPERS, needs_torch, run_isolated
 
 
 def test_build_info() -> None:
@@ -125,6 +125,29 @@ def test_torch_without_tier_is_refused():
         else:
             raise AssertionError("must be refused")
         assert dlbridge.build_info()["torch_tier"] == "none"
+        """
+    )
+
+
+@needs_torch
+@pytest.mark.parametrize("has_cuda, code", [(False, "no_driver"), (True, "no_staging")])
+def test_device_memory_needs_cuda_module(has_cuda, code):
+    run_isolated(
+        f"""
+        import sys
+        sys.path.insert(0, {HELPERS!r})
+        from capsules import Crafted
+        from dlbridge import _adapters, _torch_gpu
+        _adapters.load_device_module = lambda: "this build has none"
+        _torch_gpu.has_cuda = lambda: {has_cuda}
+        capsule = Crafted(device=(2, 0)).capsule()
+        assert dlbridge.explain(capsule, "torch").reasons == ["{code}"]
+        try:
+            dlbridge.to_torch(capsule)
+        except dlbridge.ExchangeError as error:
+            assert error.code == "{code}", error
+        else:
+            raise AssertionError("must be refused")
         """
     )
 

@@ -212,7 +212,7 @@ void bind_memory(nb::class_<Gpu>& gpu) {
             check(self.sim().api().host_register(pointer(memory), bytes, cudaHostRegisterPortable),
                   "cudaHostRegister");
           },
-          WithoutGil(), "Pages that somebody else than dlbridge has pinned.")
+          WithoutGil(), "Pages that were pinned outside of dlbridge.")
       .def(
           "unregister_host",
           [](Gpu& self, uintptr_t memory) {

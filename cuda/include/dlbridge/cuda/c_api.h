@@ -95,7 +95,7 @@ DLBRIDGE_API dlb_status dlb_cuda_drain(double seconds, int32_t* drained) DLBRIDG
 // Descriptors are borrowed for the call; dlb_tensor_borrow shows a handle as one. A call that fails
 // leaves nothing running.
 
-/// Copies the device tensor `source`, behind what `producer` has enqueued, into fresh host memory:
+/// Copies the device tensor `source`, after what `producer` has enqueued, into fresh host memory:
 /// pinned, above the pool's limit pageable; dense, writable. Owns: on success `*result` is one
 /// share that the caller gives back with dlb_tensor_release. On failure nothing was made.
 DLBRIDGE_API dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* source,
