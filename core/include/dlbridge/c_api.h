@@ -278,9 +278,8 @@ DLBRIDGE_API dlb_status dlb_tensor_retain(dlb_tensor* tensor) DLBRIDGE_NOEXCEPT;
 DLBRIDGE_API dlb_status dlb_tensor_release(dlb_tensor* tensor) DLBRIDGE_NOEXCEPT;
 
 /// Borrows a descriptor of the handle, for the functions that read one. Owns: nothing changes
-/// hands:
-/// `*managed` has no deleter and lives as long as the caller's reference. It must not be adopted,
-/// converted or put into a capsule: use dlb_export for that.
+/// hands; `*managed` has no deleter and lives as long as the caller's reference. It must not be
+/// adopted, converted or put into a capsule: use dlb_export for that.
 DLBRIDGE_API dlb_status dlb_tensor_borrow(
     const dlb_tensor* tensor, const DLManagedTensorVersioned** managed) DLBRIDGE_NOEXCEPT;
 

@@ -27,12 +27,11 @@ namespace {
   const Plan decision = plan_for(source, target, request, first);
   if (decision.verdict == Verdict::refuse) throw refusal_of(source, target, request, decision);
   if (decision.stages) return convert_by_staging(source, target, request, decision);
-  const bool on_host = Device(source.view().device).is_host();
-  if (decision.verdict == Verdict::share)
-    return on_host && source.view().device.device_type == kDLCPU && source.managed_by() < 0
-               ? share(source, target)
-               : share_ordered(source, target);
-  if (!on_host) return copy_on_device(source, target);
+  if (decision.verdict == Verdict::share) {
+    const bool plain = source.view().device.device_type == kDLCPU && source.managed_by() < 0;
+    return plain ? share(source, target) : share_ordered(source, target);
+  }
+  if (!Device(source.view().device).is_host()) return copy_on_device(source, target);
   wait_for_host_access(source);
   return convert_on_host(source, target, request, decision);
 }

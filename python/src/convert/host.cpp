@@ -107,8 +107,7 @@ PyObject* copy_of(const Source& source, const Adapter& target, const Request& re
 bool can_fill_in_place(const Source& source, const Plan& decision, const TensorView& out) noexcept {
   if (ranges_intersect(source.view(), out)) return false;
   if (!decision.casts && !source.needs_framework()) return true;
-  return negative_stride_dimension(out) < 0 &&
-         reinterpret_cast<uintptr_t>(out.data) % static_cast<uintptr_t>(out.itemsize()) == 0;
+  return negative_stride_dimension(out) < 0 && is_aligned(out);
 }
 
 // Returns true if the framework has the dtype, perhaps in a package that is loaded here.
