@@ -14,16 +14,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from dtypes import numpy_dtype
 from peers import CONSUMERS, Consumer, aligned_array, jax, nanobind, tvm_ffi
 
 import dlbridge
 from support import address, refusal
 
 consumers = pytest.mark.parametrize("consumer", CONSUMERS, ids=lambda consumer: consumer.name)
-
-
-def numpy_dtype(name: str) -> np.dtype:
-    return np.dtype(getattr(ml_dtypes, name, name))
 
 
 def back(x: Any) -> np.ndarray:
@@ -260,6 +257,3 @@ def test_nanobind_keeps_memory_alive() -> None:
     module.forget()
     gc.collect()
     assert watch() is None
-
-
-# ---- memoryview ----

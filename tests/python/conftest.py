@@ -24,7 +24,7 @@ NEEDS_TORCH = re.compile(r"^(import torch|from torch|from support import)", re.M
 NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 # Cases by their name -> what NumPy 1 lacks for them.
 LACKED_BY_NUMPY_1 = {
-    r"\[(max_rank_64|rank_65|ndim_64-\w+-to_numpy)": "NumPy 1 has 32 dimensions",
+    r"\[(max_rank_64|rank_65|ndim_64-\w+-numpy)": "NumPy 1 has 32 dimensions",
     r"\[string_dtype": "NumPy 1 has no StringDType",
     r"::(test_numpy_takes_the_handle|test_read_only_carries_on)$": "NumPy 1 asks for a legacy capsule",
     r"::test_failed_import_releases_once": "arrays refuse max_version; CPython 3.11 loses that error",

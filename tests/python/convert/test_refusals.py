@@ -371,7 +371,7 @@ CASES = [pytest.param(row, target, id=f"{row.id}-{target}") for row in ROWS for 
 CASES_WITH_REMEDY = [case for case in CASES if case.values[0].remedy is not None]
 
 
-@pytest.mark.rule(16, 19, 94)
+@pytest.mark.rule(14, 16, 19, 94)
 @pytest.mark.parametrize("row, target", CASES)
 def test_refusals_name_code_and_field(row: Row, target: str) -> None:
     def check(x: Any) -> None:

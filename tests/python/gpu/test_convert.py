@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import simulated_gpu
-from simulated_gpu import CUDA_HOST, CUDA_MANAGED, DTYPES, FakeArray, SimulatedGpu, eventually, numpy_dtype
+from dtypes import WHOLE_DTYPES, numpy_dtype
+from simulated_gpu import CUDA_HOST, CUDA_MANAGED, FakeArray, SimulatedGpu, eventually
 
 import dlbridge
 from dlbridge import ExchangeError, from_dlpack, stage, to_numpy
@@ -41,7 +42,7 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 # Every pair of the common dtypes is in the suite, which testing/test_suite.py runs on the simulated GPU.
 LAYOUTS_AND_DTYPES = [(layout, "float32") for layout in LAYOUTS]
-LAYOUTS_AND_DTYPES += [("permuted", dtype) for dtype in DTYPES if dtype != "float32"]
+LAYOUTS_AND_DTYPES += [("permuted", dtype) for dtype in WHOLE_DTYPES if dtype != "float32"]
 
 
 def elements(dtype: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
@@ -142,7 +143,9 @@ def test_managed_and_pinned_memory(gpu):
     managed = gpu.array(values, kind=CUDA_MANAGED, stream=gpu.stream())
     same(to_numpy(managed, device="cpu"), values)
     gpu.write(managed, values + 1, managed.stream)
-    same(to_numpy(managed, device="cpu"), values + 1)
+    shared = to_numpy(managed)
+    assert shared.__array_interface__["data"][0] == managed.address
+    same(shared, values + 1)
 
 
 PINNED_WAYS: dict[str, Callable[[FakeArray], Any]] = {

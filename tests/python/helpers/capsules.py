@@ -195,6 +195,18 @@ class Crafted:
                 setattr(tensor, member, array)
 
 
+class Asks(Crafted):
+    """Its deleter notes whether an exception is pending."""
+
+    def __init__(self, **fields: Any) -> None:
+        super().__init__(**fields)
+        self.pending: list[bool] = []
+
+    def _count(self, pointer: int) -> None:
+        self.pending.append(exception_pending())
+        super()._count(pointer)
+
+
 class Producer:
     """An object whose __dlpack__ is any function."""
 

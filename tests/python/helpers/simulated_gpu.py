@@ -26,6 +26,8 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from capsules import READ_ONLY
+from dtypes import DTYPES, numpy_dtype
 
 import dlbridge
 
@@ -33,29 +35,10 @@ BUILD = Path(os.environ.get("DLBRIDGE_BUILD_DIR", Path(__file__).resolve().paren
 
 LEGACY, PER_THREAD, NO_SYNC = 1, 2, -1
 CUDA, CUDA_HOST, CUDA_MANAGED = 2, 3, 13  # DLPack's device types
-READ_ONLY = 1  # DLPack's flag
 POISON = 0xDB  # what stands where a write is under way
 
 # cudaError_t
 OUT_OF_MEMORY, INVALID_VALUE, ILLEGAL_ADDRESS, LAUNCH_FAILURE = 2, 1, 700, 719
-
-# NumPy's dtypes by name -> DLPack's code and bits.
-DTYPES: dict[str, tuple[int, int]] = {
-    "bool": (6, 8),
-    **{f"int{bits}": (0, bits) for bits in (8, 16, 32, 64)},
-    **{f"uint{bits}": (1, bits) for bits in (8, 16, 32, 64)},
-    **{f"float{bits}": (2, bits) for bits in (16, 32, 64)},
-    **{f"complex{bits}": (5, bits) for bits in (64, 128)},
-    "bfloat16": (4, 16),
-    "float8_e3m4": (7, 8),
-    "float8_e4m3": (8, 8),
-    "float8_e4m3b11fnuz": (9, 8),
-    "float8_e4m3fn": (10, 8),
-    "float8_e4m3fnuz": (11, 8),
-    "float8_e5m2": (12, 8),
-    "float8_e5m2fnuz": (13, 8),
-    "float8_e8m0fnu": (14, 8),
-}
 
 
 SMALL, LARGE = (10, 10), (700, 700)  # shapes: through a slot of the pool, and by a strategy of its own
@@ -72,15 +55,6 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     while not condition():
         assert time.monotonic() < until, "it did not happen"
         time.sleep(0.001)
-
-
-def numpy_dtype(name: str) -> np.dtype:
-    """The dtype of that name, of ml_dtypes where NumPy has none."""
-    if hasattr(np, name) or name == "bool":
-        return np.dtype(name)
-    import ml_dtypes
-
-    return np.dtype(getattr(ml_dtypes, name))
 
 
 def _extension_file() -> Path | None:

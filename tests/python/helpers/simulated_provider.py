@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import simulated_gpu
 from capsules import consume
-from simulated_gpu import DTYPES, LEGACY, SimulatedGpu, StreamObject, numpy_dtype
+from dtypes import DTYPES, numpy_dtype
+from simulated_gpu import LEGACY, SimulatedGpu, StreamObject
 
 from dlbridge.testing import Hold, Layout, Provider, Unsupported
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -161,6 +162,16 @@ def refusal(call: Callable[[], Any]) -> dlbridge.ExchangeError:
     except dlbridge.ExchangeError as error:
         return error.with_traceback(None)
     pytest.fail("ExchangeError was not raised")
+
+
+class Watched(np.ndarray):
+    """A plain subclass, to which weak references lead."""
+
+
+def watched(array: np.ndarray) -> tuple[np.ndarray, weakref.ref]:
+    """A view of the array, and a weak reference to it."""
+    view = array.view(Watched)
+    return view, weakref.ref(view)
 
 
 class _MallInfo2(ctypes.Structure):
