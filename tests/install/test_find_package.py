@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import simulated_gpu
 import torch
+from pages import ROOT, blocks, page
+from processes import attempt, run
 
 from isolated import HELPERS
 
-ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("DLBRIDGE_BUILD_DIR", ROOT / "build" / "release"))
 EXAMPLES = ROOT / "examples" / "cpp"
 C_EXAMPLE = ROOT / "examples" / "c"
@@ -52,19 +53,6 @@ needs_toolkit = pytest.mark.skipif(
 needs_pkg_config = pytest.mark.skipif(shutil.which("pkg-config") is None, reason="pkg-config is not installed")
 
 
-def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
-    done = attempt(*command, env=env)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-def attempt(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LD_LIBRARY_PATH")}
-    return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, env=clean | (env or {})
-    )
-
-
 class Installed:
     """One installation: where its parts are."""
 
@@ -87,6 +75,15 @@ class Installed:
         assert done.returncode == 0, done.stderr
         run("cmake", "--build", build)
         return build
+
+    def compile(
+        self, package: str, source: Path, program: Path, *, compiler: str = "g++ -std=c++20", path: str = ""
+    ) -> dict[str, str]:
+        """By the flags of pkg-config; returns the environment that the program runs in. `path`: further folders."""
+        env = {"PKG_CONFIG_PATH": f"{self.pkg_config}:{path}"}
+        flags = run("pkg-config", "--cflags", "--libs", *package.split(), env=env).strip()
+        run("sh", "-c", f"{compiler} '{source}' {flags} -o '{program}'")
+        return {"LD_LIBRARY_PATH": str(self.lib)}
 
     def libraries(self) -> list[Path]:
         return [path for path in sorted(self.lib.glob("*.so*")) if not path.is_symlink()]
@@ -224,9 +221,7 @@ def test_cuda_links_by_pkg_config(installed, tmp_path):
     source.write_text(USE_WITHOUT_DRIVER)
     env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
     assert re.fullmatch(r"\d+\.\d+", run("pkg-config", "--variable=cuda_version", "dlbridge-cuda", env=env).strip())
-    flags = run("pkg-config", "--cflags", "--libs", "dlbridge-cuda", env=env).strip()
-    run("sh", "-c", f"g++ -std=c++20 '{source}' {flags} -o '{tmp_path}/use'")
-    run(tmp_path / "use", env={"LD_LIBRARY_PATH": str(installed.lib)})
+    run(tmp_path / "use", env=installed.compile("dlbridge-cuda", source, tmp_path / "use"))
 
 
 def test_runpath_is_origin(installed):
@@ -385,27 +380,11 @@ def test_extension_example_runs(wheel, tmp_path):
 
 
 @needs_pkg_config
-def test_core_links_by_pkg_config(installed, tmp_path):
-    source = tmp_path / "core.cpp"
-    source.write_text(
-        "#include <dlbridge/error.h>\n"
-        'int main() { return dlbridge::name(dlbridge::ErrorCode::read_only) == "read_only" ? 0 : 1; }\n'
-    )
-    env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
-    flags = run("pkg-config", "--cflags", "--libs", "dlbridge", env=env).strip()
-    run("sh", "-c", f"g++ -std=c++20 '{source}' {flags} -o '{tmp_path}/core'")
-    run(tmp_path / "core", env={"LD_LIBRARY_PATH": str(installed.lib)})
-
-
-@needs_pkg_config
 @needs_libpython
 def test_engine_example_by_pkg_config(prefix, tmp_path):
-    path = f"{prefix.pkg_config}:{LIBPYTHON.parent / 'pkgconfig'}"
-    env = {"PKG_CONFIG_PATH": path}
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    flags = run("pkg-config", "--cflags", "--libs", "dlbridge-numpy", f"python-{version}-embed", env=env)
-    program = tmp_path / "engine"
-    run("sh", "-c", f"g++ -std=c++20 '{EXAMPLES}/engine/engine.cpp' {flags.strip()} -o '{program}'")
+    package = f"dlbridge-numpy python-{sys.version_info.major}.{sys.version_info.minor}-embed"
+    source, program = EXAMPLES / "engine" / "engine.cpp", tmp_path / "engine"
+    prefix.compile(package, source, program, path=str(LIBPYTHON.parent / "pkgconfig"))
     check_engine(program, {"LD_LIBRARY_PATH": f"{prefix.lib}:{LIBPYTHON.parent}"})
 
 
@@ -433,11 +412,8 @@ def test_c_example_runs(installed, tmp_path):
 
 @needs_pkg_config
 def test_c_example_by_pkg_config(installed, tmp_path):
-    env = {"PKG_CONFIG_PATH": str(installed.pkg_config)}
-    flags = run("pkg-config", "--cflags", "--libs", "dlbridge", env=env).strip()
-    program = tmp_path / "exchange"
-    run("sh", "-c", f"gcc -std=c11 -Wall -Werror '{C_EXAMPLE}/exchange.c' {flags} -o '{program}'")
-    check_c_example(program, {"LD_LIBRARY_PATH": str(installed.lib)})
+    source, program = C_EXAMPLE / "exchange.c", tmp_path / "exchange"
+    check_c_example(program, installed.compile("dlbridge", source, program, compiler="gcc -std=c11 -Wall -Werror"))
 
 
 # ---- what find_package refuses ----
@@ -483,17 +459,19 @@ def edited(prefix, tmp_path):
     return copy
 
 
-def test_finds_components(installed, ask):
-    said = ask(installed, "0.1 REQUIRED COMPONENTS core numpy torch", expect=True)
-    assert "found=1 version=0.1.0" in said and "core=TRUE" in said and "numpy=TRUE" in said and "torch=TRUE" in said
-    said = ask(installed, "REQUIRED", expect=True)
-    assert "core=TRUE" in said and "torch=TRUE" not in said
-
-
-@needs_cuda
-def test_finds_cuda_component(installed, ask):
-    said = ask(installed, "0.1 REQUIRED COMPONENTS cuda", expect=True)
-    assert "core=TRUE" in said and "cuda=TRUE" in said and "torch=TRUE" not in said
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        ("0.1 REQUIRED COMPONENTS core numpy torch", ["core", "numpy", "torch"]),
+        ("REQUIRED", ["core"]),
+        pytest.param("0.1 REQUIRED COMPONENTS cuda", ["core", "cuda"], marks=needs_cuda),
+    ],
+    ids=["torch", "core", "cuda"],
+)
+def test_finds_components(installed, ask, arguments, found):
+    said = ask(installed, arguments, expect=True)
+    assert "found=1 version=0.1.0" in said
+    assert [name for name in ("core", "numpy", "torch", "cuda") if f"{name}=TRUE" in said] == found
 
 
 def test_refuses_another_minor_version(prefix, ask):
@@ -540,8 +518,8 @@ def test_missing_components_are_named(edited, ask):
 
 
 def test_guide_quotes_examples():
-    guide = (ROOT / "docs" / "cpp.md").read_text()
-    shown = re.findall(r"^```(?:cpp|cmake)\n(.*?)^```", guide, re.MULTILINE | re.DOTALL)
+    guide = page("docs/cpp.md")
+    shown = blocks(guide, "(?:cpp|cmake)")
     assert len(shown) >= 6
     files = [path for path in EXAMPLES.rglob("*") if path.is_file()]
     for block in shown:

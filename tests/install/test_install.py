@@ -7,9 +7,7 @@ for as long as nothing changes that they are made of.
 
 import functools
 import hashlib
-import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import venv
@@ -17,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from processes import run
 
 ROOT = Path(__file__).resolve().parents[2]
 PIP_OPTIONS = ("-m", "pip", "--quiet", "--disable-pip-version-check")
@@ -101,13 +100,6 @@ has_toolkit = shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc
 needs_toolkit = pytest.mark.skipif(not has_toolkit, reason="no CUDA toolkit to build the CUDA module with")
 
 
-def run(*command: str | Path) -> str:
-    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}  # which may name a build
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, env=clean)
-    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
 @functools.cache
 def made_of() -> str:
     """Everything that a wheel depends on: what goes into it, the compilers, this Python and its torch."""
@@ -163,33 +155,27 @@ def installed(wheel, tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def entries(wheel) -> list[zipfile.ZipInfo]:
+    with zipfile.ZipFile(wheel) as archive:
+        return archive.infolist()
+
+
+CONTENTS = {
+    "core": "py.typed _core.pyi testing/__main__.py include/dlbridge/plan.h",
+    "lib": "lib/libdlbridge.so. lib/pkgconfig/dlbridge.pc lib/cmake/dlbridge/dlbridge-config.cmake",
+    "cuda": "_cuda. lib/libdlbridge_cuda.so. include/dlbridge/cuda/staging.h lib/pkgconfig/dlbridge-cuda.pc",
+}
+
+
 @pytest.mark.timeout(900)
-def test_wheel_contents(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-        links = [entry.filename for entry in archive.infolist() if entry.external_attr >> 28 == 0o12]
-    assert not links, "wheels carry no symbolic links"
-    for needed in (
-        "dlbridge/py.typed",
-        "dlbridge/_core.pyi",
-        "dlbridge/testing/__main__.py",
-        "dlbridge/include/dlbridge/plan.h",
-        "dlbridge/lib/cmake/dlbridge/dlbridge-config.cmake",
-        "dlbridge/lib/pkgconfig/dlbridge.pc",
-    ):
-        assert needed in names
-    assert any(name.startswith("dlbridge/lib/libdlbridge.so.") for name in names)
-
-
-@needs_toolkit
-def test_wheel_has_the_cuda_module(wheel):
-    with zipfile.ZipFile(wheel) as archive:
-        names = archive.namelist()
-    assert any(name.startswith("dlbridge/_cuda.") for name in names)
-    assert any(name.startswith("dlbridge/lib/libdlbridge_cuda.so.") for name in names)
-    for needed in ("include/dlbridge/cuda/staging.h", "lib/pkgconfig/dlbridge-cuda.pc"):
-        assert f"dlbridge/{needed}" in names
+@pytest.mark.parametrize("part", ["core", "lib", pytest.param("cuda", marks=needs_toolkit)])
+def test_wheel_contents(entries, part):
+    names = [entry.filename for entry in entries]
+    for file in CONTENTS[part].split():
+        assert any(name.startswith(f"dlbridge/{file}") for name in names), file
     assert not [name for name in names if "libcudart" in name or "dlbridge_sim" in name]
+    assert not [entry.filename for entry in entries if entry.external_attr >> 28 == 0o12], "wheels carry no links"
 
 
 def test_wheel_with_torch(installed):

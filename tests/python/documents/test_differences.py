@@ -20,13 +20,14 @@ import numpy as np
 import pytest
 import torch
 from numpy.lib.stride_tricks import as_strided
+from pages import page, section, tables
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import dlbridge
 from isolated import HELPERS, run_isolated
-from support import direct_tier
+from support import address, direct_tier
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "differences.md"
+DOCUMENT = page("docs/reference/differences.md")
 MEASURED_WITH = {"torch": "2.15.0", "NumPy": "2.4.6", "tier": "direct"}
 HERE = {"torch": torch.__version__.split("+")[0], "NumPy": np.__version__, "tier": dlbridge.build_info()["torch_tier"]}
 INTO_TORCH, INTO_NUMPY = "NumPy to torch", "torch to NumPy"
@@ -42,11 +43,10 @@ def names() -> dict[str, Any]:
     return modules | tools | {"N": MILLIONS}
 
 
-def table(title: str) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of the table under a title."""
-    section = DOCUMENT.read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
-    return lines[0], lines[2:]
+def table(title: str) -> list[dict[str, str]]:
+    """The rows of the table under a title: a situation, code, and what each conversion does."""
+    (rows,) = tables(section(DOCUMENT, title))
+    return rows
 
 
 def code_in(cell: str) -> str:
@@ -56,10 +56,6 @@ def code_in(cell: str) -> str:
 
 
 # ---- what a conversion does ----
-
-
-def address(x: Any) -> int:
-    return x.__array_interface__["data"][0] if isinstance(x, np.ndarray) else x.data_ptr()
 
 
 def values(x: Any) -> Any:
@@ -208,22 +204,21 @@ def measure_all() -> dict[str, str]:
     torch.set_num_threads(1)  # threads do not survive a fork
     found = {}
     for title, measure in MEASURES.items():
-        head, rows = table(title)
-        for situation, code, *_ in rows:
-            for column in head[2:]:
+        for row in table(title):
+            situation, code, *_ = row.values()
+            for column in list(row)[2:]:
                 found[f"{title}/{situation}/{column}"] = in_a_fork(measure, code_in(code), code_in(column))
     return found
 
 
 def expected_cells() -> dict[str, str]:
     """Every cell of the document."""
-    cells = {}
-    for title in TITLES:
-        head, rows = table(title)
-        for situation, _, *words in rows:
-            for column, word in zip(head[2:], words, strict=True):
-                cells[f"{title}/{situation}/{column}"] = word
-    return cells
+    return {
+        f"{title}/{next(iter(row.values()))}/{column}": row[column]
+        for title in TITLES
+        for row in table(title)
+        for column in list(row)[2:]
+    }
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +231,7 @@ def measured() -> dict[str, str]:
 
 def test_document_names_its_versions() -> None:
     for name in ("torch", "NumPy"):
-        assert f"{name} {MEASURED_WITH[name]}" in DOCUMENT.read_text()
+        assert f"{name} {MEASURED_WITH[name]}" in DOCUMENT
 
 
 @direct_tier
@@ -248,7 +243,7 @@ def test_cell_says_what_happens(cell: str, measured: dict[str, str]) -> None:
 
 def test_situations_differ() -> None:
     for title in TITLES:
-        situations = [row[0] for row in table(title)[1]]
+        situations = [next(iter(row.values())) for row in table(title)]
         assert len(set(situations)) == len(situations)
 
 

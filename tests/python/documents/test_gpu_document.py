@@ -5,28 +5,25 @@ from __future__ import annotations
 
 import asyncio
 import re
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from pages import ROOT, blocks, page, section, tables
 from simulated_gpu import SimulatedGpu
 
 import dlbridge
 from dlbridge.testing.__main__ import parse
 from dlbridge.testing.choice import all_cases
 
-ROOT = Path(__file__).parents[3]
-DOCUMENT = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+DOCUMENT = page("docs/gpu.md")
 CASES = [case.name for case in all_cases()]
-BLOCKS = re.findall(r"^```python\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+BLOCKS = blocks(DOCUMENT, "python")
 
 
 def table(title: str) -> list[list[str]]:
     """The cells of the first table of a section."""
-    section = DOCUMENT.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
-    return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+    return [list(row.values()) for row in next(tables(section(DOCUMENT, title)))]
 
 
 RULES = table("The rules, and their tests")
@@ -78,7 +75,7 @@ def test_options_are_complete() -> None:
 
 
 def test_codes_are_in_errors_md() -> None:
-    errors = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    errors = page("docs/reference/errors.md")
     for code in [row[0] for row in table("Without a GPU")] + ["`device_not_named`", "`after_fork`"]:
         assert re.search(rf"^\| {code} +\|", errors, re.MULTILINE), code
 

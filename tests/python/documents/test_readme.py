@@ -9,16 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pages import ROOT, blocks, page
 
 import dlbridge
 
-ROOT = Path(__file__).parents[3]
-PAGES = [ROOT / "README.md", ROOT / "docs" / "quickstart.md"]
-README, QUICKSTART = (page.read_text(encoding="utf-8") for page in PAGES)
-
-
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+README, QUICKSTART = page("README.md"), page("docs/quickstart.md")
 
 
 PYTHON = blocks(README, "python") + blocks(QUICKSTART, "python")
@@ -50,14 +45,14 @@ def test_readme_is_short() -> None:
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"^```.*?^```$", "", document.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if target.startswith("http"):
             continue
         name, _, anchor = target.partition("#")
-        file = (page.parent / name).resolve() if name else page
+        file = (document.parent / name).resolve() if name else document
         assert file.exists(), target
         if anchor and file.suffix == ".md":
             content = file.read_text(encoding="utf-8")
@@ -66,7 +61,7 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in anchors or f'id="{anchor}"' in content, target
 
 
-@pytest.mark.parametrize("page", DOCUMENTS, ids=lambda page: page.name)
-def test_table_rows_are_narrow(page: Path) -> None:
-    lines = page.read_text(encoding="utf-8").splitlines()
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
+def test_table_rows_are_narrow(document: Path) -> None:
+    lines = document.read_text(encoding="utf-8").splitlines()
     assert [line[:60] for line in lines if line[:1] == "|" and len(line) > 200] == []

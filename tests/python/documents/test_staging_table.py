@@ -4,28 +4,23 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[3]
-DOCUMENT = (ROOT / "docs" / "staging.md").read_text()
-MISTAKES = (ROOT / "scripts" / "mistakes.py").read_text()
-GATE = (ROOT / "docs" / "measurements" / "mutants-2026-11-28.md").read_text()
-EXAMPLE = (ROOT / "examples" / "cpp" / "staging" / "recorder.cpp").read_text()
+from pages import ROOT, blocks, page, section, tables
+
+DOCUMENT = page("docs/staging.md")
+MISTAKES = page("scripts/mistakes.py")
+GATE = page("docs/measurements/mutants-2026-11-28.md")
+EXAMPLE = page("examples/cpp/staging/recorder.cpp")
 TEST = re.compile(r"^(?:TEST|TEST_F|TEST_P|TYPED_TEST)\(\s*(\w+),\s*(\w+)\)", re.MULTILINE)
-
-
-def section(title: str) -> str:
-    return DOCUMENT.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
 
 
 def hazards() -> list[tuple[str, list[str]]]:
     """The hazards and their tests; a row with an empty first cell continues the one above."""
     found: list[tuple[str, list[str]]] = []
-    lines = [line for line in section("Hazards, and the tests that guard them").splitlines() if line[:1] == "|"]
-    for line in lines[2:]:
-        hazard, answer, tests = (cell.strip() for cell in line.strip("|").split("|"))
+    (rows,) = tables(section(DOCUMENT, "Hazards, and the tests that guard them"))
+    for hazard, answer, tests in (row.values() for row in rows):
         if hazard:
-            assert answer, line
+            assert answer, hazard
             found.append((hazard, []))
         found[-1][1].extend(re.findall(r"`([^`]+)`", tests))
     return found
@@ -45,7 +40,5 @@ def test_gate_lists_every_mistake() -> None:
 
 
 def test_code_stands_in_example() -> None:
-    blocks = re.findall(r"^```cpp\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 3
-    for block in blocks:
-        assert block in EXAMPLE
+    shown = blocks(DOCUMENT, "cpp")
+    assert len(shown) == 3 and all(block in EXAMPLE for block in shown)

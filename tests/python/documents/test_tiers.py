@@ -5,15 +5,11 @@ Whether an export's bytes are still there is asked of the process's memory map, 
 freed memory.
 """
 
-import re
-from pathlib import Path
-
 import pytest
+from pages import page, section, tables
 
 from isolated import run_isolated
 from support import TORCH_TIER
-
-DOCUMENT = Path(__file__).parents[3] / "docs" / "tiers.md"
 
 # Of every row: code that ends with `kept`, a bool. `t` has 64 MiB, so that freed memory is unmapped at once.
 _EXPORT = """
@@ -121,10 +117,8 @@ finally:
 
 def table() -> dict[str, dict[str, str]]:
     """Property -> tier -> yes or no."""
-    section = DOCUMENT.read_text().split("## What a tier keeps")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", section, re.M)]
-    tiers = rows[0][1:]
-    return {row[0]: dict(zip(tiers, row[1:], strict=True)) for row in rows[2:]}
+    (rows,) = tables(section(page("docs/tiers.md"), "What a tier keeps"))
+    return {row.pop("what"): row for row in rows}
 
 
 def test_rows_match_tests() -> None:

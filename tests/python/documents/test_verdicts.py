@@ -15,27 +15,23 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from capsules import Crafted, name_of
+from capsules import IS_COPIED, PADDED, READ_ONLY, Crafted, name_of
+from dtypes import DTYPES, numpy_dtype
+from pages import page, section, tables
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlbridge
+import support
 from isolated import HELPERS, run_isolated
 from support import AS, address, f4, f8, misaligned_array, raw, read_only, refusal, writeback_array
 
-DOCUMENT = Path(__file__).parents[3] / "docs" / "reference" / "verdicts.md"
-TARGETS: dict[str, tuple[str, Callable[..., Any]]] = {
-    "to_torch": ("torch", dlbridge.to_torch),
-    "to_numpy": ("numpy", dlbridge.to_numpy),
-    "from_dlpack": ("dlpack", dlbridge.from_dlpack),
-}
-READ_ONLY, IS_COPIED, PADDED = 1, 2, 4
+TARGETS = {convert.__name__: (name, convert) for name, convert in support.TARGETS.items()}
 NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
 
 pytestmark = pytest.mark.filterwarnings(
@@ -48,22 +44,10 @@ pytestmark = pytest.mark.filterwarnings(
 
 
 @cache
-def tables() -> dict[str, list[dict[str, str]]]:
-    """The rows of each section, as cells by column."""
-    found: dict[str, list[dict[str, str]]] = {}
-    section, header = "", []
-    for line in DOCUMENT.read_text(encoding="utf-8").splitlines():
-        if line.startswith("## "):
-            section = line[3:]
-        if not line.startswith("|"):
-            header = []
-            continue
-        cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if not header:
-            header = cells
-        elif not set(line) <= set("|- "):
-            found.setdefault(section, []).append(dict(zip(header, cells, strict=True)))
-    return found
+def verdicts(title: str) -> list[dict[str, str]]:
+    """The rows of a section."""
+    (rows,) = tables(section(page("docs/reference/verdicts.md"), title))
+    return rows
 
 
 @dataclass
@@ -136,7 +120,7 @@ def number(text: str) -> int | None:
 
 def read_requests() -> list[Request]:
     requests = []
-    for row in tables()["Requests"]:
+    for row in verdicts("Requests"):
         keywords = {} if row["request"] == "nothing" else dict(word.split("=") for word in row["request"].split())
         outcomes = {kind: row[kind] for kind in ("share", "copy", "cast", "never", "kind")}
         requests.append(Request(row["request"], keywords, row["functions"].split(), outcomes))
@@ -364,13 +348,6 @@ NO_NUMBERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def numpy_dtype(name: str) -> Any:
-    """The dtype of NumPy or ml_dtypes; None where the installed version has none."""
-    name = name.removeprefix("ml_dtypes.")
-    found = getattr(ml_dtypes, name, None)
-    return found if found is not None else np.dtype(name)
-
-
 def torch_dtype(name: str) -> Any:
     return getattr(torch, name.removeprefix("torch."))
 
@@ -392,7 +369,7 @@ def is_there(name: str, owner: str) -> bool:
 
 
 def dtype_cases() -> Iterator[Case]:
-    for row in tables()["Dtypes"]:
+    for row in verdicts("Dtypes"):
         item = number(row["item"])
         cast_item = np.dtype(row["cast"]).itemsize
         cells = {target: Cell.read(row[target]) for target in TARGETS}
@@ -416,8 +393,8 @@ LACKED_BY_NUMPY_1 = {"string_dtype", "max_rank_64", "rank_65", "rank_65_handle"}
 
 
 def other_cases() -> Iterator[Case]:
-    for section in ("Layouts and flags", "Special tensors and arrays", "Foreign descriptors"):
-        for row in tables()[section]:
+    for title in ("Layouts and flags", "Special tensors and arrays", "Foreign descriptors"):
+        for row in verdicts(title):
             cast, _, cast_bytes = row["cast"].partition(" ")
             name = row["case"].strip("`")
             cells = {target: Cell.read(row[target]) for target in TARGETS}
@@ -674,11 +651,11 @@ MODES: dict[str, tuple[Callable[[Callable[[], None]], None], bool]] = {
 
 
 def test_every_mode_is_run() -> None:
-    assert [row["mode"] for row in tables()["Modes"]] == list(MODES)
+    assert [row["mode"] for row in verdicts("Modes")] == list(MODES)
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("row", tables()["Modes"], ids=lambda row: row["mode"])
+@pytest.mark.parametrize("row", verdicts("Modes"), ids=lambda row: row["mode"])
 def test_verdicts_are_the_same_in_modes(row: dict[str, str], target: str) -> None:
     enter, readable = MODES[row["mode"]]
     exceptions = dict(re.findall(r"`(\w+)` is (\w+)", row["differs"]))
@@ -709,7 +686,7 @@ def test_verdicts_are_the_same_in_modes(row: dict[str, str], target: str) -> Non
 
 
 @pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("row", tables()["Devices"], ids=lambda row: row["device"])
+@pytest.mark.parametrize("row", verdicts("Devices"), ids=lambda row: row["device"])
 def test_devices(row: dict[str, str], target: str) -> None:
     kind, number_of, name = re.fullmatch(r"\((\d+), (\d+)\) (.+)", row["device"]).groups()
     device = (int(kind), int(number_of))
@@ -748,7 +725,7 @@ def test_devices(row: dict[str, str], target: str) -> None:
 
 AS_REQUEST = [
     pytest.param(name, row, id=name)
-    for row in tables()["Dtypes"]
+    for row in verdicts("Dtypes")
     for name in row["dtypes"].split()
     if is_there(name, "torch" if row["as"] == "torch" else "numpy")
 ]
@@ -784,18 +761,14 @@ def test_dtypes_as_requests(name: str, row: dict[str, str], target: str) -> None
         assert (address(result) == address(x)) == (expected == "share")
 
 
-# Code and bits of the dtypes that only ml_dtypes brings to NumPy.
-PACKAGED = {
-    "bfloat16": (4, 16), "float8_e3m4": (7, 8), "float8_e4m3": (8, 8), "float8_e4m3b11fnuz": (9, 8),
-    "float8_e4m3fn": (10, 8), "float8_e4m3fnuz": (11, 8), "float8_e5m2": (12, 8), "float8_e5m2fnuz": (13, 8),
-    "float8_e8m0fnu": (14, 8), "float6_e2m3fn": (15, 6), "float6_e3m2fn": (16, 6), "int1": (0, 1), "int2": (0, 2),
-    "int4": (0, 4), "uint1": (1, 1), "uint2": (1, 2), "uint4": (1, 4), "complex32": (5, 32), "float64": (2, 64),
-}  # fmt: skip
+# Code and bits of dtypes that only ml_dtypes brings to NumPy, and of two others.
+PACKAGED = {name: pair for name, pair in DTYPES.items() if not hasattr(np, name) and name != "float4_e2m1fn"}
+PACKAGED |= {"int1": (0, 1), "uint1": (1, 1), "complex32": (5, 32), "float64": (2, 64)}
 
 
 def test_without_ml_dtypes() -> None:
     column = "without ml_dtypes, to_numpy"
-    said = {name: row[column] for row in tables()["Dtypes"] for name in row["dtypes"].split()}
+    said = {name: row[column] for row in verdicts("Dtypes") for name in row["dtypes"].split()}
     assert {name for name, outcome in said.items() if outcome == "missing_ml_dtypes"} <= set(PACKAGED)
     expected = {name: said[name] for name in PACKAGED} | {"float4_e2m1fn": "missing_ml_dtypes"}
     printed = run_isolated(
@@ -839,7 +812,7 @@ def test_rows_match_sources() -> None:
 
 def test_every_dtype_has_a_row() -> None:
     listed = {
-        (name, owner) for row in tables()["Dtypes"] for name in row["dtypes"].split() for owner in row["as"].split()
+        (name, owner) for row in verdicts("Dtypes") for name in row["dtypes"].split() for owner in row["as"].split()
     }
     for dtype in {value for value in vars(torch).values() if isinstance(value, torch.dtype)}:
         name = str(dtype).removeprefix("torch.")

@@ -31,6 +31,7 @@ WHOLE_DTYPES = [name for name, (_, bits) in DTYPES.items() if bits >= 8]
 
 def numpy_dtype(name: str) -> np.dtype:
     """The dtype of that name, of ml_dtypes where NumPy has none."""
+    name = name.removeprefix("ml_dtypes.")
     try:
         return np.dtype(name)
     except TypeError:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What scripts/gpu and staging_peers.py of benchmarks/cuda make of times, machines and results. No GPU is needed."""
+"""What scripts/gpu makes of times, machines and results. No GPU is needed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,14 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
-import numpy as np
 import pytest
+from pages import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT / "benchmarks" / "cuda"), str(ROOT / "scripts")]
 
 import gpu_fingerprint  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_run  # noqa: E402
-import staging_abi  # noqa: E402
-import staging_peers  # noqa: E402
 import turns  # noqa: E402
 
 AT_LEAST = turns.Bar("speed", "raw / ours", "at least", 0.97, 0.99)
@@ -141,104 +138,6 @@ class TestBars:
         done = self.run(tmp_path, "small/4B: small d2h, 4 B (p50)", status=3)
         assert (done.stdout, done.returncode) == ("small/4B: small d2h, 4 B (p50)\n", 3)
         assert not (tmp_path / "bars.json").exists()
-
-
-class TestPeers:
-    def test_peer_cases_have_methods(self):
-        bars = [bar.name for case in staging_peers.cases() for bar in case.bars]
-        assert len(bars) == len(set(bars))
-        for case in staging_peers.cases():
-            assert callable(getattr(staging_peers.Session, case.method))
-
-    def session(self, **facts):
-        session = object.__new__(staging_peers.Session)
-        session.numpy = np
-        session.options = Namespace(seed=1, rounds=15, samples=5000)
-        session.order = random.Random(1)
-        session.report = turns.Report(None, {})
-        for name, fact in facts.items():
-            setattr(session, name, fact)
-        return session
-
-    def test_wrong_content_is_detected(self):
-        expected = np.arange(10_000, dtype=np.int32)
-        session = self.session()
-        for wrong in (0, 1, 5000, 9999):
-            got = expected.copy()
-            got[wrong] += 1
-            with pytest.raises(RuntimeError, match="wrong content"):
-                session.expect(got, expected, True)
-        got = expected.copy()
-        session.expect(got, expected, True)
-        with pytest.raises(RuntimeError, match="wrong content"):  # it was spoilt by being looked at
-            session.expect(got, expected, False)
-
-    def test_only_converting_counts(self, monkeypatch):
-        now = [0.0]
-
-        def takes(seconds, result=None):
-            now[0] += seconds
-            return result
-
-        monkeypatch.setattr(time, "perf_counter", lambda: now[0])
-        expected = np.arange(1000, dtype=np.int32)
-        session = self.session(expect=lambda *_: takes(5))
-        kept = []
-        contender = session.checked(session.peer(lambda: takes(2, expected.copy()), kept), expected)
-        assert contender() == 2
-        assert len(kept) == 1
-
-    def test_ratios_are_speedups(self, capsys):
-        session = self.session()
-        session.speed(turns.Bar("b", "", "at least", 8), [1.0] * 15, [8.5] * 15)
-        assert session.report.entries[0]["value"] == 8.5
-        assert session.report.entries[0]["verdict"] == "passed"
-
-    def test_few_rounds_are_refused(self):
-        done = run_peers("--library", "none.so", "--rounds", "3")
-        assert done.returncode == 2
-        assert "expected 15 or more" in done.stderr
-
-    def test_list_names_every_bar(self):
-        done = run_peers("--list")
-        assert done.returncode == 0
-        assert len(done.stdout.splitlines()) == sum(len(case.bars) for case in staging_peers.cases())
-
-
-def run_peers(*arguments):
-    command = [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_peers.py"), *arguments]
-    return subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
-    )
-
-
-class TestStagingAbi:
-    def test_struct_sizes(self):
-        import ctypes
-
-        assert ctypes.sizeof(staging_abi.DLTensor) == 48
-        assert ctypes.sizeof(staging_abi.DLManagedTensorVersioned) == 80
-        assert ctypes.sizeof(staging_abi.DlbCudaInfo) == 56
-        assert ctypes.sizeof(staging_abi.DlbPinnedStats) == 96
-        assert ctypes.sizeof(staging_abi.DlbError) == 40
-
-    def test_descriptor_of_an_array(self):
-        array = np.arange(10, dtype=np.int32)
-        descriptor = staging_abi.Descriptor.of_array(array)
-        tensor = descriptor.managed.dl_tensor
-        assert (tensor.data, tensor.ndim, tensor.shape[0], tensor.strides[0]) == (array.ctypes.data, 1, 10, 1)
-        assert (tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes) == (0, 32, 1)
-
-    def test_library_answers_without_gpu(self):
-        """And staging_peers.py then ends with 3, and gives no figures."""
-        found = sorted(ROOT.glob("build/*/lib/libdlbridge_cuda.so"), key=lambda path: path.stat().st_mtime)
-        plain = [path for path in found if path.parts[-3] in ("release", "cuda", "gpu")]
-        if not plain:
-            pytest.skip("no libdlbridge_cuda.so was built here (no CUDA toolkit)")
-        done = run_peers("--library", str(plain[-1]))
-        assert done.returncode == 3, done.stderr
-        assert "nothing measured" in done.stderr
-        assert done.stdout == ""
 
 
 class TestFingerprint:
