@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import dlbridge
-from isolated import HAS_TORCH, HELPERS, needs_torch, run_isolated
+from isolated import FROM_HELPERS, HAS_TORCH, needs_torch, run_isolated
 
 
 def test_build_info() -> None:
@@ -54,16 +54,12 @@ def test_works_without_torch():
         import dlbridge
         a = np.arange(5.0)
         assert dlbridge.to_numpy(dlbridge.from_dlpack(a)).ctypes.data == a.ctypes.data
-        try:
-            dlbridge.to_torch(a)
-        except dlbridge.ExchangeError as error:
-            assert error.code == "adapter_unavailable" and "pip install torch" in str(error), error
-        else:
-            raise AssertionError("to_torch cannot work here")
+        error = refusal(lambda: dlbridge.to_torch(a))
+        assert error.code == "adapter_unavailable" and "pip install torch" in str(error), error
         info = dlbridge.build_info()
         assert info["torch_tier"] == "none" and "pip install torch" in info["torch_tier_reason"]
         """,
-        prelude="",
+        prelude=FROM_HELPERS,
     )
 
 
@@ -98,12 +94,8 @@ def test_unavailable_tiers_are_refused(tier, spoil, reason):
         f"""
         os.environ["DLBRIDGE_TORCH_TIER"] = "{tier}"
         {spoil}
-        try:
-            dlbridge.to_torch(np.zeros(3))
-        except dlbridge.ExchangeError as error:
-            assert error.code == "adapter_unavailable" and {reason!r} in str(error), error
-        else:
-            raise AssertionError("must be refused")
+        error = refusal(lambda: dlbridge.to_torch(np.zeros(3)))
+        assert error.code == "adapter_unavailable" and {reason!r} in str(error), error
         info = dlbridge.build_info()
         assert info["torch_tier"] == "none" and {reason!r} in info["torch_tier_reason"], info
         """
@@ -117,13 +109,9 @@ def test_torch_without_tier_is_refused():
         os.environ.pop("DLBRIDGE_TORCH_TIER", None)
         torch.__version__ = "2.9.0"
         del torch.Tensor.__dlpack_c_exchange_api__
-        try:
-            dlbridge.to_torch(np.arange(6.0))
-        except dlbridge.ExchangeError as error:
-            assert error.code == "adapter_unavailable", error
-            assert "cannot reach torch 2.9.0" in str(error) and "torch 2.10" in str(error), error
-        else:
-            raise AssertionError("must be refused")
+        error = refusal(lambda: dlbridge.to_torch(np.arange(6.0)))
+        assert error.code == "adapter_unavailable", error
+        assert "cannot reach torch 2.9.0" in str(error) and "torch 2.10" in str(error), error
         assert dlbridge.build_info()["torch_tier"] == "none"
         """
     )
@@ -134,20 +122,14 @@ def test_torch_without_tier_is_refused():
 def test_device_memory_needs_cuda_module(has_cuda, code):
     run_isolated(
         f"""
-        import sys
-        sys.path.insert(0, {HELPERS!r})
         from capsules import Crafted
         from dlbridge import _adapters, _torch_gpu
         _adapters.load_device_module = lambda: "this build has none"
         _torch_gpu.has_cuda = lambda: {has_cuda}
         capsule = Crafted(device=(2, 0)).capsule()
         assert dlbridge.explain(capsule, "torch").reasons == ["{code}"]
-        try:
-            dlbridge.to_torch(capsule)
-        except dlbridge.ExchangeError as error:
-            assert error.code == "{code}", error
-        else:
-            raise AssertionError("must be refused")
+        error = refusal(lambda: dlbridge.to_torch(capsule))
+        assert error.code == "{code}", error
         """
     )
 
@@ -160,15 +142,11 @@ def test_unknown_tiers_are_refused():
         import numpy as np
         import dlbridge
         for call in (lambda: dlbridge.to_torch(np.zeros(3)), dlbridge.build_info):
-            try:
-                call()
-            except dlbridge.ExchangeError as error:
-                assert error.field == "DLBRIDGE_TORCH_TIER", error
-                assert "direct, exchange" in str(error), error
-            else:
-                raise AssertionError("must be refused")
+            error = refusal(call)
+            assert error.field == "DLBRIDGE_TORCH_TIER", error
+            assert "direct, exchange" in str(error), error
         """,
-        prelude="",
+        prelude=FROM_HELPERS,
     )
 
 
@@ -179,12 +157,8 @@ def test_missing_ml_dtypes_is_named():
         sys.modules["ml_dtypes"] = None
         for dtype in (torch.bfloat16, torch.float8_e4m3fn):
             t = torch.ones(4).to(dtype)
-            try:
-                to_numpy(t)
-            except dlbridge.ExchangeError as error:
-                assert error.code == "missing_ml_dtypes" and "install ml_dtypes" in str(error), error
-            else:
-                raise AssertionError("must be refused")
+            error = refusal(lambda: to_numpy(t))
+            assert error.code == "missing_ml_dtypes" and "install ml_dtypes" in str(error), error
             assert dlbridge.explain(t, "numpy").reasons == ["missing_ml_dtypes"]
             assert to_numpy(t, dtype="float32").tolist() == [1.0] * 4
         """

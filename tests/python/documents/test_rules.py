@@ -38,7 +38,7 @@ from pages import ROOT, page
 from simulated_gpu import CUDA, CUDA_HOST, CUDA_MANAGED, SimulatedGpu, extension
 
 import dlbridge
-from isolated import run_isolated
+from isolated import FROM_HELPERS, run_isolated
 from support import TARGETS, address, element_strides, misaligned_array, refusal, watched
 
 BOTH = pytest.mark.parametrize("versioned", [True, False], ids=["versioned", "legacy"])
@@ -443,7 +443,6 @@ def test_capsule_consumed_meanwhile_is_refused() -> None:
     # ml_dtypes is imported after the capsule was read and before it is consumed; importing runs any Python code.
     output = run_isolated(
         """
-        sys.path.insert(0, "tests/python/helpers")
         from capsules import Crafted, name_of
         assert "ml_dtypes" not in sys.modules
         crafted = Crafted(code=4, bits=16)
@@ -453,15 +452,12 @@ def test_capsule_consumed_meanwhile_is_refused() -> None:
                 if name == "ml_dtypes" and not self.taken: self.taken.append(from_dlpack(capsule))
             taken = []
         sys.meta_path.insert(0, Thief())
-        try:
-            to_numpy(capsule)
-        except dlbridge.ExchangeError as error:
-            print(error.code, name_of(capsule), len(Thief.taken))
+        print(refusal(lambda: to_numpy(capsule)).code, name_of(capsule), len(Thief.taken))
         assert crafted.calls == 0
         del Thief.taken[0]
         assert crafted.calls == 1
         """,
-        prelude="import sys\nimport numpy\nimport dlbridge\nfrom dlbridge import from_dlpack, to_numpy\n",
+        prelude=FROM_HELPERS + "import numpy\nfrom dlbridge import from_dlpack, to_numpy\n",
     )
     assert output.split() == ["capsule_used", "used_dltensor_versioned", "1"]
 

@@ -28,7 +28,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlbridge
 import support
-from isolated import HELPERS, run_isolated
+from isolated import run_isolated
 from support import AS, address, f4, f8, misaligned_array, raw, read_only, refusal, writeback_array
 
 TARGETS = {convert.__name__: (name, convert) for name, convert in support.TARGETS.items()}
@@ -774,7 +774,6 @@ def test_without_ml_dtypes() -> None:
     printed = run_isolated(
         f"""
         sys.modules["ml_dtypes"] = None
-        sys.path.insert(0, {HELPERS!r})
         from capsules import Crafted
         for name, (code, bits) in {PACKAGED | {"float4_e2m1fn": (17, 4)}!r}.items():
             capsule = Crafted(shape=(6,), strides=(1,), code=code, bits=bits, flags=4).capsule()

@@ -1,55 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Python side of the simulated GPU: arrays, capsules, and that each check at its end can fail. The simulator itself
 is tested in C++ beside its sources, tests/support/cuda_sim.
-
-The library is driven through its C functions, so that nothing here depends on the package's own staging.
 """
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 import simulated_gpu
-from capsules import consume, legacy_of, versioned_of
+from capsules import consume, legacy_of
 from dtypes import WHOLE_DTYPES, numpy_dtype
-from simulated_gpu import FakeArray, extension
+from refusals import refusal
+from simulated_gpu import extension
+
+import dlbridge
 
 pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
-
-
-class Library:
-    """As much of dlbridge/cuda/c_api.h as is needed here."""
-
-    def __init__(self) -> None:
-        self._library = ctypes.CDLL(extension().library_path())
-
-    def to_host(self, fake: FakeArray, stream: int) -> np.ndarray:
-        """A copy of the elements that dlb_cuda_stage_to_host has brought, row-major."""
-        capsule = fake.capsule()
-        result = ctypes.c_void_p()
-        managed = ctypes.byref(versioned_of(capsule))
-        self._call("dlb_cuda_stage_to_host", managed, ctypes.c_ssize_t(stream), None, ctypes.byref(result))
-        view = ctypes.POINTER(type(versioned_of(capsule)))()
-        self._call("dlb_tensor_borrow", result, ctypes.byref(view))
-        array = np.empty(fake.shape, fake.dtype)
-        tensor = view.contents.dl_tensor
-        assert [tensor.shape[i] for i in range(tensor.ndim)] == list(fake.shape)
-        strides = [tensor.strides[i] * fake.dtype.itemsize for i in range(tensor.ndim)]
-        memory = np.ndarray(
-            fake.shape, fake.dtype, (ctypes.c_char * max(fake.nbytes, 1)).from_address(tensor.data), 0, strides
-        )
-        array[...] = memory
-        self._call("dlb_tensor_release", result)
-        return array
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._library, name)(*arguments)
-        if status != 0:
-            raise RuntimeError(f"{name} answers {status}")
 
 
 def floats(*shape: int) -> np.ndarray:
@@ -96,13 +65,6 @@ def test_library_is_loaded_once(gpu):
 
 
 # ---- streams and order
-
-
-def test_missing_waits_are_reported(gpu):
-    fake = gpu.array(floats(100), late=True, stream=gpu.stream())
-    staged = Library().to_host(fake, gpu.stream())  # nothing makes that stream wait
-    assert set(gpu.take_reports()) == {"race"}
-    assert np.all(staged.view(np.uint8) == simulated_gpu.POISON)
 
 
 @pytest.mark.parametrize(
@@ -209,11 +171,10 @@ def test_end_passes_exceptions_on():
 def test_faults_strike_named_calls(gpu):
     fake = gpu.array(floats(100))
     gpu.fail_next("memcpy_async", n=2, code=simulated_gpu.INVALID_VALUE)
-    Library().to_host(fake, 1)
-    with pytest.raises(RuntimeError, match="dlb_cuda_stage_to_host answers"):
-        Library().to_host(fake, 1)
+    dlbridge.to_numpy(fake, device="cpu")
+    assert refusal(lambda: dlbridge.to_numpy(fake, device="cpu")).code == "device_failed"
     assert gpu.sim.faults_struck() == 1
-    np.testing.assert_array_equal(Library().to_host(fake, 1), floats(100))
+    np.testing.assert_array_equal(dlbridge.to_numpy(fake, device="cpu"), floats(100))
     assert gpu.counts()["memcpy_async"] == 3
 
 

@@ -20,8 +20,10 @@ HELPERS = str(Path(__file__).parent)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 needs_torch = pytest.mark.skipif(not HAS_TORCH, reason="torch is not installed")
 
-_PRELUDE = """
-import ctypes, gc, os, sys, threading, weakref
+FROM_HELPERS = f"import sys; sys.path.insert(0, {HELPERS!r}); from refusals import refusal\n"
+_PRELUDE = f"""
+import ctypes, gc, os, threading, weakref
+{FROM_HELPERS}
 import numpy as np
 import torch
 import dlbridge

@@ -89,22 +89,6 @@ def extension() -> ModuleType:
     return module
 
 
-def bounds(array: np.ndarray) -> tuple[int, int]:
-    """Addresses of the first byte that belongs to the array's elements and of the one behind the last."""
-    first = last = array.__array_interface__["data"][0]
-    if array.size == 0:
-        return first, first
-    for extent, stride in zip(array.shape, array.strides, strict=True):
-        reach = (extent - 1) * stride
-        first, last = first + min(reach, 0), last + max(reach, 0)
-    return first, last + array.itemsize
-
-
-def _over(content: bytes, first: int, shape: tuple[int, ...], strides: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
-    """The array of these strides (bytes), of which the first element is at `first` in a copy of the bytes."""
-    return np.ndarray(shape, dtype, bytearray(content or dtype.itemsize), first, strides)
-
-
 class FakeArray:
     """An array in simulated memory, as some framework would have it. It lives as long as its gpu.
 
@@ -135,13 +119,12 @@ class FakeArray:
         self.with_strides = with_strides
         self.ledger = extension().new_ledger()
         self.requests: list[dict[str, Any]] = []  # of __dlpack__
-        begin, end = bounds(values)
-        self.span = end - begin
-        self.first = values.__array_interface__["data"][0] - begin  # where the first element is in the span
+        view = View(values)
+        self.span, self.first = view.span, view.first
         self._pages: ctypes.Array[ctypes.c_char] | None = None
         self.allocation = self._allocate(byte_offset + self.span)
         self.memory = self.allocation + byte_offset
-        content = ctypes.string_at(begin, self.span)
+        content = view.content()
         if kind != CUDA:
             ctypes.memmove(self.memory, content, self.span)
         elif late:
@@ -333,20 +316,19 @@ class SimulatedGpu:
 
     def overwrite(self, x: Any, value: int, stream: int = LEGACY) -> None:
         """A kernel that sets every byte of the elements' memory, gaps included."""
-        address, span, _ = _reach(x)
-        self.sim.enqueue_write(stream, address, bytes([value]) * span)
+        view = View(x)
+        self.sim.enqueue_write(stream, view.begin, bytes([value]) * view.span)
 
     def write(self, x: Any, values: np.ndarray, stream: int = LEGACY) -> None:
         """A kernel that writes elements; their strides have to be those of `x`."""
-        address, span, view = _reach(x)
-        begin, end = bounds(values)
-        assert values.strides == view.strides and end - begin == span, (values.strides, view.strides)
-        self.sim.enqueue_write(stream, address, ctypes.string_at(begin, span))
+        view, new = View(x), View(values)
+        assert (new.strides, new.span) == (view.strides, view.span)
+        self.sim.enqueue_write(stream, view.begin, new.content())
 
     def read_later(self, x: Any, stream: int = LEGACY) -> LaterRead:
         """A kernel that reads the elements; what it found is there when it has run."""
-        address, span, view = _reach(x)
-        return LaterRead(self.sim.enqueue_read(stream, address, span), view)
+        view = View(x)
+        return LaterRead(self.sim.enqueue_read(stream, view.begin, view.span), view)
 
     def read(self, x: Any, stream: int = LEGACY) -> np.ndarray:
         """The elements of an array on the device, read by a kernel on `stream`, which is then waited for."""
@@ -393,10 +375,6 @@ class SimulatedGpu:
         self._losses = True
 
     # ---- what was seen
-
-    def reports(self) -> list[tuple[str, str]]:
-        """Pairs of a kind and a text, such as ("race", "...")."""
-        return list(self.sim.reports())
 
     def take_reports(self) -> list[str]:
         """The kinds of all reports so far, which are expected and now forgotten."""
@@ -476,35 +454,35 @@ class LaterRead:
 
     def array(self) -> np.ndarray | None:
         """The elements; None before the kernel has run."""
-        content = self._pending.bytes()
-        if len(content) != self._view.span:
+        content, view = self._pending.bytes(), self._view
+        if len(content) != view.span:
             return None
-        return _over(content, self._view.first, self._view.shape, self._view.strides, self._view.dtype)
+        return np.ndarray(view.shape, view.dtype, bytearray(content or view.dtype.itemsize), view.first, view.strides)
 
 
 class View:
-    """Where the elements of an array lie: a FakeArray, a dlbridge.Tensor or a torch.Tensor."""
+    """Where the elements of an array lie: an ndarray, a FakeArray, a dlbridge.Tensor or a torch.Tensor."""
 
     def __init__(self, x: Any) -> None:
+        self.shape = tuple(x.shape)
         if isinstance(x, FakeArray):
-            self.shape, self.strides, self.dtype = x.shape, x.strides_bytes, x.dtype
-            self.address = x.address
+            self.dtype, self.strides, address = x.dtype, x.strides_bytes, x.address
+        elif isinstance(x, np.ndarray):
+            self.dtype, self.strides, address = x.dtype, x.strides, x.__array_interface__["data"][0]
         else:
-            name = str(x.dtype).removeprefix("torch.")
-            self.dtype = numpy_dtype(name)
-            self.shape = tuple(x.shape)
+            self.dtype = numpy_dtype(str(x.dtype).removeprefix("torch."))
             steps = x.stride() if callable(getattr(x, "stride", None)) else x.strides
             self.strides = tuple(step * self.dtype.itemsize for step in steps)
-            self.address = x.data_ptr() if callable(x.data_ptr) else x.data_ptr
-        before = sum(min(0, (extent - 1) * stride) for extent, stride in zip(self.shape, self.strides, strict=True))
-        after = sum(max(0, (extent - 1) * stride) for extent, stride in zip(self.shape, self.strides, strict=True))
-        self.first = 0 if 0 in self.shape else -before
-        self.span = 0 if 0 in self.shape else after - before + self.dtype.itemsize
+            address = x.data_ptr() if callable(x.data_ptr) else x.data_ptr
+        reaches = [(extent - 1) * stride for extent, stride in zip(self.shape, self.strides, strict=True)]
+        empty = 0 in self.shape
+        self.first = 0 if empty else -sum(min(reach, 0) for reach in reaches)  # where the first element is in the span
+        self.span = 0 if empty else sum(map(abs, reaches)) + self.dtype.itemsize
+        self.begin = address - self.first
 
-
-def _reach(x: Any) -> tuple[int, int, View]:
-    view = View(x)
-    return view.address - view.first, view.span, view
+    def content(self) -> bytes:
+        """The bytes of an ndarray, gaps included."""
+        return ctypes.string_at(self.begin, self.span)
 
 
 @contextlib.contextmanager

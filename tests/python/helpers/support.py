@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from refusals import refusal as refusal
 
 import dlbridge
 
@@ -153,15 +154,6 @@ def writeback_array() -> tuple[Any, np.ndarray]:
     operand = iterator.operands[0]
     assert operand.flags.writebackifcopy
     return iterator, operand
-
-
-def refusal(call: Callable[[], Any]) -> dlbridge.ExchangeError:
-    """The ExchangeError that `call` raises; fails when it raises none. Keeps no frame, and so no argument, alive."""
-    try:
-        call()
-    except dlbridge.ExchangeError as error:
-        return error.with_traceback(None)
-    pytest.fail("ExchangeError was not raised")
 
 
 class Watched(np.ndarray):
