@@ -7,7 +7,6 @@ What a tensor's storage may go through while an export of it lives is in documen
 import gc
 import sys
 import threading
-import weakref
 
 import numpy as np
 import pytest
@@ -15,16 +14,11 @@ import torch
 
 from dlbridge import from_dlpack, to_numpy, to_torch
 from isolated import run_isolated
-from support import direct_tier
+from support import direct_tier, watched
 
 
-class Watched(np.ndarray):
-    """An array that can be watched by a weak reference to see when it goes."""
-
-
-def watched(*shape: int) -> tuple[np.ndarray, weakref.ref]:
-    array = np.arange(np.prod(shape), dtype=np.float32).reshape(shape).view(Watched)
-    return array, weakref.ref(array)
+def floats(*shape: int) -> np.ndarray:
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
 
 
 @direct_tier
@@ -84,7 +78,7 @@ def test_mapped_file_is_held(tmp_path):
 
 
 def test_array_lives_with_its_tensor():
-    array, alive = watched(4, 5)
+    array, alive = watched(floats(4, 5))
     count = sys.getrefcount(array)
     tensor = to_torch(array)
     assert sys.getrefcount(array) == count + 1
@@ -100,7 +94,7 @@ def test_array_lives_with_its_tensor():
 
 
 def test_chain_of_handles_releases_once():
-    array, alive = watched(8)
+    array, alive = watched(floats(8))
     tensor = to_torch(from_dlpack(to_torch(to_numpy(from_dlpack(array)))))
     del array
     gc.collect()
@@ -112,7 +106,7 @@ def test_chain_of_handles_releases_once():
 
 
 def test_views_keep_the_memory():
-    array, alive = watched(10, 10)
+    array, alive = watched(floats(10, 10))
     row = to_torch(array)[3]
     del array
     gc.collect()
@@ -127,7 +121,7 @@ def test_views_keep_the_memory():
 
 
 def test_cycles_are_collected():
-    array, alive = watched(3)
+    array, alive = watched(floats(3))
     loop: list = [array, to_torch(array), from_dlpack(array)]
     loop.append(loop)
     del array, loop
@@ -139,7 +133,7 @@ def test_cycles_are_collected():
 
 
 def test_dropping_on_another_thread():
-    array, alive = watched(1000)
+    array, alive = watched(floats(1000))
     box = [to_torch(array), to_numpy(to_torch(array)), from_dlpack(array)]
     del array
     thread = threading.Thread(target=box.clear)
@@ -150,7 +144,7 @@ def test_dropping_on_another_thread():
 
 
 def test_many_threads_share():
-    array, alive = watched(64)
+    array, alive = watched(floats(64))
     tensor = torch.arange(64.0)
     count = sys.getrefcount(array)
     address = array.ctypes.data

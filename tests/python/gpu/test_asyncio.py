@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simulated_gpu
-from simulated_gpu import ILLEGAL_ADDRESS, LARGE, SMALL, FakeArray, Held, SimulatedGpu, values_of
+from simulated_gpu import ILLEGAL_ADDRESS, LARGE, SMALL, FakeArray, Held, SimulatedGpu, eventually, values_of
 
 from dlbridge import ExchangeError, stage
 
@@ -133,7 +133,7 @@ def test_fds_become_readable(gpu):
         run(result(future))
         del future
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    eventually(lambda: len(os.listdir("/proc/self/fd")) <= before + 2)  # a thread may hold the last operation
 
 
 def test_several_loops_await(gpu):

@@ -147,6 +147,29 @@ def misaligned_array(dtype: Any = np.float32, count: int = 6) -> np.ndarray:
     return array
 
 
+# Layouts of arrays; floats and doubles.
+LAYOUTS: dict[str, Callable[[], np.ndarray]] = {
+    "c": lambda: np.arange(24.0).reshape(2, 3, 4),
+    "f": lambda: np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
+    "permuted": lambda: np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
+    "sliced": lambda: np.arange(48.0).reshape(2, 6, 4)[:, ::2, 1:],
+    "stepped": lambda: np.arange(10.0)[::2],
+    "negative": lambda: np.arange(12.0).reshape(3, 4)[::-1, ::-2],
+    "vector": lambda: np.arange(5.0),
+    "scalar": lambda: np.array(2.5),
+    "size_1": lambda: np.arange(24.0).reshape(6, 4)[::6, :1],
+    "size_1_inside": lambda: np.arange(24.0).reshape(2, 3, 4)[:, :1, :],
+    "empty": lambda: np.empty((3, 0, 2)),
+    "empty_slice": lambda: np.arange(24.0).reshape(4, 6)[2:2, ::3],
+    "one_of_many": lambda: np.arange(24.0)[7:8].reshape(1, 1, 1),
+    "broadcast": lambda: np.broadcast_to(np.arange(4.0), (3, 4)),
+    "overlapping": lambda: np.lib.stride_tricks.sliding_window_view(np.arange(6.0), 3),
+    "misaligned": misaligned_array,
+    "field": lambda: np.zeros(4, [("a", "f8"), ("b", "f8")])["b"],
+    "rank_32": lambda: np.arange(2.0).reshape((1,) * 31 + (2,)),
+}
+
+
 def writeback_array() -> tuple[Any, np.ndarray]:
     """An operand with WRITEBACKIFCOPY set, and the iterator that must live as long."""
     source = np.arange(4, dtype=np.float64)

@@ -23,7 +23,7 @@ import torch
 from capsules import Crafted, _capi
 
 import dlbridge
-from support import AS, address, assert_no_growth, misaligned_array, random_array, refusal
+from support import AS, LAYOUTS, address, assert_no_growth, random_array, refusal
 
 
 class PyBuffer(ctypes.Structure):
@@ -70,6 +70,12 @@ def buffer(x: Any, flags: int) -> Iterator[PyBuffer]:
         yield view
     finally:
         _release(ctypes.addressof(view))
+
+
+def ask(x: Any, flags: int) -> None:
+    """Makes a request, and ends it."""
+    with buffer(x, flags):
+        pass
 
 
 def fields(x: Any, flags: int) -> dict[str, Any] | type[Exception]:
@@ -147,11 +153,6 @@ def test_ml_dtypes_have_no_format(name: str) -> None:
             assert (plain.buf, plain.len, plain.format) == (address(a), a.nbytes, None)
 
 
-def iter_buffer(x: Any, flags: int) -> Iterator[PyBuffer]:
-    with buffer(x, flags) as view:
-        yield view
-
-
 @pytest.mark.parametrize("dtype", [torch.complex32, torch.float4_e2m1fn_x2], ids=str)
 def test_torch_dtypes_have_no_format(dtype: torch.dtype) -> None:
     t = torch.arange(8, dtype=torch.uint8).view(dtype)
@@ -169,7 +170,7 @@ def test_packed_elements_have_no_shape() -> None:
     assert "unpack it" in str(refusal(lambda: memoryview(handle)))
     with buffer(handle, 0) as plain:
         assert (plain.buf, plain.len) == (crafted.address(), 3)
-    assert refusal(lambda: next(iter_buffer(handle, ND))).code == "unsupported_dtype"
+    assert refusal(lambda: ask(handle, ND)).code == "unsupported_dtype"
 
 
 def test_bytes_consumers_take_every_dtype() -> None:
@@ -186,26 +187,6 @@ def test_bytes_consumers_take_every_dtype() -> None:
 
 
 # ---- layouts and requests ----
-
-LAYOUTS: dict[str, Callable[[], np.ndarray]] = {
-    "c": lambda: np.arange(24.0).reshape(2, 3, 4),
-    "f": lambda: np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
-    "permuted": lambda: np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
-    "sliced": lambda: np.arange(48.0).reshape(2, 6, 4)[:, ::2, 1:],
-    "stepped": lambda: np.arange(10.0)[::2],
-    "negative": lambda: np.arange(12.0).reshape(3, 4)[::-1, ::-2],
-    "vector": lambda: np.arange(5.0),
-    "scalar": lambda: np.array(2.5),
-    "size_1": lambda: np.arange(24.0).reshape(6, 4)[::6, :1],
-    "size_1_inside": lambda: np.arange(24.0).reshape(2, 3, 4)[:, :1, :],
-    "empty": lambda: np.empty((3, 0, 2)),
-    "empty_slice": lambda: np.arange(24.0).reshape(4, 6)[2:2, ::3],
-    "one_of_many": lambda: np.arange(24.0)[7:8].reshape(1, 1, 1),
-    "read_only_broadcast": lambda: np.broadcast_to(np.arange(4.0), (3, 4)),
-    "misaligned": misaligned_array,
-    "field": lambda: np.zeros(4, [("a", "f8"), ("b", "f8")])["b"],
-    "rank_32": lambda: np.arange(2.0).reshape((1,) * 31 + (2,)),
-}
 
 
 @pytest.mark.parametrize("writable", [0, WRITABLE], ids=["ro", "rw"])
@@ -247,7 +228,7 @@ def test_refused_order_names_remedy() -> None:
     assert "C-contiguous" in str(error)
     assert "numpy.ascontiguousarray(x)" in str(error)
     assert hashlib.md5(np.ascontiguousarray(handle)).digest() == hashlib.md5(bytes(handle)).digest()
-    error = refusal(lambda: next(iter_buffer(dlbridge.from_dlpack(np.zeros((3, 4))), ORDERS["f"])))
+    error = refusal(lambda: ask(dlbridge.from_dlpack(np.zeros((3, 4))), ORDERS["f"]))
     assert "numpy.asfortranarray(x)" in str(error)
 
 
@@ -306,7 +287,7 @@ def test_read_only_buffers(make: Callable[[], dlbridge.Tensor], code: str) -> No
     with pytest.raises(TypeError):
         view[(0,) * view.ndim] = 1
     assert not np.asarray(handle).flags.writeable
-    error = refusal(lambda: next(iter_buffer(handle, READ_ONLY_FULL | WRITABLE)))
+    error = refusal(lambda: ask(handle, READ_ONLY_FULL | WRITABLE))
     assert error.code == code
     assert "dlbridge.from_dlpack(x, copy=True)" in str(error)
     copied = dlbridge.from_dlpack(handle, copy=True)
@@ -324,7 +305,7 @@ def test_single_zero_stride_is_writable() -> None:
 
 @pytest.mark.parametrize("flags", [0, ND, READ_ONLY_FULL], ids=["simple", "nd", "full"])
 def test_device_memory_has_no_buffer(flags: int) -> None:
-    error = refusal(lambda: next(iter_buffer(device_handle(), flags)))
+    error = refusal(lambda: ask(device_handle(), flags))
     assert isinstance(error, BufferError)
     assert (error.code, error.field) == ("device_not_named", "device")
     assert "cuda:1" in str(error)

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import weakref
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from exchange_tables import (
 )
 
 import dlbridge
+from support import watched
 
 
 @pytest.mark.rule(88, 89)
@@ -56,21 +56,16 @@ def test_owning_tensor_outlives_its_handle(array: np.ndarray) -> None:
 
 
 def test_owning_tensor_holds_source() -> None:
-    class Watched(np.ndarray):
-        pass
-
-    gone: list[int] = []
-    array = np.zeros(4).view(Watched)
-    weakref.finalize(array, gone.append, 1)
+    array, alive = watched(np.zeros(4))
     handle = dlbridge.from_dlpack(array)
     out = ADDRESS()
     assert FROM_OBJECT(table().from_object)(handle, out) == 0
     del array, handle
     gc.collect()
-    assert gone == []
+    assert alive() is not None
     give_back(out)
     gc.collect()
-    assert gone == [1]
+    assert alive() is None
 
 
 @pytest.mark.rule(108)

@@ -25,7 +25,7 @@ from capsules import Crafted, versioned_of
 import dlbridge
 from dlbridge import _pickling
 from isolated import run_isolated
-from support import DTYPE_PAIRS, address, assert_no_growth, random_array, raw, read_only, refusal
+from support import DTYPE_PAIRS, LAYOUTS, address, assert_no_growth, random_array, raw, read_only, refusal
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
@@ -94,19 +94,6 @@ def test_packed_elements_survive(protocol: int) -> None:
     assert ctypes.string_at(memory, 8) == bytes(crafted.memory)[:8]
 
 
-LAYOUTS: dict[str, Callable[[], np.ndarray]] = {
-    "c": lambda: np.arange(24.0).reshape(2, 3, 4),
-    "f": lambda: np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
-    "permuted": lambda: np.arange(24.0).reshape(2, 3, 4).transpose(1, 0, 2),
-    "sliced": lambda: np.arange(48.0).reshape(2, 6, 4)[:, ::2, 1:],
-    "negative": lambda: np.arange(12.0).reshape(3, 4)[::-1, ::-2],
-    "broadcast": lambda: np.broadcast_to(np.arange(4.0), (3, 4)),
-    "overlapping": lambda: np.lib.stride_tricks.sliding_window_view(np.arange(6.0), 3),
-    "scalar": lambda: np.array(2.5),
-    "empty": lambda: np.empty((3, 0, 2)),
-    "size_1": lambda: np.arange(24.0).reshape(6, 4)[::6, :1],
-    "rank_32": lambda: np.arange(2.0).reshape((1,) * 31 + (2,)),
-}
 DENSE = ("c", "f", "permuted", "scalar", "size_1", "rank_32")
 
 
