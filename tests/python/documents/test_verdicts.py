@@ -14,14 +14,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import capsules
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from capsules import IS_COPIED, PADDED, READ_ONLY, Crafted, name_of
+from capsules import Crafted, name_of
 from dtypes import DTYPES, numpy_dtype
 from pages import page, section, tables
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -29,7 +30,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import dlbridge
 import support
 from isolated import run_isolated
-from support import AS, address, f4, f8, misaligned_array, raw, read_only, refusal, writeback_array
+from support import address, f4, raw, read_only, refusal, writeback_array
 
 TARGETS = {convert.__name__: (name, convert) for name, convert in support.TARGETS.items()}
 NUMPY_1 = np.lib.NumpyVersion(np.__version__) < "2.0.0"
@@ -133,40 +134,32 @@ REQUESTS = read_requests()
 # ---- sources ----
 
 
-def own(x: Any, **more: Any) -> Callable[[], Lent]:
-    """A source that is described by itself: an array or a tensor; `x` makes it."""
-    return lambda: Lent(x(), **more)
+def source(code: str, has_memory: bool) -> Lent:
+    """What the column "source" says. Without memory there are no plain elements to compare with."""
+    made = eval(code, vars(support) | vars(capsules) | globals())
+    return made if isinstance(made, Lent) else Lent(made, like=None if has_memory else ())
 
 
-def handle(make: Callable[[], Any]) -> Callable[[], Lent]:
+def handle(x: Any) -> Lent:
     """The same as a dlbridge.Tensor."""
-
-    def lend() -> Lent:
-        source = make()
-        return Lent(dlbridge.from_dlpack(source), source, address(source))
-
-    return lend
+    return Lent(dlbridge.from_dlpack(x), x, address(x))
 
 
-def crafted(like: Callable[[Crafted], Any] | None = None, **fields: Any) -> Callable[[], Lent]:
+def capsule(like: Callable[[Crafted], Any] | None = None, **fields: Any) -> Lent:
     """A capsule of `fields`, and what it holds: 2 x 3 float32 unless told otherwise."""
-
-    def lend() -> Lent:
-        source = Crafted(**fields)
-        floats = np.ctypeslib.as_array(source.memory)
-        content = like(source) if like else floats[:6].reshape(2, 3)
-        return Lent(source.capsule(), content, source.address() + source.byte_offset, source.shape, source)
-
-    return lend
+    made = Crafted(**fields)
+    steps = [4 * stride for stride in made.strides]
+    content = like(made) if like else np.ndarray(made.shape, np.float32, made.memory, made.byte_offset, steps)
+    return Lent(made.capsule(), content, made.address() + made.byte_offset, made.shape, made)
 
 
-def nibbles(code: int, bits: int, like: Any = None, **more: Any) -> Callable[[], Lent]:
+def nibbles(code: int, bits: int, like: Any = None, **more: Any) -> Lent:
     """A capsule of six elements of a type below a byte."""
     memory = (ctypes.c_uint8 * 16)(1, 0, 2, 3, 1, 2, 1, 3, 2)
     dtype = np.dtype(like or np.uint8)
     packed = not more.get("flags") and more.get("lanes", 1) == 1
     held = (6 * bits + 7) // 8 if packed else 6
-    return crafted(
+    return capsule(
         lambda source: np.frombuffer(source.memory, np.uint8)[:held].view(dtype),
         code=code, bits=bits, shape=(6,), strides=(1,), memory=memory, **more,
     )  # fmt: skip
@@ -198,12 +191,12 @@ def float4_pairs() -> torch.Tensor:
     return torch.tensor([[0x21, 0x43], [0x65, 0x87], [0xA9, 0xCB]], dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
 
 
-def rank_65() -> torch.Tensor:
-    return torch.arange(2.0).reshape((1,) * 64 + (2,))
-
-
 def conjugated() -> torch.Tensor:
     return torch.tensor([1 + 2j, 3 - 4j]).conj()
+
+
+def zero() -> Lent:
+    return Lent(torch._efficientzerotensor((2, 3)), torch.zeros(2, 3))
 
 
 def copy_on_write() -> Lent:
@@ -245,99 +238,6 @@ def short_storage() -> torch.Tensor:
     return tensor
 
 
-def no_memory(make: Callable[[], Any]) -> Callable[[], Lent]:
-    """A source that holds no plain elements to compare with."""
-    return lambda: Lent(make(), like=())
-
-
-MAKERS: dict[str, Callable[[], Lent]] = {
-    # layouts and flags
-    "array": own(f8),
-    "tensor": own(f4),
-    "handle": handle(f8),
-    "rank_0": own(lambda: np.array(1.5)),
-    "max_rank_64": own(lambda: np.arange(6.0).reshape((1,) * 62 + (2, 3))),
-    "rank_65": own(rank_65),
-    "rank_65_handle": handle(rank_65),
-    "empty": own(lambda: np.empty((3, 0))[::-1]),
-    "steps": own(lambda: f8()[1:, ::2]),
-    "steps_tensor": own(lambda: f4()[1:, ::2]),
-    "transposed": own(lambda: f8().T),
-    "interleaved": own(lambda: AS(np.arange(12.0), (2, 3), (8, 16))),
-    "flipped": own(lambda: f8()[::-1]),
-    "flipped_inner": own(lambda: f8()[:, ::-2]),
-    "flipped_handle": handle(lambda: f8()[::-1]),
-    "flipped_one": own(lambda: f8()[:1][::-1]),
-    "broadcast": own(lambda: AS(np.arange(4.0), (3, 4), (0, 8))),
-    "broadcast_tensor": own(lambda: torch.arange(4.0).expand(3, 4)),
-    "broadcast_read_only": own(lambda: np.broadcast_to(np.arange(4.0), (3, 4))),
-    "windows": own(lambda: windows(True)),
-    "windows_tensor": own(lambda: torch.arange(10.0).unfold(0, 4, 1)),
-    "windows_read_only": own(lambda: windows(False)),
-    "misaligned": own(misaligned_array),
-    "misaligned_tensor": own(lambda: torch.from_numpy(misaligned_array())),
-    "misaligned_complex128": own(misaligned_complex),
-    "misaligned_steps": own(lambda: misaligned_array()[::2]),
-    "bytes_at_odd_address": own(lambda: misaligned_array(np.uint8)),
-    "read_only": own(lambda: read_only(f8())),
-    "read_only_empty": own(lambda: read_only(np.empty((3, 0)))),
-    "read_only_flipped": own(lambda: read_only(f8())[::-1]),
-    "read_only_handle": handle(lambda: read_only(f8())),
-    "swapped": own(lambda: f8().astype(">f8")),
-    "swapped_flipped": own(lambda: f8().astype(">f8")[::-1]),
-    "swapped_int16": own(lambda: f8().astype(">i2")),
-    "even_field": own(lambda: field_of("i4,f4", "f1")),
-    "odd_field": own(lambda: field_of("i1,f4", "f1")),
-    "float4_padded": own(padded_float4),
-    "float4_padded_handle": handle(padded_float4),
-    "float4_odd": own(lambda: padded_float4(3)),
-    "float4_pairs": own(float4_pairs),
-    "float4_pairs_handle": handle(float4_pairs),
-    # special tensors and arrays
-    "matrix": own(lambda: np.arange(6.0).reshape(2, 3).view(np.matrix)),
-    "parameter": own(lambda: torch.nn.Parameter(torch.arange(6.0).reshape(2, 3), requires_grad=False)),
-    "inference": own(inference),
-    "conj": own(conjugated),
-    "neg": own(lambda: conjugated().imag),
-    "zero": lambda: Lent(torch._efficientzerotensor((2, 3)), torch.zeros(2, 3)),
-    "copy_on_write": copy_on_write,
-    "requires_grad": own(lambda: f4().requires_grad_()),
-    "string_dtype": no_memory(lambda: np.array(["ab", "c"], np.dtypes.StringDType())),
-    "masked": no_memory(lambda: np.ma.array([1.0, 2.0, 3.0], mask=[0, 1, 0])),
-    "writeback": writeback,
-    "sparse_coo": no_memory(lambda: torch.eye(3).to_sparse()),
-    "sparse_csr": no_memory(lambda: torch.eye(3).to_sparse_csr()),
-    "nested": no_memory(lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])),
-    "quantized": no_memory(lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.quint8)),
-    "mkldnn": no_memory(lambda: torch.ones(2, 3).to_mkldnn()),
-    "meta": no_memory(lambda: torch.empty(3, device="meta")),
-    "fake": no_memory(fake),
-    "functional": no_memory(lambda: torch._to_functional_tensor(torch.ones(3))),
-    "batched": no_memory(batched),
-    "short_storage": no_memory(short_storage),
-    # foreign descriptors
-    "capsule": crafted(),
-    "capsule_read_only": crafted(flags=READ_ONLY),
-    "capsule_copied": crafted(flags=IS_COPIED),
-    "capsule_legacy": crafted(versioned=False),
-    "capsule_flipped": crafted(
-        lambda source: np.ctypeslib.as_array(source.memory)[:6].reshape(2, 3)[:, ::-1], strides=(3, -1), byte_offset=8
-    ),
-    "capsule_overlap": crafted(
-        lambda source: AS(np.ctypeslib.as_array(source.memory), (3, 3), (4, 4)), shape=(3, 3), strides=(1, 1)
-    ),
-    "capsule_misaligned": crafted(
-        lambda source: np.frombuffer(source.memory, np.float32, 6, 2).reshape(2, 3), byte_offset=2
-    ),
-    "int4_padded": nibbles(0, 4, ml_dtypes.int4, flags=PADDED),
-    "int4_packed": nibbles(0, 4),
-    "uint4_packed": nibbles(1, 4),
-    "float6_padded": nibbles(15, 6, ml_dtypes.float6_e2m3fn, flags=PADDED),
-    "float4_one_padded": nibbles(17, 4, ml_dtypes.float4_e2m1fn, flags=PADDED),
-    "float4_one_packed": nibbles(17, 4),
-    "float4_two_lanes": nibbles(17, 4, lanes=2),
-}
-
 NO_NUMBERS: dict[str, Callable[[], Any]] = {
     "object": lambda: np.array([None] * 6),
     "void": lambda: np.zeros(6, "V8"),
@@ -374,9 +274,8 @@ def dtype_cases() -> Iterator[Case]:
         cast_item = np.dtype(row["cast"]).itemsize
         cells = {target: Cell.read(row[target]) for target in TARGETS}
         for name, owner in itertools.product(row["dtypes"].split(), row["as"].split()):
-            make = own(lambda name=name, owner=owner: six(name, owner))
-            if item is None:
-                make = no_memory(lambda name=name, owner=owner: six(name, owner))
+            like = () if item is None else None
+            make = partial(lambda name, owner, like: Lent(six(name, owner), like), name, owner, like)
             lacking = "" if is_there(name, owner) else f"the installed {owner} has no {name}"
             case = Case(f"{owner}-{name}", make, item and 6 * item, row["cast"], 6 * cast_item, cells, lacking)
             yield case
@@ -385,7 +284,7 @@ def dtype_cases() -> Iterator[Case]:
                     target: replace(cell, kind="never") if cell.kind == "cast" else cell
                     for target, cell in cells.items()
                 }
-                make = handle(lambda name=name, owner=owner: six(name, owner))
+                make = partial(lambda name, owner: handle(six(name, owner)), name, owner)
                 yield replace(case, name=f"handle-{owner}-{name}", make=make, cells=passed_on)
 
 
@@ -399,7 +298,8 @@ def other_cases() -> Iterator[Case]:
             name = row["case"].strip("`")
             cells = {target: Cell.read(row[target]) for target in TARGETS}
             lacking = "NumPy 1 has none" if NUMPY_1 and name in LACKED_BY_NUMPY_1 else ""
-            yield Case(name, MAKERS[name], number(row["bytes"]), cast, number(cast_bytes or "–"), cells, lacking)
+            make = partial(source, re.match(r"`(.*?)`", row["source"])[1], has_memory=row["bytes"] != "–")
+            yield Case(name, make, number(row["bytes"]), cast, number(cast_bytes or "–"), cells, lacking)
 
 
 with warnings.catch_warnings():
@@ -803,10 +703,6 @@ def test_float4_imports_ml_dtypes() -> None:
 
 
 # ---- the tables are whole ----
-
-
-def test_rows_match_sources() -> None:
-    assert set(MAKERS) == {case.name for case in other_cases()}
 
 
 def test_every_dtype_has_a_row() -> None:
