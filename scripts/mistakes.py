@@ -28,8 +28,8 @@ OUTER_WAITS = "  if (outer_waits && outer_.ordered && !on_outer_stream())\n"
 QUERY_DONE = "answer = as_runtime_error(api.event_query(done_.get()));"
 COMPLETE = "void Operation::complete() noexcept {\n"
 OUTER_WAITS_LATE = "  if (outer_.ordered) device_.api().stream_wait_event(outer_.handle, done_.get(), 0);\n"
-TO_HOST_LARGE = "*OrderOfEveryWay.ToHost/large_to_fresh_async_lazy"
-TO_DEVICE_LARGE = "*OrderOfEveryWay.ToDevice/large_to_pageable_lazy"
+TO_HOST_LARGE = "*OrderOfEveryWay.CopiesInOrder/large_async"
+TO_DEVICE_LARGE = "*OrderOfEveryWay.CopiesInOrder/large_sent"
 RINGS = "StagingOrder.RingSlotsWaitForReuse"
 
 MISTAKES = [
@@ -42,7 +42,7 @@ MISTAKES = [
             "operation/operation.cpp", ((WAIT_FOR_READY, ""),),
             TO_DEVICE_LARGE),
     Mistake("drop_done_record", "the end of the copies is not recorded",
-            "operation/operation.cpp", ((RECORD_DONE, ""),), "*OrderOfEveryWay.ToHost/large_to_fresh_lazy"),
+            "operation/operation.cpp", ((RECORD_DONE, ""),), "*OrderOfEveryWay.CopiesInOrder/large"),
     Mistake("drop_producers_wait", "the producer does not wait for the copy",
             "operation/operation.cpp", ((OUTER_WAITS, "  if (false)\n"),),
             "StagingOrder.SnapshotDelaysProducer"),
@@ -57,7 +57,7 @@ MISTAKES = [
             ((RECORD_DONE, ""),
              ("  if (step.kind != CopyKind::pack) {\n", "  if (step.kind != CopyKind::pack) {\n"
               "    check(device_.api().event_record(done_.get(), copies_), \"cudaEventRecord\");\n")),
-            "*OrderOfEveryWay.ToHost/large_to_fresh_lazy"),
+            "*OrderOfEveryWay.CopiesInOrder/large"),
     Mistake("release_source_at_submit", "the source is released when the copy is enqueued",
             "operation/operation.cpp",
             (("  Waiter& waiter = operation->", "  operation->held_.clear();\n  Waiter& waiter = operation->"),),

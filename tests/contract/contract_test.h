@@ -47,12 +47,4 @@ class Contract : public testing::Test {
 template <typename Parameter>
 class ContractOf : public Contract, public testing::WithParamInterface<Parameter> {};
 
-/// What a way is called in the name of its tests.
-struct WayName {
-  template <typename Way>
-  std::string operator()(const testing::TestParamInfo<Way>& given) const {
-    return name(given.param);
-  }
-};
-
 }  // namespace dlbridge::contract

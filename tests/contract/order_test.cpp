@@ -36,12 +36,11 @@ class StagingOrder : public Contract {
     view.data = bytes.data();
     return view;
   }
-  Loan acquire(const TensorView& view) {
-    Loan loan;
-    loan.describe(view);
-    loan.attach(released_.deleter());
-    return loan;
+  void expect_produced(const Loan& result) const {
+    const auto* bytes = static_cast<const uint8_t*>(result.view().data);
+    EXPECT_TRUE(std::equal(produced_.begin(), produced_.end(), bytes));
   }
+  Loan acquire(const TensorView& view) { return test::loan_of(view, released_); }
 
   static constexpr size_t kBytes = kElements * 4;
   const Bytes produced_ = pattern(kBytes, 7);
@@ -61,28 +60,16 @@ class StagingOrder : public Contract {
   test::Shaped shape_{{kElements / 100, 100}, {1, kElements / 100}};
 };
 
-TEST_F(StagingOrder, ToHostWaitsForProducer) {
-  backend().hold(stream());
-  backend().enqueue_write(stream(), memory_, produced_);
-  cuda::Future future = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
-  EXPECT_FALSE(future.done());
-  EXPECT_FALSE(future.wait(0.02));
-  EXPECT_EQ(released_.count(), 0);
-  backend().go();
-  const Loan result = future.result();
-  const auto* bytes = static_cast<const uint8_t*>(result.view().data);
-  EXPECT_TRUE(std::equal(produced_.begin(), produced_.end(), bytes));
-}
-
 TEST_F(StagingOrder, ToHostIsASnapshot) {
   backend().hold(stream());
   backend().enqueue_write(stream(), memory_, produced_);
   cuda::Future future = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
   backend().enqueue_write(stream(), memory_, pattern(kBytes, 8));
+  EXPECT_FALSE(future.done());
+  EXPECT_FALSE(future.wait(0.02));
+  EXPECT_EQ(released_.count(), 0);
   backend().go();
-  const Loan result = future.result();
-  const auto* bytes = static_cast<const uint8_t*>(result.view().data);
-  EXPECT_TRUE(std::equal(produced_.begin(), produced_.end(), bytes));
+  expect_produced(future.result());
 }
 
 TEST_F(StagingOrder, DroppedFutureStillCompletes) {
@@ -155,10 +142,7 @@ TEST_F(StagingOrder, CopiesIntoOneTargetKeepOrder) {
 TEST_F(StagingOrder, RoundTripKeepsOrder) {
   Bytes host = produced_;
   cuda::stage_to_device(host_view(host), device_view(memory_), stream());
-  const cuda::Future back = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
-  const Loan result = back.result();
-  const auto* bytes = static_cast<const uint8_t*>(result.view().data);
-  EXPECT_TRUE(std::equal(produced_.begin(), produced_.end(), bytes));
+  expect_produced(cuda::stage_to_host_async(acquire(device_view(memory_)), stream()).result());
 }
 
 }  // namespace

@@ -93,23 +93,12 @@ class RandomLayouts : public ContractOf<uint64_t> {
                  testing::PrintToString(target.strides) + "+" +
                  std::to_string(target.misalignment) + ", stream " +
                  std::to_string(reinterpret_cast<intptr_t>(stream.handle)));
-    switch (draw.upto(4)) {
-      case 0: {
-        SCOPED_TRACE("between device tensors");
-        return check_on_device(backend(), source, target, stream);
-      }
-      case 1:
-      case 2: {
-        const ToDevice way = draw.of(ways_to_device());
-        SCOPED_TRACE(std::string("to device: ") + name(way));
-        return check_to_device(backend(), way, source, target, stream);
-      }
-      default: {
-        const ToHost way = draw.of(ways_to_host());
-        SCOPED_TRACE(std::string("to host: ") + name(way));
-        return check_to_host(backend(), way, source, target, stream);
-      }
-    }
+    constexpr Side kSides[] = {Side::on_device, Side::device, Side::device, Side::host, Side::host};
+    const Side side = draw.of(kSides);
+    const Way& way = draw.of(ways_to(side));
+    constexpr const char* kNames[] = {"to host: ", "to device: ", "on the device: "};
+    SCOPED_TRACE(std::string(kNames[static_cast<size_t>(side)]) + way.name);
+    check_way(backend(), way, source, target, stream);
   }
 };
 

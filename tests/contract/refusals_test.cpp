@@ -235,19 +235,14 @@ class Refusing : public ContractOf<Refusal> {
 
     expect_refused(GetParam(), [&] { with_views(pair); });
 
-    test::ReleaseCounter source_released;
-    test::ReleaseCounter target_released;
-    Loan source;
-    source.describe(pair.source.view());
-    source.attach(source_released.deleter());
-    Loan target;
-    target.describe(pair.target.view());
-    target.attach(target_released.deleter());
+    test::ReleaseCounter released;
+    Loan source = test::loan_of(pair.source.view(), released);
+    Loan target = test::loan_of(pair.target.view(), released);
     expect_refused(GetParam(),
                    [&] { with_loans(std::move(source), std::move(target), pair.stream); });
     EXPECT_TRUE(source.owns_memory());
     EXPECT_TRUE(target.owns_memory());
-    EXPECT_EQ(source_released.count() + target_released.count(), 0);
+    EXPECT_EQ(released.count(), 0);
     EXPECT_EQ(source.view().data, pair.source.view().data);
     EXPECT_EQ(target.view().data, pair.target.view().data);
     EXPECT_EQ(target.view().ndim, pair.target.view().ndim);
@@ -265,6 +260,7 @@ class Refusing : public ContractOf<Refusal> {
 class RefusingToHost : public Refusing {};
 class RefusingToDevice : public Refusing {};
 
+// Rule: 25
 TEST_P(RefusingToHost, SaysWhyAndTakesNothing) {
   check(
       true, [](Pair& p) { cuda::stage_to_host(p.source.view(), p.target.view(), p.stream); },
@@ -309,11 +305,7 @@ TEST_F(RefusedBatch, TwoDevices) {
   expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host(views, stream())); });
 
   test::ReleaseCounter released;
-  std::vector<Loan> loans(2);
-  for (size_t i = 0; i < 2; ++i) {
-    loans[i].describe(views[i]);
-    loans[i].attach(released.deleter());
-  }
+  Loan loans[] = {test::loan_of(views[0], released), test::loan_of(views[1], released)};
   expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host_async(loans, stream())); });
   EXPECT_EQ(released.count(), 0);
   EXPECT_TRUE(loans[0].owns_memory() && loans[1].owns_memory());
@@ -361,12 +353,8 @@ TEST_P(RefusedPacked, HasNoAddresses) {
   // Each call with the loans it is given; both are still the caller's afterwards.
   const auto refused = [&](const TensorView& from, const TensorView& to, auto&& call) {
     test::ReleaseCounter released;
-    Loan first;
-    first.describe(from);
-    first.attach(released.deleter());
-    Loan second;
-    second.describe(to);
-    second.attach(released.deleter());
+    Loan first = test::loan_of(from, released);
+    Loan second = test::loan_of(to, released);
     expect_refused(refusal, [&] { call(std::move(first), std::move(second)); });
     EXPECT_TRUE(first.owns_memory() && second.owns_memory());
     EXPECT_EQ(first.view().data, from.data);
@@ -427,8 +415,13 @@ TEST_F(RefusedPinnedMemory, RecordStreamChecksArguments) {
   EXPECT_TRUE(cuda::record_stream(pinned.view().data, stream()));
   int mine = 0;
   EXPECT_FALSE(cuda::record_stream(&mine, stream()));
-  expect_refused({"", {}, ErrorCode::stream_invalid, "stream", {"-1", "expected"}},
-                 [&] { cuda::record_stream(pinned.view().data, numbered(cuda::kNoSync)); });
+  std::vector<Stream> refused{numbered(cuda::kNoSync), numbered(0), numbered(-2)};
+  if (backend().other_device() >= 0)
+    refused.push_back({Device(DeviceType::cuda, backend().other_device()), stream().handle});
+  for (const Stream given : refused) {
+    expect_refused({"", {}, ErrorCode::stream_invalid, "stream", {}},
+                   [&] { cuda::record_stream(pinned.view().data, given); });
+  }
 }
 
 }  // namespace

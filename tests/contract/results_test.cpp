@@ -72,14 +72,7 @@ TEST_F(StagedResults, ComeFromThePinnedPool) {
   const size_t before = cuda::pinned_stats().owned;
   Loan result = cuda::stage_to_host(source, stream());
   EXPECT_GE(cuda::pinned_stats().owned, before + 100000);
-  Loan later = cuda::stage_to_host_async(
-                   [&] {
-                     Loan loan;
-                     loan.describe(source);
-                     return loan;
-                   }(),
-                   stream())
-                   .result();
+  Loan later = cuda::stage_to_host_async(test::loan_of(source), stream()).result();
   EXPECT_GE(cuda::pinned_stats().owned, before + 200000);
   result.reset();
   later.reset();
@@ -114,14 +107,10 @@ TEST_F(StagedResults, ArePageableBeyondTheLimit) {
       SCOPED_TRACE(i);
       const TensorView& view = views[i];
       const size_t owned = cuda::pinned_stats().owned;
-      Loan result;
-      if (async) {
-        Loan loan;
-        loan.describe(view);
-        result = cuda::stage_to_host_async(std::move(loan), stream(), {.row_major = true}).result();
-      } else {
-        result = cuda::stage_to_host(view, stream(), {.row_major = true});
-      }
+      const cuda::StageOptions options{.row_major = true};
+      const Loan result =
+          async ? cuda::stage_to_host_async(test::loan_of(view), stream(), options).result()
+                : cuda::stage_to_host(view, stream(), options);
       EXPECT_EQ(cuda::pinned_stats().owned, owned);
       expect_fresh(result.view(), view, true);
       EXPECT_TRUE(elements_of(result.view()) == twin(i));
@@ -147,12 +136,7 @@ TEST_F(StagedResults, NeedNoPinnedMemory) {
       return view;
     };
     test::ReleaseCounter released;
-    const auto acquired = [&](const TensorView& view) {
-      Loan loan;
-      loan.describe(view);
-      loan.attach(released.deleter());
-      return loan;
-    };
+    const auto acquired = [&](const TensorView& view) { return test::loan_of(view, released); };
     const Loan before = async ? cuda::stage_to_host_async(acquired(device), stream()).result()
                               : cuda::stage_to_host(device, stream());
     EXPECT_TRUE(elements_of(before.view()) == (async ? sent : twin(0)));
@@ -178,17 +162,8 @@ TEST_F(StagedResults, NeedNoPinnedMemory) {
 }
 
 TEST_F(StagedResults, OutliveTheirSource) {
-  Loan result;
-  {
-    const cuda::Future future = cuda::stage_to_host_async(
-        [&] {
-          Loan loan;
-          loan.describe(bytes_on_device(1000).view());
-          return loan;
-        }(),
-        stream());
-    result = future.result();
-  }
+  const Loan result =
+      cuda::stage_to_host_async(test::loan_of(bytes_on_device(1000).view()), stream()).result();
   TearDown();
   EXPECT_EQ(elements_of(result.view()), twin(0));
 }
@@ -280,11 +255,7 @@ TEST_F(StagedResults, OfEmptyBatchNeedNoDevice) {
   for (const Loan& result : results) expect_fresh(result.view(), view, true);
 
   test::ReleaseCounter released;
-  std::vector<Loan> loans(2);
-  for (Loan& loan : loans) {
-    loan.describe(view);
-    loan.attach(released.deleter());
-  }
+  Loan loans[] = {test::loan_of(view, released), test::loan_of(view, released)};
   const cuda::Future future = cuda::stage_to_host_async(loans, stream());
   EXPECT_TRUE(future.done());
   EXPECT_EQ(released.count(), 2);
@@ -301,10 +272,9 @@ TEST_F(StagedResults, PinnedEmptyIsDenseAndWritable) {
     const test::Shaped like(pair.shape, pair.source);
     const size_t owned = cuda::pinned_stats().owned;
     const Loan made = cuda::pinned_empty(like.view());
-    Loan as_result;
-    as_result.describe(made.view());
-    as_result.view().is_copied = true;
-    expect_fresh(as_result.view(), like.view(), false);
+    TensorView as_result = made.view();
+    as_result.is_copied = true;
+    expect_fresh(as_result, like.view(), false);
     EXPECT_FALSE(made.view().is_copied);
     if (made.view().is_empty()) continue;
     EXPECT_GE(cuda::pinned_stats().owned, owned + static_cast<size_t>(made.view().nbytes()));

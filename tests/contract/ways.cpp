@@ -49,13 +49,6 @@ class HostMemory {
   std::span<uint8_t> bytes_;
 };
 
-Loan acquire(const TensorView& view, ReleaseCounter& counter) {
-  Loan loan;
-  loan.describe(view);
-  loan.attach(counter.deleter());
-  return loan;
-}
-
 StagingBackend& staging_between(Device from, Device to) {
   cuda::register_cuda_staging();
   StagingBackend* backend = find_staging(from, to);
@@ -102,31 +95,23 @@ class HostCheck {
         content_(pattern(from_.block_bytes(), 1)),
         device_(backend, from_, content_) {}
 
-  void run(ToHost way) {
-    switch (way) {
-      case ToHost::backend:
+  void run(const Way& way) {
+    switch (way.call) {
+      case Way::backend:
         return into(false, [&](const TensorView& out) {
           staging_between(source().device, out.device).copy(source(), out, stream_);
         });
-      case ToHost::out:
-      case ToHost::out_pinned:
-        return into(way == ToHost::out_pinned,
+      case Way::into:
+        if (way.has(Way::async)) return into_async(way.has(Way::pinned));
+        return into(way.has(Way::pinned),
                     [&](const TensorView& out) { cuda::stage_to_host(source(), out, stream_); });
-      case ToHost::out_async:
-      case ToHost::out_pinned_async:
-        return into_async(way == ToHost::out_pinned_async);
-      case ToHost::fresh:
-      case ToHost::fresh_row_major: {
-        const bool row_major = way == ToHost::fresh_row_major;
-        const Loan result = cuda::stage_to_host(source(), stream_, {.row_major = row_major});
-        return expect_result(result, row_major);
-      }
-      case ToHost::fresh_async:
-      case ToHost::fresh_row_major_async:
-        return fresh_async(way == ToHost::fresh_row_major_async);
-      case ToHost::batch:
-      case ToHost::batch_async:
-        return batch(way == ToHost::batch_async);
+      case Way::fresh:
+        if (way.has(Way::async)) return fresh_async(way.has(Way::row_major));
+        return expect_result(
+            cuda::stage_to_host(source(), stream_, {.row_major = way.has(Way::row_major)}),
+            way.has(Way::row_major));
+      case Way::batch:
+        return batch(way.has(Way::async));
     }
   }
 
@@ -147,8 +132,8 @@ class HostCheck {
     HostMemory host(to_.block_bytes(), pinned);
     ReleaseCounter source_released;
     ReleaseCounter out_released;
-    Loan source_loan = acquire(source(), source_released);
-    Loan out_loan = acquire(to_.view(host.bytes().data()), out_released);
+    Loan source_loan = test::loan_of(source(), source_released);
+    Loan out_loan = test::loan_of(to_.view(host.bytes().data()), out_released);
     {
       const Future future =
           cuda::stage_to_host_async(std::move(source_loan), std::move(out_loan), stream_);
@@ -170,7 +155,7 @@ class HostCheck {
 
   void fresh_async(bool row_major) {
     ReleaseCounter released;
-    Loan loan = acquire(source(), released);
+    Loan loan = test::loan_of(source(), released);
     Loan result;
     {
       const Future future =
@@ -197,7 +182,7 @@ class HostCheck {
     ReleaseCounter released;
     if (async) {
       std::vector<Loan> loans;
-      for (const TensorView& view : views) loans.push_back(acquire(view, released));
+      for (const TensorView& view : views) loans.push_back(test::loan_of(view, released));
       const Future future = cuda::stage_to_host_async(loans, stream_);
       ASSERT_EQ(future.size(), std::size(views));
       for (size_t i = 0; i < future.size(); ++i) {
@@ -248,22 +233,14 @@ class DeviceCheck {
     expected_ = copied(from_, content, to_);
   }
 
-  void run(ToDevice way) {
-    switch (way) {
-      case ToDevice::backend:
-        staging_between(source().device, target().device).copy(source(), target(), stream_);
-        return expect_arrived();
-      case ToDevice::stage:
-      case ToDevice::stage_pinned:
-        cuda::stage_to_device(source(), target(), stream_);
-        return expect_arrived();
-      case ToDevice::async:
-      case ToDevice::async_pinned:
-      case ToDevice::async_borrow:
-        return run_async(way);
-      case ToDevice::batch:
-        return run_batch();
-    }
+  void run(const Way& way) {
+    if (way.call == Way::batch) return run_batch();
+    if (way.has(Way::async)) return run_async(way);
+    if (way.call == Way::backend)
+      staging_between(source().device, target().device).copy(source(), target(), stream_);
+    else
+      cuda::stage_to_device(source(), target(), stream_);
+    expect_arrived();
   }
 
  private:
@@ -286,18 +263,18 @@ class DeviceCheck {
     }
   }
 
-  void run_async(ToDevice way) {
+  void run_async(const Way& way) {
     ReleaseCounter source_released;
     ReleaseCounter target_released;
-    Loan source_loan = acquire(source(), source_released);
-    Loan target_loan = acquire(target(), target_released);
+    Loan source_loan = test::loan_of(source(), source_released);
+    Loan target_loan = test::loan_of(target(), target_released);
     {
       const Future future =
           cuda::stage_to_device_async(std::move(source_loan), std::move(target_loan), stream_,
-                                      {.borrow = way == ToDevice::async_borrow});
+                                      {.borrow = way.has(Way::borrow)});
       EXPECT_FALSE(source_loan.owns_memory());
       EXPECT_FALSE(target_loan.owns_memory());
-      if (way == ToDevice::async && has_edges(stream_)) {
+      if (!way.has(Way::pinned) && !way.has(Way::borrow) && has_edges(stream_)) {
         expect_arrived();  // a pageable source has been read when the call returns
       } else {
         ASSERT_TRUE(future.wait());
@@ -338,122 +315,63 @@ class DeviceCheck {
   Bytes expected_;
 };
 
-// An exception ends the check, not the test, which goes on with the next layout.
-template <typename Action>
-void reporting(Action&& action) {
-  try {
-    action();
-  } catch (const std::exception& error) {
-    ADD_FAILURE() << error.what();
+void check_on_device(Backend& backend, const Spec& source, const Spec& target, Stream stream) {
+  const Placement from(source);
+  const Placement to(target);
+  const Bytes content = pattern(from.block_bytes(), 1);
+  const OnDevice there(backend, from, content);
+  const OnDevice here(backend, to, Bytes(to.block_bytes(), kPoison));
+  staging_between(there.view().device, here.view().device).copy(there.view(), here.view(), stream);
+  if (has_edges(stream)) {
+    const auto seen = backend.enqueue_read(stream, here.block(), to.block_bytes());
+    backend.synchronize(stream);
+    EXPECT_TRUE(same(*seen, copied(from, content, to)));
+  } else {
+    EXPECT_TRUE(same(here.read(), copied(from, content, to)));
   }
+  EXPECT_TRUE(same(there.read(), content));
 }
 
 }  // namespace
 
-const std::vector<ToHost>& ways_to_host() {
-  static const std::vector<ToHost> ways{ToHost::backend,
-                                        ToHost::out,
-                                        ToHost::out_pinned,
-                                        ToHost::out_async,
-                                        ToHost::out_pinned_async,
-                                        ToHost::fresh,
-                                        ToHost::fresh_row_major,
-                                        ToHost::fresh_async,
-                                        ToHost::fresh_row_major_async,
-                                        ToHost::batch,
-                                        ToHost::batch_async};
-  return ways;
+const std::vector<Way>& ways_to(Side side) {
+  using enum Side;
+  using enum Way::Call;
+  using enum Way::Option;
+  static const std::vector<Way> ways[] = {
+      {{"backend", host, backend},
+       {"out", host, into},
+       {"out_pinned", host, into, pinned},
+       {"out_async", host, into, async},
+       {"out_pinned_async", host, into, async | pinned},
+       {"fresh", host, fresh},
+       {"fresh_row_major", host, fresh, row_major},
+       {"fresh_async", host, fresh, async},
+       {"fresh_row_major_async", host, fresh, async | row_major},
+       {"batch", host, batch},
+       {"batch_async", host, batch, async}},
+      {{"backend", device, backend},
+       {"stage", device, into},
+       {"stage_pinned", device, into, pinned},
+       {"async", device, into, async},
+       {"async_pinned", device, into, async | pinned},
+       {"async_borrow", device, into, async | borrow},
+       {"batch", device, batch}},
+      {{"backend", on_device, backend}}};
+  return ways[static_cast<size_t>(side)];
 }
 
-const char* name(ToHost way) {
-  switch (way) {
-    case ToHost::backend:
-      return "backend";
-    case ToHost::out:
-      return "out";
-    case ToHost::out_pinned:
-      return "out_pinned";
-    case ToHost::out_async:
-      return "out_async";
-    case ToHost::out_pinned_async:
-      return "out_pinned_async";
-    case ToHost::fresh:
-      return "fresh";
-    case ToHost::fresh_row_major:
-      return "fresh_row_major";
-    case ToHost::fresh_async:
-      return "fresh_async";
-    case ToHost::fresh_row_major_async:
-      return "fresh_row_major_async";
-    case ToHost::batch:
-      return "batch";
-    case ToHost::batch_async:
-      return "batch_async";
-  }
-  return "?";
-}
-
-const std::vector<ToDevice>& ways_to_device() {
-  static const std::vector<ToDevice> ways{
-      ToDevice::backend,      ToDevice::stage,        ToDevice::stage_pinned, ToDevice::async,
-      ToDevice::async_pinned, ToDevice::async_borrow, ToDevice::batch};
-  return ways;
-}
-
-const char* name(ToDevice way) {
-  switch (way) {
-    case ToDevice::backend:
-      return "backend";
-    case ToDevice::stage:
-      return "stage";
-    case ToDevice::stage_pinned:
-      return "stage_pinned";
-    case ToDevice::async:
-      return "async";
-    case ToDevice::async_pinned:
-      return "async_pinned";
-    case ToDevice::async_borrow:
-      return "async_borrow";
-    case ToDevice::batch:
-      return "batch";
-  }
-  return "?";
-}
-
-void check_to_host(Backend& backend, ToHost way, const Spec& source, const Spec& target,
-                   Stream stream) {
-  reporting([&] {
-    HostCheck check(backend, source, target, stream);
-    check.run(way);
-    if (has_edges(stream)) backend.synchronize(stream);
-    check.expect_source_untouched();
-  });
-}
-
-void check_to_device(Backend& backend, ToDevice way, const Spec& source, const Spec& target,
-                     Stream stream) {
-  const bool pinned = way == ToDevice::stage_pinned || way == ToDevice::async_pinned;
-  reporting([&] { DeviceCheck(backend, source, target, stream, pinned).run(way); });
-}
-
-void check_on_device(Backend& backend, const Spec& source, const Spec& target, Stream stream) {
-  reporting([&] {
-    const Placement from(source);
-    const Placement to(target);
-    const Bytes content = pattern(from.block_bytes(), 1);
-    const OnDevice there(backend, from, content);
-    const OnDevice here(backend, to, Bytes(to.block_bytes(), kPoison));
-    staging_between(there.view().device, here.view().device)
-        .copy(there.view(), here.view(), stream);
-    if (has_edges(stream)) {
-      const auto seen = backend.enqueue_read(stream, here.block(), to.block_bytes());
-      backend.synchronize(stream);
-      EXPECT_TRUE(same(*seen, copied(from, content, to)));
-    } else {
-      EXPECT_TRUE(same(here.read(), copied(from, content, to)));
-    }
-    EXPECT_TRUE(same(there.read(), content));
-  });
+void check_way(Backend& backend, const Way& way, const Spec& source, const Spec& target,
+               Stream stream) try {
+  if (way.to == Side::on_device) return check_on_device(backend, source, target, stream);
+  if (way.to == Side::device)
+    return DeviceCheck(backend, source, target, stream, way.has(Way::pinned)).run(way);
+  HostCheck check(backend, source, target, stream);
+  check.run(way);
+  if (has_edges(stream)) backend.synchronize(stream);
+  check.expect_source_untouched();
+} catch (const std::exception& error) {  // ends the check, not the test
+  ADD_FAILURE() << error.what();
 }
 
 bool comes_true(const std::function<bool()>& condition) {

@@ -15,47 +15,37 @@
 
 namespace dlbridge::contract {
 
-enum class ToHost : uint8_t {
-  backend,
-  out,
-  out_pinned,
-  out_async,
-  out_pinned_async,
-  fresh,
-  fresh_row_major,
-  fresh_async,
-  fresh_row_major_async,
-  batch,
-  batch_async,
-};
-const std::vector<ToHost>& ways_to_host();
-const char* name(ToHost way);
-inline void PrintTo(ToHost way, std::ostream* out) { *out << name(way); }
+enum class Side : uint8_t { host, device, on_device };
 
-enum class ToDevice : uint8_t {
-  backend,
-  stage,
-  stage_pinned,
-  async,
-  async_pinned,
-  async_borrow,
-  batch,
-};
-const std::vector<ToDevice>& ways_to_device();
-const char* name(ToDevice way);
-inline void PrintTo(ToDevice way, std::ostream* out) { *out << name(way); }
+/// A call that moves a tensor.
+struct Way {
+  enum Call : uint8_t {
+    backend,  ///< StagingBackend::copy
+    into,     ///< memory of the caller's
+    fresh,    ///< a result of the library's own
+    batch,    ///< among other tensors
+  };
+  enum Option : unsigned {
+    async = 1,
+    pinned = 2,     ///< the caller's host memory
+    row_major = 4,  ///< StageOptions
+    borrow = 8,     ///< StageOptions
+  };
+  bool has(Option option) const { return (options & option) != 0; }
 
-/// Device source to host target (which the ways without `out` do not look at), in the order of
+  const char* name;
+  Side to;
+  Call call;
+  unsigned options = 0;
+};
+inline void PrintTo(const Way& way, std::ostream* out) { *out << way.name; }
+
+const std::vector<Way>& ways_to(Side side);
+
+/// Source to target (which a fresh result and a batch of them do not look at), in the order of
 /// `stream`.
-void check_to_host(Backend& backend, ToHost way, const Spec& source, const Spec& target,
-                   Stream stream);
-
-/// Host source to device target.
-void check_to_device(Backend& backend, ToDevice way, const Spec& source, const Spec& target,
-                     Stream stream);
-
-/// Between two device tensors, by StagingBackend::copy.
-void check_on_device(Backend& backend, const Spec& source, const Spec& target, Stream stream);
+void check_way(Backend& backend, const Way& way, const Spec& source, const Spec& target,
+               Stream stream);
 
 /// Waits for what another thread does a moment later: the one that finished an operation drops its
 /// share in the results after everybody was told of them. Ten seconds at most.

@@ -51,7 +51,7 @@ class GuardedBuffer {
   std::vector<uint8_t> memory_;
 };
 
-/// Counts releases. Outlives every owner that it gave out.
+/// Counts releases. Outlives every deleter that it gave out.
 class ReleaseCounter {
  public:
   Deleter deleter() {
@@ -62,5 +62,16 @@ class ReleaseCounter {
  private:
   std::atomic<int> count_{0};
 };
+
+/// A loan of `view` without a deleter, or with one whose calls `counter` counts.
+inline Loan loan_of(const TensorView& view, Deleter deleter = {}) {
+  Loan loan;
+  loan.describe(view);
+  if (deleter.release != nullptr) loan.attach(deleter);
+  return loan;
+}
+inline Loan loan_of(const TensorView& view, ReleaseCounter& counter) {
+  return loan_of(view, counter.deleter());
+}
 
 }  // namespace dlbridge::test

@@ -24,6 +24,7 @@ inline constexpr uint64_t kOneIn = 1;
 enum class HostSide : uint8_t {
   fresh,           ///< the result is the module's own (to host only)
   pageable,        ///< out or source of the caller's
+  spread,          ///< the same, every second element
   foreign_pinned,  ///< the same, registered by the test
 };
 
@@ -45,6 +46,11 @@ struct StagingPath {
 
 inline std::vector<StagingPath> staging_paths() {
   const Layout small({9, 7});
+  const Layout scalar(std::vector<int64_t>{});
+  const Layout reordered({100, 800}, {1, 100});
+  const Layout boxes({4, 8, 1100}, {16'000, 2000, 1});
+  const Layout backwards({80'000}, std::vector<int64_t>{-1});
+  const Layout bytes({400'001}, kInt8);
   const Layout small_strided({9, 7}, {1, 11});
   const Layout large({80'000});
   const Layout rows({12, 2048}, {4096, 1});
@@ -54,6 +60,11 @@ inline std::vector<StagingPath> staging_paths() {
   using Side = HostSide;
   return {
       {"small", true, false, small, Side::fresh},
+      {"one_element", true, false, scalar, Side::fresh},
+      {"reordered", true, false, reordered, Side::fresh},
+      {"boxes", true, false, boxes, Side::fresh},
+      {"backwards", true, false, backwards, Side::fresh},
+      {"bytes", true, false, bytes, Side::fresh},
       {"small_row_major", true, false, small_strided, Side::fresh, {.row_major = true}},
       {"small_to_out", true, false, small, Side::pageable},
       {"small_to_pinned", true, false, small, Side::foreign_pinned},
@@ -63,6 +74,8 @@ inline std::vector<StagingPath> staging_paths() {
       {"broadcast", true, false, broadcast, Side::fresh},
       {"large_to_out", true, false, large, Side::pageable},
       {"strided_to_out", true, false, strided, Side::pageable},
+      {"small_to_spread", true, false, small, Side::spread},
+      {"large_to_spread", true, false, large, Side::spread},
       {"strided_to_pinned", true, false, strided, Side::foreign_pinned},
       {"large_without_edges", true, false, large, Side::fresh, {}, 0, false},
       {"batch", true, false, little, Side::fresh, {}, 3},
@@ -71,23 +84,45 @@ inline std::vector<StagingPath> staging_paths() {
       {"large_async", true, true, large, Side::fresh},
       {"large_async_without_snapshot", true, true, large, Side::fresh, {.snapshot = false}},
       {"strided_async", true, true, strided, Side::fresh},
+      {"broadcast_async", true, true, broadcast, Side::fresh},
       {"large_to_out_async", true, true, large, Side::pageable},
+      {"strided_to_spread_async", true, true, strided, Side::spread},
       {"strided_to_pinned_async", true, true, strided, Side::foreign_pinned},
       {"batch_async", true, true, little, Side::fresh, {}, 3},
       {"small_sent", false, false, small, Side::pageable},
       {"large_sent", false, false, large, Side::pageable},
       {"strided_sent", false, false, strided, Side::pageable},
+      {"rows_sent", false, false, rows, Side::pageable},
+      {"boxes_sent", false, false, boxes, Side::foreign_pinned},
+      {"large_sent_spread", false, false, large, Side::spread},
       {"large_sent_from_pinned", false, false, large, Side::foreign_pinned},
       {"strided_sent_from_pinned", false, false, strided, Side::foreign_pinned},
       {"large_sent_without_edges", false, false, large, Side::pageable, {}, 0, false},
       {"batch_sent", false, false, little, Side::pageable, {}, 3},
       {"large_sent_async", false, true, large, Side::pageable},
       {"strided_sent_async", false, true, strided, Side::pageable},
+      {"strided_sent_spread_async", false, true, strided, Side::spread},
       {"strided_sent_async_from_pinned", false, true, strided, Side::foreign_pinned},
       {"large_sent_async_borrowed", false, true, large, Side::pageable, {.borrow = true}},
       {"small_async_watched", true, true, small, Side::fresh, {.spin_seconds = 60}},
       {"small_to_out_async_watched", true, true, small, Side::pageable, {.spin_seconds = 60}},
       {"small_sent_async_watched", false, true, small, Side::pageable, {.spin_seconds = 60}},
+      {"rows_unpinned", true, false, rows, Side::pageable, {}, 0, true, false},
+      {"reordered_unpinned", true, true, reordered, Side::fresh, {}, 0, true, false},
+      {"large_to_spread_unpinned", true, true, large, Side::spread, {}, 0, true, false},
+      {"strided_to_spread_unpinned", true, false, little, Side::spread, {}, 0, true, false},
+      {"large_to_pinned_unpinned", true, false, large, Side::foreign_pinned, {}, 0, true, false},
+      {"rows_sent_unpinned", false, false, rows, Side::pageable, {}, 0, true, false},
+      {"strided_sent_spread_unpinned", false, true, little, Side::spread, {}, 0, true, false},
+      {"strided_sent_from_pinned_unpinned",
+       false,
+       true,
+       little,
+       Side::foreign_pinned,
+       {},
+       0,
+       true,
+       false},
       {"small_unpinned", true, false, small, Side::fresh, {}, 0, true, false},
       {"strided_to_out_unpinned", true, false, little, Side::pageable, {}, 0, true, false},
       {"broadcast_unpinned", true, false, broadcast, Side::fresh, {}, 0, true, false},
@@ -153,9 +188,15 @@ class StagingPathTest : public StagingTest {
       const std::lock_guard lock(making_);
       used.stream = how.stream != nullptr ? how.stream : stream();
       const Layout dense(path.layout.shape, path.layout.dtype);
+      Layout spread = dense;
+      for (int64_t& stride : spread.strides) stride *= 2;
+      spread = {spread.shape, spread.strides, spread.dtype};
       for (int i = 0; i < std::max(path.batch, 1); ++i) {
         used.on_device.push_back(&device(path.layout, how.seed));
-        if (path.side == HostSide::pageable) used.on_host.push_back(&host(dense, how.seed + 1));
+        if (path.side == HostSide::pageable || path.side == HostSide::spread) {
+          const bool is_dense = path.side == HostSide::pageable;
+          used.on_host.push_back(&host(is_dense ? dense : spread, how.seed + 1));
+        }
         if (path.side == HostSide::foreign_pinned)
           used.on_host.push_back(&foreign_pinned(dense, how.seed + 1));
       }
@@ -304,7 +345,7 @@ class StagingPathTest : public StagingTest {
     }
     std::vector<std::vector<uint8_t>> expected;
     for (const TestTensor* each : used.on_host) expected.push_back(elements_with(*each, used.seed));
-    if (path.side == HostSide::pageable && !path.options.borrow) {
+    if (path.side != HostSide::foreign_pinned && !path.options.borrow) {
       for (TestTensor* each : used.on_host) fill(*each, 99);  // it has been read
     }
     if (future) {

@@ -44,39 +44,49 @@ class StagingHazards : public StagingTest {
     static_cast<void>(cuda::pinned_stats());
     cuda::set_pinned_limit(size_t{12} << 20);
   }
+
+  // A kernel on `users` reads a result that is dropped: its memory is not used before that is over.
+  void expect_reuse_after(cudaStream_t users, const std::function<void(void*)>& record) {
+    TestTensor& x = device({{kHuge}}, 2);
+    TestTensor& y = device({{kHuge}}, 3);
+    Loan result = cuda::stage_to_host(x.view(), on(stream()));
+    void* const memory = result.view().data;
+    sim().hold_stream(users);
+    sim().enqueue_kernel(
+        users, {{memory, x.span()}}, {{y.memory(), y.span()}},
+        [](const std::vector<void*>& at) { std::memcpy(at[1], at[0], size_t{kHuge} * 4); });
+    record(memory);
+    result.reset();
+    TestTensor& next = device({{kHuge}}, 4);
+    const Loan other = cuda::stage_to_host(next.view(), on(stream()));
+    EXPECT_NE(other.view().data, memory);
+    EXPECT_TRUE(elements(other) == elements_with(next, 4));
+    sim().go_stream(users);
+    sim().synchronize(users);
+    EXPECT_TRUE(elements(y) == elements_with(x, 2));
+    const Loan again = cuda::stage_to_host(next.view(), on(stream()));
+    EXPECT_EQ(again.view().data, memory) << "now it is free";
+  }
 };
 
 // ---- A pinned block is used again before its copy has ended
 
 TEST_F(StagingHazards, SlotWaitsForItsCopy) {
-  TestTensor& a = device({{kSmall}}, 2);
-  TestTensor& b = device({{kSmall}}, 3);
-  TestTensor& source = host({{kSmall}}, 4);
-  const cudaStream_t consumer = stream();
-  sim().hold_stream(consumer);
-  cuda::stage_to_device(source.view(), a.view(), on(consumer));
-  fill(source, 5);
-  for (int i = 0; i < 40; ++i) cuda::stage_to_device(source.view(), b.view(), on(consumer));
-  EXPECT_GT(cuda::pinned_stats().in_flight, 0u);
-  sim().go_stream(consumer);
-  sim().synchronize(consumer);
-  EXPECT_EQ(elements(a), elements_with(source, 4));
-  EXPECT_EQ(elements(b), elements_with(source, 5));
-}
-
-TEST_F(StagingHazards, RingSlotsWaitForTheirCopies) {
-  TestTensor& a = device({{kLarge}}, 2);
-  TestTensor& b = device({{kLarge}}, 3);
-  TestTensor& source = host({{kLarge}}, 4);
-  const cudaStream_t consumer = stream();
-  sim().hold_stream(consumer);
-  cuda::stage_to_device(source.view(), a.view(), on(consumer));
-  fill(source, 5);
-  cuda::stage_to_device(source.view(), b.view(), on(consumer));
-  sim().go_stream(consumer);
-  sim().synchronize(consumer);
-  EXPECT_EQ(elements(a), elements_with(source, 4));
-  EXPECT_EQ(elements(b), elements_with(source, 5));
+  for (const auto& [size, copies] : {std::pair{kSmall, 40}, {kLarge, 1}}) {  // a block, a ring
+    TestTensor& a = device({{size}}, 2);
+    TestTensor& b = device({{size}}, 3);
+    TestTensor& source = host({{size}}, 4);
+    const cudaStream_t consumer = stream();
+    sim().hold_stream(consumer);
+    cuda::stage_to_device(source.view(), a.view(), on(consumer));
+    fill(source, 5);
+    for (int i = 0; i < copies; ++i) cuda::stage_to_device(source.view(), b.view(), on(consumer));
+    EXPECT_GT(cuda::pinned_stats().in_flight, 0u);
+    sim().go_stream(consumer);
+    sim().synchronize(consumer);
+    EXPECT_EQ(elements(a), elements_with(source, 4));
+    EXPECT_EQ(elements(b), elements_with(source, 5));
+  }
 }
 
 // A slow consumer does not keep others from memory.
@@ -133,52 +143,21 @@ TEST_F(StagingHazards, SynchronousCopyLeavesNothing) {
 // What torch does with tensor.cuda(non_blocking=True) over a result, on an ordinary stream.
 TEST_F(StagingHazards, DroppedResultWaitsForLegacyOrder) {
   allow_one_huge_block();
-  TestTensor& x = device({{kHuge}}, 2);
-  TestTensor& y = device({{kHuge}}, 3);
   for (const bool legacy : {true, false}) {
     const cudaStream_t users = legacy ? cudaStreamLegacy : sim().make_stream(cudaStreamDefault, 1);
-    Loan result = cuda::stage_to_host(x.view(), on(stream()));
-    const void* const memory = result.view().data;
-    ASSERT_TRUE(cuda::record_stream(memory, numbered(1))) << "it is pinned";
-    sim().hold_stream(users);
-    sim().enqueue_kernel(
-        users, {{memory, x.span()}}, {{y.memory(), y.span()}},
-        [&](const std::vector<void*>& at) { std::memcpy(at[1], at[0], size_t{kHuge} * 4); });
-    result.reset();
-    TestTensor& next = device({{kHuge}}, 4);
-    const Loan other = cuda::stage_to_host(next.view(), on(stream()));
-    EXPECT_NE(other.view().data, memory);
-    EXPECT_TRUE(elements(other) == elements_with(next, 4));
-    sim().go_stream(users);
-    sim().synchronize(users);
-    EXPECT_TRUE(elements(y) == elements_with(x, 2));
-    const Loan again = cuda::stage_to_host(next.view(), on(stream()));
-    EXPECT_EQ(again.view().data, memory) << "now it is free";
+    expect_reuse_after(users, [&](void* memory) {
+      EXPECT_TRUE(cuda::record_stream(memory, numbered(1))) << "it is pinned";
+    });
   }
 }
 
 TEST_F(StagingHazards, DroppedResultWaitsForRecorded) {
   allow_one_huge_block();
-  TestTensor& x = device({{kHuge}}, 2);
-  TestTensor& y = device({{kHuge}}, 3);
   const cudaStream_t users = stream();  // non-blocking
-  Loan result = cuda::stage_to_host(x.view(), on(stream()));
-  auto* const memory = static_cast<std::byte*>(result.view().data);
-  sim().hold_stream(users);
-  sim().enqueue_kernel(
-      users, {{memory, x.span()}}, {{y.memory(), y.span()}},
-      [](const std::vector<void*>& at) { std::memcpy(at[1], at[0], size_t{kHuge} * 4); });
-  EXPECT_TRUE(cuda::record_stream(memory + 1000, on(users)));
-  EXPECT_FALSE(cuda::record_stream(x.memory(), on(users)));
-  result.reset();
-  TestTensor& next = device({{kHuge}}, 4);
-  const Loan other = cuda::stage_to_host(next.view(), on(stream()));
-  EXPECT_NE(other.view().data, memory);
-  sim().go_stream(users);
-  sim().synchronize(users);
-  EXPECT_TRUE(elements(y) == elements_with(x, 2));
-  const Loan again = cuda::stage_to_host(next.view(), on(stream()));
-  EXPECT_EQ(again.view().data, memory);
+  expect_reuse_after(users, [&](void* memory) {
+    EXPECT_TRUE(cuda::record_stream(static_cast<std::byte*>(memory) + 1000, on(users)));
+    EXPECT_FALSE(cuda::record_stream(device({{kSmall}}).memory(), on(users)));
+  });
 }
 
 // The same without record_stream: the accident that it is there for, which the simulator sees.

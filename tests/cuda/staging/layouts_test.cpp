@@ -8,7 +8,7 @@
 #include <numeric>
 #include <sstream>
 
-#include "dlbridge/managed_tensor.h"
+#include "memory.h"
 #include "staging_fixture.h"
 
 namespace dlbridge::test {
@@ -216,21 +216,16 @@ TEST_F(StagingLayouts, EmptyTensorsCallNothing) {
     const TensorView batch[] = {there, there};
     TensorView here = nothing.view();
     const TensorView here_batch[] = {here, here};
-    const auto acquire = [](const TensorView& view) {
-      Loan loan;
-      loan.describe(view);
-      return loan;
-    };
     const Stream stream = on(warm_stream());
     const uint64_t before = sim().total_calls();
     static_cast<void>(cuda::stage_to_host(there, stream));
     cuda::stage_to_host(there, here, stream);
     static_cast<void>(cuda::stage_to_host(batch, stream));
-    static_cast<void>(cuda::stage_to_host_async(acquire(there), stream));
-    static_cast<void>(cuda::stage_to_host_async(acquire(there), acquire(here), stream));
+    static_cast<void>(cuda::stage_to_host_async(loan_of(there), stream));
+    static_cast<void>(cuda::stage_to_host_async(loan_of(there), loan_of(here), stream));
     cuda::stage_to_device(here, there, stream);
     cuda::stage_to_device(here_batch, batch, stream);
-    static_cast<void>(cuda::stage_to_device_async(acquire(here), acquire(there), stream));
+    static_cast<void>(cuda::stage_to_device_async(loan_of(here), loan_of(there), stream));
     EXPECT_EQ(sim().total_calls(), before);
   }
 }

@@ -84,21 +84,6 @@ TEST_P(UnorderedStreams, OrderNothing) {
   EXPECT_EQ(sim().calls("stream_wait_event"), 0u);
 }
 
-// The caller has no stream to see the arrival on: it has happened on return.
-TEST_P(UnorderedStreams, WaitForTheData) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  start(config);
-  TestTensor& x = device({{GetParam()}});
-  for (TestTensor* source : {&host({{GetParam()}}, 2), &foreign_pinned({{GetParam()}}, 3)}) {
-    cuda::stage_to_device(source->view(), x.view(), numbered(cuda::kNoSync));
-    EXPECT_EQ(elements(x), elements(*source));
-    const auto read = consume(stream(), x);  // ordered by the host alone
-    sim().finish();
-    EXPECT_EQ(read->size(), x.span());
-  }
-}
-
 INSTANTIATE_TEST_SUITE_P(All, UnorderedStreams, testing::Values(kSmall, kLarge),
                          testing::PrintToStringParamName());
 
@@ -198,56 +183,6 @@ TEST_F(RefusedStreams, LegacyDuringCapture) {
   expect_refused(numbered(1), "CUDA graph", ErrorCode::stream_capturing);
   EXPECT_EQ(sim().captured_operations(), 0u);
   EXPECT_EQ(sim().end_capture(blocking), cudaSuccess) << "the capture was broken";
-}
-
-TEST_F(RefusedStreams, RecordStreamNeedsAStream) {
-  TestTensor& x = device({{kLarge}});
-  const Loan result = cuda::stage_to_host(x.view(), on(stream()));
-  for (const Stream given : {numbered(0), numbered(-1), numbered(-2), on(stream(0), 1)}) {
-    expect_error(ErrorCode::stream_invalid,
-                 [&] { cuda::record_stream(result.view().data, given); });
-  }
-}
-
-// ---- Addresses that are not where the view says
-
-// Rule: 25
-TEST_F(RefusedStreams, AddressDisagreesWithView) {
-  TestTensor& x = device({{kLarge}});
-  TestTensor& on_host = host({{kLarge}});
-  TestTensor& elsewhere = device({{kLarge}}, 1, 0);
-  const cudaStream_t caller = stream();
-  TensorView wrong = x.view();
-  wrong.data = on_host.memory();
-  const auto says = [&](const TensorView& view, const char* text) {
-    const auto error = error_of([&] { static_cast<void>(cuda::stage_to_host(view, on(caller))); });
-    ASSERT_TRUE(error);
-    EXPECT_EQ(name(error->code()), "invalid_device");
-    EXPECT_NE(std::string(error->what()).find(text), std::string::npos) << error->what();
-  };
-  says(wrong, "data is host memory");
-  wrong.data = elsewhere.memory();
-  says(wrong, "data is on cuda:0; the tensor says that it is on cuda:1");
-  wrong = x.view();
-  wrong.device.device_id = 7;
-  const auto error =
-      error_of([&] { static_cast<void>(cuda::stage_to_host(wrong, numbered(1, 7))); });
-  ASSERT_TRUE(error);
-  EXPECT_EQ(name(error->code()), "invalid_device");
-  EXPECT_TRUE(sim().used_streams().empty());
-}
-
-TEST_F(RefusedStreams, BatchOfTwoDevices) {
-  TestTensor& x = device({{kLarge}});
-  TestTensor& y = device({{kLarge}}, 1, 0);
-  const TensorView views[] = {x.view(), y.view()};
-  expect_error(ErrorCode::invalid_device,
-               [&] { static_cast<void>(cuda::stage_to_host(views, on(stream()))); });
-  Loan loans[] = {x.acquire(), y.acquire()};
-  expect_error(ErrorCode::invalid_device,
-               [&] { static_cast<void>(cuda::stage_to_host_async(loans, on(stream()))); });
-  EXPECT_TRUE(loans[0].owns_memory() && loans[1].owns_memory());
-  EXPECT_TRUE(sim().used_streams().empty());
 }
 
 }  // namespace

@@ -75,11 +75,7 @@ TEST(SimKernels, WantPreload) {
     }
     const cudaStream_t stream = world.stream();
     ASSERT_CUDA(world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream));
-    if (preload) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::lazy_kernel_load);
-    }
+    EXPECT_ONLY_IF(!preload, world, ReportKind::lazy_kernel_load);
     ASSERT_CUDA(world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream));
     EXPECT_NO_REPORTS(world);
   }
@@ -95,11 +91,7 @@ TEST(SimKernels, InterleavedElementsDoNotRace) {
     PackParams backwards = every(source, target + (meet ? 8 * 49 : 8 * 49 + 4), 50, 2);
     backwards.target_stride_bytes[0] = -8;
     ASSERT_CUDA(world.api.launch(KernelId::strided, backwards, world.stream()));
-    if (meet) {
-      EXPECT_ONLY(world, ReportKind::race);
-    } else {
-      EXPECT_NO_REPORTS(world);
-    }
+    EXPECT_ONLY_IF(meet, world, ReportKind::race);
   }
 }
 

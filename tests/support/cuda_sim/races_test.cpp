@@ -12,38 +12,24 @@ FOR_EVERY_SCHEDULE(SimRaces);
 
 TEST_P(SimRaces, UnorderedStreamsRace) {
   for (const bool ordered : {false, true}) {
-    World world(config());
-    void* memory = world.sim.device_alloc(kCount);
-    PinnedBytes host(world.api, kCount);
+    CopyWorld world(kCount, config());
     const cudaStream_t producer = world.stream();
-    const cudaStream_t copies = world.stream();
-    world.sim.enqueue_write(producer, memory, pattern(kCount, 1));
-    if (ordered) world.order(producer, copies);
-    world.copy(host.data(), memory, kCount, copies);
-    if (ordered) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::race);
-    }
+    world.sim.enqueue_write(producer, world.memory, pattern(kCount, 1));
+    if (ordered) world.order(producer, world.copies);
+    world.copy(world.host.data(), world.memory, kCount, world.copies);
+    EXPECT_ONLY_IF(!ordered, world, ReportKind::race);
     world.sim.finish();
   }
 }
 
 TEST_P(SimRaces, WriteAfterReadNeedsOrder) {
   for (const bool ordered : {false, true}) {
-    World world(config());
-    void* memory = world.sim.device_alloc(kCount);
-    PinnedBytes host(world.api, kCount);
+    CopyWorld world(kCount, config());
     const cudaStream_t producer = world.stream();
-    const cudaStream_t copies = world.stream();
-    world.copy(host.data(), memory, kCount, copies);
-    if (ordered) world.order(copies, producer);
-    world.sim.enqueue_write(producer, memory, pattern(kCount, 1));
-    if (ordered) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::race);
-    }
+    world.copy(world.host.data(), world.memory, kCount, world.copies);
+    if (ordered) world.order(world.copies, producer);
+    world.sim.enqueue_write(producer, world.memory, pattern(kCount, 1));
+    EXPECT_ONLY_IF(!ordered, world, ReportKind::race);
     world.sim.finish();
   }
 }
@@ -83,53 +69,36 @@ TEST_P(SimRaces, OrderIsTransitive) {
 
 TEST_P(SimRaces, HostReadsBeforeWaiting) {
   for (const bool wait : {false, true}) {
-    World world(config());
-    void* memory = world.sim.device_alloc(kCount);
-    PinnedBytes host(world.api, kCount);
-    const cudaStream_t copies = world.stream();
-    world.copy(host.data(), memory, kCount, copies);
+    CopyWorld world(kCount, config());
+    world.copy(world.host.data(), world.memory, kCount, world.copies);
     if (wait) {
-      ASSERT_CUDA(world.api.stream_synchronize(copies));
+      ASSERT_CUDA(world.api.stream_synchronize(world.copies));
     }
-    world.sim.host_read(host.data() + kCount - 1, 1);
-    if (wait) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::race);
-    }
+    world.sim.host_read(world.host.data() + kCount - 1, 1);
+    EXPECT_ONLY_IF(!wait, world, ReportKind::race);
     world.sim.finish();
   }
 }
 
 TEST_P(SimRaces, HostWritesBeforeWaiting) {
   for (const bool wait : {false, true}) {
-    World world(config());
-    void* memory = world.sim.device_alloc(kCount);
-    PinnedBytes host(world.api, kCount);
-    const cudaStream_t copies = world.stream();
-    world.copy(memory, host.data(), kCount, copies);
-    world.sim.host_read(host.data(), kCount);  // reading what is read is nothing
+    CopyWorld world(kCount, config());
+    world.copy(world.memory, world.host.data(), kCount, world.copies);
+    world.sim.host_read(world.host.data(), kCount);  // reading what is read is nothing
     if (wait) {
-      ASSERT_CUDA(world.api.stream_synchronize(copies));
+      ASSERT_CUDA(world.api.stream_synchronize(world.copies));
     }
-    world.sim.host_wrote(host.data(), 1);
-    if (wait) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::race);
-    }
+    world.sim.host_wrote(world.host.data(), 1);
+    EXPECT_ONLY_IF(!wait, world, ReportKind::race);
     world.sim.finish();
   }
 }
 
 TEST(SimHost, WaitCoversOneStream) {
-  World world;
-  void* memory = world.sim.device_alloc(kCount);
-  PinnedBytes host(world.api, kCount);
-  const cudaStream_t copies = world.stream();
-  world.copy(host.data(), memory, kCount, copies);
+  CopyWorld world(kCount);
+  world.copy(world.host.data(), world.memory, kCount, world.copies);
   world.sim.synchronize(world.stream());
-  world.sim.host_read(host.data(), kCount);
+  world.sim.host_read(world.host.data(), kCount);
   EXPECT_ONLY(world, ReportKind::race);
   world.sim.finish();
 }
@@ -137,21 +106,14 @@ TEST(SimHost, WaitCoversOneStream) {
 TEST(SimHost, ReportsChangedSource) {
   for (const bool wait : {false, true}) {
     for (const size_t changed : {size_t{0}, kCount / 2, kCount - 1}) {
-      World world(schedule(Schedule::lazy));
-      void* memory = world.sim.device_alloc(kCount);
-      PinnedBytes host(world.api, kCount);
-      const cudaStream_t copies = world.stream();
-      world.copy(memory, host.data(), kCount, copies);
+      CopyWorld world(kCount, schedule(Schedule::lazy));
+      world.copy(world.memory, world.host.data(), kCount, world.copies);
       if (wait) {
-        ASSERT_CUDA(world.api.stream_synchronize(copies));
+        ASSERT_CUDA(world.api.stream_synchronize(world.copies));
       }
-      ++host.data()[changed];
-      ASSERT_CUDA(world.api.stream_synchronize(copies));
-      if (wait) {
-        EXPECT_NO_REPORTS(world);
-      } else {
-        EXPECT_ONLY(world, ReportKind::host_source_changed);
-      }
+      ++world.host.data()[changed];
+      ASSERT_CUDA(world.api.stream_synchronize(world.copies));
+      EXPECT_ONLY_IF(!wait, world, ReportKind::host_source_changed);
     }
   }
 }
@@ -178,11 +140,7 @@ TEST_P(SimRaces, DeviceMemoryFreedWhilePending) {
     world.sim.enqueue_write(copies, memory, Bytes(kCount));
     if (wait) world.sim.synchronize(copies);
     world.sim.device_free(memory);
-    if (wait) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::freed_while_pending);
-    }
+    EXPECT_ONLY_IF(!wait, world, ReportKind::freed_while_pending);
     world.sim.finish();
   }
 }
@@ -197,22 +155,17 @@ TEST_P(SimRaces, UnregisteredWhilePending) {
       world.copy(memory, host.data(), kCount, copies);
       if (wait) world.sim.synchronize(copies);
     }
-    if (wait) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::freed_while_pending);
-    }
+    EXPECT_ONLY_IF(!wait, world, ReportKind::freed_while_pending);
     world.sim.finish();  // touches the memory that is gone no more
   }
 }
 
 TEST_P(SimRaces, UseAfterFree) {
-  World world(config());
-  void* memory = world.sim.device_alloc(kCount);
-  PinnedBytes host(world.api, kCount);
-  world.sim.device_free(memory);
+  CopyWorld world(kCount, config());
+  world.sim.device_free(world.memory);
   EXPECT_NO_REPORTS(world);
-  EXPECT_EQ(world.api.memcpy_async(host.data(), memory, kCount, cudaMemcpyDefault, world.stream()),
+  EXPECT_EQ(world.api.memcpy_async(world.host.data(), world.memory, kCount, cudaMemcpyDefault,
+                                   world.stream()),
             cudaErrorInvalidValue);
   EXPECT_ONLY(world, ReportKind::use_after_destroy);
 }
@@ -226,18 +179,10 @@ TEST_P(SimRaces, AllocationNeedsStreamOrder) {
     ASSERT_CUDA(world.api.malloc_async(&memory, kCount, a));
     if (ordered) world.order(a, b);
     world.sim.enqueue_write(b, memory, Bytes(kCount));
-    if (ordered) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::race);
-    }
+    EXPECT_ONLY_IF(!ordered, world, ReportKind::race);
     if (ordered) world.order(b, a);
     ASSERT_CUDA(world.api.free_async(memory, a));
-    if (ordered) {
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_ONLY(world, ReportKind::freed_while_pending);
-    }
+    EXPECT_ONLY_IF(!ordered, world, ReportKind::freed_while_pending);
     world.sim.enqueue_write(a, memory, Bytes(kCount));
     EXPECT_ONLY(world, ReportKind::use_after_destroy);
     EXPECT_EQ(world.api.free_async(memory, a), cudaErrorInvalidValue);

@@ -81,6 +81,16 @@ class World {
   const cuda::CudaApi& api;
 };
 
+/// One with device memory, as much pinned memory and a stream for copies between the two.
+struct CopyWorld : World {
+  explicit CopyWorld(size_t count, Config config = {})
+      : World(std::move(config)), memory(sim.device_alloc(count)), host(api, count) {}
+
+  void* memory;
+  PinnedBytes host;
+  cudaStream_t copies = stream();
+};
+
 /// Reports of one kind, and no others.
 #define EXPECT_ONLY(world, expected_kind)                                        \
   do {                                                                           \
@@ -91,6 +101,14 @@ class World {
     (world).sim.clear_reports();                                                 \
   } while (false)
 #define EXPECT_NO_REPORTS(world) EXPECT_EQ((world).sim.complaint(), "")
+#define EXPECT_ONLY_IF(condition, world, expected_kind) \
+  do {                                                  \
+    if (condition) {                                    \
+      EXPECT_ONLY(world, expected_kind);                \
+    } else {                                            \
+      EXPECT_NO_REPORTS(world);                         \
+    }                                                   \
+  } while (false)
 
 inline Config schedule(Schedule which, uint64_t seed = 1) {
   Config config;

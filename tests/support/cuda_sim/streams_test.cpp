@@ -13,16 +13,13 @@ class SimStreams : public EverySchedule {};
 FOR_EVERY_SCHEDULE(SimStreams);
 
 TEST_P(SimStreams, RunInCallOrder) {
-  World world(config());
-  void* memory = world.sim.device_alloc(kCount);
-  PinnedBytes host(world.api, kCount);
-  const cudaStream_t stream = world.stream();
+  CopyWorld world(kCount, config());
   for (uint8_t i = 0; i < 20; ++i) {
-    world.sim.enqueue_write(stream, memory, pattern(kCount, i));
+    world.sim.enqueue_write(world.copies, world.memory, pattern(kCount, i));
   }
-  world.copy(host.data(), memory, kCount, stream);
-  ASSERT_CUDA(world.api.stream_synchronize(stream));
-  EXPECT_EQ(host.copy(kCount), pattern(kCount, 19));
+  world.copy(world.host.data(), world.memory, kCount, world.copies);
+  ASSERT_CUDA(world.api.stream_synchronize(world.copies));
+  EXPECT_EQ(world.host.copy(kCount), pattern(kCount, 19));
   EXPECT_NO_REPORTS(world);
 }
 
@@ -95,19 +92,16 @@ TEST_P(SimStreams, PerThreadOrdersWithLegacy) {
 }
 
 TEST_P(SimStreams, EventsOrderStreamsAndHost) {
-  World world(config());
-  void* memory = world.sim.device_alloc(kCount);
-  PinnedBytes host(world.api, kCount);
+  CopyWorld world(kCount, config());
   const cudaStream_t producer = world.stream();
-  const cudaStream_t copies = world.stream();
-  world.sim.enqueue_write(producer, memory, pattern(kCount, 5));
-  world.order(producer, copies);
-  world.copy(host.data(), memory, kCount, copies);
+  world.sim.enqueue_write(producer, world.memory, pattern(kCount, 5));
+  world.order(producer, world.copies);
+  world.copy(world.host.data(), world.memory, kCount, world.copies);
   const cudaEvent_t done = world.event(cudaEventDisableTiming | cudaEventBlockingSync);
-  ASSERT_CUDA(world.api.event_record(done, copies));
+  ASSERT_CUDA(world.api.event_record(done, world.copies));
   ASSERT_CUDA(world.api.event_synchronize(done));
-  world.sim.host_read(host.data(), kCount);
-  EXPECT_EQ(host.copy(kCount), pattern(kCount, 5));
+  world.sim.host_read(world.host.data(), kCount);
+  EXPECT_EQ(world.host.copy(kCount), pattern(kCount, 5));
   EXPECT_CUDA(world.api.event_destroy(done));
   EXPECT_NO_REPORTS(world);
   EXPECT_EQ(world.sim.spinning_waits(), 0u);
