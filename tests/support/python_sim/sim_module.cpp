@@ -116,6 +116,24 @@ class Gpu {
   bool installed_ = false;
 };
 
+// A member function of the simulator, as one of Gpu.
+template <auto kMember>
+struct Forward;
+template <typename Result, typename... Arguments, Result (Simulator::*kMember)(Arguments...)>
+struct Forward<kMember> {
+  static Result call(Gpu& self, Arguments... arguments) {
+    return (self.sim().*kMember)(arguments...);
+  }
+};
+template <typename Result, typename... Arguments, Result (Simulator::*kMember)(Arguments...) const>
+struct Forward<kMember> {
+  static Result call(Gpu& self, Arguments... arguments) {
+    return (self.sim().*kMember)(arguments...);
+  }
+};
+template <auto kMember>
+constexpr auto forward = &Forward<kMember>::call;
+
 std::string library_path() {
   Dl_info info{};
   auto* const function = reinterpret_cast<void*>(&cuda::inject_cuda_api);
@@ -224,22 +242,7 @@ void bind_memory(nb::class_<Gpu>& gpu) {
           [](Gpu& self, uintptr_t memory, const nb::bytes& bytes) {
             self.sim().write(pointer(memory), bytes_of(bytes));
           },
-          "Writes device memory behind the back of all streams.")
-      .def(
-          "peek",
-          [](Gpu& self, uintptr_t memory, size_t count) {
-            return to_python(self.sim().read(pointer(memory), count));
-          },
-          "Reads device memory behind the back of all streams.")
-      .def(
-          "host_read",
-          [](Gpu& self, uintptr_t memory, size_t count) {
-            self.sim().host_read(pointer(memory), count);
-          },
-          "Says that the host reads these bytes now: a report where they may still change.")
-      .def("host_wrote", [](Gpu& self, uintptr_t memory, size_t count) {
-        self.sim().host_wrote(pointer(memory), count);
-      });
+          "Writes device memory behind the back of all streams.");
 }
 
 void bind_streams(nb::class_<Gpu>& gpu) {
@@ -250,8 +253,6 @@ void bind_streams(nb::class_<Gpu>& gpu) {
            return reinterpret_cast<intptr_t>(self.sim().make_stream(flags, device));
          },
          WithoutGil())
-      .def("drop_stream",
-           [](Gpu& self, intptr_t handle) { self.sim().drop_stream(stream(handle)); })
       .def("enqueue_write",
            [](Gpu& self, intptr_t handle, uintptr_t memory, const nb::bytes& bytes) {
              self.sim().enqueue_write(stream(handle), pointer(memory), bytes_of(bytes));
@@ -275,23 +276,15 @@ void bind_streams(nb::class_<Gpu>& gpu) {
       .def(
           "synchronize", [](Gpu& self, intptr_t handle) { self.sim().synchronize(stream(handle)); },
           WithoutGil())
-      .def("hold", [](Gpu& self) { self.sim().hold(); })
-      .def(
-          "go", [](Gpu& self) { self.sim().go(); }, WithoutGil())
+      .def("hold", forward<&Simulator::hold>)
+      .def("go", forward<&Simulator::go>, WithoutGil())
       .def("hold_stream",
            [](Gpu& self, intptr_t handle) { self.sim().hold_stream(stream(handle)); })
       .def(
           "go_stream", [](Gpu& self, intptr_t handle) { self.sim().go_stream(stream(handle)); },
           WithoutGil())
-      .def("blocked_threads", [](Gpu& self) { return self.sim().blocked_threads(); })
-      .def(
-          "wait_until_blocked",
-          [](Gpu& self, int count) { return self.sim().wait_until_blocked(count); }, WithoutGil())
-      .def(
-          "step", [](Gpu& self) { return self.sim().step(); }, WithoutGil())
-      .def(
-          "finish", [](Gpu& self) { self.sim().finish(); }, WithoutGil())
-      .def("pending_operations", [](Gpu& self) { return self.sim().pending_operations(); })
+      .def("step", forward<&Simulator::step>, WithoutGil())
+      .def("finish", forward<&Simulator::finish>, WithoutGil())
       .def("used_streams", used_streams)
       .def("begin_capture",
            [](Gpu& self, intptr_t handle) {
@@ -303,21 +296,15 @@ void bind_streams(nb::class_<Gpu>& gpu) {
             return static_cast<int>(self.sim().end_capture(stream(handle)));
           },
           "The code that cudaStreamEndCapture answers.")
-      .def("captured_operations", [](Gpu& self) { return self.sim().captured_operations(); })
       .def("capture_mode", [](Gpu& self) { return static_cast<int>(self.sim().capture_mode()); });
 }
 
 void bind_contexts_and_faults(nb::class_<Gpu>& gpu) {
-  gpu.def("use_device", [](Gpu& self, int device) { self.sim().use_device(device); })
-      .def("use_no_device", [](Gpu& self) { self.sim().use_no_device(); })
-      .def("context_active",
-           [](Gpu& self, int device) { return self.sim().context_active(device); })
-      .def(
-          "context_stack", [](Gpu& self) { return self.sim().context_stack(); },
-          "The calling thread's, the current device last.")
-      .def(
-          "reset_device", [](Gpu& self, int device) { self.sim().reset_device(device); },
-          WithoutGil())
+  gpu.def("use_device", forward<&Simulator::use_device>)
+      .def("use_no_device", forward<&Simulator::use_no_device>)
+      .def("context_active", forward<&Simulator::context_active>)
+      .def("context_stack", forward<&Simulator::context_stack>,
+           "The calling thread's, the current device last.")
       .def("fail",
            [](Gpu& self, const std::string& function, uint64_t nth, int code, bool sticky) {
              if (!function.empty() && !counts(self).contains(function.c_str())) {
@@ -325,30 +312,25 @@ void bind_contexts_and_faults(nb::class_<Gpu>& gpu) {
              }
              self.sim().fail({function, nth, static_cast<cudaError_t>(code), sticky});
            })
-      .def("clear_faults", [](Gpu& self) { self.sim().clear_faults(); })
-      .def("faults_struck", [](Gpu& self) { return self.sim().faults_struck(); })
+      .def("clear_faults", forward<&Simulator::clear_faults>)
+      .def("faults_struck", forward<&Simulator::faults_struck>)
       .def("kill_device",
            [](Gpu& self, int device, int code) {
              self.sim().kill_device(device, static_cast<cudaError_t>(code));
            })
-      .def("set_device_memory_limit",
-           [](Gpu& self, size_t bytes) { self.sim().set_device_memory_limit(bytes); })
-      .def("set_registration_limit",
-           [](Gpu& self, size_t bytes) { self.sim().set_registration_limit(bytes); })
+      .def("set_device_memory_limit", forward<&Simulator::set_device_memory_limit>)
       .def("last_error", [](Gpu& self) { return static_cast<int>(self.sim().last_error()); });
 }
 
 void bind_observation(nb::class_<Gpu>& gpu) {
   gpu.def("reports", reports, "Pairs of a kind and a text.")
-      .def("complaint", [](Gpu& self) { return self.sim().complaint(); })
-      .def("clear_reports", [](Gpu& self) { self.sim().clear_reports(); })
-      .def("trace", [](Gpu& self) { return self.sim().trace(); })
+      .def("complaint", forward<&Simulator::complaint>)
+      .def("clear_reports", forward<&Simulator::clear_reports>)
+      .def("trace", forward<&Simulator::trace>)
       .def("counts", counts)
-      .def("spinning_waits", [](Gpu& self) { return self.sim().spinning_waits(); })
+      .def("spinning_waits", forward<&Simulator::spinning_waits>)
       .def("leaks", leaks)
-      .def("registered_bytes", [](Gpu& self) { return self.sim().registered_bytes(); })
-      .def("async_bytes", [](Gpu& self) { return self.sim().async_bytes(); })
-      .def("peak_async_bytes", [](Gpu& self) { return self.sim().peak_async_bytes(); });
+      .def("async_bytes", forward<&Simulator::async_bytes>);
 }
 
 }  // namespace
