@@ -190,11 +190,6 @@ std::vector<uint8_t> Simulator::read(const void* device_memory, size_t count) co
   return std::vector<uint8_t>(bytes, bytes + count);
 }
 
-void Simulator::device_fill(void* device_memory, uint8_t value, size_t count) {
-  const Lock lock(state_mutex());
-  if (count != 0) std::memset(bytes_at(*state_, device_memory, count), value, count);
-}
-
 void Simulator::host_wrote(const void* memory, size_t bytes) {
   const Lock lock(state_mutex());
   state_->host_access(ByteSet(memory, bytes), true, "write", ReportKind::race);
@@ -371,11 +366,6 @@ cudaStream_t Simulator::make_stream(unsigned flags, int device) {
   const Lock lock(state_mutex());
   state_->activate(device);
   return state_->new_stream(StreamState::created, device, flags, false).handle;
-}
-
-void Simulator::drop_stream(cudaStream_t stream) {
-  const Lock lock(state_mutex());
-  stream_of(*state_, stream).destroyed = true;
 }
 
 cudaError_t Simulator::order(cudaStream_t earlier, cudaStream_t later, int device) {

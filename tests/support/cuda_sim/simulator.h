@@ -132,7 +132,6 @@ class Simulator {
   void write(void* device_memory, const void* bytes, size_t count);
   void write(void* device_memory, const std::vector<uint8_t>& bytes);
   std::vector<uint8_t> read(const void* device_memory, size_t count) const;
-  void device_fill(void* device_memory, uint8_t value, size_t count);
 
   // The host as an actor. Says what test code (or code under test) does with memory itself.
   void host_wrote(const void* memory, size_t bytes);
@@ -188,7 +187,6 @@ class Simulator {
 
   // Streams of the tests: not counted, not subject to faults, no leak.
   cudaStream_t make_stream(unsigned flags, int device = 1);
-  void drop_stream(cudaStream_t stream);
   /// `later` waits for what `earlier` has so far, as by an event between them, which joins captures
   /// too. Handles 1 and 2 are those of `device`. No call, no event of anybody.
   cudaError_t order(cudaStream_t earlier, cudaStream_t later, int device = 1);
