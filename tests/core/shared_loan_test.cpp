@@ -16,12 +16,7 @@ namespace {
 using test::ReleaseCounter;
 
 Loan lent(ReleaseCounter& counter) {
-  Loan loan;
-  loan.set_rank(1);
-  loan.shape()[0] = 3;
-  loan.strides()[0] = 1;
-  loan.attach(counter.deleter());
-  return loan;
+  return test::make_loan({3}, {1}, test::kFloat32, nullptr, counter.deleter());
 }
 
 TEST(SharedLoan, LastHolderReleases) {

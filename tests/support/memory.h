@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dlbridge/loan.h"
+#include "shaped.h"
 
 namespace dlbridge::test {
 
@@ -69,6 +70,10 @@ inline Loan loan_of(const TensorView& view, Deleter deleter = {}) {
   loan.describe(view);
   if (deleter.release != nullptr) loan.attach(deleter);
   return loan;
+}
+inline Loan make_loan(const std::vector<int64_t>& shape, const std::vector<int64_t>& strides,
+                      DType dtype, void* data, Deleter deleter) {
+  return loan_of(Shaped(shape, strides, dtype, data).view(), deleter);
 }
 inline Loan loan_of(const TensorView& view, ReleaseCounter& counter) {
   return loan_of(view, counter.deleter());

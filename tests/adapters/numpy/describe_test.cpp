@@ -16,6 +16,12 @@ using test::Ref;
 
 using Dims = std::vector<int64_t>;
 
+Loan described(const Ref& array) {
+  Loan loan;
+  describe_ndarray(array.get(), loan);
+  return loan;
+}
+
 struct Layout {
   const char* name;
   const char* expression;
@@ -30,8 +36,7 @@ void PrintTo(const Layout& row, std::ostream* out) { *out << row.expression; }
 TEST_P(DescribeLayout, CountsStridesInElements) {
   const Ref array = eval(GetParam().expression);
   ASSERT_TRUE(array);
-  Loan loan;
-  describe_ndarray(array.get(), loan);
+  const Loan loan = described(array);
   const TensorView& view = loan.view();
   EXPECT_EQ(Dims(view.shape, view.shape + view.ndim), GetParam().shape);
   EXPECT_EQ(Dims(view.strides, view.strides + view.ndim), GetParam().strides);
@@ -59,8 +64,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(Describe, EmptyArraysKeepTheirShape) {
-  Loan loan;
-  describe_ndarray(eval("np.zeros((0, 3))").get(), loan);
+  const Loan loan = described(eval("np.zeros((0, 3))"));
   ASSERT_EQ(loan.view().ndim, 2);
   EXPECT_EQ(loan.view().shape[0], 0);
   EXPECT_EQ(loan.view().shape[1], 3);
@@ -70,15 +74,13 @@ TEST(Describe, EmptyArraysKeepTheirShape) {
 TEST(Describe, TakesNoReference) {
   const Ref array = eval("np.zeros(3)");
   const Py_ssize_t before = Py_REFCNT(array.get());
-  Loan loan;
-  describe_ndarray(array.get(), loan);
+  const Loan loan = described(array);
   EXPECT_EQ(Py_REFCNT(array.get()), before);
 }
 
 TEST(Describe, TakesOddStridesWhenEmpty) {
   const Ref array = eval("np.zeros(0, [('a', 'i1'), ('b', 'f4')])['b']");
-  Loan loan;
-  describe_ndarray(array.get(), loan);
+  const Loan loan = described(array);
   EXPECT_TRUE(loan.view().reasons.empty());
 }
 
@@ -88,15 +90,13 @@ TEST(Describe, ReadOnlyIsSaid) {
   describe_ndarray(frozen.get(), loan);
   EXPECT_EQ(loan.view().access, Access::read_only);
   const Ref writable = eval("np.zeros(8, np.uint8)");
-  Loan other;
-  describe_ndarray(writable.get(), other);
+  const Loan other = described(writable);
   EXPECT_EQ(other.view().access, Access::writable);
 }
 
 TEST(Describe, TakesRankSixtyFour) {
   const Ref array = eval("np.zeros((1,) * 63 + (2,))");
-  Loan loan;
-  describe_ndarray(array.get(), loan);
+  const Loan loan = described(array);
   EXPECT_EQ(loan.view().ndim, 64);
   EXPECT_EQ(loan.view().shape[63], 2);
   EXPECT_EQ(loan.view().strides[63], 1);
@@ -116,8 +116,7 @@ void PrintTo(const Obstacle& row, std::ostream* out) { *out << row.expression; }
 TEST_P(DescribeReason, IsNamed) {
   const Ref array = eval(GetParam().expression);
   ASSERT_TRUE(array);
-  Loan loan;
-  describe_ndarray(array.get(), loan);
+  const Loan loan = described(array);
   EXPECT_TRUE(loan.view().reasons.has(GetParam().code));
   EXPECT_EQ(loan.view().reasons.first(), GetParam().code);
   if (GetParam().found != nullptr) {
@@ -125,36 +124,34 @@ TEST_P(DescribeReason, IsNamed) {
   }
 }
 
+using enum ErrorCode;
+
 INSTANTIATE_TEST_SUITE_P(
     All, DescribeReason,
     testing::Values(
-        Obstacle{"Masked", "np.ma.masked_array([1.0, 2.0], [0, 1])", ErrorCode::masked_array},
-        Obstacle{"SwappedFloat", "np.zeros(3, '>f4')", ErrorCode::byte_order},
-        Obstacle{"SwappedComplex", "np.zeros(3, '>c16')", ErrorCode::byte_order},
-        Obstacle{"OddField", "np.zeros(3, [('a', 'i1'), ('b', 'f4')])['b']",
-                 ErrorCode::stride_not_multiple},
+        Obstacle{"Masked", "np.ma.masked_array([1.0, 2.0], [0, 1])", masked_array},
+        Obstacle{"SwappedFloat", "np.zeros(3, '>f4')", byte_order},
+        Obstacle{"SwappedComplex", "np.zeros(3, '>c16')", byte_order},
+        Obstacle{"OddField", "np.zeros(3, [('a', 'i1'), ('b', 'f4')])['b']", stride_not_multiple},
         Obstacle{"OddByteStride", "np.ndarray((3,), np.int16, np.zeros(16, np.int8), 0, (3,))",
-                 ErrorCode::stride_not_multiple},
-        Obstacle{"Object", "np.array([None])", ErrorCode::unsupported_dtype, "object"},
-        Obstacle{"Structured", "np.zeros(3, [('a', 'f4')])", ErrorCode::unsupported_dtype,
+                 stride_not_multiple},
+        Obstacle{"Object", "np.array([None])", unsupported_dtype, "object"},
+        Obstacle{"Structured", "np.zeros(3, [('a', 'f4')])", unsupported_dtype,
                  "structured or void"},
-        Obstacle{"Void", "np.zeros(3, 'V5')", ErrorCode::unsupported_dtype, "structured or void"},
-        Obstacle{"Bytes", "np.array([b'ab'])", ErrorCode::unsupported_dtype, "bytes (S)"},
-        Obstacle{"Text", "np.array(['ab'])", ErrorCode::unsupported_dtype, "str (U)"},
-        Obstacle{"Datetime", "np.zeros(3, 'M8[s]')", ErrorCode::unsupported_dtype, "datetime64"},
-        Obstacle{"Timedelta", "np.zeros(3, 'm8[s]')", ErrorCode::unsupported_dtype, "timedelta64"},
-        Obstacle{"LongDouble", "np.zeros(3, np.longdouble)", ErrorCode::unsupported_dtype,
-                 "longdouble"},
-        Obstacle{"ComplexLongDouble", "np.zeros(3, np.clongdouble)", ErrorCode::unsupported_dtype,
+        Obstacle{"Void", "np.zeros(3, 'V5')", unsupported_dtype, "structured or void"},
+        Obstacle{"Bytes", "np.array([b'ab'])", unsupported_dtype, "bytes (S)"},
+        Obstacle{"Text", "np.array(['ab'])", unsupported_dtype, "str (U)"},
+        Obstacle{"Datetime", "np.zeros(3, 'M8[s]')", unsupported_dtype, "datetime64"},
+        Obstacle{"Timedelta", "np.zeros(3, 'm8[s]')", unsupported_dtype, "timedelta64"},
+        Obstacle{"LongDouble", "np.zeros(3, np.longdouble)", unsupported_dtype, "longdouble"},
+        Obstacle{"ComplexLongDouble", "np.zeros(3, np.clongdouble)", unsupported_dtype,
                  "clongdouble"},
-        Obstacle{"StringDType", "np.array(['a'], np.dtypes.StringDType())",
-                 ErrorCode::unsupported_dtype}),
+        Obstacle{"StringDType", "np.array(['a'], np.dtypes.StringDType())", unsupported_dtype}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(Describe, TakesOtherSubclasses) {
   const Ref matrix = eval("np.matrix([[1.0, 2.0]])");
-  Loan loan;
-  describe_ndarray(matrix.get(), loan);
+  const Loan loan = described(matrix);
   EXPECT_TRUE(loan.view().reasons.empty());
 }
 

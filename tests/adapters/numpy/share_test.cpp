@@ -104,12 +104,7 @@ TEST(Original, IsEmptyForNumpysOwn) {
 TEST(Original, IsFoundThroughViews) {
   ReleaseCounter counter;
   float values[6] = {};
-  Loan loan;
-  loan.set_rank(1);
-  loan.shape()[0] = 6;
-  loan.strides()[0] = 1;
-  loan.view().data = values;
-  loan.attach(counter.deleter());
+  Loan loan = test::make_loan({6}, {1}, test::kFloat32, values, counter.deleter());
   {
     const Ref array(to_ndarray(std::move(loan)));
     for (const char* view :

@@ -26,15 +26,7 @@ using test::VersionedProducer;
 using Dims = std::vector<int64_t>;
 
 Loan lent(ReleaseCounter& counter, void* data, const Dims& shape, const Dims& strides) {
-  Loan loan;
-  loan.set_rank(static_cast<int32_t>(shape.size()));
-  for (size_t i = 0; i < shape.size(); ++i) {
-    loan.shape()[i] = shape[i];
-    loan.strides()[i] = strides[i];
-  }
-  loan.view().data = data;
-  loan.attach(counter.deleter());
-  return loan;
+  return test::make_loan(shape, strides, test::kFloat32, data, counter.deleter());
 }
 
 TEST(ToNdarray, ReleasesOnce) {

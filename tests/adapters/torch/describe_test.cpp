@@ -25,6 +25,12 @@ c10::StorageImpl& storage_of(const at::Tensor& tensor) {
   return *tensor.storage().unsafeGetStorageImpl();
 }
 
+Loan described(const at::Tensor& tensor) {
+  Loan loan;
+  describe(tensor, loan);
+  return loan;
+}
+
 struct ScalarRow {
   at::ScalarType scalar;
   DType dtype;
@@ -62,8 +68,7 @@ class TorchDtype : public testing::TestWithParam<ScalarRow> {};
 
 TEST_P(TorchDtype, IsDescribed) {
   const at::Tensor tensor = at::empty({2, 3}, GetParam().scalar);
-  Loan loan;
-  describe(tensor, loan);
+  const Loan loan = described(tensor);
   EXPECT_EQ(DType(loan.view().dtype).name(), GetParam().dtype.name());
   EXPECT_TRUE(loan.view().reasons.empty());
   EXPECT_EQ(loan.view().itemsize(), static_cast<int64_t>(c10::elementSize(GetParam().scalar)));
@@ -118,8 +123,7 @@ TEST(TorchDtypes, AreInTheTraits) {
 TEST(TorchDtypes, NameWhatDlpackLacks) {
   for (const auto scalar : {at::ScalarType::Bits8, at::ScalarType::Bits1x8, at::ScalarType::UInt4,
                             at::ScalarType::Int7}) {
-    Loan loan;
-    describe(at::empty({2}, scalar), loan);
+    const Loan loan = described(at::empty({2}, scalar));
     EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::unsupported_dtype));
     EXPECT_STREQ(loan.view().found, c10::toString(scalar));
   }
@@ -141,8 +145,7 @@ class DescribeLayout : public testing::TestWithParam<Layout> {};
 
 TEST_P(DescribeLayout, AddsTheOffset) {
   const at::Tensor tensor = GetParam().make();
-  Loan loan;
-  describe(tensor, loan);
+  const Loan loan = described(tensor);
   const TensorView& view = loan.view();
   EXPECT_EQ(Dims(view.shape, view.shape + view.ndim), GetParam().shape);
   EXPECT_EQ(Dims(view.strides, view.strides + view.ndim), GetParam().strides);
@@ -189,8 +192,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(Describe, EmptyStorageHasNoAddress) {
-  Loan loan;
-  describe(at::empty({0}), loan);
+  const Loan loan = described(at::empty({0}));
   EXPECT_EQ(loan.view().data, nullptr);
   EXPECT_TRUE(loan.view().reasons.empty());
 }
@@ -203,8 +205,7 @@ TEST(Describe, CudaDeviceKeepsItsIndex) {
       false);
   const at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
       c10::Storage(storage), c10::DispatchKey::CUDA, caffe2::TypeMeta::Make<float>());
-  Loan loan;
-  describe(tensor, loan);
+  const Loan loan = described(tensor);
   EXPECT_TRUE(Device(loan.view().device) == Device(DeviceType::cuda, 3));
   EXPECT_TRUE(loan.view().reasons.empty());
   EXPECT_EQ(loan.view().data, reinterpret_cast<void*>(uintptr_t{0x10000}));
@@ -220,8 +221,7 @@ TEST(Describe, TakesNoReference) {
                                tensor.storage().getWeakStorageImpl().weak_use_count()};
   };
   const std::vector<size_t> before = references();
-  Loan loan;
-  describe(tensor, loan);
+  const Loan loan = described(tensor);
   EXPECT_EQ(references(), before);
   EXPECT_EQ(storage.data_ptr().get_context(), context);
   EXPECT_TRUE(storage.resizable());
@@ -292,8 +292,7 @@ class DescribeReason : public testing::TestWithParam<Obstacle> {};
 
 TEST_P(DescribeReason, IsNamed) {
   const at::Tensor tensor = GetParam().make();
-  Loan loan;
-  describe(tensor, loan);
+  const Loan loan = described(tensor);
   EXPECT_EQ(loan.view().reasons, GetParam().reasons) << name(
       loan.view().reasons.empty() ? ErrorCode::invalid_argument : loan.view().reasons.first());
   EXPECT_EQ(loan.view().ndim, GetParam().described ? tensor.dim() : 0);
@@ -313,72 +312,69 @@ TEST_P(DescribeReason, IsRefused) {
 
 at::Tensor complex_tensor() { return at::zeros({3}, at::kComplexFloat); }
 
+using enum ErrorCode;
+
 INSTANTIATE_TEST_SUITE_P(
     All, DescribeReason,
     testing::Values(
-        Obstacle{"Undefined", [] { return at::Tensor(); }, ErrorCode::undefined_tensor, false},
-        Obstacle{"Conj", [] { return complex_tensor().conj(); }, ErrorCode::conj_bit},
-        Obstacle{"Neg", [] { return at::_neg_view(at::zeros({3})); }, ErrorCode::neg_bit},
+        Obstacle{"Undefined", [] { return at::Tensor(); }, undefined_tensor, false},
+        Obstacle{"Conj", [] { return complex_tensor().conj(); }, conj_bit},
+        Obstacle{"Neg", [] { return at::_neg_view(at::zeros({3})); }, neg_bit},
         Obstacle{"ConjAndNeg", [] { return at::_neg_view(complex_tensor().conj()); },
-                 ReasonSet(ErrorCode::conj_bit) | ErrorCode::neg_bit},
-        Obstacle{"ImaginaryPartOfConj", [] { return at::imag(complex_tensor().conj()); },
-                 ErrorCode::neg_bit},
-        Obstacle{"Zero", [] { return at::_efficientzerotensor({3}, at::kFloat); },
-                 ErrorCode::zero_tensor},
-        Obstacle{"SparseCoo", [] { return at::zeros({3, 3}).to_sparse(); },
-                 ErrorCode::sparse_layout, false},
-        Obstacle{"SparseCsr", [] { return at::zeros({3, 3}).to_sparse_csr(); },
-                 ErrorCode::sparse_layout, false},
-        Obstacle{"SparseCsc", [] { return at::zeros({3, 3}).to_sparse_csc(); },
-                 ErrorCode::sparse_layout, false},
-        Obstacle{"SparseBsr", [] { return at::zeros({4, 4}).to_sparse_bsr({2, 2}); },
-                 ErrorCode::sparse_layout, false},
+                 ReasonSet(conj_bit) | neg_bit},
+        Obstacle{"ImaginaryPartOfConj", [] { return at::imag(complex_tensor().conj()); }, neg_bit},
+        Obstacle{"Zero", [] { return at::_efficientzerotensor({3}, at::kFloat); }, zero_tensor},
+        Obstacle{"SparseCoo", [] { return at::zeros({3, 3}).to_sparse(); }, sparse_layout, false},
+        Obstacle{"SparseCsr", [] { return at::zeros({3, 3}).to_sparse_csr(); }, sparse_layout,
+                 false},
+        Obstacle{"SparseCsc", [] { return at::zeros({3, 3}).to_sparse_csc(); }, sparse_layout,
+                 false},
+        Obstacle{"SparseBsr", [] { return at::zeros({4, 4}).to_sparse_bsr({2, 2}); }, sparse_layout,
+                 false},
         Obstacle{"Quantized",
                  [] { return at::quantize_per_tensor(at::zeros({3}), 0.1, 0, at::kQInt8); },
-                 ErrorCode::quantized_tensor, false},
+                 quantized_tensor, false},
         Obstacle{"Nested",
                  [] {
                    const std::vector<at::Tensor> rows{at::zeros({2}), at::zeros({3})};
                    return at::_nested_tensor_from_tensor_list(rows);
                  },
-                 ErrorCode::nested_tensor, false},
-        Obstacle{"Meta", [] { return at::empty({3}, at::device(at::kMeta)); },
-                 ErrorCode::meta_tensor, false},
+                 nested_tensor, false},
+        Obstacle{"Meta", [] { return at::empty({3}, at::device(at::kMeta)); }, meta_tensor, false},
         Obstacle{"Functional",
                  [] { return at::functionalization::impl::to_functional_tensor(at::zeros({3})); },
-                 ErrorCode::functional_tensor, false},
+                 functional_tensor, false},
         Obstacle{"Batched", [] { return at::functorch::makeBatched(at::zeros({3, 2}), 0, 1); },
-                 ErrorCode::functorch_tensor, false},
-        Obstacle{"PythonKey", python_tensor, ErrorCode::fake_tensor, false},
+                 functorch_tensor, false},
+        Obstacle{"PythonKey", python_tensor, fake_tensor, false},
         Obstacle{"OtherBackend",
                  [] { return with_keys(c10::DispatchKeySet(c10::DispatchKey::XLA)); },
-                 ErrorCode::unsupported_keys, false},
+                 unsupported_keys, false},
         Obstacle{"OtherFunctionality",
                  [] {
                    return with_keys(
                        c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::Tracer}));
                  },
-                 ErrorCode::unsupported_keys, false},
-        Obstacle{"SymbolicShape", symbolic_tensor, ErrorCode::symbolic_shape, false},
+                 unsupported_keys, false},
+        Obstacle{"SymbolicShape", symbolic_tensor, symbolic_shape, false},
         Obstacle{"NoStorage",
                  [] {
                    return at::detail::make_tensor<c10::TensorImpl>(
                        c10::DispatchKeySet(c10::DispatchKey::CPU), caffe2::TypeMeta::Make<float>(),
                        c10::Device(c10::kCPU));
                  },
-                 ErrorCode::storage_inaccessible, false},
-        Obstacle{"UnreadableStorage", unreadable_tensor, ErrorCode::storage_inaccessible},
-        Obstacle{"UnwritableStorage", unwritable_tensor, ErrorCode::storage_inaccessible},
-        Obstacle{"ShapeThatARefusedResizeLeft", after_a_refused_resize,
-                 ErrorCode::storage_too_small},
+                 storage_inaccessible, false},
+        Obstacle{"UnreadableStorage", unreadable_tensor, storage_inaccessible},
+        Obstacle{"UnwritableStorage", unwritable_tensor, storage_inaccessible},
+        Obstacle{"ShapeThatARefusedResizeLeft", after_a_refused_resize, storage_too_small},
         Obstacle{"ShrunkStorage", [] { return with_shrunk_storage(at::zeros({4}), 15); },
-                 ErrorCode::storage_too_small},
+                 storage_too_small},
         Obstacle{"ShrunkStorageBehindAnOffset",
                  [] { return with_shrunk_storage(at::zeros({8}).narrow(0, 7, 1), 31); },
-                 ErrorCode::storage_too_small},
+                 storage_too_small},
         Obstacle{"ShrunkStorageUnderAColumn",
                  [] { return with_shrunk_storage(at::zeros({3, 3}).select(1, 1), 31); },
-                 ErrorCode::storage_too_small},
+                 storage_too_small},
         Obstacle{"ShapeBeyondCounting",
                  [] {
                    at::Tensor tensor = at::zeros({4});
@@ -386,18 +382,16 @@ INSTANTIATE_TEST_SUITE_P(
                    tensor.unsafeGetTensorImpl()->set_sizes_and_strides(Dims{3}, Dims{kHuge});
                    return tensor;
                  },
-                 ErrorCode::storage_too_small},
-        Obstacle{"RequiresGrad", [] { return at::zeros({3}).requires_grad_(); },
-                 ErrorCode::requires_grad},
+                 storage_too_small},
+        Obstacle{"RequiresGrad", [] { return at::zeros({3}).requires_grad_(); }, requires_grad},
         Obstacle{"ResultWithHistory", [] { return at::zeros({3}).requires_grad_() * 2; },
-                 ErrorCode::requires_grad},
+                 requires_grad},
         Obstacle{"ConjOfRequiresGrad", [] { return complex_tensor().requires_grad_().conj(); },
-                 ReasonSet(ErrorCode::requires_grad) | ErrorCode::conj_bit},
-        Obstacle{"LazyClone", [] { return at::_lazy_clone(at::zeros({3})); },
-                 ErrorCode::copy_on_write},
-        Obstacle{"SourceOfALazyClone", copy_on_write_source, ErrorCode::copy_on_write},
+                 ReasonSet(requires_grad) | conj_bit},
+        Obstacle{"LazyClone", [] { return at::_lazy_clone(at::zeros({3})); }, copy_on_write},
+        Obstacle{"SourceOfALazyClone", copy_on_write_source, copy_on_write},
         Obstacle{"ViewOfALazyClone", [] { return at::_lazy_clone(at::zeros({4})).narrow(0, 1, 2); },
-                 ErrorCode::copy_on_write}),
+                 copy_on_write}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(DescribeMkldnn, IsRefused) {
@@ -407,16 +401,14 @@ TEST(DescribeMkldnn, IsRefused) {
   } catch (const c10::Error& error) {
     GTEST_SKIP() << "this torch makes no mkldnn tensors: " << error.what_without_backtrace();
   }
-  Loan loan;
-  describe(tensor, loan);
+  const Loan loan = described(tensor);
   EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::mkldnn_layout));
 }
 
 TEST(Describe, RefusesGradWrappers) {
   const at::Tensor wrapper = with_keys(
       c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::FuncTorchGradWrapper}));
-  Loan loan;
-  describe(wrapper, loan);
+  const Loan loan = described(wrapper);
   EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::functorch_tensor));
 }
 
@@ -425,8 +417,7 @@ TEST(Describe, AllowsGradWithoutGradMode) {
   const at::Tensor result = leaf * 2;
   const c10::AutoGradMode no_grad(false);
   for (const at::Tensor& tensor : {leaf, result}) {
-    Loan loan;
-    describe(tensor, loan);
+    const Loan loan = described(tensor);
     EXPECT_TRUE(loan.view().reasons.empty());
   }
 }
@@ -439,8 +430,7 @@ TEST(Describe, AllowsAutogradKeys) {
   }();
   ASSERT_NE(detached.key_set().raw_repr(), inference.key_set().raw_repr());
   for (const at::Tensor& tensor : {detached, inference}) {
-    Loan loan;
-    describe(tensor, loan);
+    const Loan loan = described(tensor);
     EXPECT_TRUE(loan.view().reasons.empty());
   }
 }
@@ -451,8 +441,7 @@ TEST(Describe, AllowsExactStorages) {
                                    with_shrunk_storage(at::zeros({3, 3}).select(1, 1), 32),
                                    with_shrunk_storage(at::zeros({1}), 4).expand({1000}),
                                    with_shrunk_storage(at::zeros({4}).narrow(0, 4, 0), 0)}) {
-    Loan loan;
-    describe(tensor, loan);
+    const Loan loan = described(tensor);
     EXPECT_TRUE(loan.view().reasons.empty()) << tensor.sizes();
   }
 }
@@ -460,24 +449,21 @@ TEST(Describe, AllowsExactStorages) {
 TEST(Describe, ClearedErrorIsAccessible) {
   const at::Tensor tensor = unreadable_tensor();
   storage_of(tensor).clear_data_ptr_access_error_msg_();
-  Loan loan;
-  describe(tensor, loan);
+  const Loan loan = described(tensor);
   EXPECT_TRUE(loan.view().reasons.empty());
 }
 
 TEST(Describe, CopyOnWriteEndsWithTheWrite) {
   at::Tensor clone = at::_lazy_clone(at::zeros({3}));
   clone.add_(1);
-  Loan loan;
-  describe(clone, loan);
+  const Loan loan = described(clone);
   EXPECT_TRUE(loan.view().reasons.empty());
 }
 
 TEST(Describe, KeepsCopyOnWrite) {
   const at::Tensor source = at::zeros({3});
   const at::Tensor clone = at::_lazy_clone(source);
-  Loan loan;
-  describe(clone, loan);
+  const Loan loan = described(clone);
   EXPECT_EQ(clone.const_data_ptr(), source.const_data_ptr());
   EXPECT_EQ(loan.view().data, source.const_data_ptr());
 }

@@ -20,18 +20,6 @@ inline c10::StorageImpl& storage_of(const at::Tensor& tensor) {
   return *tensor.storage().unsafeGetStorageImpl();
 }
 
-inline Loan make_loan(const Dims& shape, const Dims& strides, DType dtype, void* data,
-                      Deleter deleter) {
-  Loan loan;
-  loan.set_rank(static_cast<int32_t>(shape.size()));
-  std::copy(shape.begin(), shape.end(), loan.shape());
-  std::copy(strides.begin(), strides.end(), loan.strides());
-  loan.view().dtype = dtype;
-  loan.view().data = data;
-  loan.attach(deleter);
-  return loan;
-}
-
 // A float32 row of 16 elements between guards, lent with a counter.
 class Lender {
  public:

@@ -46,25 +46,32 @@ class ReuseStorage : public testing::TestWithParam<Maker> {
     return at::from_blob(
         buffer.data(), {size}, [deleter](void*) { deleter.release(deleter.context); }, at::kByte);
   }
+  // Gives the storage the bytes of the tensor that is returned, which has the former ones.
+  at::Tensor replace_bytes() {
+    const at::Tensor other = at::ones({64}, at::kByte);
+    storage_of(source_).swap_data_ptr(storage_of(other));
+    return other;
+  }
+
+  GuardedBuffer buffer_{64};
+  ReleaseCounter counter_;
+  at::Tensor source_ = counted_tensor(buffer_, counter_);
 };
 
 INSTANTIATE_TEST_SUITE_P(OfStorages, ReuseStorage, testing::Values(Maker::torch, Maker::dlbridge),
                          testing::PrintToStringParamName());
 
 TEST_P(ReuseStorage, IsTheSameStorage) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  at::Tensor back = to_tensor(share(source));
-  EXPECT_EQ(&storage_of(back), &storage_of(source));
-  EXPECT_TRUE(back.is_alias_of(source));
-  EXPECT_FALSE(back.is_same(source));
-  EXPECT_EQ(back.sizes(), source.sizes());
-  source.reset();
-  EXPECT_EQ(counter.count(), 0);
-  EXPECT_TRUE(buffer.guards_intact());
+  at::Tensor back = to_tensor(share(source_));
+  EXPECT_EQ(&storage_of(back), &storage_of(source_));
+  EXPECT_TRUE(back.is_alias_of(source_));
+  EXPECT_FALSE(back.is_same(source_));
+  EXPECT_EQ(back.sizes(), source_.sizes());
+  source_.reset();
+  EXPECT_EQ(counter_.count(), 0);
+  EXPECT_TRUE(buffer_.guards_intact());
   back.reset();
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
 TEST(AnyReuseStorage, ReleasesTheLoan) {
@@ -129,29 +136,22 @@ TEST_P(ReuseStorage, NeedsDivisibleOffsets) {
 }
 
 TEST_P(ReuseStorage, EndsWithOtherBytes) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
-  const at::Tensor other = at::zeros({64}, at::kByte);
-  storage_of(source).swap_data_ptr(storage_of(other));
+  Loan loan = share(source_);
+  const at::Tensor other = replace_bytes();
   at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_NE(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(back.data_ptr(), buffer.data());
+  EXPECT_NE(&storage_of(back), &storage_of(source_));
+  EXPECT_EQ(back.data_ptr(), buffer_.data());
 }
 
 TEST_P(ReuseStorage, EndsWithoutOwnership) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
+  Loan loan = share(source_);
   // The same address without an original storage.
-  (void)storage_of(source).set_data_ptr(at::DataPtr(buffer.data(), c10::Device(c10::kCPU)));
+  (void)storage_of(source_).set_data_ptr(at::DataPtr(buffer_.data(), c10::Device(c10::kCPU)));
   at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_NE(&storage_of(back), &storage_of(source));
-  EXPECT_EQ(counter.count(), 0);
+  EXPECT_NE(&storage_of(back), &storage_of(source_));
+  EXPECT_EQ(counter_.count(), 0);
   back.reset();
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
 TEST_P(ReuseStorage, EndsWithTheStorage) {
@@ -166,13 +166,10 @@ TEST_P(ReuseStorage, EndsWithTheStorage) {
 }
 
 TEST_P(ReuseStorage, NeedsALargeStorage) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
-  storage_of(source).set_nbytes(63);
+  Loan loan = share(source_);
+  storage_of(source_).set_nbytes(63);
   const at::Tensor back = to_tensor(std::move(loan));
-  EXPECT_NE(&storage_of(back), &storage_of(source));
+  EXPECT_NE(&storage_of(back), &storage_of(source_));
   EXPECT_EQ(storage_of(back).nbytes(), 64u);
 }
 
@@ -263,94 +260,74 @@ TEST_P(ReuseStorage, StorageDropsOnAnyThread) {
 }
 
 TEST_P(ReuseStorage, NeedsNoDeleter) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan held = share(source);
-  Loan described = make_loan({4}, {2}, kUint8, buffer.data() + 8, Deleter{});
+  Loan held = share(source_);
+  Loan described = make_loan({4}, {2}, kUint8, buffer_.data() + 8, Deleter{});
   EXPECT_FALSE(reuse_storage(described).defined());
   described.original = held.original;
   at::Tensor back = reuse_storage(described);
   ASSERT_TRUE(back.defined());
-  EXPECT_EQ(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(&storage_of(back), &storage_of(source_));
   EXPECT_EQ(back.storage_offset(), 8);
   EXPECT_EQ(back.strides(), (Dims{2}));
   EXPECT_FALSE(described.owns_memory());
   held.reset();
-  source.reset();
-  EXPECT_EQ(counter.count(), 0);
+  source_.reset();
+  EXPECT_EQ(counter_.count(), 0);
   back.reset();
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
 TEST_P(ReuseStorage, EndsWithReplacedBytes) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
-  at::Tensor other = at::ones({64}, at::kByte);
-  storage_of(source).swap_data_ptr(storage_of(other));
-  other.reset();
-  EXPECT_EQ(counter.count(), 0);
+  Loan loan = share(source_);
+  replace_bytes();
+  EXPECT_EQ(counter_.count(), 0);
   loan.reset();  // the bytes go, the storage stays
-  EXPECT_EQ(counter.count(), 1);
-  at::Tensor back = to_tensor(share(source));
-  EXPECT_EQ(&storage_of(back), &storage_of(source));
+  EXPECT_EQ(counter_.count(), 1);
+  at::Tensor back = to_tensor(share(source_));
+  EXPECT_EQ(&storage_of(back), &storage_of(source_));
   EXPECT_EQ(back.sum().item<int64_t>(), 64);
 }
 
 // The memory of bytes that are gone soon serves others: a storage that outlived its bytes must not
 // touch those when it goes.
 TEST_P(ReuseStorage, OthersStayReusable) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
-  at::Tensor other = at::ones({64}, at::kByte);
-  storage_of(source).swap_data_ptr(storage_of(other));
-  other.reset();
+  Loan loan = share(source_);
+  replace_bytes();
   loan.reset();
   Lender lender;
   const at::Tensor next = to_tensor(lender.loan());
   Loan exported = share(next);
-  source.reset();
+  source_.reset();
   EXPECT_EQ(&storage_of(to_tensor(std::move(exported))), &storage_of(next));
 }
 
 TEST_P(ReuseStorage, OldBytesAreNotReused) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan first = share(source);
-  at::Tensor other = at::ones({64}, at::kByte);
-  storage_of(source).swap_data_ptr(storage_of(other));
-  Loan second = share(source);
-  const c10::StorageImpl* storage = &storage_of(source);
+  Loan first = share(source_);
+  at::Tensor other = replace_bytes();
+  Loan second = share(source_);
+  const c10::StorageImpl* storage = &storage_of(source_);
   EXPECT_EQ(&storage_of(to_tensor(std::move(second))), storage);
   at::Tensor apart = to_tensor(std::move(first));
   EXPECT_NE(&storage_of(apart), storage);
-  source.reset();
-  EXPECT_EQ(counter.count(), 0);
+  source_.reset();
+  EXPECT_EQ(counter_.count(), 0);
   other.reset();
   apart.reset();
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
 TEST_P(ReuseStorage, IgnoresWeakStorages) {
-  GuardedBuffer buffer(64);
-  ReleaseCounter counter;
-  at::Tensor source = counted_tensor(buffer, counter);
-  Loan loan = share(source);
+  Loan loan = share(source_);
   {
-    const c10::weak_intrusive_ptr<c10::StorageImpl> watcher(source.storage().getWeakStorageImpl());
-    source.reset();
+    const c10::weak_intrusive_ptr<c10::StorageImpl> watcher(source_.storage().getWeakStorageImpl());
+    source_.reset();
     EXPECT_TRUE(watcher.expired());
     EXPECT_FALSE(reuse_storage(loan).defined());
   }
   EXPECT_FALSE(reuse_storage(loan).defined());
-  EXPECT_EQ(counter.count(), 0);
+  EXPECT_EQ(counter_.count(), 0);
   loan.reset();
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
 // Exports, ways back and the end of the storage at the same time: nothing is found that is gone,
