@@ -18,6 +18,7 @@ namespace dlbridge {
 namespace {
 
 using test::expect_failure;
+using test::expect_invalid;
 using test::sized;
 using test::VersionedProducer;
 
@@ -52,7 +53,7 @@ TEST(CApiPlan, Shares) {
   VersionedProducer producer;
   const dlb_traits traits = engine();
   Answer answer;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_EQ(answer.result.verdict, DLBRIDGE_SHARE);
   EXPECT_EQ(answer.result.reasons_count, 0);
   EXPECT_EQ(answer.result.bytes, 0);
@@ -67,7 +68,7 @@ TEST(CApiPlan, OrdersReasons) {
   producer.tensor().data = producer.values() + 2;
   const dlb_traits traits = engine();
   Answer answer;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_EQ(answer.result.verdict, DLBRIDGE_REFUSE);
   ASSERT_EQ(answer.result.reasons_count, 2);
   EXPECT_STREQ(answer.reasons[0], "negative_stride");
@@ -128,10 +129,10 @@ TEST(CApiPlan, SourceMayCast) {
   request.named = DLBRIDGE_NAMED_DTYPE;
   request.dtype = {2, 32, 1};
   Answer answer;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, &request, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, &request, &answer.result));
   EXPECT_EQ(answer.result.verdict, DLBRIDGE_REFUSE);
   request.named |= DLBRIDGE_NAMED_SOURCE_CASTS;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, &request, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, &request, &answer.result));
   EXPECT_EQ(answer.result.verdict, DLBRIDGE_CAST);
 }
 
@@ -164,11 +165,11 @@ TEST(CApiPlan, ReadsEachAcceptsBit) {
     dlb_traits traits = engine();
     traits.accepts = 0xFF & ~row.bit & ~unsigned{DLBRIDGE_ACCEPTS_HOST_ONLY};
     Answer answer;
-    ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+    ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
     EXPECT_EQ(answer.result.verdict, DLBRIDGE_REFUSE) << row.reason;
     EXPECT_STREQ(answer.reasons[0], row.reason);
     traits.accepts = row.bit;
-    ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+    ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
     EXPECT_EQ(answer.result.verdict, DLBRIDGE_SHARE) << answer.message;
   }
 }
@@ -181,26 +182,26 @@ TEST(CApiPlan, ReadsOtherTraits) {
   traits.dtype_count = 1;
   producer.tensor().dtype = int4;
   Answer answer;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_STREQ(answer.reasons[0], "packed_subbyte");
   traits.accepts |= DLBRIDGE_ACCEPTS_PACKED_SUBBYTE;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_EQ(answer.result.verdict, DLBRIDGE_SHARE);
 
   producer.tensor().dtype = {17, 4, 2};
   traits.float4 = DLBRIDGE_FLOAT4_PADDED;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_STREQ(answer.reasons[0], "float4_packing");
   traits.float4 = DLBRIDGE_FLOAT4_PAIRS;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_EQ(answer.result.verdict, DLBRIDGE_SHARE);
 
   producer.tensor().dtype = int4;
   producer.tensor().device.device_type = kDLCUDA;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_STREQ(answer.reasons[0], "unsupported_device");
   traits.accepts |= DLBRIDGE_ACCEPTS_HOST_ONLY;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_STREQ(answer.reasons[0], "device_not_named");
 }
 
@@ -209,7 +210,7 @@ TEST(CApiPlan, NullTraitsHoldAll) {
   producer.get()->flags = kReadOnly;
   producer.tensor().device = {kDLVulkan, 0};
   auto result = sized<dlb_plan_result>();
-  ASSERT_EQ(dlb_plan(producer.get(), nullptr, nullptr, &result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), nullptr, nullptr, &result));
   EXPECT_EQ(result.verdict, DLBRIDGE_SHARE);
 }
 
@@ -223,14 +224,14 @@ TEST(CApiPlan, CutsTextsAndReasons) {
   std::memset(answer.message, '#', sizeof answer.message);
   answer.result.message_capacity = 7;
   answer.result.reasons_capacity = 1;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_EQ(std::string(answer.message, 8), std::string("stride\0#", 8));
   EXPECT_GT(answer.result.message_length, 80u);
   EXPECT_EQ(answer.result.reasons_count, 2);
   EXPECT_EQ(answer.reasons[1], nullptr);
   answer.result.message = nullptr;
   answer.result.reasons = nullptr;
-  ASSERT_EQ(dlb_plan(producer.get(), &traits, nullptr, &answer.result), DLBRIDGE_OK);
+  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
   EXPECT_EQ(answer.result.message_length, 0u);
   EXPECT_EQ(answer.result.reasons_count, 2);
 }
@@ -281,8 +282,7 @@ TEST(CApiPlan, RefusesValuesOutOfRange) {
   }
   auto result = sized<dlb_plan_result>();
   result.reasons_capacity = -1;
-  expect_failure(dlb_plan(producer.get(), nullptr, nullptr, &result), DLBRIDGE_INVALID_ARGUMENT,
-                 "invalid_argument", "reasons_capacity");
+  expect_invalid(dlb_plan(producer.get(), nullptr, nullptr, &result), "reasons_capacity");
 }
 
 }  // namespace

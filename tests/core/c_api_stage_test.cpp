@@ -66,11 +66,11 @@ class CApiStage : public ::testing::Test {
 
 TEST_F(CApiStage, CopiesBothWays) {
   host_.set_layout({2, 3}, {1, 2});
-  ASSERT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_OK) << last_error().message;
+  ASSERT_OK(dlb_stage(gpu_.get(), host_.get(), 1));
   const std::vector<float> expected = {0, 3, 1, 4, 2, 5};
   EXPECT_EQ(std::vector<float>(host_.values(), host_.values() + 6), expected);
   std::fill_n(gpu_.values(), 6, -1.0f);
-  ASSERT_EQ(dlb_stage(host_.get(), gpu_.get(), 1), DLBRIDGE_OK) << last_error().message;
+  ASSERT_OK(dlb_stage(host_.get(), gpu_.get(), 1));
   EXPECT_EQ(gpu_.values()[5], 5.0f);
   EXPECT_EQ(backend_.calls, 2);
   EXPECT_EQ(gpu_.deletions() + host_.deletions(), 0);
@@ -78,9 +78,8 @@ TEST_F(CApiStage, CopiesBothWays) {
 
 TEST_F(CApiStage, PassesTheDevicesStream) {
   for (const bool to_host : {true, false}) {
-    ASSERT_EQ(
-        to_host ? dlb_stage(gpu_.get(), host_.get(), -1) : dlb_stage(host_.get(), gpu_.get(), -1),
-        DLBRIDGE_OK);
+    ASSERT_OK(to_host ? dlb_stage(gpu_.get(), host_.get(), -1)
+                      : dlb_stage(host_.get(), gpu_.get(), -1));
     EXPECT_EQ(backend_.last_stream.device.device_type, kDLCUDA);
     EXPECT_EQ(backend_.last_stream.device.device_id, 3);
     EXPECT_EQ(reinterpret_cast<intptr_t>(backend_.last_stream.handle), -1);
@@ -104,7 +103,7 @@ TEST_F(CApiStage, RefusesWithoutBackend) {
 
 TEST_F(CApiStage, AsksForTheDirection) {
   backend_.to_host_only = true;
-  EXPECT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_OK);
+  EXPECT_OK(dlb_stage(gpu_.get(), host_.get(), 1));
   expect_failure(dlb_stage(host_.get(), gpu_.get(), 1), DLBRIDGE_REFUSED, "no_staging", "device");
 }
 
@@ -137,7 +136,7 @@ TEST_F(CApiStage, FindsOverlapOnOneDevice) {
   EXPECT_EQ(backend_.calls, 0);
   // The number of a host's address says nothing about the device's.
   host_.tensor().data = gpu_.values();
-  EXPECT_EQ(dlb_stage(gpu_.get(), host_.get(), 1), DLBRIDGE_OK);
+  EXPECT_OK(dlb_stage(gpu_.get(), host_.get(), 1));
   EXPECT_EQ(backend_.calls, 1);
 }
 
@@ -188,10 +187,10 @@ TEST_F(CApiStage, MapsErrorsToStatuses) {
 TEST_F(CApiStage, ReadsReadOnlySources) {
   gpu_.get()->flags = kReadOnly;
   dlb_tensor* tensor = nullptr;
-  ASSERT_EQ(dlb_adopt(gpu_.get(), &tensor), DLBRIDGE_OK);
+  ASSERT_OK(dlb_adopt(gpu_.get(), &tensor));
   const DLManagedTensorVersioned* source = nullptr;
-  ASSERT_EQ(dlb_tensor_borrow(tensor, &source), DLBRIDGE_OK);
-  EXPECT_EQ(dlb_stage(source, host_.get(), 1), DLBRIDGE_OK);
+  ASSERT_OK(dlb_tensor_borrow(tensor, &source));
+  EXPECT_OK(dlb_stage(source, host_.get(), 1));
   EXPECT_EQ(host_.values()[5], 5.0f);
   expect_failure(dlb_stage(host_.get(), source, 1), DLBRIDGE_REFUSED, "read_only", "flags");
   dlb_tensor_release(tensor);

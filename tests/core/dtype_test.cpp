@@ -92,22 +92,6 @@ TEST(DType, PrintsUnknownCodes) {
   EXPECT_EQ(back.code, 200);
 }
 
-TEST(DType, RejectsUnknownWidths) {
-  EXPECT_FALSE(DType(DLDataType{kDLFloat, 24, 1}).is_known());
-  EXPECT_FALSE(DType(DLDataType{kDLBool, 1, 1}).is_known());
-  EXPECT_FALSE(DType(DLDataType{kDLComplex, 16, 1}).is_known());
-  EXPECT_FALSE(DType(DLDataType{kDLFloat, 0, 1}).is_known());
-}
-
-TEST(DType, RejectsLanes) {
-  EXPECT_FALSE(DType(DLDataType{kDLFloat, 32, 2}).is_known());
-  EXPECT_FALSE(DType(DLDataType{kDLFloat, 32, 0}).is_known());
-  EXPECT_FALSE(DType(DLDataType{17, 4, 4}).is_known());
-  EXPECT_TRUE(kFloat4Pair.is_known());
-}
-
-TEST(DType, RejectsOpaque) { EXPECT_FALSE(DType(DLDataType{kDLOpaqueHandle, 64, 1}).is_known()); }
-
 TEST(DType, ComparesAllFields) {
   const DType base{TypeCode::float_, 32};
   EXPECT_TRUE(base == DType(DLDataType{2, 32, 1}));

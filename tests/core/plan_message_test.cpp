@@ -36,7 +36,7 @@ Shaped with(ErrorCode reason, const char* found = nullptr) {
   return source;
 }
 
-Shaped read_only() {
+Shaped frozen() {
   Shaped source({4, 6});
   source.fields().access = Access::read_only;
   return source;
@@ -48,197 +48,122 @@ Shaped float4(int64_t extent) {
   return source;
 }
 
-struct Message {
+struct Refused {
   ErrorCode code;
   Shaped source;
   TargetTraits target;
   Request request;
   const char* field;
+};
+
+struct Message {
+  Refused plan;
   const char* text;
   const char* variant = "";
 };
 
-void PrintTo(const Message& row, std::ostream* out) { *out << name(row.code); }
+void PrintTo(const Message& row, std::ostream* out) { *out << name(row.plan.code); }
 
 std::vector<Message> messages() {
+  using enum ErrorCode;
   TargetTraits int4_holder = torch_like();
   int4_holder.dtypes.add(DType(TypeCode::int_, 4));
   return {
-      {ErrorCode::negative_stride,
-       {{4}, {-4}, kFloat32, at(0x10000)},
-       torch_like(),
-       {},
-       "strides",
+      {{negative_stride, {{4}, {-4}, kFloat32, at(0x10000)}, torch_like(), {}, "strides"},
        "stride in dimension 0 is -4 elements; torch.Tensor has no negative strides: "
        "pass copy=None to copy 16 bytes"},
-      {ErrorCode::negative_stride,
-       {{3, 1048576}, {1048576, -1}, kFloat32, at(0x10000)},
-       torch_like(),
-       {},
-       "strides",
+      {{negative_stride,
+        {{3, 1048576}, {1048576, -1}, kFloat32, at(0x10000)},
+        torch_like(),
+        {},
+        "strides"},
        "stride in dimension 1 is -1 elements; torch.Tensor has no negative strides: "
        "pass copy=None to copy 12.6 MB",
        "Megabytes"},
-      {ErrorCode::overlap,
-       {{4, 3}, {1, 1}, kFloat32, at(0x10000)},
-       torch_like(),
-       {},
-       "strides",
+      {{overlap, {{4, 3}, {1, 1}, kFloat32, at(0x10000)}, torch_like(), {}, "strides"},
        "strides let elements overlap in writable memory; torch would compute wrong values: "
        "pass copy=None to copy 48 bytes"},
-      {ErrorCode::misaligned,
-       {{4}, {1}, kFloat32, at(0x10002)},
-       torch_like(),
-       {},
-       "data",
+      {{misaligned, {{4}, {1}, kFloat32, at(0x10002)}, torch_like(), {}, "data"},
        "data is at 0x10002; float32 needs alignment to 4 bytes: pass copy=None to copy 16 bytes"},
-      {ErrorCode::read_only,
-       read_only(),
-       torch_like(),
-       {},
-       "flags",
+      {{read_only, frozen(), torch_like(), {}, "flags"},
        "the memory is read-only; torch.Tensor cannot promise not to write: "
        "pass copy=None to copy 96 bytes"},
-      {ErrorCode::device_not_named,
-       on_gpu({1000, 1000}),
-       numpy_like(),
-       {},
-       "device",
+      {{device_not_named, on_gpu({1000, 1000}), numpy_like(), {}, "device"},
        "device is cuda:0; NumPy arrays live in host memory: pass device=\"cpu\" to stage 4.0 MB "
        "(which needs a CUDA module that can be used here: tensor.cpu() copies, too)"},
-      {ErrorCode::no_staging,
-       on_gpu({4}),
-       numpy_like(),
-       {.device = kCpu},
-       "device",
+      {{no_staging, on_gpu({4}), numpy_like(), {.device = kCpu}, "device"},
        "device is cuda:0, cpu was asked for; nothing here stages between them: "
        "move it with its own framework first: dlbridge.to_torch(x).to(\"cpu\")"},
-      {ErrorCode::copy_forbidden,
-       Shaped({4}),
-       numpy_like(),
-       {.copy = CopyMode::never, .dtype = kFloat64},
-       "copy",
+      {{copy_forbidden,
+        Shaped({4}),
+        numpy_like(),
+        {.copy = CopyMode::never, .dtype = kFloat64},
+        "copy"},
        "copy=False forbids the cast from float32 to float64 that dtype= names: "
        "leave copy= out, or pass copy=None",
        "Cast"},
-      {ErrorCode::copy_forbidden,
-       Shaped({4}),
-       numpy_like(),
-       {.copy = CopyMode::never, .into_existing = true},
-       "copy",
+      {{copy_forbidden,
+        Shaped({4}),
+        numpy_like(),
+        {.copy = CopyMode::never, .into_existing = true},
+        "copy"},
        "copy=False forbids the copy that out= names: leave copy= out, or pass copy=None",
        "Out"},
-      {ErrorCode::too_many_dimensions,
-       Shaped(std::vector<int64_t>(65, 1)),
-       numpy_like(),
-       {},
-       "ndim",
+      {{too_many_dimensions, Shaped(std::vector<int64_t>(65, 1)), numpy_like(), {}, "ndim"},
        "ndim is 65; NumPy has at most 64 dimensions: reshape it to fewer dimensions"},
-      {ErrorCode::unsupported_dtype,
-       Shaped({4}, DType(TypeCode::complex, 32)),
-       numpy_like(),
-       {},
-       "dtype",
+      {{unsupported_dtype, Shaped({4}, DType(TypeCode::complex, 32)), numpy_like(), {}, "dtype"},
        "dtype is complex32, which NumPy cannot share: pass a dtype= that NumPy has, to cast"},
-      {ErrorCode::unsupported_dtype,
-       with(ErrorCode::unsupported_dtype, "datetime64"),
-       torch_like(),
-       {},
-       "dtype",
+      {{unsupported_dtype, with(unsupported_dtype, "datetime64"), torch_like(), {}, "dtype"},
        "dtype is datetime64, which torch cannot share: "
        "convert it with its own framework first, such as x.astype(...) or x.to(...)",
        "SaidByTheSource"},
-      {ErrorCode::unsupported_dtype,
-       Shaped({4}),
-       numpy_like(),
-       {.dtype = DType(TypeCode::complex, 32)},
-       "dtype",
+      {{unsupported_dtype,
+        Shaped({4}),
+        numpy_like(),
+        {.dtype = DType(TypeCode::complex, 32)},
+        "dtype"},
        "dtype is complex32, which NumPy cannot share: pass a dtype= that NumPy has, to cast",
        "Named"},
-      {ErrorCode::missing_ml_dtypes,
-       Shaped({4}, DType(TypeCode::bfloat, 16)),
-       numpy_like(),
-       {},
-       "dtype",
+      {{missing_ml_dtypes, Shaped({4}, DType(TypeCode::bfloat, 16)), numpy_like(), {}, "dtype"},
        "dtype is bfloat16, which NumPy has only with the package ml_dtypes: "
        "install ml_dtypes, or pass dtype=\"float32\" to cast"},
-      {ErrorCode::float4_odd_extent,
-       float4(3),
-       torch_like(),
-       {},
-       "shape",
+      {{float4_odd_extent, float4(3), torch_like(), {}, "shape"},
        "the last extent is 3; torch packs two float4 in a byte and needs an even one: "
        "pad the last dimension to an even extent"},
-      {ErrorCode::float4_packing,
-       float4(4),
-       torch_like(),
-       {},
-       "dtype",
+      {{float4_packing, float4(4), torch_like(), {}, "dtype"},
        "dtype is float4_e2m1fn, one element in a byte; torch packs two in a byte: "
        "pass copy=None to copy 2 bytes",
        "IntoPairs"},
-      {ErrorCode::float4_packing,
-       Shaped({4}, kFloat4Pair),
-       numpy_like(),
-       {},
-       "dtype",
+      {{float4_packing, Shaped({4}, kFloat4Pair), numpy_like(), {}, "dtype"},
        "dtype is float4_e2m1fn_x2, two elements in a byte; ml_dtypes keeps one in a byte: "
        "pass copy=None to copy 8 bytes",
        "OutOfPairs"},
-      {ErrorCode::unsupported_dtype,
-       float4(4),
-       torch_like(),
-       {.dtype = kFloat32},
-       "dtype",
+      {{unsupported_dtype, float4(4), torch_like(), {.dtype = kFloat32}, "dtype"},
        "dtype is float4_e2m1fn, which torch cannot share: leave dtype= out, pass copy=None to "
        "repack it, and cast the result",
        "CastOfFloat4"},
-      {ErrorCode::packed_subbyte,
-       Shaped({4}, DType(TypeCode::int_, 4)),
-       int4_holder,
-       {},
-       "dtype",
+      {{packed_subbyte, Shaped({4}, DType(TypeCode::int_, 4)), int4_holder, {}, "dtype"},
        "dtype is int4, packed below a byte; torch keeps one element in a byte: "
        "unpack it with its own framework first"},
-      {ErrorCode::masked_array,
-       with(ErrorCode::masked_array),
-       torch_like(),
-       {},
-       "type",
+      {{masked_array, with(masked_array), torch_like(), {}, "type"},
        "x is a MaskedArray, whose mask would be lost; expected a plain array: pass "
        "x.filled(value)"},
       // copy=None would not help a masked array, so it must not be what the message offers.
-      {ErrorCode::masked_array,
-       with(ErrorCode::masked_array),
-       torch_like(),
-       {.copy = CopyMode::never, .dtype = kFloat64},
-       "type",
+      {{masked_array,
+        with(masked_array),
+        torch_like(),
+        {.copy = CopyMode::never, .dtype = kFloat64},
+        "type"},
        "x is a MaskedArray, whose mask would be lost; expected a plain array: pass x.filled(value)",
        "BesideAForbiddenCopy"},
-      {ErrorCode::requires_grad,
-       with(ErrorCode::requires_grad),
-       numpy_like(),
-       {},
-       "requires_grad",
+      {{requires_grad, with(requires_grad), numpy_like(), {}, "requires_grad"},
        "x requires grad; autograd would not see writes to shared memory: pass x.detach()"},
-      {ErrorCode::unsupported_keys,
-       with(ErrorCode::unsupported_keys),
-       numpy_like(),
-       {},
-       "dispatch keys",
+      {{unsupported_keys, with(unsupported_keys), numpy_like(), {}, "dispatch keys"},
        "x has dispatch keys beyond those of a dense CPU or CUDA tensor: "
        "pass a dense tensor, such as x.to_dense() or x.clone()"},
-      {ErrorCode::byte_order,
-       with(ErrorCode::byte_order),
-       torch_like(),
-       {},
-       "dtype",
+      {{byte_order, with(byte_order), torch_like(), {}, "dtype"},
        "dtype is in foreign byte order; expected native: pass copy=None to copy 96 bytes"},
-      {ErrorCode::stride_not_multiple,
-       with(ErrorCode::stride_not_multiple),
-       torch_like(),
-       {},
-       "strides",
+      {{stride_not_multiple, with(stride_not_multiple), torch_like(), {}, "strides"},
        "a stride is no multiple of the element's 4 bytes; DLPack counts strides in elements: "
        "pass copy=None to copy 96 bytes"},
   };
@@ -247,18 +172,18 @@ std::vector<Message> messages() {
 class Refusal : public testing::TestWithParam<Message> {};
 
 TEST_P(Refusal, HasFieldAndText) {
-  const Message& row = GetParam();
+  const Refused& row = GetParam().plan;
   const Plan decision = plan(row.source.view(), row.target, row.request);
   ASSERT_EQ(decision.verdict, Verdict::refuse);
   const Error error = refusal(row.source.view(), row.target, row.request, decision);
   EXPECT_EQ(name(error.code()), name(row.code));
   EXPECT_EQ(error.field(), row.field);
-  EXPECT_STREQ(error.what(), row.text);
-  EXPECT_EQ(describe(row.source.view(), row.target, row.request, decision), row.text);
+  EXPECT_STREQ(error.what(), GetParam().text);
+  EXPECT_EQ(describe(row.source.view(), row.target, row.request, decision), GetParam().text);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Refusal, testing::ValuesIn(messages()), [](const auto& row_info) {
-  return std::string(name(row_info.param.code)) + row_info.param.variant;
+  return std::string(name(row_info.param.plan.code)) + row_info.param.variant;
 });
 
 TEST(Refusal, EveryReasonHasTexts) {
@@ -333,7 +258,7 @@ TEST(Refusal, NamesOtherTargets) {
   const Row rows[] = {
       {{{4}, {-4}, kFloat32, at(0x10000)}, "engine has no negative strides"},
       {{{4, 3}, {1, 1}, kFloat32, at(0x10000)}, "engine would compute wrong values"},
-      {read_only(), "engine cannot promise not to write"},
+      {frozen(), "engine cannot promise not to write"},
       {Shaped({2}, DType(TypeCode::float_, 16)), "dtype is float16, which engine cannot share"},
   };
   for (const Row& row : rows) {

@@ -49,7 +49,7 @@ Shaped with(ErrorCode reason) {
   return source;
 }
 
-Shaped read_only() {
+Shaped frozen() {
   Shaped source = plain();
   source.fields().access = Access::read_only;
   return source;
@@ -63,7 +63,7 @@ Shaped on(Device device) {
 
 Shaped backwards() { return {{4, 6}, {-6, 1}, kFloat32, Shaped::aligned_address()}; }
 Shaped sliding() { return {{4, 3}, {1, 1}, kFloat32, Shaped::aligned_address()}; }
-Shaped misaligned() { return {{4, 6}, {6, 1}, kFloat32, odd_address()}; }
+Shaped askew() { return {{4, 6}, {6, 1}, kFloat32, odd_address()}; }
 
 // The table of copy=.
 
@@ -100,12 +100,12 @@ std::vector<Column> columns() {
       share_row("TorchOnItsGpu", on(kGpu), torch_like()),
       share_row("NumpyShareable", plain(), numpy_like()),
       share_row("NumpyNegativeStride", backwards(), numpy_like()),
-      share_row("NumpyMisaligned", misaligned(), numpy_like()),
-      share_row("NumpyReadOnly", read_only(), numpy_like()),
+      share_row("NumpyMisaligned", askew(), numpy_like()),
+      share_row("NumpyReadOnly", frozen(), numpy_like()),
       share_row("NumpyOverlap", sliding(), numpy_like()),
       unshareable("TorchNegativeStride", backwards(), torch_like()),
-      unshareable("TorchMisaligned", misaligned(), torch_like()),
-      unshareable("TorchReadOnly", read_only(), torch_like()),
+      unshareable("TorchMisaligned", askew(), torch_like()),
+      unshareable("TorchReadOnly", frozen(), torch_like()),
       unshareable("TorchOverlap", sliding(), torch_like()),
       unshareable("TorchForeignByteOrder", with(ErrorCode::byte_order), torch_like()),
       unshareable("TorchOddStride", with(ErrorCode::stride_not_multiple), torch_like()),
@@ -117,12 +117,12 @@ std::vector<Column> columns() {
       staged("TorchFromTheGpu", on(kGpu), torch_like(), kCpu),
       staged("TorchToTheGpu", plain(), torch_like(), kGpu),
       staged("TorchToTheGpuNegativeStride", backwards(), torch_like(), kGpu),
-      staged("TorchToTheGpuReadOnly", read_only(), torch_like(), kGpu),
+      staged("TorchToTheGpuReadOnly", frozen(), torch_like(), kGpu),
       cast_to("NumpyCast", plain(), numpy_like(), kFloat64),
       cast_to("TorchCast", plain(), torch_like(), kFloat64),
       cast_to("TorchCastNegativeStride", backwards(), torch_like(), kFloat64),
-      cast_to("TorchCastReadOnly", read_only(), torch_like(), kFloat64),
-      cast_to("TorchCastMisaligned", misaligned(), torch_like(), kFloat64),
+      cast_to("TorchCastReadOnly", frozen(), torch_like(), kFloat64),
+      cast_to("TorchCastMisaligned", askew(), torch_like(), kFloat64),
   };
 }
 
@@ -247,6 +247,7 @@ struct Reason {
 void PrintTo(const Reason& row, std::ostream* out) { *out << name(row.code); }
 
 std::vector<Reason> reasons() {
+  using enum ErrorCode;
   TargetTraits no_broadcast = torch_like();
   no_broadcast.zero_strides = false;
   Shaped odd_float4({3}, {1}, kFloat4Padded, Shaped::aligned_address());
@@ -261,54 +262,37 @@ std::vector<Reason> reasons() {
   int4_holder.dtypes.add(DType(TypeCode::int_, 4));
   Shaped rank65(std::vector<int64_t>(65, 1));
   return {
-      {ErrorCode::too_many_dimensions, rank65, torch_like(), {}, refuse},
-      {ErrorCode::unsupported_dtype,
-       Shaped({4}, DType(TypeCode::uint, 64)),
-       torch_like(),
-       {},
-       refuse},
-      {ErrorCode::missing_ml_dtypes,
-       Shaped({4}, DType(TypeCode::bfloat, 16)),
-       numpy_like(),
-       {},
-       refuse},
-      {ErrorCode::float4_odd_extent, odd_float4, torch_like(), {}, refuse},
-      {ErrorCode::float4_packing, even_float4, torch_like(), {}, copy, "IntoPairs"},
-      {ErrorCode::float4_packing, Shaped({4}, kFloat4Pair), numpy_like(), {}, copy, "OutOfPairs"},
-      {ErrorCode::missing_ml_dtypes, even_float4, float4_missing, {}, refuse, "Float4"},
-      {ErrorCode::missing_ml_dtypes,
-       Shaped({4}, kFloat4Pair),
-       float4_missing,
-       {},
-       refuse,
-       "Float4Pair"},
-      {ErrorCode::unsupported_dtype, even_float4, no_float4, {}, refuse, "PaddedFloat4"},
-      {ErrorCode::unsupported_dtype, Shaped({4}, kFloat4Pair), no_float4, {}, refuse, "Float4Pair"},
-      {ErrorCode::packed_subbyte, Shaped({4}, DType(TypeCode::int_, 4)), int4_holder, {}, refuse},
-      {ErrorCode::unsupported_device, on(Device(DeviceType::metal)), torch_like(), {}, refuse},
-      {ErrorCode::unsupported_device,
+      {too_many_dimensions, rank65, torch_like(), {}, refuse},
+      {unsupported_dtype, Shaped({4}, DType(TypeCode::uint, 64)), torch_like(), {}, refuse},
+      {missing_ml_dtypes, Shaped({4}, DType(TypeCode::bfloat, 16)), numpy_like(), {}, refuse},
+      {float4_odd_extent, odd_float4, torch_like(), {}, refuse},
+      {float4_packing, even_float4, torch_like(), {}, copy, "IntoPairs"},
+      {float4_packing, Shaped({4}, kFloat4Pair), numpy_like(), {}, copy, "OutOfPairs"},
+      {missing_ml_dtypes, even_float4, float4_missing, {}, refuse, "Float4"},
+      {missing_ml_dtypes, Shaped({4}, kFloat4Pair), float4_missing, {}, refuse, "Float4Pair"},
+      {unsupported_dtype, even_float4, no_float4, {}, refuse, "PaddedFloat4"},
+      {unsupported_dtype, Shaped({4}, kFloat4Pair), no_float4, {}, refuse, "Float4Pair"},
+      {packed_subbyte, Shaped({4}, DType(TypeCode::int_, 4)), int4_holder, {}, refuse},
+      {unsupported_device, on(Device(DeviceType::metal)), torch_like(), {}, refuse},
+      {unsupported_device,
        on(kGpu),
        torch_like(),
        {.device = Device(DeviceType::metal)},
        refuse,
        "Named"},
-      {ErrorCode::device_not_named, on(kGpu), numpy_like(), {}, refuse},
-      {ErrorCode::no_staging, on(kGpu), torch_like(), {.device = kCpu}, refuse},
-      {ErrorCode::copy_forbidden,
-       plain(),
-       torch_like(),
-       {.copy = CopyMode::never, .dtype = kFloat64},
-       cast},
-      {ErrorCode::negative_stride, backwards(), torch_like(), {}, copy},
-      {ErrorCode::overlap, sliding(), torch_like(), {}, copy, "SlidingWindow"},
-      {ErrorCode::overlap,
+      {device_not_named, on(kGpu), numpy_like(), {}, refuse},
+      {no_staging, on(kGpu), torch_like(), {.device = kCpu}, refuse},
+      {copy_forbidden, plain(), torch_like(), {.copy = CopyMode::never, .dtype = kFloat64}, cast},
+      {negative_stride, backwards(), torch_like(), {}, copy},
+      {overlap, sliding(), torch_like(), {}, copy, "SlidingWindow"},
+      {overlap,
        {{4, 6}, {0, 1}, kFloat32, Shaped::aligned_address()},
        no_broadcast,
        {},
        copy,
        "Broadcast"},
-      {ErrorCode::misaligned, misaligned(), torch_like(), {}, copy},
-      {ErrorCode::read_only, read_only(), torch_like(), {}, copy},
+      {misaligned, askew(), torch_like(), {}, copy},
+      {read_only, frozen(), torch_like(), {}, copy},
   };
 }
 
@@ -471,7 +455,7 @@ TEST(TensorView, CountsPackedBytes) {
 
 TEST(Plan, NeutralTargetHoldsAll) {
   for (const Shaped& source :
-       {plain(), backwards(), misaligned(), read_only(), sliding(), on(kGpu),
+       {plain(), backwards(), askew(), frozen(), sliding(), on(kGpu),
         on(Device(DeviceType::ascend, 7)), Shaped({4}, kFloat4Pair),
         Shaped({4}, DType(TypeCode::int_, 4)), Shaped(std::vector<int64_t>(64, 1))}) {
     EXPECT_EQ(plan(source.view(), neutral_traits(), {}).verdict, share);

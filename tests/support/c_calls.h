@@ -38,6 +38,13 @@ inline void expect_failure(dlb_status found, dlb_status status, const std::strin
   EXPECT_NE(std::string(error.message), "");
 }
 
+inline void expect_invalid(dlb_status found, const std::string& field) {
+  expect_failure(found, DLBRIDGE_INVALID_ARGUMENT, "invalid_argument", field);
+}
+
+#define ASSERT_OK(call) ASSERT_EQ(call, DLBRIDGE_OK) << ::dlbridge::test::last_error().message
+#define EXPECT_OK(call) EXPECT_EQ(call, DLBRIDGE_OK) << ::dlbridge::test::last_error().message
+
 /// A pointer that is not null, for what a failing call must set to null.
 template <typename T>
 T* poison() {
