@@ -19,9 +19,8 @@ const Shaped kLike({kElements});
 class DeviceMemory : public StagingTest {
  protected:
   void SetUp() override {
-    Config config;
-    config.schedule = Schedule::lazy;  // what is not ordered or waited for has not happened
-    start(config);
+    // What is not ordered or waited for has not happened.
+    start({.schedule = Schedule::lazy});
   }
 
   Loan empty_on(cudaStream_t handle) { return cuda::device_empty(kLike.view(), on(handle)); }
@@ -173,10 +172,7 @@ TEST_F(DeviceMemory, FreedOnAnyThread) {
 }
 
 TEST_F(DeviceMemory, ReuseDoesNotRace) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  config.reuse_addresses = true;
-  start(config);
+  start({.schedule = Schedule::lazy, .reuse_addresses = true});
   const cudaStream_t first = stream();
   const cudaStream_t second = stream();
   for (uint32_t seed = 1; seed < 20; ++seed) {
@@ -275,9 +271,7 @@ TEST_F(DeviceMemory, FreeThatKillsTheDeviceLeaks) {
 }
 
 TEST_F(DeviceMemory, BeyondTheDevicesIsRefused) {
-  Config config;
-  config.device_memory_bytes = 6000;
-  start(config);
+  start({.device_memory_bytes = 6000});
   const Loan fits = empty_on(stream());
   const auto error = error_of([&] { static_cast<void>(empty_on(stream())); });
   ASSERT_TRUE(error);
@@ -339,9 +333,7 @@ TEST_F(DeviceMemory, RefusesInvalidStreams) {
 // ---- Contexts
 
 TEST_F(DeviceMemory, CreatesContext) {
-  Config config;
-  config.active = {};
-  start(config);
+  start({.active = {}});
   in_context(-1, [&] {
     const Loan loan = cuda::device_empty(kLike.view(), numbered(cuda::kLegacyStream));
     EXPECT_EQ(cuda::device_of_address(loan.view().data), 1);
@@ -380,9 +372,7 @@ TEST_F(DeviceMemory, AddressTellsDevice) {
   EXPECT_EQ(cuda::device_of_address(elsewhere.memory()), 0);
   EXPECT_EQ(cuda::device_of_address(shared.memory()), 1);
   for (const TestTensor* each : {&host({{100}}), &foreign_pinned({{100}})}) {
-    const auto error = error_of([&] { cuda::device_of_address(each->memory()); });
-    ASSERT_TRUE(error);
-    EXPECT_EQ(name(error->code()), "invalid_device");
+    expect_error(ErrorCode::invalid_device, [&] { cuda::device_of_address(each->memory()); });
   }
   EXPECT_EQ(sim().last_error(), cudaSuccess);
 }

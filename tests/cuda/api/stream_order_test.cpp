@@ -15,11 +15,7 @@ constexpr int64_t kLarge = 100'000;
 
 class StreamOrder : public StagingTest {
  protected:
-  void SetUp() override {
-    Config config;
-    config.schedule = Schedule::lazy;
-    start(config);
-  }
+  void SetUp() override { start({.schedule = Schedule::lazy}); }
 };
 
 // ---- Dependencies
@@ -211,9 +207,7 @@ TEST_F(StreamOrder, FailedWaitIsReported) {
   const cuda::Future reached = cuda::when_reached(on(user));
   sim().go_stream(user);
   EXPECT_TRUE(reached.wait(10));
-  const auto error = error_of([&] { static_cast<void>(reached.result(0)); });
-  ASSERT_TRUE(error);
-  EXPECT_EQ(name(error->code()), "device_failed");
+  expect_error(ErrorCode::device_failed, [&] { static_cast<void>(reached.result(0)); });
   expect_error(ErrorCode::device_failed, [&] { static_cast<void>(cuda::when_reached(on(user))); });
 }
 
@@ -298,9 +292,7 @@ TEST_F(StreamOrder, ImportStreamIsUnordered) {
 }
 
 TEST_F(StreamOrder, ImportStreamCreatesContext) {
-  Config config;
-  config.active = {};
-  start(config);
+  start({.active = {}});
   in_context(-1, [&] {
     EXPECT_EQ(cuda::import_stream(1).device.device_id, 1);
     EXPECT_TRUE(sim().context_stack().empty());

@@ -53,6 +53,28 @@ class PinnedPoolTest : public ::testing::Test {
     EXPECT_EQ(now.leaked, leaked);
   }
 
+  /// Leaves a free block.
+  void free_block(size_t bytes) { pool_->take(bytes); }
+  /// A result of this size that is dropped at once. Returns where it was.
+  std::byte* drop_result(size_t bytes) {
+    PinnedBlock block = pool_->take(bytes);
+    std::byte* const place = block.data();
+    release(std::move(block).into_deleter());
+    return place;
+  }
+  struct Retired {
+    const std::byte* place;
+    cudaEvent_t event;
+  };
+  /// A block of this size in flight until the event passes.
+  Retired retire(size_t bytes) {
+    PooledEvent ticket = fences_->ticket();
+    PinnedBlock block = pool_->take(bytes);
+    const Retired retired{block.data(), ticket.get()};
+    std::move(block).retire(std::move(ticket));
+    return retired;
+  }
+
   CountingApi api_;
   std::optional<TestFences> fences_;
   std::optional<PinnedPool> pool_;
@@ -122,15 +144,11 @@ TEST_F(PinnedPoolTest, EmptyBlockIsValid) {
   expect_bytes(0, 0, 0, 0);
 }
 
-TEST_F(PinnedPoolTest, LargeBlockWastesLittle) {
-  const PinnedBlock block = pool_->take(64 * kMiB + 1);
-  EXPECT_EQ(stats().registered, 66 * kMiB);
-  EXPECT_EQ(api_.registered(), 66 * kMiB);
-}
-
-TEST_F(PinnedPoolTest, ScalarPinsOneHugePage) {
-  const PinnedBlock block = pool_->take(4);
+TEST_F(PinnedPoolTest, PinsWholeHugePages) {
+  const PinnedBlock scalar = pool_->take(4);
   EXPECT_EQ(stats().registered, 2 * kMiB);
+  const PinnedBlock large = pool_->take(64 * kMiB + 1);
+  EXPECT_EQ(stats().registered, 68 * kMiB);
 }
 
 TEST_F(PinnedPoolTest, SmallBlocksShareSegments) {
@@ -147,11 +165,7 @@ TEST_F(PinnedPoolTest, SmallBlocksShareSegments) {
 }
 
 TEST_F(PinnedPoolTest, ReusesSlightlyLargerBlock) {
-  const std::byte* place = nullptr;
-  {
-    const PinnedBlock block = pool_->take(50 * kMiB);
-    place = block.data();
-  }
+  const std::byte* const place = pool_->take(50 * kMiB).data();
   EXPECT_EQ(pool_->take(40 * kMiB).data(), place);  // 10 of 40: a quarter
   EXPECT_EQ(pool_->take(50 * kMiB).data(), place);
   EXPECT_EQ(stats().grows, 1u);
@@ -257,11 +271,7 @@ TEST_F(PinnedPoolTest, RetiredBlockWaitsForTickets) {
 }
 
 TEST_F(PinnedPoolTest, TakeFreesPassedBlocks) {
-  PooledEvent ticket = fences_->ticket();
-  const cudaEvent_t event = ticket.get();
-  PinnedBlock block = pool_->take(20 * kMiB);
-  const std::byte* const place = block.data();
-  std::move(block).retire(std::move(ticket));
+  const auto [place, event] = retire(20 * kMiB);
   EXPECT_NE(pool_->take(20 * kMiB).data(), place);
   pool_->trim(20 * kMiB);  // the other one
   fences_->pass(event);
@@ -276,17 +286,13 @@ TEST_F(PinnedPoolTest, RetiringWithoutTicketsFrees) {
 }
 
 TEST_F(PinnedPoolTest, StuckTicketBlocksNoOther) {
-  PooledEvent never = fences_->ticket();
-  const cudaEvent_t stuck = never.get();
-  pool_->take(kMiB).retire(std::move(never));
-  std::vector<PinnedBlock> blocks;
-  for (int i = 0; i < 200; ++i) blocks.push_back(pool_->take(kMiB / 4));
-  for (auto& block : blocks) std::move(block).retire(fences_->passed_ticket());
-  const uint64_t grows = stats().grows;
+  const cudaEvent_t stuck = retire(kMiB).event;
+  uint64_t grows = 0;
   for (int round = 0; round < 20; ++round) {
-    blocks.clear();
+    std::vector<PinnedBlock> blocks;
     for (int i = 0; i < 200; ++i) blocks.push_back(pool_->take(kMiB / 4));
     for (auto& block : blocks) std::move(block).retire(fences_->passed_ticket());
+    if (round == 0) grows = stats().grows;
   }
   EXPECT_EQ(stats().grows, grows);
   pool_->poll();
@@ -296,11 +302,7 @@ TEST_F(PinnedPoolTest, StuckTicketBlocksNoOther) {
 
 TEST_F(PinnedPoolTest, ManyStuckTicketsBlockNoOther) {
   std::vector<cudaEvent_t> stuck;
-  for (int i = 0; i < 300; ++i) {
-    PooledEvent never = fences_->ticket();
-    stuck.push_back(never.get());
-    pool_->take(64).retire(std::move(never));
-  }
+  for (int i = 0; i < 300; ++i) stuck.push_back(retire(64).event);
   PinnedBlock block = pool_->take(20 * kMiB);
   const std::byte* const place = block.data();
   std::move(block).retire(fences_->passed_ticket());
@@ -325,12 +327,11 @@ TEST_F(PinnedPoolTest, FindsPassedBeforeGrowing) {
 
 TEST_F(PinnedPoolTest, StuckFenceBlocksNoLater) {
   fences_->hold_fences();
-  PinnedBlock first = pool_->take(kMiB);
-  PinnedBlock second = pool_->take(2 * kMiB);
-  release(std::move(first).into_deleter());
+  const Deleter second = pool_->take(2 * kMiB).into_deleter();
+  drop_result(kMiB);
   pool_->poll();
   fences_->pass_new_fences();
-  release(std::move(second).into_deleter());
+  release(second);
   pool_->poll();
   expect_bytes(0, 0, kMiB, 0);
   fences_->pass_fences();
@@ -358,9 +359,7 @@ TEST_F(PinnedPoolTest, ReleaseCallsNoCuda) {
 TEST_F(PinnedPoolTest, ReuseWaitsForLaterFence) {
   fences_->hold_fences();
   for (const size_t bytes : {size_t{64}, 20 * kMiB}) {
-    PinnedBlock block = pool_->take(bytes);
-    const std::byte* const place = block.data();
-    release(std::move(block).into_deleter());
+    const std::byte* const place = drop_result(bytes);
     std::vector<PinnedBlock> others;
     for (int i = 0; i < (bytes == 64 ? 2000 : 3); ++i) {
       others.push_back(pool_->take(bytes));
@@ -392,7 +391,7 @@ TEST_F(PinnedPoolTest, LargeResultsAreFencedEarly) {
   const PinnedBlock stock[] = {pool_->take(2 * kMiB), pool_->take(2 * kMiB), pool_->take(2 * kMiB)};
   fences_->hold_fences();
   std::optional<PinnedBlock> spare(pool_->take(2 * kMiB));
-  release(pool_->take(2 * kMiB).into_deleter());
+  drop_result(2 * kMiB);
   spare.reset();
   EXPECT_EQ(fences_->taken, 0);
   const PinnedBlock hit = pool_->take(2 * kMiB);  // stands ready, yet takes the fence for later
@@ -424,7 +423,7 @@ TEST_F(PinnedPoolTest, PollIfDueFencesLargeResults) {
 
 TEST_F(PinnedPoolTest, NoDeviceNeedsNoFence) {
   fences_->no_device = true;
-  release(pool_->take(20 * kMiB).into_deleter());
+  drop_result(20 * kMiB);
   pool_->poll();
   expect_bytes(0, 0, 0, 0);
   EXPECT_EQ(fences_->polls, 0);
@@ -475,22 +474,16 @@ TEST_F(PinnedPoolTest, AddedTicketDelaysFreeAndRetire) {
   for (const cudaEvent_t event : events) fences_->pass(event);
   pool_->poll();
   expect_bytes(0, 0, 0, 0);
-  {
-    const PinnedBlock block = pool_->take(1024);
-  }  // the tickets went with the use that they were for
+  free_block(1024);  // the tickets went with the use that they were for
   expect_bytes(0, 0, 0, 0);
 }
 
 TEST_F(PinnedPoolTest, RefusesTicketForUnheldMemory) {
-  std::byte* place = nullptr;
-  {
-    const PinnedBlock block = pool_->take(1024);
-    place = block.data();
-  }
+  std::byte* const place = pool_->take(1024).data();
   EXPECT_FALSE(pool_->add_ticket(place, fences_->ticket()));
-  EXPECT_FALSE(pool_->add_ticket(&place, fences_->ticket()));
-  const Deleter deleter = pool_->take(1024).into_deleter();
-  release(deleter);
+  std::byte other{};
+  EXPECT_FALSE(pool_->add_ticket(&other, fences_->ticket()));
+  drop_result(1024);
   EXPECT_FALSE(pool_->add_ticket(place, fences_->ticket()));
   pool_->poll();
   expect_bytes(0, 0, 0, 0);
@@ -519,13 +512,13 @@ TEST_F(PinnedPoolTest, FailedDeviceLeaksBlocks) {
 TEST_F(PinnedPoolTest, FailureLeaksHeldResults) {
   PinnedBlock ours = pool_->take(24 * kMiB);  // its operation knows what it did with it
   const Deleter held = pool_->take(20 * kMiB).into_deleter();
-  release(pool_->take(22 * kMiB).into_deleter());
+  drop_result(22 * kMiB);
   pool_->device_fails();
   release(held);
   ours = {};
   pool_->poll();
   expect_bytes(0, 0, 0, 42 * kMiB);
-  release(pool_->take(24 * kMiB).into_deleter());
+  drop_result(24 * kMiB);
   pool_->poll();
   expect_bytes(0, 0, 0, 42 * kMiB);
 }
@@ -542,16 +535,14 @@ TEST_F(PinnedPoolTest, EndKeepsSuspectRegistered) {
 
 TEST_F(PinnedPoolTest, FailedFenceLeaks) {
   fences_->fence_fails = true;
-  for (int i = 0; i < 10; ++i) release(pool_->take(64).into_deleter());
+  for (int i = 0; i < 10; ++i) drop_result(64);
   pool_->poll();
   expect_bytes(0, 0, 0, 640);
 }
 
 TEST_F(PinnedPoolTest, CaptureDelaysFence) {
   fences_->capturing = true;
-  PinnedBlock block = pool_->take(20 * kMiB);
-  const std::byte* const place = block.data();
-  release(std::move(block).into_deleter());
+  const std::byte* const place = drop_result(20 * kMiB);
   pool_->poll();
   expect_bytes(0, 0, 20 * kMiB, 0);
   EXPECT_NE(pool_->take(20 * kMiB).data(), place);
@@ -563,9 +554,7 @@ TEST_F(PinnedPoolTest, CaptureDelaysFence) {
 TEST_F(PinnedPoolTest, EndDuringCaptureKeepsHeld) {
   fences_->capturing = true;
   const PinnedBlock held = pool_->take(20 * kMiB);
-  {
-    const PinnedBlock free = pool_->take(10 * kMiB);
-  }
+  free_block(10 * kMiB);
   pool_.reset();
   EXPECT_EQ(api_.registered(), 20 * kMiB);
 }
@@ -639,9 +628,7 @@ TEST_F(PinnedPoolTest, EvictsLongestIdleFirst) {
 
 TEST_F(PinnedPoolTest, EvictsThreadCaches) {
   pool_->set_limit(32 * kMiB);
-  {
-    const PinnedBlock block = pool_->take(64);
-  }  // stays with this thread
+  free_block(64);  // stays with this thread
   EXPECT_TRUE(pool_->take(32 * kMiB));
   EXPECT_EQ(stats().registered, 32 * kMiB);
 }
@@ -649,9 +636,7 @@ TEST_F(PinnedPoolTest, EvictsThreadCaches) {
 TEST_F(PinnedPoolTest, ARefusalTrimsNothing) {
   pool_->set_limit(40 * kMiB);
   const PinnedBlock held = pool_->take(20 * kMiB);
-  {
-    const PinnedBlock block = pool_->take(10 * kMiB);
-  }
+  free_block(10 * kMiB);
   const size_t calls = api_.calls();
   EXPECT_FALSE(pool_->take(30 * kMiB));
   EXPECT_EQ(stats().registered, 30 * kMiB);
@@ -660,9 +645,7 @@ TEST_F(PinnedPoolTest, ARefusalTrimsNothing) {
 
 TEST_F(PinnedPoolTest, LowerLimitTrims) {
   std::optional<PinnedBlock> held(pool_->take(20 * kMiB));
-  {
-    const PinnedBlock block = pool_->take(30 * kMiB);
-  }
+  free_block(30 * kMiB);
   pool_->set_limit(10 * kMiB);
   EXPECT_EQ(stats().registered, 20 * kMiB);
   EXPECT_EQ(stats().limit, 10 * kMiB);
@@ -673,19 +656,14 @@ TEST_F(PinnedPoolTest, LowerLimitTrims) {
 }
 
 TEST_F(PinnedPoolTest, TrimKeepsUsedMemory) {
-  PooledEvent ticket = fences_->ticket();
-  const cudaEvent_t event = ticket.get();
   fences_->hold_fences();
   const PinnedBlock owned = pool_->take(10 * kMiB);
-  PinnedBlock flight = pool_->take(12 * kMiB);
-  PinnedBlock result = pool_->take(14 * kMiB);
+  const Deleter result = pool_->take(14 * kMiB).into_deleter();
   PinnedBlock lost = pool_->take(16 * kMiB);
-  {
-    const PinnedBlock free = pool_->take(18 * kMiB);
-  }
-  std::memset(flight.data(), 1, flight.size());
-  std::move(flight).retire(std::move(ticket));
-  release(std::move(result).into_deleter());
+  std::optional<PinnedBlock> free(pool_->take(18 * kMiB));
+  const cudaEvent_t event = retire(12 * kMiB).event;
+  free.reset();
+  release(result);
   std::move(lost).leak();
   EXPECT_EQ(pool_->trim(0), 18 * kMiB);
   expect_bytes(10 * kMiB, 12 * kMiB, 14 * kMiB, 16 * kMiB);
@@ -701,9 +679,7 @@ TEST_F(PinnedPoolTest, TrimKeepsUsedMemory) {
 // ---- Failures
 
 TEST_F(PinnedPoolTest, FailedRegisterRetriesAfterTrim) {
-  {
-    const PinnedBlock block = pool_->take(20 * kMiB);
-  }
+  free_block(20 * kMiB);
   api_.fail_at(1, cudaErrorMemoryAllocation);
   const PinnedBlock block = pool_->take(64 * kMiB);
   EXPECT_TRUE(block);
@@ -732,9 +708,7 @@ TEST_F(PinnedPoolTest, DeadDeviceIsNotRetried) {
 TEST_F(PinnedPoolTest, AddressSpaceEndThrows) {
   pool_->set_limit(SIZE_MAX);
   const PinnedBlock held = pool_->take(10 * kMiB);
-  {
-    const PinnedBlock block = pool_->take(20 * kMiB);
-  }
+  free_block(20 * kMiB);
   expect_error(ErrorCode::out_of_memory, [&] { pool_->take(size_t{1} << 50); });
   EXPECT_EQ(stats().registered, 10 * kMiB);
   expect_bytes(10 * kMiB, 0, 0, 0);
@@ -752,9 +726,7 @@ TEST_F(PinnedPoolTest, FailedRollbackLeaks) {
 }
 
 TEST_F(PinnedPoolTest, FailedUnregisterLeaks) {
-  {
-    const PinnedBlock block = pool_->take(20 * kMiB);
-  }
+  free_block(20 * kMiB);
   api_.fail_at(1, cudaErrorUnknown);
   EXPECT_EQ(pool_->trim(0), 0u);
   expect_bytes(0, 0, 0, 20 * kMiB);
@@ -829,11 +801,9 @@ TEST_F(PinnedPoolTest, HoldsNoLockInCuda) {
     inside = false;
   };
   fences_->hold_fences();
-  {
-    const PinnedBlock block = pool_->take(64);
-  }
-  release(pool_->take(64).into_deleter());
-  release(pool_->take(20 * kMiB).into_deleter());
+  free_block(64);
+  drop_result(64);
+  drop_result(20 * kMiB);
   pool_->poll_if_due();
   pool_->take(20 * kMiB).retire(fences_->passed_ticket());
   pool_->poll();
@@ -850,7 +820,7 @@ TEST_F(PinnedPoolTest, HoldsNoLockInCuda) {
 // ---- The end
 
 TEST_F(PinnedPoolTest, TheEndGivesEverythingBack) {
-  release(pool_->take(64).into_deleter());
+  drop_result(64);
   pool_->take(kMiB).retire(fences_->passed_ticket());
   const std::byte* const place = pool_->take(20 * kMiB).data();
   pool_.reset();
@@ -911,7 +881,7 @@ TEST_F(PinnedPoolTest, EndWaitsForFencesAndTickets) {
   PinnedBlock held = pool_->take(20 * kMiB);
   EXPECT_TRUE(pool_->add_ticket(held.data(), std::move(ticket)));
   const Deleter deleter = std::move(held).into_deleter();
-  release(pool_->take(10 * kMiB).into_deleter());
+  drop_result(10 * kMiB);
   std::atomic<bool> passed{false};
   api_.on_call = [&] { EXPECT_TRUE(passed || api_.registered() == 30 * kMiB); };
   std::thread device([&] {
@@ -931,14 +901,10 @@ TEST_F(PinnedPoolTest, EndWaitsForFencesAndTickets) {
 
 TEST_F(PinnedPoolTest, EndWaitIsBounded) {
   fences_->hold_fences();
-  PinnedBlock stuck = pool_->take(10 * kMiB);
-  const std::byte* const place = stuck.data();
-  std::move(stuck).retire(fences_->ticket());
+  const std::byte* const place = retire(10 * kMiB).place;
   PinnedBlock held = pool_->take(20 * kMiB);
   const std::byte* const held_place = held.data();
-  {
-    const PinnedBlock free = pool_->take(30 * kMiB);
-  }
+  free_block(30 * kMiB);
   pool_.reset();
   EXPECT_EQ(api_.registered(), 30 * kMiB);  // what something may still write to
   EXPECT_TRUE(is_mapped(place));
@@ -951,9 +917,7 @@ TEST_F(PinnedPoolTest, EndKeepsDeadDevicesMemory) {
   PinnedBlock held = pool_->take(20 * kMiB);
   const std::byte* const place = held.data();
   const Deleter deleter = std::move(held).into_deleter();
-  {
-    const PinnedBlock free = pool_->take(30 * kMiB);
-  }
+  free_block(30 * kMiB);
   pool_.reset();
   EXPECT_EQ(api_.registered(), 20 * kMiB);
   release(deleter);
@@ -1017,7 +981,7 @@ TEST_F(PinnedPoolTest, ForkedChildTakesNoLocks) {
   for (int i = 0; i < 2; ++i) {
     threads.emplace_back([&] {
       while (!stop) {
-        release(pool_->take(100 * kKiB).into_deleter());
+        drop_result(100 * kKiB);
         pool_->stats();
       }
     });

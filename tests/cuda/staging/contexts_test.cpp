@@ -55,14 +55,12 @@ TEST_P(CallersThread, KeepsItsLastError) {
 }
 
 TEST_P(CallersThread, SeesNoErrorsOfOurs) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  start(config);
+  start({.schedule = Schedule::lazy});
   EXPECT_FALSE(walk(GetParam()));
   EXPECT_EQ(sim().last_error(), cudaSuccess);
   for (const std::string function : {"preload_kernels", "event_create_with_flags"}) {
     if (function == "preload_kernels" && !GetParam().pool) continue;  // loaded as the pool closes
-    start(config);
+    start({.schedule = Schedule::lazy});
     Walk how;
     how.kernels = false;
     how.before_call = [&] { sim().fail({function, 1, cudaErrorInvalidValue}); };
@@ -90,9 +88,7 @@ TEST_F(AnyContext, PinnedUsesExistingContext) {
 }
 
 TEST_F(AnyContext, FirstDeviceGetsContext) {
-  Config config;
-  config.active = {};
-  start(config);
+  start({.active = {}});
   TestTensor& like = host({{1000}});
   const Loan memory = cuda::pinned_empty(like.view());
   EXPECT_TRUE(sim().context_active(0));
@@ -102,9 +98,7 @@ TEST_F(AnyContext, FirstDeviceGetsContext) {
 }
 
 TEST_F(AnyContext, AvailabilityCreatesNone) {
-  Config config;
-  config.active = {};
-  start(config);
+  start({.active = {}});
   EXPECT_TRUE(cuda::availability().usable);
   EXPECT_EQ(cuda::availability().device_count, 2);
   EXPECT_TRUE(cuda::drain(0));
@@ -124,10 +118,8 @@ TEST_F(AnyContext, UnusedDeviceIsRefused) {
   TestTensor& x = device({{100}});
   TensorView elsewhere = x.view();
   elsewhere.device.device_id = 0;
-  const auto error =
-      error_of([&] { static_cast<void>(cuda::stage_to_host(elsewhere, numbered(1, 0))); });
-  ASSERT_TRUE(error);
-  EXPECT_EQ(name(error->code()), "invalid_device");
+  expect_error(ErrorCode::invalid_device,
+               [&] { static_cast<void>(cuda::stage_to_host(elsewhere, numbered(1, 0))); });
   EXPECT_FALSE(sim().context_active(0));
 }
 

@@ -179,9 +179,7 @@ TEST_F(DeadDevice, FailsAndLeaksInFlight) {
   ASSERT_TRUE(sim().wait_until_blocked(2));
   sim().kill_device(1, cudaErrorECCUncorrectable);
   for (const cuda::Future* each : {&a, &b}) {
-    const auto error = error_of([&] { static_cast<void>(each->result()); });
-    ASSERT_TRUE(error);
-    EXPECT_EQ(name(error->code()), "device_failed");
+    expect_error(ErrorCode::device_failed, [&] { static_cast<void>(each->result()); });
   }
   sim().go();
   EXPECT_EQ(x.releases(), 0) << "the device may still read it";
@@ -311,9 +309,7 @@ class FullDevice : public StagingTest {};
 
 TEST_F(FullDevice, StridedUsesSmallerSlots) {
   for (const size_t room : {size_t{9} << 20, size_t{3} << 20}) {
-    Config config;
-    config.device_memory_bytes = room;
-    start(config);
+    start({.device_memory_bytes = room});
     TestTensor& x = device({{3'000'000}, std::vector<int64_t>{2}});
     EXPECT_TRUE(elements(cuda::stage_to_host(x.view(), on(stream()))) == elements_with(x, 1));
     EXPECT_GT(sim().peak_async_bytes(), room / 8);
@@ -322,9 +318,7 @@ TEST_F(FullDevice, StridedUsesSmallerSlots) {
 }
 
 TEST_F(FullDevice, NoRoomIsReported) {
-  Config config;
-  config.device_memory_bytes = 1000;
-  start(config);
+  start({.device_memory_bytes = 1000});
   TestTensor& x = device({{3'000'000}, std::vector<int64_t>{2}});
   expect_error(ErrorCode::out_of_memory,
                [&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
@@ -333,9 +327,7 @@ TEST_F(FullDevice, NoRoomIsReported) {
 }
 
 TEST_F(FullDevice, UnregistrableMemoryIsPageable) {
-  Config config;
-  config.max_registered_bytes_total = size_t{3} << 20;
-  start(config);
+  start({.max_registered_bytes_total = size_t{3} << 20});
   TestTensor& x = device({{2'000'000}});
   const auto error = error_of([&] {
     const Loan result = cuda::stage_to_host(x.view(), on(stream()));

@@ -15,10 +15,7 @@ class PageableMemory : public StagingPathTest, public testing::WithParamInterfac
 TEST_P(PageableMemory, NeverCopiedAsynchronously) {
   for (const cuda_sim::Pageable way : {cuda_sim::Pageable::synchronous, cuda_sim::Pageable::staged,
                                        cuda_sim::Pageable::deferred}) {
-    Config config;
-    config.schedule = Schedule::lazy;
-    config.pageable = way;
-    start(config);
+    start({.schedule = Schedule::lazy, .pageable = way});
     if (GetParam().side == HostSide::fresh) {
       static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(stream())));
       cuda::set_pinned_limit(size_t{2} << 20);
@@ -126,9 +123,7 @@ TEST_F(StagingHazards, SourceIsReusableInStreamOrder) {
 }
 
 TEST_F(StagingHazards, SynchronousCopyLeavesNothing) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  start(config);
+  start({.schedule = Schedule::lazy});
   for (const int64_t size : {kSmall, kLarge}) {
     TestTensor& x = device({{size}});
     const Loan result = cuda::stage_to_host(x.view(), on(stream()));
@@ -221,10 +216,8 @@ TEST_F(StagingHazards, FencePrecedesLaterWork) {
 
 // An error that the caller has yet to find is neither in the way nor in danger.
 TEST_F(StagingHazards, CallersErrorBlocksNoReuse) {
-  Config config;
-  config.schedule = Schedule::lazy;  // so that queries answer that it is not ready
-  config.max_not_ready = 3;
-  start(config);
+  // So that queries answer that it is not ready.
+  start({.schedule = Schedule::lazy, .max_not_ready = 3});
   allow_one_huge_block();
   TestTensor& x = device({{kHuge}}, 2);
   TestTensor& small = device({{kSmall}}, 3);

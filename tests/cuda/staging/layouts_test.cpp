@@ -41,6 +41,8 @@ struct Case {
 
 void PrintTo(const Case& each, std::ostream* out) { *out << each.name; }
 
+constexpr Calls kPacked{.flat = 1, .kernels = 1};
+
 const Case kCases[] = {
     {"Scalar", {}, {}, {}, {.flat = 1}, {.flat = 1}},
     {"Compact", {30, 40}, {40, 1}, {40, 1}, {.flat = 1}, {.flat = 1}},
@@ -51,23 +53,13 @@ const Case kCases[] = {
     {"IntoWideRows", {6, 1024}, {1024, 1}, {1500, 1}, {.rows = 1}, {.rows = 1}},
     {"WideRowsOfBoth", {6, 1024}, {1100, 1}, {1500, 1}, {.rows = 1}, {.rows = 1}},
     {"Boxes", {3, 5, 1024}, {20000, 2000, 1}, {5120, 1024, 1}, {.boxes = 1}, {.boxes = 1}},
-    {"NarrowRows",
-     {6, 1023},
-     {1500, 1},
-     {1023, 1},
-     {.flat = 1, .kernels = 1},
-     {.flat = 1, .kernels = 1}},
-    {"EverySecond", {1000}, {2}, {1}, {.flat = 1, .kernels = 1}, {.flat = 1, .kernels = 1}},
-    {"Transposed",
-     {64, 48},
-     {1, 64},
-     {48, 1},
-     {.flat = 1, .kernels = 1},
-     {.flat = 1, .kernels = 1}},
-    {"Backwards", {1000}, {-1}, {1}, {.flat = 1, .kernels = 1}, {.flat = 1, .kernels = 1}},
+    {"NarrowRows", {6, 1023}, {1500, 1}, {1023, 1}, kPacked, kPacked},
+    {"EverySecond", {1000}, {2}, {1}, kPacked, kPacked},
+    {"Transposed", {64, 48}, {1, 64}, {48, 1}, kPacked, kPacked},
+    {"Backwards", {1000}, {-1}, {1}, kPacked, kPacked},
     // Scattered on the host's side: packed into one block there, and copied by the host.
     {"HostEverySecond", {1000}, {1}, {2}, {.flat = 1}, {.flat = 1}},
-    {"EverySecondOfBoth", {1000}, {2}, {2}, {.flat = 1, .kernels = 1}, {.flat = 1, .kernels = 1}},
+    {"EverySecondOfBoth", {1000}, {2}, {2}, kPacked, kPacked},
 };
 
 class StagingLayouts : public StagingTest {

@@ -16,9 +16,7 @@ class OrderOfEveryWay : public StagingPathTest, public testing::WithParamInterfa
 
 TEST_P(OrderOfEveryWay, CopiesInOrder) {
   for (const Schedule schedule : {Schedule::eager, Schedule::lazy}) {
-    Config config;
-    config.schedule = schedule;
-    start(config);
+    start({.schedule = schedule});
     const std::optional<Error> error = walk(GetParam());
     EXPECT_FALSE(error) << error->what();
     EXPECT_TRUE(cuda::drain(10));
@@ -104,9 +102,7 @@ TEST_F(StagingOrder, SmallCopiesUseCallersStream) {
 }
 
 TEST_F(StagingOrder, SmallCopiesArePolled) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  start(config);
+  start({.schedule = Schedule::lazy});
   const cudaStream_t producer = stream();
   TestTensor& x = device({{kSmall}});
   for (uint32_t seed = 1; seed < 30; ++seed) {
@@ -151,9 +147,7 @@ TEST_F(StagingOrder, WaitsSleepOnUntimedEvents) {
                          [](unsigned each) { return (each & cudaEventDisableTiming) != 0; })));
   EXPECT_THAT(flags, testing::Contains(testing::Truly(
                          [](unsigned each) { return (each & cudaEventBlockingSync) != 0; })));
-  Config config;
-  config.schedule = Schedule::lazy;
-  start(config);
+  start({.schedule = Schedule::lazy});
   TestTensor& x = device({{1'000'000}});
   TestTensor& out = host({{1'000'000}});
   cuda::stage_to_host(x.view(), out.view(), on(stream()));
@@ -165,10 +159,8 @@ TEST_F(StagingOrder, WaitsSleepOnUntimedEvents) {
 
 // Each slot of either ring is used several times; the simulator runs as little as it may.
 TEST_F(StagingOrder, RingSlotsWaitForReuse) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  config.device_memory_bytes = size_t{3} << 20;  // two slots of 1 MiB
-  start(config);
+  // Two slots of 1 MiB.
+  start({.schedule = Schedule::lazy, .device_memory_bytes = size_t{3} << 20});
   const Layout every_second({2'000'000}, std::vector<int64_t>{2});
   TestTensor& x = device(every_second);
   TestTensor& out = host({{2'000'000}});

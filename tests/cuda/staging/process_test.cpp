@@ -26,10 +26,7 @@ std::ostream& operator<<(std::ostream& out, const Obstacle& each) { return out <
 class WithoutCuda : public StagingTest, public testing::WithParamInterface<Obstacle> {};
 
 TEST_P(WithoutCuda, EveryCallSaysWhy) {
-  Config config;
-  config.driver = GetParam().driver;
-  config.active = {};
-  start(config);
+  start({.active = {}, .driver = GetParam().driver});
   const cuda::Availability found = cuda::availability();
   EXPECT_FALSE(found.usable);
   EXPECT_EQ(name(found.reason), name(GetParam().code));

@@ -10,11 +10,7 @@ class StagingSeams : public StagingTest {
  protected:
   static constexpr int64_t kPiece = int64_t{2} << 20;
 
-  void SetUp() override {
-    Config config;
-    config.max_registration_bytes = kPiece;
-    start(config);
-  }
+  void SetUp() override { start({.max_registration_bytes = kPiece}); }
 
   // To host and back again through memory of the pool that has several seams.
   void expect_round_trip(const Layout& layout) {

@@ -86,9 +86,7 @@ class SpinWait : public StagingTest, public testing::WithParamInterface<Call> {
 };
 
 TEST_P(SpinWait, SmallIsDoneOnReturn) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  start(config);
+  start({.schedule = Schedule::lazy});
   const cudaStream_t caller = stream();
   cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
@@ -152,9 +150,7 @@ TEST_P(SpinWait, PerThreadUsesCopyStream) {
 // ---- Failures
 
 TEST_P(SpinWait, FailedQueryIsIgnored) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  start(config);
+  start({.schedule = Schedule::lazy});
   const cudaStream_t caller = stream();
   sim().fail({"event_query", 1, cudaErrorInvalidValue});
   cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = kLong});
@@ -181,9 +177,7 @@ TEST_P(SpinWait, DeathDuringSpinIsReported) {
   later.join();
   ASSERT_FALSE(thrown) << thrown->what();
   ASSERT_TRUE(future.done());
-  const auto error = error_of([&] { static_cast<void>(future.result()); });
-  ASSERT_TRUE(error);
-  EXPECT_EQ(name(error->code()), "device_failed");
+  expect_error(ErrorCode::device_failed, [&] { static_cast<void>(future.result()); });
   EXPECT_EQ(x_->releases(), 0) << "the device may still use it";
   TestTensor& next = device({{kSmall}});
   expect_error(ErrorCode::device_failed,

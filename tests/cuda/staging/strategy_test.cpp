@@ -26,6 +26,7 @@ struct Case {
 
 std::ostream& operator<<(std::ostream& out, const Case& each) { return out << each.name; }
 
+const char* const kOne = "one copy";
 const char* const kPooled = "pooled pinned memory";
 const char* const kBlock = "from pageable memory through a pinned block";
 const char* const kRing = "from pageable memory through a ring";
@@ -38,70 +39,51 @@ std::vector<Case> cases() {
   const Layout boxes({3, 30, 1024}, {70'000, 2000, 1});
   const Layout second({100'000}, std::vector<int64_t>{2});
   const Layout broadcast({400, 300}, {0, 1});
+  const Layout transposed({300, 400}, {1, 300});
   const Layout empty({0, 3});
   return {
-      {"Small",
-       small,
-       {"one copy", kPooled},
-       {"one copy", kBlock},
-       {"one copy", kPinned},
-       "memcpy_async"},
-      {"Large",
-       large,
-       {"one copy", kPooled},
-       {"one copy", kRing},
-       {"one copy", kPinned},
-       "memcpy_async"},
-      {"Transposed",
-       Layout({300, 400}, {1, 300}),
-       {"one copy", kPooled},
-       {"one copy", kRing},
-       {"one copy", kPinned},
-       "memcpy_async"},
-      {"Rows",
-       rows,
-       {"2D copy", kPooled},
-       {"one copy", kRing},
-       {"2D copy", kPinned},
-       "memcpy_2d_async"},
+      {"Small", small, {kOne, kPooled}, {kOne, kBlock}, {kOne, kPinned}, "memcpy_async"},
+      {"Large", large, {kOne, kPooled}, {kOne, kRing}, {kOne, kPinned}, "memcpy_async"},
+      {"Transposed", transposed, {kOne, kPooled}, {kOne, kRing}, {kOne, kPinned}, "memcpy_async"},
+      {"Rows", rows, {"2D copy", kPooled}, {kOne, kRing}, {"2D copy", kPinned}, "memcpy_2d_async"},
       {"Boxes",
        boxes,
        {"3D copy", kPooled},
-       {"one copy", kRing},
+       {kOne, kRing},
        {"3D copy", kPinned},
        "memcpy_3d_async"},
       {"EverySecond",
        second,
        {"pack kernel", kPooled},
-       {"one copy", kRing},
-       {"one copy", "from pinned memory through a ring"},
+       {kOne, kRing},
+       {kOne, "from pinned memory through a ring"},
        "launch"},
       {"Broadcast",
        broadcast,
-       {"repeated elements once", "one copy", kPooled},
-       {"repeated elements once", "one copy", kBlock},
-       {"repeated elements once", "one copy", kPinned},
+       {"repeated elements once", kOne, kPooled},
+       {"repeated elements once", kOne, kBlock},
+       {"repeated elements once", kOne, kPinned},
        "memcpy_async"},
       {"Empty", empty, {"no copy"}, {"no copy"}, {"no copy"}, nullptr},
       {"OverTheLimit",
        large,
-       {"one copy", "pageable memory through a ring"},
-       {"one copy", kRing},
-       {"one copy", kPinned},
+       {kOne, "pageable memory through a ring"},
+       {kOne, kRing},
+       {kOne, kPinned},
        "memcpy_async",
        kRoomForARing},
       {"WithoutRoomForARing",
        large,
-       {"one copy", "pageable memory"},
-       {"one copy", "from pageable memory"},
-       {"one copy", kPinned},
+       {kOne, "pageable memory"},
+       {kOne, "from pageable memory"},
+       {kOne, kPinned},
        "memcpy_async",
        0},
       {"SmallWithoutRoom",
        small,
-       {"one copy", "pageable memory"},
-       {"one copy", "from pageable memory"},
-       {"one copy", kPinned},
+       {kOne, "pageable memory"},
+       {kOne, "from pageable memory"},
+       {kOne, kPinned},
        "memcpy_async",
        0},
   };
@@ -169,9 +151,7 @@ INSTANTIATE_TEST_SUITE_P(All, StagingStrategy, testing::ValuesIn(cases()),
 class StagingStepsAnywhere : public StagingTest {};
 
 TEST_F(StagingStepsAnywhere, MakeNoContext) {
-  Config config;
-  config.active = {};
-  start(config);
+  start({.active = {}});
   TestTensor& x = host({{100}});
   EXPECT_THAT(cuda::staging_strategy(x.view(), kDevice), ElementsAre("one copy", kBlock));
   EXPECT_FALSE(cuda::is_page_locked(x.view()));
@@ -180,9 +160,7 @@ TEST_F(StagingStepsAnywhere, MakeNoContext) {
 }
 
 TEST_F(StagingStepsAnywhere, WithoutADriverAreRefused) {
-  Config config;
-  config.driver = cuda_sim::Driver::absent;
-  start(config);
+  start({.driver = cuda_sim::Driver::absent});
   expect_error(ErrorCode::no_driver,
                [] { static_cast<void>(cuda::staging_strategy(Shaped({3}).view(), kDevice)); });
 }

@@ -11,10 +11,7 @@ using cuda_sim::Pageable;
 class Unpinned : public StagingTest, public testing::WithParamInterface<Pageable> {
  protected:
   void start_with(Schedule schedule) {
-    Config config;
-    config.schedule = schedule;
-    config.pageable = GetParam();
-    start(config);
+    start({.schedule = schedule, .pageable = GetParam()});
     cuda::set_pinned_limit(0);
   }
 };
@@ -68,9 +65,7 @@ INSTANTIATE_TEST_SUITE_P(All, Unpinned,
 class UnpinnedLimit : public StagingTest, public testing::WithParamInterface<size_t> {};
 
 TEST_P(UnpinnedLimit, IsKeptWithoutBlocking) {
-  Config config;
-  config.schedule = Schedule::lazy;
-  start(config);
+  start({.schedule = Schedule::lazy});
   cuda::set_pinned_limit(GetParam());
   TestTensor& x = device({{400'000}});
   TestTensor& out = host(Layout({400'000}, std::vector<int64_t>{2}));
