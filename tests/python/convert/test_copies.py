@@ -20,39 +20,27 @@ from support import (
     address,
     direct_tier,
     element_strides,
+    f4,
+    f8,
     misaligned_array,
     random_array,
     raw,
     read_only,
     refusal,
+    values,
 )
 
 
-def array() -> np.ndarray:
-    return np.arange(12.0).reshape(3, 4)
-
-
-def tensor() -> torch.Tensor:
-    return torch.arange(12.0).reshape(3, 4)
-
-
 def flipped() -> np.ndarray:
-    return array()[::-1]
+    return f8()[::-1]
 
 
 def swapped() -> np.ndarray:
-    return array().astype(">f8")
+    return f8().astype(">f8")
 
 
 def conjugated() -> torch.Tensor:
     return torch.tensor([1 + 2j, 3 - 4j]).conj()
-
-
-def elements(x: Any) -> list:
-    """The values as nested lists, whatever holds them."""
-    if isinstance(x, dlbridge.Tensor):
-        x = x.numpy()
-    return x.tolist()
 
 
 # ---- copies ----
@@ -61,16 +49,16 @@ def elements(x: Any) -> list:
 @pytest.mark.rule(83)
 @pytest.mark.parametrize("target", TARGETS)
 def test_copy_false_refuses_staging(target: str) -> None:
-    error = refusal(lambda: TARGETS[target](array(), device="cuda:0", copy=False))
+    error = refusal(lambda: TARGETS[target](f8(), device="cuda:0", copy=False))
     assert (error.code, error.field) == ("copy_forbidden", "copy")
     assert "forbids the staging from cpu to cuda:0" in str(error)
 
 
 AWKWARD = {
-    "swapped_complex": lambda: (array() * (1 - 2j)).astype(">c8"),
+    "swapped_complex": lambda: (f8() * (1 - 2j)).astype(">c8"),
     "swapped_and_stepped_back": lambda: swapped()[::-1, ::-2],
     "stepped_back_and_transposed": lambda: np.arange(60.0).reshape(3, 4, 5)[::-1, ::-2, ::-1].T,
-    "conj_transposed": lambda: (tensor() * (1 + 2j)).t().conj(),
+    "conj_transposed": lambda: (f4() * (1 + 2j)).t().conj(),
     "conj_and_neg": lambda: torch._neg_view(conjugated()),
 }
 
@@ -83,19 +71,19 @@ def test_awkward_layouts_are_copied(make: Callable[[], Any], target: str) -> Non
     is_tensor = isinstance(x, torch.Tensor)
     expected = x.resolve_conj().resolve_neg() if is_tensor else x.astype(x.dtype.newbyteorder("="))
     result = TARGETS[target](x, copy=True)
-    assert elements(result) == expected.tolist()
+    assert values(result) == expected.tolist()
     assert str(result.dtype).removeprefix("torch.") == str(expected.dtype).removeprefix("torch.")
 
 
 @pytest.mark.parametrize("copy", [None, True], ids=["none", "true"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_copies_leave_copy_on_write_twins(target: str, copy: bool | None) -> None:
-    t = tensor()
+    t = f4()
     lazy = torch._lazy_clone(t)
     result = TARGETS[target](lazy, copy=copy)
     t.add_(100)
-    assert elements(result) == tensor().tolist()
-    assert lazy.tolist() == tensor().tolist()
+    assert values(result) == f4().tolist()
+    assert lazy.tolist() == f4().tolist()
 
 
 # ---- casts ----
@@ -171,10 +159,10 @@ def test_casts_round_as_torch_does(to: str) -> None:
 def test_complex32_casts_into_numpy() -> None:
     t = torch.tensor([[1 + 2j, 3 - 4j], [0.5j, -7]], dtype=torch.complex64)
     half = t.to(torch.complex32)
-    for x, values in ((half, t), (half.t(), t.t()), (half.conj(), t.conj())):
+    for x, twin in ((half, t), (half.t(), t.t()), (half.conj(), t.conj())):
         a = dlbridge.to_numpy(x, dtype=np.complex64)
         assert a.dtype == np.complex64
-        assert a.tolist() == values.resolve_conj().tolist()
+        assert a.tolist() == twin.resolve_conj().tolist()
     assert dlbridge.to_numpy(half, dtype=np.complex128).tolist() == t.tolist()
     assert dlbridge.to_torch(t.numpy(), dtype=torch.complex32).dtype == torch.complex32
     assert dlbridge.to_torch(t.numpy(), dtype=torch.complex32).to(torch.complex64).tolist() == t.tolist()
@@ -182,13 +170,13 @@ def test_complex32_casts_into_numpy() -> None:
 
 @pytest.mark.parametrize("spelling", [np.float32, np.dtype("f4"), "f4", "float32", "<f4", "single"], ids=repr)
 def test_numpy_dtypes_in_every_spelling(spelling: Any) -> None:
-    result = dlbridge.to_numpy(array(), dtype=spelling)
+    result = dlbridge.to_numpy(f8(), dtype=spelling)
     assert result.dtype == np.float32
-    assert result.tolist() == array().tolist()
+    assert result.tolist() == f8().tolist()
 
 
 def test_swapped_dtype_request_is_refused() -> None:
-    assert refusal(lambda: dlbridge.to_numpy(array(), dtype=">f8")).code == "byte_order"
+    assert refusal(lambda: dlbridge.to_numpy(f8(), dtype=">f8")).code == "byte_order"
 
 
 def test_huge_copies_are_refused() -> None:
@@ -249,14 +237,14 @@ def test_float4_casts(kind: str, target: str) -> None:
 # ---- out= ----
 
 OUT_SOURCES = {
-    "array": array,
+    "array": f8,
     "flipped": flipped,
     "swapped": swapped,
-    "read_only": lambda: read_only(array()),
-    "tensor": tensor,
+    "read_only": lambda: read_only(f8()),
+    "tensor": f4,
     "tensor_transposed": lambda: torch.arange(12.0).reshape(4, 3).t(),
-    "handle": lambda: dlbridge.from_dlpack(array()),
-    "copy_on_write": lambda: torch._lazy_clone(tensor()),
+    "handle": lambda: dlbridge.from_dlpack(f8()),
+    "copy_on_write": lambda: torch._lazy_clone(f4()),
 }
 POISON = 93
 
@@ -296,17 +284,17 @@ def test_out_is_filled_and_returned(source: str, dtype: str, layout: str) -> Non
 def test_out_with_copy() -> None:
     for copy in (None, True):
         out, _ = poisoned("f8")
-        assert dlbridge.to_numpy(array(), out=out, copy=copy) is out
-        assert out.tolist() == array().tolist()
+        assert dlbridge.to_numpy(f8(), out=out, copy=copy) is out
+        assert out.tolist() == f8().tolist()
     out, _ = poisoned("f8")
-    error = refusal(lambda: dlbridge.to_numpy(array(), out=out, copy=False))
+    error = refusal(lambda: dlbridge.to_numpy(f8(), out=out, copy=False))
     assert error.code == "copy_forbidden"
     assert "out=" in str(error)
     assert (out == POISON).all()
 
 
 def test_out_none_is_no_out() -> None:
-    a = array()
+    a = f8()
     assert address(dlbridge.to_numpy(a, out=None)) == address(a)
 
 
@@ -328,29 +316,29 @@ def test_out_none_is_no_out() -> None:
 def test_unfit_out_is_refused(make_out: Callable[[], np.ndarray], code: str) -> None:
     out = make_out()
     before = out.tolist()
-    assert refusal(lambda: dlbridge.to_numpy(array(), out=out)).code == code
+    assert refusal(lambda: dlbridge.to_numpy(f8(), out=out)).code == code
     assert out.tolist() == before
 
 
 @pytest.mark.parametrize("out", [[1.0], torch.zeros(3, 4), 3, "out"], ids=lambda x: type(x).__name__)
 def test_out_must_be_an_array(out: Any) -> None:
     with pytest.raises(TypeError, match="out is"):
-        dlbridge.to_numpy(array(), out=out)
+        dlbridge.to_numpy(f8(), out=out)
 
 
 def test_out_with_a_dtype() -> None:
     out, _ = poisoned("f4")
-    assert dlbridge.to_numpy(array(), out=out, dtype="float32") is out
-    assert out.tolist() == array().tolist()
+    assert dlbridge.to_numpy(f8(), out=out, dtype="float32") is out
+    assert out.tolist() == f8().tolist()
     out, _ = poisoned("f4")
-    assert refusal(lambda: dlbridge.to_numpy(array(), out=out, dtype="float64")).code == "invalid_dtype"
+    assert refusal(lambda: dlbridge.to_numpy(f8(), out=out, dtype="float64")).code == "invalid_dtype"
     assert (out == POISON).all()
 
 
 def test_out_takes_misaligned_memory() -> None:
     out = misaligned_array(np.float64, 12).reshape(3, 4)
     assert not out.flags.aligned
-    for x in (array(), tensor(), swapped(), flipped()):
+    for x in (f8(), f4(), swapped(), flipped()):
         out[...] = POISON
         dlbridge.to_numpy(x, out=out)
         assert out.tolist() == x.tolist()
@@ -404,14 +392,14 @@ def test_copies_keep_dimension_order(layout: str, target: str) -> None:
     for request in [{"copy": True}] + ([{"dtype": "float32"}] if target != "dlpack" else []):
         result = TARGETS[target](a, **request)
         assert element_strides(result) == strides
-        assert elements(result) == a.tolist()
+        assert values(result) == a.tolist()
 
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_broadcast_copies_are_dense(target: str) -> None:
     result = TARGETS[target](np.broadcast_to(np.arange(4.0), (3, 4)), copy=True)
     assert element_strides(result) == (4, 1)
-    assert elements(result) == [[0, 1, 2, 3]] * 3
+    assert values(result) == [[0, 1, 2, 3]] * 3
 
 
 LARGE = {
@@ -452,13 +440,13 @@ def test_large_casts_are_exact() -> None:
 
 @pytest.mark.parametrize("request_", [{"copy": True}, {"dtype": "float16"}], ids=["copy", "cast"])
 @pytest.mark.parametrize("target", ["torch", "numpy"])
-@pytest.mark.parametrize("make", [array, tensor], ids=["array", "tensor"])
+@pytest.mark.parametrize("make", [f8, f4], ids=["array", "tensor"])
 def test_copies_are_independent(make: Callable[[], Any], target: str, request_: dict) -> None:
     x = make()
     result = TARGETS[target](x, **request_)
     assert not dlbridge.shares_memory(x, result)
     x[...] = -1
-    assert elements(result) == make().tolist()
+    assert values(result) == make().tolist()
     result[...] = -2
     assert (x == -1).all()
     del x
@@ -469,10 +457,10 @@ def test_copies_are_independent(make: Callable[[], Any], target: str, request_: 
 @pytest.mark.parametrize(
     "make",
     [
-        pytest.param(lambda: dlbridge.to_torch(array(), copy=True), id="copy"),
+        pytest.param(lambda: dlbridge.to_torch(f8(), copy=True), id="copy"),
         pytest.param(lambda: dlbridge.to_torch(flipped(), copy=None), id="copy_if_needed"),
-        pytest.param(lambda: dlbridge.to_torch(array(), dtype="float32"), id="cast"),
-        pytest.param(lambda: dlbridge.to_torch(tensor(), copy=True), id="of_a_tensor"),
+        pytest.param(lambda: dlbridge.to_torch(f8(), dtype="float32"), id="cast"),
+        pytest.param(lambda: dlbridge.to_torch(f4(), copy=True), id="of_a_tensor"),
         pytest.param(lambda: dlbridge.to_torch(conjugated(), copy=None), id="of_conj"),
         pytest.param(lambda: dlbridge.to_torch(np.zeros((2, 4), ml_dtypes.float4_e2m1fn), copy=None), id="float4"),
     ],

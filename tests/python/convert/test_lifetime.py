@@ -77,22 +77,6 @@ def test_mapped_file_is_held(tmp_path):
 # ---- order of release ----
 
 
-def test_array_lives_with_its_tensor():
-    array, alive = watched(floats(4, 5))
-    count = sys.getrefcount(array)
-    tensor = to_torch(array)
-    assert sys.getrefcount(array) == count + 1
-    del tensor
-    assert sys.getrefcount(array) == count, "dropping the consumer releases the array at once"
-    tensor = to_torch(array)
-    del array
-    gc.collect()
-    assert alive() is not None
-    assert tensor.sum() == 190
-    del tensor
-    assert alive() is None
-
-
 def test_chain_of_handles_releases_once():
     array, alive = watched(floats(8))
     tensor = to_torch(from_dlpack(to_torch(to_numpy(from_dlpack(array)))))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,17 +80,13 @@ class Subclass(np.ndarray):
     """A plain subclass: taken as what it holds."""
 
 
+# Beyond what array_views draws.
 ARRAY_LAYOUTS = {
-    "c_order": lambda: base(24).reshape(2, 3, 4),
     "f_order": lambda: np.asfortranarray(base(24).reshape(2, 3, 4)),
-    "permuted": lambda: base(24).reshape(2, 3, 4).transpose(1, 2, 0),
-    "stepped": lambda: base(120).reshape(10, 12)[1::3, ::5],
-    "stepped_and_permuted": lambda: base(120).reshape(4, 5, 6)[::2, 1:, ::3].transpose(2, 0, 1),
     "broadcast_writable": lambda: AS(base(4), (3, 4), (0, 4)),
     "broadcast_everything": lambda: AS(base(1), (3, 4, 5), (0, 0, 0)),
     "zero_stride_inside": lambda: AS(base(8), (2, 3, 4), (16, 0, 4)),
     "scalar": lambda: np.array(3.5, "f4"),
-    "offset_slice": lambda: base(10)[3:],
     "field": lambda: structured("f4", 4, 8),
     "field_wide_stride": lambda: structured("i2", 2, 10),
     "field_of_bytes": lambda: structured("u1", 3, 7),
@@ -101,13 +98,12 @@ ARRAY_LAYOUTS = {
     "size1_between": lambda: AS(base(12), (3, 1, 4), (16, -7, 4)),
     "size1_only": lambda: AS(base(1), (1,), (-1,)),
     "size1_all": lambda: AS(base(1), (1, 1, 1), (5, -9, 0)),
-    "size1_huge": lambda: AS(base(4), (1, 4), (2**62, 4)),
+    "huge_stride_of_one": lambda: AS(base(4), (1, 4), (2**62, 4)),
     "size1_reversed": lambda: base(4)[:1][::-1],
     "max_rank_64": lambda: base(16).reshape((1,) * 60 + (2,) * 4),
     "max_rank_64_transposed": lambda: base(16).reshape((1,) * 60 + (2,) * 4).T,
     "rank_9": lambda: base(512).reshape((2,) * 9),
     "subclass": lambda: base(6).view(Subclass),
-    "matrix": lambda: base(6).reshape(2, 3).view(np.matrix),
     "recarray_field": lambda: structured("f4", 4, 8).view(np.recarray),
 }
 
@@ -128,12 +124,16 @@ EMPTY_LAYOUTS = {
 }
 
 
+def assert_same_strides(x: Any, y: Any) -> None:
+    """But for dimensions of one element, whose strides mean nothing."""
+    for extent, found, wanted in zip(x.shape, element_strides(x), element_strides(y), strict=True):
+        assert extent == 1 or found == wanted
+
+
 def check_shared_view(t: torch.Tensor, a: np.ndarray) -> None:
     assert tuple(t.shape) == a.shape
     assert address(t) == address(a)
-    for extent, found, wanted in zip(a.shape, t.stride(), a.strides, strict=True):
-        if extent > 1:
-            assert found * a.itemsize == wanted
+    assert_same_strides(t, a)
     assert t.tolist() == a.tolist()
     assert t.storage_offset() == 0
 
@@ -144,6 +144,8 @@ def test_array_layouts_are_shared(layout: str) -> None:
     t, handle = dlbridge.to_torch(a), dlbridge.from_dlpack(a)
     check_shared_view(t, a)
     assert all(stride >= 0 for stride in t.stride())
+    if layout.startswith("size1"):  # strides that mean nothing are canonical in torch
+        assert t.is_contiguous() and t.stride() == torch.empty(a.shape).stride()
     assert (handle.shape, address(handle)) == (a.shape, address(a))
     for b in (dlbridge.to_numpy(a), handle.numpy(), dlbridge.to_numpy(t)):
         assert type(b) is np.ndarray
@@ -169,23 +171,6 @@ def test_empty_arrays_to_torch(layout: str) -> None:
     assert dlbridge.from_dlpack(a).shape == a.shape
 
 
-@pytest.mark.parametrize(
-    "shape, strides, expected",
-    [
-        pytest.param((1, 4), (-12, 4), (4, 1), id="leading"),
-        pytest.param((4, 1), (4, 7), (1, 1), id="trailing"),
-        pytest.param((3, 1, 4), (16, -7, 4), (4, 4, 1), id="between"),
-        pytest.param((1, 1, 1), (5, -9, 0), (1, 1, 1), id="all"),
-    ],
-)
-def test_size_1_strides_are_canonical(
-    shape: tuple[int, ...], strides: tuple[int, ...], expected: tuple[int, ...]
-) -> None:
-    t = dlbridge.to_torch(AS(base(16), shape, strides))
-    assert t.stride() == expected
-    assert t.is_contiguous()
-
-
 def test_memmap_is_shared(tmp_path) -> None:
     path = tmp_path / "data.bin"
     mapped = np.memmap(path, np.float32, "w+", shape=(3, 4))
@@ -209,12 +194,7 @@ def tensor_base(count: int = 120) -> torch.Tensor:
 
 
 TENSOR_LAYOUTS = {
-    "contiguous": lambda: tensor_base(24).reshape(2, 3, 4),
-    "transposed": lambda: tensor_base(12).reshape(3, 4).t(),
-    "permuted": lambda: tensor_base(24).reshape(2, 3, 4).permute(1, 2, 0),
-    "stepped": lambda: tensor_base(120).reshape(10, 12)[1::3, ::5],
     "channels_last": lambda: tensor_base(120).reshape(1, 2, 6, 10).to(memory_format=torch.channels_last),
-    "offset": lambda: tensor_base(20)[3:],
     "column": lambda: tensor_base(20).reshape(4, 5)[:, 2],
     "diagonal": lambda: tensor_base(16).reshape(4, 4).diagonal(),
     "scalar": lambda: torch.tensor(2.5),
@@ -246,8 +226,7 @@ def test_tensor_layouts_are_shared(layout: str) -> None:
             assert other.data_ptr() == t.data_ptr()
     if t.numel():
         assert address(a) == address(t)
-        for extent, found, wanted in zip(a.shape, element_strides(a), t.stride(), strict=True):
-            assert extent == 1 or found == wanted
+        assert_same_strides(a, t)
         assert a.flags.writeable
         a[...] = -3
         assert (t == -3).all()
@@ -290,8 +269,7 @@ def test_any_array_view(a: np.ndarray) -> None:
     assert (b.shape, b.tolist(), b.dtype) == (a.shape, a.tolist(), a.dtype)
     if a.size:
         assert address(b) == address(a)
-        for extent, found, wanted in zip(a.shape, b.strides, a.strides, strict=True):
-            assert extent == 1 or found == wanted
+        assert_same_strides(b, a)
 
 
 @settings(max_examples=300, deadline=None)
@@ -304,8 +282,7 @@ def test_any_tensor_view(a: np.ndarray) -> None:
     assert (b.shape, b.tolist()) == (tuple(t.shape), t.tolist())
     if t.numel():
         assert address(b) == address(t)
-        for extent, found, wanted in zip(b.shape, element_strides(b), t.stride(), strict=True):
-            assert extent == 1 or found == wanted
+        assert_same_strides(b, t)
     again = dlbridge.to_torch(b)
     if t.numel():
         assert_original_storage(again, owned)

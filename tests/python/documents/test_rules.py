@@ -39,7 +39,7 @@ from simulated_gpu import CUDA, CUDA_HOST, CUDA_MANAGED, SimulatedGpu, extension
 
 import dlbridge
 from isolated import FROM_HELPERS, run_isolated
-from support import TARGETS, address, element_strides, misaligned_array, refusal, watched
+from support import TARGETS, address, array, element_strides, misaligned_array, refusal, watched
 
 BOTH = pytest.mark.parametrize("versioned", [True, False], ids=["versioned", "legacy"])
 EACH_TARGET = pytest.mark.parametrize("convert", TARGETS.values(), ids=TARGETS)
@@ -61,10 +61,6 @@ def test_rules_are_numbered() -> None:
 
 
 # ---- exports ----
-
-
-def array() -> np.ndarray:
-    return np.arange(24, dtype=np.float32).reshape(2, 3, 4)
 
 
 @dataclass

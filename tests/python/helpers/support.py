@@ -131,6 +131,16 @@ def f4() -> torch.Tensor:
     return torch.arange(12.0).reshape(3, 4)
 
 
+def array() -> np.ndarray:
+    """A float32 array of three dimensions."""
+    return np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+
+
+def values(x: Any) -> list:
+    """The elements as nested lists, whatever holds them."""
+    return (x.numpy() if isinstance(x, dlbridge.Tensor) else x).tolist()
+
+
 def read_only(a: np.ndarray) -> np.ndarray:
     """The same array, not writable from here on."""
     a.flags.writeable = False

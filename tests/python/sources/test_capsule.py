@@ -18,16 +18,7 @@ from capsules import Asks, Producer, legacy_of, name_of, versioned_of
 
 import dlbridge
 from isolated import run_isolated
-from support import AS, TARGETS, address, assert_no_growth, refusal
-
-
-def array() -> np.ndarray:
-    return np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-
-
-def values(x: Any) -> list:
-    return x.numpy().tolist() if isinstance(x, dlbridge.Tensor) else x.tolist()
-
+from support import AS, TARGETS, address, array, assert_no_growth, refusal, values
 
 # ---- capsules that come in ----
 

@@ -17,22 +17,7 @@ from capsules import IS_COPIED, PADDED, READ_ONLY, Crafted, legacy_of, name_of, 
 
 import dlbridge
 from isolated import run_isolated
-from support import address, assert_no_growth, refusal
-
-
-def array() -> np.ndarray:
-    return np.arange(24, dtype=np.float32).reshape(2, 3, 4)
-
-
-def read_only() -> np.ndarray:
-    a = array()
-    a.flags.writeable = False
-    return a
-
-
-def values(x: Any) -> list:
-    return x.numpy().tolist() if isinstance(x, dlbridge.Tensor) else x.tolist()
-
+from support import address, array, assert_no_growth, read_only, refusal
 
 # ---- properties ----
 
@@ -82,7 +67,7 @@ def test_repr_of_handles() -> None:
         f"dlbridge.Tensor(shape=(2, 3, 4), strides=(12, 4, 1), dtype=float32, device=cpu, data_ptr={address(a):#x})"
     )
     assert text == expected
-    assert "read_only" in repr(dlbridge.from_dlpack(read_only()))
+    assert "read_only" in repr(dlbridge.from_dlpack(read_only(array())))
     assert "is_copied" in repr(dlbridge.from_dlpack(a, copy=True))
 
 
@@ -151,7 +136,7 @@ def test_array_protocol() -> None:
     assert handle.__array__(copy=True).flags.owndata
     assert address(handle.__array__(dtype=None, copy=False)) == handle.data_ptr
     assert (np.add(handle, 1) == a + 1).all()
-    assert not np.asarray(dlbridge.from_dlpack(read_only())).flags.writeable
+    assert not np.asarray(dlbridge.from_dlpack(read_only(array()))).flags.writeable
 
 
 def test_array_protocol_of_bfloat16() -> None:
@@ -182,7 +167,7 @@ STREAMS = {"none": None, "zero": 0, "one": 1, "minus_one": -1, "text": "s"}
 VERSIONS = {"none": None, "0.8": (0, 8), "1.0": (1, 0), "1.3": (1, 3), "2.100": (2, 100)}
 DEVICES = {"none": None, "cpu": (1, 0), "cpu_enum": (Device.CPU, 0), "cuda": (2, 0)}
 COPIES = {"none": None, "false": False, "true": True}
-SOURCES = {"writable": array, "read_only": read_only}
+SOURCES = {"writable": array, "read_only": lambda: read_only(array())}
 
 
 def expected_outcome(stream: Any, version: Any, device: Any, copy: Any, readonly: bool) -> Any:
@@ -291,7 +276,7 @@ def test_dlpack_takes_keywords_only() -> None:
 
 
 def test_copied_capsules_are_independent() -> None:
-    for make in (array, lambda: array()[::-1, :, ::-2], read_only):
+    for make in (array, lambda: array()[::-1, :, ::-2], lambda: read_only(array())):
         handle = dlbridge.from_dlpack(make())
         out = dlbridge.to_numpy(handle.__dlpack__(max_version=(1, 0), copy=True))
         assert out.tolist() == make().tolist()
@@ -310,9 +295,9 @@ def test_flags_survive_the_handle() -> None:
     assert (tensor.code, tensor.bits, tensor.lanes) == (15, 6, 1)
     again = dlbridge.from_dlpack(managed_capsule)
     assert versioned_of(again.__dlpack__(max_version=(1, 1))).flags == PADDED
-    copied = dlbridge.from_dlpack(read_only(), copy=True)
+    copied = dlbridge.from_dlpack(read_only(array()), copy=True)
     assert versioned_of(dlbridge.from_dlpack(copied).__dlpack__(max_version=(1, 0))).flags == IS_COPIED
-    shared = dlbridge.from_dlpack(dlbridge.from_dlpack(read_only()))
+    shared = dlbridge.from_dlpack(dlbridge.from_dlpack(read_only(array())))
     assert versioned_of(shared.__dlpack__(max_version=(1, 0))).flags == READ_ONLY
 
 
