@@ -316,7 +316,9 @@ def test_out_none_is_no_out() -> None:
 def test_unfit_out_is_refused(make_out: Callable[[], np.ndarray], code: str) -> None:
     out = make_out()
     before = out.tolist()
-    assert refusal(lambda: dlbridge.to_numpy(f8(), out=out)).code == code
+    error = refusal(lambda: dlbridge.to_numpy(f8(), out=out))
+    assert error.code == code
+    assert code != "shape_mismatch" or (str(out.shape) in str(error) and "(3, 4)" in str(error))
     assert out.tolist() == before
 
 

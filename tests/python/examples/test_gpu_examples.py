@@ -16,6 +16,7 @@ from simulated_gpu import SimulatedGpu
 from simulated_provider import Taken
 
 import dlbridge
+from dlbridge.testing import driver
 
 ROOT = Path(__file__).resolve().parents[3]
 EXAMPLES = ROOT / "examples" / "gpu"
@@ -24,14 +25,6 @@ sys.path.insert(0, str(EXAMPLES))
 import async_server  # noqa: E402
 import training_log  # noqa: E402
 import video_pipeline  # noqa: E402
-
-
-def has_gpu() -> bool:
-    try:
-        dlbridge.from_dlpack(np.zeros(1, np.uint8), device="cuda:0")
-    except dlbridge.ExchangeError:
-        return False
-    return True
 
 
 class TestTrainingLog:
@@ -138,7 +131,7 @@ class TestVideoPipeline:
         assert len(places) == video_pipeline.BUFFERS
 
 
-@pytest.mark.skipif(has_gpu(), reason="this machine has a GPU")
+@pytest.mark.skipif(driver.why_not() is None, reason="this machine has a GPU")
 @pytest.mark.parametrize("name", ["training_log", "async_server", "video_pipeline"])
 def test_examples_without_gpu(name: str):
     done = subprocess.run([sys.executable, EXAMPLES / f"{name}.py"], capture_output=True, text=True, check=False)

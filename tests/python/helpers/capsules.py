@@ -71,7 +71,7 @@ _pointer_of = _capi("PyCapsule_GetPointer", ctypes.c_void_p, ctypes.py_object, c
 
 def name_of(capsule: Any) -> str:
     """The capsule's name; empty where it has none."""
-    return (_get_name(capsule) or b"").decode()
+    return (_get_name(capsule) or b"").decode(errors="replace")
 
 
 def versioned_of(capsule: Any) -> DLManagedTensorVersioned:

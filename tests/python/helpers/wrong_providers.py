@@ -16,10 +16,15 @@ from simulated_provider import SimulatedProvider
 from dlbridge.testing import Layout, Provider
 
 
-class Unreported(SimulatedProvider):
-    """No mistake, but the simulator's reports are not read."""
+class Named(SimulatedProvider):
+    """Named after its class."""
 
-    name = "unreported"
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__
+
+
+class Unreported(Named):
+    """No mistake, but the simulator's reports are not read."""
 
     def check(self) -> None:
         self._gpu.sim.clear_reports()
@@ -32,8 +37,6 @@ class Unreported(SimulatedProvider):
 class IgnoresStream(Unreported):
     """Arrays come into being on a stream that is not named."""
 
-    name = "ignores stream="
-
     def array(self, buffer: np.ndarray, layout: Layout, stream: Any) -> Any:
         made = self._gpu.array(layout.of(buffer), stream=self._gpu.stream(), late=True)
         made.stream = self.number(stream)
@@ -43,16 +46,12 @@ class IgnoresStream(Unreported):
 class IgnoresOffset(Unreported):
     """Views begin at the buffer's first element."""
 
-    name = "ignores offsets"
-
     def array(self, buffer: np.ndarray, layout: Layout, stream: Any) -> Any:
         return super().array(buffer, replace(layout, offset=0) if layout.strides[:1] > (0,) else layout, stream)
 
 
 class WritesEarly(Unreported):
     """Work that is enqueued later is done at once."""
-
-    name = "writes early"
 
     def overwrite(self, x: Any, byte: int, stream: Any) -> None:
         self._gpu.sim.poke(x.memory, bytes([byte]) * x.span)
@@ -61,16 +60,12 @@ class WritesEarly(Unreported):
 class NeverWrites(Unreported):
     """Work that is enqueued is lost."""
 
-    name = "never writes"
-
     def overwrite(self, x: Any, byte: int, stream: Any) -> None:
         pass
 
 
 class ReadsOtherBits(Unreported):
     """Reads one bit wrong."""
-
-    name = "reads other bits"
 
     def read(self, x: Any) -> np.ndarray:
         found = super().read(x)
@@ -82,8 +77,6 @@ class ReadsOtherBits(Unreported):
 
 class NeverWaits(Unreported):
     """Streams are not held up."""
-
-    name = "never waits"
 
     def hold(self, stream: Any) -> Any:
         self._gpu.sim.finish()
@@ -99,44 +92,34 @@ class NeverWaits(Unreported):
 class BreaksCaptures(Unreported):
     """A capture ends badly."""
 
-    name = "breaks captures"
-
     def capture(self, stream: Any) -> Any:
         raise RuntimeError("the capture was broken")
 
 
-class Complains(SimulatedProvider):
+class Complains(Named):
     """check() finds something after every case."""
-
-    name = "complains"
 
     def check(self) -> None:
         raise AssertionError("something was seen")
 
 
-class FailsToOpen(SimulatedProvider):
+class FailsToOpen(Named):
     """open() raises."""
-
-    name = "fails to open"
 
     def open(self) -> None:
         raise RuntimeError("no")
 
 
-class FailsToClose(SimulatedProvider):
+class FailsToClose(Named):
     """close() raises."""
-
-    name = "fails to close"
 
     def close(self) -> None:
         super().close()
         raise AssertionError("something was not given back")
 
 
-class Hangs(SimulatedProvider):
+class Hangs(Named):
     """Reading never ends."""
-
-    name = "hangs"
 
     def read(self, x: Any) -> np.ndarray:
         while True:

@@ -251,3 +251,12 @@ def test_conversions_leak_nothing() -> None:
     wide = AS(np.arange(4096.0), (2,) * 12, (8,) * 12)
     assert_no_growth(lambda: dlbridge.to_numpy(wide))
     assert_no_growth(lambda: dlbridge.from_dlpack(wide).numpy())
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_none_is_no_method(target: str) -> None:
+    class Refuses:
+        __dlpack__ = None
+
+    with pytest.raises(TypeError, match="expected a numpy.ndarray"):
+        TARGETS[target](Refuses())

@@ -109,15 +109,6 @@ def test_handles_have_no_constructor() -> None:
 # ---- numpy(), torch(), __array__ ----
 
 
-def test_numpy_and_torch_share() -> None:
-    a = array()
-    handle = dlbridge.from_dlpack(a)
-    assert address(handle.numpy()) == address(a)
-    assert address(handle.torch()) == address(a)
-    handle.torch()[0, 0, 0] = 50
-    assert handle.numpy()[0, 0, 0] == a[0, 0, 0] == 50
-
-
 def test_array_protocol() -> None:
     a = array()
     handle = dlbridge.from_dlpack(a)
@@ -322,3 +313,11 @@ def test_dropped_capsules_release_once() -> None:
     assert sys.getrefcount(a) == before
     handle = None
     assert sys.getrefcount(a) == before - 1
+
+
+def test_wrong_dl_device_is_named() -> None:
+    handle = dlbridge.from_dlpack(Crafted().capsule())
+    error = refusal(lambda: handle.__dlpack__(dl_device="cpu"))
+    assert error.code == "invalid_device"
+    assert "'cpu'" in str(error) and "(1, 0)" in str(error)
+    assert handle.__dlpack__(dl_device=(1, 0), max_version=(1, 0)) is not None
