@@ -5,7 +5,6 @@ Two installations are made from the build tree: the prefix of `cmake --install`,
 the folder that a wheel unpacks to. DLBRIDGE_BUILD_DIR names another build tree than build/release.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -16,12 +15,12 @@ from pathlib import Path
 import pytest
 import simulated_gpu
 import torch
+from build_tree import BUILD
 from pages import ROOT, blocks, page
 from processes import attempt, run
 
 from isolated import HELPERS
 
-BUILD = Path(os.environ.get("DLBRIDGE_BUILD_DIR", ROOT / "build" / "release"))
 EXAMPLES = ROOT / "examples" / "cpp"
 C_EXAMPLE = ROOT / "examples" / "c"
 TORCH_DIR = Path(torch.__file__).parent

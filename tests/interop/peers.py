@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-
-BUILD = Path(os.environ.get("DLBRIDGE_BUILD_DIR", Path(__file__).resolve().parents[2] / "build" / "release"))
+from build_tree import BUILD, load_module, module_file
 
 
 def jax() -> Any:
@@ -25,17 +22,13 @@ def tvm_ffi() -> Any:
     return pytest.importorskip("tvm_ffi", reason="TVM FFI is not installed")
 
 
+@functools.cache
 def nanobind() -> Any:
     """The extension module of nanobind_module.cpp."""
-    folder = BUILD / "tests" / "interop"
-    found = [*folder.glob("nanobind_peer.*.so"), *folder.glob("nanobind_peer.so")]
-    if not found:
-        pytest.skip(f"nanobind_peer is not built in {folder}: run scripts/setup --tests")
-    spec = importlib.util.spec_from_file_location("nanobind_peer", found[0])
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    file = module_file("tests/interop", "nanobind_peer")
+    if file is None:
+        pytest.skip(f"nanobind_peer is not built in {BUILD}: run scripts/setup --tests")
+    return load_module(file, "nanobind_peer")
 
 
 def aligned_array(dtype: Any, count: int) -> np.ndarray:

@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A third party's adapter (tests/support/toy_adapter): registered by its capsule, with no change to dlbridge._core."""
 
-import importlib.machinery
-import importlib.util
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 import simulated_gpu
+from build_tree import BUILD, load_module, module_file
 
 import dlbridge
 
@@ -17,13 +16,10 @@ DEVICE = (2, 0)
 
 @pytest.fixture(scope="module")
 def toy() -> ModuleType:
-    folder = simulated_gpu.BUILD / "tests" / "support" / "toy_adapter"
-    found = sorted(folder.glob("dlbridge_toy*.so"))
-    if not found:
-        pytest.skip(f"there is no dlbridge_toy in {folder}: scripts/test builds it")
-    loader = importlib.machinery.ExtensionFileLoader("dlbridge_toy", str(found[0]))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("dlbridge_toy", loader))
-    loader.exec_module(module)
+    file = module_file("tests/support/toy_adapter", "dlbridge_toy")
+    if file is None:
+        pytest.skip(f"there is no dlbridge_toy in {BUILD}: scripts/test builds it")
+    module = load_module(file, "dlbridge_toy")
     dlbridge._core._register_adapter(module.adapter)
     return module
 

@@ -3,9 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
-from pathlib import Path
 from typing import Any
 
 import ml_dtypes
@@ -13,16 +11,16 @@ import numpy as np
 import pytest
 import torch
 from capsules import Crafted
+from pages import ROOT
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlbridge
 from isolated import run_isolated
 
-ROOT = Path(__file__).parents[3]
-SPEC = importlib.util.spec_from_file_location("error_table", ROOT / "scripts" / "error_table.py")
-error_table = importlib.util.module_from_spec(SPEC)
-sys.modules["error_table"] = error_table
-SPEC.loader.exec_module(error_table)
+sys.path[:0] = [str(ROOT / "scripts")]
+
+import error_table  # noqa: E402
+
 CODES = error_table.codes()
 # Codes that take C++, a tensor of another accelerator, a foreign exchange table, or the CUDA module.
 WITHOUT_EXAMPLE = {

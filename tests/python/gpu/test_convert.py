@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import simulated_gpu
-from dtypes import WHOLE_DTYPES, numpy_dtype
+from dtypes import WHOLE_DTYPES
 from refusals import refusal
-from simulated_gpu import CUDA_HOST, CUDA_MANAGED, FakeArray, SimulatedGpu, eventually
+from simulated_gpu import CUDA_HOST, CUDA_MANAGED, LAYOUTS, FakeArray, SimulatedGpu, elements, eventually
 
 import dlbridge
 from dlbridge import ExchangeError, from_dlpack, stage, to_numpy
@@ -25,37 +25,11 @@ pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(
 DEVICE = "cuda:0"
 KIB = 1024
 
-LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "dense": lambda a: a,
-    "scalar": lambda a: a[1, 2, 3],
-    "empty": lambda a: a[:0],
-    "one_element": lambda a: a[:1, :1, :1],
-    "transposed": lambda a: a.reshape(-1, a.shape[2]).T,
-    "permuted": lambda a: a.transpose(2, 0, 1),
-    "offset": lambda a: a[1:],
-    "columns": lambda a: a[:, :, 2:],
-    "stepped": lambda a: a.reshape(-1)[1::3],
-    "stepped_columns": lambda a: a[::2, :, ::2],
-    "backwards": lambda a: a.reshape(-1)[::-1],
-    "one_axis_backwards": lambda a: a[:, ::-1, ::2],
-    "broadcast": lambda a: np.broadcast_to(a[0], (3, *a[0].shape)),
-    "broadcast_column": lambda a: np.broadcast_to(a[:, :1, :1], a.shape),
-}
 SMALL, LARGE = (4, 5, 6), (30, 50, 200)
 # Every pair of the common dtypes is in the suite, which testing/test_suite.py runs on the simulated GPU.
 LAYOUTS_AND_DTYPES = [(SMALL, layout, "float32") for layout in LAYOUTS]
 LAYOUTS_AND_DTYPES += [(SMALL, "permuted", dtype) for dtype in WHOLE_DTYPES if dtype != "float32"]
 LARGE_LAYOUTS = [name for name in LAYOUTS if name not in ("scalar", "one_element", "empty")]
-
-
-def elements(dtype: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
-    """Any bits, other ones for each seed; those of bool are 0 and 1."""
-    kind = numpy_dtype(dtype)
-    count = int(np.prod(shape))
-    draw = np.random.default_rng(seed)
-    if dtype == "bool":
-        return draw.integers(0, 2, count).astype(np.bool_).reshape(shape)
-    return np.frombuffer(draw.bytes(count * kind.itemsize), kind).reshape(shape)
 
 
 def same(got: Any, expected: np.ndarray) -> None:

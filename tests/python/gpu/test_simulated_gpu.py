@@ -6,15 +6,14 @@ is tested in C++ beside its sources, tests/support/cuda_sim.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import simulated_gpu
 from capsules import consume, legacy_of
-from dtypes import WHOLE_DTYPES, numpy_dtype
+from dtypes import WHOLE_DTYPES
 from refusals import refusal
-from simulated_gpu import extension
+from simulated_gpu import LAYOUTS, elements, extension
 
 import dlbridge
 
@@ -27,30 +26,11 @@ def floats(*shape: int) -> np.ndarray:
 
 # ---- memory and layouts
 
-LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "dense": lambda a: a,
-    "transposed": lambda a: a.T,
-    "permuted": lambda a: a.reshape(4, 3, 2).transpose(1, 2, 0),
-    "stepped": lambda a: a[::2, 1::2],
-    "backwards": lambda a: a[::-1, ::-2],
-    "broadcast": lambda a: np.broadcast_to(a[0], (3, *a[0].shape)),
-    "scalar": lambda a: a[1, 2],
-    "empty": lambda a: a[:0],
-    "one_row": lambda a: a[2:3],
-}
-
-
-def values_of(dtype: str) -> np.ndarray:
-    """Two dozen elements, 4 by 6, of which no two neighbours are alike."""
-    size = numpy_dtype(dtype).itemsize
-    content = (np.arange(24 * size) * 37 + 11).astype(np.uint8)
-    return (content % 2 if dtype == "bool" else content).view(numpy_dtype(dtype)).reshape(4, 6)
-
 
 @pytest.mark.parametrize("dtype", WHOLE_DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_arrays_keep_values(gpu, layout, dtype):
-    values = np.asarray(LAYOUTS[layout](values_of(dtype)))
+    values = np.asarray(LAYOUTS[layout](elements(dtype, (2, 3, 4))))
     for late, byte_offset in ((False, 0), (True, 64)):
         fake = gpu.array(values, late=late, byte_offset=byte_offset)
         found = fake.read()

@@ -16,9 +16,6 @@ import contextlib
 import ctypes
 import functools
 import gc
-import importlib.machinery
-import importlib.util
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,13 +23,13 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from build_tree import BUILD, load_module, module_file
 from capsules import READ_ONLY
 from dtypes import DTYPES, numpy_dtype
 
 import dlbridge
 
-BUILD = Path(os.environ.get("DLBRIDGE_BUILD_DIR", Path(__file__).resolve().parents[3] / "build" / "release"))
-
+EXTENSION = ("tests/support/python_sim", "dlbridge_sim")
 LEGACY, PER_THREAD, NO_SYNC = 1, 2, -1
 CUDA, CUDA_HOST, CUDA_MANAGED = 2, 3, 13  # DLPack's device types
 POISON = 0xDB  # what stands where a write is under way
@@ -42,6 +39,34 @@ OUT_OF_MEMORY, INVALID_VALUE, ILLEGAL_ADDRESS, LAUNCH_FAILURE = 2, 1, 700, 719
 
 
 SMALL, LARGE = (10, 10), (700, 700)  # shapes: through a slot of the pool, and by a strategy of its own
+
+
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "dense": lambda a: a,
+    "scalar": lambda a: a[1, 2, 3],
+    "empty": lambda a: a[:0],
+    "one_element": lambda a: a[:1, :1, :1],
+    "transposed": lambda a: a.reshape(-1, a.shape[2]).T,
+    "permuted": lambda a: a.transpose(2, 0, 1),
+    "offset": lambda a: a[1:],
+    "columns": lambda a: a[:, :, 2:],
+    "stepped": lambda a: a.reshape(-1)[1::3],
+    "stepped_columns": lambda a: a[::2, :, ::2],
+    "backwards": lambda a: a.reshape(-1)[::-1],
+    "one_axis_backwards": lambda a: a[:, ::-1, ::2],
+    "broadcast": lambda a: np.broadcast_to(a[0], (3, *a[0].shape)),
+    "broadcast_column": lambda a: np.broadcast_to(a[:, :1, :1], a.shape),
+}
+
+
+def elements(dtype: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
+    """Any bits, other ones for each seed; those of bool are 0 and 1."""
+    kind = numpy_dtype(dtype)
+    count = int(np.prod(shape))
+    draw = np.random.default_rng(seed)
+    if dtype == "bool":
+        return draw.integers(0, 2, count).astype(np.bool_).reshape(shape)
+    return np.frombuffer(draw.bytes(count * kind.itemsize), kind).reshape(shape)
 
 
 def values_of(shape: tuple[int, ...] = SMALL, first: int = 1) -> np.ndarray:
@@ -57,16 +82,9 @@ def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.001)
 
 
-def _extension_file() -> Path | None:
-    """Of this Python: another one's cannot be imported."""
-    folder = BUILD / "tests" / "support" / "python_sim"
-    files = (folder / f"dlbridge_sim{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
-    return next((file for file in files if file.exists()), None)
-
-
 def why_not() -> str | None:
     """Why there is no simulated GPU here; None where there is one."""
-    if _extension_file() is None:
+    if module_file(*EXTENSION) is None:
         return (
             f"this Python's CUDA simulator is not built in {BUILD}: it needs a CUDA toolkit and scripts/setup --tests"
         )
@@ -76,17 +94,13 @@ def why_not() -> str | None:
 @functools.cache
 def extension() -> ModuleType:
     """dlbridge_sim, linked with the libdlbridge_cuda of the package that is imported, wherever that was installed."""
-    file = _extension_file()
+    file = module_file(*EXTENSION)
     assert file is not None, why_not()
     for library in (Path(dlbridge.__file__).parent / "lib").glob("libdlbridge_cuda.so.*"):
         age = (BUILD / "lib" / library.name).stat().st_mtime - library.stat().st_mtime
         assert abs(age) < 2, f"{library} is not the one of {BUILD}: run scripts/setup"
         ctypes.CDLL(str(library))  # a library of this name is loaded once
-    spec = importlib.util.spec_from_file_location("dlbridge_sim", file)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(file, EXTENSION[1])
 
 
 class FakeArray:
