@@ -52,17 +52,6 @@ TEST(Loan, StartsEmpty) {
   EXPECT_EQ(loan.view().size(), 1);
 }
 
-TEST(Loan, ReleasesOnce) {
-  ReleaseCounter counter;
-  {
-    Loan loan;
-    loan.attach(counter.deleter());
-    EXPECT_TRUE(loan.owns_memory());
-    EXPECT_EQ(counter.count(), 0);
-  }
-  EXPECT_EQ(counter.count(), 1);
-}
-
 TEST(Loan, ReleasesOnceAfterMove) {
   ReleaseCounter counter;
   {

@@ -209,13 +209,6 @@ TEST(Plan, OutNamesACopy) {
   EXPECT_EQ(refused.reasons, ReasonSet(ErrorCode::copy_forbidden));
 }
 
-TEST(Plan, OutNamesACast) {
-  const Shaped source = plain();
-  const Plan decision =
-      plan(source.view(), numpy_like(), {.into_existing = true, .dtype = kFloat64});
-  EXPECT_EQ(decision.verdict, cast);
-}
-
 TEST(Plan, CopyHasReasons) {
   const Shaped source = backwards();
   const Plan decision = plan(source.view(), torch_like(), {.copy = CopyMode::if_needed});
@@ -367,24 +360,58 @@ INSTANTIATE_TEST_SUITE_P(All, PlanSourceReason, testing::ValuesIn(kObstacles),
 
 // Single rules.
 
-TEST(Plan, SharesUnknownAccess) {
-  Shaped source = plain();
-  source.fields().access = Access::unknown;
-  EXPECT_EQ(plan(source.view(), torch_like(), {}).verdict, share);
-}
+struct Rule {
+  const char* name;
+  Shaped source;
+  TargetTraits target;
+  Request request;
+  Verdict verdict;
+  ReasonSet reasons = {};
+};
 
-TEST(Plan, AllowsReadOnlyOverlap) {
-  Shaped source = sliding();
-  source.fields().access = Access::read_only;
-  EXPECT_EQ(plan(source.view(), torch_like(), {}).reasons, ReasonSet(ErrorCode::read_only));
-}
+void PrintTo(const Rule& row, std::ostream* out) { *out << row.name; }
 
-TEST(Plan, IgnoresStridesWithoutMeaning) {
+std::vector<Rule> rules() {
+  using enum ErrorCode;
+  Shaped unknown = plain();
+  unknown.fields().access = Access::unknown;
+  Shaped frozen_overlap = sliding();
+  frozen_overlap.fields().access = Access::read_only;
+  Shaped float4({4}, {1}, kFloat4Padded, Shaped::aligned_address());
+  float4.fields().subbyte_padded = true;
   const Shaped one({1, 6}, {-999, 1}, kFloat32, Shaped::aligned_address());
-  EXPECT_EQ(plan(one.view(), torch_like(), {}).verdict, share);
   const Shaped empty({0, 6}, {-5, -7}, kFloat32, odd_address());
-  EXPECT_EQ(plan(empty.view(), torch_like(), {}).verdict, share);
+  const Shaped bfloat({4}, DType(TypeCode::bfloat, 16));
+  const Shaped pinned = on(Device(DeviceType::cuda_host));
+  const DType complex32(TypeCode::complex, 32);
+  return {
+      {"OutNamesACast", plain(), numpy_like(), {.into_existing = true, .dtype = kFloat64}, cast},
+      {"UnknownAccessIsShared", unknown, torch_like(), {}, share},
+      {"ReadOnlyOverlapIsAllowed", frozen_overlap, torch_like(), {}, refuse, read_only},
+      {"StrideOfOneElementIsIgnored", one, torch_like(), {}, share},
+      {"StridesOfNothingAreIgnored", empty, torch_like(), {}, share},
+      {"PinnedMemoryIsHost", pinned, numpy_like(), {}, share},
+      {"PinnedMemoryIsTheCpu", pinned, numpy_like(), {.device = kCpu}, share},
+      {"SourceCasts", bfloat, numpy_like(), {.source_casts = true, .dtype = kFloat32}, cast},
+      {"OthersCannotCast", bfloat, numpy_like(), {.dtype = kFloat32}, refuse},
+      {"NoCastToMissing", plain(), numpy_like(), {.dtype = complex32}, refuse, unsupported_dtype},
+      {"NoCastOfFloat4", float4, torch_like(), {.source_casts = true, .dtype = kFloat32}, refuse},
+  };
 }
+
+class PlanRule : public testing::TestWithParam<Rule> {};
+
+TEST_P(PlanRule, GivesTheVerdict) {
+  const Rule& row = GetParam();
+  const Plan decision = plan(row.source.view(), row.target, row.request);
+  EXPECT_EQ(name(decision.verdict), name(row.verdict));
+  if (!row.reasons.empty()) {
+    EXPECT_EQ(decision.reasons, row.reasons);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PlanRule, testing::ValuesIn(rules()),
+                         [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(Plan, AlignsUpToSixteenBytes) {
   const auto verdict = [](DType dtype, uintptr_t address) {
@@ -397,33 +424,6 @@ TEST(Plan, AlignsUpToSixteenBytes) {
   EXPECT_EQ(verdict(kFloat64, 0x10004), refuse);
   EXPECT_EQ(verdict(DType(TypeCode::complex, 128), 0x10008), refuse);
   EXPECT_EQ(verdict(DType(TypeCode::complex, 128), 0x10010), share);
-}
-
-TEST(Plan, PinnedMemoryIsHost) {
-  const Shaped source = on(Device(DeviceType::cuda_host));
-  EXPECT_EQ(plan(source.view(), numpy_like(), {}).verdict, share);
-  EXPECT_EQ(plan(source.view(), numpy_like(), {.device = kCpu}).verdict, share);
-}
-
-TEST(Plan, SourceMayCast) {
-  const Shaped source({4}, DType(TypeCode::bfloat, 16));
-  const Request request{.source_casts = true, .dtype = kFloat32};
-  EXPECT_EQ(plan(source.view(), numpy_like(), request).verdict, cast);
-  const Request uncastable{.dtype = kFloat32};
-  EXPECT_EQ(plan(source.view(), numpy_like(), uncastable).verdict, refuse);
-}
-
-TEST(Plan, RefusesCastsToMissingDtypes) {
-  const Shaped source = plain();
-  const Plan decision = plan(source.view(), numpy_like(), {.dtype = DType(TypeCode::complex, 32)});
-  EXPECT_EQ(decision.reasons, ReasonSet(ErrorCode::unsupported_dtype));
-}
-
-TEST(Plan, NobodyCastsFloat4) {
-  Shaped source({4}, {1}, kFloat4Padded, Shaped::aligned_address());
-  source.fields().subbyte_padded = true;
-  const Request request{.source_casts = true, .dtype = kFloat32};
-  EXPECT_EQ(plan(source.view(), torch_like(), request).verdict, refuse);
 }
 
 TEST(Plan, CountsRepackedBytes) {

@@ -194,6 +194,7 @@ TEST_P(HostileDescriptor, IsReleasedOnce) {
   {
     ManagedTensor tensor = ManagedTensor::adopt(producer.get());
     EXPECT_THROW(std::move(tensor).to_loan(), Error);
+    EXPECT_EQ(tensor.get(), producer.get());
     EXPECT_EQ(producer.deletions(), 0);
   }
   EXPECT_EQ(producer.deletions(), 1);

@@ -31,8 +31,8 @@ struct Handle {
     DLManagedTensorVersioned* managed = to_managed(std::move(loan));
     EXPECT_OK(dlb_adopt(managed, &tensor));
   }
-  Handle(const Handle&) = delete;
-  Handle& operator=(const Handle&) = delete;
+  Handle(Handle&& other) noexcept : tensor(std::exchange(other.tensor, nullptr)) {}
+  Handle& operator=(Handle&&) = delete;
   ~Handle() { release(); }
 
   void release() { dlb_tensor_release(std::exchange(tensor, nullptr)); }
@@ -55,8 +55,29 @@ struct FutureHandle {
     EXPECT_OK(dlb_future_done(future, &answer));
     return answer == 1;
   }
+  bool wait(double seconds) const {
+    int32_t answer = -1;
+    EXPECT_OK(dlb_future_wait(future, seconds, &answer));
+    return answer == 1;
+  }
+  size_t count() const {
+    size_t found = 99;
+    EXPECT_OK(dlb_future_count(future, &found));
+    return found;
+  }
+  Handle result(size_t index = 0) const {
+    Handle handle;
+    EXPECT_OK(dlb_future_result(future, index, &handle.tensor));
+    return handle;
+  }
   dlb_future* future = nullptr;
 };
+
+bool drain(double seconds) {
+  int32_t drained = -1;
+  EXPECT_OK(dlb_cuda_drain(seconds, &drained));
+  return drained == 1;
+}
 
 dlb_cuda_options flags(uint32_t bits) {
   auto options = sized<dlb_cuda_options>();
@@ -125,9 +146,7 @@ TEST_F(CApiCuda, MissingDriverIsReported) {
                  "no_driver", "device");
   EXPECT_EQ(made, nullptr);
   EXPECT_OK(dlb_cuda_register_staging());
-  int32_t drained = 0;
-  EXPECT_OK(dlb_cuda_drain(0, &drained));
-  EXPECT_EQ(drained, 1);
+  EXPECT_TRUE(drain(0));
 }
 
 TEST_F(CApiCuda, ForkedChildIsRefused) {
@@ -273,30 +292,21 @@ TEST_F(CApiCuda, AsyncHoldsItsShare) {
   source.release();
   EXPECT_EQ(x.releases(), 0);
   EXPECT_FALSE(going.done());
-  int32_t done = -1;
-  ASSERT_OK(dlb_future_wait(going.future, 0.001, &done));
-  EXPECT_EQ(done, 0);
-  int32_t drained = -1;
-  ASSERT_OK(dlb_cuda_drain(0.001, &drained));
-  EXPECT_EQ(drained, 0);
+  EXPECT_FALSE(going.wait(0.001));
+  EXPECT_FALSE(drain(0.001));
   int32_t descriptor = -1;
   ASSERT_OK(dlb_future_fd(going.future, &descriptor));
   pollfd ready{descriptor, POLLIN, 0};
   EXPECT_EQ(poll(&ready, 1, 0), 0);
 
   sim().go();
-  ASSERT_OK(dlb_future_wait(going.future, -1, &done));
-  EXPECT_EQ(done, 1);
+  EXPECT_TRUE(going.wait(-1));
   EXPECT_TRUE(going.done());
   EXPECT_EQ(poll(&ready, 1, 10'000), 1);
   EXPECT_EQ(x.releases(), 1);
-  size_t count = 0;
-  ASSERT_OK(dlb_future_count(going.future, &count));
-  EXPECT_EQ(count, 1u);
-  Handle result;
-  Handle again;
-  ASSERT_OK(dlb_future_result(going.future, 0, &result.tensor));
-  ASSERT_OK(dlb_future_result(going.future, 0, &again.tensor));
+  EXPECT_EQ(going.count(), 1u);
+  Handle result = going.result();
+  Handle again = going.result();
   EXPECT_EQ(result.borrowed()->dl_tensor.data, again.borrowed()->dl_tensor.data);
   auto* none = poison<dlb_tensor>();
   expect_invalid(dlb_future_result(going.future, 1, &none), "index");
@@ -317,9 +327,7 @@ TEST_F(CApiCuda, WaitsOfAnyLengthEnd) {
       EXPECT_TRUE(sim().wait_until_blocked(1));
       sim().go();
     });
-    int32_t done = -1;
-    ASSERT_OK(dlb_future_wait(going.future, seconds, &done));
-    EXPECT_EQ(done, 1) << seconds;
+    EXPECT_TRUE(going.wait(seconds)) << seconds;
     waker.join();
   }
   int32_t done = -1;
@@ -339,8 +347,7 @@ TEST_F(CApiCuda, AsyncIntoHoldsBoth) {
     ASSERT_OK(dlb_cuda_stage_to_host_into_async(source.tensor, destination.tensor, kLegacy, nullptr,
                                                 &going.future));
   }
-  Handle result;
-  ASSERT_OK(dlb_future_result(going.future, 0, &result.tensor));
+  Handle result = going.result();
   EXPECT_EQ(result.borrowed()->dl_tensor.data, out.view().data);
   EXPECT_EQ(elements(out), elements_with(x, 1));
   EXPECT_EQ(x.releases(), 1);
@@ -371,8 +378,7 @@ TEST_F(CApiCuda, BorrowDefersTheRead) {
     EXPECT_EQ(sim().calls("memcpy_async") > copies, !borrow);
     if (!borrow) fill(x, 8);  // too late to be seen
     sim().go();
-    Handle result;
-    ASSERT_OK(dlb_future_result(going.future, 0, &result.tensor));
+    Handle result = going.result();
     EXPECT_EQ(result.borrowed()->dl_tensor.data, target.view().data);
     EXPECT_EQ(elements(target), elements_with(target, 3));
   }
@@ -388,17 +394,13 @@ TEST_F(CApiCuda, ManyGoAsynchronously) {
     dlb_tensor* const sources[] = {a.tensor, b.tensor};
     ASSERT_OK(dlb_cuda_stage_many_to_host_async(sources, 2, kLegacy, nullptr, &going.future));
   }
-  size_t count = 0;
-  ASSERT_OK(dlb_future_count(going.future, &count));
-  EXPECT_EQ(count, 2u);
-  Handle results[2];
-  for (size_t i = 0; i < 2; ++i) ASSERT_OK(dlb_future_result(going.future, i, &results[i].tensor));
+  EXPECT_EQ(going.count(), 2u);
+  const Handle results[] = {going.result(0), going.result(1)};
   EXPECT_EQ(elements_of(results[0]), elements_with(first, 1));
   EXPECT_EQ(elements_of(results[1]), elements_with(second, 3));
   FutureHandle empty;
   ASSERT_OK(dlb_cuda_stage_many_to_host_async(nullptr, 0, kLegacy, nullptr, &empty.future));
-  ASSERT_OK(dlb_future_count(empty.future, &count));
-  EXPECT_EQ(count, 0u);
+  EXPECT_EQ(empty.count(), 0u);
 }
 
 TEST_F(CApiCuda, NoSnapshotFlagSkipsWait) {
@@ -413,8 +415,7 @@ TEST_F(CApiCuda, NoSnapshotFlagSkipsWait) {
                                            &options, &going.future));
     produce(producer, x, 6);
     sim().go();
-    Handle result;
-    ASSERT_OK(dlb_future_result(going.future, 0, &result.tensor));
+    Handle result = going.result();
     sim().synchronize(producer);
     EXPECT_EQ(sim().reports_of(cuda_sim::ReportKind::race) > 0, bits != 0) << sim().complaint();
     sim().clear_reports();
@@ -463,9 +464,7 @@ TEST_F(CApiCuda, DropNeitherWaitsNorCancels) {
   EXPECT_OK(dlb_future_drop(future));
   EXPECT_OK(dlb_future_drop(nullptr));
   sim().go();
-  int32_t drained = 0;
-  ASSERT_OK(dlb_cuda_drain(30, &drained));
-  EXPECT_EQ(drained, 1);
+  EXPECT_TRUE(drain(30));
   EXPECT_EQ(elements(out), elements_with(x, 1));
 }
 

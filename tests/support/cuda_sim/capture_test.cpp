@@ -47,8 +47,8 @@ TEST_P(SimCaptureModes, ForbidUnsafeCalls) {
   ASSERT_CUDA(world.api.stream_is_capturing(captured, &status));
   if (each.forbidden) {
     EXPECT_EQ(status, cudaStreamCaptureStatusInvalidated);
-    EXPECT_EQ(world.sim.end_capture(captured), cudaErrorStreamCaptureInvalidated);
-    EXPECT_ONLY(world, ReportKind::capture_broken);
+    EXPECT_REFUSED(world, world.sim.end_capture(captured), cudaErrorStreamCaptureInvalidated,
+                   ReportKind::capture_broken);
   } else {
     EXPECT_EQ(status, cudaStreamCaptureStatusActive);
     EXPECT_CUDA(world.sim.end_capture(captured));
@@ -140,8 +140,7 @@ TEST(SimCapture, RefusesHostWait) {
   world.api.thread_exchange_stream_capture_mode(&mode);
   EXPECT_EQ(world.api.stream_synchronize(captured), 900);
   EXPECT_EQ(world.api.memcpy_async(nullptr, nullptr, 0, cudaMemcpyDefault, captured), 901);
-  EXPECT_EQ(world.sim.end_capture(captured), 901);
-  EXPECT_ONLY(world, ReportKind::capture_broken);
+  EXPECT_REFUSED(world, world.sim.end_capture(captured), 901, ReportKind::capture_broken);
 }
 
 TEST(SimCapture, BlocksTheLegacyStream) {
@@ -171,8 +170,7 @@ TEST(SimCapture, RefusesHostWaitForEvents) {
     ASSERT_CUDA(world.api.event_record(event, captured));
     EXPECT_NO_REPORTS(world);
     EXPECT_EQ(query ? world.query(event) : world.api.event_synchronize(event), 907);
-    EXPECT_EQ(world.sim.end_capture(captured), 901);
-    EXPECT_ONLY(world, ReportKind::capture_broken);
+    EXPECT_REFUSED(world, world.sim.end_capture(captured), 901, ReportKind::capture_broken);
   }
 }
 
@@ -204,22 +202,19 @@ TEST(SimCapture, RefusesOrderAcrossItsBorder) {
   ASSERT_CUDA(world.api.event_record(event, outside));
   ASSERT_CUDA(world.sim.begin_capture(first));
   EXPECT_EQ(world.api.stream_wait_event(first, event, 0), 905);
-  EXPECT_EQ(world.sim.end_capture(first), 901);
-  EXPECT_ONLY(world, ReportKind::capture_broken);
+  EXPECT_REFUSED(world, world.sim.end_capture(first), 901, ReportKind::capture_broken);
 
   ASSERT_CUDA(world.sim.begin_capture(first));
   ASSERT_CUDA(world.sim.begin_capture(second));
   ASSERT_CUDA(world.api.event_record(event, first));
   EXPECT_EQ(world.api.stream_wait_event(second, event, 0), 902);
   EXPECT_EQ(world.sim.end_capture(first), 901);
-  EXPECT_EQ(world.sim.end_capture(second), 901);
-  EXPECT_ONLY(world, ReportKind::capture_broken);
+  EXPECT_REFUSED(world, world.sim.end_capture(second), 901, ReportKind::capture_broken);
 
   ASSERT_CUDA(world.sim.begin_capture(first));
   ASSERT_CUDA(world.api.event_record(event, first));
   EXPECT_EQ(world.api.stream_wait_event(cudaStreamLegacy, event, 0), 906);
-  EXPECT_EQ(world.sim.end_capture(first), 901);
-  EXPECT_ONLY(world, ReportKind::capture_broken);
+  EXPECT_REFUSED(world, world.sim.end_capture(first), 901, ReportKind::capture_broken);
 }
 
 TEST(SimCapture, EndsWhereItBegan) {
@@ -228,13 +223,11 @@ TEST(SimCapture, EndsWhereItBegan) {
   const cudaStream_t branch = world.stream();
   ASSERT_CUDA(world.sim.begin_capture(origin));
   on_another_thread(world, [&] { EXPECT_EQ(world.sim.end_capture(origin), 908); });
-  EXPECT_EQ(world.sim.end_capture(origin), 901);
-  EXPECT_ONLY(world, ReportKind::capture_broken);
+  EXPECT_REFUSED(world, world.sim.end_capture(origin), 901, ReportKind::capture_broken);
   ASSERT_CUDA(world.sim.begin_capture(origin));
   world.order(origin, branch);
   EXPECT_EQ(world.sim.end_capture(branch), 903);
-  EXPECT_EQ(world.sim.end_capture(origin), 901);
-  EXPECT_ONLY(world, ReportKind::capture_broken);
+  EXPECT_REFUSED(world, world.sim.end_capture(origin), 901, ReportKind::capture_broken);
   EXPECT_EQ(world.sim.begin_capture(cudaStreamLegacy), 900);
   ASSERT_CUDA(world.sim.begin_capture(origin, kRelaxed));
   EXPECT_EQ(world.sim.begin_capture(origin), cudaErrorIllegalState);

@@ -57,8 +57,7 @@ TEST(SimCopies, AcceptMatchingKinds) {
       EXPECT_CUDA(answer);
       EXPECT_NO_REPORTS(world);
     } else {
-      EXPECT_EQ(answer, cudaErrorInvalidValue);
-      EXPECT_ONLY(world, ReportKind::bad_argument);
+      EXPECT_REFUSED(world, answer, cudaErrorInvalidValue, ReportKind::bad_argument);
     }
   }
   world.sim.finish();
@@ -69,15 +68,13 @@ TEST(SimCopies, RefusePastTheEnd) {
   auto* device = static_cast<char*>(world.sim.device_alloc(kCount));
   PinnedBytes host(world.api, 2 * kCount);
   const cudaStream_t s = world.stream();
-  EXPECT_EQ(world.api.memcpy_async(device + 1, host.data(), kCount, cudaMemcpyDefault, s),
-            cudaErrorInvalidValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
-  EXPECT_EQ(world.api.memcpy_async(device, nullptr, kCount, cudaMemcpyDefault, s),
-            cudaErrorInvalidValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
-  EXPECT_EQ(world.api.memcpy_async(device, device + 8, 16, cudaMemcpyDefault, s),
-            cudaErrorInvalidValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world,
+                 world.api.memcpy_async(device + 1, host.data(), kCount, cudaMemcpyDefault, s),
+                 cudaErrorInvalidValue, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.memcpy_async(device, nullptr, kCount, cudaMemcpyDefault, s),
+                 cudaErrorInvalidValue, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.memcpy_async(device, device + 8, 16, cudaMemcpyDefault, s),
+                 cudaErrorInvalidValue, ReportKind::bad_argument);
   EXPECT_CUDA(world.api.memcpy_async(nullptr, nullptr, 0, cudaMemcpyDefault, s));
   EXPECT_NO_REPORTS(world);
 }
@@ -98,14 +95,14 @@ TEST(SimCopies, TwoDimensionsMoveRowsOnly) {
       EXPECT_EQ(host.data()[y * kHostPitch + x], x < kWidth ? all[y * kPitch + x] : 0xEE);
     }
   }
-  EXPECT_EQ(world.api.memcpy_2d_async(host.data(), kWidth - 1, device, kPitch, kWidth, kRows,
-                                      cudaMemcpyDeviceToHost, s),
-            cudaErrorInvalidPitchValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
-  EXPECT_EQ(world.api.memcpy_2d_async(host.data(), size_t{1} << 31, device, kPitch, kWidth, 1,
-                                      cudaMemcpyDeviceToHost, s),
-            cudaErrorInvalidPitchValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world,
+                 world.api.memcpy_2d_async(host.data(), kWidth - 1, device, kPitch, kWidth, kRows,
+                                           cudaMemcpyDeviceToHost, s),
+                 cudaErrorInvalidPitchValue, ReportKind::bad_argument);
+  EXPECT_REFUSED(world,
+                 world.api.memcpy_2d_async(host.data(), size_t{1} << 31, device, kPitch, kWidth, 1,
+                                           cudaMemcpyDeviceToHost, s),
+                 cudaErrorInvalidPitchValue, ReportKind::bad_argument);
 }
 
 TEST(SimCopies, InterleavedRowsDoNotRace) {
@@ -148,12 +145,12 @@ TEST(SimCopies, ThreeDimensionsMoveTheirBox) {
     }
   }
   parms.dstPtr.ysize = 1;
-  EXPECT_EQ(world.api.memcpy_3d_async(&parms, s), cudaErrorInvalidValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.memcpy_3d_async(&parms, s), cudaErrorInvalidValue,
+                 ReportKind::bad_argument);
   parms.dstPtr.ysize = 2;
   parms.srcPos.x = kPitch - 2;
-  EXPECT_EQ(world.api.memcpy_3d_async(&parms, s), cudaErrorInvalidPitchValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.memcpy_3d_async(&parms, s), cudaErrorInvalidPitchValue,
+                 ReportKind::bad_argument);
 }
 
 TEST(SimCopies, RefuseCrossingASeam) {
@@ -167,14 +164,14 @@ TEST(SimCopies, RefuseCrossingASeam) {
   world.copy(device, pages + 4096, 4096, s);
   EXPECT_NO_REPORTS(world);
   for (const auto& [from, count] : {std::pair{4095, 2}, {0, 8192}, {8191, 2}}) {
-    EXPECT_EQ(world.api.memcpy_async(device, pages + from, static_cast<size_t>(count),
-                                     cudaMemcpyDefault, s),
-              cudaErrorInvalidValue);
-    EXPECT_ONLY(world, ReportKind::seam_crossed);
+    EXPECT_REFUSED(world,
+                   world.api.memcpy_async(device, pages + from, static_cast<size_t>(count),
+                                          cudaMemcpyDefault, s),
+                   cudaErrorInvalidValue, ReportKind::seam_crossed);
   }
-  EXPECT_EQ(world.api.memcpy_2d_async(device, 4, pages + 4094, 4, 1, 2, cudaMemcpyDefault, s),
-            cudaErrorInvalidValue);
-  EXPECT_ONLY(world, ReportKind::seam_crossed);
+  EXPECT_REFUSED(world,
+                 world.api.memcpy_2d_async(device, 4, pages + 4094, 4, 1, 2, cudaMemcpyDefault, s),
+                 cudaErrorInvalidValue, ReportKind::seam_crossed);
   world.sim.finish();
   EXPECT_CUDA(world.api.host_unregister(pages));
   EXPECT_CUDA(world.api.host_unregister(pages + 4096));
@@ -187,8 +184,8 @@ TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
   config.max_registration_bytes = 4 * 4096;
   World world(config);
   auto* pages = static_cast<char*>(std::aligned_alloc(4096, 8 * 4096));
-  EXPECT_EQ(world.api.host_register(pages, 5 * 4096, 0), cudaErrorInvalidValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.host_register(pages, 5 * 4096, 0), cudaErrorInvalidValue,
+                 ReportKind::bad_argument);
   ASSERT_CUDA(world.api.host_register(pages, 4096 + 1, 0));
   EXPECT_EQ(world.api.host_register(pages, 4096, 0), cudaErrorHostMemoryAlreadyRegistered);
   EXPECT_EQ(world.api.host_register(pages + 8000, 10, 0), cudaErrorHostMemoryAlreadyRegistered);
@@ -199,8 +196,8 @@ TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
   EXPECT_EQ(world.api.host_register(pages + 4 * 4096, 6, 0), cudaErrorMemoryAllocation);
   EXPECT_CUDA(world.api.host_register(pages + 4 * 4096, 5, 0));
   EXPECT_NO_REPORTS(world);
-  EXPECT_EQ(world.api.host_unregister(pages + 1), cudaErrorHostMemoryNotRegistered);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.host_unregister(pages + 1), cudaErrorHostMemoryNotRegistered,
+                 ReportKind::bad_argument);
   EXPECT_CUDA(world.api.host_unregister(pages));
   EXPECT_CUDA(world.api.host_unregister(pages + 8192));
   EXPECT_CUDA(world.api.host_unregister(pages + 4 * 4096));

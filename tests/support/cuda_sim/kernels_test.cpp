@@ -101,9 +101,9 @@ TEST(SimKernels, WantTheirStreamsContext) {
   const cudaStream_t stream = world.stream();
   ASSERT_CUDA(world.api.preload_kernels());
   world.sim.use_device(0);
-  EXPECT_EQ(world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream),
-            cudaErrorInvalidResourceHandle);
-  EXPECT_ONLY(world, ReportKind::wrong_context);
+  EXPECT_REFUSED(world,
+                 world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream),
+                 cudaErrorInvalidResourceHandle, ReportKind::wrong_context);
 }
 
 TEST(SimKernels, FaultOnUnreachable) {
@@ -112,13 +112,13 @@ TEST(SimKernels, FaultOnUnreachable) {
   char host[64] = {};
   ASSERT_CUDA(world.api.preload_kernels());
   const cudaStream_t stream = world.stream();
-  EXPECT_EQ(world.api.launch(KernelId::strided, every(memory, memory + 64, 0, 1), stream),
-            cudaErrorInvalidConfiguration);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world,
+                 world.api.launch(KernelId::strided, every(memory, memory + 64, 0, 1), stream),
+                 cudaErrorInvalidConfiguration, ReportKind::bad_argument);
   PackParams wrong = every(memory, memory + 64, 4, 1);
   wrong.count = 5;
-  EXPECT_EQ(world.api.launch(KernelId::strided, wrong, stream), cudaErrorInvalidValue);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.launch(KernelId::strided, wrong, stream), cudaErrorInvalidValue,
+                 ReportKind::bad_argument);
   EXPECT_CUDA(world.api.launch(KernelId::strided, every(memory, host, 4, 1), stream));
   EXPECT_ONLY(world, ReportKind::bad_argument);
   EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorIllegalAddress);

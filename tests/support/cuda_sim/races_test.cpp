@@ -164,10 +164,10 @@ TEST_P(SimRaces, UseAfterFree) {
   CopyWorld world(kCount, config());
   world.sim.device_free(world.memory);
   EXPECT_NO_REPORTS(world);
-  EXPECT_EQ(world.api.memcpy_async(world.host.data(), world.memory, kCount, cudaMemcpyDefault,
-                                   world.stream()),
-            cudaErrorInvalidValue);
-  EXPECT_ONLY(world, ReportKind::use_after_destroy);
+  EXPECT_REFUSED(world,
+                 world.api.memcpy_async(world.host.data(), world.memory, kCount, cudaMemcpyDefault,
+                                        world.stream()),
+                 cudaErrorInvalidValue, ReportKind::use_after_destroy);
 }
 
 TEST_P(SimRaces, AllocationNeedsStreamOrder) {
@@ -185,8 +185,8 @@ TEST_P(SimRaces, AllocationNeedsStreamOrder) {
     EXPECT_ONLY_IF(!ordered, world, ReportKind::freed_while_pending);
     world.sim.enqueue_write(a, memory, Bytes(kCount));
     EXPECT_ONLY(world, ReportKind::use_after_destroy);
-    EXPECT_EQ(world.api.free_async(memory, a), cudaErrorInvalidValue);
-    EXPECT_ONLY(world, ReportKind::use_after_destroy);
+    EXPECT_REFUSED(world, world.api.free_async(memory, a), cudaErrorInvalidValue,
+                   ReportKind::use_after_destroy);
     EXPECT_EQ(world.sim.leaks().async_allocations, 0u);
   }
 }
@@ -201,15 +201,14 @@ TEST_P(SimRaces, DestroyedHandles) {
   EXPECT_CUDA(world.api.event_synchronize(event));
   ASSERT_CUDA(world.api.event_destroy(event));
   EXPECT_NO_REPORTS(world);
-  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorInvalidResourceHandle);
-  EXPECT_ONLY(world, ReportKind::use_after_destroy);
-  EXPECT_EQ(world.query(event), cudaErrorInvalidResourceHandle);
-  EXPECT_ONLY(world, ReportKind::use_after_destroy);
-  EXPECT_EQ(world.api.stream_synchronize(reinterpret_cast<cudaStream_t>(0x1234)),
-            cudaErrorInvalidResourceHandle);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
-  EXPECT_EQ(world.api.stream_destroy(cudaStreamLegacy), cudaErrorInvalidResourceHandle);
-  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.stream_synchronize(stream), cudaErrorInvalidResourceHandle,
+                 ReportKind::use_after_destroy);
+  EXPECT_REFUSED(world, world.query(event), cudaErrorInvalidResourceHandle,
+                 ReportKind::use_after_destroy);
+  EXPECT_REFUSED(world, world.api.stream_synchronize(reinterpret_cast<cudaStream_t>(0x1234)),
+                 cudaErrorInvalidResourceHandle, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.stream_destroy(cudaStreamLegacy), cudaErrorInvalidResourceHandle,
+                 ReportKind::bad_argument);
 }
 
 TEST_P(SimRaces, AllocatorOrdersReuse) {

@@ -101,6 +101,12 @@ struct CopyWorld : World {
     (world).sim.clear_reports();                                                 \
   } while (false)
 #define EXPECT_NO_REPORTS(world) EXPECT_EQ((world).sim.complaint(), "")
+/// A call that answers `error` and is reported.
+#define EXPECT_REFUSED(world, call, error, expected_kind) \
+  do {                                                    \
+    EXPECT_EQ(call, error);                               \
+    EXPECT_ONLY(world, expected_kind);                    \
+  } while (false)
 #define EXPECT_ONLY_IF(condition, world, expected_kind) \
   do {                                                  \
     if (condition) {                                    \
