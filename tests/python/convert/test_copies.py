@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from dtypes import random_array
 
 import dlbridge
 from support import (
@@ -23,7 +24,6 @@ from support import (
     f4,
     f8,
     misaligned_array,
-    random_array,
     raw,
     read_only,
     refusal,

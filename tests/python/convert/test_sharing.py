@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from dtypes import random_array
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,6 @@ from support import (
     assert_original_storage,
     direct_tier,
     element_strides,
-    random_array,
     random_tensor,
     raw,
     refusal,

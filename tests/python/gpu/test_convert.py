@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 import simulated_gpu
-from dtypes import WHOLE_DTYPES
+from dtypes import WHOLE_DTYPES, random_array
 from refusals import refusal
-from simulated_gpu import CUDA_HOST, CUDA_MANAGED, LAYOUTS, FakeArray, SimulatedGpu, elements, eventually
+from simulated_gpu import CUDA_HOST, CUDA_MANAGED, LAYOUTS, FakeArray, SimulatedGpu, eventually
 
 import dlbridge
 from dlbridge import ExchangeError, from_dlpack, stage, to_numpy
@@ -63,7 +63,7 @@ def late(gpu: SimulatedGpu, values: np.ndarray, **options: Any) -> FakeArray:
     + [(LARGE, name, dtype) for name in LARGE_LAYOUTS for dtype in ("uint8", "float32", "complex128")],
 )
 def test_layouts_and_dtypes_to_host(gpu, shape, layout, dtype):
-    values = np.asarray(LAYOUTS[layout](elements(dtype, shape)))
+    values = np.asarray(LAYOUTS[layout](random_array(dtype, shape)))
     fake = late(gpu, values, byte_offset=128, read_only=True)
     sources = [fake] if dtype.startswith(("bfloat", "float8")) else [fake, fake.as_cai()]
     for source in sources:
@@ -94,7 +94,7 @@ OUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 @pytest.mark.parametrize("rows", [4, 1200])
 @pytest.mark.parametrize("layout", OUTS)
 def test_out_of_any_layout(gpu, layout, rows):
-    values = elements("int32", (rows, 70)).T
+    values = random_array("int32", (rows, 70)).T
     fake = late(gpu, values)
     for into in (lambda out: to_numpy(fake, out=out, device="cpu"), lambda out: stage(fake, out=out).result()):
         out = OUTS[layout](values)
@@ -107,7 +107,7 @@ def test_out_of_any_layout(gpu, layout, rows):
 
 @pytest.mark.rule(26, 75)
 def test_managed_and_pinned_memory(gpu):
-    values = elements("float32", (4, 6))
+    values = random_array("float32", (4, 6))
     pinned = gpu.array(values, kind=CUDA_HOST)
     shared = to_numpy(pinned)
     assert shared.__array_interface__["data"][0] == pinned.address
@@ -135,7 +135,7 @@ PINNED_WAYS: dict[str, Callable[[FakeArray], Any]] = {
 )
 def test_foreign_pinned_memory_is_awaited(gpu, way):
     """A producer may export it before the copy into it is done; the host waits for that copy."""
-    values = elements("int32", (4, 6))
+    values = random_array("int32", (4, 6))
     pinned = gpu.array(values, kind=CUDA_HOST)
     gpu.write(pinned, values + 1)
     got = PINNED_WAYS[way](pinned)
@@ -145,7 +145,7 @@ def test_foreign_pinned_memory_is_awaited(gpu, way):
 
 @pytest.mark.parametrize("versioned", [True, False])
 def test_capsules_use_legacy_stream(gpu, versioned):
-    values = elements("float32", (4, 6))
+    values = random_array("float32", (4, 6))
     fake = gpu.array(values, late=True)
     capsule = fake.capsule(versioned=versioned)
     same(to_numpy(capsule, device="cpu"), values)
@@ -155,12 +155,12 @@ def test_capsules_use_legacy_stream(gpu, versioned):
 
 
 def test_capsule_without_strides(gpu):
-    values = elements("float32", (4, 6))
+    values = random_array("float32", (4, 6))
     same(to_numpy(late(gpu, values, with_strides=False), device="cpu"), values)
 
 
 def test_casting_on_the_way(gpu):
-    values = elements("int16", (4, 6))
+    values = random_array("int16", (4, 6))
     same(to_numpy(late(gpu, values.T), device="cpu", dtype="float64"), values.T.astype(np.float64))
     out = np.empty((6, 4), np.float32)
     same(to_numpy(late(gpu, values.T), device="cpu", out=out), values.T.astype(np.float32))
@@ -170,7 +170,7 @@ def test_casting_on_the_way(gpu):
 
 @pytest.mark.rule(76)
 def test_producer_is_given_a_stream(gpu):
-    fake = late(gpu, elements("float32", (4, 6)))
+    fake = late(gpu, random_array("float32", (4, 6)))
     to_numpy(fake, device="cpu")
     (request,) = fake.requests
     assert request["stream"] in gpu.copy_streams() and request["stream"] > 2
@@ -185,10 +185,10 @@ def test_producer_is_given_a_stream(gpu):
     ("shape", "layout", "dtype"), LAYOUTS_AND_DTYPES + [(LARGE, name, "float32") for name in LARGE_LAYOUTS]
 )
 def test_layouts_and_dtypes_to_device(gpu, shape, layout, dtype, pinned):
-    whole = elements(dtype, shape)
+    whole = random_array(dtype, shape)
     if pinned:
         whole = dlbridge.pinned_empty(shape, whole.dtype)
-        whole[...] = elements(dtype, shape)
+        whole[...] = random_array(dtype, shape)
     values = np.asarray(LAYOUTS[layout](whole))
     tensor = from_dlpack(values, device=DEVICE)
     assert (tensor.device, tensor.shape, tensor.dtype) == (DEVICE, values.shape, dtype)
@@ -200,7 +200,7 @@ def test_layouts_and_dtypes_to_device(gpu, shape, layout, dtype, pinned):
 
 
 def test_device_memory_is_freed(gpu):
-    tensor = from_dlpack(elements("float32", (64, 64)), device=DEVICE)
+    tensor = from_dlpack(random_array("float32", (64, 64)), device=DEVICE)
     assert gpu.sim.async_bytes() >= 64 * 64 * 4
     del tensor
     eventually(lambda: gpu.sim.async_bytes() == 0)
@@ -210,7 +210,7 @@ def test_device_memory_is_freed(gpu):
 
 
 def test_sharing_on_device(gpu):
-    fake = late(gpu, elements("float32", (6, 4)).T)
+    fake = late(gpu, random_array("float32", (6, 4)).T)
     tensor = from_dlpack(fake)
     assert (tensor.data_ptr, tensor.strides, tensor.device) == (fake.address, fake.strides, DEVICE)
     assert not tensor.is_copied
@@ -220,7 +220,7 @@ def test_sharing_on_device(gpu):
 
 
 def test_copy_on_device(gpu):
-    values = elements("float32", (6, 4)).T
+    values = random_array("float32", (6, 4)).T
     fake = late(gpu, values)
     copied = from_dlpack(fake, copy=True)
     assert copied.data_ptr != fake.address and copied.device == DEVICE and copied.is_copied
@@ -238,7 +238,7 @@ def test_missing_device_is_refused(gpu):
 
 
 def test_unfit_out_on_gpu_is_refused(gpu):
-    fake = late(gpu, elements("float32", (4, 6)))
+    fake = late(gpu, random_array("float32", (4, 6)))
     assert refusal(lambda: stage(fake, out=np.empty((6, 4), np.float32))).code == "shape_mismatch"
     assert refusal(lambda: stage(fake, out=np.empty((4, 6), np.int32))).code == "unsupported_dtype"
     with pytest.raises(TypeError, match="out is list"):
@@ -252,7 +252,7 @@ def test_host_to_host_is_refused(gpu):
 
 
 def test_wrong_device_claim_is_refused(gpu):
-    fake = gpu.array(elements("float32", (4, 6)))
+    fake = gpu.array(random_array("float32", (4, 6)))
     host = np.zeros(4, np.float32)
     fake.memory = host.ctypes.data  # says device memory, names host memory
     lie = fake.capsule()
@@ -263,7 +263,7 @@ def test_wrong_device_claim_is_refused(gpu):
 
 
 def test_cuda_array_interface_stream(gpu):
-    values = elements("float32", (4, 6))
+    values = random_array("float32", (4, 6))
     fake = late(gpu, values)
     same(to_numpy(fake.as_cai(stream=fake.stream), device="cpu"), values)
     fake = gpu.array(values, late=True)
@@ -274,7 +274,7 @@ def test_cuda_array_interface_stream(gpu):
 
 @pytest.mark.parametrize("entries", [{"stream": None}, {"version": 2}])
 def test_cuda_array_interface_without_stream(gpu, entries):
-    values = elements("float32", (4, 6))
+    values = random_array("float32", (4, 6))
     fake = late(gpu, values)
     gpu.synchronize(fake.stream)
     hold = gpu.hold(fake.stream)
@@ -299,13 +299,13 @@ def test_cuda_array_interface_without_stream(gpu, entries):
     ],
 )
 def test_invalid_interfaces_are_refused(gpu, entries, code):
-    fake = gpu.array(elements("float32", (4, 6)))
+    fake = gpu.array(random_array("float32", (4, 6)))
     assert refusal(lambda: to_numpy(fake.as_cai(**entries), device="cpu")).code == code
 
 
 @pytest.mark.rule(57)
 def test_source_is_held_until_done(gpu):
-    values = elements("float32", (4, 6))
+    values = random_array("float32", (4, 6))
     fake = late(gpu, values)
     hold = gpu.hold(fake.stream)
     array = fake.as_cai()
@@ -321,7 +321,7 @@ def test_source_is_held_until_done(gpu):
 
 @pytest.mark.rule(77)
 def test_tensor_offers_interface(gpu):
-    values = elements("float32", (6, 4)).T
+    values = random_array("float32", (6, 4)).T
     tensor = from_dlpack(late(gpu, values))
     interface = tensor.__cuda_array_interface__
     assert (interface["shape"], interface["typestr"], interface["version"]) == (values.shape, "<f4", 3)
@@ -329,4 +329,4 @@ def test_tensor_offers_interface(gpu):
     assert interface["stream"] not in (None, 0)
     same(gpu.read(tensor, interface["stream"]), values)
     assert not hasattr(from_dlpack(values), "__cuda_array_interface__")
-    assert not hasattr(from_dlpack(late(gpu, elements("bfloat16", (3, 4)))), "__cuda_array_interface__")
+    assert not hasattr(from_dlpack(late(gpu, random_array("bfloat16", (3, 4)))), "__cuda_array_interface__")

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import simulated_gpu
 from capsules import consume, legacy_of
-from dtypes import WHOLE_DTYPES
+from dtypes import WHOLE_DTYPES, random_array
 from refusals import refusal
-from simulated_gpu import LAYOUTS, elements, extension
+from simulated_gpu import LAYOUTS, extension
 
 import dlbridge
 
@@ -30,7 +30,7 @@ def floats(*shape: int) -> np.ndarray:
 @pytest.mark.parametrize("dtype", WHOLE_DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_arrays_keep_values(gpu, layout, dtype):
-    values = np.asarray(LAYOUTS[layout](elements(dtype, (2, 3, 4))))
+    values = np.asarray(LAYOUTS[layout](random_array(dtype, (2, 3, 4))))
     for late, byte_offset in ((False, 0), (True, 64)):
         fake = gpu.array(values, late=late, byte_offset=byte_offset)
         found = fake.read()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 # By name: DLPack's code and bits.
@@ -38,3 +40,11 @@ def numpy_dtype(name: str) -> np.dtype:
         import ml_dtypes
 
         return np.dtype(getattr(ml_dtypes, name))
+
+
+def random_array(dtype: Any, shape: tuple[int, ...] = (4, 5), seed: int = 7) -> np.ndarray:
+    """Random bits, other ones for each seed; each element is a valid one."""
+    dtype = numpy_dtype(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+    count = int(np.prod(shape))
+    bits = np.random.default_rng(seed).integers(0, 255, count * dtype.itemsize, dtype=np.uint8)
+    return (bits % 2 if dtype == np.bool_ else bits).view(dtype).reshape(shape)

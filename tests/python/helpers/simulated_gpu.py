@@ -59,16 +59,6 @@ LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def elements(dtype: str, shape: tuple[int, ...], seed: int = 1) -> np.ndarray:
-    """Any bits, other ones for each seed; those of bool are 0 and 1."""
-    kind = numpy_dtype(dtype)
-    count = int(np.prod(shape))
-    draw = np.random.default_rng(seed)
-    if dtype == "bool":
-        return draw.integers(0, 2, count).astype(np.bool_).reshape(shape)
-    return np.frombuffer(draw.bytes(count * kind.itemsize), kind).reshape(shape)
-
-
 def values_of(shape: tuple[int, ...] = SMALL, first: int = 1) -> np.ndarray:
     """Successive float32 numbers."""
     return np.arange(first, first + np.prod(shape), dtype=np.float32).reshape(shape)

@@ -10,38 +10,19 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from dtypes import WHOLE_DTYPES, numpy_dtype, random_array
 from refusals import refusal as refusal
 
 import dlbridge
 
 # (NumPy's dtype, torch's dtype) of everything that both hold, by name.
+_NAMES_IN_TORCH = {name: name for name in WHOLE_DTYPES if hasattr(torch, name)}
+_NAMES_IN_TORCH |= {"longlong": "int64", "ulonglong": "uint64"}
 DTYPE_PAIRS: dict[str, tuple[Any, torch.dtype]] = {
-    "bool": (np.bool_, torch.bool),
-    "int8": (np.int8, torch.int8),
-    "int16": (np.int16, torch.int16),
-    "int32": (np.int32, torch.int32),
-    "int64": (np.int64, torch.int64),
-    "longlong": (np.longlong, torch.int64),
-    "uint8": (np.uint8, torch.uint8),
-    "uint16": (np.uint16, torch.uint16),
-    "uint32": (np.uint32, torch.uint32),
-    "uint64": (np.uint64, torch.uint64),
-    "ulonglong": (np.ulonglong, torch.uint64),
-    "float16": (np.float16, torch.float16),
-    "float32": (np.float32, torch.float32),
-    "float64": (np.float64, torch.float64),
-    "complex64": (np.complex64, torch.complex64),
-    "complex128": (np.complex128, torch.complex128),
-    "bfloat16": (ml_dtypes.bfloat16, torch.bfloat16),
-    "float8_e4m3fn": (ml_dtypes.float8_e4m3fn, torch.float8_e4m3fn),
-    "float8_e4m3fnuz": (ml_dtypes.float8_e4m3fnuz, torch.float8_e4m3fnuz),
-    "float8_e5m2": (ml_dtypes.float8_e5m2, torch.float8_e5m2),
-    "float8_e5m2fnuz": (ml_dtypes.float8_e5m2fnuz, torch.float8_e5m2fnuz),
-    "float8_e8m0fnu": (ml_dtypes.float8_e8m0fnu, torch.float8_e8m0fnu),
+    name: (numpy_dtype(name), getattr(torch, in_torch)) for name, in_torch in _NAMES_IN_TORCH.items()
 }
 # Those that torch hands out: one NumPy dtype each.
 TORCH_PAIRS = {name: pair for name, pair in DTYPE_PAIRS.items() if name not in ("longlong", "ulonglong")}
@@ -102,23 +83,10 @@ def assert_original_storage(again: torch.Tensor, t: torch.Tensor) -> None:
         assert again.storage_offset() * again.element_size() == again.data_ptr() - start
 
 
-def random_array(dtype: Any, shape: tuple[int, ...] = (4, 5), seed: int = 7) -> np.ndarray:
-    """An array of random bits, each a valid element."""
-    rng = np.random.default_rng(seed)
-    dtype = np.dtype(dtype)
-    if dtype == np.bool_:
-        return rng.integers(0, 2, shape).astype(np.bool_)
-    count = int(np.prod(shape))
-    return rng.integers(0, 255, count * dtype.itemsize, dtype=np.uint8).view(dtype).reshape(shape)
-
-
-def random_tensor(dtype: torch.dtype, shape: tuple[int, ...] = (4, 5), seed: int = 7) -> torch.Tensor:
+def random_tensor(dtype: torch.dtype, shape: tuple[int, ...] = (4, 5)) -> torch.Tensor:
     """A tensor of random bits, each a valid element, in memory that torch allocated."""
-    generator = torch.Generator().manual_seed(seed)
-    if dtype == torch.bool:
-        return torch.randint(0, 2, shape, generator=generator).to(torch.bool)
-    count = int(np.prod(shape)) * dtype.itemsize
-    return torch.randint(0, 255, (count,), generator=generator, dtype=torch.uint8).view(dtype).reshape(shape)
+    bits = torch.tensor(random_array("uint8", (int(np.prod(shape)) * dtype.itemsize,)))
+    return (bits % 2 if dtype == torch.bool else bits).view(dtype).reshape(shape)
 
 
 def f8() -> np.ndarray:

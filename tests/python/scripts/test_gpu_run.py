@@ -226,6 +226,13 @@ class TestRun:
         options = Namespace(steps=list(steps), seed=1, rounds=15, only="")
         return gpu_run.Run(tmp_path, gpu_report.Document(tmp_path), options, time.monotonic() + seconds, "90", "")
 
+    def step(self, tmp_path, name, function, seconds=60.0):
+        """What the document says of a step, and whether that is a failure."""
+        run = self.run(tmp_path, seconds)
+        gpu_run.perform(run, name, function)
+        (step,) = run.document.content["steps"]
+        return step["state"], step["note"], run.document.failed()
+
     def test_first_recent_dlpack_header_wins(self, tmp_path, monkeypatch):
         monkeypatch.delenv("DLPACK_INCLUDE_DIR", raising=False)
         headers = []
@@ -261,20 +268,14 @@ class TestRun:
         assert gpu_run.call(["sh", "-c", 'exit "$CODE"'], tmp_path / "log", 30, CODE="7") == 7
 
     def test_steps_without_time_are_skipped(self, tmp_path, capsys):
-        run = self.run(tmp_path, seconds=5)
-        gpu_run.perform(run, "bars", lambda _: pytest.fail("there was no time for it"))
-        [step] = run.document.content["steps"]
-        assert step["state"] == "skipped" and "30 s needed" in step["note"]
-        assert not run.document.failed()
+        state, note, failed = self.step(tmp_path, "bars", lambda _: pytest.fail("there was no time for it"), 5)
+        assert (state, failed) == ("skipped", False) and "30 s needed" in note
 
     def test_failed_steps_are_listed(self, tmp_path, capsys):
         def failing(_):
             raise gpu_run.StepFailed("ctest ended with 8")
 
-        run = self.run(tmp_path)
-        gpu_run.perform(run, "tests", failing)
-        assert run.document.content["steps"][0]["note"] == "ctest ended with 8"
-        assert run.document.failed()
+        assert self.step(tmp_path, "tests", failing) == ("failed", "ctest ended with 8", True)
 
     def test_time_is_reserved(self, tmp_path):
         assert gpu_run.reserved(self.run(tmp_path), "bars") == gpu_run.RESERVED_SECONDS["bars"]
@@ -324,11 +325,8 @@ class TestRun:
     def test_step_without_package_is_skipped(self, tmp_path, monkeypatch):
         monkeypatch.delenv("DLBRIDGE_PACKAGE", raising=False)
         monkeypatch.setattr(gpu_run, "BUILD", tmp_path / "none")
-        run = self.run(tmp_path)
-        gpu_run.perform(run, "interop", gpu_run.interop)
-        (step,) = run.document.content["steps"]
-        assert (step["state"], run.document.failed()) == ("skipped", False)
-        assert "DLBRIDGE_PACKAGE" in step["note"]
+        state, note, failed = self.step(tmp_path, "interop", gpu_run.interop)
+        assert (state, failed) == ("skipped", False) and "DLBRIDGE_PACKAGE" in note
 
     @pytest.mark.parametrize(("status", "state"), [(0, "done"), (1, "failed"), (3, "failed")])
     def test_suite_status_ends_step(self, status, state, tmp_path, monkeypatch):
@@ -342,10 +340,8 @@ class TestRun:
             f"import sys\nprint(sys.argv[1:3])\nprint('2 passed, 0 failed, 1 skipped')\nsys.exit({status})\n"
         )
         monkeypatch.setenv("DLBRIDGE_PACKAGE", str(tmp_path))
-        run = self.run(tmp_path, 300)
-        gpu_run.perform(run, "interop", gpu_run.interop)
-        (step,) = run.document.content["steps"]
-        assert step["state"] == state and step["note"].startswith("2 passed, 0 failed, 1 skipped")
+        found, note, _ = self.step(tmp_path, "interop", gpu_run.interop, 300)
+        assert found == state and note.startswith("2 passed, 0 failed, 1 skipped")
         assert "['gpu', '--seconds']" in (tmp_path / "interop.log").read_text()
 
     @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ import numpy as np
 import pytest
 import torch
 from capsules import Crafted, _capi
+from dtypes import random_array
 
 import dlbridge
-from support import AS, LAYOUTS, address, assert_no_growth, random_array, refusal
+from support import AS, LAYOUTS, address, assert_no_growth, refusal
 
 
 class PyBuffer(ctypes.Structure):

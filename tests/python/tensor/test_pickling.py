@@ -21,11 +21,12 @@ import numpy as np
 import pytest
 import torch
 from capsules import Crafted, versioned_of
+from dtypes import random_array
 
 import dlbridge
 from dlbridge import _pickling
 from isolated import run_isolated
-from support import DTYPE_PAIRS, LAYOUTS, address, assert_no_growth, random_array, raw, read_only, refusal
+from support import DTYPE_PAIRS, LAYOUTS, address, assert_no_growth, raw, read_only, refusal
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 
