@@ -13,7 +13,7 @@ from isolated import FROM_HELPERS, HAS_TORCH, run_isolated
 pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
 
 PRELUDE = f"""
-import ctypes, gc, os, signal, threading, time
+import asyncio, ctypes, gc, os, signal, threading, time
 {FROM_HELPERS}
 import numpy as np
 import dlbridge
@@ -44,6 +44,7 @@ WAITS = {
     "stage_many": "stage_many([fake, fake]).result()",
     "beyond the pool": "dlbridge.set_pool_limit(1 << 19); to_numpy(fake, device='cpu')",
     "to the device": "stage(fake_host, out=target, stream=own).result()",
+    "event loop": "async def main(): await stage(fake, device='cpu')\nasyncio.run(main())",
     "copy on the device": "to_numpy(from_dlpack(fake, copy=True), device='cpu')",
 }
 
@@ -81,28 +82,6 @@ def test_ctrl_c_ends_waits(shape):
         for wait in {list(waits.values())!r}:
             print(wait, flush=True)
             interrupted(wait)
-        """
-    )
-
-
-def test_ctrl_c_ends_event_loop():
-    run(
-        """
-        import asyncio
-        with simulated_gpu() as gpu:
-            own = gpu.stream()
-            hold = gpu.hold(own)
-            fake = gpu.array(values_of(), late=True, stream=own)
-            async def main():
-                await stage(fake, device="cpu")
-            try:
-                threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-                asyncio.run(main())
-            except KeyboardInterrupt:
-                pass
-            else:
-                raise AssertionError
-            hold.release()
         """
     )
 
@@ -235,7 +214,6 @@ def test_process_ends_any_time(end, way):
     code = (
         textwrap.dedent(
             """
-            import asyncio
             def await_for_ever(future):
                 loop = asyncio.new_event_loop()
                 async def wait():
