@@ -60,21 +60,12 @@ CONSUMERS = [
     Consumer("torch.from_dlpack", torch.from_dlpack, "__dlpack__", "lost", ("negative",)),
     Consumer("torch.utils.dlpack.from_dlpack", torch.utils.dlpack.from_dlpack, "__dlpack__", "lost", ("negative",)),
     Consumer("torch.as_tensor", torch.as_tensor, "__dlpack__", "lost", ("negative",)),
-    Consumer(
-        "jax.dlpack.from_dlpack",
-        lambda x: jax().dlpack.from_dlpack(x),
-        "__dlpack__",
-        "refused",
-        refuses=("negative", "sliced"),
-        writes=False,
-    ),
-    Consumer(
-        "jax.numpy.from_dlpack",
-        lambda x: jax().numpy.from_dlpack(x),
-        "__dlpack__",
-        "refused",
-        refuses=("negative", "sliced"),
-        writes=False,
+    *(
+        Consumer(name, take, "__dlpack__", "refused", refuses=("negative", "sliced"), writes=False)
+        for name, take in (
+            ("jax.dlpack.from_dlpack", lambda x: jax().dlpack.from_dlpack(x)),
+            ("jax.numpy.from_dlpack", lambda x: jax().numpy.from_dlpack(x)),
+        )
     ),
     Consumer("tvm_ffi.from_dlpack", lambda x: tvm_ffi().from_dlpack(x), "__dlpack_c_exchange_api__", "lost"),
     Consumer("nanobind", lambda x: nanobind().same(x), "__dlpack__", "kept"),

@@ -24,7 +24,7 @@ from capsules import Crafted, _capi
 from dtypes import random_array
 
 import dlbridge
-from support import AS, LAYOUTS, address, assert_no_growth, refusal
+from support import AS, LAYOUTS, address, assert_no_growth, read_only, refusal
 
 
 class PyBuffer(ctypes.Structure):
@@ -263,23 +263,18 @@ def test_rank_65_is_refused() -> None:
 # ---- who may write ----
 
 
-def legacy_handle() -> dlbridge.Tensor:
-    return dlbridge.from_dlpack(np.arange(4.0).__dlpack__())
-
-
 def read_only_handle() -> dlbridge.Tensor:
-    a = np.arange(4.0)
-    a.flags.writeable = False
-    return dlbridge.from_dlpack(a)
-
-
-def broadcast_handle() -> dlbridge.Tensor:
-    return dlbridge.from_dlpack(torch.arange(4.0).expand(3, 4))
+    return dlbridge.from_dlpack(read_only(np.arange(4.0)))
 
 
 @pytest.mark.parametrize(
     "make, code",
-    [(read_only_handle, "read_only"), (legacy_handle, "read_only"), (broadcast_handle, "overlap")],
+    [
+        (read_only_handle, "read_only"),
+        (lambda: dlbridge.from_dlpack(np.arange(4.0).__dlpack__()), "read_only"),
+        (lambda: dlbridge.from_dlpack(torch.arange(4.0).expand(3, 4)), "overlap"),
+    ],
+    ids=["read_only", "legacy", "broadcast"],
 )
 def test_read_only_buffers(make: Callable[[], dlbridge.Tensor], code: str) -> None:
     handle = make()
