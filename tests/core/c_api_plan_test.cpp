@@ -49,38 +49,47 @@ struct Answer {
   }
 };
 
-TEST(CApiPlan, Shares) {
-  VersionedProducer producer;
-  const dlb_traits traits = engine();
-  Answer answer;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_EQ(answer.result.verdict, DLBRIDGE_SHARE);
-  EXPECT_EQ(answer.result.reasons_count, 0);
-  EXPECT_EQ(answer.result.bytes, 0);
-  EXPECT_EQ(std::string(answer.message).substr(0, 15), "shares 24 bytes");
-  EXPECT_EQ(answer.result.message_length, std::strlen(answer.message));
+class CApiPlan : public testing::Test {
+ protected:
+  void plan(const dlb_request* request = nullptr) {
+    ASSERT_OK(dlb_plan(producer_.get(), &traits_, request, &answer_.result));
+  }
+  // Read-only, and backwards.
+  void make_awkward() {
+    producer_.get()->flags = kReadOnly;
+    producer_.set_layout({3}, {-1});
+    producer_.tensor().data = producer_.values() + 2;
+  }
+
+  VersionedProducer producer_;
+  dlb_traits traits_ = engine();
+  Answer answer_;
+};
+
+TEST_F(CApiPlan, Shares) {
+  plan();
+  EXPECT_EQ(answer_.result.verdict, DLBRIDGE_SHARE);
+  EXPECT_EQ(answer_.result.reasons_count, 0);
+  EXPECT_EQ(answer_.result.bytes, 0);
+  EXPECT_EQ(std::string(answer_.message).substr(0, 15), "shares 24 bytes");
+  EXPECT_EQ(answer_.result.message_length, std::strlen(answer_.message));
 }
 
-TEST(CApiPlan, OrdersReasons) {
-  VersionedProducer producer;
-  producer.get()->flags = kReadOnly;
-  producer.set_layout({3}, {-1});
-  producer.tensor().data = producer.values() + 2;
-  const dlb_traits traits = engine();
-  Answer answer;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_EQ(answer.result.verdict, DLBRIDGE_REFUSE);
-  ASSERT_EQ(answer.result.reasons_count, 2);
-  EXPECT_STREQ(answer.reasons[0], "negative_stride");
-  EXPECT_STREQ(answer.reasons[1], "read_only");
-  EXPECT_EQ(answer.reasons[2], nullptr);
-  EXPECT_EQ(answer.result.bytes, 12);
-  EXPECT_STREQ(answer.message,
+TEST_F(CApiPlan, OrdersReasons) {
+  make_awkward();
+  plan();
+  EXPECT_EQ(answer_.result.verdict, DLBRIDGE_REFUSE);
+  ASSERT_EQ(answer_.result.reasons_count, 2);
+  EXPECT_STREQ(answer_.reasons[0], "negative_stride");
+  EXPECT_STREQ(answer_.reasons[1], "read_only");
+  EXPECT_EQ(answer_.reasons[2], nullptr);
+  EXPECT_EQ(answer_.result.bytes, 12);
+  EXPECT_STREQ(answer_.message,
                "stride in dimension 0 is -1 elements; engine has no negative strides: "
                "pass copy=None to copy 12 bytes");
 }
 
-TEST(CApiPlan, ObeysTheRequest) {
+TEST_F(CApiPlan, ObeysTheRequest) {
   struct Row {
     const char* what;
     int32_t copy;
@@ -121,22 +130,19 @@ TEST(CApiPlan, ObeysTheRequest) {
   }
 }
 
-TEST(CApiPlan, SourceMayCast) {
-  VersionedProducer producer;
-  producer.tensor().dtype = {0, 32, 1};
-  const dlb_traits traits = engine();
+TEST_F(CApiPlan, SourceMayCast) {
+  producer_.tensor().dtype = {0, 32, 1};
   auto request = sized<dlb_request>();
   request.named = DLBRIDGE_NAMED_DTYPE;
   request.dtype = {2, 32, 1};
-  Answer answer;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, &request, &answer.result));
-  EXPECT_EQ(answer.result.verdict, DLBRIDGE_REFUSE);
+  plan(&request);
+  EXPECT_EQ(answer_.result.verdict, DLBRIDGE_REFUSE);
   request.named |= DLBRIDGE_NAMED_SOURCE_CASTS;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, &request, &answer.result));
-  EXPECT_EQ(answer.result.verdict, DLBRIDGE_CAST);
+  plan(&request);
+  EXPECT_EQ(answer_.result.verdict, DLBRIDGE_CAST);
 }
 
-TEST(CApiPlan, ReadsEachAcceptsBit) {
+TEST_F(CApiPlan, ReadsEachAcceptsBit) {
   struct Row {
     uint32_t bit;
     const char* reason;
@@ -174,38 +180,35 @@ TEST(CApiPlan, ReadsEachAcceptsBit) {
   }
 }
 
-TEST(CApiPlan, ReadsOtherTraits) {
-  VersionedProducer producer;
-  dlb_traits traits = engine();
+TEST_F(CApiPlan, ReadsOtherTraits) {
   const DLDataType int4{0, 4, 1};
-  traits.dtypes = &int4;
-  traits.dtype_count = 1;
-  producer.tensor().dtype = int4;
-  Answer answer;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_STREQ(answer.reasons[0], "packed_subbyte");
-  traits.accepts |= DLBRIDGE_ACCEPTS_PACKED_SUBBYTE;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_EQ(answer.result.verdict, DLBRIDGE_SHARE);
+  traits_.dtypes = &int4;
+  traits_.dtype_count = 1;
+  producer_.tensor().dtype = int4;
+  plan();
+  EXPECT_STREQ(answer_.reasons[0], "packed_subbyte");
+  traits_.accepts |= DLBRIDGE_ACCEPTS_PACKED_SUBBYTE;
+  plan();
+  EXPECT_EQ(answer_.result.verdict, DLBRIDGE_SHARE);
 
-  producer.tensor().dtype = {17, 4, 2};
-  traits.float4 = DLBRIDGE_FLOAT4_PADDED;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_STREQ(answer.reasons[0], "float4_packing");
-  traits.float4 = DLBRIDGE_FLOAT4_PAIRS;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_EQ(answer.result.verdict, DLBRIDGE_SHARE);
+  producer_.tensor().dtype = {17, 4, 2};
+  traits_.float4 = DLBRIDGE_FLOAT4_PADDED;
+  plan();
+  EXPECT_STREQ(answer_.reasons[0], "float4_packing");
+  traits_.float4 = DLBRIDGE_FLOAT4_PAIRS;
+  plan();
+  EXPECT_EQ(answer_.result.verdict, DLBRIDGE_SHARE);
 
-  producer.tensor().dtype = int4;
-  producer.tensor().device.device_type = kDLCUDA;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_STREQ(answer.reasons[0], "unsupported_device");
-  traits.accepts |= DLBRIDGE_ACCEPTS_HOST_ONLY;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_STREQ(answer.reasons[0], "device_not_named");
+  producer_.tensor().dtype = int4;
+  producer_.tensor().device.device_type = kDLCUDA;
+  plan();
+  EXPECT_STREQ(answer_.reasons[0], "unsupported_device");
+  traits_.accepts |= DLBRIDGE_ACCEPTS_HOST_ONLY;
+  plan();
+  EXPECT_STREQ(answer_.reasons[0], "device_not_named");
 }
 
-TEST(CApiPlan, NullTraitsHoldAll) {
+TEST_F(CApiPlan, NullTraitsHoldAll) {
   VersionedProducer producer;
   producer.get()->flags = kReadOnly;
   producer.tensor().device = {kDLVulkan, 0};
@@ -214,29 +217,24 @@ TEST(CApiPlan, NullTraitsHoldAll) {
   EXPECT_EQ(result.verdict, DLBRIDGE_SHARE);
 }
 
-TEST(CApiPlan, CutsTextsAndReasons) {
-  VersionedProducer producer;
-  producer.get()->flags = kReadOnly;
-  producer.set_layout({3}, {-1});
-  producer.tensor().data = producer.values() + 2;
-  const dlb_traits traits = engine();
-  Answer answer;
-  std::memset(answer.message, '#', sizeof answer.message);
-  answer.result.message_capacity = 7;
-  answer.result.reasons_capacity = 1;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_EQ(std::string(answer.message, 8), std::string("stride\0#", 8));
-  EXPECT_GT(answer.result.message_length, 80u);
-  EXPECT_EQ(answer.result.reasons_count, 2);
-  EXPECT_EQ(answer.reasons[1], nullptr);
-  answer.result.message = nullptr;
-  answer.result.reasons = nullptr;
-  ASSERT_OK(dlb_plan(producer.get(), &traits, nullptr, &answer.result));
-  EXPECT_EQ(answer.result.message_length, 0u);
-  EXPECT_EQ(answer.result.reasons_count, 2);
+TEST_F(CApiPlan, CutsTextsAndReasons) {
+  make_awkward();
+  std::memset(answer_.message, '#', sizeof answer_.message);
+  answer_.result.message_capacity = 7;
+  answer_.result.reasons_capacity = 1;
+  plan();
+  EXPECT_EQ(std::string(answer_.message, 8), std::string("stride\0#", 8));
+  EXPECT_GT(answer_.result.message_length, 80u);
+  EXPECT_EQ(answer_.result.reasons_count, 2);
+  EXPECT_EQ(answer_.reasons[1], nullptr);
+  answer_.result.message = nullptr;
+  answer_.result.reasons = nullptr;
+  plan();
+  EXPECT_EQ(answer_.result.message_length, 0u);
+  EXPECT_EQ(answer_.result.reasons_count, 2);
 }
 
-TEST(CApiPlan, RefusesValuesOutOfRange) {
+TEST_F(CApiPlan, RefusesValuesOutOfRange) {
   struct Row {
     const char* code;
     const char* field;

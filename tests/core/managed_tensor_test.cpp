@@ -27,10 +27,14 @@ static_assert(!std::is_copy_constructible_v<ManagedTensor>);
 static_assert(!std::is_copy_assignable_v<ManagedTensor>);
 static_assert(std::is_nothrow_move_constructible_v<ManagedTensor>);
 
-// A described and owned (2, 3) loan over `values`.
-Loan make_loan(ReleaseCounter& counter, void* values) {
-  return test::make_loan({2, 3}, {3, 1}, test::kFloat32, values, counter.deleter());
-}
+// Of a described and owned (2, 3) loan.
+class ToManaged : public testing::Test {
+ protected:
+  ReleaseCounter counter_;
+  float values_[6] = {};
+  Loan loan_ = test::make_loan({2, 3}, {3, 1}, test::kFloat32, values_, counter_.deleter());
+};
+class ToManagedLegacy : public ToManaged {};
 
 TEST(ManagedTensor, ReleasesOnceAfterMove) {
   VersionedProducer producer;
@@ -231,19 +235,16 @@ TEST(ManagedTensor, LegacyAccessIsUnknown) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(ToManaged, WritesEveryField) {
-  ReleaseCounter counter;
-  float values[6] = {};
-  Loan loan = make_loan(counter, values);
-  loan.view().device = {kDLCUDA, 3};
-  loan.view().dtype = {kDLUInt, 32, 1};
+TEST_F(ToManaged, WritesEveryField) {
+  loan_.view().device = {kDLCUDA, 3};
+  loan_.view().dtype = {kDLUInt, 32, 1};
   {
-    const ManagedTensor tensor(std::move(loan));
+    const ManagedTensor tensor(std::move(loan_));
     const DLManagedTensorVersioned& managed = *tensor.get();
     EXPECT_EQ(managed.version.major, 1u);
     EXPECT_EQ(managed.version.minor, 3u);
     EXPECT_NE(managed.deleter, nullptr);
-    EXPECT_EQ(managed.dl_tensor.data, values);
+    EXPECT_EQ(managed.dl_tensor.data, values_);
     EXPECT_EQ(managed.dl_tensor.device.device_type, kDLCUDA);
     EXPECT_EQ(managed.dl_tensor.device.device_id, 3);
     EXPECT_EQ(managed.dl_tensor.dtype.code, kDLUInt);
@@ -253,20 +254,20 @@ TEST(ToManaged, WritesEveryField) {
     EXPECT_EQ(managed.dl_tensor.strides[0], 3);
     EXPECT_EQ(managed.dl_tensor.strides[1], 1);
     EXPECT_EQ(managed.dl_tensor.byte_offset, 0u);
-    EXPECT_FALSE(loan.owns_memory());
-    EXPECT_EQ(counter.count(), 0);
+    EXPECT_FALSE(loan_.owns_memory());
+    EXPECT_EQ(counter_.count(), 0);
   }
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
-TEST(ToManaged, TakesLoansWithoutDeleter) {
+TEST_F(ToManaged, TakesLoansWithoutDeleter) {
   Loan loan;
   ManagedTensor tensor(std::move(loan));
   EXPECT_NE(tensor.get()->deleter, nullptr);
   tensor.reset();
 }
 
-TEST(ToManaged, KeepsOpaqueOffsets) {
+TEST_F(ToManaged, KeepsOpaqueOffsets) {
   Loan loan;
   loan.view().device = {kDLOpenCL, 0};
   loan.view().byte_offset = 48;
@@ -276,7 +277,7 @@ TEST(ToManaged, KeepsOpaqueOffsets) {
 
 // docs/reference/rules.md#24: host memory has device id 0 on export, whatever id came in.
 // Rule: 24
-TEST(ToManaged, HostIdIsZero) {
+TEST_F(ToManaged, HostIdIsZero) {
   for (DLDeviceType type : {kDLCPU, kDLCUDAHost, kDLROCMHost}) {
     VersionedProducer producer;
     producer.tensor().device = {type, 5};
@@ -309,19 +310,16 @@ TEST_P(Export, CopiesShapeAndStrides) {
 INSTANTIATE_TEST_SUITE_P(Ranks, Export, testing::Values(0, 1, 8, 9, 64),
                          testing::PrintToStringParamName());
 
-TEST(ToManagedLegacy, RefusesReadOnly) {
-  ReleaseCounter counter;
-  float values[6] = {};
-  Loan loan = make_loan(counter, values);
-  loan.view().access = Access::read_only;
-  expect_error(ErrorCode::read_only, [&] { to_managed_legacy(std::move(loan)); });
-  EXPECT_TRUE(loan.owns_memory());
-  EXPECT_EQ(counter.count(), 0);
-  loan.reset();
-  EXPECT_EQ(counter.count(), 1);
+TEST_F(ToManagedLegacy, RefusesReadOnly) {
+  loan_.view().access = Access::read_only;
+  expect_error(ErrorCode::read_only, [&] { to_managed_legacy(std::move(loan_)); });
+  EXPECT_TRUE(loan_.owns_memory());
+  EXPECT_EQ(counter_.count(), 0);
+  loan_.reset();
+  EXPECT_EQ(counter_.count(), 1);
 }
 
-TEST(ToManagedLegacy, RefusesPadding) {
+TEST_F(ToManagedLegacy, RefusesPadding) {
   VersionedProducer producer;
   producer.tensor().dtype = {kDLInt, 4, 1};
   producer.get()->flags = kSubbytePadded;
@@ -334,24 +332,21 @@ TEST(ToManagedLegacy, RefusesPadding) {
   EXPECT_EQ(producer.deletions(), 1);
 }
 
-TEST(ToManagedLegacy, KeepsUnknownAccess) {
-  ReleaseCounter counter;
-  float values[6] = {};
-  Loan loan = make_loan(counter, values);
-  loan.view().access = Access::unknown;
-  DLManagedTensor* legacy = to_managed_legacy(std::move(loan));
-  EXPECT_EQ(legacy->dl_tensor.data, values);
+TEST_F(ToManagedLegacy, KeepsUnknownAccess) {
+  loan_.view().access = Access::unknown;
+  DLManagedTensor* legacy = to_managed_legacy(std::move(loan_));
+  EXPECT_EQ(legacy->dl_tensor.data, values_);
   EXPECT_EQ(legacy->dl_tensor.strides[0], 3);
   Loan again;
   describe_managed(legacy, again);
   EXPECT_EQ(again.view().access, Access::unknown);
-  EXPECT_EQ(again.view().data, values);
-  EXPECT_EQ(counter.count(), 0);
+  EXPECT_EQ(again.view().data, values_);
+  EXPECT_EQ(counter_.count(), 0);
   legacy->deleter(legacy);
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
-TEST(ToManagedLegacy, RoundTripReleasesOnce) {
+TEST_F(ToManagedLegacy, RoundTripReleasesOnce) {
   VersionedProducer producer;
   {
     DLManagedTensor* legacy = to_managed_legacy(ManagedTensor::adopt(producer.get()).to_loan());

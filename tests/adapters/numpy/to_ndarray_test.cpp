@@ -25,44 +25,44 @@ using test::VersionedProducer;
 
 using Dims = std::vector<int64_t>;
 
-Loan lent(ReleaseCounter& counter, void* data, const Dims& shape, const Dims& strides) {
-  return test::make_loan(shape, strides, test::kFloat32, data, counter.deleter());
-}
+class ToNdarray : public testing::Test {
+ protected:
+  Loan lent(void* data, const Dims& shape, const Dims& strides) {
+    return test::make_loan(shape, strides, test::kFloat32, data, counter_.deleter());
+  }
 
-TEST(ToNdarray, ReleasesOnce) {
-  ReleaseCounter counter;
-  float values[6] = {0, 1, 2, 3, 4, 5};
-  Loan loan = lent(counter, values, {2, 3}, {3, 1});
+  ReleaseCounter counter_;
+  float values_[6] = {0, 1, 2, 3, 4, 5};
+};
+
+TEST_F(ToNdarray, ReleasesOnce) {
+  Loan loan = lent(values_, {2, 3}, {3, 1});
   Ref array(to_ndarray(std::move(loan)));
   EXPECT_FALSE(loan.owns_memory());
   EXPECT_TRUE(
       holds("x.shape == (2, 3) and x.strides == (12, 4) and x.dtype == np.float32", array.get()));
   EXPECT_TRUE(holds("x.tolist() == [[0, 1, 2], [3, 4, 5]]", array.get()));
-  EXPECT_EQ(counter.count(), 0);
+  EXPECT_EQ(counter_.count(), 0);
   array.drop();
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
-TEST(ToNdarray, ViewsKeepTheMemory) {
-  ReleaseCounter counter;
-  float values[6] = {};
-  Ref array(to_ndarray(lent(counter, values, {6}, {1})));
+TEST_F(ToNdarray, ViewsKeepTheMemory) {
+  Ref array(to_ndarray(lent(values_, {6}, {1})));
   Ref view = eval("x[::2]", array.get());
   array.drop();
-  EXPECT_EQ(counter.count(), 0);
+  EXPECT_EQ(counter_.count(), 0);
   view.drop();
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
-TEST(ToNdarray, WritesReachTheMemory) {
-  ReleaseCounter counter;
-  float values[6] = {};
-  const Ref array(to_ndarray(lent(counter, values, {6}, {1})));
+TEST_F(ToNdarray, WritesReachTheMemory) {
+  const Ref array(to_ndarray(lent(values_, {6}, {1})));
   eval("x.__setitem__(2, 9.0)", array.get());
-  EXPECT_EQ(values[2], 9.0f);
+  EXPECT_EQ(values_[2], 9.0f);
 }
 
-TEST(ToNdarray, BaseIsALoanBase) {
+TEST_F(ToNdarray, BaseIsALoanBase) {
   const Ref source = eval("np.arange(6)");
   const Ref array(to_ndarray(share_ndarray(source.get())));
   EXPECT_TRUE(holds("type(x.base).__name__ == 'LoanBase' and not x.flags.owndata", array.get()));
@@ -71,7 +71,7 @@ TEST(ToNdarray, BaseIsALoanBase) {
                     Ref(Py_BuildValue("(OO)", source.get(), array.get())).get()));
 }
 
-TEST(ToNdarray, RoundTripReleasesOnce) {
+TEST_F(ToNdarray, RoundTripReleasesOnce) {
   const Ref source = eval("np.arange(6)");
   const Py_ssize_t before = Py_REFCNT(source.get());
   {
@@ -81,12 +81,11 @@ TEST(ToNdarray, RoundTripReleasesOnce) {
   EXPECT_EQ(Py_REFCNT(source.get()), before);
 }
 
-TEST(ToNdarray, KeepsLayouts) {
-  ReleaseCounter counter;
+TEST_F(ToNdarray, KeepsLayouts) {
   int64_t values[24] = {};
   for (int i = 0; i < 24; ++i) values[i] = i;
   const auto array_of = [&](int64_t* first, const Dims& shape, const Dims& strides) {
-    Loan loan = lent(counter, first, shape, strides);
+    Loan loan = lent(first, shape, strides);
     loan.view().dtype = {kDLInt, 64, 1};
     return Ref(to_ndarray(std::move(loan)));
   };
@@ -96,13 +95,12 @@ TEST(ToNdarray, KeepsLayouts) {
   EXPECT_TRUE(holds("x.tolist() == [7, 7, 7]", array_of(values + 7, {3}, {0}).get()));
   EXPECT_TRUE(holds("x.tolist() == [[0, 1], [1, 2]]", array_of(values, {2, 2}, {1, 1}).get()));
   EXPECT_TRUE(holds("x.shape == () and x.item() == 3", array_of(values + 3, {}, {}).get()));
-  EXPECT_EQ(counter.count(), 5);
+  EXPECT_EQ(counter_.count(), 5);
 }
 
-TEST(ToNdarray, MarksMisaligned) {
-  ReleaseCounter counter;
+TEST_F(ToNdarray, MarksMisaligned) {
   alignas(8) char bytes[16] = {};
-  const Ref array(to_ndarray(lent(counter, bytes + 1, {3}, {1})));
+  const Ref array(to_ndarray(lent(bytes + 1, {3}, {1})));
   EXPECT_TRUE(holds("not x.flags.aligned and x.sum() == 0", array.get()));
 }
 
@@ -114,14 +112,12 @@ struct Writable {
   bool expected;
 };
 
-class ToNdarrayWritable : public testing::TestWithParam<Writable> {};
+class ToNdarrayWritable : public ToNdarray, public testing::WithParamInterface<Writable> {};
 
 void PrintTo(const Writable& row, std::ostream* out) { *out << row.name; }
 
 TEST_P(ToNdarrayWritable, NotWhereBroadcast) {
-  ReleaseCounter counter;
-  float values[6] = {};
-  Loan loan = lent(counter, values, GetParam().shape, GetParam().strides);
+  Loan loan = lent(values_, GetParam().shape, GetParam().strides);
   loan.view().access = GetParam().access;
   const Ref array(to_ndarray(std::move(loan)));
   EXPECT_EQ(holds("x.flags.writeable", array.get()), GetParam().expected);
@@ -136,10 +132,8 @@ INSTANTIATE_TEST_SUITE_P(
                     Writable{"ZeroStrideOfExtentOne", Access::writable, {1, 3}, {0, 1}, true}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
-TEST(ToNdarray, StaysReadOnly) {
-  ReleaseCounter counter;
-  float values[3] = {};
-  Loan loan = lent(counter, values, {3}, {1});
+TEST_F(ToNdarray, StaysReadOnly) {
+  Loan loan = lent(values_, {3}, {1});
   loan.view().access = Access::read_only;
   const Ref array(to_ndarray(std::move(loan)));
   const Ref done(PyObject_CallMethod(array.get(), "setflags", "i", 1));
@@ -148,64 +142,56 @@ TEST(ToNdarray, StaysReadOnly) {
   PyErr_Clear();
 }
 
-TEST(ToNdarray, ReadOnlyRoundTrips) {
+TEST_F(ToNdarray, ReadOnlyRoundTrips) {
   const Ref frozen = eval("np.frombuffer(b'12345678', np.uint8)");
   const Ref array(to_ndarray(share_ndarray(frozen.get())));
   EXPECT_FALSE(holds("x.flags.writeable", array.get()));
 }
 
-TEST(ToNdarray, TakesNullWhenEmpty) {
-  ReleaseCounter counter;
-  Ref array(to_ndarray(lent(counter, nullptr, {0, 3}, {3, 1})));
+TEST_F(ToNdarray, TakesNullWhenEmpty) {
+  Ref array(to_ndarray(lent(nullptr, {0, 3}, {3, 1})));
   EXPECT_TRUE(holds("x.shape == (0, 3) and x.size == 0 and x.sum() == 0 and not x.flags.owndata",
                     array.get()));
   array.drop();
-  EXPECT_EQ(counter.count(), 1);
+  EXPECT_EQ(counter_.count(), 1);
 }
 
-TEST(ToNdarray, TakesAbsurdStrides) {
-  ReleaseCounter counter;
-  float values[3] = {1, 2, 3};
-  const Ref one(to_ndarray(lent(counter, values, {1, 3}, {INT64_MAX, 1})));
-  EXPECT_TRUE(holds("x.tolist() == [[1, 2, 3]]", one.get()));
-  const Ref empty(to_ndarray(lent(counter, nullptr, {0, 3}, {INT64_MIN, INT64_MAX})));
+TEST_F(ToNdarray, TakesAbsurdStrides) {
+  const Ref one(to_ndarray(lent(values_, {1, 3}, {INT64_MAX, 1})));
+  EXPECT_TRUE(holds("x.tolist() == [[0, 1, 2]]", one.get()));
+  const Ref empty(to_ndarray(lent(nullptr, {0, 3}, {INT64_MIN, INT64_MAX})));
   EXPECT_TRUE(holds("x.shape == (0, 3)", empty.get()));
 }
 
-TEST(ToNdarray, TakesRankSixtyFour) {
-  ReleaseCounter counter;
-  float values[2] = {};
+TEST_F(ToNdarray, TakesRankSixtyFour) {
   Dims shape(64, 1);
   shape[63] = 2;
-  const Ref array(to_ndarray(lent(counter, values, shape, Dims(64, 1))));
+  const Ref array(to_ndarray(lent(values_, shape, Dims(64, 1))));
   EXPECT_TRUE(holds("x.ndim == 64 and x.shape[63] == 2", array.get()));
 }
 
-TEST(ToNdarray, FailureKeepsTheLoan) {
-  ReleaseCounter counter;
-  float values[2] = {};
-  Loan loan = lent(counter, values, Dims(65, 1), Dims(65, 1));
+TEST_F(ToNdarray, FailureKeepsTheLoan) {
+  Loan loan = lent(values_, Dims(65, 1), Dims(65, 1));
   expect_error(ErrorCode::too_many_dimensions, [&] { to_ndarray(std::move(loan)); });
   EXPECT_TRUE(loan.owns_memory());
-  Loan strange = lent(counter, values, {2}, {1});
+  Loan strange = lent(values_, {2}, {1});
   strange.view().dtype = {kDLComplex, 32, 1};
   expect_error(ErrorCode::unsupported_dtype, [&] { to_ndarray(std::move(strange)); });
   EXPECT_TRUE(strange.owns_memory());
-  EXPECT_EQ(counter.count(), 0);
+  EXPECT_EQ(counter_.count(), 0);
   EXPECT_EQ(PyErr_Occurred(), nullptr);
 }
 
-TEST(ToNdarray, NumpyFailureKeepsTheLoan) {
-  ReleaseCounter counter;
-  Loan loan = lent(counter, nullptr, {INT64_MAX, INT64_MAX}, {0, 0});
+TEST_F(ToNdarray, NumpyFailureKeepsTheLoan) {
+  Loan loan = lent(nullptr, {INT64_MAX, INT64_MAX}, {0, 0});
   expect_error(ErrorCode::python_exception, [&] { to_ndarray(std::move(loan)); });
   EXPECT_TRUE(PyErr_ExceptionMatches(PyExc_ValueError));
   PyErr_Clear();
   EXPECT_TRUE(loan.owns_memory());
-  EXPECT_EQ(counter.count(), 0);
+  EXPECT_EQ(counter_.count(), 0);
 }
 
-TEST(ToNdarray, DeletesForeignOnce) {
+TEST_F(ToNdarray, DeletesForeignOnce) {
   VersionedProducer versioned;
   LegacyProducer legacy;
   {
