@@ -18,12 +18,14 @@
 
 #include "dlbridge/torch.h"
 #include "errors.h"
+#include "lender.h"
 #include "memory.h"
 #include "shaped.h"
 
 namespace dlbridge {
 namespace {
 
+using test::Dims;
 using test::error_of;
 using test::expect_error;
 using test::GuardedBuffer;
@@ -33,12 +35,7 @@ using test::kInt32;
 using test::kInt64;
 using test::kUint8;
 using test::Shaped;
-
-using Dims = std::vector<int64_t>;
-
-c10::StorageImpl& storage_of(const at::Tensor& tensor) {
-  return *tensor.storage().unsafeGetStorageImpl();
-}
+using test::storage_of;
 
 DType dlpack(at::ScalarType scalar) { return *dtype_of(scalar); }
 

@@ -15,15 +15,13 @@
 #include <vector>
 
 #include "dlbridge/torch.h"
+#include "lender.h"
 
 namespace dlbridge {
 namespace {
 
-using Dims = std::vector<int64_t>;
-
-c10::StorageImpl& storage_of(const at::Tensor& tensor) {
-  return *tensor.storage().unsafeGetStorageImpl();
-}
+using test::Dims;
+using test::storage_of;
 
 Loan described(const at::Tensor& tensor) {
   Loan loan;

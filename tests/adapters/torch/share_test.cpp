@@ -18,16 +18,14 @@
 #include <vector>
 
 #include "dlbridge/torch.h"
+#include "lender.h"
 #include "memory.h"
 
 namespace dlbridge {
 namespace {
 
 using test::GuardedBuffer;
-
-c10::StorageImpl& storage_of(const at::Tensor& tensor) {
-  return *tensor.storage().unsafeGetStorageImpl();
-}
+using test::storage_of;
 
 // Memory outside of torch that tells how often torch gave it back. Poisoned when that happens, so
 // that a later reader sees the wrong bytes. Outlives its tensors.
