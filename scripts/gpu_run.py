@@ -52,7 +52,7 @@ class Run:
     options: argparse.Namespace
     deadline: float
     architecture: str  # "90"; empty without a GPU
-    obstacle: str  # why there is no GPU to use; empty where there is one
+    reason: str  # why there is no GPU to use; empty where there is one
 
     def left(self) -> float:
         """Seconds until the time is up."""
@@ -458,9 +458,9 @@ def without_gpu(run: Run) -> int:
         run.document.step("plan", "failed", 0, str(failure))
     for name in run.options.steps:
         if name != "build":
-            run.document.step(name, "skipped", 0, run.obstacle)
+            run.document.step(name, "skipped", 0, run.reason)
     failed = run.document.failed()
-    print(f"\n{run.obstacle}: nothing measured", flush=True)
+    print(f"\n{run.reason}: nothing measured", flush=True)
     return 1 if failed else NO_GPU
 
 
@@ -494,17 +494,17 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     for log in ("build.log", "tests.log", "interop.log", "bars.log"):
         (out / log).unlink(missing_ok=True)
-    architecture, obstacle = gpu_fingerprint.capability()
-    run = Run(out, Document(out), options, begin + 60 * options.minutes, architecture, obstacle)
+    architecture, reason = gpu_fingerprint.capability()
+    run = Run(out, Document(out), options, begin + 60 * options.minutes, architecture, reason)
     os.chdir(ROOT)
-    run.document.set_fingerprint(gpu_fingerprint.fingerprint(with_gpu=not obstacle))
+    run.document.set_fingerprint(gpu_fingerprint.fingerprint(with_gpu=not reason))
     for name, fact in run.document.content["fingerprint"].items():
         print(f"{name}: {fact}")
     if "build" in options.steps:
         perform(run, "build", build)
         if run.document.failed():
             return 1
-    if obstacle:
+    if reason:
         return without_gpu(run)
     steps = {"tests": tests, "interop": interop, "bars": bars, "peers": peers, "python": python}
     for name, step in steps.items():

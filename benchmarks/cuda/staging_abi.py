@@ -72,7 +72,7 @@ class DlbCudaInfo(ctypes.Structure):
         ("message", ctypes.c_char_p),
         ("message_capacity", ctypes.c_size_t),
         ("message_length", ctypes.c_size_t),
-        ("obstacle", ctypes.c_char_p),
+        ("reason", ctypes.c_char_p),
         ("usable", ctypes.c_int32),
         ("driver_version", ctypes.c_int32),
         ("runtime_version", ctypes.c_int32),
@@ -161,13 +161,13 @@ class Library:
         return status
 
     def availability(self) -> tuple[bool, str, str]:
-        """Whether there is a GPU to use; otherwise which obstacle, and a sentence about it."""
+        """Whether there is a GPU to use; otherwise which reason, and a sentence about it."""
         text = ctypes.create_string_buffer(1024)
         info = DlbCudaInfo(
             struct_size=ctypes.sizeof(DlbCudaInfo), message=ctypes.addressof(text), message_capacity=len(text)
         )
         self._availability(ctypes.byref(info))
-        return bool(info.usable), info.obstacle.decode(), text.value.decode()
+        return bool(info.usable), info.reason.decode(), text.value.decode()
 
     def to_host(self, source: Descriptor, stream: int) -> Result:
         """Fresh host memory."""

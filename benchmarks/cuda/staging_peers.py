@@ -196,12 +196,12 @@ class Session(staging_session.Session):
         self.speed(bars[0], seconds["ours"], seconds["torch"], "ours by way of ctypes")
 
 
-def _obstacle(library: Any) -> str:
+def _reason(library: Any) -> str:
     """Why nothing can be measured; empty where it can."""
-    usable, obstacle, message = library.availability()
+    usable, reason, message = library.availability()
     if not usable:
-        return f"{'no CUDA driver' if obstacle == 'no_driver' else 'no GPU to use'}: nothing measured ({message})"
-    return staging_session.torch_obstacle()
+        return f"{'no CUDA driver' if reason == 'no_driver' else 'no GPU to use'}: nothing measured ({message})"
+    return staging_session.torch_reason()
 
 
 def main() -> int:
@@ -215,8 +215,8 @@ def main() -> int:
     from staging_abi import Library
 
     library = Library(options.library)
-    if obstacle := _obstacle(library):
-        print(obstacle, file=sys.stderr)
+    if reason := _reason(library):
+        print(reason, file=sys.stderr)
         return 3
     return staging_session.run(Session(library, options), chosen)
 

@@ -405,7 +405,7 @@ class Session(staging_session.Session):
         self.against(bars[0], seconds, "torch", bytes=size, kind="submit")
 
 
-def obstacle() -> tuple[str, Any]:
+def reason() -> tuple[str, Any]:
     """Why nothing can be measured, or the package."""
     if importlib.util.find_spec("dlbridge") is None:
         return "dlbridge cannot be imported: nothing measured", None
@@ -418,7 +418,7 @@ def obstacle() -> tuple[str, Any]:
     except dlbridge.ExchangeError as error:
         what = "no CUDA driver" if error.code == "no_driver" else "no GPU to use"
         return f"{what}: nothing measured ({error})", None
-    return staging_session.torch_obstacle(), dlbridge
+    return staging_session.torch_reason(), dlbridge
 
 
 def main() -> int:
@@ -426,7 +426,7 @@ def main() -> int:
     command_line = staging_session.parser(__doc__)
     options = command_line.parse_args()
     chosen = staging_session.choose(command_line, options, cases())
-    why_not, dlbridge = obstacle()
+    why_not, dlbridge = reason()
     if why_not:
         print(why_not, file=sys.stderr)
         return 3

@@ -219,7 +219,7 @@ def choose(command_line: argparse.ArgumentParser, options: argparse.Namespace, c
     return chosen
 
 
-def torch_obstacle() -> str:
+def torch_reason() -> str:
     """Why torch cannot be measured; empty where it can."""
     if importlib.util.find_spec("torch") is None:
         return "no torch in this Python: nothing measured"

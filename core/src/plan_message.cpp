@@ -70,6 +70,28 @@ bool casts_on_device(const TensorView& view, const Request& request) {
          (!request.device || Device::same_place(*request.device, view.device));
 }
 
+bool is_float4(const TensorView& view) noexcept {
+  return DType(view.dtype).code() == TypeCode::float4_e2m1fn;
+}
+
+// The reasons for which a source may know the remedy.
+constexpr ReasonSet kRemediedAtSource =
+    ReasonSet(ErrorCode::undefined_tensor) | ErrorCode::fake_tensor | ErrorCode::unsupported_dtype;
+
+// The call that works for a dtype that the target lacks.
+const char* dtype_remedy(const TensorView& view, const TargetTraits& target,
+                         const Request& request) {
+  if (request.dtype && is_float4(view)) {
+    return view.subbyte_padded || DType(view.dtype) == kFloat4Pair
+               ? "pass dlbridge.to_numpy(x, device=\"cpu\", copy=None).astype(dtype)"
+               : "unpack it with its own framework first";
+  }
+  if (request.source_casts || target.dtypes.contains(view.dtype))
+    return row_of(ErrorCode::unsupported_dtype).remedy;
+  if (view.remedy != nullptr) return view.remedy;
+  return "cast it with its own framework first, to a dtype that {target} has";
+}
+
 // What was found, as a clause with words to be filled in.
 const char* finding(ErrorCode code, const TensorView& view, const Request& request) {
   switch (code) {
@@ -86,6 +108,9 @@ const char* finding(ErrorCode code, const TensorView& view, const Request& reque
       if (!request.device)
         return "device is {device}, and a copy on it was asked for; nothing here copies there";
       break;
+    case ErrorCode::unsupported_dtype:
+      if (request.dtype && is_float4(view)) return "dtype is {dtype}, which dlbridge does not cast";
+      break;
     case ErrorCode::float4_packing:
       if (DType(view.dtype) == kFloat4Pair)
         return "dtype is float4_e2m1fn_x2, two elements in a byte; ml_dtypes keeps one in a byte";
@@ -99,6 +124,10 @@ const char* finding(ErrorCode code, const TensorView& view, const Request& reque
 // The call that works, with words to be filled in.
 const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& target,
                    const Request& request) {
+  const bool at_source = view.reasons.has(code) && kRemediedAtSource.has(code);
+  // A target of every dtype is one whose functions take no dtype=.
+  if (at_source && view.remedy != nullptr && (!view.castable || target.every_dtype))
+    return view.remedy;
   switch (code) {
     case ErrorCode::no_staging:
       if (casts_on_device(view, request))
@@ -115,12 +144,10 @@ const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& t
       }
       break;
     case ErrorCode::unsupported_dtype:
-      if (view.reasons.has(code) && !view.castable)
-        return "convert it with its own framework first, such as x.astype(...) or x.to(...)";
-      if (DType(view.dtype).code() == TypeCode::float4_e2m1fn && request.dtype)
-        return "leave dtype= out, pass copy=None to repack it, and cast the result";
-      if (request.dtype && target.dtypes.contains(*request.dtype) && !request.source_casts)
-        return "convert it with its own framework first; its producer offers no cast here";
+      return dtype_remedy(view, target, request);
+    case ErrorCode::missing_ml_dtypes:
+      if (is_float4(view) || !(request.source_casts || target.dtypes.contains(view.dtype)))
+        return "install ml_dtypes";
       break;
     default:
       break;

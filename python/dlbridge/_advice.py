@@ -24,7 +24,9 @@ def _is_scalar(x: Any) -> bool:
 def array_of_scalar(x: Any) -> Any:
     """A new 0-d array that holds the scalar `x`; None where `x` is no scalar of a dtype that DLPack may have."""
     array = numpy.array(x) if _is_scalar(x) else None
-    return array if array is not None and array.dtype.kind in "biufcV" else None
+    if array is None or array.dtype.kind not in "biufcV" or array.dtype.char == "V":
+        return None
+    return array
 
 
 def no_producer(x: Any) -> str:
@@ -40,9 +42,11 @@ def _type_name(x: Any) -> str:
 
 def _advice(x: Any) -> str:
     if _is_scalar(x):
-        if array_of_scalar(x) is None:
+        array = array_of_scalar(x)
+        if array is None:
             return f"a scalar of this kind has no element type in DLPack; {_EXPECTED}"
-        return "a scalar has no memory to share: to_numpy, to_torch and from_dlpack copy it with copy=True"
+        dtype = {"g": ', "float64"', "G": ', "complex128"'}.get(array.dtype.char, "")
+        return f"a scalar has no memory to share: pass numpy.asarray(x{dtype}), a new array of it"
     if _is_a(x, dict):
         return f"{_EXPECTED}: convert its values one by one"
     if _is_a(x, (list, tuple)):
@@ -50,6 +54,8 @@ def _advice(x: Any) -> str:
     if (read_only := _is_read_only_buffer(x)) is not None:
         copy = ", which is read-only, or numpy.array(memoryview(x)), a copy" if read_only else ""
         return f"{_EXPECTED}: pass numpy.asarray(memoryview(x)){copy}"
+    if _type_name(x).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":
+        return f"{_EXPECTED}: pass jax.random.key_data(x)"
     if any("__array__" in base.__dict__ or "__array_interface__" in base.__dict__ for base in type(x).__mro__):
         return f"{_EXPECTED}: pass numpy.asarray(x)"
     return _EXPECTED

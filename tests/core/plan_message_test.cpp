@@ -29,10 +29,11 @@ Shaped on_gpu(std::vector<int64_t> shape) {
   return source;
 }
 
-Shaped with(ErrorCode reason, const char* found = nullptr) {
+Shaped with(ErrorCode reason, const char* found = nullptr, const char* remedy = nullptr) {
   Shaped source({4, 6});
   source.fields().reasons.add(reason);
   source.fields().found = found;
+  source.fields().remedy = remedy;
   return source;
 }
 
@@ -111,11 +112,22 @@ std::vector<Message> messages() {
        "Out"},
       {{too_many_dimensions, Shaped(std::vector<int64_t>(65, 1)), numpy_like(), {}, "ndim"},
        "ndim is 65; NumPy has at most 64 dimensions: reshape it to fewer dimensions"},
-      {{unsupported_dtype, Shaped({4}, DType(TypeCode::complex, 32)), numpy_like(), {}, "dtype"},
+      {{unsupported_dtype,
+        Shaped({4}, DType(TypeCode::complex, 32)),
+        numpy_like(),
+        {.source_casts = true},
+        "dtype"},
        "dtype is complex32, which NumPy cannot share: pass a dtype= that NumPy has, to cast"},
-      {{unsupported_dtype, with(unsupported_dtype, "datetime64"), torch_like(), {}, "dtype"},
-       "dtype is datetime64, which torch cannot share: "
-       "convert it with its own framework first, such as x.astype(...) or x.to(...)",
+      {{unsupported_dtype, Shaped({4}, DType(TypeCode::complex, 32)), numpy_like(), {}, "dtype"},
+       "dtype is complex32, which NumPy cannot share: "
+       "cast it with its own framework first, to a dtype that NumPy has",
+       "NotCastAtSource"},
+      {{unsupported_dtype,
+        with(unsupported_dtype, "datetime64", "pass x.view(\"int64\")"),
+        torch_like(),
+        {},
+        "dtype"},
+       "dtype is datetime64, which torch cannot share: pass x.view(\"int64\")",
        "SaidByTheSource"},
       {{unsupported_dtype,
         Shaped({4}),
@@ -124,9 +136,20 @@ std::vector<Message> messages() {
         "dtype"},
        "dtype is complex32, which NumPy cannot share: pass a dtype= that NumPy has, to cast",
        "Named"},
-      {{missing_ml_dtypes, Shaped({4}, DType(TypeCode::bfloat, 16)), numpy_like(), {}, "dtype"},
+      {{missing_ml_dtypes,
+        Shaped({4}, DType(TypeCode::bfloat, 16)),
+        numpy_like(),
+        {.source_casts = true},
+        "dtype"},
        "dtype is bfloat16, which NumPy has only with the package ml_dtypes: "
        "install ml_dtypes, or pass dtype=\"float32\" to cast"},
+      {{missing_ml_dtypes,
+        Shaped({4}, DType(TypeCode::bfloat, 16)),
+        numpy_like(),
+        {.dtype = kFloat32},
+        "dtype"},
+       "dtype is bfloat16, which NumPy has only with the package ml_dtypes: install ml_dtypes",
+       "NotCastAtSource"},
       {{float4_odd_extent, float4(3), torch_like(), {}, "shape"},
        "the last extent is 3; torch packs two float4 in a byte and needs an even one: "
        "pad the last dimension to an even extent"},
@@ -139,8 +162,8 @@ std::vector<Message> messages() {
        "pass copy=None to copy 8 bytes",
        "OutOfPairs"},
       {{unsupported_dtype, float4(4), torch_like(), {.dtype = kFloat32}, "dtype"},
-       "dtype is float4_e2m1fn, which torch cannot share: leave dtype= out, pass copy=None to "
-       "repack it, and cast the result",
+       "dtype is float4_e2m1fn, which dlbridge does not cast: "
+       "pass dlbridge.to_numpy(x, device=\"cpu\", copy=None).astype(dtype)",
        "CastOfFloat4"},
       {{packed_subbyte, Shaped({4}, DType(TypeCode::int_, 4)), int4_holder, {}, "dtype"},
        "dtype is int4, packed below a byte; torch keeps one element in a byte: "

@@ -312,16 +312,16 @@ INSTANTIATE_TEST_SUITE_P(All, PlanReason, testing::ValuesIn(reasons()), [](const
 
 // What a source says of itself.
 
-struct Obstacle {
+struct ReasonCase {
   ErrorCode code;
   bool copy_remedies;
 };
 
-void PrintTo(const Obstacle& row, std::ostream* out) { *out << name(row.code); }
+void PrintTo(const ReasonCase& row, std::ostream* out) { *out << name(row.code); }
 
 // Design, section 7: a copy remedies layouts and pending operations; never a kind of object or a
 // promise.
-constexpr Obstacle kObstacles[] = {
+constexpr ReasonCase kReasonCases[] = {
     {ErrorCode::undefined_tensor, false},  {ErrorCode::masked_array, false},
     {ErrorCode::writeback_if_copy, false}, {ErrorCode::sparse_layout, false},
     {ErrorCode::nested_tensor, false},     {ErrorCode::quantized_tensor, false},
@@ -335,7 +335,7 @@ constexpr Obstacle kObstacles[] = {
     {ErrorCode::zero_tensor, true},        {ErrorCode::copy_on_write, true},
 };
 
-class PlanSourceReason : public testing::TestWithParam<Obstacle> {};
+class PlanSourceReason : public testing::TestWithParam<ReasonCase> {};
 
 TEST_P(PlanSourceReason, HasItsRemedy) {
   const Shaped source = with(GetParam().code);
@@ -353,7 +353,7 @@ TEST_P(PlanSourceReason, HasItsRemedy) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PlanSourceReason, testing::ValuesIn(kObstacles),
+INSTANTIATE_TEST_SUITE_P(All, PlanSourceReason, testing::ValuesIn(kReasonCases),
                          [](const auto& row_info) {
                            return std::string(name(row_info.param.code));
                          });

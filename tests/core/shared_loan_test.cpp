@@ -15,7 +15,7 @@ namespace {
 
 using test::ReleaseCounter;
 
-Loan lent(ReleaseCounter& counter) {
+Loan owning_loan(ReleaseCounter& counter) {
   return test::make_loan({3}, {1}, test::kFloat32, nullptr, counter.deleter());
 }
 
@@ -23,7 +23,7 @@ TEST(SharedLoan, LastHolderReleases) {
   ReleaseCounter counter;
   Deleter reference;
   {
-    SharedLoan first(lent(counter));
+    SharedLoan first(owning_loan(counter));
     const SharedLoan second = first;
     SharedLoan third;
     third = std::move(first);
@@ -40,9 +40,9 @@ TEST(SharedLoan, LastHolderReleases) {
 TEST(SharedLoan, CarriesTheOriginalStorage) {
   ReleaseCounter counter;
   int storage = 0;
-  const SharedLoan plain(lent(counter));
+  const SharedLoan plain(owning_loan(counter));
   EXPECT_EQ(plain.share().original.context, &counter);
-  Loan loan = lent(counter);
+  Loan loan = owning_loan(counter);
   loan.original = {&storage, [](void*) noexcept {}};
   const SharedLoan exported(std::move(loan));
   EXPECT_EQ(exported.original().context, &storage);
@@ -52,7 +52,7 @@ TEST(SharedLoan, CarriesTheOriginalStorage) {
 TEST(SharedLoan, DropsOnAnyThread) {
   ReleaseCounter counter;
   {
-    const SharedLoan shared(lent(counter));
+    const SharedLoan shared(owning_loan(counter));
     std::vector<std::jthread> threads;
     for (int i = 0; i < 4; ++i) {
       threads.emplace_back([shared] {

@@ -57,7 +57,7 @@ def loaded(name):
     with open("/proc/self/maps") as maps:
         return {line.split()[-1] for line in maps if name in line}
 
-def obstacle():
+def reason():
     # What stands between dlbridge and a GPU here; empty where nothing does.
     try:
         handle = dlbridge.stage(np.ones(3), device="cuda:0", to="dlpack").result()
@@ -72,7 +72,7 @@ if sys.argv[2] == "torch first":
 import dlbridge
 assert dlbridge.__file__.startswith(sys.argv[1]), dlbridge.__file__
 assert not loaded("libdlbridge_cuda"), "loaded when it is needed"
-before = obstacle()
+before = reason()
 assert all(path.startswith(sys.argv[1]) for path in loaded("libdlbridge_cuda"))
 assert ("torch" in sys.modules) == (sys.argv[2] == "torch first"), "staging imports no torch"
 import torch
@@ -92,7 +92,7 @@ if torch.version.cuda is not None:
     assert ctypes.CDLL(theirs).cudaRuntimeGetVersion(ctypes.byref(version)) == 0
     major, minor = map(int, torch.version.cuda.split("."))
     assert version.value == 1000 * major + 10 * minor, "theirs answers for itself"
-assert obstacle() == before and torch_works() == usable
+assert reason() == before and torch_works() == usable
 a = np.arange(6.0)
 assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
 """

@@ -84,8 +84,10 @@ void describe_ndarray(PyObject* object, Loan& loan) {
   const NumpyDType& entry = entry_for(PyArray_TYPE(array));
   if (!entry.held) [[unlikely]] {
     view.reasons.add(ErrorCode::unsupported_dtype);
-    view.found = entry.refused;
-    view.castable = PyArray_TYPE(array) == NPY_LONGDOUBLE || PyArray_TYPE(array) == NPY_CLONGDOUBLE;
+    const RefusedDType refused = refused_dtype(PyArray_DESCR(array));
+    view.found = refused.name;
+    view.remedy = refused.remedy;
+    view.castable = refused.castable;
     view.dtype = DType(TypeCode::opaque, 8);
     std::copy_n(PyArray_DIMS(array), view.ndim, loan.shape());
     std::fill_n(loan.strides(), view.ndim, 0);

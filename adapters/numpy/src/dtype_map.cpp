@@ -80,30 +80,7 @@ struct Maps {
 static_assert(std::is_trivially_destructible_v<Maps>);
 constinit Maps g_maps;
 
-const NumpyDType kUnknown{{}, false, "one that DLPack does not have"};
-
-const char* refused_name(int type_num) noexcept {
-  switch (type_num) {
-    case NPY_OBJECT:
-      return "object";
-    case NPY_STRING:
-      return "bytes (S)";
-    case NPY_UNICODE:
-      return "str (U)";
-    case NPY_VOID:
-      return "structured or void";
-    case NPY_DATETIME:
-      return "datetime64";
-    case NPY_TIMEDELTA:
-      return "timedelta64";
-    case NPY_LONGDOUBLE:
-      return "longdouble";
-    case NPY_CLONGDOUBLE:
-      return "clongdouble";
-    default:
-      return kUnknown.refused;
-  }
-}
+constexpr NumpyDType kUnknown{};
 
 void put(DType dtype, PyArray_Descr* descriptor) noexcept {
   const int slot = DTypeSet::slot(dtype);
@@ -129,7 +106,7 @@ void register_packaged(PyObject* module) noexcept {
     if (PyArray_DescrConverter(type, &descriptor) == NPY_SUCCEED) {
       const int slot = descriptor->type_num - kFirstUserType;
       if (slot >= 0 && slot < kUserTypes) {
-        g_maps.user[static_cast<size_t>(slot)] = {row.dtype, true, nullptr};
+        g_maps.user[static_cast<size_t>(slot)] = {row.dtype, true};
         put(row.dtype, descriptor);  // kept for good
       } else {
         Py_DECREF(descriptor);
@@ -155,10 +132,8 @@ void initialize_dtype_map() {
   for (DeviceType type : {DeviceType::cpu, DeviceType::cuda_host, DeviceType::rocm_host})
     traits.devices |= 1u << static_cast<int>(type);
   for (const Packaged& row : kPackaged) traits.dtypes_missing.add(row.dtype);
-  for (int type_num = 0; type_num <= NPY_HALF; ++type_num)
-    tables.builtin[static_cast<size_t>(type_num)].refused = refused_name(type_num);
   for (const Builtin& row : kBuiltins) {
-    tables.builtin[static_cast<size_t>(row.type_num)] = {row.dtype, true, nullptr};
+    tables.builtin[static_cast<size_t>(row.type_num)] = {row.dtype, true};
     put(row.dtype, PyArray_DescrFromType(row.type_num));
   }
 }
@@ -181,6 +156,39 @@ bool load_ml_dtypes() noexcept {
   return g_maps.ml_dtypes_loaded;
 }
 
+RefusedDType refused_dtype(const PyArray_Descr* descriptor) noexcept {
+  constexpr const char* kText = "pass numbers: DLPack has no element type for text";
+  const bool native = PyArray_ISNBO(descriptor->byteorder);
+  const char* as_int64 = native ? "pass x.view(\"int64\")" : "pass x.astype(\"int64\")";
+  switch (descriptor->type_num) {
+    case NPY_OBJECT:
+      return {"object", "pass x.astype(\"float64\") if its elements are numbers"};
+    case NPY_STRING:
+      return {"bytes (S)", kText};
+    case NPY_UNICODE:
+      return {"str (U)", kText};
+    case NPY_VSTRING:
+      return {"StringDType", kText};
+    case NPY_VOID:
+      if (PyDataType_HASFIELDS(descriptor)) {
+        return {"structured",
+                "pass a field such as x[\"name\"], or "
+                "numpy.lib.recfunctions.structured_to_unstructured(x)"};
+      }
+      return {"void", "pass numpy.ascontiguousarray(x).view(\"uint8\")"};
+    case NPY_DATETIME:
+      return {"datetime64", as_int64};
+    case NPY_TIMEDELTA:
+      return {"timedelta64", as_int64};
+    case NPY_LONGDOUBLE:
+      return {"longdouble", "pass x.astype(\"float64\")", true};
+    case NPY_CLONGDOUBLE:
+      return {"clongdouble", "pass x.astype(\"complex128\")", true};
+    default:
+      return {"one that DLPack does not have", "pass x.astype(dtype) with a dtype that DLPack has"};
+  }
+}
+
 const NumpyDType& entry_for(int type_num) noexcept {
   if (type_num >= 0 && type_num <= NPY_HALF) [[likely]]
     return g_maps.builtin[static_cast<size_t>(type_num)];
@@ -199,21 +207,22 @@ PyArray_Descr* descriptor_for(DLDataType dtype) noexcept {
 DLDataType parse_numpy_dtype(PyObject* object) {
   if (PyUnicode_Check(object)) {
     // Names of ml_dtypes become known to NumPy only with the package.
-    const char* text = PyUnicode_AsUTF8(object);
-    const auto named = text ? DType::parse(text) : std::nullopt;
+    Py_ssize_t size = 0;
+    const char* text = PyUnicode_AsUTF8AndSize(object, &size);
+    const auto named = text ? DType::parse({text, static_cast<size_t>(size)}) : std::nullopt;
     if (!text) PyErr_Clear();
     if (named && g_maps.traits.dtypes_missing.contains(*named)) load_ml_dtypes();
     if (named) return *named;
   }
   PyArray_Descr* descriptor = nullptr;
   if (PyArray_DescrConverter(object, &descriptor) != NPY_SUCCEED) throw_python_error();
-  const int type_num = descriptor->type_num;
+  const RefusedDType refused = refused_dtype(descriptor);
+  const NumpyDType& entry = entry_for(descriptor->type_num);
   const bool swapped = !PyArray_ISNBO(descriptor->byteorder);
   Py_DECREF(descriptor);
-  const NumpyDType& entry = entry_for(type_num);
   if (!entry.held) {
     throw Error(ErrorCode::invalid_dtype, "dtype",
-                std::string("dtype is ") + entry.refused +
+                std::string("dtype is ") + refused.name +
                     "; expected one that DLPack has, such as numpy.float32");
   }
   if (swapped) {

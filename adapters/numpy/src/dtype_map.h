@@ -12,9 +12,18 @@ namespace dlbridge {
 /// One row of the map from type number to DLPack type.
 struct NumpyDType {
   DLDataType dtype{};
-  bool held = false;              ///< the type can be exchanged
-  const char* refused = nullptr;  ///< otherwise: what it is, in words
+  bool held = false;  ///< the type can be exchanged
 };
+
+/// A type that DLPack does not have: what it is, in words, and what an array of it can be passed
+/// as.
+struct RefusedDType {
+  const char* name;
+  const char* remedy;
+  bool castable = false;  ///< NumPy casts it to types that DLPack has
+};
+
+RefusedDType refused_dtype(const PyArray_Descr* descriptor) noexcept;
 
 /// Fills the tables for NumPy's own types. Requires: NumPy's C API is loaded.
 void initialize_dtype_map();

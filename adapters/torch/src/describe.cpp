@@ -6,6 +6,7 @@
 #include "dlbridge/torch.h"
 #include "dlbridge/torch_common/dispatch_keys.h"
 #include "dlbridge/torch_common/layout.h"
+#include "dlbridge/torch_common/traits.h"
 #include "dtype_table.h"
 #include "shared_bytes.h"
 
@@ -55,6 +56,7 @@ void describe_dtype(at::ScalarType scalar, TensorView& view) noexcept {
   } else {
     view.reasons.add(ErrorCode::unsupported_dtype);
     view.found = c10::toString(scalar);
+    view.remedy = torch_common::remedy_for_itemsize(static_cast<int64_t>(c10::elementSize(scalar)));
   }
 }
 

@@ -22,7 +22,7 @@ namespace dlbridge {
 namespace {
 
 using torch_common::Layout;
-using torch_common::settle_strides;
+using torch_common::normalize_strides;
 
 caffe2::TypeMeta type_meta(DLDataType dtype) {
   const at::ScalarType scalar = lookup_scalar_type(dtype);
@@ -140,7 +140,7 @@ at::Tensor finish_copy(at::Tensor&& tensor) {
 at::Tensor reuse_storage(Loan& loan) {
   if (loan.original.release == nullptr) return {};
   const caffe2::TypeMeta meta = type_meta(loan.view().dtype);
-  at::Tensor tensor = over_original(loan, settle_strides(loan), meta);
+  at::Tensor tensor = over_original(loan, normalize_strides(loan), meta);
   return tensor.defined() ? finish_copy(std::move(tensor)) : tensor;
 }
 
@@ -152,7 +152,7 @@ at::Tensor to_tensor(Loan&& loan) {
     }
   }
   const caffe2::TypeMeta meta = type_meta(loan.view().dtype);
-  const Layout layout = settle_strides(loan);
+  const Layout layout = normalize_strides(loan);
   return finish_copy(new_storage(loan, layout, meta));
 }
 
@@ -177,7 +177,7 @@ at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) 
   TensorView& view = memory.view();
   view.dtype = dtype;
   const caffe2::TypeMeta meta = type_meta(dtype);
-  const Layout layout = settle_strides(memory);
+  const Layout layout = normalize_strides(memory);
   // A broadcast dimension may promise more elements than there is memory for.
   if (layout.numel > INT64_MAX / static_cast<int64_t>(meta.itemsize())) throw std::bad_alloc();
   auto storage = allocate_storage(layout.bytes);

@@ -74,7 +74,7 @@ class Loan {
     mine.shape = shape();
     mine.strides = strides();
     mine.reasons = {};
-    mine.found = nullptr;
+    mine.found = mine.remedy = nullptr;
     view_ = mine;
   }
 

@@ -95,7 +95,7 @@ enum class CopyMode : uint8_t {
 struct Request {
   CopyMode copy = CopyMode::unset;
   bool into_existing = false;  ///< out= was given: a copy (and a cast to its dtype) is named
-  bool source_casts = false;   ///< the source's framework casts to a named dtype
+  bool source_casts = false;  ///< the source's framework casts: to the named dtype, if there is one
   std::optional<DLDevice> device;
   std::optional<DLDataType> dtype;
 

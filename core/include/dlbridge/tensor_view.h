@@ -30,11 +30,12 @@ struct TensorView {
   DLDevice device{static_cast<DLDeviceType>(1), 0};
   DLDataType dtype{2, 32, 1};
   Access access = Access::writable;
-  bool is_copied = false;       ///< the memory was copied for this exchange (DLPack's IS_COPIED)
-  bool subbyte_padded = false;  ///< elements below a byte are padded to one
-  bool castable = false;        ///< the source casts its elements, though DLPack has no such type
-  ReasonSet reasons;            ///< the source's own reasons against sharing (conj bit, mask …)
-  const char* found = nullptr;  ///< static name of what the first reason is about, or null
+  bool is_copied = false;        ///< the memory was copied for this exchange (DLPack's IS_COPIED)
+  bool subbyte_padded = false;   ///< elements below a byte are padded to one
+  bool castable = false;         ///< the source casts its elements, though DLPack has no such type
+  ReasonSet reasons;             ///< the source's own reasons against sharing (conj bit, mask …)
+  const char* found = nullptr;   ///< static name of what the first reason is about, or null
+  const char* remedy = nullptr;  ///< static text: the source's own remedy for it, or null
 
   std::span<const int64_t> extents() const noexcept { return {shape, static_cast<size_t>(ndim)}; }
   std::span<const int64_t> stride_elements() const noexcept {

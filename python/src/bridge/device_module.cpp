@@ -48,6 +48,15 @@ const DeviceModule* usable_device_module() noexcept {
   return error == nullptr ? module : nullptr;
 }
 
+ReasonSet unusable_reasons() {
+  const DeviceModule* module = device_module();
+  if (module == nullptr) return ErrorCode::no_staging;
+  const std::unique_ptr<Error> error(module->unavailable());
+  if (error == nullptr) return {};
+  if (error->code() >= ErrorCode::reason_count_) throw Error(*error);
+  return error->code();
+}
+
 const DeviceModule& require_device_module() {
   const DeviceModule* module = device_module();
   if (module == nullptr) {

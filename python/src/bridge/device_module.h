@@ -120,6 +120,10 @@ const DeviceModule* device_module() noexcept;
 /// The same where something can be staged on this machine.
 const DeviceModule* usable_device_module() noexcept;
 
+/// The reason why nothing can be staged on this machine; empty where something can. Throws Error
+/// where a device has failed.
+ReasonSet unusable_reasons();
+
 /// The module, or throws Error (no_staging where this build has none, no_driver, driver_too_old,
 /// no_device). Needs the GIL.
 const DeviceModule& require_device_module();

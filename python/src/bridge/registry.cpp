@@ -3,7 +3,6 @@
 
 #include <array>
 #include <atomic>
-#include <cstring>
 #include <vector>
 
 namespace dlbridge::python {
@@ -28,9 +27,9 @@ std::vector<std::string>& immutable_modules() {
   return *all;
 }
 
-const Adapter* find_loaded(const char* name) noexcept {
+const Adapter* find_loaded(std::string_view name) noexcept {
   for (const Adapter* adapter : adapters()) {
-    if (std::strcmp(adapter->traits->name, name) == 0) return adapter;
+    if (adapter->traits->name == name) return adapter;
   }
   return nullptr;
 }
@@ -85,10 +84,10 @@ const Adapter* adapter_for(PyObject* x) {
   return nullptr;
 }
 
-const Adapter* find_adapter(const char* name) {
+const Adapter* find_adapter(std::string_view name) {
   if (const Adapter* adapter = find_loaded(name)) return adapter;
   for (const ExpectedAdapter& expected : expected_adapters()) {
-    if (expected.name == name) return load(name);
+    if (expected.name == name) return load(expected.name.c_str());
   }
   return nullptr;
 }

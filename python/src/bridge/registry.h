@@ -6,6 +6,7 @@
 
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "bridge/adapter.h"
 
@@ -20,7 +21,7 @@ const Adapter* adapter_for(PyObject* x);
 
 /// The adapter called `name`, loaded if it is an expected one. Throws where it cannot be loaded;
 /// null where the name is unknown.
-const Adapter* find_adapter(const char* name);
+const Adapter* find_adapter(std::string_view name);
 
 /// The same; throws Error (invalid_argument) for an unknown name.
 const Adapter& adapter_named(const char* name);

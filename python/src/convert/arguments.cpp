@@ -5,6 +5,7 @@
 #include <string>
 
 #include "bridge/registry.h"
+#include "sources/capsule.h"
 
 namespace dlbridge::python {
 namespace {
@@ -18,32 +19,27 @@ namespace {
 
 // A pair of integers (IntEnum members included).
 std::optional<DLDevice> parse_pair(PyObject* pair) {
-  if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) return std::nullopt;
-  const long type = PyLong_AsLong(PyTuple_GET_ITEM(pair, 0));
-  const long id = PyLong_AsLong(PyTuple_GET_ITEM(pair, 1));
-  if (PyErr_Occurred()) {
-    PyErr_Clear();
-    return std::nullopt;
-  }
-  const DLDevice device{static_cast<DLDeviceType>(type), static_cast<int32_t>(id)};
-  if (!Device(device).is_known() || id < 0 || id > INT32_MAX) return std::nullopt;
-  return device;
+  const auto device = device_of_pair(pair);
+  return device && device->is_known() && device->id() >= 0 ? device : std::nullopt;
+}
+
+// The attribute; null where it cannot be read.
+Reference attribute_of(PyObject* object, const char* name) {
+  Reference value(PyObject_GetAttrString(object, name));
+  if (!value) clear_exception();
+  return value;
 }
 
 // torch.device and its like: a type in words and an index or None.
 std::optional<DLDevice> parse_device_object(PyObject* object) {
-  const Reference type(PyObject_GetAttrString(object, "type"));
-  const Reference index(PyObject_GetAttrString(object, "index"));
-  PyErr_Clear();
-  if (!type || !index || !PyUnicode_Check(type.get())) return std::nullopt;
-  const char* text = PyUnicode_AsUTF8(type.get());
-  const auto device = text ? Device::parse(text) : std::nullopt;
+  const Reference type = attribute_of(object, "type");
+  const Reference index = attribute_of(object, "index");
+  const auto text = utf8_of(type.get());
+  const auto device = text && index ? Device::parse(*text) : std::nullopt;
   if (!device || index.get() == Py_None) return device;
   const long id = PyLong_AsLong(index.get());
-  if (PyErr_Occurred()) {
-    PyErr_Clear();
-    return std::nullopt;
-  }
+  clear_exception();
+  if (id < 0 || id > INT32_MAX) return std::nullopt;
   return Device(device->type(), static_cast<int32_t>(id));
 }
 
@@ -91,9 +87,8 @@ std::optional<DLDevice> parse_device(PyObject* device) {
   if (device == nullptr || device == Py_None) return std::nullopt;
   std::optional<DLDevice> parsed;
   if (PyUnicode_Check(device)) {
-    const char* text = PyUnicode_AsUTF8(device);
-    if (text == nullptr) throw_pending();
-    if (const auto named = Device::parse(text)) parsed = *named;
+    const auto text = utf8_of(device);
+    if (const auto named = text ? Device::parse(*text) : std::nullopt) parsed = *named;
   } else if (PyTuple_Check(device)) {
     parsed = parse_pair(device);
   } else {
@@ -104,9 +99,8 @@ std::optional<DLDevice> parse_device(PyObject* device) {
 }
 
 const Adapter& parse_target(PyObject* to) {
-  const char* text = to != nullptr && PyUnicode_Check(to) ? PyUnicode_AsUTF8(to) : nullptr;
-  PyErr_Clear();
-  if (const Adapter* adapter = text != nullptr ? find_adapter(text) : nullptr) return *adapter;
+  const auto name = utf8_of(to);
+  if (const Adapter* adapter = name ? find_adapter(*name) : nullptr) return *adapter;
   throw Error(ErrorCode::invalid_argument, "to",
               (to == nullptr ? "to was not given" : "to is " + repr_of(to)) + "; expected one of " +
                   adapter_names());

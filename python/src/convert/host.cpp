@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "bridge/device_module.h"
+#include "bridge/registry.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "sources/capsule.h"
@@ -134,15 +135,11 @@ bool add_missing_driver(Source& source, const Adapter& target, const Request& re
   const bool foreign = source.adapter().traits != target.traits && target.device_empty != nullptr;
   const bool staged = request.device && Device(*request.device).is_host();
   if (!foreign || staged || !Device(source.view().device).is_cuda()) return false;
-  const DeviceModule* module = device_module();
-  if (module == nullptr) {
-    // Without it streams cannot be ordered; the framework knows whether there is a driver.
-    source.view().reasons.add(target.has_device() ? ErrorCode::no_staging : ErrorCode::no_driver);
-    return true;
-  }
-  const std::unique_ptr<Error> unavailable(module->unavailable());
-  if (unavailable != nullptr) source.view().reasons.add(unavailable->code());
-  return unavailable != nullptr;
+  ReasonSet reasons = unusable_reasons();
+  // Without the module streams cannot be ordered; the framework knows whether there is a driver.
+  if (device_module() == nullptr && !target.has_device()) reasons = ErrorCode::no_driver;
+  source.view().reasons.add(reasons);
+  return !reasons.empty();
 }
 
 // Completes what a plan depends on. Returns true if that changed.
@@ -154,13 +151,22 @@ bool prepare(Source& source, const Adapter& target, Request& request) {
     changed = true;
   }
   changed |= add_missing_driver(source, target, request);
-  if (request.dtype) {
-    const Adapter& own = source.adapter();
-    request.source_casts =
-        own.fill != nullptr && (!source.view().castable || can_hold(own, *request.dtype));
-    changed = true;
+  const Adapter& own = source.adapter();
+  request.source_casts = own.fill != nullptr && (!request.dtype || can_hold(own, *request.dtype));
+  return changed || request.dtype;
+}
+
+// A source that cannot cast may go through a framework that shares its memory and can.
+std::string remedy_by_other(const Source& source, const Adapter& target) {
+  if (source.adapter().fill != nullptr) return {};
+  const Reference package = checked(PyImport_ImportModule("dlbridge"));
+  for (const Adapter* other : adapters()) {
+    const std::string function = std::string("to_") + other->traits->name;
+    if (other != &target && other->fill != nullptr && can_read(*other, source.view()) &&
+        PyObject_HasAttrString(package.get(), function.c_str()))
+      return "pass dlbridge." + function + "(x) with a dtype= that {target} has";
   }
-  return changed;
+  return {};
 }
 
 }  // namespace
@@ -180,13 +186,22 @@ Plan plan_for(Source& source, const Adapter& target, Request& request, const Pla
 
 Error refusal_of(const Source& source, const Adapter& target, const Request& request,
                  const Plan& decision) {
-  const Error error = refusal(source.view(), *target.traits, request, decision);
-  if (error.code() != ErrorCode::no_staging || !decision.stages) return error;
-  const bool on_host = Device(source.view().device).is_host();
-  const std::string asked = "device is " + Device(source.view().device).name() + ", " +
-                            Device(*request.device).name() + " was asked for: ";
-  const std::string remedy = on_host ? ": leave device= out to stay in host memory"
-                                     : ": copy it with its own framework, such as x.cpu()";
+  TensorView view = source.view();
+  std::string remedy;
+  if (decision.reasons.first() == ErrorCode::unsupported_dtype && view.remedy == nullptr) {
+    remedy = remedy_by_other(source, target);
+    if (!remedy.empty()) view.remedy = remedy.c_str();
+  }
+  const Error error = refusal(view, *target.traits, request, decision);
+  const bool reached = decision.stages || view.reasons.has(ErrorCode::no_staging);
+  if (error.code() != ErrorCode::no_staging || !reached) return error;
+  std::string asked = "device is " + Device(view.device).name();
+  if (decision.stages) asked += ", " + Device(*request.device).name() + " was asked for";
+  std::string advice = ": copy it to the host with its own framework";
+  if (Device(view.device).is_host())
+    advice = ": leave device= out to stay in host memory";
+  else if (source.adapter().device_empty != nullptr)
+    advice += ", such as x.cpu()";
   std::string why;
   try {
     const DeviceModule& module = require_device_module();
@@ -195,7 +210,7 @@ Error refusal_of(const Source& source, const Adapter& target, const Request& req
   } catch (const Error& unavailable) {
     why = unavailable.what();
   }
-  return Error(ErrorCode::no_staging, error.field(), asked + why + remedy);
+  return Error(ErrorCode::no_staging, error.field(), asked + ": " + why + advice);
 }
 
 PyObject* share(Source& source, const Adapter& target) {

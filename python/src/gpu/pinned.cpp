@@ -68,7 +68,7 @@ nb::tuple pool_stats() {
 void set_pool_limit(const nb::object& bytes) {
   const Reference number(PyNumber_Index(bytes.ptr()));
   if (!number) {
-    PyErr_Clear();
+    clear_exception();
     throw_type_error("bytes is " + repr_of(bytes.ptr()) +
                      "; expected an integer, such as 1 << 30 for 1 GiB");
   }

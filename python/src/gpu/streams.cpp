@@ -20,12 +20,12 @@ intptr_t to_handle(PyObject* number) {
 std::optional<intptr_t> handle_attribute(PyObject* object, const char* name) {
   Reference value(PyObject_GetAttrString(object, name));
   if (!value) {
-    PyErr_Clear();
+    clear_exception();
     return std::nullopt;
   }
   if (!PyLong_Check(value.get())) {  // numba's is a ctypes pointer
     value = Reference(PyObject_GetAttrString(value.get(), "value"));
-    if (!value) PyErr_Clear();
+    if (!value) clear_exception();
     if (value && value.get() == Py_None) return kLegacyStream;
     if (!value || !PyLong_Check(value.get())) return std::nullopt;
   }
@@ -37,7 +37,7 @@ std::optional<intptr_t> handle_attribute(PyObject* object, const char* name) {
 std::optional<intptr_t> handle_by_protocol(PyObject* object) {
   const Reference method(PyObject_GetAttrString(object, "__cuda_stream__"));
   if (!method) {
-    PyErr_Clear();
+    clear_exception();
     return std::nullopt;
   }
   const Reference pair(PyCallable_Check(method.get()) ? PyObject_CallNoArgs(method.get())

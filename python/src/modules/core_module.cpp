@@ -101,7 +101,7 @@ void open_with_layout(Source& source, PyObject* x) {
   source.open(x);
   Plan refused;
   refused.reasons = source.view().reasons.without(kLayoutKnown);
-  if (!refused.reasons.empty()) throw refusal(source.view(), neutral_traits(), {}, refused);
+  if (!refused.reasons.empty()) throw refusal_of(source, tensor_adapter(), {}, refused);
 }
 
 PyObject* shares_memory(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
@@ -162,6 +162,9 @@ PyMethodDef g_functions[] = {
 
 }  // namespace
 
+// The function that NB_MODULE defines; PyInit__core below calls it.
+#define PyInit__core dlbridge_init_core
+
 NB_MODULE(_core, module) {
   module.doc() = "The entry points of dlbridge.";
   // Daemon threads and modules that outlive the interpreter's teardown may hold handles.
@@ -192,6 +195,18 @@ NB_MODULE(_core, module) {
   nb::module_::import_("atexit").attr("register")(
       nb::cpp_function(end_foreign_releases, nb::call_guard<nb::gil_scoped_release>()));
   if (PyModule_AddFunctions(module.ptr(), g_functions) < 0) throw nb::python_error();
+}
+
+#undef PyInit__core
+
+// nanobind keeps its state in one variable, which an import in another interpreter would replace.
+PyMODINIT_FUNC PyInit__core() {
+  if (PyInterpreterState_Get() != PyInterpreterState_Main()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "dlbridge cannot be used in a subinterpreter: import it in the main one");
+    return nullptr;
+  }
+  return dlbridge_init_core();
 }
 
 }  // namespace dlbridge::python

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // dlbridge._numpy: puts the NumPy adapter into a capsule. No types of its own, so plain C API.
-#include <cstring>
-#include <string_view>
-
 #include "bridge/capsule_module.h"
 #include "dlbridge/numpy.h"
 #include "support/errors.h"
 #include "support/reference.h"
+#include "torch/dtype_argument.h"
 
 namespace dlbridge::python {
 namespace {
@@ -49,22 +47,10 @@ Error* cast(const TensorView* src, const TensorView* dst) noexcept {
   return guarded([&] { cast_with_numpy(*src, *dst); });
 }
 
-// The name behind "torch." of a torch.dtype or of its text; null where `dtype` is neither. torch
-// need not be loaded.
-Reference name_of_torch_dtype(PyObject* dtype) {
-  const bool is_text = PyUnicode_Check(dtype);
-  if (!is_text && std::strcmp(Py_TYPE(dtype)->tp_name, "torch.dtype") != 0) return {};
-  const Reference text = checked(is_text ? Py_NewRef(dtype) : PyObject_Str(dtype));
-  const char* name = PyUnicode_AsUTF8(text.get());
-  if (name == nullptr) throw_pending();
-  constexpr std::string_view kPrefix = "torch.";
-  if (!std::string_view(name).starts_with(kPrefix)) return {};
-  return checked(PyUnicode_FromString(name + kPrefix.size()));
-}
-
 Error* parse_dtype(PyObject* dtype, DLDataType* out) noexcept {
   return guarded([&] {
-    const Reference name = name_of_torch_dtype(dtype);
+    const bool named = PyUnicode_Check(dtype) || is_torch_dtype(dtype);
+    const Reference name = named ? dtype_name_of(dtype) : Reference();
     *out = parse_numpy_dtype(name ? name.get() : dtype);
   });
 }

@@ -10,6 +10,7 @@
 #include "support/reference.h"
 #include "torch/device_slots.h"
 #include "torch/dtype_argument.h"
+#include "torch/subclasses.h"
 
 namespace dlbridge::python {
 namespace {
@@ -34,7 +35,12 @@ bool accepts(PyObject* x) noexcept {
 }
 
 Error* describe(PyObject* x, Loan* loan) noexcept {
-  return guarded([&] { dlbridge::describe(THPVariable_Unpack(x), *loan); });
+  return guarded([&] {
+    dlbridge::describe(THPVariable_Unpack(x), *loan);
+    TensorView& view = loan->view();
+    if (!view.reasons.empty() || view.data == nullptr) [[unlikely]]
+      describe_subclass(x, view);
+  });
 }
 
 Error* acquire(PyObject* x, Loan* loan) noexcept {

@@ -184,6 +184,18 @@ Reference dlpack_method_of(PyObject* x) {
   return method;
 }
 
+std::optional<Device> device_of_pair(PyObject* pair) {
+  if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) return std::nullopt;
+  const long type = PyLong_AsLong(PyTuple_GET_ITEM(pair, 0));
+  const long id = PyErr_Occurred() ? 0 : PyLong_AsLong(PyTuple_GET_ITEM(pair, 1));
+  if (PyErr_Occurred()) {
+    clear_exception();
+    return std::nullopt;
+  }
+  if (type != static_cast<int32_t>(type) || id != static_cast<int32_t>(id)) return std::nullopt;
+  return Device(static_cast<DeviceType>(type), static_cast<int32_t>(id));
+}
+
 std::optional<Device> dlpack_device_of(PyObject* x) {
   const Reference method(
       parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack_device__"); }));
@@ -193,14 +205,7 @@ std::optional<Device> dlpack_device_of(PyObject* x) {
     return std::nullopt;
   }
   const Reference pair = checked(parked_at_exit([&] { return PyObject_CallNoArgs(method.get()); }));
-  if (!PyTuple_Check(pair.get()) || PyTuple_GET_SIZE(pair.get()) != 2) return std::nullopt;
-  const long type = PyLong_AsLong(PyTuple_GET_ITEM(pair.get(), 0));
-  const long id = PyLong_AsLong(PyTuple_GET_ITEM(pair.get(), 1));
-  if (PyErr_Occurred()) {
-    PyErr_Clear();  // what the capsule says counts
-    return std::nullopt;
-  }
-  return Device(static_cast<DeviceType>(type), static_cast<int32_t>(id));
+  return device_of_pair(pair.get());
 }
 
 Reference call_dlpack(PyObject* x, PyObject* method, intptr_t stream) {

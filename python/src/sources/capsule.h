@@ -55,6 +55,9 @@ Reference dlpack_method_of(PyObject* x);
 /// passed. Throws what the producer raises.
 Reference call_dlpack(PyObject* x, PyObject* method, intptr_t stream);
 
+/// The device of a pair of 32-bit integers, DLPack's type and id; nothing where `pair` is none.
+std::optional<Device> device_of_pair(PyObject* pair);
+
 /// What x.__dlpack_device__() returns; nothing where x has no such method or it does not return two
 /// integers. Throws what it raises.
 std::optional<Device> dlpack_device_of(PyObject* x);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sources/cuda_array.h"
 
-#include <cstdlib>
-#include <cstring>
+#include <charconv>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bridge/device_module.h"
@@ -32,7 +32,7 @@ std::vector<int64_t> read_integers(PyObject* tuple, const char* field) {
   for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i) {
     numbers.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i)));
     if (numbers.back() == -1 && PyErr_Occurred()) {
-      PyErr_Clear();
+      clear_exception();
       refuse(field, repr_of(tuple), "a tuple of integers");
     }
   }
@@ -54,10 +54,11 @@ std::vector<int64_t> read_strides(PyObject* strides, size_t ndim, int64_t itemsi
 
 // NumPy's type strings: byte order, kind, bytes.
 DLDataType parse_typestr(PyObject* value) {
-  const char* text = value && PyUnicode_Check(value) ? PyUnicode_AsUTF8(value) : nullptr;
-  if (text == nullptr || std::strlen(text) < 3)
+  const std::string_view text = utf8_of(value).value_or("");
+  const char* end = text.data() + text.size();
+  int bytes = 0;
+  if (text.size() < 3 || std::from_chars(text.data() + 2, end, bytes).ptr != end)
     refuse("typestr", found(value), "a type string such as \"<f4\"");
-  const int bytes = std::atoi(text + 2);
   if (text[0] == '>' && bytes > 1)
     refuse("typestr", repr_of(value), "native byte order: little-endian");
   const auto type = [&](TypeCode code) -> DLDataType { return DType(code, bytes * 8); };
@@ -124,7 +125,7 @@ const Adapter g_adapter = [] {
 Reference cuda_array_interface_of(PyObject* x) {
   Reference interface(
       parked_at_exit([x] { return PyObject_GetAttrString(x, kCudaArrayAttribute); }));
-  if (!interface) PyErr_Clear();
+  if (!interface) clear_exception();
   return interface;
 }
 
@@ -159,18 +160,18 @@ void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream) {
     refuse("data", repr_of(data), "an address");
   }
   const bool writable = PyObject_IsTrue(PyTuple_GET_ITEM(data, 1)) == 0;
-  PyErr_Clear();
+  clear_exception();
   stream = parse_interface_stream(entry(interface, "stream"));
   tensor.shape = extents.data();
   tensor.strides = compact ? nullptr : strides.data();
   tensor.ndim = static_cast<int32_t>(extents.size());
   int32_t device = 0;
-  if (tensor.data != nullptr) {
-    const DeviceModule& module = require_device_module();
-    check(module.device_of_pointer(tensor.data, &device));
-  }
+  const ReasonSet unusable = tensor.data != nullptr ? unusable_reasons() : ReasonSet{};
+  if (tensor.data != nullptr && unusable.empty())
+    check(require_device_module().device_of_pointer(tensor.data, &device));
   tensor.device = Device(DeviceType::cuda, device);
   read_descriptor(tensor, {writable ? Access::writable : Access::read_only}, loan);
+  loan.view().reasons.add(unusable);
 }
 
 const Adapter& cuda_array_adapter() noexcept { return g_adapter; }

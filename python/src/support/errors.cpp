@@ -30,6 +30,18 @@ void throw_type_error(std::string message) {
   throw Error(ErrorCode::unsupported_type, "type", std::move(message));
 }
 
+void clear_exception() {
+  if (PyErr_Occurred() != nullptr && !PyErr_ExceptionMatches(PyExc_Exception)) throw_pending();
+  PyErr_Clear();
+}
+
+std::string repr_of(PyObject* object) {
+  const Reference repr(PyObject_Repr(object));
+  if (!repr) clear_exception();
+  const auto text = utf8_of(repr.get());
+  return std::string(text ? *text : "an object");
+}
+
 void set_exception(const Error& error) noexcept {
   // A C++ exception of a framework's may stand for a Python exception that it left set.
   const bool pending = error.code() == ErrorCode::framework_error && PyErr_Occurred();

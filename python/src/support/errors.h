@@ -24,6 +24,13 @@ namespace dlbridge::python {
 /// Throws the Error that becomes a TypeError.
 [[noreturn]] void throw_type_error(std::string message);
 
+/// Clears the exception of a call that may fail. Throws it where it is no Exception: what ends a
+/// program (KeyboardInterrupt, SystemExit) passes through.
+void clear_exception();
+
+/// repr(object) as text, for error messages; "an object" where it has none.
+std::string repr_of(PyObject* object);
+
 /// Owns a new reference. Throws the pending Python exception where it is null.
 inline Reference checked(PyObject* result) {
   if (result == nullptr) throw_pending();

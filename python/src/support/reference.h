@@ -5,8 +5,9 @@
 #include <Python.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
-#include <string>
+#include <string_view>
 #include <utility>
 
 namespace dlbridge::python {
@@ -34,7 +35,8 @@ class Reference {
 };
 
 /// Puts a pending Python exception aside while it lives: what is released meanwhile may run Python
-/// code, which must neither see nor clear it (docs/reference/rules.md#44, #59). Needs the GIL.
+/// code, which must neither see nor clear it (docs/reference/rules.md#44, #59). An exception that
+/// this code leaves behind goes to sys.unraisablehook. Needs the GIL.
 class PendingException {
  public:
   PendingException() noexcept : pending_(PyErr_Occurred() != nullptr) {
@@ -43,6 +45,7 @@ class PendingException {
   PendingException(const PendingException&) = delete;
   PendingException& operator=(const PendingException&) = delete;
   ~PendingException() {
+    if (PyErr_Occurred() != nullptr) PyErr_WriteUnraisable(nullptr);
     if (pending_) PyErr_Restore(type_, value_, traceback_);
   }
 
@@ -64,12 +67,14 @@ inline PyObject* tuple_of(std::span<const int64_t> values) noexcept {
   return tuple.release();
 }
 
-/// repr(object) as text, for error messages; "an object" where it has none.
-inline std::string repr_of(PyObject* object) {
-  const Reference text(PyObject_Repr(object));
-  const char* utf8 = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-  if (utf8 == nullptr) PyErr_Clear();
-  return utf8 ? utf8 : "an object";
+/// The text of a str; nothing where `object` is no str, or has no UTF-8.
+inline std::optional<std::string_view> utf8_of(PyObject* object) noexcept {
+  if (object == nullptr || !PyUnicode_Check(object)) return std::nullopt;
+  Py_ssize_t size = 0;
+  const char* text = PyUnicode_AsUTF8AndSize(object, &size);
+  if (text != nullptr) return std::string_view(text, static_cast<size_t>(size));
+  PyErr_Clear();
+  return std::nullopt;
 }
 
 }  // namespace dlbridge::python

@@ -10,6 +10,7 @@
 #include "dlbridge/managed_tensor.h"
 #include "dlbridge/validate.h"
 #include "gpu/streams.h"
+#include "sources/capsule.h"
 #include "tensor/exports.h"
 #include "tensor/value.h"
 
@@ -94,7 +95,7 @@ int to_object(DLManagedTensorVersioned* managed, void** out) noexcept {
   Loan loan;
   const int status = translated_status([&] {
     Error* error = guarded([&] { describe_managed(managed, loan); });
-    if (managed != nullptr) loan.attach(deleter_of(managed));
+    if (managed != nullptr) loan.attach(foreign_deleter(managed));
     check(error);
     PyObject* made = nullptr;
     check(tensor_adapter().wrap(&loan, &made));

@@ -4,22 +4,35 @@
 
 #include <Python.h>
 
+#include <cstring>
 #include <optional>
 #include <string>
 
 #include "dlbridge/dtype.h"
 #include "dlbridge/error.h"
-#include "support/reference.h"
+#include "support/errors.h"
 
 namespace dlbridge::python {
 
-/// The name that a string, a numpy.dtype or a scalar type such as numpy.float32 gives. A new
-/// reference or null.
-inline PyObject* dtype_name_of(PyObject* object) noexcept {
-  if (PyUnicode_Check(object)) return Py_NewRef(object);
-  PyObject* name = PyObject_GetAttrString(object, PyType_Check(object) ? "__name__" : "name");
-  if (name == nullptr) PyErr_Clear();
-  return name;
+/// Returns true for a torch.dtype. torch need not be loaded.
+inline bool is_torch_dtype(PyObject* object) noexcept {
+  return std::strcmp(Py_TYPE(object)->tp_name, "torch.dtype") == 0;
+}
+
+/// The name that a string, a torch.dtype, a numpy.dtype or a scalar type such as numpy.float32
+/// gives, without "torch." before it; null where there is none.
+inline Reference dtype_name_of(PyObject* object) {
+  const bool is_text = PyUnicode_Check(object);
+  Reference name(is_text                  ? Py_NewRef(object)
+                 : is_torch_dtype(object) ? PyObject_Str(object)
+                 : PyType_Check(object)   ? PyObject_GetAttrString(object, "__name__")
+                                          : PyObject_GetAttrString(object, "name"));
+  if (!name) clear_exception();
+  constexpr std::string_view kPrefix = "torch.";
+  const auto text = utf8_of(name.get());
+  if (!text || !text->starts_with(kPrefix)) return name;
+  const std::string_view rest = text->substr(kPrefix.size());
+  return checked(PyUnicode_FromStringAndSize(rest.data(), static_cast<Py_ssize_t>(rest.size())));
 }
 
 /// The type that `object` names; Python's int, float, bool and complex are torch's default types.
@@ -29,12 +42,10 @@ inline DLDataType parse_named_dtype(PyObject* object) {
   if (object == reinterpret_cast<PyObject*>(&PyFloat_Type)) return DType(TypeCode::float_, 64);
   if (object == reinterpret_cast<PyObject*>(&PyBool_Type)) return DType(TypeCode::boolean, 8);
   if (object == reinterpret_cast<PyObject*>(&PyComplex_Type)) return DType(TypeCode::complex, 128);
-  const Reference name(dtype_name_of(object));
-  const char* text = name && PyUnicode_Check(name.get()) ? PyUnicode_AsUTF8(name.get()) : nullptr;
-  if (text != nullptr && std::string_view(text).starts_with("torch.")) text += 6;
-  const auto dtype = text ? DType::parse(text) : std::nullopt;
+  const Reference name = dtype_name_of(object);
+  const auto text = utf8_of(name.get());
+  const auto dtype = text ? DType::parse(*text) : std::nullopt;
   if (dtype) return *dtype;
-  PyErr_Clear();
   throw Error(
       ErrorCode::invalid_dtype, "dtype",
       "dtype is " + repr_of(object) +

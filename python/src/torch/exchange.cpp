@@ -19,6 +19,7 @@
 #include "dlbridge/torch_common/traits.h"
 #include "torch/device_slots.h"
 #include "torch/dtype_argument.h"
+#include "torch/subclasses.h"
 
 namespace dlbridge::python {
 namespace {
@@ -170,6 +171,8 @@ void describe_dtype(PyObject* dtype, TensorView& view) {
   }
   view.reasons.add(ErrorCode::unsupported_dtype);
   view.found = row.name.c_str();
+  view.remedy =
+      torch_common::remedy_for_itemsize(to_int(checked(PyObject_GetAttrString(dtype, "itemsize"))));
 }
 
 void describe_gradient(bool required, TensorView& view) {
@@ -270,6 +273,7 @@ Error* describe(PyObject* x, Loan* loan) noexcept {
       return;
     if (torch_common::describe_keys(*g_torch->keys, beyond, *loan))
       describe_by_attributes(x, *loan);
+    describe_subclass(x, loan->view());
   });
 }
 
@@ -292,7 +296,7 @@ Reference lifted(Reference tensor) {
 // Adapts the descriptor to torch's importer, which rejects pinned and managed device types and the
 // read-only flag.
 void adapt_for_importer(Loan& loan) noexcept {
-  torch_common::settle_strides(loan);
+  torch_common::normalize_strides(loan);
   TensorView& view = loan.view();
   view.access = Access::writable;
   const DeviceType device = Device(view.device).type();
@@ -339,6 +343,7 @@ Error* finish(PyObject* made, PyObject** out) noexcept {
 
 // The pending exception as an Error of torch's.
 [[noreturn]] void throw_framework_error() {
+  if (!PyErr_ExceptionMatches(PyExc_Exception)) throw_pending();
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
   const Reference owned[] = {Reference(type), Reference(value), Reference(traceback)};

@@ -102,16 +102,16 @@ TEST(Describe, TakesRankSixtyFour) {
   EXPECT_EQ(loan.view().strides[63], 1);
 }
 
-struct Obstacle {
+struct ReasonCase {
   const char* name;
   const char* expression;
   ErrorCode code;
   const char* found = nullptr;
 };
 
-class DescribeReason : public testing::TestWithParam<Obstacle> {};
+class DescribeReason : public testing::TestWithParam<ReasonCase> {};
 
-void PrintTo(const Obstacle& row, std::ostream* out) { *out << row.expression; }
+void PrintTo(const ReasonCase& row, std::ostream* out) { *out << row.expression; }
 
 TEST_P(DescribeReason, IsNamed) {
   const Ref array = eval(GetParam().expression);
@@ -129,24 +129,23 @@ using enum ErrorCode;
 INSTANTIATE_TEST_SUITE_P(
     All, DescribeReason,
     testing::Values(
-        Obstacle{"Masked", "np.ma.masked_array([1.0, 2.0], [0, 1])", masked_array},
-        Obstacle{"SwappedFloat", "np.zeros(3, '>f4')", byte_order},
-        Obstacle{"SwappedComplex", "np.zeros(3, '>c16')", byte_order},
-        Obstacle{"OddField", "np.zeros(3, [('a', 'i1'), ('b', 'f4')])['b']", stride_not_multiple},
-        Obstacle{"OddByteStride", "np.ndarray((3,), np.int16, np.zeros(16, np.int8), 0, (3,))",
-                 stride_not_multiple},
-        Obstacle{"Object", "np.array([None])", unsupported_dtype, "object"},
-        Obstacle{"Structured", "np.zeros(3, [('a', 'f4')])", unsupported_dtype,
-                 "structured or void"},
-        Obstacle{"Void", "np.zeros(3, 'V5')", unsupported_dtype, "structured or void"},
-        Obstacle{"Bytes", "np.array([b'ab'])", unsupported_dtype, "bytes (S)"},
-        Obstacle{"Text", "np.array(['ab'])", unsupported_dtype, "str (U)"},
-        Obstacle{"Datetime", "np.zeros(3, 'M8[s]')", unsupported_dtype, "datetime64"},
-        Obstacle{"Timedelta", "np.zeros(3, 'm8[s]')", unsupported_dtype, "timedelta64"},
-        Obstacle{"LongDouble", "np.zeros(3, np.longdouble)", unsupported_dtype, "longdouble"},
-        Obstacle{"ComplexLongDouble", "np.zeros(3, np.clongdouble)", unsupported_dtype,
-                 "clongdouble"},
-        Obstacle{"StringDType", "np.array(['a'], np.dtypes.StringDType())", unsupported_dtype}),
+        ReasonCase{"Masked", "np.ma.masked_array([1.0, 2.0], [0, 1])", masked_array},
+        ReasonCase{"SwappedFloat", "np.zeros(3, '>f4')", byte_order},
+        ReasonCase{"SwappedComplex", "np.zeros(3, '>c16')", byte_order},
+        ReasonCase{"OddField", "np.zeros(3, [('a', 'i1'), ('b', 'f4')])['b']", stride_not_multiple},
+        ReasonCase{"OddByteStride", "np.ndarray((3,), np.int16, np.zeros(16, np.int8), 0, (3,))",
+                   stride_not_multiple},
+        ReasonCase{"Object", "np.array([None])", unsupported_dtype, "object"},
+        ReasonCase{"Structured", "np.zeros(3, [('a', 'f4')])", unsupported_dtype, "structured"},
+        ReasonCase{"Void", "np.zeros(3, 'V5')", unsupported_dtype, "void"},
+        ReasonCase{"Bytes", "np.array([b'ab'])", unsupported_dtype, "bytes (S)"},
+        ReasonCase{"Text", "np.array(['ab'])", unsupported_dtype, "str (U)"},
+        ReasonCase{"Datetime", "np.zeros(3, 'M8[s]')", unsupported_dtype, "datetime64"},
+        ReasonCase{"Timedelta", "np.zeros(3, 'm8[s]')", unsupported_dtype, "timedelta64"},
+        ReasonCase{"LongDouble", "np.zeros(3, np.longdouble)", unsupported_dtype, "longdouble"},
+        ReasonCase{"ComplexLongDouble", "np.zeros(3, np.clongdouble)", unsupported_dtype,
+                   "clongdouble"},
+        ReasonCase{"StringDType", "np.array(['a'], np.dtypes.StringDType())", unsupported_dtype}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(Describe, TakesOtherSubclasses) {

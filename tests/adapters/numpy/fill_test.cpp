@@ -174,7 +174,8 @@ TEST(Writeback, IsRefused) {
   describe_ndarray(array.get(), loan);
   EXPECT_TRUE(loan.view().reasons.has(ErrorCode::writeback_if_copy));
   const Py_ssize_t before = Py_REFCNT(array.get());
-  expect_error(ErrorCode::writeback_if_copy, [&] { const Loan lent = share_ndarray(array.get()); });
+  expect_error(ErrorCode::writeback_if_copy,
+               [&] { const Loan shared = share_ndarray(array.get()); });
   EXPECT_EQ(Py_REFCNT(array.get()), before);
   eval("globals().pop('open_iterator').close()");
 }

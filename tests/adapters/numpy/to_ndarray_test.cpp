@@ -27,7 +27,7 @@ using Dims = std::vector<int64_t>;
 
 class ToNdarray : public testing::Test {
  protected:
-  Loan lent(void* data, const Dims& shape, const Dims& strides) {
+  Loan owning_loan(void* data, const Dims& shape, const Dims& strides) {
     return test::make_loan(shape, strides, test::kFloat32, data, counter_.deleter());
   }
 
@@ -36,7 +36,7 @@ class ToNdarray : public testing::Test {
 };
 
 TEST_F(ToNdarray, ReleasesOnce) {
-  Loan loan = lent(values_, {2, 3}, {3, 1});
+  Loan loan = owning_loan(values_, {2, 3}, {3, 1});
   Ref array(to_ndarray(std::move(loan)));
   EXPECT_FALSE(loan.owns_memory());
   EXPECT_TRUE(
@@ -48,7 +48,7 @@ TEST_F(ToNdarray, ReleasesOnce) {
 }
 
 TEST_F(ToNdarray, ViewsKeepTheMemory) {
-  Ref array(to_ndarray(lent(values_, {6}, {1})));
+  Ref array(to_ndarray(owning_loan(values_, {6}, {1})));
   Ref view = eval("x[::2]", array.get());
   array.drop();
   EXPECT_EQ(counter_.count(), 0);
@@ -57,7 +57,7 @@ TEST_F(ToNdarray, ViewsKeepTheMemory) {
 }
 
 TEST_F(ToNdarray, WritesReachTheMemory) {
-  const Ref array(to_ndarray(lent(values_, {6}, {1})));
+  const Ref array(to_ndarray(owning_loan(values_, {6}, {1})));
   eval("x.__setitem__(2, 9.0)", array.get());
   EXPECT_EQ(values_[2], 9.0f);
 }
@@ -85,7 +85,7 @@ TEST_F(ToNdarray, KeepsLayouts) {
   int64_t values[24] = {};
   for (int i = 0; i < 24; ++i) values[i] = i;
   const auto array_of = [&](int64_t* first, const Dims& shape, const Dims& strides) {
-    Loan loan = lent(first, shape, strides);
+    Loan loan = owning_loan(first, shape, strides);
     loan.view().dtype = {kDLInt, 64, 1};
     return Ref(to_ndarray(std::move(loan)));
   };
@@ -100,7 +100,7 @@ TEST_F(ToNdarray, KeepsLayouts) {
 
 TEST_F(ToNdarray, MarksMisaligned) {
   alignas(8) char bytes[16] = {};
-  const Ref array(to_ndarray(lent(bytes + 1, {3}, {1})));
+  const Ref array(to_ndarray(owning_loan(bytes + 1, {3}, {1})));
   EXPECT_TRUE(holds("not x.flags.aligned and x.sum() == 0", array.get()));
 }
 
@@ -117,7 +117,7 @@ class ToNdarrayWritable : public ToNdarray, public testing::WithParamInterface<W
 void PrintTo(const Writable& row, std::ostream* out) { *out << row.name; }
 
 TEST_P(ToNdarrayWritable, NotWhereBroadcast) {
-  Loan loan = lent(values_, GetParam().shape, GetParam().strides);
+  Loan loan = owning_loan(values_, GetParam().shape, GetParam().strides);
   loan.view().access = GetParam().access;
   const Ref array(to_ndarray(std::move(loan)));
   EXPECT_EQ(holds("x.flags.writeable", array.get()), GetParam().expected);
@@ -133,7 +133,7 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST_F(ToNdarray, StaysReadOnly) {
-  Loan loan = lent(values_, {3}, {1});
+  Loan loan = owning_loan(values_, {3}, {1});
   loan.view().access = Access::read_only;
   const Ref array(to_ndarray(std::move(loan)));
   const Ref done(PyObject_CallMethod(array.get(), "setflags", "i", 1));
@@ -149,7 +149,7 @@ TEST_F(ToNdarray, ReadOnlyRoundTrips) {
 }
 
 TEST_F(ToNdarray, TakesNullWhenEmpty) {
-  Ref array(to_ndarray(lent(nullptr, {0, 3}, {3, 1})));
+  Ref array(to_ndarray(owning_loan(nullptr, {0, 3}, {3, 1})));
   EXPECT_TRUE(holds("x.shape == (0, 3) and x.size == 0 and x.sum() == 0 and not x.flags.owndata",
                     array.get()));
   array.drop();
@@ -157,24 +157,24 @@ TEST_F(ToNdarray, TakesNullWhenEmpty) {
 }
 
 TEST_F(ToNdarray, TakesAbsurdStrides) {
-  const Ref one(to_ndarray(lent(values_, {1, 3}, {INT64_MAX, 1})));
+  const Ref one(to_ndarray(owning_loan(values_, {1, 3}, {INT64_MAX, 1})));
   EXPECT_TRUE(holds("x.tolist() == [[0, 1, 2]]", one.get()));
-  const Ref empty(to_ndarray(lent(nullptr, {0, 3}, {INT64_MIN, INT64_MAX})));
+  const Ref empty(to_ndarray(owning_loan(nullptr, {0, 3}, {INT64_MIN, INT64_MAX})));
   EXPECT_TRUE(holds("x.shape == (0, 3)", empty.get()));
 }
 
 TEST_F(ToNdarray, TakesRankSixtyFour) {
   Dims shape(64, 1);
   shape[63] = 2;
-  const Ref array(to_ndarray(lent(values_, shape, Dims(64, 1))));
+  const Ref array(to_ndarray(owning_loan(values_, shape, Dims(64, 1))));
   EXPECT_TRUE(holds("x.ndim == 64 and x.shape[63] == 2", array.get()));
 }
 
 TEST_F(ToNdarray, FailureKeepsTheLoan) {
-  Loan loan = lent(values_, Dims(65, 1), Dims(65, 1));
+  Loan loan = owning_loan(values_, Dims(65, 1), Dims(65, 1));
   expect_error(ErrorCode::too_many_dimensions, [&] { to_ndarray(std::move(loan)); });
   EXPECT_TRUE(loan.owns_memory());
-  Loan strange = lent(values_, {2}, {1});
+  Loan strange = owning_loan(values_, {2}, {1});
   strange.view().dtype = {kDLComplex, 32, 1};
   expect_error(ErrorCode::unsupported_dtype, [&] { to_ndarray(std::move(strange)); });
   EXPECT_TRUE(strange.owns_memory());
@@ -183,7 +183,7 @@ TEST_F(ToNdarray, FailureKeepsTheLoan) {
 }
 
 TEST_F(ToNdarray, NumpyFailureKeepsTheLoan) {
-  Loan loan = lent(nullptr, {INT64_MAX, INT64_MAX}, {0, 0});
+  Loan loan = owning_loan(nullptr, {INT64_MAX, INT64_MAX}, {0, 0});
   expect_error(ErrorCode::python_exception, [&] { to_ndarray(std::move(loan)); });
   EXPECT_TRUE(PyErr_ExceptionMatches(PyExc_ValueError));
   PyErr_Clear();

@@ -277,16 +277,16 @@ at::Tensor after_a_refused_resize() {
   return tensor;
 }
 
-struct Obstacle {
+struct ReasonCase {
   const char* name;
   MakeTensor make;
   ReasonSet reasons;
   bool described = true;  // curable: shape and dtype are said, so that a copy can be planned
 };
 
-void PrintTo(const Obstacle& row, std::ostream* out) { *out << row.name; }
+void PrintTo(const ReasonCase& row, std::ostream* out) { *out << row.name; }
 
-class DescribeReason : public testing::TestWithParam<Obstacle> {};
+class DescribeReason : public testing::TestWithParam<ReasonCase> {};
 
 TEST_P(DescribeReason, IsNamed) {
   const at::Tensor tensor = GetParam().make();
@@ -315,81 +315,83 @@ using enum ErrorCode;
 INSTANTIATE_TEST_SUITE_P(
     All, DescribeReason,
     testing::Values(
-        Obstacle{"Undefined", [] { return at::Tensor(); }, undefined_tensor, false},
-        Obstacle{"Conj", [] { return complex_tensor().conj(); }, conj_bit},
-        Obstacle{"Neg", [] { return at::_neg_view(at::zeros({3})); }, neg_bit},
-        Obstacle{"ConjAndNeg", [] { return at::_neg_view(complex_tensor().conj()); },
-                 ReasonSet(conj_bit) | neg_bit},
-        Obstacle{"ImaginaryPartOfConj", [] { return at::imag(complex_tensor().conj()); }, neg_bit},
-        Obstacle{"Zero", [] { return at::_efficientzerotensor({3}, at::kFloat); }, zero_tensor},
-        Obstacle{"SparseCoo", [] { return at::zeros({3, 3}).to_sparse(); }, sparse_layout, false},
-        Obstacle{"SparseCsr", [] { return at::zeros({3, 3}).to_sparse_csr(); }, sparse_layout,
-                 false},
-        Obstacle{"SparseCsc", [] { return at::zeros({3, 3}).to_sparse_csc(); }, sparse_layout,
-                 false},
-        Obstacle{"SparseBsr", [] { return at::zeros({4, 4}).to_sparse_bsr({2, 2}); }, sparse_layout,
-                 false},
-        Obstacle{"Quantized",
-                 [] { return at::quantize_per_tensor(at::zeros({3}), 0.1, 0, at::kQInt8); },
-                 quantized_tensor, false},
-        Obstacle{"Nested",
-                 [] {
-                   const std::vector<at::Tensor> rows{at::zeros({2}), at::zeros({3})};
-                   return at::_nested_tensor_from_tensor_list(rows);
-                 },
-                 nested_tensor, false},
-        Obstacle{"Meta", [] { return at::empty({3}, at::device(at::kMeta)); }, meta_tensor, false},
-        Obstacle{"Functional",
-                 [] { return at::functionalization::impl::to_functional_tensor(at::zeros({3})); },
-                 functional_tensor, false},
-        Obstacle{"Batched", [] { return at::functorch::makeBatched(at::zeros({3, 2}), 0, 1); },
-                 functorch_tensor, false},
-        Obstacle{"PythonKey", python_tensor, fake_tensor, false},
-        Obstacle{"OtherBackend",
-                 [] { return with_keys(c10::DispatchKeySet(c10::DispatchKey::XLA)); },
-                 unsupported_keys, false},
-        Obstacle{"OtherFunctionality",
-                 [] {
-                   return with_keys(
-                       c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::Tracer}));
-                 },
-                 unsupported_keys, false},
-        Obstacle{"SymbolicShape", symbolic_tensor, symbolic_shape, false},
-        Obstacle{"NoStorage",
-                 [] {
-                   return at::detail::make_tensor<c10::TensorImpl>(
-                       c10::DispatchKeySet(c10::DispatchKey::CPU), caffe2::TypeMeta::Make<float>(),
-                       c10::Device(c10::kCPU));
-                 },
-                 storage_inaccessible, false},
-        Obstacle{"UnreadableStorage", unreadable_tensor, storage_inaccessible},
-        Obstacle{"UnwritableStorage", unwritable_tensor, storage_inaccessible},
-        Obstacle{"ShapeThatARefusedResizeLeft", after_a_refused_resize, storage_too_small},
-        Obstacle{"ShrunkStorage", [] { return with_shrunk_storage(at::zeros({4}), 15); },
-                 storage_too_small},
-        Obstacle{"ShrunkStorageBehindAnOffset",
-                 [] { return with_shrunk_storage(at::zeros({8}).narrow(0, 7, 1), 31); },
-                 storage_too_small},
-        Obstacle{"ShrunkStorageUnderAColumn",
-                 [] { return with_shrunk_storage(at::zeros({3, 3}).select(1, 1), 31); },
-                 storage_too_small},
-        Obstacle{"ShapeBeyondCounting",
-                 [] {
-                   at::Tensor tensor = at::zeros({4});
-                   constexpr int64_t kHuge = int64_t{1} << 62;
-                   tensor.unsafeGetTensorImpl()->set_sizes_and_strides(Dims{3}, Dims{kHuge});
-                   return tensor;
-                 },
-                 storage_too_small},
-        Obstacle{"RequiresGrad", [] { return at::zeros({3}).requires_grad_(); }, requires_grad},
-        Obstacle{"ResultWithHistory", [] { return at::zeros({3}).requires_grad_() * 2; },
-                 requires_grad},
-        Obstacle{"ConjOfRequiresGrad", [] { return complex_tensor().requires_grad_().conj(); },
-                 ReasonSet(requires_grad) | conj_bit},
-        Obstacle{"LazyClone", [] { return at::_lazy_clone(at::zeros({3})); }, copy_on_write},
-        Obstacle{"SourceOfALazyClone", copy_on_write_source, copy_on_write},
-        Obstacle{"ViewOfALazyClone", [] { return at::_lazy_clone(at::zeros({4})).narrow(0, 1, 2); },
-                 copy_on_write}),
+        ReasonCase{"Undefined", [] { return at::Tensor(); }, undefined_tensor, false},
+        ReasonCase{"Conj", [] { return complex_tensor().conj(); }, conj_bit},
+        ReasonCase{"Neg", [] { return at::_neg_view(at::zeros({3})); }, neg_bit},
+        ReasonCase{"ConjAndNeg", [] { return at::_neg_view(complex_tensor().conj()); },
+                   ReasonSet(conj_bit) | neg_bit},
+        ReasonCase{"ImaginaryPartOfConj", [] { return at::imag(complex_tensor().conj()); },
+                   neg_bit},
+        ReasonCase{"Zero", [] { return at::_efficientzerotensor({3}, at::kFloat); }, zero_tensor},
+        ReasonCase{"SparseCoo", [] { return at::zeros({3, 3}).to_sparse(); }, sparse_layout, false},
+        ReasonCase{"SparseCsr", [] { return at::zeros({3, 3}).to_sparse_csr(); }, sparse_layout,
+                   false},
+        ReasonCase{"SparseCsc", [] { return at::zeros({3, 3}).to_sparse_csc(); }, sparse_layout,
+                   false},
+        ReasonCase{"SparseBsr", [] { return at::zeros({4, 4}).to_sparse_bsr({2, 2}); },
+                   sparse_layout, false},
+        ReasonCase{"Quantized",
+                   [] { return at::quantize_per_tensor(at::zeros({3}), 0.1, 0, at::kQInt8); },
+                   quantized_tensor, false},
+        ReasonCase{"Nested",
+                   [] {
+                     const std::vector<at::Tensor> rows{at::zeros({2}), at::zeros({3})};
+                     return at::_nested_tensor_from_tensor_list(rows);
+                   },
+                   nested_tensor, false},
+        ReasonCase{"Meta", [] { return at::empty({3}, at::device(at::kMeta)); }, meta_tensor,
+                   false},
+        ReasonCase{"Functional",
+                   [] { return at::functionalization::impl::to_functional_tensor(at::zeros({3})); },
+                   functional_tensor, false},
+        ReasonCase{"Batched", [] { return at::functorch::makeBatched(at::zeros({3, 2}), 0, 1); },
+                   functorch_tensor, false},
+        ReasonCase{"PythonKey", python_tensor, fake_tensor, false},
+        ReasonCase{"OtherBackend",
+                   [] { return with_keys(c10::DispatchKeySet(c10::DispatchKey::XLA)); },
+                   unsupported_keys, false},
+        ReasonCase{"OtherFunctionality",
+                   [] {
+                     return with_keys(
+                         c10::DispatchKeySet({c10::DispatchKey::CPU, c10::DispatchKey::Tracer}));
+                   },
+                   unsupported_keys, false},
+        ReasonCase{"SymbolicShape", symbolic_tensor, symbolic_shape, false},
+        ReasonCase{"NoStorage",
+                   [] {
+                     return at::detail::make_tensor<c10::TensorImpl>(
+                         c10::DispatchKeySet(c10::DispatchKey::CPU),
+                         caffe2::TypeMeta::Make<float>(), c10::Device(c10::kCPU));
+                   },
+                   storage_inaccessible, false},
+        ReasonCase{"UnreadableStorage", unreadable_tensor, storage_inaccessible},
+        ReasonCase{"UnwritableStorage", unwritable_tensor, storage_inaccessible},
+        ReasonCase{"ShapeThatARefusedResizeLeft", after_a_refused_resize, storage_too_small},
+        ReasonCase{"ShrunkStorage", [] { return with_shrunk_storage(at::zeros({4}), 15); },
+                   storage_too_small},
+        ReasonCase{"ShrunkStorageBehindAnOffset",
+                   [] { return with_shrunk_storage(at::zeros({8}).narrow(0, 7, 1), 31); },
+                   storage_too_small},
+        ReasonCase{"ShrunkStorageUnderAColumn",
+                   [] { return with_shrunk_storage(at::zeros({3, 3}).select(1, 1), 31); },
+                   storage_too_small},
+        ReasonCase{"ShapeBeyondCounting",
+                   [] {
+                     at::Tensor tensor = at::zeros({4});
+                     constexpr int64_t kHuge = int64_t{1} << 62;
+                     tensor.unsafeGetTensorImpl()->set_sizes_and_strides(Dims{3}, Dims{kHuge});
+                     return tensor;
+                   },
+                   storage_too_small},
+        ReasonCase{"RequiresGrad", [] { return at::zeros({3}).requires_grad_(); }, requires_grad},
+        ReasonCase{"ResultWithHistory", [] { return at::zeros({3}).requires_grad_() * 2; },
+                   requires_grad},
+        ReasonCase{"ConjOfRequiresGrad", [] { return complex_tensor().requires_grad_().conj(); },
+                   ReasonSet(requires_grad) | conj_bit},
+        ReasonCase{"LazyClone", [] { return at::_lazy_clone(at::zeros({3})); }, copy_on_write},
+        ReasonCase{"SourceOfALazyClone", copy_on_write_source, copy_on_write},
+        ReasonCase{"ViewOfALazyClone",
+                   [] { return at::_lazy_clone(at::zeros({4})).narrow(0, 1, 2); }, copy_on_write}),
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(DescribeMkldnn, IsRefused) {

@@ -9,20 +9,20 @@
 #include <thread>
 #include <vector>
 
+#include "counted_memory.h"
 #include "dlbridge/torch.h"
-#include "lender.h"
 #include "memory.h"
 #include "shaped.h"
 
 namespace dlbridge {
 namespace {
 
+using test::CountedMemory;
 using test::Dims;
 using test::GuardedBuffer;
 using test::kFloat32;
 using test::kFloat64;
 using test::kUint8;
-using test::Lender;
 using test::make_loan;
 using test::ReleaseCounter;
 using test::storage_of;
@@ -189,15 +189,15 @@ TEST(AnyReuseStorage, NeedsMemoryInside) {
 }
 
 TEST(AnyReuseStorage, IgnoresOtherOriginals) {
-  Lender lender;
+  CountedMemory counted;
   ReleaseCounter origin;
-  Loan loan = lender.loan();
+  Loan loan = counted.loan();
   loan.original = origin.deleter();
   at::Tensor tensor = to_tensor(std::move(loan));
-  EXPECT_EQ(tensor.data_ptr(), lender.data());
+  EXPECT_EQ(tensor.data_ptr(), counted.data());
   tensor.reset();
   EXPECT_EQ(origin.count(), 0);
-  EXPECT_EQ(lender.releases(), 1);
+  EXPECT_EQ(counted.releases(), 1);
 }
 
 TEST(AnyReuseStorage, FindsHeldStorages) {
@@ -231,15 +231,15 @@ TEST_P(ReuseStorage, RoundTripsReleaseOnce) {
 }
 
 TEST(AnyReuseStorage, ForeignChainReleasesOnce) {
-  Lender lender;
-  at::Tensor first = to_tensor(lender.loan());
+  CountedMemory counted;
+  at::Tensor first = to_tensor(counted.loan());
   Loan loan = share(first);
   first.reset();
   at::Tensor second = to_tensor(std::move(loan));
-  EXPECT_EQ(second.data_ptr(), lender.data());
-  EXPECT_EQ(lender.releases(), 0);
+  EXPECT_EQ(second.data_ptr(), counted.data());
+  EXPECT_EQ(counted.releases(), 0);
   second.reset();
-  EXPECT_EQ(lender.releases(), 1);
+  EXPECT_EQ(counted.releases(), 1);
 }
 
 TEST_P(ReuseStorage, StorageDropsOnAnyThread) {
@@ -294,8 +294,8 @@ TEST_P(ReuseStorage, OthersStayReusable) {
   Loan loan = share(source_);
   replace_bytes();
   loan.reset();
-  Lender lender;
-  const at::Tensor next = to_tensor(lender.loan());
+  CountedMemory counted;
+  const at::Tensor next = to_tensor(counted.loan());
   Loan exported = share(next);
   source_.reset();
   EXPECT_EQ(&storage_of(to_tensor(std::move(exported))), &storage_of(next));

@@ -15,15 +15,16 @@
 #include <thread>
 #include <vector>
 
+#include "counted_memory.h"
 #include "dlbridge/torch.h"
 #include "errors.h"
-#include "lender.h"
 #include "memory.h"
 #include "shaped.h"
 
 namespace dlbridge {
 namespace {
 
+using test::CountedMemory;
 using test::Dims;
 using test::expect_error;
 using test::GuardedBuffer;
@@ -31,32 +32,31 @@ using test::kFloat32;
 using test::kFloat64;
 using test::kInt32;
 using test::kUint8;
-using test::Lender;
 using test::make_loan;
 using test::ReleaseCounter;
 using test::row_major;
 using test::storage_of;
 
 TEST(ToTensor, HasTheLoansMemory) {
-  Lender lender;
-  at::Tensor tensor = to_tensor(lender.loan({2, 8}));
+  CountedMemory counted;
+  at::Tensor tensor = to_tensor(counted.loan({2, 8}));
   EXPECT_EQ(tensor.sizes(), (Dims{2, 8}));
   EXPECT_EQ(tensor.strides(), (Dims{8, 1}));
   EXPECT_EQ(tensor.scalar_type(), at::kFloat);
   EXPECT_EQ(tensor.device(), c10::Device(c10::kCPU));
-  EXPECT_EQ(tensor.data_ptr(), lender.data());
+  EXPECT_EQ(tensor.data_ptr(), counted.data());
   EXPECT_EQ(tensor.storage_offset(), 0);
   EXPECT_EQ(tensor.use_count(), 1u);
   EXPECT_TRUE(tensor.is_contiguous());
   tensor.fill_(2.5f);
-  EXPECT_EQ(reinterpret_cast<const float*>(lender.data())[15], 2.5f);
-  EXPECT_TRUE(lender.guards_intact());
+  EXPECT_EQ(reinterpret_cast<const float*>(counted.data())[15], 2.5f);
+  EXPECT_TRUE(counted.guards_intact());
 }
 
 TEST(ToTensor, AgreesWithFromBlob) {
-  Lender lender;
-  const at::Tensor tensor = to_tensor(lender.loan());
-  const at::Tensor blob = at::from_blob(lender.data(), {16}, at::kFloat);
+  CountedMemory counted;
+  const at::Tensor tensor = to_tensor(counted.loan());
+  const at::Tensor blob = at::from_blob(counted.data(), {16}, at::kFloat);
   EXPECT_EQ(tensor.key_set(), blob.key_set());
   EXPECT_EQ(tensor.is_leaf(), blob.is_leaf());
   EXPECT_EQ(tensor.requires_grad(), blob.requires_grad());
@@ -66,48 +66,48 @@ TEST(ToTensor, AgreesWithFromBlob) {
 }
 
 TEST(ToTensor, TakesPartInAutograd) {
-  Lender lender;
-  std::fill_n(reinterpret_cast<float*>(lender.data()), 16, 3.0f);
-  const at::Tensor tensor = to_tensor(lender.loan()).requires_grad_();
+  CountedMemory counted;
+  std::fill_n(reinterpret_cast<float*>(counted.data()), 16, 3.0f);
+  const at::Tensor tensor = to_tensor(counted.loan()).requires_grad_();
   (tensor * tensor).sum().backward();
   EXPECT_EQ(tensor.grad()[15].item<float>(), 6.0f);
 }
 
 TEST(ToTensor, IsNotResizable) {
-  Lender lender;
-  const at::Tensor tensor = to_tensor(lender.loan());
+  CountedMemory counted;
+  const at::Tensor tensor = to_tensor(counted.loan());
   EXPECT_FALSE(storage_of(tensor).resizable());
   EXPECT_THROW(tensor.resize_({1000}), c10::Error);
 }
 
 TEST(ToTensorRelease, WaitsForTheLastView) {
-  Lender lender;
-  Loan loan = lender.loan();
+  CountedMemory counted;
+  Loan loan = counted.loan();
   at::Tensor tensor = to_tensor(std::move(loan));
   EXPECT_FALSE(loan.owns_memory());
   at::Tensor view = tensor.narrow(0, 4, 4);
   c10::Storage storage = view.storage();
   tensor.reset();
   view.reset();
-  EXPECT_EQ(lender.releases(), 0);
+  EXPECT_EQ(counted.releases(), 0);
   storage = c10::Storage();
-  EXPECT_EQ(lender.releases(), 1);
+  EXPECT_EQ(counted.releases(), 1);
 }
 
 TEST(ToTensorRelease, HappensOnAnyThread) {
-  Lender lender;
-  at::Tensor tensor = to_tensor(lender.loan());
+  CountedMemory counted;
+  at::Tensor tensor = to_tensor(counted.loan());
   std::thread([moved = std::move(tensor)]() mutable { moved.reset(); }).join();
-  EXPECT_EQ(lender.releases(), 1);
+  EXPECT_EQ(counted.releases(), 1);
 }
 
 TEST(ToTensorRelease, OutlivesItsThread) {
-  Lender lender;
+  CountedMemory counted;
   at::Tensor tensor;
-  std::thread([&] { tensor = to_tensor(lender.loan()); }).join();
-  EXPECT_EQ(lender.releases(), 0);
+  std::thread([&] { tensor = to_tensor(counted.loan()); }).join();
+  EXPECT_EQ(counted.releases(), 0);
   tensor.reset();
-  EXPECT_EQ(lender.releases(), 1);
+  EXPECT_EQ(counted.releases(), 1);
 }
 
 TEST(ToTensorRelease, NeedsNoDeleter) {
@@ -386,20 +386,20 @@ INSTANTIATE_TEST_SUITE_P(
     [](const auto& row_info) { return std::string(row_info.param.name); });
 
 TEST(ToTensorDevice, PinnedIsCpu) {
-  Lender lender;
-  Loan loan = lender.loan();
+  CountedMemory counted;
+  Loan loan = counted.loan();
   loan.view().device = Device(DeviceType::cuda_host);
   at::Tensor tensor = to_tensor(std::move(loan));
   EXPECT_EQ(tensor.device(), c10::Device(c10::kCPU));
   tensor.fill_(1.0f);
-  EXPECT_EQ(reinterpret_cast<const float*>(lender.data())[15], 1.0f);
+  EXPECT_EQ(reinterpret_cast<const float*>(counted.data())[15], 1.0f);
   tensor.reset();
-  EXPECT_EQ(lender.releases(), 1);
+  EXPECT_EQ(counted.releases(), 1);
 }
 
 TEST(ToTensorDevice, AnyCpuIdIsTaken) {
-  Lender lender;
-  Loan loan = lender.loan();
+  CountedMemory counted;
+  Loan loan = counted.loan();
   loan.view().device = Device(DeviceType::cpu, 5);
   EXPECT_EQ(to_tensor(std::move(loan)).device(), c10::Device(c10::kCPU));
 }
@@ -407,16 +407,16 @@ TEST(ToTensorDevice, AnyCpuIdIsTaken) {
 TEST(ToTensorDevice, CudaKeepsItsIndex) {
   // An address that is not read: no device is needed.
   for (const DeviceType type : {DeviceType::cuda, DeviceType::cuda_managed}) {
-    Lender lender;
-    Loan loan = lender.loan();
+    CountedMemory counted;
+    Loan loan = counted.loan();
     loan.view().device = Device(type, 3);
     at::Tensor tensor = to_tensor(std::move(loan));
     EXPECT_EQ(tensor.device(), c10::Device(c10::kCUDA, 3));
     EXPECT_TRUE(tensor.key_set().has(c10::DispatchKey::CUDA));
     EXPECT_FALSE(tensor.key_set().has(c10::DispatchKey::CPU));
-    EXPECT_EQ(tensor.storage().data(), lender.data());
+    EXPECT_EQ(tensor.storage().data(), counted.data());
     tensor.reset();
-    EXPECT_EQ(lender.releases(), 1);
+    EXPECT_EQ(counted.releases(), 1);
   }
 }
 
@@ -437,11 +437,11 @@ TEST(ToTensorDevice, MatchesTheTraits) {
 }
 
 TEST(DispatchState, FollowsInferenceMode) {
-  Lender lender;
+  CountedMemory counted;
   const at::Tensor source = at::zeros({16});
   const c10::InferenceMode mode;
-  const at::Tensor expected = at::lift_fresh(at::from_blob(lender.data(), {16}, at::kFloat));
-  const at::Tensor fresh = to_tensor(lender.loan());
+  const at::Tensor expected = at::lift_fresh(at::from_blob(counted.data(), {16}, at::kFloat));
+  const at::Tensor fresh = to_tensor(counted.loan());
   const at::Tensor back = to_tensor(share(source));
   for (const at::Tensor& tensor : {fresh, back}) {
     EXPECT_TRUE(tensor.is_inference());
@@ -451,27 +451,27 @@ TEST(DispatchState, FollowsInferenceMode) {
 }
 
 TEST(DispatchState, OrdinaryOutside) {
-  Lender lender;
+  CountedMemory counted;
   const at::Tensor source = [] {
     const c10::InferenceMode mode;
     return at::zeros({16});
   }();
-  EXPECT_FALSE(to_tensor(lender.loan()).is_inference());
+  EXPECT_FALSE(to_tensor(counted.loan()).is_inference());
   EXPECT_FALSE(to_tensor(share(source)).is_inference());
 }
 
 TEST(DispatchState, FollowsFunctionalize) {
   const at::Tensor source = at::zeros({16});
-  Lender lender;
+  CountedMemory counted;
   Loan shared = share(source);
   {
     const c10::impl::IncludeDispatchKeyGuard mode(c10::DispatchKey::Functionalize);
-    for (at::Tensor tensor : {to_tensor(lender.loan()), to_tensor(std::move(shared))}) {
+    for (at::Tensor tensor : {to_tensor(counted.loan()), to_tensor(std::move(shared))}) {
       EXPECT_TRUE(at::functionalization::impl::isFunctionalTensor(tensor));
       EXPECT_EQ(tensor.sizes(), (Dims{16}));
     }
   }
-  EXPECT_EQ(lender.releases(), 1);
+  EXPECT_EQ(counted.releases(), 1);
 }
 
 }  // namespace

@@ -93,7 +93,7 @@ class CApiCuda : public StagingTest {
     return elements(loan.view());
   }
 
-  // A tensor as a handle, and as a descriptor that the test lends.
+  // A tensor as a handle, and as a descriptor over memory of the test.
   static Handle handle(TestTensor& tensor) { return Handle(tensor.acquire()); }
   static const DLManagedTensorVersioned* borrow(ManagedTensor& kept, TestTensor& tensor) {
     kept = ManagedTensor(tensor.acquire());

@@ -64,7 +64,7 @@ class StagingWithoutMemory : public StagingTest {
 
   using Call = std::function<cuda::Future(std::vector<Loan>& loans)>;
 
-  // `make` lends what `call` takes over.
+  // `make` returns what `call` takes over.
   void fail_each_allocation(const std::function<std::vector<Loan>()>& make, const Call& call) {
     int failures = 0;
     for (int n = 0; n < 2000; ++n) {

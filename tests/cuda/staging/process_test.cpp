@@ -15,15 +15,17 @@ constexpr int64_t kLarge = 100'000;
 
 // ---- Without a usable driver
 
-struct Obstacle {
+struct ReasonCase {
   cuda_sim::Driver driver;
   ErrorCode code;
   const char* says;
 };
 
-std::ostream& operator<<(std::ostream& out, const Obstacle& each) { return out << name(each.code); }
+std::ostream& operator<<(std::ostream& out, const ReasonCase& each) {
+  return out << name(each.code);
+}
 
-class WithoutCuda : public StagingTest, public testing::WithParamInterface<Obstacle> {};
+class WithoutCuda : public StagingTest, public testing::WithParamInterface<ReasonCase> {};
 
 TEST_P(WithoutCuda, EveryCallSaysWhy) {
   start({.active = {}, .driver = GetParam().driver});
@@ -67,11 +69,11 @@ TEST_P(WithoutCuda, EveryCallSaysWhy) {
 
 INSTANTIATE_TEST_SUITE_P(
     All, WithoutCuda,
-    testing::Values(Obstacle{cuda_sim::Driver::absent, ErrorCode::no_driver, "no CUDA driver"},
-                    Obstacle{cuda_sim::Driver::too_old, ErrorCode::driver_too_old,
-                             "it knows CUDA 11.4, this library needs 13.0: install a newer driver"},
-                    Obstacle{cuda_sim::Driver::no_device, ErrorCode::no_device,
-                             "cudaErrorNoDevice"}),
+    testing::Values(
+        ReasonCase{cuda_sim::Driver::absent, ErrorCode::no_driver, "no CUDA driver"},
+        ReasonCase{cuda_sim::Driver::too_old, ErrorCode::driver_too_old,
+                   "it knows CUDA 11.4, this library needs 13.0: install a newer driver"},
+        ReasonCase{cuda_sim::Driver::no_device, ErrorCode::no_device, "cudaErrorNoDevice"}),
     testing::PrintToStringParamName());
 
 // ---- Forked

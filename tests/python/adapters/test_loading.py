@@ -128,6 +128,11 @@ def test_device_memory_needs_cuda_module(has_cuda, code):
         _torch_gpu.has_cuda = lambda: {has_cuda}
         capsule = Crafted(device=(2, 0)).capsule()
         assert dlbridge.explain(capsule, "torch").reasons == ["{code}"]
+        class Array:
+            __cuda_array_interface__ = dict(version=3, shape=(3,), typestr="<f4", data=(1 << 40, False))
+        for to, request in (("numpy", dict(device="cpu")), ("dlpack", dict())):
+            plan = dlbridge.explain(Array(), to, **request)
+            assert plan.reasons[0] == "no_staging" and "this build has none" in plan.message, plan
         error = refusal(lambda: dlbridge.to_torch(capsule))
         assert error.code == "{code}", error
         """
@@ -162,4 +167,27 @@ def test_missing_ml_dtypes_is_named():
             assert dlbridge.explain(t, "numpy").reasons == ["missing_ml_dtypes"]
             assert to_numpy(t, dtype="float32").tolist() == [1.0] * 4
         """
+    )
+
+
+def test_subinterpreters_are_refused():
+    run_isolated(
+        """
+        import importlib, importlib.util, os, sys
+        import numpy as np
+        import dlbridge
+        name = next(n for n in ("_interpreters", "_xxsubinterpreters") if importlib.util.find_spec(n))
+        interpreters = importlib.import_module(name)
+        other = interpreters.create()
+        read, write = os.pipe()
+        code = f"import os, sys; sys.path[:] = {sys.path!r}; said = 'nothing'"
+        code += "\\ntry: import dlbridge\\nexcept ImportError as error: said = str(error)"
+        interpreters.run_string(other, code + f"\\nos.write({write}, said.encode())")
+        said = os.read(read, 1000).decode()
+        assert "subinterpreter" in said, said
+        interpreters.destroy(other)
+        a = np.ones(3)
+        assert dlbridge.shares_memory(dlbridge.from_dlpack(a).numpy(), a)
+        """,
+        prelude="",
     )

@@ -14,7 +14,7 @@ import torch
 from capsules import Crafted, Producer, name_of
 
 import dlbridge
-from support import TORCH_TIER, address, assert_no_growth, f4, f8, misaligned_array, read_only
+from support import TARGETS, TORCH_TIER, address, assert_no_growth, f4, f8, misaligned_array, read_only, refusal
 
 # name: (source, to, request, reasons, path)
 PLANS: dict[str, tuple[Callable[[], Any], str, dict, list[str], list[str]]] = {
@@ -61,6 +61,19 @@ def test_message_and_repr() -> None:
     assert type(shared) is dlbridge.Plan
     assert isinstance(shared.reasons, list)
     assert isinstance(shared.path, list)
+
+
+class CudaArray:
+    __cuda_array_interface__ = {"version": 3, "shape": (3,), "typestr": "<f4", "data": (1 << 40, False)}
+
+
+@pytest.mark.parametrize("request_", [{}, {"device": "cpu"}, {"copy": True}], ids=str)
+@pytest.mark.parametrize("to", TARGETS)
+def test_cuda_arrays_without_a_gpu(to: str, request_: dict[str, Any]) -> None:
+    plan = dlbridge.explain(CudaArray(), to, **request_)
+    error = refusal(lambda: TARGETS[to](CudaArray(), **request_))
+    assert (plan.verdict, plan.reasons[0], plan.message) == ("refuse", error.code, str(error))
+    assert error.code in ("no_driver", "driver_too_old", "no_device")
 
 
 # ---- no side effects ----

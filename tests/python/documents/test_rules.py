@@ -535,9 +535,9 @@ def test_metadata_is_copied_before_deleter(convert: Callable[..., Any], versione
     crafted = Scribbler(versioned=versioned)
     copied = convert(Producer(lambda **_: crafted.capsule()), copy=True)
     assert crafted.calls == 1
-    lent = Scribbler(versioned=versioned)
-    shared = convert(lent.capsule())
-    lent.scribble()  # dlbridge must not read the producer's shape and strides any more
+    shared_source = Scribbler(versioned=versioned)
+    shared = convert(shared_source.capsule())
+    shared_source.scribble()  # dlbridge must not read the producer's shape and strides any more
     for result in (copied, shared):
         assert (tuple(result.shape), element_strides(result)) == ((2, 3), (3, 1))
         assert np.asarray(result).tolist() == [[0, 1, 2], [3, 4, 5]]

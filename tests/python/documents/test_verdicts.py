@@ -70,7 +70,7 @@ class Cell:
 
 
 @dataclass
-class Lent:
+class Source:
     """A source, and what its elements are: the same object, or a plain one that holds the same."""
 
     x: Any
@@ -93,7 +93,7 @@ class Case:
     """One row: a source, and what each function makes of it."""
 
     name: str
-    make: Callable[[], Lent]
+    make: Callable[[], Source]
     bytes: int | None
     cast: str  # a dtype's name, or the code of a refusal
     cast_bytes: int | None
@@ -134,26 +134,26 @@ REQUESTS = read_requests()
 # ---- sources ----
 
 
-def source(code: str, has_memory: bool) -> Lent:
+def source(code: str, has_memory: bool) -> Source:
     """What the column "source" says. Without memory there are no plain elements to compare with."""
     made = eval(code, vars(support) | vars(capsules) | globals())
-    return made if isinstance(made, Lent) else Lent(made, like=None if has_memory else ())
+    return made if isinstance(made, Source) else Source(made, like=None if has_memory else ())
 
 
-def handle(x: Any) -> Lent:
+def handle(x: Any) -> Source:
     """The same as a dlbridge.Tensor."""
-    return Lent(dlbridge.from_dlpack(x), x, address(x))
+    return Source(dlbridge.from_dlpack(x), x, address(x))
 
 
-def capsule(like: Callable[[Crafted], Any] | None = None, **fields: Any) -> Lent:
+def capsule(like: Callable[[Crafted], Any] | None = None, **fields: Any) -> Source:
     """A capsule of `fields`, and what it holds: 2 x 3 float32 unless told otherwise."""
     made = Crafted(**fields)
     steps = [4 * stride for stride in made.strides]
     content = like(made) if like else np.ndarray(made.shape, np.float32, made.memory, made.byte_offset, steps)
-    return Lent(made.capsule(), content, made.address() + made.byte_offset, made.shape, made)
+    return Source(made.capsule(), content, made.address() + made.byte_offset, made.shape, made)
 
 
-def nibbles(code: int, bits: int, like: Any = None, **more: Any) -> Lent:
+def nibbles(code: int, bits: int, like: Any = None, **more: Any) -> Source:
     """A capsule of six elements of a type below a byte."""
     memory = (ctypes.c_uint8 * 16)(1, 0, 2, 3, 1, 2, 1, 3, 2)
     dtype = np.dtype(like or np.uint8)
@@ -195,18 +195,18 @@ def conjugated() -> torch.Tensor:
     return torch.tensor([1 + 2j, 3 - 4j]).conj()
 
 
-def zero() -> Lent:
-    return Lent(torch._efficientzerotensor((2, 3)), torch.zeros(2, 3))
+def zero() -> Source:
+    return Source(torch._efficientzerotensor((2, 3)), torch.zeros(2, 3))
 
 
-def copy_on_write() -> Lent:
+def copy_on_write() -> Source:
     kept = f4()
-    return Lent(torch._lazy_clone(kept), f4(), keep=kept)
+    return Source(torch._lazy_clone(kept), f4(), keep=kept)
 
 
-def writeback() -> Lent:
+def writeback() -> Source:
     iterator, operand = writeback_array()
-    return Lent(operand, keep=iterator)
+    return Source(operand, keep=iterator)
 
 
 def fake() -> torch.Tensor:
@@ -275,7 +275,7 @@ def dtype_cases() -> Iterator[Case]:
         cells = {target: Cell.read(row[target]) for target in TARGETS}
         for name, owner in itertools.product(row["dtypes"].split(), row["as"].split()):
             like = () if item is None else None
-            make = partial(lambda name, owner, like: Lent(six(name, owner), like), name, owner, like)
+            make = partial(lambda name, owner, like: Source(six(name, owner), like), name, owner, like)
             lacking = "" if is_there(name, owner) else f"the installed {owner} has no {name}"
             case = Case(f"{owner}-{name}", make, item and 6 * item, row["cast"], 6 * cast_item, cells, lacking)
             yield case
@@ -385,15 +385,15 @@ class Check:
     target: str
     request: Request
     expected: Expected
-    lent: Lent = field(init=False)
+    source: Source = field(init=False)
     keywords: dict[str, Any] = field(init=False)
     elements: bytes = field(init=False)
     before: Any = field(init=False)
 
     def __post_init__(self) -> None:
-        self.lent = self.case.make()
+        self.source = self.case.make()
         self.before = self._state()
-        like = self.lent.like
+        like = self.source.like
         self.keywords = {key: self._value(key, value) for key, value in self.request.keywords.items()}
         if self.expected.verdict == "cast":
             self.elements = cast_by_its_own_framework(like, self.case.cast)
@@ -412,14 +412,14 @@ class Check:
         if key == "device":
             return value
         if value == "own":
-            dtype = name_of_dtype(self.lent.like)
+            dtype = name_of_dtype(self.source.like)
         else:
             dtype = self.case.cast if self.case.can_be_cast else "float64"
-        return dtype if key == "dtype" else np.zeros(self.lent.shape, numpy_dtype(dtype))
+        return dtype if key == "dtype" else np.zeros(self.source.shape, numpy_dtype(dtype))
 
     def _state(self) -> Any:
         """What a refusal or a copy must leave as it was."""
-        x, like = self.lent.x, self.lent.like
+        x, like = self.source.x, self.source.like
         if like is not x:
             content = raw(native(like)) if len(like) else None
             return (content, name_of(x) if type(x).__name__ == "PyCapsule" else None)
@@ -430,7 +430,7 @@ class Check:
     def run(self, opaque: bool = False) -> Iterator[str]:
         """What differs from the table. `opaque`: the values of a tensor made here cannot be read here."""
         to, convert = TARGETS[self.target]
-        x, expected = self.lent.x, self.expected
+        x, expected = self.source.x, self.expected
         message = None
         if "out" not in self.keywords:
             plan = dlbridge.explain(x, to=to, **self.keywords)
@@ -458,8 +458,8 @@ class Check:
         shares = self.expected.verdict == "share"
         if bytes_of(result) != self.elements:
             yield f"holds {bytes_of(result).hex()}, expected {self.elements.hex()}"
-        if self.elements and self.lent.address is not None and (address(result) == self.lent.address) != shares:
-            yield f"lies at {address(result):#x}, the source at {self.lent.address:#x}"
+        if self.elements and self.source.address is not None and (address(result) == self.source.address) != shares:
+            yield f"lies at {address(result):#x}, the source at {self.source.address:#x}"
         if not shares and result.nbytes != self.expected.bytes:
             yield f"has {result.nbytes} bytes, expected {self.expected.bytes}"
         if self.expected.verdict == "cast" and name_of_dtype(result) != self.case.cast:
@@ -481,9 +481,9 @@ class Check:
     def finish(self) -> Iterator[str]:
         consumed = self.expected.verdict != "refuse"
         after = self._state()
-        if after != self.before and not (consumed and type(self.lent.x).__name__ == "PyCapsule"):
+        if after != self.before and not (consumed and type(self.source.x).__name__ == "PyCapsule"):
             yield f"the source changed from {self.before} to {after}"
-        if self.case.name == "copy_on_write" and not torch._C._is_cow_tensor(self.lent.x):
+        if self.case.name == "copy_on_write" and not torch._C._is_cow_tensor(self.source.x):
             yield "the source is not copy-on-write any more"
 
     def label(self, difference: str) -> str:
@@ -721,9 +721,9 @@ def test_every_dtype_has_a_row() -> None:
 
 def test_checks_of_results_can_fail() -> None:
     check = next(iter(checks(CASES["array"], "to_numpy")))
-    assert list(check._look_at(dlbridge.to_numpy(check.lent.x))) == []
-    copied = list(check._look_at(check.lent.x.copy()))
+    assert list(check._look_at(dlbridge.to_numpy(check.source.x))) == []
+    copied = list(check._look_at(check.source.x.copy()))
     assert any("lies at" in text for text in copied)
     assert any("owndata" in text for text in copied)
-    assert any("writeable" in text for text in check._look_at(read_only(dlbridge.to_numpy(check.lent.x))))
-    assert any("holds" in text for text in check._look_at(check.lent.x[::-1]))
+    assert any("writeable" in text for text in check._look_at(read_only(dlbridge.to_numpy(check.source.x))))
+    assert any("holds" in text for text in check._look_at(check.source.x[::-1]))

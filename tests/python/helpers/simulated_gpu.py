@@ -179,7 +179,7 @@ class FakeArray:
     @property
     def exported(self) -> int:
         """Capsules that were made of it."""
-        return self.ledger.lent
+        return self.ledger.exported
 
     @property
     def released(self) -> int:

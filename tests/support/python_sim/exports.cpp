@@ -81,7 +81,7 @@ void Ledger::release() {
     if (answer == nullptr) PyErr_WriteUnraisable(callback_.ptr());
     Py_XDECREF(answer);
   }
-  if (++released_ != lent_ || memory_ == 0 || freed_.exchange(true)) return;
+  if (++released_ != exported_ || memory_ == 0 || freed_.exchange(true)) return;
   if (const auto simulator = simulator_.lock()) {
     simulator->device_free(reinterpret_cast<void*>(memory_));
   }

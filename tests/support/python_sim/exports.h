@@ -27,10 +27,10 @@ class Ledger : public std::enable_shared_from_this<Ledger> {
   Ledger& operator=(const Ledger&) = delete;
   ~Ledger();
 
-  void acquire() noexcept { ++lent_; }
+  void acquire() noexcept { ++exported_; }
   /// Not noexcept: a thread that Python ends while it takes the GIL is unwound through here.
   void release();
-  int lent() const noexcept { return lent_; }
+  int exported() const noexcept { return exported_; }
   int released() const noexcept { return released_; }
 
   /// The last release frees `memory`, which is a report where work on it may still run.
@@ -40,7 +40,7 @@ class Ledger : public std::enable_shared_from_this<Ledger> {
   void call_on_release(nanobind::object callback) { callback_ = std::move(callback); }
 
  private:
-  std::atomic<int> lent_{0};
+  std::atomic<int> exported_{0};
   std::atomic<int> released_{0};
   std::atomic<bool> freed_{false};
   std::weak_ptr<cuda_sim::Simulator> simulator_;

@@ -348,7 +348,7 @@ NB_MODULE(dlbridge_sim, module) {
   nb::class_<PendingRead>(module, "PendingRead")
       .def("bytes", &PendingRead::bytes, "Empty before the kernel has run.");
   nb::class_<Ledger>(module, "Ledger")
-      .def_prop_ro("lent", &Ledger::lent)
+      .def_prop_ro("exported", &Ledger::exported)
       .def_prop_ro("released", &Ledger::released)
       .def_prop_ro("freed", &Ledger::freed)
       .def("call_on_release", &Ledger::call_on_release)

@@ -21,6 +21,13 @@ inline constexpr DType kDTypes[] = {
     {TypeCode::float8_e8m0fnu, 8},
 };
 
+/// What a tensor of a type without operators can be passed as.
+constexpr const char* remedy_for_itemsize(int64_t itemsize) noexcept {
+  return itemsize == 1   ? "pass x.view(torch.uint8)"
+         : itemsize == 2 ? "pass x.view(torch.int16)"
+                         : "pass x.view(torch.int32)";
+}
+
 /// The traits without the dtypes, which depend on torch's version.
 inline constexpr TargetTraits kTraitsWithoutDTypes = [] {
   TargetTraits traits;

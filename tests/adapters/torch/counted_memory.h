@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the Torch adapter's tests lend: memory between guards, and loans over it that count their
+// Memory between guards for the tests of the Torch adapter, and loans over it that count their
 // releases.
 #pragma once
 
@@ -20,10 +20,10 @@ inline c10::StorageImpl& storage_of(const at::Tensor& tensor) {
   return *tensor.storage().unsafeGetStorageImpl();
 }
 
-// A float32 row of 16 elements between guards, lent with a counter.
-class Lender {
+// A float32 row of 16 elements between guards, and a counter of releases.
+class CountedMemory {
  public:
-  Lender() : buffer_(64) {}
+  CountedMemory() : buffer_(64) {}
   Loan loan(const Dims& shape = {16}, DType dtype = kFloat32) {
     return make_loan(shape, row_major(shape), dtype, buffer_.data(), counter_.deleter());
   }
