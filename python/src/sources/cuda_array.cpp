@@ -55,13 +55,16 @@ std::vector<int64_t> read_strides(PyObject* strides, size_t ndim, int64_t itemsi
 // NumPy's type strings: byte order, kind, bytes.
 DLDataType parse_typestr(PyObject* value) {
   const std::string_view text = utf8_of(value).value_or("");
+  if (text.size() < 3) refuse("typestr", found(value), "a type string such as \"<f4\"");
   const char* end = text.data() + text.size();
   int bytes = 0;
-  if (text.size() < 3 || std::from_chars(text.data() + 2, end, bytes).ptr != end)
-    refuse("typestr", found(value), "a type string such as \"<f4\"");
+  const char* rest = std::from_chars(text.data() + 2, end, bytes).ptr;
   if (text[0] == '>' && bytes > 1)
     refuse("typestr", repr_of(value), "native byte order: little-endian");
-  const auto type = [&](TypeCode code) -> DLDataType { return DType(code, bytes * 8); };
+  const auto type = [&](TypeCode code) -> DLDataType {
+    if (rest != end) refuse("typestr", repr_of(value), "a type string such as \"<f4\"");
+    return DType(code, bytes <= 16 ? bytes * 8 : 0);
+  };
   DLDataType dtype{};
   switch (text[1]) {
     case 'b':

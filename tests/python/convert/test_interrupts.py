@@ -127,7 +127,7 @@ def test_names_are_not_cut_off() -> None:
             dlbridge.to_numpy(a, dtype=dtype)
 
 
-@pytest.mark.parametrize("typestr", ["<f4" + NUL, "<f4x", "<f", "<f99999999999"])
+@pytest.mark.parametrize("typestr", ["<f4" + NUL, "<f4x", "<f", "<f99999999999", "<f36"])
 def test_type_strings_are_read_to_the_end(typestr: str) -> None:
     class Array:
         __cuda_array_interface__ = {
