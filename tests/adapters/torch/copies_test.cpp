@@ -16,9 +16,9 @@
 #include <string>
 #include <vector>
 
+#include "counted_memory.h"
 #include "dlbridge/torch.h"
 #include "errors.h"
-#include "lender.h"
 #include "memory.h"
 #include "shaped.h"
 

@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "counted_memory.h"
 #include "dlbridge/torch.h"
-#include "lender.h"
 
 namespace dlbridge {
 namespace {

@@ -17,8 +17,8 @@
 #include <thread>
 #include <vector>
 
+#include "counted_memory.h"
 #include "dlbridge/torch.h"
-#include "lender.h"
 #include "memory.h"
 
 namespace dlbridge {
