@@ -81,6 +81,7 @@ def raising_capsule() -> Any:
 
 
 # torch releases without the GIL, which this deleter needs.
+@pytest.mark.rule(44)
 @pytest.mark.parametrize("convert", [dlbridge.to_numpy, dlbridge.from_dlpack])
 def test_exceptions_of_deleters_are_reported(convert: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch) -> None:
     reported: list[Any] = []
