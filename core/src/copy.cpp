@@ -1,219 +1,336 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dlbridge/copy.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cassert>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <new>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "copy_kernels.h"
 #include "dlbridge/layout.h"
+#include "workers.h"
 
 namespace dlbridge {
 namespace {
 
-// Below this many bytes a thread costs more than it saves.
-constexpr int64_t kBytesPerThread = int64_t{1} << 20;
-constexpr int64_t kMaxThreads = 16;
-// Elements along each side of a transposed tile: a tile's lines stay in the first-level cache.
-constexpr int64_t kTile = 32;
+// Bytes from which threads share a copy, and the bytes of one piece. Waking a thread costs some
+// microseconds, and waiting for one that the system has suspended much more.
+constexpr int64_t kParallelBytes = int64_t{4} << 20;
+constexpr int64_t kPieceBytes = int64_t{256} << 10;
+// Contiguous rows are copied at the speed of the memory, of which one CPU takes about half.
+constexpr int kFewestThreadsForRows = 4;
+// From this many bytes on the destination is written past the caches.
+constexpr int64_t kStreamBytes = int64_t{24} << 20;
+// NumPy asks for huge pages from this size on, too.
+constexpr int64_t kHugePageBytes = int64_t{4} << 20;
 // The longest contiguous run that is treated as one element.
-constexpr int64_t kLongestElement = 16;
+constexpr int64_t kLongestElement = 64;
+// A part of a cast that is brought into the order of the destination first, and how many rows of
+// it.
+constexpr int64_t kCastBuffer = int64_t{16} << 10;
+constexpr int64_t kCastRows = 16;
+constexpr LoopDim kOnce{1, 0, 0};
 
-// A copy as nested loops; index 0 is innermost in the destination.
+// A copy as nested loops over elements of `itemsize` bytes: dims[0] is innermost in the
+// destination, dims[1] the other dimension of the kernel.
 struct Loops {
   char* dst;
   const char* src;
-  const LoopDim* dims;
+  LoopDim* dims;
   int32_t count;
   int64_t itemsize;
+  int64_t dst_itemsize;  // another one only for a cast
+  CopyKernel kernel;
+  Converter convert;  // null for a copy
+  bool stream;
 };
 
-template <int64_t kSize>
-struct Element {
-  static void copy(char* dst, const char* src, int64_t) noexcept { std::memcpy(dst, src, kSize); }
-};
-template <>
-struct Element<0> {
-  static void copy(char* dst, const char* src, int64_t size) noexcept {
-    std::memcpy(dst, src, static_cast<size_t>(size));
-  }
-};
+bool is_group(int64_t items) noexcept { return items >= 2 && items <= 4; }
 
-template <int64_t kSize>
-void copy_row(char* dst, const char* src, const LoopDim& dim, int64_t itemsize) noexcept {
-  if (dim.dst_stride_bytes == itemsize && dim.src_stride_bytes == itemsize) {
-    std::memcpy(dst, src, static_cast<size_t>(dim.extent * itemsize));
-    return;
-  }
-  for (int64_t i = 0; i < dim.extent; ++i) {
-    Element<kSize>::copy(dst + i * dim.dst_stride_bytes, src + i * dim.src_stride_bytes, itemsize);
-  }
+// Returns true if each step of `outer` writes the few items after those of the step before.
+bool joins(const LoopDim& inner, const LoopDim& outer, int64_t size) noexcept {
+  return is_group(inner.extent) && outer.dst_stride_bytes == inner.extent * size;
 }
 
-// Two dimensions of which one is contiguous on each side: walked in tiles, so that neither side is
-// read or written a whole cache line for one element.
-template <int64_t kSize>
-void copy_tiles(char* dst, const char* src, const LoopDim& a, const LoopDim& b,
-                int64_t itemsize) noexcept {
-  for (int64_t bb = 0; bb < b.extent; bb += kTile) {
-    const int64_t b_end = std::min(b.extent, bb + kTile);
-    for (int64_t aa = 0; aa < a.extent; aa += kTile) {
-      const int64_t a_end = std::min(a.extent, aa + kTile);
-      for (int64_t j = bb; j < b_end; ++j) {
-        char* to = dst + j * b.dst_stride_bytes;
-        const char* from = src + j * b.src_stride_bytes;
-        for (int64_t i = aa; i < a_end; ++i) {
-          Element<kSize>::copy(to + i * a.dst_stride_bytes, from + i * a.src_stride_bytes,
-                               itemsize);
-        }
+// Casts a block: the kernel brings a part of it into a buffer, in the order of the destination.
+void cast_block(const Loops& loops, const CopyBlock& block) noexcept {
+  const auto& [extent, dst_stride, src_stride] = block.inner;
+  const int64_t size = block.itemsize;
+  if (src_stride == size) {
+    for (int64_t i = 0; i < block.outer.extent; ++i) {
+      loops.convert(block.dst + i * block.outer.dst_stride_bytes,
+                    block.src + i * block.outer.src_stride_bytes, extent);
+    }
+    return;
+  }
+  alignas(64) char buffer[kCastBuffer];
+  const int64_t room = kCastBuffer / size;
+  const bool whole = joins(block.inner, block.outer, loops.dst_itemsize);
+  const int64_t height = std::min(block.outer.extent, whole ? room / extent / 64 * 64 : kCastRows);
+  const int64_t width = whole ? extent : std::min(extent, room / height / 64 * 64);
+  for (int64_t j = 0; j < block.outer.extent; j += height) {
+    for (int64_t i = 0; i < extent; i += width) {
+      CopyBlock part = block;
+      part.inner = {std::min(width, extent - i), size, src_stride};
+      part.outer = {std::min(height, block.outer.extent - j), part.inner.extent * size,
+                    block.outer.src_stride_bytes};
+      part.dst = buffer;
+      part.src += i * src_stride + j * block.outer.src_stride_bytes;
+      loops.kernel(part);
+      char* dst = block.dst + i * dst_stride + j * block.outer.dst_stride_bytes;
+      if (whole) {
+        loops.convert(dst, buffer, part.inner.extent * part.outer.extent);
+        continue;
+      }
+      for (int64_t row = 0; row < part.outer.extent; ++row) {
+        loops.convert(dst + row * block.outer.dst_stride_bytes,
+                      buffer + row * part.inner.extent * size, part.inner.extent);
       }
     }
   }
 }
 
-// The dimension that is contiguous in the source, if it is not the innermost one: the partner of a
-// tiled walk.
-int32_t transposed_partner(const Loops& loops) noexcept {
-  if (loops.count < 2 || loops.dims[0].src_stride_bytes == loops.itemsize) return -1;
-  int32_t partner = -1;
-  for (int32_t i = 1; i < loops.count; ++i) {
-    if (std::abs(loops.dims[i].src_stride_bytes) >= std::abs(loops.dims[0].src_stride_bytes))
-      continue;
-    if (partner < 0 ||
-        std::abs(loops.dims[i].src_stride_bytes) < std::abs(loops.dims[partner].src_stride_bytes)) {
-      partner = i;
-    }
-  }
-  return partner;
+void run_block(const Loops& loops, const CopyBlock& block) noexcept {
+  if (loops.convert != nullptr)
+    cast_block(loops, block);
+  else
+    loops.kernel(block);
 }
 
-template <int64_t kSize>
-void walk(char* dst, const char* src, const Loops& loops, int32_t depth, int32_t partner) noexcept {
-  if (depth == partner) return walk<kSize>(dst, src, loops, depth - 1, partner);
-  if (depth == 0) {
-    if (partner > 0)
-      copy_tiles<kSize>(dst, src, loops.dims[0], loops.dims[partner], loops.itemsize);
-    else
-      copy_row<kSize>(dst, src, loops.dims[0], loops.itemsize);
-    return;
+void run(const Loops& loops) noexcept {
+  CopyBlock block{loops.dst,      loops.src,
+                  loops.dims[0],  loops.count > 1 ? loops.dims[1] : kOnce,
+                  loops.itemsize, loops.stream};
+  if (loops.count <= 2) return run_block(loops, block);
+  // The outer dimensions as one counter; only as many digits as there are dimensions are used.
+  const LoopDim* outer = loops.dims + 2;
+  const int32_t digits = loops.count - 2;
+  std::array<int64_t, 64> index;
+  assert(digits <= static_cast<int32_t>(index.size()));
+  std::fill_n(index.begin(), digits, 0);
+  while (true) {
+    run_block(loops, block);
+    int32_t i = 0;
+    for (; i < digits; ++i) {
+      block.dst += outer[i].dst_stride_bytes;
+      block.src += outer[i].src_stride_bytes;
+      if (++index[i] < outer[i].extent) break;
+      block.dst -= outer[i].extent * outer[i].dst_stride_bytes;
+      block.src -= outer[i].extent * outer[i].src_stride_bytes;
+      index[i] = 0;
+    }
+    if (i == digits) return;
   }
-  const LoopDim& dim = loops.dims[depth];
-  for (int64_t i = 0; i < dim.extent; ++i) {
-    walk<kSize>(dst + i * dim.dst_stride_bytes, src + i * dim.src_stride_bytes, loops, depth - 1,
-                partner);
-  }
+}
+
+// Walks a dimension from its other end.
+void flip(Loops& loops, LoopDim& dim) noexcept {
+  loops.dst += (dim.extent - 1) * dim.dst_stride_bytes;
+  loops.src += (dim.extent - 1) * dim.src_stride_bytes;
+  dim.dst_stride_bytes = -dim.dst_stride_bytes;
+  dim.src_stride_bytes = -dim.src_stride_bytes;
 }
 
 // A short run that is contiguous on both sides (the three bytes of a pixel) is copied as if it were
-// one element: a call of memcpy a run would cost more than the run.
-Loops fold_short_runs(Loops loops) noexcept {
+// one element.
+void fold_short_runs(Loops& loops) noexcept {
+  if (loops.convert != nullptr) return;
   while (loops.count > 1 && loops.dims[0].dst_stride_bytes == loops.itemsize &&
          loops.dims[0].src_stride_bytes == loops.itemsize &&
          loops.dims[0].extent * loops.itemsize <= kLongestElement) {
     loops.itemsize *= loops.dims[0].extent;
+    loops.dst_itemsize = loops.itemsize;
     ++loops.dims;
     --loops.count;
   }
-  return loops;
 }
 
-void run(const Loops& unfolded) noexcept {
-  if (unfolded.count == 0) {
-    std::memcpy(unfolded.dst, unfolded.src, static_cast<size_t>(unfolded.itemsize));
+// The dimension with the shortest step in the source, if that is not the innermost one; else the
+// next one.
+int32_t partner_of(const Loops& loops) noexcept {
+  int32_t partner = 1;
+  int64_t shortest = std::abs(loops.dims[0].src_stride_bytes);
+  for (int32_t i = 1; i < loops.count; ++i) {
+    const int64_t step = std::abs(loops.dims[i].src_stride_bytes);
+    if (step >= shortest || step == 0) continue;
+    shortest = step;
+    partner = i;
+  }
+  return partner;
+}
+
+// Chooses the kernel and brings the dimensions into its order.
+void choose_kernel(Loops& loops) noexcept {
+  const CopyKernels& kernels = copy_kernels();
+  const LoopDim& inner = loops.dims[0];
+  const int64_t size = loops.itemsize;
+  const bool dense = inner.dst_stride_bytes == loops.dst_itemsize;
+  if (dense && inner.src_stride_bytes == size) {
+    loops.kernel = kernels.rows;
+    // The source is read upwards, as prefetchers like it.
+    for (int32_t i = 1; i < loops.count; ++i) {
+      if (loops.dims[i].src_stride_bytes < 0) flip(loops, loops.dims[i]);
+    }
     return;
   }
-  const Loops loops = fold_short_runs(unfolded);
-  const int32_t partner = transposed_partner(loops);
-  const int32_t top = loops.count - 1;
-  switch (loops.itemsize) {
-    case 1:
-      return walk<1>(loops.dst, loops.src, loops, top, partner);
-    case 2:
-      return walk<2>(loops.dst, loops.src, loops, top, partner);
-    case 3:
-      return walk<3>(loops.dst, loops.src, loops, top, partner);
-    case 4:
-      return walk<4>(loops.dst, loops.src, loops, top, partner);
-    case 6:
-      return walk<6>(loops.dst, loops.src, loops, top, partner);
-    case 8:
-      return walk<8>(loops.dst, loops.src, loops, top, partner);
-    case 12:
-      return walk<12>(loops.dst, loops.src, loops, top, partner);
-    case 16:
-      return walk<16>(loops.dst, loops.src, loops, top, partner);
-    default:
-      return walk<0>(loops.dst, loops.src, loops, top, partner);
+  if (loops.count > 1) {
+    const int32_t partner = partner_of(loops);
+    std::rotate(loops.dims + 1, loops.dims + partner, loops.dims + partner + 1);
+    if (loops.dims[1].src_stride_bytes < 0) flip(loops, loops.dims[1]);
+  }
+  loops.kernel = kernels.any(size);
+  if (size > 8 || !std::has_single_bit(static_cast<uint64_t>(size)) || !dense) return;
+  const int log2 = std::countr_zero(static_cast<uint64_t>(size));
+  const int64_t step = std::abs(inner.src_stride_bytes) / size;
+  const bool whole = inner.src_stride_bytes % size == 0;
+  if (inner.src_stride_bytes == 0) {
+    loops.kernel = kernels.repeated[log2];
+  } else if (loops.count > 1 && loops.dims[1].src_stride_bytes == size) {
+    const LoopDim& outer = loops.dims[1];
+    if (is_group(outer.extent) && whole && step == outer.extent)
+      loops.kernel = kernels.split[log2][step - 2];
+    else if (joins(inner, outer, loops.dst_itemsize))
+      loops.kernel = kernels.joined[log2][inner.extent - 2];
+    else
+      loops.kernel = kernels.transposed[log2];
+  } else if (inner.src_stride_bytes == -size) {
+    loops.kernel = kernels.reversed[log2];
+  } else if (whole && is_group(step)) {
+    loops.kernel = kernels.stepped[log2][step - 2];
   }
 }
 
-// Splits the longest outer dimension (or the only one) into slices, one a thread. The calling
-// thread takes one too, and takes over the slices for which no thread could be started.
-void run_threaded(const Loops& loops, int64_t threads) {
-  int32_t split = 0;
-  for (int32_t i = loops.count - 1; i >= 0; --i) {
-    if (loops.dims[i].extent >= threads) {
-      split = i;
-      break;
-    }
-  }
-  const int64_t extent = loops.dims[split].extent;
-  threads = std::min(threads, extent);
-  std::vector<LoopDim> dims(loops.dims, loops.dims + loops.count);
-  const auto slice = [&loops, dims, split, extent, threads](int64_t index) mutable noexcept {
-    const int64_t begin = extent * index / threads;
-    dims[split].extent = extent * (index + 1) / threads - begin;
-    run({loops.dst + begin * dims[split].dst_stride_bytes,
-         loops.src + begin * dims[split].src_stride_bytes, dims.data(), loops.count,
-         loops.itemsize});
-  };
-  std::vector<std::jthread> workers;
-  workers.reserve(static_cast<size_t>(threads));
-  int64_t started = 1;
-  try {
-    for (; started < threads; ++started) workers.emplace_back(slice, started);
-  } catch (const std::exception&) {
-    // No more threads: the caller copies the rest.
-  }
-  auto own = slice;
-  own(0);
-  for (int64_t i = started; i < threads; ++i) own(i);
+// A dimension cut into pieces that threads take.
+struct Pieces {
+  const Loops* loops;
+  int32_t dim;
+  int64_t grain;
+};
+
+void run_piece(const void* context, int64_t index) noexcept {
+  const auto& pieces = *static_cast<const Pieces*>(context);
+  Loops loops = *pieces.loops;
+  std::array<LoopDim, 64> dims;
+  std::copy_n(loops.dims, loops.count, dims.begin());
+  loops.dims = dims.data();
+  LoopDim& cut = dims[pieces.dim];
+  const int64_t begin = index * pieces.grain;
+  cut.extent = std::min(pieces.grain, cut.extent - begin);
+  loops.dst += begin * cut.dst_stride_bytes;
+  loops.src += begin * cut.src_stride_bytes;
+  run(loops);
 }
+
+// Cuts the longest dimension into pieces of about kPieceBytes, of whole cache lines.
+void run_parallel_pieces(const Loops& loops, int64_t bytes, int threads) noexcept {
+  Pieces pieces{&loops, 0, 0};
+  for (int32_t i = 1; i < loops.count; ++i) {
+    if (loops.dims[i].extent >= loops.dims[pieces.dim].extent) pieces.dim = i;
+  }
+  const int64_t extent = loops.dims[pieces.dim].extent;
+  const int64_t wanted = std::max<int64_t>(bytes / kPieceBytes, threads);
+  pieces.grain = (extent + wanted - 1) / wanted;
+  if (pieces.dim < 2) pieces.grain = (pieces.grain + 63) / 64 * 64;
+  run_parallel({run_piece, &pieces, (extent + pieces.grain - 1) / pieces.grain}, threads);
+}
+
+// Brings the loops into the order of a kernel and runs them, on several threads where that pays.
+void plan_and_run(Loops& loops, int64_t bytes) noexcept {
+  for (int32_t i = 0; i < loops.count; ++i) {
+    if (loops.dims[i].dst_stride_bytes < 0) flip(loops, loops.dims[i]);
+  }
+  fold_short_runs(loops);
+  choose_kernel(loops);
+  if (bytes < kParallelBytes) return run(loops);
+  const int threads = num_threads();
+  const bool rows = loops.kernel == copy_kernels().rows;
+  if (threads < (rows ? kFewestThreadsForRows : 2)) return run(loops);
+  run_parallel_pieces(loops, bytes, threads);
+}
+
+// Room for the dimensions of a view, on the stack up to rank 64.
+class Dims {
+ public:
+  explicit Dims(int32_t rank) {
+    if (rank > kInline) heap_.resize(static_cast<size_t>(rank));
+  }
+  LoopDim* get() noexcept { return heap_.empty() ? inline_.data() : heap_.data(); }
+
+ private:
+  static constexpr int32_t kInline = 64;
+  std::array<LoopDim, kInline> inline_;
+  std::vector<LoopDim> heap_;
+};
 
 }  // namespace
 
-void copy_host(const TensorView& src, const TensorView& dst) {
+void copy_host(const TensorView& src, const TensorView& dst, bool fresh) {
   assert(std::ranges::equal(src.extents(), dst.extents()) && src.itemsize() == dst.itemsize());
   assert(Device(src.device).is_host() && Device(dst.device).is_host());
   assert(dst.access == Access::writable);
   const int64_t bytes = dst.nbytes();
   if (bytes == 0) return;
-  std::array<LoopDim, 64> inline_dims;
-  std::vector<LoopDim> heap_dims;
-  LoopDim* dims = inline_dims.data();
-  if (dst.ndim > static_cast<int32_t>(inline_dims.size())) {
-    heap_dims.resize(static_cast<size_t>(dst.ndim));
-    dims = heap_dims.data();
-  }
-  Loops loops{static_cast<char*>(dst.data), static_cast<const char*>(src.data), dims,
-              coalesce(dst, src, dims), dst.itemsize()};
   if (DType(dst.dtype).is_subbyte() && !dst.subbyte_padded) {
     // Packed below a byte: only dense memory has addresses for its elements.
     std::memcpy(dst.data, src.data, static_cast<size_t>(bytes));
     return;
   }
-  const int64_t threads = std::min({kMaxThreads, bytes / kBytesPerThread,
-                                    static_cast<int64_t>(std::thread::hardware_concurrency())});
-  if (threads > 1 && loops.count > 0)
-    run_threaded(loops, threads);
+  if (bytes < kParallelBytes && is_contiguous(src) && is_contiguous(dst)) {
+    std::memcpy(dst.data, src.data, static_cast<size_t>(bytes));
+    return;
+  }
+  Dims dims(dst.ndim);
+  Loops loops{static_cast<char*>(dst.data),
+              static_cast<const char*>(src.data),
+              dims.get(),
+              coalesce(dst, src, dims.get()),
+              dst.itemsize(),
+              dst.itemsize(),
+              nullptr,
+              nullptr,
+              !fresh && bytes >= kStreamBytes};
+  if (loops.count == 0)
+    std::memcpy(loops.dst, loops.src, static_cast<size_t>(bytes));
   else
-    run(loops);
+    plan_and_run(loops, bytes);
+}
+
+bool cast_host(const TensorView& src, const TensorView& dst) {
+  assert(std::ranges::equal(src.extents(), dst.extents()));
+  assert(Device(src.device).is_host() && Device(dst.device).is_host());
+  assert(dst.access == Access::writable);
+  const Converter convert = copy_kernels().converter(src.dtype, dst.dtype);
+  if (convert == nullptr) return false;
+  const int64_t bytes = std::max(src.nbytes(), dst.nbytes());
+  if (bytes == 0) return true;
+  Dims dims(dst.ndim);
+  Loops loops{static_cast<char*>(dst.data),
+              static_cast<const char*>(src.data),
+              dims.get(),
+              coalesce(dst, src, dims.get()),
+              src.itemsize(),
+              dst.itemsize(),
+              nullptr,
+              convert,
+              false};
+  if (loops.count == 0) {
+    convert(loops.dst, loops.src, 1);
+    return true;
+  }
+  if (std::abs(dims.get()[0].dst_stride_bytes) != loops.dst_itemsize) return false;
+  for (int32_t i = 0; i < loops.count; ++i) {
+    int64_t& stride = dims.get()[i].src_stride_bytes;  // of the destination's elements so far
+    stride = stride / loops.dst_itemsize * loops.itemsize;
+  }
+  plan_and_run(loops, bytes);
+  return true;
 }
 
 void require_copyable(const TensorView& src, const TensorView& dst) {
@@ -303,12 +420,27 @@ Loan allocate_like(const TensorView& like) {
     compact_strides(view.extents(), loan.strides());
   else
     dense_strides_like(like, loan.strides());
-  const size_t bytes = static_cast<size_t>(std::max<int64_t>(view.nbytes(), 1));
-  void* memory = std::aligned_alloc(kAlignment, (bytes + kAlignment - 1) / kAlignment * kAlignment);
+  // malloc and an aligned address in it: aligned_alloc has no fast path for small sizes.
+  const auto bytes = static_cast<size_t>(view.nbytes());
+  if (bytes > SIZE_MAX - kAlignment) throw std::bad_alloc();
+  void* memory = std::malloc(bytes + kAlignment);
   if (memory == nullptr) throw std::bad_alloc();
-  view.data = memory;
+  const uintptr_t past = reinterpret_cast<uintptr_t>(memory) & (kAlignment - 1);
+  view.data = static_cast<char*>(memory) + (kAlignment - past);
+  advise_huge_pages(view.data, view.nbytes());
   loan.attach({memory, [](void* context) noexcept { std::free(context); }});
   return loan;
+}
+
+void advise_huge_pages([[maybe_unused]] void* memory, [[maybe_unused]] int64_t bytes) noexcept {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  if (bytes < kHugePageBytes) return;
+  constexpr uintptr_t kPage = 4096;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) & ~(kPage - 1);
+  const uintptr_t end =
+      (reinterpret_cast<uintptr_t>(memory) + static_cast<size_t>(bytes)) & ~(kPage - 1);
+  ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
 }
 
 }  // namespace dlbridge

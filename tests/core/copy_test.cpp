@@ -1,13 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// copy_host against a naive element loop, over every pair of layouts and item size, with poisoned
-// destinations between guard bytes; repack_float4 both ways; allocate_like.
+// copy_host and cast_host against naive element loops, over pairs of layouts and types, with
+// poisoned destinations between guard bytes; repack_float4 both ways; allocate_like.
 #include "dlbridge/copy.h"
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstring>
 #include <functional>
+#include <numeric>
 #include <optional>
+#include <random>
 
 #include "dlbridge/layout.h"
 #include "errors.h"
@@ -54,9 +57,9 @@ class Placed {
   Placed(const Dims& shape, DType dtype, const Kind& kind)
       : Placed(shape, dtype, strides_of(shape, kind)) {}
 
-  Placed(const Dims& shape, DType dtype, const Dims& strides)
+  Placed(const Dims& shape, DType dtype, const Dims& strides, size_t misaligned = 0)
       : range_(*byte_range(shape, strides, dtype.itemsize())),
-        buffer_(static_cast<size_t>(range_.before + range_.after)),
+        buffer_(static_cast<size_t>(range_.before + range_.after), misaligned),
         shaped_(shape, strides, dtype, buffer_.data() + range_.before) {}
 
   TensorView view() const { return shaped_.view(); }
@@ -160,6 +163,202 @@ TEST_P(CopyHost, CopiesMisaligned) {
 INSTANTIATE_TEST_SUITE_P(ItemSizes, CopyHost, testing::Values(1, 2, 3, 4, 8, 16),
                          testing::PrintToStringParamName());
 
+// Extents around the widths of vectors and tiles, in any order, direction and density.
+class RandomLayouts {
+ public:
+  explicit RandomLayouts(unsigned seed) : random_(seed) {}
+
+  Dims shape() {
+    Dims dims(pick({1, 2, 2, 3, 3, 4}));
+    int64_t room = 20000;
+    for (int64_t& extent : dims) {
+      extent = std::min<int64_t>(pick({1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 32, 33, 67}), room);
+      room = std::max<int64_t>(room / extent, 1);
+    }
+    return dims;
+  }
+
+  Dims strides(const Dims& shape, bool gaps) {
+    Dims order(shape.size());
+    std::iota(order.begin(), order.end(), 0);
+    if (pick({0, 1, 1}) != 0) std::shuffle(order.begin(), order.end(), random_);
+    Dims strides(shape.size());
+    int64_t stride = gaps ? pick({1, 1, 1, 2, 3, 4, 5}) : 1;
+    for (const int64_t dim : order) {
+      const auto i = static_cast<size_t>(dim);
+      strides[i] = stride * pick({1, 1, 1, -1});
+      stride *= shape[i];
+      if (gaps) stride += pick({0, 0, 0, 1, 3});
+    }
+    return strides;
+  }
+
+  int64_t pick(std::initializer_list<int64_t> choices) {
+    return choices.begin()[std::uniform_int_distribution<size_t>(0, choices.size() - 1)(random_)];
+  }
+
+ private:
+  std::mt19937 random_;
+};
+
+TEST(CopyHost, AgreesWithNaiveLoopOverRandomLayouts) {
+  for (unsigned seed = 0; seed < 3000; ++seed) {
+    RandomLayouts random(seed);
+    const DType dtype(TypeCode::uint,
+                      static_cast<int>(8 * random.pick({1, 2, 3, 4, 5, 6, 8, 12, 16})));
+    const Dims shape = random.shape();
+    const Dims from = random.strides(shape, true);
+    const Dims to = random.strides(shape, random.pick({0, 0, 0, 1}) != 0);
+    SCOPED_TRACE("seed " + std::to_string(seed));
+    Placed src(shape, dtype, from, static_cast<size_t>(random.pick({0, 0, 1, 3, 8})));
+    const auto misaligned = static_cast<size_t>(random.pick({0, 0, 1, 5, 16}));
+    Placed dst(shape, dtype, to, misaligned);
+    Placed expected(shape, dtype, to, misaligned);
+    expect_copied(src, dst, expected);
+    if (HasFailure()) return;
+  }
+}
+
+// A value of an element type, and how it is written.
+template <typename T>
+struct Plain {
+  static double read(const void* from) {
+    T value;
+    std::memcpy(&value, from, sizeof value);
+    return static_cast<double>(value);
+  }
+  static void write(void* to, double value) {
+    const auto cast = static_cast<T>(value);
+    std::memcpy(to, &cast, sizeof cast);
+  }
+};
+
+struct Number {
+  DType dtype;
+  double (*read)(const void*);
+  void (*write)(void*, double);
+};
+template <typename T>
+constexpr Number number(TypeCode code) {
+  return {DType(code, 8 * sizeof(T)), Plain<T>::read, Plain<T>::write};
+}
+constexpr Number kNumbers[] = {number<bool>(TypeCode::boolean), number<uint8_t>(TypeCode::uint),
+                               number<int8_t>(TypeCode::int_),  number<uint16_t>(TypeCode::uint),
+                               number<int16_t>(TypeCode::int_), number<uint32_t>(TypeCode::uint),
+                               number<int32_t>(TypeCode::int_), number<uint64_t>(TypeCode::uint),
+                               number<int64_t>(TypeCode::int_), number<float>(TypeCode::float_),
+                               number<double>(TypeCode::float_)};
+
+bool is_float(DType dtype) { return dtype.code() == TypeCode::float_; }
+
+TEST(CastHost, AgreesWithElementCastsOverRandomLayouts) {
+  for (unsigned seed = 0; seed < 3000; ++seed) {
+    RandomLayouts random(seed);
+    const Number& from = kNumbers[random.pick({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10})];
+    const Number& to = kNumbers[random.pick({0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10})];
+    SCOPED_TRACE("seed " + std::to_string(seed) + ", " + from.dtype.name() + " to " +
+                 to.dtype.name());
+    const Dims shape = random.shape();
+    Placed src(shape, from.dtype, random.strides(shape, true),
+               static_cast<size_t>(random.pick({0, 0, 1, 8})));
+    const Dims strides = random.strides(shape, random.pick({0, 0, 0, 1}) != 0);
+    Placed dst(shape, to.dtype, strides);
+    Placed expected(shape, to.dtype, strides);
+    int64_t next = 0;
+    for_each_index(shape, [&](const Dims& index) {
+      // Small ones, and some beyond 32 bits where the source has them.
+      const double value = static_cast<double>(next % 120) * (next % 7 == 0 ? 20000019.0 : 1.0);
+      from.write(static_cast<char*>(src.view().data) + offset_bytes(src.view(), index),
+                 from.dtype.itemsize() < 8 ? static_cast<double>(next % 120) : value);
+      ++next;
+    });
+    for_each_index(shape, [&](const Dims& index) {
+      const double value =
+          from.read(static_cast<char*>(src.view().data) + offset_bytes(src.view(), index));
+      auto* at = static_cast<char*>(expected.view().data) + offset_bytes(expected.view(), index);
+      // An integer keeps its low bits.
+      if (is_float(to.dtype) || to.dtype.code() == TypeCode::boolean) {
+        to.write(at, value);
+      } else {
+        const auto whole = static_cast<int64_t>(value);
+        std::memcpy(at, &whole, static_cast<size_t>(to.dtype.itemsize()));
+      }
+    });
+    const bool left_to_frameworks =
+        is_float(from.dtype) && !is_float(to.dtype) && to.dtype.code() != TypeCode::boolean;
+    const bool done = cast_host(src.view(), dst.view());
+    if (left_to_frameworks) {
+      EXPECT_FALSE(done);
+    }
+    if (!done) continue;
+    EXPECT_EQ(std::memcmp(dst.buffer().data(), expected.buffer().data(), dst.buffer().size()), 0);
+    EXPECT_TRUE(dst.buffer().guards_intact());
+    if (HasFailure()) return;
+  }
+}
+
+TEST(CastHost, RoundsAndKeepsSpecials) {
+  const double from[] = {1e300, -1e300, 1.0 / 3, -0.0, std::nan(""), INFINITY, 16777217.0};
+  float to[7] = {};
+  ASSERT_TRUE(
+      cast_host(Shaped({7}, {1}, DType(TypeCode::float_, 64), const_cast<double*>(from)).view(),
+                Shaped({7}, {1}, test::kFloat32, to).view()));
+  for (size_t i = 0; i < 7; ++i) {
+    const auto expected = static_cast<float>(from[i]);
+    EXPECT_EQ(std::memcmp(&to[i], &expected, sizeof expected), 0) << from[i];
+  }
+}
+
+TEST(CastHost, LongIntegersBeyond32Bits) {
+  std::vector<int64_t> from(1000);
+  for (size_t i = 0; i < from.size(); ++i)
+    from[i] = i == 700 ? (int64_t{1} << 40) + 1 : static_cast<int64_t>(i) * -1000003;
+  std::vector<double> to(from.size());
+  ASSERT_TRUE(cast_host(Shaped({1000}, {1}, DType(TypeCode::int_, 64), from.data()).view(),
+                        Shaped({1000}, {1}, DType(TypeCode::float_, 64), to.data()).view()));
+  for (size_t i = 0; i < from.size(); ++i) EXPECT_EQ(to[i], static_cast<double>(from[i]));
+}
+
+// Halves are cast where the CPU has instructions for them.
+TEST(CastHost, HalvesAndBrainFloats) {
+  const DType half(TypeCode::float_, 16);
+  const float values[] = {0.0F,     1.0F,          -2.5F,   65504.0F, 1e6F,
+                          1.0F / 3, 5.9604645e-8F, 6.1e-5F, -0.0F,    2049.0F};
+  uint16_t halves[10] = {};
+  if (cast_host(Shaped({10}, {1}, test::kFloat32, const_cast<float*>(values)).view(),
+                Shaped({10}, {1}, half, halves).view())) {
+    const uint16_t expected[] = {0x0000, 0x3C00, 0xC100, 0x7BFF, 0x7C00,
+                                 0x3555, 0x0001, 0x03FF, 0x8000, 0x6800};
+    EXPECT_EQ(std::memcmp(halves, expected, sizeof expected), 0);
+    float back[10] = {};
+    ASSERT_TRUE(cast_host(Shaped({10}, {1}, half, halves).view(),
+                          Shaped({10}, {1}, test::kFloat32, back).view()));
+    EXPECT_EQ(back[2], -2.5F);
+    EXPECT_EQ(back[4], INFINITY);
+    EXPECT_EQ(back[6], 5.9604645e-8F);
+    EXPECT_EQ(back[9], 2048.0F);
+  }
+  const uint16_t brain[] = {0x3F80, 0xC020, 0x7F80};
+  float wide[3] = {};
+  ASSERT_TRUE(
+      cast_host(Shaped({3}, {1}, DType(TypeCode::bfloat, 16), const_cast<uint16_t*>(brain)).view(),
+                Shaped({3}, {1}, test::kFloat32, wide).view()));
+  EXPECT_EQ(wide[0], 1.0F);
+  EXPECT_EQ(wide[1], -2.5F);
+  EXPECT_EQ(wide[2], INFINITY);
+}
+
+TEST(CastHost, LeavesTheRestToFrameworks) {
+  char from[64] = {};
+  char to[64] = {};
+  const Shaped complex_from({2}, {1}, DType(TypeCode::complex, 64), from);
+  const Shaped floats({2}, {1}, test::kFloat32, from);
+  EXPECT_FALSE(
+      cast_host(complex_from.view(), Shaped({2}, {1}, DType(TypeCode::complex, 128), to).view()));
+  EXPECT_FALSE(cast_host(floats.view(), Shaped({2}, {1}, test::kInt32, to).view()));
+  EXPECT_FALSE(cast_host(floats.view(), Shaped({2}, {3}, DType(TypeCode::float_, 64), to).view()));
+}
+
 struct Large {
   const char* name;
   Dims shape;
@@ -193,6 +392,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Large{"Gapped", {1449, 1451}, {2902, 2}, {1451, 1}},
                     Large{"ThreeOuterRows", {3, 699053}, {700000, 1}, {699053, 1}},
                     Large{"OneOuterRow", {1, 2097153}, {5, 2}, {5, 1}},
+                    Large{"Planes", {3, 1003, 701}, {1, 2103, 3}, {703103, 701, 1}},
+                    Large{"PlanesBackwards", {3, 1003, 701}, {1, 2103, -3}, {703103, 701, 1}},
+                    Large{"Pixels", {1003, 701, 3}, {701, 1, 703103}, {2103, 3, 1}},
+                    Large{"LongRows", {5, 1500000}, {1600000, 1}, {1500000, 1}},
                     Large{"TwoInner", {1048577, 2}, {1, 1048577}, {2, 1}},
                     Large{"Rotated", {101, 103, 211}, {1, 21311, 101}, {21733, 211, 1}}),
     [](const auto& row_info) { return std::string(row_info.param.name); });

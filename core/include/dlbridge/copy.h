@@ -10,9 +10,29 @@ namespace dlbridge {
 
 /// Copies the elements of `src` into `dst`, in any layouts; large copies use several threads.
 /// Requires: same shape and itemsize (whole bytes), host memory, dst writable, without
-/// overlap in itself or with src. Thread: any; takes no lock. Throws std::bad_alloc; dst is then
+/// overlap in itself or with src. `fresh`: dst was never written, so its pages are still to come,
+/// and a large copy goes through the caches. Thread: any. Throws std::bad_alloc; dst is then
 /// untouched.
-DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst);
+DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst, bool fresh = false);
+
+/// Copies the elements of `src` into `dst` as copy_host does, casting to the dtype of `dst`.
+/// Returns false, and writes nothing, for what is left to the frameworks: floating point to
+/// integer, complex and rarer types, and a destination without a dimension of neighbours. Requires
+/// what copy_host does, but for the dtypes. Throws std::bad_alloc; dst is then untouched.
+DLBRIDGE_API bool cast_host(const TensorView& src, const TensorView& dst);
+
+/// How many threads a large copy uses, the calling one included: what set_num_threads() was given,
+/// else the default, and never more than the CPUs that this process may use.
+DLBRIDGE_API int num_threads() noexcept;
+
+/// Sets num_threads() for the process; 0: the default again. Throws Error (invalid_argument) below
+/// 0.
+DLBRIDGE_API void set_num_threads(int count);
+
+/// Sets what the default is read from: called before each large copy, in the copying thread. Null:
+/// OpenMP's setting where a library of this process has it, else OMP_NUM_THREADS, else as many as
+/// CPUs.
+DLBRIDGE_API void set_default_num_threads(int (*ask)()) noexcept;
 
 /// Checks what copy_host requires of two validated views. Throws Error: unsupported_device (not
 /// host memory), unsupported_dtype (the dtypes or their padding differ), shape_mismatch, read_only
@@ -32,5 +52,9 @@ DLBRIDGE_API void repack_float4(const TensorView& src, const TensorView& dst);
 /// and dense strides in the same dimension order. The view is writable and marked IS_COPIED. Throws
 /// std::bad_alloc.
 DLBRIDGE_API Loan allocate_like(const TensorView& like);
+
+/// Asks the system for huge pages under new memory of several MiB, before it is written: fewer page
+/// faults. Does nothing for less, or where the system has none.
+DLBRIDGE_API void advise_huge_pages(void* memory, int64_t bytes) noexcept;
 
 }  // namespace dlbridge

@@ -1,0 +1,168 @@
+// SPDX-License-Identifier: Apache-2.0
+// Casts of contiguous elements, for copy_kernels_body.h. Only pairs whose result every framework
+// agrees on: no floating point to integer, which is undefined beyond the integer's range.
+#pragma once
+
+namespace dlbridge::DLBRIDGE_KERNELS {
+namespace {
+
+// Names of types; their elements are Stored<>.
+struct Bool {};
+struct Half {};
+struct BFloat {};
+
+template <typename T>
+struct StoredAs {
+  using Type = T;
+};
+template <>
+struct StoredAs<Bool> {
+  using Type = uint8_t;
+};
+template <>
+struct StoredAs<Half> {
+  using Type = uint16_t;
+};
+template <>
+struct StoredAs<BFloat> {
+  using Type = uint16_t;
+};
+template <typename T>
+using Stored = typename StoredAs<T>::Type;
+
+template <typename A, typename B>
+constexpr bool kSame = false;
+template <typename A>
+constexpr bool kSame<A, A> = true;
+
+template <typename T>
+constexpr bool kFloat = kSame<T, float> || kSame<T, double>;
+template <typename T>
+constexpr bool kInteger = !kFloat<T> && !kSame<T, Bool> && !kSame<T, Half> && !kSame<T, BFloat>;
+template <typename T>
+constexpr bool kNumber = kFloat<T> || kInteger<T>;
+
+template <typename From, typename To>
+[[gnu::always_inline]] inline Stored<To> cast_element(Stored<From> value) noexcept {
+  if constexpr (kSame<From, Bool> || kSame<To, Bool>)
+    return static_cast<Stored<To>>(value != 0);
+  else if constexpr (kSame<From, BFloat>)
+    return __builtin_bit_cast(float, static_cast<uint32_t>(value) << 16);
+  else
+    return static_cast<To>(value);
+}
+
+template <typename From, typename To>
+void cast_run(char* dst, const char* src, int64_t count) noexcept {
+  auto* __restrict to = reinterpret_cast<typename Unaligned<Stored<To>>::Type*>(dst);
+  const auto* __restrict from =
+      reinterpret_cast<const typename Unaligned<Stored<From>>::Type*>(src);
+  for (int64_t i = 0; i < count; ++i) to[i] = cast_element<From, To>(from[i]);
+}
+
+// 64-bit integers that fit 32 bits, as most do, are cast as such: there are vector instructions.
+template <typename To>
+void cast_long_run(char* dst, const char* src, int64_t count) noexcept {
+  auto* __restrict to = reinterpret_cast<typename Unaligned<To>::Type*>(dst);
+  const auto* __restrict from = reinterpret_cast<const typename Unaligned<int64_t>::Type*>(src);
+  constexpr int64_t kBlock = 256;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = smaller(count, begin + kBlock);
+    uint64_t beyond = 0;
+    for (int64_t i = begin; i < end; ++i)
+      beyond |= (static_cast<uint64_t>(from[i]) + (uint64_t{1} << 31)) >> 32;
+    if (beyond == 0) {
+      for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(static_cast<int32_t>(from[i]));
+    } else {
+      for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(from[i]);
+    }
+  }
+}
+
+#if defined(__F16C__)
+void half_to_float(char* dst, const char* src, int64_t count) noexcept {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8)
+    _mm256_storeu_ps(reinterpret_cast<float*>(dst) + i,
+                     _mm256_cvtph_ps(load<__m128i>(src + 2 * i)));
+  for (; i < count; ++i) store(dst + 4 * i, _cvtsh_ss(load<uint16_t>(src + 2 * i)));
+}
+void float_to_half(char* dst, const char* src, int64_t count) noexcept {
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    store(dst + 2 * i,
+          _mm256_cvtps_ph(_mm256_loadu_ps(reinterpret_cast<const float*>(src) + i), kNearest));
+  }
+  for (; i < count; ++i)
+    store<uint16_t>(dst + 2 * i, _cvtss_sh(load<float>(src + 4 * i), kNearest));
+}
+#endif
+
+template <typename From, typename To>
+constexpr Converter converter_of() noexcept {
+  if constexpr (kSame<From, int64_t> && kFloat<To>) {
+    return cast_long_run<To>;
+  } else if constexpr (kSame<From, Bool> && (kNumber<To> || kSame<To, Bool>)) {
+    return cast_run<From, To>;
+  } else if constexpr (kNumber<From> && kSame<To, Bool>) {
+    return cast_run<From, To>;
+  } else if constexpr ((kInteger<From> && kNumber<To>) || (kFloat<From> && kFloat<To>)) {
+    return cast_run<From, To>;
+  } else if constexpr (kSame<From, BFloat> && kSame<To, float>) {
+    return cast_run<From, To>;
+#if defined(__F16C__)
+  } else if constexpr (kSame<From, Half> && kSame<To, float>) {
+    return half_to_float;
+  } else if constexpr (kSame<From, float> && kSame<To, Half>) {
+    return float_to_half;
+#endif
+  } else {
+    return nullptr;
+  }
+}
+
+// Calls f with an object of the C++ type for a DLPack type, or returns null.
+template <typename F>
+Converter with_type(DLDataType type, F f) noexcept {
+  if (type.lanes != 1) return nullptr;
+  switch (type.code << 8 | type.bits) {
+    case kDLBool << 8 | 8:
+      return f(Bool{});
+    case kDLInt << 8 | 8:
+      return f(int8_t{});
+    case kDLInt << 8 | 16:
+      return f(int16_t{});
+    case kDLInt << 8 | 32:
+      return f(int32_t{});
+    case kDLInt << 8 | 64:
+      return f(int64_t{});
+    case kDLUInt << 8 | 8:
+      return f(uint8_t{});
+    case kDLUInt << 8 | 16:
+      return f(uint16_t{});
+    case kDLUInt << 8 | 32:
+      return f(uint32_t{});
+    case kDLUInt << 8 | 64:
+      return f(uint64_t{});
+    case kDLFloat << 8 | 16:
+      return f(Half{});
+    case kDLFloat << 8 | 32:
+      return f(float{});
+    case kDLFloat << 8 | 64:
+      return f(double{});
+    case kDLBfloat << 8 | 16:
+      return f(BFloat{});
+    default:
+      return nullptr;
+  }
+}
+
+Converter converter(DLDataType from, DLDataType to) noexcept {
+  return with_type(from, [to]<typename From>(From) {
+    return with_type(to, []<typename To>(To) { return converter_of<From, To>(); });
+  });
+}
+
+}  // namespace
+}  // namespace dlbridge::DLBRIDGE_KERNELS

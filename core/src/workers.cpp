@@ -1,0 +1,249 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "workers.h"
+
+#include <dlfcn.h>
+#include <pthread.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <fstream>
+#include <mutex>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "dlbridge/copy.h"
+#include "dlbridge/error.h"
+
+namespace dlbridge {
+namespace {
+
+// Turns a thread waits for work, or for the end of a loop, before it sleeps: about 20 us.
+constexpr int kSpins = 400;
+
+void pause_briefly() noexcept {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+class Workers {
+ public:
+  // Returns false if the set is in use or has ended; nothing ran then.
+  bool run(const ParallelLoop& loop, int threads) noexcept {
+    const std::unique_lock<std::mutex> use(in_use_, std::try_to_lock);
+    if (!use) return false;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (ended_) return false;
+      start(threads - 1);
+      if (threads_.empty()) return false;
+      loop_ = &loop;
+      seats_ = threads - 1;
+      next_.store(0, std::memory_order_relaxed);
+      generation_.fetch_add(1, std::memory_order_release);
+    }
+    wake_.notify_all();
+    take_part(loop);
+    // No thread joins any more; those that joined finish what they took.
+    std::unique_lock<std::mutex> lock(mutex_);
+    loop_ = nullptr;
+    for (int i = 0; i < kSpins && active_ > 0; ++i) {
+      lock.unlock();
+      pause_briefly();
+      lock.lock();
+    }
+    done_.wait(lock, [this] { return active_ == 0; });
+    return true;
+  }
+
+  void end() noexcept {
+    std::vector<std::thread> ending;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      ended_ = true;
+      generation_.fetch_add(1, std::memory_order_release);
+      ending.swap(threads_);
+    }
+    wake_.notify_all();
+    for (std::thread& thread : ending) thread.join();
+  }
+
+ private:
+  void start(int wanted) noexcept {
+    try {
+      while (static_cast<int>(threads_.size()) < wanted) threads_.emplace_back([this] { serve(); });
+    } catch (const std::exception&) {
+      // The system gives no more threads: those that run are used.
+    }
+  }
+
+  void take_part(const ParallelLoop& loop) noexcept {
+    for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < loop.count;)
+      loop.body(loop.context, i);
+  }
+
+  void serve() noexcept {
+    uint64_t seen = 0;
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!ended_) {
+      if (loop_ == nullptr || seats_ == 0 || seen == generation_.load(std::memory_order_relaxed)) {
+        seen = generation_.load(std::memory_order_relaxed);
+        lock.unlock();
+        for (int i = 0; i < kSpins && seen == generation_.load(std::memory_order_acquire); ++i)
+          pause_briefly();
+        lock.lock();
+        wake_.wait(lock, [&] { return seen != generation_.load(std::memory_order_relaxed); });
+        continue;
+      }
+      seen = generation_.load(std::memory_order_relaxed);
+      --seats_;
+      ++active_;
+      const ParallelLoop& loop = *loop_;
+      lock.unlock();
+      take_part(loop);
+      lock.lock();
+      if (--active_ == 0) done_.notify_one();
+    }
+  }
+
+  std::mutex in_use_;
+  std::mutex mutex_;  // guards what follows
+  std::condition_variable wake_;
+  std::condition_variable done_;
+  const ParallelLoop* loop_ = nullptr;
+  int seats_ = 0;   // how many more threads may join the loop
+  int active_ = 0;  // how many have joined
+  bool ended_ = false;
+  std::vector<std::thread> threads_;
+  std::atomic<uint64_t> generation_ = 0;  // counts loops
+  std::atomic<int64_t> next_ = 0;         // the next index
+};
+
+std::atomic<Workers*> g_workers = nullptr;
+// The set of the parent process, whose threads do not exist here. Kept reachable, never used.
+Workers* g_parents_workers = nullptr;
+
+void forget_workers() noexcept {
+  g_parents_workers = g_workers.exchange(nullptr, std::memory_order_relaxed);
+}
+
+// Ends the threads before the library's code and data go.
+struct AtExit {
+  ~AtExit() {
+    if (Workers* workers = g_workers.load(std::memory_order_acquire)) workers->end();
+  }
+};
+
+Workers* workers() noexcept {
+  if (Workers* existing = g_workers.load(std::memory_order_acquire)) return existing;
+  static const bool forks_handled = pthread_atfork(nullptr, nullptr, forget_workers) == 0;
+  static const AtExit at_exit;
+  if (!forks_handled) return nullptr;
+  auto* made = new (std::nothrow) Workers;
+  Workers* expected = nullptr;
+  if (g_workers.compare_exchange_strong(expected, made, std::memory_order_acq_rel)) return made;
+  delete made;
+  return expected;
+}
+
+// ---- How many
+
+// The CPUs that the cgroup's quota pays for, rounded up; 0 where there is none.
+int quota_cpus() {
+  double quota = 0;
+  double period = 0;
+  std::string text;
+  if (std::ifstream file("/sys/fs/cgroup/cpu.max"); file >> text >> period && text != "max")
+    quota = std::strtod(text.c_str(), nullptr);
+  if (quota <= 0) {
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
+    std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+  }
+  if (quota <= 0 || period <= 0) return 0;
+  return static_cast<int>(std::min(quota / period + 0.999, 1e6));
+}
+
+int usable_cpus() noexcept {
+  int count = 0;
+#if defined(__linux__)
+  cpu_set_t set;
+  if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
+#endif
+  if (count == 0) count = static_cast<int>(std::thread::hardware_concurrency());
+  try {
+    if (const int quota = quota_cpus(); quota > 0) count = std::min(count, quota);
+  } catch (const std::exception&) {
+    // Unreadable: the affinity decides.
+  }
+  return std::max(count, 1);
+}
+
+// The first number of OMP_NUM_THREADS, or 0.
+int environment_threads() noexcept {
+  const char* text = std::getenv("OMP_NUM_THREADS");
+  return text == nullptr
+             ? 0
+             : static_cast<int>(std::clamp(std::strtol(text, nullptr, 10), 0L, 1L << 20));
+}
+
+// Read once: a process that narrows its affinity later says so by set_num_threads().
+int most_threads() noexcept {
+  static const int count = usable_cpus();
+  return count;
+}
+
+// What OpenMP is set to in this thread, where a library of this process brings it (torch does);
+// else its variable.
+int openmp_threads() noexcept {
+  static std::atomic<int (*)()> found = nullptr;
+  auto ask = found.load(std::memory_order_relaxed);
+  if (ask == nullptr) {
+    ask = reinterpret_cast<int (*)()>(dlsym(RTLD_DEFAULT, "omp_get_max_threads"));
+    found.store(ask, std::memory_order_relaxed);
+  }
+  static const int from_environment = environment_threads();
+  return ask != nullptr ? ask() : from_environment;
+}
+
+std::atomic<int> g_threads = 0;          // 0: not set
+std::atomic<int (*)()> g_ask = nullptr;  // what another library is set to
+
+}  // namespace
+
+void run_parallel(const ParallelLoop& loop, int threads) noexcept {
+  if (threads > 1 && loop.count > 1) {
+    Workers* set = workers();
+    if (set != nullptr && set->run(loop, static_cast<int>(std::min<int64_t>(threads, loop.count))))
+      return;
+  }
+  for (int64_t i = 0; i < loop.count; ++i) loop.body(loop.context, i);
+}
+
+int num_threads() noexcept {
+  int count = g_threads.load(std::memory_order_relaxed);
+  if (count == 0) {
+    const auto ask = g_ask.load(std::memory_order_relaxed);
+    count = ask != nullptr ? ask() : openmp_threads();
+  }
+  return count <= 0 ? most_threads() : std::min(count, most_threads());
+}
+
+void set_num_threads(int count) {
+  if (count < 0) {
+    throw Error(
+        ErrorCode::invalid_argument, "n",
+        "n is " + std::to_string(count) + "; expected a number of threads, or 0 for the default");
+  }
+  g_threads.store(count, std::memory_order_relaxed);
+}
+
+void set_default_num_threads(int (*ask)()) noexcept { g_ask.store(ask, std::memory_order_relaxed); }
+
+}  // namespace dlbridge
