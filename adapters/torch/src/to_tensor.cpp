@@ -10,6 +10,7 @@
 #include <new>
 #include <string>
 
+#include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "dlbridge/torch.h"
 #include "dlbridge/torch_common/layout.h"
@@ -182,6 +183,7 @@ at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) 
   if (layout.numel > INT64_MAX / static_cast<int64_t>(meta.itemsize())) throw std::bad_alloc();
   auto storage = allocate_storage(layout.bytes);
   view.data = storage->_mutable_data_ptr_no_checks().get();
+  advise_huge_pages(view.data, layout.bytes);
   return make_tensor(std::move(storage), 0, view, layout, meta);
 }
 

@@ -71,7 +71,7 @@ PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {
 }
 
 PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) {
-  if (!target.accepts(out)) {
+  if (Py_TYPE(out) != target.exact_types[0] && !target.accepts(out)) {
     throw_type_error(std::string("out is ") + Py_TYPE(out)->tp_name + "; expected a numpy.ndarray");
   }
   Source source;

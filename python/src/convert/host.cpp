@@ -15,6 +15,8 @@ namespace {
 // A copy below this size ends before another thread could take the GIL.
 constexpr int64_t kReleaseGilBytes = 64 * 1024;
 
+constexpr int kFewestThreadsToCast = 4;
+
 // Runs core's copies, without the GIL where that pays.
 template <typename Copy>
 void run_copy(int64_t bytes, Copy&& copy) {
@@ -24,8 +26,8 @@ void run_copy(int64_t bytes, Copy&& copy) {
   check(error);
 }
 
-void copy(const TensorView& src, const TensorView& dst) {
-  run_copy(dst.nbytes(), [&] { copy_host(src, dst); });
+void copy(const TensorView& src, const TensorView& dst, bool fresh) {
+  run_copy(dst.nbytes(), [&] { copy_host(src, dst, fresh); });
 }
 
 // Returns true if the framework of `adapter` can read this memory as it is, read-only or not.
@@ -38,14 +40,26 @@ bool can_read(const Adapter& adapter, const TensorView& view) noexcept {
   return plan(readable, traits, {}).verdict == Verdict::share;
 }
 
-// Casts into `dst`, by the framework that casts on several threads if it can, else by the other.
+// Casts into `dst` where core can; returns false if it cannot.
+bool cast_by_core(const Source& source, const TensorView& dst) {
+  if (source.needs_framework()) return false;
+  bool done = false;
+  run_copy(dst.nbytes(), [&] { done = cast_host(source.view(), dst); });
+  return done;
+}
+
+// Casts into `dst`: core where it can, else the framework that casts on several threads if there
+// are enough of them, else the other.
 void cast_into(const Source& source, const Adapter& target, const TensorView& dst) {
+  if (cast_by_core(source, dst)) return;
   const Adapter& own = source.adapter();
   const bool target_can = target.cast != nullptr && target.traits->dtypes.contains(dst.dtype);
   const bool source_can = own.fill != nullptr && own.traits->dtypes.contains(dst.dtype);
   const bool target_reads =
       target_can && !source.needs_framework() && can_read(target, source.view());
-  if (target_reads && (target.threaded_casts || !source_can))
+  // What core leaves to them, a single thread casts faster than a few, which wait for each other.
+  const bool threads = num_threads() >= kFewestThreadsToCast;
+  if (target_reads && (target.threaded_casts == threads || !source_can))
     return check(target.cast(&source.view(), &dst));
   if (source_can) return check(own.fill(source.object(), &dst));
 
@@ -54,17 +68,17 @@ void cast_into(const Source& source, const Adapter& target, const TensorView& ds
   if (source.needs_framework())
     check(own.fill(source.object(), &plain.view()));
   else
-    copy(source.view(), plain.view());
+    copy(source.view(), plain.view(), true);
   check(target.cast(&plain.view(), &dst));
 }
 
-void fill(const Source& source, const Adapter& target, const Plan& decision,
-          const TensorView& dst) {
+void fill(const Source& source, const Adapter& target, const Plan& decision, const TensorView& dst,
+          bool fresh) {
   if (decision.reasons.has(ErrorCode::float4_packing))
     return run_copy(dst.nbytes(), [&] { repack_float4(source.view(), dst); });
   if (decision.casts) return cast_into(source, target, dst);
   if (source.needs_framework()) return check(source.adapter().fill(source.object(), &dst));
-  copy(source.view(), dst);
+  copy(source.view(), dst, fresh);
 }
 
 // Describes the result in `dims`: the source's shape and strides, with the last extent halved or
@@ -95,7 +109,7 @@ PyObject* copy_of(const Source& source, const Adapter& target, const Request& re
   Loan memory;
   check(target.empty(&dims.view(), dtype, &made, &memory));
   Reference owned(made);
-  fill(source, target, decision, memory.view());
+  fill(source, target, decision, memory.view(), true);
   if (target.finish == nullptr) return owned.release();
   PyObject* finished = nullptr;
   check(target.finish(made, &finished));
@@ -242,10 +256,11 @@ PyObject* convert_on_host(PyObject* x, const Adapter& target, Request request) {
 void fill_on_host(const Source& source, const Adapter& target, const Plan& decision,
                   const TensorView& memory) {
   const HeldCapsule held(source.object());
-  if (can_fill_in_place(source, decision, memory)) return fill(source, target, decision, memory);
+  if (can_fill_in_place(source, decision, memory))
+    return fill(source, target, decision, memory, false);
   Loan apart = allocate_like(memory);
-  fill(source, target, decision, apart.view());
-  copy(apart.view(), memory);
+  fill(source, target, decision, apart.view(), true);
+  copy(apart.view(), memory, false);
 }
 
 }  // namespace dlbridge::python

@@ -13,6 +13,7 @@
 #include "convert/arguments.h"
 #include "convert/call.h"
 #include "convert/host.h"
+#include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "gpu/bindings.h"
 #include "sources/capsule.h"
@@ -189,6 +190,15 @@ NB_MODULE(_core, module) {
       .def_ro("path", &Explanation::path, "The steps, in order; empty when refused.")
       .def_ro("message", &Explanation::message, "One sentence; when refused, the error's.")
       .def("__repr__", repr);
+  module.def(
+      "set_num_threads", set_num_threads, nb::arg("n"),
+      "Set how many threads one large copy in host memory uses, the calling one included; 0: "
+      "the default. No more than the CPUs that the process may use are taken.");
+  module.def(
+      "get_num_threads", num_threads,
+      "Return how many threads one large copy in host memory uses: what set_num_threads() was "
+      "given, else torch's or OpenMP's setting, OMP_NUM_THREADS, or the CPUs that the process "
+      "may use.");
   bind_tensor(module);
   bind_futures(module);
   bind_pinned(module);

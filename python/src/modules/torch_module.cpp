@@ -2,10 +2,12 @@
 // dlbridge._torch: puts the Torch adapter (direct tier) into a capsule. Built against exactly one
 // torch, whose version is compared in Python before this file is loaded; torch is imported first,
 // so its libraries are found by name.
+#include <ATen/Parallel.h>
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "bridge/capsule_module.h"
+#include "dlbridge/copy.h"
 #include "dlbridge/torch.h"
 #include "support/reference.h"
 #include "torch/device_slots.h"
@@ -142,6 +144,7 @@ PyMODINIT_FUNC PyInit__torch() {
     PyErr_SetString(PyExc_ImportError, "dlbridge._torch: import torch first");
     return nullptr;
   }
+  dlbridge::set_default_num_threads([] { return at::get_num_threads(); });
   static Adapter adapter = make_adapter();
   return translated([] { return new_adapter_module(g_module, adapter); });
 }
