@@ -169,9 +169,15 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
 }
 
 const TargetTraits& neutral_traits() noexcept {
-  static constexpr TargetTraits traits = [] {
+  static const TargetTraits traits = [] {
     TargetTraits t;
     t.name = "dlpack";
+    for (int code = 0; code < 32; ++code) {
+      for (const int bits : {8, 16, 32, 64, 128}) {
+        const DType type(static_cast<TypeCode>(code), bits);
+        if (type.is_known()) t.dtypes.add(type);  // the common ones are found at once
+      }
+    }
     t.max_ndim = std::numeric_limits<int32_t>::max();
     t.negative_strides = t.zero_strides = t.partial_overlap = true;
     t.read_only = t.misaligned = t.packed_subbyte = t.every_dtype = true;

@@ -1,39 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "loan_base.h"
 
-#include <array>
+#include "dlbridge/python_object/hold.h"
+#include "dlbridge/python_object/spare_objects.h"
 
 namespace dlbridge {
 namespace {
 
-#ifndef Py_GIL_DISABLED
-// Freed objects for reuse: conversions in a loop allocate nothing. Guarded by the GIL.
-constexpr size_t kSpares = 32;
-std::array<LoanBase*, kSpares> g_spares;
-size_t g_spare_count = 0;
-
-LoanBase* allocate() noexcept {
-  if (g_spare_count == 0) return PyObject_New(LoanBase, &loan_base_type);
-  LoanBase* base = g_spares[--g_spare_count];
-  PyObject_Init(reinterpret_cast<PyObject*>(base), &loan_base_type);
-  return base;
-}
-
-void free_memory(PyObject* self) noexcept {
-  if (g_spare_count < kSpares)
-    g_spares[g_spare_count++] = reinterpret_cast<LoanBase*>(self);
-  else
-    PyObject_Free(self);
-}
-#else
-LoanBase* allocate() noexcept { return PyObject_New(LoanBase, &loan_base_type); }
-void free_memory(PyObject* self) noexcept { PyObject_Free(self); }
-#endif
+using Allocation = SpareObjects<LoanBase, &loan_base_type>;
 
 void deallocate(PyObject* self) {
-  const Deleter deleter = reinterpret_cast<LoanBase*>(self)->deleter;
-  if (deleter) deleter.release(deleter.context);
-  free_memory(self);
+  auto* base = reinterpret_cast<LoanBase*>(self);
+  release_with_gil(base->deleter);
+  Allocation::free(base);
 }
 
 PyTypeObject make_type() noexcept {
@@ -51,7 +30,7 @@ PyTypeObject make_type() noexcept {
 PyTypeObject loan_base_type = make_type();
 
 LoanBase* new_loan_base() noexcept {
-  LoanBase* base = allocate();
+  LoanBase* base = Allocation::allocate();
   if (base != nullptr) {
     base->deleter = Deleter{};
     base->original = Deleter{};

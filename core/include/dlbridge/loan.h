@@ -9,8 +9,6 @@
 #include <algorithm>
 #include <cassert>
 #include <cstdint>
-#include <memory>
-#include <new>
 #include <utility>
 
 #include "dlbridge/export.h"
@@ -44,7 +42,10 @@ class Loan {
   }
   Loan(const Loan&) = delete;
   Loan& operator=(const Loan&) = delete;
-  ~Loan() { call_deleter(); }
+  ~Loan() {
+    call_deleter();
+    free_dims();
+  }
 
   const TensorView& view() const noexcept { return view_; }
   /// The description, to be filled in by an adapter. `shape` and `strides` are set by set_rank
@@ -54,14 +55,16 @@ class Loan {
   /// Makes room for `ndim` extents and strides, whose values are not set. Throws std::bad_alloc
   /// above kInlineRank.
   void set_rank(int32_t ndim) {
+    int64_t* dims = inline_;
     if (ndim > kInlineRank) [[unlikely]]
-      heap_.reset(new int64_t[2 * static_cast<size_t>(ndim)]);
+      dims = new int64_t[2 * static_cast<size_t>(ndim)];
+    free_dims();
     view_.ndim = ndim;
-    view_.shape = base();
-    view_.strides = base() + stride_offset();
+    view_.shape = dims;
+    view_.strides = dims + (dims == inline_ ? kInlineRank : ndim);
   }
-  int64_t* shape() noexcept { return base(); }
-  int64_t* strides() noexcept { return base() + stride_offset(); }
+  int64_t* shape() noexcept { return const_cast<int64_t*>(view_.shape); }
+  int64_t* strides() noexcept { return const_cast<int64_t*>(view_.strides); }
 
   /// Copies the description of `view`, its shape and strides included, without its reasons. Owns
   /// nothing. Requires: no deleter. Throws std::bad_alloc above kInlineRank.
@@ -96,7 +99,7 @@ class Loan {
   /// Calls the deleter, if there is one, and clears the description.
   void reset() noexcept {
     call_deleter();
-    heap_.reset();
+    free_dims();
     view_ = TensorView{};
     view_.shape = view_.strides = inline_;
     original = Deleter{};
@@ -110,29 +113,30 @@ class Loan {
     }
   }
 
-  int64_t* base() noexcept { return heap_ ? heap_.get() : inline_; }
-  int32_t stride_offset() const noexcept { return heap_ ? view_.ndim : kInlineRank; }
+  void free_dims() noexcept {
+    if (view_.shape != inline_) [[unlikely]]
+      delete[] view_.shape;
+  }
 
   void take(Loan& other) noexcept {
     view_ = other.view_;
-    heap_ = std::move(other.heap_);
     deleter_ = other.release_deleter();
     original = std::exchange(other.original, Deleter{});
-    if (!heap_) {
+    if (view_.shape == other.inline_) [[likely]] {
       for (int32_t i = 0; i < view_.ndim; ++i) {
         inline_[i] = other.inline_[i];
         inline_[kInlineRank + i] = other.inline_[kInlineRank + i];
       }
+      view_.shape = inline_;
+      view_.strides = inline_ + kInlineRank;
     }
-    view_.shape = base();
-    view_.strides = base() + stride_offset();
-    other.view_ = TensorView{};
     other.view_.shape = other.view_.strides = other.inline_;
+    other.view_.ndim = 0;
+    other.view_.data = nullptr;
   }
 
   TensorView view_;
   Deleter deleter_;
-  std::unique_ptr<int64_t[]> heap_;
   int64_t inline_[2 * kInlineRank];  // shape, then strides; set only up to the rank
 };
 

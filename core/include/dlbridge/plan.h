@@ -28,30 +28,38 @@ class DTypeSet {
   constexpr DTypeSet() noexcept = default;
 
   constexpr void add(DType type) noexcept {
-    if (const int bit = slot(type); bit >= 0) words_[bit / 64] |= uint64_t{1} << (bit % 64);
+    if (slot(type) >= 0) masks_[code_of(type)] |= bit_of(type);
   }
   constexpr void remove(DType type) noexcept {
-    if (const int bit = slot(type); bit >= 0) words_[bit / 64] &= ~(uint64_t{1} << (bit % 64));
+    if (slot(type) >= 0) masks_[code_of(type)] &= static_cast<uint16_t>(~bit_of(type));
   }
   constexpr bool contains(DType type) const noexcept {
-    const int bit = slot(type);
-    return bit >= 0 && (words_[bit / 64] >> (bit % 64) & 1) != 0;
+    return slot(type) >= 0 && (masks_[code_of(type)] & bit_of(type)) != 0;
   }
 
   /// How many slots there are, and the slot of a type: an index for tables beside this set; -1 if
   /// it has none.
-  static constexpr int kSlots = 32 * 9;
+  static constexpr int kSlots = 32 * 16;
   static constexpr int slot(DType type) noexcept {
-    const auto code = static_cast<unsigned>(type.code());
     const auto bits = static_cast<unsigned>(type.bits());
-    if (code >= 32 || type.lanes() != 1) return -1;
-    if (bits == 6) return static_cast<int>(code * 9 + 8);
-    if (bits == 0 || bits > 128 || (bits & (bits - 1)) != 0) return -1;
-    return static_cast<int>(code * 9 + static_cast<unsigned>(std::countr_zero(bits)));
+    if (code_of(type) >= 32 || type.lanes() != 1) return -1;
+    const bool single_bit = bits != 0 && (bits & (bits - 1)) == 0;  // no call of popcount
+    if (!single_bit && bits != 6) return -1;
+    return static_cast<int>(code_of(type) * 16) + width_of(bits);
   }
 
  private:
-  uint64_t words_[(kSlots + 63) / 64] = {};
+  static constexpr unsigned code_of(DType type) noexcept {
+    return static_cast<unsigned>(type.code());
+  }
+  static constexpr int width_of(unsigned bits) noexcept {
+    return bits == 6 ? 8 : std::countr_zero(bits);
+  }
+  static constexpr uint16_t bit_of(DType type) noexcept {
+    return static_cast<uint16_t>(1u << width_of(static_cast<unsigned>(type.bits())));
+  }
+
+  uint16_t masks_[32] = {};  // by code; a bit for each width
 };
 
 /// How a target stores float4: not at all, one in a byte (ml_dtypes), two in a byte (torch), or
@@ -76,6 +84,9 @@ struct TargetTraits {
   uint32_t max_device_id = INT32_MAX;  ///< of devices other than the host
   bool host_only = false;  ///< lives in host memory: others must be staged with device="cpu"
 
+  constexpr bool every_layout() const noexcept {
+    return negative_strides && zero_strides && partial_overlap;
+  }
   constexpr bool accepts_device(DLDevice device) const noexcept {
     const auto type = static_cast<uint32_t>(device.device_type);
     return type < 32 && (devices >> type & 1) != 0 &&
@@ -147,7 +158,7 @@ inline bool is_plainly_shareable(const TensorView& view, const TargetTraits& tar
   return request.names_nothing() && view.reasons.empty() && view.dtype.bits >= 8 &&
          target.dtypes.contains(view.dtype) && target.accepts_device(view.device) &&
          view.ndim <= target.max_ndim && (view.access != Access::read_only || target.read_only) &&
-         (misaligned == 0 || target.misaligned) && is_plain_layout(view);
+         (misaligned == 0 || target.misaligned) && (target.every_layout() || is_plain_layout(view));
 }
 
 /// plan(), every case.

@@ -26,8 +26,13 @@ PyObject* call(PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
                  ? &tensor_adapter()
                  : &adapter_named(function == Function::to_numpy ? "numpy" : "torch");
   }
-  if (nargs == 1 && names == nullptr) [[likely]]
+  if (nargs == 1 && names == nullptr) [[likely]] {
+    if constexpr (function == Function::from_dlpack) {
+      if (PyObject* handle = share_as_tensor(args[0])) [[likely]]
+        return handle;
+    }
     return convert(args[0], *target);
+  }
   return call_with_keywords(function, *target, args, nargs, names);
 }
 

@@ -26,10 +26,6 @@ void run_copy(int64_t bytes, Copy&& copy) {
   check(error);
 }
 
-void copy(const TensorView& src, const TensorView& dst, bool fresh) {
-  run_copy(dst.nbytes(), [&] { copy_host(src, dst, fresh); });
-}
-
 // Returns true if the framework of `adapter` can read this memory as it is, read-only or not.
 bool can_read(const Adapter& adapter, const TensorView& view) noexcept {
   TensorView readable = view;
@@ -68,7 +64,7 @@ void cast_into(const Source& source, const Adapter& target, const TensorView& ds
   if (source.needs_framework())
     check(own.fill(source.object(), &plain.view()));
   else
-    copy(source.view(), plain.view(), true);
+    copy_elements(source.view(), plain.view(), true);
   check(target.cast(&plain.view(), &dst));
 }
 
@@ -78,7 +74,7 @@ void fill(const Source& source, const Adapter& target, const Plan& decision, con
     return run_copy(dst.nbytes(), [&] { repack_float4(source.view(), dst); });
   if (decision.casts) return cast_into(source, target, dst);
   if (source.needs_framework()) return check(source.adapter().fill(source.object(), &dst));
-  copy(source.view(), dst, fresh);
+  copy_elements(source.view(), dst, fresh);
 }
 
 // Describes the result in `dims`: the source's shape and strides, with the last extent halved or
@@ -227,6 +223,10 @@ Error refusal_of(const Source& source, const Adapter& target, const Request& req
   return Error(ErrorCode::no_staging, error.field(), asked + ": " + why + advice);
 }
 
+void copy_elements(const TensorView& src, const TensorView& dst, bool fresh) {
+  run_copy(dst.nbytes(), [&] { copy_host(src, dst, fresh); });
+}
+
 PyObject* share(Source& source, const Adapter& target) {
   PyObject* result = nullptr;
   if (source.loan().original && target.reuse_storage != nullptr) {
@@ -260,7 +260,7 @@ void fill_on_host(const Source& source, const Adapter& target, const Plan& decis
     return fill(source, target, decision, memory, false);
   Loan apart = allocate_like(memory);
   fill(source, target, decision, apart.view(), true);
-  copy(apart.view(), memory, false);
+  copy_elements(apart.view(), memory, false);
 }
 
 }  // namespace dlbridge::python

@@ -20,6 +20,9 @@ Plan plan_for(Source& source, const Adapter& target, Request& request, const Pla
 Error refusal_of(const Source& source, const Adapter& target, const Request& request,
                  const Plan& decision);
 
+/// copy_host(), without the GIL where the copy is large.
+void copy_elements(const TensorView& src, const TensorView& dst, bool fresh);
+
 /// A new reference to `target`'s object over the source's memory.
 PyObject* share(Source& source, const Adapter& target);
 

@@ -18,6 +18,7 @@
 #include "gpu/bindings.h"
 #include "sources/capsule.h"
 #include "tensor/class.h"
+#include "tensor/exports.h"
 
 namespace nb = nanobind;
 
@@ -199,7 +200,8 @@ NB_MODULE(_core, module) {
       "Return how many threads one large copy in host memory uses: what set_num_threads() was "
       "given, else torch's or OpenMP's setting, OMP_NUM_THREADS, or the CPUs that the process "
       "may use.");
-  bind_tensor(module);
+  bind_tensor(module.ptr());
+  bind_pickling(module);
   bind_futures(module);
   bind_pinned(module);
   nb::module_::import_("atexit").attr("register")(

@@ -172,8 +172,7 @@ void fill(const TensorView& view, int flags, Py_buffer& out) {
 
 int get_buffer(PyObject* self, Py_buffer* out, int flags) noexcept {
   out->obj = nullptr;
-  const int status =
-      translated_status([&] { fill(unpack_tensor(self).memory.view(), flags, *out); });
+  const int status = translated_status([&] { fill(unpack_tensor(self).view(), flags, *out); });
   if (status != 0) return status;
   out->obj = Py_NewRef(self);
   return 0;

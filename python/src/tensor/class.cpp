@@ -2,16 +2,16 @@
 // The Python class dlbridge.Tensor.
 #include "tensor/class.h"
 
-#include <nanobind/nanobind.h>
-#include <nanobind/stl/pair.h>
-#include <nanobind/stl/string.h>
-
+#include <array>
+#include <cstdio>
+#include <string>
 #include <vector>
 
 #include "bridge/registry.h"
 #include "convert/arguments.h"
 #include "convert/call.h"
 #include "convert/convert.h"
+#include "convert/host.h"
 #include "dlbridge/copy.h"
 #include "gpu/streams.h"
 #include "sources/capsule.h"
@@ -19,79 +19,147 @@
 #include "tensor/exports.h"
 #include "tensor/value.h"
 
-namespace nb = nanobind;
-
 namespace dlbridge::python {
 
 namespace {
 
-nb::tuple to_tuple(std::span<const int64_t> values) {
-  return nb::steal<nb::tuple>(checked(tuple_of(values)).release());
+PyObject* text_of(const std::string& text) {
+  return checked(PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())))
+      .release();
 }
 
-std::string repr(const Tensor& self) {
-  const TensorView& view = self.memory.view();
-  const auto list = [](std::span<const int64_t> values) {
-    return std::string(nb::repr(to_tuple(values)).c_str());
-  };
-  char address[32];
-  std::snprintf(address, sizeof address, "%#llx", reinterpret_cast<unsigned long long>(view.data));
-  return "dlbridge.Tensor(shape=" + list(view.extents()) +
-         ", strides=" + list(view.stride_elements()) + ", dtype=" + DType(view.dtype).name() +
-         ", device=" + Device(view.device).name() + ", data_ptr=" + address +
-         (view.access == Access::writable ? "" : ", read_only") +
-         (view.is_copied ? ", is_copied" : "") + ")";
+PyObject* repr(PyObject* self) {
+  return translated([&] {
+    const TensorView& view = unpack_tensor(self).view();
+    const auto list = [](std::span<const int64_t> values) {
+      return repr_of(checked(tuple_of(values)).get());
+    };
+    char address[32];
+    std::snprintf(address, sizeof address, "%#llx",
+                  reinterpret_cast<unsigned long long>(view.data));
+    return text_of("dlbridge.Tensor(shape=" + list(view.extents()) + ", strides=" +
+                   list(view.stride_elements()) + ", dtype=" + DType(view.dtype).name() +
+                   ", device=" + Device(view.device).name() + ", data_ptr=" + address +
+                   (view.access == Access::writable ? "" : ", read_only") +
+                   (view.is_copied ? ", is_copied" : "") + ")");
+  });
+}
+
+// ---- Attributes
+
+template <auto get>
+PyObject* getter(PyObject* self, void*) {
+  return translated([&] { return checked(get(unpack_tensor(self))).release(); });
+}
+
+template <auto get>
+constexpr PyGetSetDef attribute(const char* name, const char* doc) {
+  return {name, getter<get>, nullptr, doc, nullptr};
+}
+
+PyGetSetDef g_attributes[] = {
+    attribute<[](const Tensor& t) { return tuple_of(t.view().extents()); }>(
+        "shape", "Extents, one for each dimension."),
+    attribute<[](const Tensor& t) { return tuple_of(t.view().stride_elements()); }>(
+        "strides", "Strides in elements (not bytes), one for each dimension."),
+    attribute<[](const Tensor& t) { return text_of(DType(t.view().dtype).name()); }>(
+        "dtype", "Name of the element type, such as 'float32'."),
+    attribute<[](const Tensor& t) { return text_of(Device(t.view().device).name()); }>(
+        "device", "Device of the memory, such as 'cpu' or 'cuda:0'."),
+    attribute<[](const Tensor& t) { return PyLong_FromLong(t.view().ndim); }>(
+        "ndim", "Number of dimensions."),
+    attribute<[](const Tensor& t) { return PyLong_FromLongLong(t.view().nbytes()); }>(
+        "nbytes", "Size of all elements in bytes, packed densely."),
+    attribute<[](const Tensor& t) {
+      const TensorView& view = t.view();
+      return PyLong_FromUnsignedLongLong(reinterpret_cast<uint64_t>(view.data) + view.byte_offset);
+    }>("data_ptr", "Address of the first element, byte_offset included."),
+    attribute<[](const Tensor& t) { return PyBool_FromLong(t.view().access != Access::writable); }>(
+        "read_only",
+        "True if the memory must not be written. Memory of a legacy capsule counts as read-only."),
+    attribute<[](const Tensor& t) { return PyBool_FromLong(t.view().is_copied); }>(
+        "is_copied", "True if the memory was copied for this exchange."),
+    attribute<[](const Tensor& t) { return offer_cuda_array(t.view(), t.stream); }>(
+        "__cuda_array_interface__",
+        "CUDA Array Interface, version 3, for CuPy and numba. AttributeError for other memory."),
+    {}};
+
+// ---- Methods
+
+// Reads a METH_VARARGS | METH_KEYWORDS call as `format` says; what was not given stays.
+template <typename... Out>
+void read(PyObject* args, PyObject* keywords, const char* format, const char* const* names,
+          Out*... out) {
+  if (PyArg_ParseTupleAndKeywords(args, keywords, format, const_cast<char**>(names), out...) == 0)
+    throw_pending();
 }
 
 // The loan that __dlpack__ exports: the memory itself, or a copy of it.
-Loan loan_for_export(const Tensor& self, CopyMode copy) {
-  if (copy != CopyMode::always) return self.memory.share();
-  const TensorView& view = self.memory.view();
+Loan loan_for_export(Tensor& self, CopyMode copy) {
+  if (copy != CopyMode::always) return self.share();
+  const TensorView& view = self.view();
   const Request request{.copy = CopyMode::always};
   const Plan decision = plan(view, neutral_traits(), request);
   if (decision.verdict == Verdict::refuse) throw refusal(view, neutral_traits(), request, decision);
   Loan loan = allocate_like(view);
-  const nb::gil_scoped_release released;
-  copy_host(view, loan.view());
+  copy_elements(view, loan.view(), true);
   return loan;
 }
 
 // A copy on the memory's own device: a capsule of a new Tensor there.
-nb::object copy_for_export(const nb::object& self, const nb::object& stream, bool versioned) {
-  const nb::object copied =
-      nb::steal(convert(self.ptr(), tensor_adapter(), {.copy = CopyMode::always}));
-  nb::dict keywords;
-  keywords["stream"] = stream;
-  if (versioned) keywords["max_version"] = nb::make_tuple(kDLPackMajor, kDLPackMinor);
-  return copied.attr("__dlpack__")(**keywords);
+PyObject* copy_for_export(PyObject* self, PyObject* stream, bool versioned) {
+  const Reference copied(convert(self, tensor_adapter(), {.copy = CopyMode::always}));
+  const Reference method = checked(PyObject_GetAttrString(copied.get(), "__dlpack__"));
+  const Reference none = checked(PyTuple_New(0));
+  const Reference keywords =
+      checked(versioned ? Py_BuildValue("{s:O,s:(ii)}", "stream", stream, "max_version",
+                                        kDLPackMajor, kDLPackMinor)
+                        : Py_BuildValue("{s:O}", "stream", stream));
+  return checked(PyObject_Call(method.get(), none.get(), keywords.get())).release();
 }
 
-nb::object dlpack(const nb::object& self_object, const nb::object& stream,
-                  const nb::object& max_version, const nb::object& dl_device,
-                  const nb::object& copy) {
-  const Tensor& self = unpack_tensor(self_object.ptr());
-  const TensorView& view = self.memory.view();
-  const bool host = Device(view.device).is_host();
-  const bool versioned = wants_versioned(max_version.ptr());
-  const CopyMode mode = parse_copy(copy.ptr());
-  const bool copies = mode == CopyMode::always && host;
-  const DLDevice place = copies ? DLDevice(Device(DeviceType::cpu)) : view.device;
-  const DLDevice device = export_device(dl_device.ptr(), place);
-  if (!host && mode == CopyMode::always) return copy_for_export(self_object, stream, versioned);
-  Loan loan = loan_for_export(self, mode);
-  order_export(stream.ptr(), view, self.stream, loan);
-  loan.view().device = device;
-  return nb::steal(to_capsule(std::move(loan), versioned));
+PyObject* dlpack(PyObject* self_object, PyObject* args, PyObject* keywords) {
+  static constexpr const char* kNames[] = {"stream", "max_version", "dl_device", "copy", nullptr};
+  return translated([&] {
+    PyObject *stream = Py_None, *max_version = Py_None, *dl_device = Py_None, *copy = Py_None;
+    read(args, keywords, "|$OOOO:__dlpack__", kNames, &stream, &max_version, &dl_device, &copy);
+    Tensor& self = unpack_tensor(self_object);
+    const TensorView& view = self.view();
+    const bool host = Device(view.device).is_host();
+    const bool versioned = wants_versioned(max_version);
+    const CopyMode mode = parse_copy(copy);
+    const bool copies = mode == CopyMode::always && host;
+    const DLDevice place = copies ? DLDevice(Device(DeviceType::cpu)) : view.device;
+    const DLDevice device = export_device(dl_device, place);
+    if (!host && mode == CopyMode::always) return copy_for_export(self_object, stream, versioned);
+    Loan loan = loan_for_export(self, mode);
+    order_export(stream, view, self.stream, loan);
+    loan.view().device = device;
+    return to_capsule(std::move(loan), versioned);
+  });
+}
+
+PyObject* dlpack_device(PyObject* self, PyObject*) {
+  const Device device(unpack_tensor(self).view().device);
+  return Py_BuildValue("ii", static_cast<int>(device.type()), device.is_host() ? 0 : device.id());
 }
 
 // numpy.asarray(tensor): NumPy's copy=None copies for a cast alone, which is our copy="named".
-nb::object as_array(const nb::object& self, const nb::object& dtype, const nb::object& copy) {
-  const Adapter& numpy = adapter_named("numpy");
-  CallArguments call;
-  call.dtype = dtype.ptr();
-  Request request = read_request(call, numpy);
-  if (!copy.is_none()) request.copy = nb::cast<bool>(copy) ? CopyMode::always : CopyMode::never;
-  return nb::steal(convert(self.ptr(), numpy, request));
+PyObject* as_array(PyObject* self, PyObject* args, PyObject* keywords) {
+  static constexpr const char* kNames[] = {"dtype", "copy", nullptr};
+  return translated([&] {
+    CallArguments call;
+    PyObject* copy = Py_None;
+    read(args, keywords, "|OO:__array__", kNames, &call.dtype, &copy);
+    const Adapter& numpy = adapter_named("numpy");
+    Request request = read_request(call, numpy);
+    if (copy != Py_None) {
+      const int truth = PyObject_IsTrue(copy);
+      if (truth < 0) throw_pending();
+      request.copy = truth != 0 ? CopyMode::always : CopyMode::never;
+    }
+    return convert(self, numpy, request);
+  });
 }
 
 // x.numpy(...) and x.torch(...): the functions of that name, with the same keywords.
@@ -107,31 +175,62 @@ PyObject* method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObje
   });
 }
 
-template <Function function>
-PyMethodDef method_def(const char* name, const char* doc) {
-  const auto entry = reinterpret_cast<void (*)()>(method<function>);
-  return {name, reinterpret_cast<PyCFunction>(entry), METH_FASTCALL | METH_KEYWORDS, doc};
+template <CopyMode mode>
+PyObject* copied(PyObject* self, PyObject*) {
+  return translated([&] { return convert(self, tensor_adapter(), Request{.copy = mode}); });
 }
 
+PyObject* reduce(PyObject* self, PyObject* protocol) {
+  return translated([&] {
+    const Reference module = checked(PyImport_ImportModule("dlbridge._pickling"));
+    return checked(PyObject_CallMethod(module.get(), "reduce_tensor", "OO", self, protocol))
+        .release();
+  });
+}
+
+// Every Tensor has memory: there is no empty one to construct.
+PyObject* refuse_new(PyTypeObject*, PyObject*, PyObject*) {
+  return translated([]() -> PyObject* {
+    throw_type_error("dlbridge.Tensor is not constructed directly: call dlbridge.from_dlpack(x)");
+  });
+}
+
+template <typename Entry>
+PyMethodDef method_def(const char* name, Entry* entry, int flags, const char* doc) {
+  const auto any = reinterpret_cast<void (*)()>(entry);
+  return {name, reinterpret_cast<PyCFunction>(any), flags, doc};
+}
+
+constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
+constexpr int kAny = METH_VARARGS | METH_KEYWORDS;
 PyMethodDef g_methods[] = {
-    method_def<Function::to_numpy>(
-        "numpy",
-        "numpy($self, /, *, device=None, dtype=None, copy='named', out=None)\n--\n\n"
-        "Return to_numpy(self, ...)."),
-    method_def<Function::to_torch>(
-        "torch",
-        "torch($self, /, *, device=None, dtype=None, copy='named')\n--\n\n"
-        "Return to_torch(self, ...)."),
+    method_def("numpy", method<Function::to_numpy>, kFast,
+               "numpy($self, /, *, device=None, dtype=None, copy='named', out=None)\n--\n\n"
+               "Return to_numpy(self, ...)."),
+    method_def("torch", method<Function::to_torch>, kFast,
+               "torch($self, /, *, device=None, dtype=None, copy='named')\n--\n\n"
+               "Return to_torch(self, ...)."),
+    method_def("__dlpack__", dlpack, kAny,
+               "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, "
+               "copy=None)\n--\n\n"
+               "Return a DLPack capsule as the Python array API specifies: versioned if "
+               "max_version is (1, 0) or later."),
+    method_def("__dlpack_device__", dlpack_device, METH_NOARGS,
+               "__dlpack_device__($self, /)\n--\n\n"
+               "Return device type and id as DLPack numbers them."),
+    method_def("__array__", as_array, kAny,
+               "__array__($self, /, dtype=None, copy=None)\n--\n\n"
+               "Support numpy.asarray(). copy=None copies only to cast; copy=False never copies."),
+    method_def("__copy__", copied<CopyMode::unset>, METH_NOARGS,
+               "__copy__($self, /)\n--\n\nReturn another handle over the same memory."),
+    method_def("__deepcopy__", copied<CopyMode::always>, METH_O,
+               "__deepcopy__($self, memo, /)\n--\n\nReturn from_dlpack(self, copy=True)."),
+    method_def("__reduce_ex__", reduce, METH_O,
+               "__reduce_ex__($self, protocol, /)\n--\n\nSupport pickle."),
     {nullptr, nullptr, 0, nullptr},
 };
 
-nb::object copied(const nb::object& self, CopyMode copy) {
-  return nb::steal(convert(self.ptr(), tensor_adapter(), Request{.copy = copy}));
-}
-
-nb::object reduce(const nb::object& self, const nb::object& protocol) {
-  return nb::module_::import_("dlbridge._pickling").attr("reduce_tensor")(self, protocol);
-}
+PyBufferProcs g_buffer = {get_buffer, release_buffer};
 
 constexpr const char* kDoc =
     R"(Neutral handle over the memory of a tensor of any framework. from_dlpack() makes it. The memory
@@ -151,98 +250,25 @@ is_copied is False after loading.
 copy.copy() returns another handle over the same memory, copy.deepcopy() a handle over writable
 memory of its own.)";
 
-// Every Tensor has memory: there is no empty one to construct.
-PyObject* refuse_new(PyTypeObject*, PyObject*, PyObject*) {
-  return translated([]() -> PyObject* {
-    throw_type_error("dlbridge.Tensor is not constructed directly: call dlbridge.from_dlpack(x)");
-  });
-}
-
-PyType_Slot g_slots[] = {
-    {Py_tp_new, reinterpret_cast<void*>(refuse_new)},
-    {Py_tp_methods, g_methods},
-    {Py_bf_getbuffer, reinterpret_cast<void*>(get_buffer)},
-    {Py_bf_releasebuffer, reinterpret_cast<void*>(release_buffer)},
-    {0, nullptr},
-};
-
 }  // namespace
 
-void bind_tensor(nb::module_& module) {
-  nb::class_<Tensor> type(module, "Tensor", nb::type_slots(g_slots), kDoc);
-  type.def_prop_ro(
-          "shape", [](const Tensor& t) { return to_tuple(t.memory.view().extents()); },
-          nb::sig("def shape(self) -> tuple[int, ...]"), "Extents, one for each dimension.")
-      .def_prop_ro(
-          "strides", [](const Tensor& t) { return to_tuple(t.memory.view().stride_elements()); },
-          nb::sig("def strides(self) -> tuple[int, ...]"),
-          "Strides in elements (not bytes), one for each dimension.")
-      .def_prop_ro(
-          "dtype", [](const Tensor& t) { return DType(t.memory.view().dtype).name(); },
-          "Name of the element type, such as 'float32'.")
-      .def_prop_ro(
-          "device", [](const Tensor& t) { return Device(t.memory.view().device).name(); },
-          "Device of the memory, such as 'cpu' or 'cuda:0'.")
-      .def_prop_ro(
-          "ndim", [](const Tensor& t) { return t.memory.view().ndim; }, "Number of dimensions.")
-      .def_prop_ro(
-          "nbytes", [](const Tensor& t) { return t.memory.view().nbytes(); },
-          "Size of all elements in bytes, packed densely.")
-      .def_prop_ro(
-          "data_ptr",
-          [](const Tensor& t) {
-            const TensorView& view = t.memory.view();
-            return reinterpret_cast<uint64_t>(view.data) + view.byte_offset;
-          },
-          "Address of the first element, byte_offset included.")
-      .def_prop_ro(
-          "read_only", [](const Tensor& t) { return t.memory.view().access != Access::writable; },
-          "True if the memory must not be written. Memory of a legacy capsule counts as read-only.")
-      .def_prop_ro(
-          "is_copied", [](const Tensor& t) { return t.memory.view().is_copied; },
-          "True if the memory was copied for this exchange.")
-      .def("__dlpack__", dlpack, nb::kw_only(), nb::arg("stream").none() = nb::none(),
-           nb::arg("max_version").none() = nb::none(), nb::arg("dl_device").none() = nb::none(),
-           nb::arg("copy").none() = nb::none(),
-           nb::sig(
-               "def __dlpack__(self, *, stream: int | None = None, max_version: tuple[int, int] | "
-               "None = None, "
-               "dl_device: tuple[int, int] | None = None, copy: bool | None = None) -> typing.Any"),
-           "Return a DLPack capsule as the Python array API specifies: versioned if max_version is "
-           "(1, 0) or later.")
-      .def(
-          "__dlpack_device__",
-          [](const Tensor& t) {
-            const Device device(t.memory.view().device);
-            return std::pair<int, int>(static_cast<int>(device.type()),
-                                       device.is_host() ? 0 : device.id());
-          },
-          "Return device type and id as DLPack numbers them.")
-      .def_prop_ro(
-          "__cuda_array_interface__",
-          [](const Tensor& t) { return nb::steal(offer_cuda_array(t.memory.view(), t.stream)); },
-          nb::sig("def __cuda_array_interface__(self) -> dict[str, typing.Any]"),
-          "CUDA Array Interface, version 3, for CuPy and numba. AttributeError for other memory.")
-      .def("__array__", as_array, nb::arg("dtype").none() = nb::none(),
-           nb::arg("copy").none() = nb::none(),
-           nb::sig("def __array__(self, dtype: typing.Any = None, copy: bool | None = None) -> "
-                   "NDArray[typing.Any]"),
-           "Support numpy.asarray(). copy=None copies only to cast; copy=False never copies.")
-      .def(
-          "__copy__", [](const nb::object& self) { return copied(self, CopyMode::unset); },
-          nb::sig("def __copy__(self) -> Tensor"), "Return another handle over the same memory.")
-      .def(
-          "__deepcopy__",
-          [](const nb::object& self, const nb::object&) { return copied(self, CopyMode::always); },
-          nb::arg("memo"), nb::sig("def __deepcopy__(self, memo: typing.Any, /) -> Tensor"),
-          "Return from_dlpack(self, copy=True).")
-      .def("__reduce_ex__", reduce, nb::arg("protocol"),
-           nb::sig("def __reduce_ex__(self, protocol: SupportsIndex, /) -> tuple[typing.Any, ...]"),
-           "Support pickle.")
-      .def("__repr__", repr);
-  bind_pickling(module);
-  type.attr(kExchangeTableAttribute) = nb::steal(new_exchange_capsule());
-  register_tensor_adapter(reinterpret_cast<PyTypeObject*>(type.ptr()));
+void bind_tensor(PyObject* module) {
+  static const std::string name = std::string(PyModule_GetName(module)) + ".Tensor";
+  tensor_type.tp_name = name.c_str();
+  tensor_type.tp_new = refuse_new;
+  tensor_type.tp_repr = repr;
+  tensor_type.tp_methods = g_methods;
+  tensor_type.tp_getset = g_attributes;
+  tensor_type.tp_as_buffer = &g_buffer;
+  tensor_type.tp_doc = kDoc;
+  if (PyType_Ready(&tensor_type) < 0) throw_pending();
+  const Reference table(new_exchange_capsule());
+  if (PyDict_SetItemString(tensor_type.tp_dict, kExchangeTableAttribute, table.get()) < 0)
+    throw_pending();
+  PyType_Modified(&tensor_type);
+  if (PyModule_AddObjectRef(module, "Tensor", reinterpret_cast<PyObject*>(&tensor_type)) < 0)
+    throw_pending();
+  add_adapter(&tensor_adapter());
 }
 
 }  // namespace dlbridge::python

@@ -2,11 +2,11 @@
 // The Python class dlbridge.Tensor.
 #pragma once
 
-#include <nanobind/nanobind.h>
+#include <Python.h>
 
 namespace dlbridge::python {
 
-/// Adds the class to the module and its adapter to the registry.
-void bind_tensor(nanobind::module_& module);
+/// Adds the class to the module and its adapter to the registry. Throws.
+void bind_tensor(PyObject* module);
 
 }  // namespace dlbridge::python

@@ -52,18 +52,11 @@ int allocate(DLTensor* prototype, DLManagedTensorVersioned** out, void* context,
   }
 }
 
-const Tensor& expect_tensor(void* object) {
-  auto* x = static_cast<PyObject*>(object);
-  if (x != nullptr && tensor_adapter().accepts(x)) return unpack_tensor(x);
-  throw_type_error(std::string("x is ") + (x == nullptr ? "null" : Py_TYPE(x)->tp_name) +
-                   "; expected a dlbridge.Tensor");
-}
-
 int from_object(void* object, DLManagedTensorVersioned** out) noexcept {
   *out = nullptr;
   return translated_status([&] {
-    const Tensor& tensor = expect_tensor(object);
-    Loan loan = tensor.memory.share();
+    Tensor& tensor = expect_tensor(static_cast<PyObject*>(object));
+    Loan loan = tensor.share();
     order_export(Py_None, loan.view(), tensor.stream, loan);
     *out = to_managed(std::move(loan));
   });
@@ -71,11 +64,11 @@ int from_object(void* object, DLManagedTensorVersioned** out) noexcept {
 
 int borrow_from_object(void* object, DLTensor* out) noexcept {
   return translated_status([&] {
-    const Tensor& tensor = expect_tensor(object);
-    const TensorView& view = tensor.memory.view();
+    const Tensor& tensor = expect_tensor(static_cast<PyObject*>(object));
+    const TensorView& view = tensor.view();
     require_no_padding(view);
     Loan described;
-    described.original = tensor.memory.original();
+    described.original = tensor.original();
     order_export(Py_None, view, tensor.stream, described);
     DLDevice device = view.device;
     if (Device(device).is_host()) device.device_id = 0;
@@ -97,9 +90,7 @@ int to_object(DLManagedTensorVersioned* managed, void** out) noexcept {
     Error* error = guarded([&] { describe_managed(managed, loan); });
     if (managed != nullptr) loan.attach(foreign_deleter(managed));
     check(error);
-    PyObject* made = nullptr;
-    check(tensor_adapter().wrap(&loan, &made));
-    *out = made;
+    *out = new_tensor(std::move(loan));
   });
   const PendingException aside;
   loan.reset();

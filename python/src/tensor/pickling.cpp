@@ -10,6 +10,7 @@
 #include <tuple>
 #include <vector>
 
+#include "convert/host.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "dlbridge/validate.h"
@@ -49,18 +50,18 @@ bool is_dense(const TensorView& view, const Dims& strides) noexcept {
 }
 
 // The memory of `self` itself, or a dense copy of it.
-Loan dense_memory(const Tensor& self, bool dense) {
-  const TensorView& view = self.memory.view();
-  if (dense) return self.memory.share();
+Loan dense_memory(Tensor& self, bool dense) {
+  const TensorView& view = self.view();
+  if (dense) return self.share();
   Loan loan = allocate_like(view);
-  const nb::gil_scoped_release released;
-  copy_host(view, loan.view());
+  copy_elements(view, loan.view(), true);
   return loan;
 }
 
 // A uint8 vector over the elements' memory, their strides in it, and DLPack's flag word for them.
-std::tuple<Tensor, Dims, uint32_t> dense_bytes(const Tensor& self) {
-  const TensorView& view = self.memory.view();
+std::tuple<nb::object, Dims, uint32_t> dense_bytes(nb::handle tensor) {
+  Tensor& self = expect_tensor(tensor.ptr());
+  const TensorView& view = self.view();
   require_picklable(view);
   Dims strides(static_cast<size_t>(view.ndim));
   dense_strides_like(view, strides.data());
@@ -73,7 +74,7 @@ std::tuple<Tensor, Dims, uint32_t> dense_bytes(const Tensor& self) {
   loan.view().subbyte_padded = false;
   loan.view().is_copied = false;
   const uint32_t flags = view.flags() & ~uint32_t{kIsCopied};
-  return {Tensor{SharedLoan(std::move(loan))}, std::move(strides), flags};
+  return {nb::steal(new_tensor(std::move(loan))), std::move(strides), flags};
 }
 
 DLDataType known_dtype(const std::string& name) {
@@ -97,9 +98,10 @@ void require_room(const TensorView& view, const TensorView& memory) {
 }
 
 // A Tensor over `memory`, a dense uint8 vector. Never writable where `memory` is not.
-Tensor tensor_over(const Tensor& memory, const std::string& dtype, Dims shape, Dims strides,
-                   uint32_t flags) {
-  const TensorView& bytes = memory.memory.view();
+nb::object tensor_over(nb::handle tensor, const std::string& dtype, Dims shape, Dims strides,
+                       uint32_t flags) {
+  Tensor& memory = expect_tensor(tensor.ptr());
+  const TensorView& bytes = memory.view();
   if (!(DType(bytes.dtype) == DType(TypeCode::uint, 8)) || bytes.ndim != 1 ||
       !is_contiguous(bytes) || shape.size() != strides.size()) {
     throw Error(ErrorCode::invalid_argument, "data",
@@ -121,9 +123,9 @@ Tensor tensor_over(const Tensor& memory, const std::string& dtype, Dims shape, D
                    .subbyte_padded = (flags & kSubbytePadded) != 0},
                   loan);
   require_room(loan.view(), bytes);
-  loan.attach(memory.memory.reference());
-  loan.original = memory.memory.original();
-  return Tensor{SharedLoan(std::move(loan))};
+  loan.attach(memory.reference());
+  loan.original = memory.original();
+  return nb::steal(new_tensor(std::move(loan)));
 }
 
 }  // namespace

@@ -1,43 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tensor/value.h"
 
-#include <nanobind/nanobind.h>
+#include <atomic>
+#include <memory>
 
 #include "bridge/registry.h"
 #include "dlbridge/copy.h"
-
-namespace nb = nanobind;
+#include "dlbridge/python_object/hold.h"
+#include "dlbridge/python_object/spare_objects.h"
 
 namespace dlbridge::python {
 namespace {
 
-bool accepts(PyObject* x) noexcept { return nb::isinstance<Tensor>(nb::handle(x)); }
+using Allocation = SpareObjects<Tensor, &tensor_type>;
+
+void deallocate(PyObject* self) {
+  Tensor& tensor = unpack_tensor(self);
+  release_with_gil(tensor.loan.release_deleter());
+  std::destroy_at(&tensor.loan);
+  Allocation::free(&tensor);
+}
+
+// The deleter of a handle's memory and the number of its references.
+struct Counted {
+  std::atomic<int64_t> references{1};
+  Deleter deleter;
+
+  static void drop(void* context) noexcept {
+    auto* counted = static_cast<Counted*>(context);
+    if (counted->references.fetch_sub(1, std::memory_order_acq_rel) != 1) return;
+    const Deleter deleter = counted->deleter;
+    delete counted;
+    deleter.release(deleter.context);
+  }
+};
+
+bool accepts(PyObject* x) noexcept { return Py_TYPE(x) == &tensor_type; }
 
 Error* describe(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
     const Tensor& tensor = unpack_tensor(x);
-    loan->describe(tensor.memory.view());
-    loan->original = tensor.memory.original();
+    loan->describe(tensor.view());
+    loan->original = tensor.original();
   });
 }
 
 Error* acquire(PyObject* x, Loan* loan) noexcept {
-  loan->attach(unpack_tensor(x).memory.reference());
-  return nullptr;
-}
-
-// A new reference. Throws Error (python_exception) where Python cannot make the object.
-PyObject* new_handle(Loan&& loan) {
-  try {
-    return nb::cast(Tensor{SharedLoan(std::move(loan)), 0}).release().ptr();
-  } catch (nb::python_error& error) {
-    error.restore();
-    throw_pending();
-  }
+  return guarded([&] { loan->attach(unpack_tensor(x).reference()); });
 }
 
 Error* wrap(Loan* loan, PyObject** out) noexcept {
-  return guarded([&] { *out = new_handle(std::move(*loan)); });
+  return guarded([&] { *out = new_tensor(std::move(*loan)); });
 }
 
 Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
@@ -46,7 +59,7 @@ Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* mem
     shape.dtype = dtype;
     Loan loan = allocate_like(shape);
     memory->describe(loan.view());
-    *out = new_handle(std::move(loan));
+    *out = new_tensor(std::move(loan));
   });
 }
 
@@ -55,13 +68,12 @@ Error* current_stream(PyObject* x, int32_t, intptr_t* out) noexcept {
   return nullptr;
 }
 
-void set_stream(PyObject* x, intptr_t stream) noexcept {
-  nb::inst_ptr<Tensor>(nb::handle(x))->stream = stream;
-}
+void set_stream(PyObject* x, intptr_t stream) noexcept { unpack_tensor(x).stream = stream; }
 
-Adapter g_adapter = [] {
+const Adapter g_adapter = [] {
   Adapter adapter;
   adapter.traits = &neutral_traits();
+  adapter.exact_types[0] = &tensor_type;
   adapter.accepts = accepts;
   adapter.describe = describe;
   adapter.acquire = acquire;
@@ -72,15 +84,67 @@ Adapter g_adapter = [] {
   return adapter;
 }();
 
+PyTypeObject make_type() noexcept {
+  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
+  type.tp_basicsize = sizeof(Tensor);
+  type.tp_dealloc = deallocate;
+  type.tp_flags = Py_TPFLAGS_DEFAULT;
+  return type;
+}
+
 }  // namespace
 
-const Tensor& unpack_tensor(PyObject* x) noexcept { return *nb::inst_ptr<Tensor>(nb::handle(x)); }
+PyTypeObject tensor_type = make_type();
+
+PyObject* new_tensor(Loan&& loan) {
+  Tensor* tensor = Allocation::allocate();
+  if (tensor == nullptr) throw_pending();
+  std::construct_at(&tensor->loan, std::move(loan));
+  tensor->stream = 0;
+  return tensor;
+}
+
+PyObject* share_as_tensor(PyObject* x) {
+  const Adapter* adapter = adapter_by_type(Py_TYPE(x));
+  if (adapter == nullptr) return nullptr;
+  Reference made(new_tensor({}));
+  Loan& loan = unpack_tensor(made.get()).loan;
+  check(adapter->describe(x, &loan));
+  if (loan.view().device.device_type != kDLCPU ||
+      plan(loan.view(), neutral_traits(), {}).verdict != Verdict::share) {
+    return nullptr;
+  }
+  check(adapter->acquire(x, &loan));
+  return made.release();
+}
+
+Deleter Tensor::reference() {
+  if (!loan.owns_memory()) return {};
+  if (loan.deleter().release != Counted::drop) {
+    auto* counted = new Counted;
+    loan.original = original();
+    counted->deleter = loan.release_deleter();
+    loan.attach({counted, Counted::drop});
+  }
+  auto* counted = static_cast<Counted*>(loan.deleter().context);
+  counted->references.fetch_add(1, std::memory_order_relaxed);
+  return loan.deleter();
+}
+
+Loan Tensor::share() {
+  Loan shared;
+  shared.describe(view());
+  shared.attach(reference());
+  shared.original = original();
+  return shared;
+}
+
+Tensor& expect_tensor(PyObject* x) {
+  if (x != nullptr && accepts(x)) return unpack_tensor(x);
+  throw_type_error(std::string("x is ") + (x == nullptr ? "null" : Py_TYPE(x)->tp_name) +
+                   "; expected a dlbridge.Tensor");
+}
 
 const Adapter& tensor_adapter() noexcept { return g_adapter; }
-
-void register_tensor_adapter(PyTypeObject* type) {
-  g_adapter.exact_types[0] = type;
-  add_adapter(&g_adapter);
-}
 
 }  // namespace dlbridge::python

@@ -16,6 +16,15 @@ namespace dlbridge {
 /// the reference is leaked on purpose. Keeps a pending Python exception. Safe in a fork's child.
 void release_python_object(void* object) noexcept;
 
+/// Calls a deleter that may be release_python_object(), at less cost. Requires the GIL.
+inline void release_with_gil(Deleter deleter) noexcept {
+  auto* object = static_cast<PyObject*>(deleter.context);
+  if (deleter.release == release_python_object && Py_REFCNT(object) > 1) [[likely]]
+    Py_DECREF(object);
+  else if (deleter)
+    deleter.release(deleter.context);
+}
+
 /// Takes a new reference to `object`, which the returned Deleter drops on any thread. Requires the
 /// GIL.
 inline Deleter hold(PyObject* object) noexcept {
