@@ -4,6 +4,7 @@
 Types are asked by `type(x)`: what `x.__class__` says may be code of the object. Nothing of the object is called.
 """
 
+import re
 from typing import Any
 
 import numpy
@@ -34,6 +35,12 @@ def no_producer(x: Any) -> str:
     return f"x is {_type_name(x)}; {_advice(x)}"
 
 
+def at_path(message: str, path: str) -> str:
+    """The message about `x`, said of the leaf of a container that lies at `path`."""
+    said = re.sub(r"\bx\b", lambda _: path, message)
+    return said if path in said else f"{path}: {said}"
+
+
 def _type_name(x: Any) -> str:
     kind = type(x)
     name, module = type.__dict__["__qualname__"].__get__(kind), kind.__dict__.get("__module__", "")
@@ -47,10 +54,8 @@ def _advice(x: Any) -> str:
             return f"a scalar of this kind has no element type in DLPack; {_EXPECTED}"
         dtype = {"g": ', "float64"', "G": ', "complex128"'}.get(array.dtype.char, "")
         return f"a scalar has no memory to share: pass numpy.asarray(x{dtype}), a new array of it"
-    if _is_a(x, dict):
-        return f"{_EXPECTED}: convert its values one by one"
-    if _is_a(x, (list, tuple)):
-        return _EXPECTED + (": pass numpy.asarray(x)" if _holds_numbers(x) else ": convert its items one by one")
+    if _is_a(x, (list, tuple)) and _holds_numbers(x):
+        return f"{_EXPECTED}: pass numpy.asarray(x)"
     if (read_only := _is_read_only_buffer(x)) is not None:
         copy = ", which is read-only, or numpy.array(memoryview(x)), a copy" if read_only else ""
         return f"{_EXPECTED}: pass numpy.asarray(memoryview(x)){copy}"

@@ -37,7 +37,7 @@ class SpareBlocks {
 
   // Trivial, so that it can be read as long as the thread runs.
   struct List {
-    std::array<void*, 16> blocks;
+    std::array<void*, 64> blocks;  // a batch of tensors
     size_t count;
     State state;
   };

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include "convert/arguments.h"
+#include "convert/containers.h"
 #include "convert/host.h"
 #include "dlbridge/layout.h"
 #include "gpu/convert.h"
@@ -52,12 +54,22 @@ void check_out(const TensorView& out) {
   }
 }
 
+constexpr Request kNothingNamed;
+
+PyObject* convert_leaf(PyObject* x, const Adapter& target, const Request& request) {
+  if (&request == &kNothingNamed) return convert(x, target);
+  const Reference array = array_of_scalar(x, request.copy >= CopyMode::if_needed);
+  return convert(array ? array.get() : x, target, request);
+}
+
 }  // namespace
 
 PyObject* convert(PyObject* x, const Adapter& target) {
-  static constexpr Request kNothingNamed;
   Source source;
-  source.open(x);
+  if (!source.open_known(x)) [[unlikely]] {
+    if (is_container(x)) return convert_container(x, target, kNothingNamed, convert_leaf);
+    source.open_slow(x);
+  }
   const Plan decision = plan(source.view(), *target.traits, kNothingNamed);
   if (decision.verdict == Verdict::share && source.view().device.device_type == kDLCPU) [[likely]]
     return share(source, target);
@@ -66,7 +78,10 @@ PyObject* convert(PyObject* x, const Adapter& target) {
 
 PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {
   Source source;
-  source.open(x);
+  if (!source.open_known(x)) {
+    if (is_container(x)) return convert_container(x, target, request, convert_leaf);
+    source.open_slow(x);
+  }
   return convert_slow(source, target, request, nullptr);
 }
 

@@ -141,15 +141,15 @@ PyMethodDef g_functions[] = {
     {"to_torch", as_c_function(entry<Function::to_torch>), kFast,
      "to_torch(x, /, *, device=None, dtype=None, copy='named')\n--\n\n"
      "Return a torch.Tensor that shares memory with x. Raises ExchangeError if that needs a copy "
-     "that was not requested."},
+     "that was not requested. A dict, list, tuple or dataclass is converted leaf by leaf."},
     {"to_numpy", as_c_function(entry<Function::to_numpy>), kFast,
      "to_numpy(x, /, *, device=None, dtype=None, copy='named', out=None)\n--\n\n"
      "Return a numpy.ndarray that shares memory with x. Raises ExchangeError if that needs a copy "
-     "that was not requested."},
+     "that was not requested. A dict, list, tuple or dataclass is converted leaf by leaf."},
     {"from_dlpack", as_c_function(entry<Function::from_dlpack>), kFast,
      "from_dlpack(x, /, *, device=None, copy='named')\n--\n\n"
      "Return a dlbridge.Tensor that shares memory with x: an array, a tensor, any DLPack producer "
-     "or capsule."},
+     "or capsule. A dict, list, tuple or dataclass is converted leaf by leaf."},
     {"explain", as_c_function(explain), kFast,
      "explain(x, /, to, *, device=None, dtype=None, copy='named')\n--\n\n"
      "Return a Plan: what a conversion would do and why, without doing it."},

@@ -25,15 +25,17 @@ constexpr ReasonSet kNeedsFramework =
 
 }  // namespace
 
-void Source::open(PyObject* x) {
+bool Source::open_known(PyObject* x) {
   object_ = x;
   adapter_ = adapter_by_type(Py_TYPE(x));
   if (adapter_ == nullptr) [[unlikely]]
-    return open_slow(x);
+    return false;
   check(adapter_->describe(object_, &loan_));
+  return true;
 }
 
 void Source::open_slow(PyObject* x) {
+  object_ = x;
   adapter_ = adapter_for(x);
   if (adapter_ == nullptr && is_capsule(x)) adapter_ = &capsule_adapter();
   if (adapter_ != nullptr) return check(adapter_->describe(object_, &loan_));

@@ -26,7 +26,14 @@ class Source {
   /// Finds the adapter and describes `x`, which is borrowed and outlives this. Objects that only
   /// have __dlpack__ are asked for a capsule here; it is released unless acquire() consumes it.
   /// Throws, also what a producer raises.
-  void open(PyObject* x);
+  void open(PyObject* x) {
+    if (!open_known(x)) [[unlikely]]
+      open_slow(x);
+  }
+  /// The same for an object of an adapter's exact types; returns false for others.
+  bool open_known(PyObject* x);
+  /// The same for other objects.
+  void open_slow(PyObject* x);
 
   /// Before open(): the stream that a producer on a GPU orders its work before.
   void prefer_stream(intptr_t stream) noexcept { stream_ = stream; }
@@ -65,7 +72,6 @@ class Source {
   const Loan& loan() const noexcept { return loan_; }
 
  private:
-  void open_slow(PyObject* x);
   void open_by_protocol(PyObject* x);
   void choose_stream(PyObject* x);
 

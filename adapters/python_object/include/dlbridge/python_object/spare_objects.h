@@ -43,7 +43,7 @@ class SpareObjects {
   }
 
 #ifndef Py_GIL_DISABLED
-  static constexpr size_t kSpares = 32;
+  static constexpr size_t kSpares = 64;
   static inline std::array<Object*, kSpares> spares_;
   static inline size_t count_ = 0;
 #endif
