@@ -10,6 +10,8 @@ from typing import Any
 import numpy
 
 _EXPECTED = "expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object with __dlpack__"
+# The call that gives an array, for packages whose objects have only __array__.
+_ARRAY_CALLS = {"pandas": "x.to_numpy()", "polars": "x.to_numpy()", "xarray": "x.to_numpy()", "h5py": "x[()]"}
 _SAMPLE = 1000  # longer sequences are not looked through
 
 
@@ -56,14 +58,17 @@ def _advice(x: Any) -> str:
         return f"a scalar has no memory to share: pass numpy.asarray(x{dtype}), a new array of it"
     if _is_a(x, (list, tuple)) and _holds_numbers(x):
         return f"{_EXPECTED}: pass numpy.asarray(x)"
-    if (read_only := _is_read_only_buffer(x)) is not None:
-        copy = ", which is read-only, or numpy.array(memoryview(x)), a copy" if read_only else ""
-        return f"{_EXPECTED}: pass numpy.asarray(memoryview(x)){copy}"
     if _type_name(x).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":
         return f"{_EXPECTED}: pass jax.random.key_data(x)"
     if any("__array__" in base.__dict__ or "__array_interface__" in base.__dict__ for base in type(x).__mro__):
-        return f"{_EXPECTED}: pass numpy.asarray(x)"
+        return f"{_EXPECTED}: pass {_ARRAY_CALLS.get(_package(x), 'numpy.asarray(x)')}"
     return _EXPECTED
+
+
+def _package(x: Any) -> str:
+    """The top package of the class that brings `__array__`, such as "pandas"; "" where it has none."""
+    module = type(x).__dict__.get("__module__", "")
+    return module.partition(".")[0] if isinstance(module, str) else ""
 
 
 def _holds_numbers(x: Any) -> bool:
@@ -80,12 +85,3 @@ def _holds_numbers(x: Any) -> bool:
         else:
             return False
     return (numbers > 0) != bool(lengths) and len(lengths) <= 1
-
-
-def _is_read_only_buffer(x: Any) -> bool | None:
-    """Returns whether the buffer of `x` is read-only; None where it has none that NumPy reads as numbers."""
-    try:
-        with memoryview(x) as view:
-            return view.readonly if view.format in tuple("bBhHiIlLqQefd?") else None
-    except Exception:  # no buffer, or one that its exporter refuses
-        return None

@@ -13,6 +13,7 @@
 #include "convert/arguments.h"
 #include "convert/call.h"
 #include "convert/host.h"
+#include "convert/reinterpret.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "gpu/bindings.h"
@@ -150,6 +151,11 @@ PyMethodDef g_functions[] = {
      "from_dlpack(x, /, *, device=None, copy='named')\n--\n\n"
      "Return a dlbridge.Tensor that shares memory with x: an array, a tensor, any DLPack producer "
      "or capsule. A dict, list, tuple or dataclass is converted leaf by leaf."},
+    {"from_buffer", as_c_function(from_buffer), METH_VARARGS | METH_KEYWORDS,
+     "from_buffer(x, /, dtype, shape=None, offset=0)\n--\n\n"
+     "Return a dlbridge.Tensor over the bytes of x, read as elements of dtype from offset (in "
+     "bytes) "
+     "on. x is bytes, any buffer, or any contiguous source in host memory; nothing is copied."},
     {"explain", as_c_function(explain), kFast,
      "explain(x, /, to, *, device=None, dtype=None, copy='named')\n--\n\n"
      "Return a Plan: what a conversion would do and why, without doing it."},

@@ -3,6 +3,7 @@
 
 #include "bridge/device_module.h"
 #include "bridge/registry.h"
+#include "sources/buffer.h"
 #include "sources/capsule.h"
 #include "sources/cuda_array.h"
 #include "sources/exchange_table.h"
@@ -52,7 +53,7 @@ void Source::open_by_protocol(PyObject* x) {
   const Reference method = dlpack_method_of(x);
   if (!method) {
     const Reference interface = cuda_array_interface_of(x);
-    if (!interface) refuse_no_producer(x);
+    if (!interface) return open_buffer(x);
     adapter_ = &cuda_array_adapter();
     return describe_cuda_array(interface.get(), loan_, stream_);
   }
@@ -63,6 +64,14 @@ void Source::open_by_protocol(PyObject* x) {
   check(adapter_->describe(object_, &loan_));
   if (loan_.view().access != Access::read_only && is_immutable_producer(Py_TYPE(x)))
     loan_.view().access = Access::read_only;
+}
+
+void Source::open_buffer(PyObject* x) {
+  capsule_ = buffer_of(x);
+  if (!capsule_) refuse_no_producer(x);
+  object_ = capsule_.get();
+  adapter_ = &buffer_adapter();
+  check(adapter_->describe(object_, &loan_));
 }
 
 // A producer on a GPU is passed a stream that waits for its work.

@@ -24,7 +24,8 @@ class Source {
   }
 
   /// Finds the adapter and describes `x`, which is borrowed and outlives this. Objects that only
-  /// have __dlpack__ are asked for a capsule here; it is released unless acquire() consumes it.
+  /// have __dlpack__ are asked for a capsule here, others for their buffer; it is released unless
+  /// acquire() takes it.
   /// Throws, also what a producer raises.
   void open(PyObject* x) {
     if (!open_known(x)) [[unlikely]]
@@ -73,11 +74,12 @@ class Source {
 
  private:
   void open_by_protocol(PyObject* x);
+  void open_buffer(PyObject* x);
   void choose_stream(PyObject* x);
 
   const Adapter* adapter_ = nullptr;
   PyObject* object_ = nullptr;
-  Reference capsule_;
+  Reference capsule_;  // or the memoryview of a buffer
   Loan loan_;
   intptr_t stream_ = 0;
   CommonStream* common_ = nullptr;

@@ -25,7 +25,7 @@ struct Tensor : PyObject {
   /// A loan over the same memory with a reference of its own. Throws std::bad_alloc.
   Loan share();
 };
-static_assert(sizeof(Tensor) <= 256);
+static_assert(sizeof(Tensor) <= 264);
 
 /// The Python class. class.cpp completes it.
 extern PyTypeObject tensor_type;

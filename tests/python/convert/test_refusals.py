@@ -453,8 +453,8 @@ class NoProducer:
 @pytest.mark.rule(94)
 @pytest.mark.parametrize(
     "x",
-    [None, [1.0, 2.0], (1.0,), 3, 2.5, 1j, True, np.float32(1), np.int64(3), "text", b"bytes", set(), NoProducer(),
-     memoryview(b"12"), bytearray(4), np, np.dtype("f4"), torch.float32],
+    [None, [1.0, 2.0], (1.0,), 3, 2.5, 1j, True, np.float32(1), np.int64(3), "text", set(), NoProducer(),
+     np, np.dtype("f4"), torch.float32],
     ids=lambda x: type(x).__name__,
 )  # fmt: skip
 @pytest.mark.parametrize("target", TARGETS)
@@ -475,8 +475,6 @@ def test_wrong_objects_are_type_errors(x: Any, target: str) -> None:
     [
         ([1.0, 2.0], "numpy.asarray(x)"),
         ((1, 2), "numpy.asarray(x)"),
-        (b"bytes", "numpy.array(memoryview(x))"),
-        (bytearray(4), "numpy.asarray(memoryview(x))"),
         ([[1, 2], [3, 4]], "numpy.asarray(x)"),
         (2.5, "numpy.asarray(x)"),
         (np.float32(1), "numpy.asarray(x)"),
