@@ -18,37 +18,43 @@ template <typename T>
 class SpareBlocks {
  public:
   static void* take(size_t size) {
-    List& list = list_;
+    List& list = *list_;
     return list.count > 0 ? list.blocks[--list.count] : ::operator new(size);
   }
 
   static void put(void* block) noexcept {
-    List& list = list_;
-    if (list.state == State::open && list.count < list.blocks.size()) [[likely]] {
+    List& list = *list_;
+    if (list.count < list.room) [[likely]] {
       list.blocks[list.count++] = block;
       return;
     }
     ::operator delete(block);
-    if (list.state == State::unused) open();
+    if (&list == &unused_) open();
   }
 
  private:
-  enum class State : unsigned char { unused, open, closed };
+  static constexpr size_t kBlocks = 64;  // a batch of tensors
 
-  // Trivial, so that it can be read as long as the thread runs.
   struct List {
-    std::array<void*, 64> blocks;  // a batch of tensors
-    size_t count;
-    State state;
+    size_t count = 0;
+    size_t room = 0;
+    std::array<void*, kBlocks> blocks{};
   };
 
   // Closes the list when the thread ends; made with the first block that is put.
   struct Closer {
-    Closer() noexcept { list_.state = State::open; }
+    Closer() noexcept {
+      if (auto* list = new (std::nothrow) List) {
+        list->room = kBlocks;
+        list_ = list;
+      }
+    }
     ~Closer() {
-      List& list = list_;
-      list.state = State::closed;
-      while (list.count > 0) ::operator delete(list.blocks[--list.count]);
+      List* list = list_;
+      list_ = &closed_;
+      if (list == &unused_) return;
+      while (list->count > 0) ::operator delete(list->blocks[--list->count]);
+      delete list;
     }
     void touch() noexcept {}
   };
@@ -58,7 +64,11 @@ class SpareBlocks {
     closer.touch();
   }
 
-  static inline constinit thread_local List list_{};
+  // Without room, and never written.
+  static inline constinit List unused_{};
+  static inline constinit List closed_{};
+  // A pointer alone: more thread-local memory would not fit where its access costs least.
+  static inline constinit thread_local List* list_ = &unused_;
 };
 
 }  // namespace dlbridge
