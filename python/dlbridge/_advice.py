@@ -60,7 +60,7 @@ def _advice(x: Any) -> str:
         return f"{_EXPECTED}: pass numpy.asarray(x)"
     if _type_name(x).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":
         return f"{_EXPECTED}: pass jax.random.key_data(x)"
-    if any("__array__" in base.__dict__ or "__array_interface__" in base.__dict__ for base in type(x).__mro__):
+    if any("__array__" in base.__dict__ for base in type(x).__mro__):
         return f"{_EXPECTED}: pass {_ARRAY_CALLS.get(_package(x), 'numpy.asarray(x)')}"
     return _EXPECTED
 

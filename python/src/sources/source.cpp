@@ -3,7 +3,6 @@
 
 #include "bridge/device_module.h"
 #include "bridge/registry.h"
-#include "sources/buffer.h"
 #include "sources/capsule.h"
 #include "sources/cuda_array.h"
 #include "sources/exchange_table.h"
@@ -53,7 +52,7 @@ void Source::open_by_protocol(PyObject* x) {
   const Reference method = dlpack_method_of(x);
   if (!method) {
     const Reference interface = cuda_array_interface_of(x);
-    if (!interface) return open_buffer(x);
+    if (!interface) return open_as_array(x);
     adapter_ = &cuda_array_adapter();
     return describe_cuda_array(interface.get(), loan_, stream_);
   }
@@ -66,12 +65,21 @@ void Source::open_by_protocol(PyObject* x) {
     loan_.view().access = Access::read_only;
 }
 
-void Source::open_buffer(PyObject* x) {
-  capsule_ = buffer_of(x);
-  if (!capsule_) refuse_no_producer(x);
+// Buffers (PEP 3118) and objects with __array_interface__, which NumPy reads.
+void Source::open_as_array(PyObject* x) {
+  const Reference memory =
+      PyObject_CheckBuffer(x) != 0
+          ? checked(parked_at_exit([x] { return PyMemoryView_FromObject(x); }))
+          : Reference(Py_NewRef(Py_None));
+  const Reference module = checked(PyImport_ImportModule("dlbridge._arrays"));
+  const Reference found = checked(parked_at_exit(
+      [&] { return PyObject_CallMethod(module.get(), "array_over", "OO", x, memory.get()); }));
+  if (found.get() == Py_None) refuse_no_producer(x);
+  capsule_ = Reference(Py_NewRef(PyTuple_GET_ITEM(found.get(), 0)));
   object_ = capsule_.get();
-  adapter_ = &buffer_adapter();
+  adapter_ = &adapter_named("numpy");
   check(adapter_->describe(object_, &loan_));
+  loan_.view().is_copied = PyTuple_GET_ITEM(found.get(), 1) == Py_True;
 }
 
 // A producer on a GPU is passed a stream that waits for its work.

@@ -24,7 +24,7 @@ class Source {
   }
 
   /// Finds the adapter and describes `x`, which is borrowed and outlives this. Objects that only
-  /// have __dlpack__ are asked for a capsule here, others for their buffer; it is released unless
+  /// have __dlpack__ are asked for a capsule here, others are read by NumPy; it is released unless
   /// acquire() takes it.
   /// Throws, also what a producer raises.
   void open(PyObject* x) {
@@ -74,12 +74,12 @@ class Source {
 
  private:
   void open_by_protocol(PyObject* x);
-  void open_buffer(PyObject* x);
+  void open_as_array(PyObject* x);
   void choose_stream(PyObject* x);
 
   const Adapter* adapter_ = nullptr;
   PyObject* object_ = nullptr;
-  Reference capsule_;  // or the memoryview of a buffer
+  Reference capsule_;  // or the array over a buffer
   Loan loan_;
   intptr_t stream_ = 0;
   CommonStream* common_ = nullptr;
