@@ -72,5 +72,6 @@ NB_MODULE(nanobind_peer, module) {
   module.def("make_torch", make<nb::pytorch, float>);
   module.def("alive", [] { return g_alive; });
   module.def("keep", [](nb::ndarray<nb::ro> x) { g_kept.push_back(std::move(x)); });
+  module.def("take", [](const nb::ndarray<nb::ro>&) {});
   module.def("forget", [] { g_kept.clear(); });
 }

@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// floor: what each conversion cannot do without, as Python functions without any check: the objects
+// that the result consists of, the references that keep the memory, the GIL where torch frees it.
+// benchmarks/overhead.py times dlbridge beside it. Wrong for all but the arrays it is called with.
+#include <ATen/core/Tensor.h>
+#include <Python.h>
+#include <c10/core/StorageImpl.h>
+#include <torch/csrc/autograd/python_variable.h>
+
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#include <numpy/arrayobject.h>
+
+namespace {
+
+void drop_with_gil(void* object) {
+  const PyGILState_STATE state = PyGILState_Ensure();
+  Py_DECREF(static_cast<PyObject*>(object));
+  PyGILState_Release(state);
+}
+
+// A storage, a tensor and its Python object over the memory of a float32 array of rank 2.
+PyObject* to_torch(PyObject*, PyObject* x) {
+  auto* array = reinterpret_cast<PyArrayObject*>(x);
+  at::DataPtr data(PyArray_DATA(array), Py_NewRef(x), drop_with_gil, c10::Device(c10::kCPU));
+  auto storage =
+      c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(),
+                                            PyArray_NBYTES(array), std::move(data), nullptr, false);
+  at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
+      c10::Storage(std::move(storage)), c10::DispatchKeySet(c10::DispatchKey::CPU),
+      caffe2::TypeMeta::Make<float>());
+  tensor.unsafeGetTensorImpl()->set_sizes_contiguous({PyArray_DIM(array, 0), PyArray_DIM(array, 1)});
+  return THPVariable_Wrap(std::move(tensor));
+}
+
+struct Base {
+  PyObject_HEAD c10::StorageImpl* storage;
+};
+
+void drop_base(PyObject* self) {
+  c10::raw::intrusive_ptr::decref(reinterpret_cast<Base*>(self)->storage);
+  PyObject_Free(self);
+}
+
+PyTypeObject g_base = [] {
+  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
+  type.tp_name = "floor.Base";
+  type.tp_basicsize = sizeof(Base);
+  type.tp_dealloc = drop_base;
+  type.tp_flags = Py_TPFLAGS_DEFAULT;
+  return type;
+}();
+
+// An array over the memory of a float32 tensor of rank 2, and a base that holds its storage.
+PyObject* to_numpy(PyObject*, PyObject* x) {
+  const at::Tensor& tensor = THPVariable_Unpack(x);
+  auto* base = PyObject_New(Base, &g_base);
+  base->storage = tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
+  c10::raw::intrusive_ptr::incref(base->storage);
+  npy_intp extents[] = {tensor.size(0), tensor.size(1)};
+  PyObject* array = PyArray_New(&PyArray_Type, 2, extents, NPY_FLOAT, nullptr,
+                                const_cast<void*>(tensor.const_data_ptr()), 0,
+                                NPY_ARRAY_CARRAY, nullptr);
+  PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(array), reinterpret_cast<PyObject*>(base));
+  return array;
+}
+
+struct Handle {
+  PyObject_HEAD PyObject* held;
+  char description[240];
+};
+
+void drop_handle(PyObject* self) {
+  Py_DECREF(reinterpret_cast<Handle*>(self)->held);
+  PyObject_Free(self);
+}
+
+PyTypeObject g_handle = [] {
+  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
+  type.tp_name = "floor.Handle";
+  type.tp_basicsize = sizeof(Handle);
+  type.tp_dealloc = drop_handle;
+  type.tp_flags = Py_TPFLAGS_DEFAULT;
+  return type;
+}();
+
+// One object with room for the description, and one reference.
+PyObject* from_dlpack(PyObject*, PyObject* x) {
+  auto* handle = PyObject_New(Handle, &g_handle);
+  handle->held = Py_NewRef(x);
+  return reinterpret_cast<PyObject*>(handle);
+}
+
+PyMethodDef g_functions[] = {{"to_torch", to_torch, METH_O, nullptr},
+                             {"to_numpy", to_numpy, METH_O, nullptr},
+                             {"from_dlpack", from_dlpack, METH_O, nullptr},
+                             {nullptr, nullptr, 0, nullptr}};
+PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "floor", nullptr, -1, g_functions};
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit_floor() {
+  import_array();
+  if (PyType_Ready(&g_base) < 0 || PyType_Ready(&g_handle) < 0) return nullptr;
+  return PyModule_Create(&g_module);
+}
