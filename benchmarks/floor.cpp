@@ -22,13 +22,13 @@ void drop_with_gil(void* object) {
 PyObject* to_torch(PyObject*, PyObject* x) {
   auto* array = reinterpret_cast<PyArrayObject*>(x);
   at::DataPtr data(PyArray_DATA(array), Py_NewRef(x), drop_with_gil, c10::Device(c10::kCPU));
-  auto storage =
-      c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(),
-                                            PyArray_NBYTES(array), std::move(data), nullptr, false);
+  auto storage = c10::make_intrusive<c10::StorageImpl>(
+      c10::StorageImpl::use_byte_size_t(), PyArray_NBYTES(array), std::move(data), nullptr, false);
   at::Tensor tensor = at::detail::make_tensor<c10::TensorImpl>(
       c10::Storage(std::move(storage)), c10::DispatchKeySet(c10::DispatchKey::CPU),
       caffe2::TypeMeta::Make<float>());
-  tensor.unsafeGetTensorImpl()->set_sizes_contiguous({PyArray_DIM(array, 0), PyArray_DIM(array, 1)});
+  tensor.unsafeGetTensorImpl()->set_sizes_contiguous(
+      {PyArray_DIM(array, 0), PyArray_DIM(array, 1)});
   return THPVariable_Wrap(std::move(tensor));
 }
 
@@ -57,9 +57,9 @@ PyObject* to_numpy(PyObject*, PyObject* x) {
   base->storage = tensor.unsafeGetTensorImpl()->unsafe_storage().unsafeGetStorageImpl();
   c10::raw::intrusive_ptr::incref(base->storage);
   npy_intp extents[] = {tensor.size(0), tensor.size(1)};
-  PyObject* array = PyArray_New(&PyArray_Type, 2, extents, NPY_FLOAT, nullptr,
-                                const_cast<void*>(tensor.const_data_ptr()), 0,
-                                NPY_ARRAY_CARRAY, nullptr);
+  PyObject* array =
+      PyArray_New(&PyArray_Type, 2, extents, NPY_FLOAT, nullptr,
+                  const_cast<void*>(tensor.const_data_ptr()), 0, NPY_ARRAY_CARRAY, nullptr);
   PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(array), reinterpret_cast<PyObject*>(base));
   return array;
 }

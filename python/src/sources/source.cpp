@@ -67,10 +67,9 @@ void Source::open_by_protocol(PyObject* x) {
 
 // Buffers (PEP 3118) and objects with __array_interface__, which NumPy reads.
 void Source::open_as_array(PyObject* x) {
-  const Reference memory =
-      PyObject_CheckBuffer(x) != 0
-          ? checked(parked_at_exit([x] { return PyMemoryView_FromObject(x); }))
-          : Reference(Py_NewRef(Py_None));
+  const Reference memory = PyObject_CheckBuffer(x) != 0
+                               ? checked(parked_at_exit([x] { return PyMemoryView_FromObject(x); }))
+                               : Reference(Py_NewRef(Py_None));
   const Reference module = checked(PyImport_ImportModule("dlbridge._arrays"));
   const Reference found = checked(parked_at_exit(
       [&] { return PyObject_CallMethod(module.get(), "array_over", "OO", x, memory.get()); }));
