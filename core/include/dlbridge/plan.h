@@ -33,7 +33,7 @@ class DTypeSet {
   constexpr void remove(DType type) noexcept {
     if (slot(type) >= 0) masks_[code_of(type)] &= static_cast<uint16_t>(~bit_of(type));
   }
-  constexpr bool contains(DType type) const noexcept {
+  [[gnu::always_inline]] constexpr bool contains(DType type) const noexcept {
     return slot(type) >= 0 && (masks_[code_of(type)] & bit_of(type)) != 0;
   }
 

@@ -107,11 +107,16 @@ PyObject* new_tensor(Loan&& loan) {
 PyObject* share_as_tensor(PyObject* x) {
   const Adapter* adapter = adapter_by_type(Py_TYPE(x));
   if (adapter == nullptr) return nullptr;
-  Reference made(new_tensor({}));
-  Loan& loan = unpack_tensor(made.get()).loan;
+  Tensor* tensor = Allocation::allocate();
+  if (tensor == nullptr) throw_pending();
+  Loan& loan = *std::construct_at(&tensor->loan);
+  tensor->stream = 0;
+  Reference made(tensor);
   check(adapter->describe(x, &loan));
+  static const TargetTraits& traits = neutral_traits();
+  static constexpr Request kNothingNamed;
   if (loan.view().device.device_type != kDLCPU ||
-      plan(loan.view(), neutral_traits(), {}).verdict != Verdict::share) {
+      plan(loan.view(), traits, kNothingNamed).verdict != Verdict::share) {
     return nullptr;
   }
   check(adapter->acquire(x, &loan));
