@@ -20,12 +20,9 @@
 namespace dlbridge {
 namespace {
 
-// Bytes from which threads share a copy, and the bytes of one piece. Waking a thread costs some
-// microseconds, and waiting for one that the system has suspended much more.
-constexpr int64_t kParallelBytes = int64_t{4} << 20;
-constexpr int64_t kPieceBytes = int64_t{256} << 10;
-// Contiguous rows are copied at the speed of the memory, of which one CPU takes about half.
-constexpr int kFewestThreadsForRows = 4;
+// Bytes from which threads share a copy, and the bytes of one piece.
+constexpr int64_t kParallelBytes = int64_t{512} << 10;
+constexpr int64_t kPieceBytes = int64_t{128} << 10;
 // From this many bytes on the destination is written past the caches.
 constexpr int64_t kStreamBytes = int64_t{24} << 20;
 // NumPy asks for huge pages from this size on, too.
@@ -250,9 +247,10 @@ void plan_and_run(Loops& loops, int64_t bytes) noexcept {
   choose_kernel(loops);
   if (bytes < kParallelBytes) return run(loops);
   const int threads = num_threads();
-  const bool rows = loops.kernel == copy_kernels().rows;
-  if (threads < (rows ? kFewestThreadsForRows : 2)) return run(loops);
-  run_parallel_pieces(loops, bytes, threads);
+  if (threads > 1)
+    run_parallel_pieces(loops, bytes, threads);
+  else
+    run(loops);
 }
 
 // Room for the dimensions of a view, on the stack up to rank 64.
