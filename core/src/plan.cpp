@@ -114,6 +114,7 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
   ReasonSet reasons = view.reasons;
   Plan result;
   result.casts = request.dtype && !(DType(*request.dtype) == DType(view.dtype));
+  const bool reorders = request.row_major && !is_contiguous(view);
   result.stages = request.device && !Device::same_place(*request.device, view.device);
 
   if (view.ndim > target.max_ndim) reasons.add(ErrorCode::too_many_dimensions);
@@ -129,11 +130,11 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
   reasons.add(layout_reasons(view, target));
 
   if (reasons.empty() && request.copy <= CopyMode::if_needed && !request.into_existing &&
-      !result.casts && !result.stages) [[likely]] {
+      !result.casts && !result.stages && !reorders) [[likely]] {
     return result;
   }
 
-  const bool makes_memory = result.casts || result.stages || request.into_existing;
+  const bool makes_memory = result.casts || result.stages || request.into_existing || reorders;
   if (makes_memory) reasons = reasons.without(kRemediedByCopy);
   if (result.casts) {
     if (request.source_casts && (view.castable || !view.reasons.has(ErrorCode::unsupported_dtype)))

@@ -99,6 +99,8 @@ const char* finding(ErrorCode code, const TensorView& view, const Request& reque
       if (request.into_existing) return "copy=False forbids the copy that out= names";
       if (request.device && !Device::same_place(*request.device, view.device))
         return "copy=False forbids the staging from {device} to {new_device} that device= names";
+      if (!request.dtype || DType(*request.dtype) == DType(view.dtype))
+        return "copy=False forbids the copy into row-major order that order= names";
       break;
     case ErrorCode::no_staging:
       if (casts_on_device(view, request)) {
@@ -232,14 +234,16 @@ std::string describe(const TensorView& view, const TargetTraits& target, const R
 }
 
 std::vector<std::string> path(const TensorView& view, const Request& request, const Plan& plan) {
+  const std::string order = request.row_major ? " in row-major order" : "";
   switch (plan.verdict) {
     case Verdict::refuse:
       return {};
     case Verdict::share:
       return {"share"};
     case Verdict::copy:
-      return {Device(view.device).is_host() ? "host copy"
-                                            : "copy on " + Device(view.device).name()};
+      return {
+          (Device(view.device).is_host() ? "host copy" : "copy on " + Device(view.device).name()) +
+          order};
     case Verdict::cast:
     case Verdict::stage:
       break;
@@ -251,7 +255,8 @@ std::vector<std::string> path(const TensorView& view, const Request& request, co
   // Casts are made in host memory: after the staging to it, before the one from it.
   if (plan.casts) {
     const bool first = plan.stages && !Device(*request.device).is_host();
-    steps.insert(first ? steps.begin() : steps.end(), "cast to " + DType(*request.dtype).name());
+    steps.insert(first ? steps.begin() : steps.end(),
+                 "cast to " + DType(*request.dtype).name() + order);
   }
   return steps;
 }

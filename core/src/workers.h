@@ -6,7 +6,8 @@
 
 namespace dlbridge {
 
-/// A loop whose iterations are independent. `body` is called once for each index below `count`, which fits 32 bits.
+/// A loop whose iterations are independent. `body` is called once for each index below `count`,
+/// which fits 32 bits.
 struct ParallelLoop {
   void (*body)(const void* context, int64_t index) noexcept;
   const void* context;

@@ -106,13 +106,14 @@ enum class CopyMode : uint8_t {
 struct Request {
   CopyMode copy = CopyMode::unset;
   bool into_existing = false;  ///< out= was given: a copy (and a cast to its dtype) is named
+  bool row_major = false;      ///< order="C": the result lies row-major, without gaps
   bool source_casts = false;  ///< the source's framework casts: to the named dtype, if there is one
   std::optional<DLDevice> device;
   std::optional<DLDataType> dtype;
 
   /// Whether the call shares wherever sharing is possible.
   constexpr bool names_nothing() const noexcept {
-    return copy <= CopyMode::if_needed && !into_existing && !device && !dtype;
+    return copy <= CopyMode::if_needed && !into_existing && !row_major && !device && !dtype;
   }
 };
 

@@ -83,6 +83,16 @@ CopyMode parse_copy(PyObject* copy) {
                    "; expected True, False or None, or \"named\", the default");
 }
 
+bool parse_row_major(PyObject* order) {
+  if (PyUnicode_Check(order)) {
+    if (PyUnicode_CompareWithASCIIString(order, "C") == 0) return true;
+    if (PyUnicode_CompareWithASCIIString(order, "K") == 0) return false;
+  }
+  throw Error(ErrorCode::invalid_argument, "order",
+              "order is " + repr_of(order) +
+                  "; expected \"C\", row-major, or \"K\", the default: the order of x");
+}
+
 std::optional<DLDevice> parse_device(PyObject* device) {
   if (device == nullptr || device == Py_None) return std::nullopt;
   std::optional<DLDevice> parsed;
@@ -109,6 +119,11 @@ const Adapter& parse_target(PyObject* to) {
 Request read_request(const CallArguments& call, const Adapter& target) {
   Request request;
   if (call.copy != nullptr) request.copy = parse_copy(call.copy);
+  if (call.order != nullptr) request.row_major = parse_row_major(call.order);
+  if (request.row_major && call.out != nullptr && call.out != Py_None) {
+    throw Error(ErrorCode::invalid_argument, "order",
+                "order=\"C\" and out= were given; the layout is that of out: leave order= out");
+  }
   request.device = parse_device(call.device);
   if (call.dtype != nullptr && call.dtype != Py_None) {
     if (target.parse_dtype == nullptr)

@@ -20,6 +20,7 @@ struct CallArguments {
   PyObject* dtype = nullptr;
   PyObject* copy = nullptr;
   PyObject* out = nullptr;
+  PyObject* order = nullptr;
 };
 
 /// One keyword that a function takes, and where its value goes.
@@ -35,6 +36,9 @@ CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t 
 
 /// True: always. False: never. None: if_needed. "named": unset. Throws Error (unsupported_type).
 CopyMode parse_copy(PyObject* copy);
+
+/// "C": true. "K": false. Throws Error (invalid_argument).
+bool parse_row_major(PyObject* order);
 
 /// None, "cpu", "cuda:1", (type, id), or an object with `type` and `index` such as torch.device.
 /// Throws Error (invalid_device).

@@ -11,7 +11,8 @@ namespace {
 
 constexpr std::array kKeywords{
     Keyword{"device", &CallArguments::device}, Keyword{"copy", &CallArguments::copy},
-    Keyword{"dtype", &CallArguments::dtype}, Keyword{"out", &CallArguments::out}};
+    Keyword{"order", &CallArguments::order}, Keyword{"dtype", &CallArguments::dtype},
+    Keyword{"out", &CallArguments::out}};
 
 struct Signature {
   const char* name;
@@ -20,13 +21,13 @@ struct Signature {
 constexpr Signature signature_of(Function function) noexcept {
   switch (function) {
     case Function::to_numpy:
-      return {"to_numpy", 4};
+      return {"to_numpy", 5};
     case Function::to_torch:
-      return {"to_torch", 3};
+      return {"to_torch", 4};
     case Function::from_dlpack:
       break;
   }
-  return {"from_dlpack", 2};
+  return {"from_dlpack", 3};
 }
 
 }  // namespace

@@ -89,6 +89,7 @@ DLDataType describe_result(const TensorView& view, const Request& request, const
   std::copy_n(view.strides, view.ndim, dims.strides());
   dims.view().dtype = request.dtype ? *request.dtype : view.dtype;
   dims.view().subbyte_padded = view.subbyte_padded;
+  if (request.row_major) compact_strides(dims.view().extents(), dims.strides());
   if (!repacks) return dims.view().dtype;
   const int32_t last = dims.view().ndim - 1;
   dims.shape()[last] = unpacks ? dims.shape()[last] * 2 : dims.shape()[last] / 2;
@@ -156,7 +157,15 @@ bool add_missing_driver(Source& source, const Adapter& target, const Request& re
 bool prepare(Source& source, const Adapter& target, Request& request) {
   bool changed = take_managed_as_host(source, target);
   const bool on_device = !Device(source.view().device).is_host();
-  if (on_device || (request.device && !Device(*request.device).is_host())) {
+  const bool to_device = request.device && !Device(*request.device).is_host();
+  if (request.row_major && (on_device || to_device)) {
+    throw Error(ErrorCode::invalid_argument, "order",
+                "order=\"C\" was given, and " +
+                    Device(on_device ? source.view().device : *request.device).name() +
+                    " takes part; expected host memory: leave order= out here, and pass it in a "
+                    "call on the host");
+  }
+  if (on_device || to_device) {
     device_module();
     changed = true;
   }

@@ -28,7 +28,8 @@ namespace {
 
 constexpr std::array kExplainKeywords{
     Keyword{"to", &CallArguments::to}, Keyword{"device", &CallArguments::device},
-    Keyword{"dtype", &CallArguments::dtype}, Keyword{"copy", &CallArguments::copy}};
+    Keyword{"dtype", &CallArguments::dtype}, Keyword{"copy", &CallArguments::copy},
+    Keyword{"order", &CallArguments::order}};
 
 template <Function function>
 PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
@@ -140,15 +141,15 @@ PyCFunction as_c_function(Function* function) noexcept {
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
 PyMethodDef g_functions[] = {
     {"to_torch", as_c_function(entry<Function::to_torch>), kFast,
-     "to_torch(x, /, *, device=None, dtype=None, copy='named')\n--\n\n"
+     "to_torch(x, /, *, device=None, dtype=None, order='K', copy='named')\n--\n\n"
      "Return a torch.Tensor that shares memory with x. Raises ExchangeError if that needs a copy "
      "that was not requested. A dict, list, tuple or dataclass is converted leaf by leaf."},
     {"to_numpy", as_c_function(entry<Function::to_numpy>), kFast,
-     "to_numpy(x, /, *, device=None, dtype=None, copy='named', out=None)\n--\n\n"
+     "to_numpy(x, /, *, device=None, dtype=None, order='K', copy='named', out=None)\n--\n\n"
      "Return a numpy.ndarray that shares memory with x. Raises ExchangeError if that needs a copy "
      "that was not requested. A dict, list, tuple or dataclass is converted leaf by leaf."},
     {"from_dlpack", as_c_function(entry<Function::from_dlpack>), kFast,
-     "from_dlpack(x, /, *, device=None, copy='named')\n--\n\n"
+     "from_dlpack(x, /, *, device=None, order='K', copy='named')\n--\n\n"
      "Return a dlbridge.Tensor that shares memory with x: an array, a tensor, any DLPack producer "
      "or capsule. A dict, list, tuple or dataclass is converted leaf by leaf."},
     {"from_buffer", as_c_function(from_buffer), METH_VARARGS | METH_KEYWORDS,
@@ -157,7 +158,7 @@ PyMethodDef g_functions[] = {
      "bytes) "
      "on. x is bytes, any buffer, or any contiguous source in host memory; nothing is copied."},
     {"explain", as_c_function(explain), kFast,
-     "explain(x, /, to, *, device=None, dtype=None, copy='named')\n--\n\n"
+     "explain(x, /, to, *, device=None, dtype=None, order='K', copy='named')\n--\n\n"
      "Return a Plan: what a conversion would do and why, without doing it."},
     {"shares_memory", as_c_function(shares_memory), METH_FASTCALL,
      "shares_memory(a, b, /)\n--\n\nReturn True if two objects of any frameworks have a byte of an "
