@@ -537,8 +537,8 @@ def test_wrong_calls_are_type_errors(target: str) -> None:
         convert(a, a)
     with pytest.raises(TypeError):
         convert(x=a)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'order'"):
-        convert(a, order="C")
+    with pytest.raises(TypeError, match="unexpected keyword argument 'layout'"):
+        convert(a, layout="C")
     for copy in ("yes", 1, 0, np.True_):
         with pytest.raises(TypeError, match="copy is .*; expected True, False or None"):
             convert(a, copy=copy)
