@@ -34,6 +34,8 @@ constexpr int64_t kShortestStream = 2048;
 constexpr int64_t kShortRun = 512;
 constexpr int64_t kLongestRun = 4096;
 constexpr int64_t kFirstCache = 32 * 1024;
+// Lines at multiples of this stride compete for the same places of the first-level cache.
+constexpr int64_t kLikeStride = 4096;
 // Elements along each side of a tile of element-wise copies.
 constexpr int64_t kTile = 32;
 
@@ -498,22 +500,56 @@ template <int kSize>
   for (int i = 0; i < kCount; ++i) store(dst + i * dst_step, v[i]);
 }
 
+// Transposes a square of one cache line in each direction. The source's lines are brought together
+// first, and the destination's written as a whole: where strides are multiples of large powers of
+// two, few of these lines fit the cache at once.
+template <int kSize>
+void transpose_square(char* dst, int64_t dst_step, const char* src, int64_t src_step) noexcept {
+  constexpr int kSide = kCacheLine / kSize;
+  constexpr int kColumns = kLaneBytes / kSize;
+  constexpr int kRows = kColumns * kLanes;
+  using V = Vector<1, kVectorBytes>;
+  alignas(kCacheLine) char square[kSide * kCacheLine];
+  for (int row = 0; row < kSide; ++row) {
+    for (int part = 0; part < kCacheLine; part += kVectorBytes)
+      store(square + row * kCacheLine + part, load<V>(src + row * src_step + part));
+  }
+  for (int column = 0; column < kSide; column += kColumns) {
+    for (int row = 0; row < kSide; row += kRows) {
+      transpose_tile<kSize>(dst + row * kSize + column * dst_step, dst_step,
+                            square + row * kCacheLine + column * kSize, kCacheLine);
+    }
+  }
+}
+
 template <int kSize>
 void transposed(const CopyBlock& block) noexcept {
   constexpr int64_t kColumns = kLaneBytes / kSize;  // of a tile, along outer
   constexpr int64_t kRows = kColumns * kLanes;      // along inner
+  constexpr int64_t kSide = kCacheLine / kSize;
   const LoopDim a = block.inner;
   const LoopDim b = block.outer;
   if (a.extent < kRows || b.extent < kColumns) return elements<kSize>(block);
-  // A strip of one cache line of the source in width, from its first row to its last.
-  constexpr int64_t kStrip = kCacheLine / kSize;
   const auto tile_at = [&](int64_t i, int64_t j) {
     transpose_tile<kSize>(block.dst + i * kSize + j * b.dst_stride_bytes, b.dst_stride_bytes,
                           block.src + i * a.src_stride_bytes + j * kSize, a.src_stride_bytes);
   };
-  for (int64_t strip = 0; strip < b.extent; strip += kStrip) {
-    const int64_t strip_end = smaller(b.extent, strip + kStrip);
-    for (int64_t i = 0; i < a.extent; i += kRows) {
+  const auto crowds = [](int64_t stride) {
+    return smaller(stride & -stride, kLikeStride) * kSide > kFirstCache;
+  };
+  const bool squares = crowds(a.src_stride_bytes) || crowds(b.dst_stride_bytes);
+  // A strip of one cache line of the source in width, from its first row to its last.
+  for (int64_t strip = 0; strip < b.extent; strip += kSide) {
+    const int64_t strip_end = smaller(b.extent, strip + kSide);
+    int64_t i = 0;
+    if (squares && strip_end == strip + kSide) {
+      for (; i + kSide <= a.extent; i += kSide) {
+        transpose_square<kSize>(
+            block.dst + i * kSize + strip * b.dst_stride_bytes, b.dst_stride_bytes,
+            block.src + i * a.src_stride_bytes + strip * kSize, a.src_stride_bytes);
+      }
+    }
+    for (; i < a.extent; i += kRows) {
       const int64_t row = smaller(i, a.extent - kRows);  // the last tile overlaps the one before
       for (int64_t j = strip; j < strip_end; j += kColumns)
         tile_at(row, smaller(j, b.extent - kColumns));

@@ -160,6 +160,21 @@ TEST_P(CopyHost, CopiesMisaligned) {
   EXPECT_TRUE(to.guards_intact());
 }
 
+// Rows at a multiple of 4096 bytes, which compete for the same places of a cache.
+TEST_P(CopyHost, CopiesCrowdedRows) {
+  const int64_t row = std::max<int64_t>(4096 / GetParam(), 256);
+  for (const Dims& shape : {Dims{70, 90}, Dims{64, 64}, Dims{129, 65}, Dims{200, 33}}) {
+    for (const auto& [from, to] :
+         {std::pair(Dims{1, row}, Dims{shape[1], 1}), std::pair(Dims{1, shape[0]}, Dims{row, 1}),
+          std::pair(Dims{-1, row}, Dims{row, 1}), std::pair(Dims{1, -row}, Dims{row, 1})}) {
+      Placed src(shape, dtype(), from);
+      Placed dst(shape, dtype(), to);
+      Placed expected(shape, dtype(), to);
+      expect_copied(src, dst, expected);
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(ItemSizes, CopyHost, testing::Values(1, 2, 3, 4, 8, 16),
                          testing::PrintToStringParamName());
 
