@@ -277,8 +277,8 @@ def test_round_trips_leave_no_memory():
                     to_torch(flipped)
                 except dlbridge.ExchangeError:
                     pass
-        trips(50_000); gc.collect(); first = resident()
-        trips(250_000); gc.collect()
+        trips(100_000); gc.collect(); first = resident()
+        trips(900_000); gc.collect()
         print(resident() - first)
         """,
         timeout=280,
