@@ -7,7 +7,7 @@
 namespace dlbridge {
 namespace {
 
-using Allocation = SpareObjects<LoanBase, &loan_base_type>;
+using Allocation = SpareObjects<LoanBase>;
 
 void deallocate(PyObject* self) {
   auto* base = reinterpret_cast<LoanBase*>(self);
@@ -30,7 +30,7 @@ PyTypeObject make_type() noexcept {
 PyTypeObject loan_base_type = make_type();
 
 LoanBase* new_loan_base() noexcept {
-  LoanBase* base = Allocation::allocate();
+  LoanBase* base = Allocation::allocate(&loan_base_type);
   if (base != nullptr) {
     base->deleter = Deleter{};
     base->original = Deleter{};

@@ -230,8 +230,6 @@ PyMethodDef g_methods[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
-PyBufferProcs g_buffer = {get_buffer, release_buffer};
-
 constexpr const char* kDoc =
     R"(Neutral handle over the memory of a tensor of any framework. from_dlpack() makes it. The memory
 lives until the last handle and the last export of it are gone. Handles compare equal if they are
@@ -254,21 +252,28 @@ memory of its own.)";
 
 void bind_tensor(PyObject* module) {
   static const std::string name = std::string(PyModule_GetName(module)) + ".Tensor";
-  tensor_type.tp_name = name.c_str();
-  tensor_type.tp_new = refuse_new;
-  tensor_type.tp_repr = repr;
-  tensor_type.tp_methods = g_methods;
-  tensor_type.tp_getset = g_attributes;
-  tensor_type.tp_as_buffer = &g_buffer;
-  tensor_type.tp_doc = kDoc;
-  if (PyType_Ready(&tensor_type) < 0) throw_pending();
+  const auto slot = [](auto* pointer) {
+    return const_cast<void*>(reinterpret_cast<const void*>(pointer));
+  };
+  PyType_Slot slots[] = {{Py_tp_new, slot(refuse_new)},
+                         {Py_tp_dealloc, slot(deallocate_tensor)},
+                         {Py_tp_repr, slot(repr)},
+                         {Py_tp_methods, g_methods},
+                         {Py_tp_getset, g_attributes},
+                         {Py_tp_doc, slot(kDoc)},
+                         {Py_bf_getbuffer, slot(get_buffer)},
+                         {Py_bf_releasebuffer, slot(release_buffer)},
+                         {0, nullptr}};
+  PyType_Spec spec = {name.c_str(), sizeof(Tensor), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE,
+                      slots};
+  const Reference type = checked(PyType_FromSpec(&spec));
   const Reference table(new_exchange_capsule());
-  if (PyDict_SetItemString(tensor_type.tp_dict, kExchangeTableAttribute, table.get()) < 0)
+  if (PyObject_SetAttrString(type.get(), kExchangeTableAttribute, table.get()) < 0 ||
+      PyModule_AddObjectRef(module, "Tensor", type.get()) < 0) {
     throw_pending();
-  PyType_Modified(&tensor_type);
-  if (PyModule_AddObjectRef(module, "Tensor", reinterpret_cast<PyObject*>(&tensor_type)) < 0)
-    throw_pending();
-  add_adapter(&tensor_adapter());
+  }
+  tensor_type = reinterpret_cast<PyTypeObject*>(Py_NewRef(type.get()));
+  register_tensor_adapter();
 }
 
 }  // namespace dlbridge::python

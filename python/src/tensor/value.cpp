@@ -12,14 +12,7 @@
 namespace dlbridge::python {
 namespace {
 
-using Allocation = SpareObjects<Tensor, &tensor_type>;
-
-void deallocate(PyObject* self) {
-  Tensor& tensor = unpack_tensor(self);
-  release_with_gil(tensor.loan.release_deleter());
-  std::destroy_at(&tensor.loan);
-  Allocation::free(&tensor);
-}
+using Allocation = SpareObjects<Tensor>;
 
 // The deleter of a handle's memory and the number of its references.
 struct Counted {
@@ -35,7 +28,7 @@ struct Counted {
   }
 };
 
-bool accepts(PyObject* x) noexcept { return Py_TYPE(x) == &tensor_type; }
+bool accepts(PyObject* x) noexcept { return Py_TYPE(x) == tensor_type; }
 
 Error* describe(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
@@ -70,10 +63,9 @@ Error* current_stream(PyObject* x, int32_t, intptr_t* out) noexcept {
 
 void set_stream(PyObject* x, intptr_t stream) noexcept { unpack_tensor(x).stream = stream; }
 
-const Adapter g_adapter = [] {
+Adapter g_adapter = [] {
   Adapter adapter;
   adapter.traits = &neutral_traits();
-  adapter.exact_types[0] = &tensor_type;
   adapter.accepts = accepts;
   adapter.describe = describe;
   adapter.acquire = acquire;
@@ -84,20 +76,25 @@ const Adapter g_adapter = [] {
   return adapter;
 }();
 
-PyTypeObject make_type() noexcept {
-  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
-  type.tp_basicsize = sizeof(Tensor);
-  type.tp_dealloc = deallocate;
-  type.tp_flags = Py_TPFLAGS_DEFAULT;
-  return type;
-}
-
 }  // namespace
 
-PyTypeObject tensor_type = make_type();
+PyTypeObject* tensor_type = nullptr;
+
+void deallocate_tensor(PyObject* self) {
+  Tensor& tensor = unpack_tensor(self);
+  release_with_gil(tensor.loan.release_deleter());
+  std::destroy_at(&tensor.loan);
+  Allocation::free(&tensor);
+  Py_DECREF(tensor_type);
+}
+
+void register_tensor_adapter() {
+  g_adapter.exact_types[0] = tensor_type;
+  add_adapter(&g_adapter);
+}
 
 PyObject* new_tensor(Loan&& loan) {
-  Tensor* tensor = Allocation::allocate();
+  Tensor* tensor = Allocation::allocate(tensor_type);
   if (tensor == nullptr) throw_pending();
   std::construct_at(&tensor->loan, std::move(loan));
   tensor->stream = 0;
@@ -107,7 +104,7 @@ PyObject* new_tensor(Loan&& loan) {
 PyObject* share_as_tensor(PyObject* x) {
   const Adapter* adapter = adapter_by_type(Py_TYPE(x));
   if (adapter == nullptr) return nullptr;
-  Tensor* tensor = Allocation::allocate();
+  Tensor* tensor = Allocation::allocate(tensor_type);
   if (tensor == nullptr) throw_pending();
   Loan& loan = *std::construct_at(&tensor->loan);
   tensor->stream = 0;

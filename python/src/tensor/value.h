@@ -27,8 +27,14 @@ struct Tensor : PyObject {
 };
 static_assert(sizeof(Tensor) <= 264);
 
-/// The Python class. class.cpp completes it.
-extern PyTypeObject tensor_type;
+/// The Python class, made by bind_tensor(). No instance is of a derived class.
+extern PyTypeObject* tensor_type;
+
+/// Its tp_dealloc.
+void deallocate_tensor(PyObject* self);
+
+/// Registers the adapter. Requires: tensor_type.
+void register_tensor_adapter();
 
 /// A new Tensor that owns `loan`. Throws; the loan then keeps its memory.
 PyObject* new_tensor(Loan&& loan);

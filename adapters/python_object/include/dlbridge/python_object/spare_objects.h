@@ -11,11 +11,12 @@
 
 namespace dlbridge {
 
-template <typename Object, PyTypeObject* type>
+template <typename Object>
 class SpareObjects {
  public:
-  /// A new reference to an object whose members are not set, or null with a Python exception set.
-  static Object* allocate() noexcept {
+  /// A new reference to an object of `type` whose members are not set, or null with a Python
+  /// exception set.
+  static Object* allocate(PyTypeObject* type) noexcept {
 #ifndef Py_GIL_DISABLED
     if (count_ > 0) [[likely]] {
       Object* object = spares_[--count_];
