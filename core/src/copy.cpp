@@ -232,7 +232,7 @@ void run_parallel_pieces(const Loops& loops, int64_t bytes, int threads) noexcep
     if (loops.dims[i].extent >= loops.dims[pieces.dim].extent) pieces.dim = i;
   }
   const int64_t extent = loops.dims[pieces.dim].extent;
-  const int64_t wanted = std::max<int64_t>(bytes / kPieceBytes, threads);
+  const int64_t wanted = bytes / kPieceBytes;
   pieces.grain = (extent + wanted - 1) / wanted;
   if (pieces.dim < 2) pieces.grain = (pieces.grain + 63) / 64 * 64;
   run_parallel({run_piece, &pieces, (extent + pieces.grain - 1) / pieces.grain}, threads);

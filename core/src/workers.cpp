@@ -49,7 +49,7 @@ class Workers {
       rest_.store(static_cast<uint64_t>(loop.count), std::memory_order_relaxed);
       generation_.fetch_add(1, std::memory_order_release);
     }
-    wake_.notify_all();
+    for (int i = 1; i < threads; ++i) wake_.notify_one();
     take_part(loop, true);
     // No thread joins any more; those that joined finish what they took.
     std::unique_lock<std::mutex> lock(mutex_);
