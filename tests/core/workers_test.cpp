@@ -109,8 +109,8 @@ void expect_child_copies(const std::function<void()>& before_fork) {
     alarm(30);  // a child that hangs is a failure
     SharedCopy copy;
     const bool copied = copy.run() && copy.run();
-    // Threads of its own, where there are CPUs for them; exit() ends them.
-    std::exit(copied && threads_here() >= num_threads() ? 0 : 1);
+    // Threads of its own, where there are CPUs for them.
+    _exit(copied && threads_here() >= num_threads() ? 0 : 1);
   }
   int status = -1;
   ASSERT_EQ(waitpid(child, &status, 0), child);
