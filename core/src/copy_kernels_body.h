@@ -371,8 +371,9 @@ void split(const CopyBlock& block) noexcept {
   char* dst = block.dst;
   int64_t i = 0;
   V v[kGroup];
-  const auto put = [&](int64_t at, int64_t to, V picked)
-                       [[gnu::always_inline]] { store(dst + to * plane + at * kSize, picked); };
+  const auto put = [&](int64_t at, int64_t to, V picked) {
+    store(dst + to * plane + at * kSize, picked);
+  };
   if (forwards) {
     for (; i + kCount <= n; i += kCount) {
       DLBRIDGE_UNROLL

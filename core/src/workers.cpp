@@ -22,15 +22,19 @@
 namespace dlbridge {
 namespace {
 
-// Turns a thread waits for work, or for the end of a loop, before it sleeps: about 50 us.
-constexpr int kSpins = 2000;
+// Turns a thread waits for work, or for the end of a loop, before it sleeps: about 50 us on a CPU
+// of its own. Where the caller and a thread share a CPU, each turn lets the other run.
+constexpr int kTurns = 60;
 
-void pause_briefly() noexcept {
+void wait_briefly() noexcept {
+  for (int i = 0; i < 16; ++i) {
 #if defined(__x86_64__)
-  __builtin_ia32_pause();
+    __builtin_ia32_pause();
 #elif defined(__aarch64__)
-  asm volatile("yield");
+    asm volatile("yield");
 #endif
+  }
+  sched_yield();
 }
 
 class Workers {
@@ -54,9 +58,9 @@ class Workers {
     // No thread joins any more; those that joined finish what they took.
     std::unique_lock<std::mutex> lock(mutex_);
     loop_ = nullptr;
-    for (int i = 0; i < kSpins && active_ > 0; ++i) {
+    for (int i = 0; i < kTurns && active_ > 0; ++i) {
       lock.unlock();
-      pause_briefly();
+      wait_briefly();
       lock.lock();
     }
     done_.wait(lock, [this] { return active_ == 0; });
@@ -108,8 +112,8 @@ class Workers {
       if (loop_ == nullptr || seats_ == 0 || seen == generation_.load(std::memory_order_relaxed)) {
         seen = generation_.load(std::memory_order_relaxed);
         lock.unlock();
-        for (int i = 0; i < kSpins && seen == generation_.load(std::memory_order_acquire); ++i)
-          pause_briefly();
+        for (int i = 0; i < kTurns && seen == generation_.load(std::memory_order_acquire); ++i)
+          wait_briefly();
         lock.lock();
         wake_.wait(lock, [&] { return seen != generation_.load(std::memory_order_relaxed); });
         continue;
