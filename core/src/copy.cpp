@@ -225,11 +225,16 @@ void run_piece(const void* context, int64_t index) noexcept {
   run(loops);
 }
 
-// Cuts the longest dimension into pieces of about kPieceBytes, of whole cache lines.
+// Cuts the outermost dimension that is long enough, else the longest, into pieces of about
+// kPieceBytes, of whole cache lines.
 void run_parallel_pieces(const Loops& loops, int64_t bytes, int threads) noexcept {
   Pieces pieces{&loops, 0, 0};
-  for (int32_t i = 1; i < loops.count; ++i) {
-    if (loops.dims[i].extent >= loops.dims[pieces.dim].extent) pieces.dim = i;
+  for (int32_t i = loops.count - 1; i >= 0; --i) {
+    if (loops.dims[i].extent >= 4 * threads) {
+      pieces.dim = i;
+      break;
+    }
+    if (loops.dims[i].extent > loops.dims[pieces.dim].extent) pieces.dim = i;
   }
   const int64_t extent = loops.dims[pieces.dim].extent;
   const int64_t wanted = bytes / kPieceBytes;
