@@ -123,10 +123,8 @@ class Loan {
     deleter_ = other.release_deleter();
     original = std::exchange(other.original, Deleter{});
     if (view_.shape == other.inline_) [[likely]] {
-      for (int32_t i = 0; i < view_.ndim; ++i) {
-        inline_[i] = other.inline_[i];
-        inline_[kInlineRank + i] = other.inline_[kInlineRank + i];
-      }
+      std::copy_n(other.view_.shape, view_.ndim, inline_);
+      std::copy_n(other.view_.strides, view_.ndim, inline_ + kInlineRank);
       view_.shape = inline_;
       view_.strides = inline_ + kInlineRank;
     }
