@@ -135,7 +135,10 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
   }
 
   const bool makes_memory = result.casts || result.stages || request.into_existing || reorders;
+  const bool repacks = reasons.has(ErrorCode::float4_packing) && !result.casts && !result.stages &&
+                       !request.into_existing;
   if (makes_memory) reasons = reasons.without(kRemediedByCopy);
+  if (reorders && repacks) reasons.add(ErrorCode::float4_packing);  // still to be done
   if (result.casts) {
     if (request.source_casts && (view.castable || !view.reasons.has(ErrorCode::unsupported_dtype)))
       reasons = reasons.without(kRemediedByCast);

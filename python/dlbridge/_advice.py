@@ -4,6 +4,7 @@
 Types are asked by `type(x)`: what `x.__class__` says may be code of the object. Nothing of the object is called.
 """
 
+import dataclasses
 import re
 from typing import Any
 
@@ -41,6 +42,11 @@ def at_path(message: str, path: str) -> str:
     """The message about `x`, said of the leaf of a container that lies at `path`."""
     said = re.sub(r"\bx\b", lambda _: path, message)
     return said if path in said else f"{path}: {said}"
+
+
+def field_names(x: Any) -> list[str]:
+    """The names of a dataclass's fields; ClassVar and InitVar are none."""
+    return [field.name for field in dataclasses.fields(x)]
 
 
 def _type_name(x: Any) -> str:

@@ -13,33 +13,36 @@ class _Holder:
         self.x, self.__array_interface__ = x, interface
 
 
-def array_over(x: Any, memory: memoryview | None) -> tuple[Any, bool] | None:
+def array_over(x: Any, memory: memoryview | None) -> tuple[Any, bool] | str | None:
     """An array that shares the memory of `x`, and whether `x` copied its elements for it.
 
-    `memory` is the buffer of `x`. None where `x` has neither a buffer nor an interface, or is a scalar of NumPy.
+    `memory` is the buffer of `x`. None where `x` has neither a buffer nor an interface, or is a scalar of NumPy; the
+    reason where NumPy cannot read it.
     """
     if issubclass(type(x), numpy.generic):
         return None
     if memory is not None:
-        array = _as_array(memory)
-        if array is None:
-            raise TypeError(
-                f"the format of the buffer is {memory.format!r}, which NumPy cannot read: pass memoryview(x).cast('B')"
+        found = _as_array(memory)
+        if isinstance(found, str):
+            return (
+                f"the format of the buffer of x is {memory.format!r}, {found}: pass memoryview(x).cast('B'), its bytes"
             )
-        return array, False
+        return found, False
     if not any("__array_interface__" in base.__dict__ for base in type(x).__mro__):
         return None
     interface = x.__array_interface__
-    array = _as_array(_Holder(x, interface))
-    if array is None:
-        raise TypeError("NumPy cannot read x.__array_interface__: pass numpy.array(x), a copy")
-    return array, isinstance(interface.get("data"), bytes)
+    if isinstance(interface, dict) and interface.get("mask") is not None:
+        return "x.__array_interface__ has a mask, which would be lost: pass its data and its mask as two arrays"
+    found = _as_array(_Holder(x, interface))
+    if isinstance(found, str):
+        return f"NumPy cannot read x.__array_interface__: {found}"
+    return found, isinstance(interface.get("data"), bytes)
 
 
 def _as_array(x: Any) -> Any:
-    """numpy.asarray(x) where it shares the memory; None where NumPy would copy."""
+    """numpy.asarray(x) where it shares the memory; else the reason, a str."""
     try:
         array = numpy.asarray(x)
-    except (ValueError, TypeError, NotImplementedError):
-        return None
-    return None if array.flags.owndata else array
+    except (ValueError, TypeError, NotImplementedError) as error:
+        return str(error)
+    return "which NumPy would copy" if array.flags.owndata else array

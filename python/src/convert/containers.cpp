@@ -208,8 +208,8 @@ class Walk {
   // Fields are set as object.__setattr__ sets them: frozen dataclasses are converted, too.
   Reference convert_dataclass(PyObject* x, const Step* step) {
     Reference result = copy_of(x);
-    const Reference fields = checked(PyObject_GetAttrString(x, "__dataclass_fields__"));
-    const Reference names = checked(PySequence_List(fields.get()));
+    const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
+    const Reference names = checked(PyObject_CallMethod(module.get(), "field_names", "(O)", x));
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(names.get()); ++i) {
       const Step here{
           .outer = step, .key = PyList_GET_ITEM(names.get(), i), .index = 0, .field = true};

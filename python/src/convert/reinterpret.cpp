@@ -2,6 +2,7 @@
 #include "convert/reinterpret.h"
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "bridge/registry.h"
@@ -27,7 +28,15 @@ DLDataType parse_dtype(PyObject* object) {
   }
   if (!dtype) {
     DLDataType parsed;
-    check(adapter_named("numpy").parse_dtype(object, &parsed));
+    try {
+      check(adapter_named("numpy").parse_dtype(object, &parsed));
+    } catch (const Error& error) {
+      if (std::string_view(error.what()).find("byte order") == std::string_view::npos) throw;
+      throw Error(error.code(), "dtype",
+                  "dtype is " + repr_of(object) +
+                      ", another byte order: pass numpy.frombuffer(x, dtype), which to_numpy() and "
+                      "to_torch() convert with copy=None");
+    }
     dtype = parsed;
   }
   if (dtype->is_subbyte()) {
@@ -84,16 +93,22 @@ std::vector<int64_t> parse_shape(PyObject* shape, int64_t room) {
 // The memory as it is, or the refusal that says why not.
 void require_plain_bytes(const TensorView& view) {
   const Plan decision = plan(view, neutral_traits(), {});
-  if (decision.verdict != Verdict::share) throw refusal(view, neutral_traits(), {}, decision);
+  if (decision.verdict != Verdict::share) {
+    // Its remedies are those of a conversion, which has a copy=.
+    const Error error = refusal(view, neutral_traits(), {}, decision);
+    std::string text = error.what();
+    const std::string named = "pass copy=None";
+    if (const size_t at = text.find(named); at != std::string::npos)
+      text.replace(at, named.size(), "pass dlbridge.from_dlpack(x, copy=None)");
+    throw Error(error.code(), error.field(), text);
+  }
   if (!Device(view.device).is_host()) {
     throw Error(ErrorCode::device_not_named, "device",
                 "device is " + Device(view.device).name() +
                     "; expected host memory: pass dlbridge.to_numpy(x, device=\"cpu\")");
   }
   if (!is_contiguous(view)) {
-    refuse("strides",
-           "x is not contiguous: pass dlbridge.from_dlpack(x, copy=True) of a "
-           "contiguous array, such as numpy.ascontiguousarray(x)");
+    refuse("strides", "x is not contiguous: pass dlbridge.from_dlpack(x, order=\"C\"), a copy");
   }
 }
 

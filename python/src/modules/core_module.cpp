@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <array>
+#include <climits>
 
 #include "bridge/device_module.h"
 #include "bridge/registry.h"
@@ -119,6 +120,18 @@ PyObject* shares_memory(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
   });
 }
 
+PyObject* set_threads(PyObject*, PyObject* count) {
+  return translated([&] {
+    const long n = PyLong_AsLong(count);
+    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) throw_pending();
+    PyErr_Clear();
+    set_num_threads(n < 0 ? -1 : static_cast<int>(std::min(n, long{INT_MAX})));
+    return Py_NewRef(Py_None);
+  });
+}
+
+PyObject* get_threads(PyObject*, PyObject*) { return PyLong_FromLong(num_threads()); }
+
 PyObject* register_capsule(PyObject*, PyObject* capsule) {
   return translated([&] {
     register_adapter(capsule);
@@ -163,6 +176,15 @@ PyMethodDef g_functions[] = {
     {"shares_memory", as_c_function(shares_memory), METH_FASTCALL,
      "shares_memory(a, b, /)\n--\n\nReturn True if two objects of any frameworks have a byte of an "
      "element in common."},
+    {"set_num_threads", set_threads, METH_O,
+     "set_num_threads(n, /)\n--\n\n"
+     "Set how many threads one large copy in host memory uses, the calling one included; 0: the "
+     "default. No more than the CPUs that the process may use are taken."},
+    {"get_num_threads", get_threads, METH_NOARGS,
+     "get_num_threads()\n--\n\n"
+     "Return how many threads one large copy in host memory uses: what set_num_threads() was "
+     "given, else torch's or OpenMP's setting, OMP_NUM_THREADS, or the CPUs that the process may "
+     "use."},
     {"_register_adapter", register_capsule, METH_O, "Register the adapter of a module's capsule."},
     {"_register_device_module", register_device, METH_O,
      "Register the device module of a capsule."},
@@ -198,15 +220,6 @@ NB_MODULE(_core, module) {
       .def_ro("path", &Explanation::path, "The steps, in order; empty when refused.")
       .def_ro("message", &Explanation::message, "One sentence; when refused, the error's.")
       .def("__repr__", repr);
-  module.def(
-      "set_num_threads", set_num_threads, nb::arg("n"),
-      "Set how many threads one large copy in host memory uses, the calling one included; 0: "
-      "the default. No more than the CPUs that the process may use are taken.");
-  module.def(
-      "get_num_threads", num_threads,
-      "Return how many threads one large copy in host memory uses: what set_num_threads() was "
-      "given, else torch's or OpenMP's setting, OMP_NUM_THREADS, or the CPUs that the process "
-      "may use.");
   bind_tensor(module.ptr());
   bind_pickling(module);
   bind_futures(module);

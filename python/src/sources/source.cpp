@@ -74,11 +74,18 @@ void Source::open_as_array(PyObject* x) {
   const Reference found = checked(parked_at_exit(
       [&] { return PyObject_CallMethod(module.get(), "array_over", "OO", x, memory.get()); }));
   if (found.get() == Py_None) refuse_no_producer(x);
+  if (PyUnicode_Check(found.get())) {
+    const char* why = PyUnicode_AsUTF8(found.get());
+    if (why == nullptr) throw_pending();
+    throw_type_error(why);
+  }
   capsule_ = Reference(Py_NewRef(PyTuple_GET_ITEM(found.get(), 0)));
   object_ = capsule_.get();
   adapter_ = &adapter_named("numpy");
   check(adapter_->describe(object_, &loan_));
   loan_.view().is_copied = PyTuple_GET_ITEM(found.get(), 1) == Py_True;
+  if (!loan_.view().reasons.empty() && loan_.view().remedy != nullptr)  // it speaks of an array
+    loan_.view().remedy = "pass an array of numbers that is made of numpy.asarray(x)";
 }
 
 // A producer on a GPU is passed a stream that waits for its work.

@@ -4,7 +4,7 @@
 import collections
 import dataclasses
 import sys
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pytest
@@ -59,6 +59,17 @@ def test_structure_is_kept(build: Any) -> None:
     assert getattr(there, "default_factory", None) == getattr(x, "default_factory", None)
 
 
+def test_class_variables_are_no_fields() -> None:
+    @dataclasses.dataclass
+    class Sized:
+        x: Any
+        size: ClassVar[int] = 5
+        init: dataclasses.InitVar[int] = 3
+
+    out = dlbridge.to_torch(Sized(array()))
+    assert list(vars(out)) == ["x"]
+
+
 def leaves(x: Any) -> list[Any]:
     if isinstance(x, dict):
         return [leaf for value in x.values() for leaf in leaves(value)]
@@ -99,6 +110,8 @@ def test_messages_name_the_call_for_the_leaf() -> None:
         dlbridge.to_torch({"label": [1, 2]})
     with pytest.raises(TypeError, match=r"^x\[1\] is int; a scalar"):
         dlbridge.to_torch([array(), 3])
+    with pytest.raises(TypeError, match=r"memoryview\(x\['k'\]\)\.cast"):
+        dlbridge.to_numpy({"k": memoryview(bytearray(8)).cast("P")})
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="exceptions have notes from Python 3.11 on")

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import torch
@@ -105,3 +106,14 @@ def test_conjugate_becomes_row_major() -> None:
     array = dlbridge.to_numpy(source, copy=None, order="C")
     assert array.flags.c_contiguous
     assert (array == source.resolve_conj().numpy()).all()
+
+
+@pytest.mark.parametrize(
+    "x", [lambda v: v[::-1], lambda v: v.T, lambda v: v[:, ::3]], ids=["flipped", "transposed", "stepped"]
+)
+def test_float4_is_repacked_in_order(x: Callable[[Any], Any]) -> None:
+    v = x(np.arange(24, dtype=np.uint8).reshape(4, 6).view(ml_dtypes.float4_e2m1fn))
+    plain, ordered = (dlbridge.to_torch(v, copy=None, **named).view(torch.uint8) for named in ({}, {"order": "C"}))
+    assert ordered.is_contiguous()
+    assert torch.equal(plain, ordered)
+    assert dlbridge.explain(v, "torch", order="C").verdict == "copy"

@@ -146,6 +146,8 @@ def test_a_copy_of_the_producer_is_named() -> None:
 
 
 def test_unreadable_interfaces_are_named() -> None:
+    with pytest.raises(TypeError, match="mask"):
+        dlbridge.to_torch(Interface(np.zeros(3), mask=Interface(np.zeros(3, bool))))
     with pytest.raises(TypeError, match="__array_interface__"):
         dlbridge.to_torch(Interface(np.zeros(3), typestr="nonsense"))
 
@@ -212,7 +214,15 @@ def test_wrong_arguments_are_named(arguments: dict[str, Any], field: str, code: 
 
 
 def test_other_memory_is_refused() -> None:
-    assert refusal(lambda: dlbridge.from_buffer(np.zeros((3, 4))[:, ::2], "uint8")).field == "strides"
+    x = np.arange(12.0).reshape(3, 4)[:, ::2]
+    error = refusal(lambda: dlbridge.from_buffer(x, "float64"))
+    assert error.field == "strides"
+    assert 'dlbridge.from_dlpack(x, order="C")' in str(error)
+    assert dlbridge.from_buffer(dlbridge.from_dlpack(x, order="C"), "float64").numpy().tolist() == x.ravel().tolist()
+    x = np.arange(3, dtype=">f4")
+    assert "dlbridge.from_dlpack(x, copy=None)" in str(refusal(lambda: dlbridge.from_buffer(x, "uint8")))
+    assert dlbridge.from_buffer(dlbridge.from_dlpack(x, copy=None), "float32").numpy().tolist() == [0, 1, 2]
+    assert "numpy.frombuffer(x, dtype)" in str(refusal(lambda: dlbridge.from_buffer(b"1234", ">f4")))
     assert refusal(lambda: dlbridge.from_buffer(torch.ones(2, requires_grad=True), "uint8")).code == "requires_grad"
     with pytest.raises(TypeError, match="x is int"):
         dlbridge.from_buffer(3, "uint8")
