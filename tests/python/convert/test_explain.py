@@ -4,6 +4,7 @@ explain has no side effects."""
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -73,7 +74,9 @@ def test_cuda_arrays_without_a_gpu(to: str, request_: dict[str, Any]) -> None:
     plan = dlbridge.explain(CudaArray(), to, **request_)
     error = refusal(lambda: TARGETS[to](CudaArray(), **request_))
     assert (plan.verdict, plan.reasons[0], plan.message) == ("refuse", error.code, str(error))
-    assert error.code in ("no_driver", "driver_too_old", "no_device")
+    # A build without the CUDA module cannot say what the machine lacks.
+    has_module = importlib.util.find_spec("dlbridge._cuda") is not None
+    assert error.code in (("no_driver", "driver_too_old", "no_device") if has_module else ("no_staging", "no_driver"))
 
 
 # ---- no side effects ----
