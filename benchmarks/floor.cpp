@@ -32,6 +32,15 @@ PyObject* to_torch(PyObject*, PyObject* x) {
   return THPVariable_Wrap(std::move(tensor));
 }
 
+PyTypeObject make_type(const char* name, Py_ssize_t size, destructor dealloc) {
+  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
+  type.tp_name = name;
+  type.tp_basicsize = size;
+  type.tp_dealloc = dealloc;
+  type.tp_flags = Py_TPFLAGS_DEFAULT;
+  return type;
+}
+
 struct Base {
   PyObject_HEAD c10::StorageImpl* storage;
 };
@@ -41,14 +50,7 @@ void drop_base(PyObject* self) {
   PyObject_Free(self);
 }
 
-PyTypeObject g_base = [] {
-  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
-  type.tp_name = "floor.Base";
-  type.tp_basicsize = sizeof(Base);
-  type.tp_dealloc = drop_base;
-  type.tp_flags = Py_TPFLAGS_DEFAULT;
-  return type;
-}();
+PyTypeObject g_base = make_type("floor.Base", sizeof(Base), drop_base);
 
 // An array over the memory of a float32 tensor of rank 2, and a base that holds its storage.
 PyObject* to_numpy(PyObject*, PyObject* x) {
@@ -74,14 +76,7 @@ void drop_handle(PyObject* self) {
   PyObject_Free(self);
 }
 
-PyTypeObject g_handle = [] {
-  PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
-  type.tp_name = "floor.Handle";
-  type.tp_basicsize = sizeof(Handle);
-  type.tp_dealloc = drop_handle;
-  type.tp_flags = Py_TPFLAGS_DEFAULT;
-  return type;
-}();
+PyTypeObject g_handle = make_type("floor.Handle", sizeof(Handle), drop_handle);
 
 // One object with room for the description, and one reference.
 PyObject* from_dlpack(PyObject*, PyObject* x) {

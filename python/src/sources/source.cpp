@@ -14,13 +14,18 @@ constexpr ReasonSet kNeedsFramework =
     ReasonSet(ErrorCode::byte_order) | ErrorCode::stride_not_multiple | ErrorCode::conj_bit |
     ErrorCode::neg_bit | ErrorCode::zero_tensor | ErrorCode::copy_on_write;
 
+// Throws the TypeError with this text, a str.
+[[noreturn]] void throw_type_error_of(PyObject* text) {
+  const char* message = PyUnicode_AsUTF8(text);
+  if (message == nullptr) throw_pending();
+  throw_type_error(message);
+}
+
 // The message names a call that works for this object, which Python finds (dlbridge/_advice.py).
 [[noreturn]] void refuse_no_producer(PyObject* x) {
   const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
   const Reference text = checked(PyObject_CallMethod(module.get(), "no_producer", "(O)", x));
-  const char* message = PyUnicode_AsUTF8(text.get());
-  if (message == nullptr) throw_pending();
-  throw_type_error(message);
+  throw_type_error_of(text.get());
 }
 
 }  // namespace
@@ -74,11 +79,7 @@ void Source::open_as_array(PyObject* x) {
   const Reference found = checked(parked_at_exit(
       [&] { return PyObject_CallMethod(module.get(), "array_over", "OO", x, memory.get()); }));
   if (found.get() == Py_None) refuse_no_producer(x);
-  if (PyUnicode_Check(found.get())) {
-    const char* why = PyUnicode_AsUTF8(found.get());
-    if (why == nullptr) throw_pending();
-    throw_type_error(why);
-  }
+  if (PyUnicode_Check(found.get())) throw_type_error_of(found.get());
   capsule_ = Reference(Py_NewRef(PyTuple_GET_ITEM(found.get(), 0)));
   object_ = capsule_.get();
   adapter_ = &adapter_named("numpy");
