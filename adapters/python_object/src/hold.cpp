@@ -4,7 +4,7 @@
 #include <atomic>
 #include <new>
 
-#include "dlbridge/python_object/interpreter_exit.h"
+#include "dlbridge/python_object/gil.h"
 
 namespace dlbridge {
 namespace {
@@ -17,22 +17,6 @@ struct Dropped {
 };
 std::atomic<Dropped*> g_dropped{nullptr};
 std::atomic<bool> g_scheduled{false};
-
-bool is_finalizing() noexcept {
-#if PY_VERSION_HEX >= 0x030D0000
-  return Py_IsFinalizing();
-#else
-  return _Py_IsFinalizing();
-#endif
-}
-
-bool holds_gil(PyThreadState* mine) noexcept {
-#if PY_VERSION_HEX >= 0x030D0000
-  return mine == PyThreadState_GetUnchecked();
-#else
-  return mine == _PyThreadState_UncheckedGet();
-#endif
-}
 
 // Drops with the GIL held; whatever the object's destructor raises or clears, the caller's
 // exception stays.
@@ -83,7 +67,7 @@ void take_gil(PyThreadState* mine) noexcept {
 void release_python_object(void* context) noexcept {
   auto* object = static_cast<PyObject*>(context);
   PyThreadState* mine = PyGILState_GetThisThreadState();  // null, too, without an interpreter
-  if (mine != nullptr && holds_gil(mine)) {
+  if (holds_gil(mine)) {
     drop(object);
     if (g_dropped.load(std::memory_order_relaxed) != nullptr) drain();
     return;

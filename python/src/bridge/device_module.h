@@ -3,9 +3,13 @@
 // takes. Plain data and function pointers, so that _core links no device's module.
 //
 // Every function is noexcept. Those that can fail return null on success, or an Error that the
-// caller owns; after an Error nothing was consumed. None needs the GIL; those marked "waits" are to
-// be called without it. Streams are numbered as DLPack does: 1 legacy, 2 per-thread, -1 none, else
-// a handle.
+// caller owns; after an Error nothing was consumed. Streams are numbered as DLPack does: 1 legacy,
+// 2 per-thread, -1 none, else a handle.
+//
+// No function needs the GIL, and none that may call CUDA runs with it: in the table that _core uses
+// each of them releases the GIL for its duration, and so do the deleters of the Loans that they
+// return. A thread of the driver's may hold a lock of CUDA's while it waits for the GIL
+// (https://github.com/pytorch/pytorch/issues/132520, https://github.com/rapidsai/rmm/issues/2028).
 #pragma once
 
 #include <cstdint>
@@ -61,6 +65,9 @@ struct DeviceModule {
   /// Into pageable host memory through a ring that the calling thread works. Borrows. Waits.
   Error* (*to_host_through_ring)(const TensorView* source, const TensorView* out,
                                  intptr_t producer) noexcept = nullptr;
+  /// Between memory of one device, in the order of `stream`. Borrows both.
+  Error* (*copy_on_device)(const TensorView* source, const TensorView* target,
+                           intptr_t stream) noexcept = nullptr;
   /// Whether fresh host memory of so many bytes would be pinned.
   bool (*fits_pool)(int64_t bytes) noexcept = nullptr;
   /// Whether all of a host view is page-locked.
@@ -69,7 +76,7 @@ struct DeviceModule {
   Error* (*strategy)(const TensorView* source, DLDevice target,
                      std::vector<std::string>* out) noexcept = nullptr;
 
-  // ---- What is under way
+  // ---- What is under way. done, never_completes, size and fd do not call CUDA.
 
   bool (*done)(const PendingStaging* pending) noexcept = nullptr;
   /// Whether it will never be done in this process, a fork's child.
@@ -99,6 +106,7 @@ struct DeviceModule {
   Error* (*device_empty)(const TensorView* like, DLDataType dtype, int32_t device, intptr_t stream,
                          Loan* out) noexcept = nullptr;
   /// Frees the memory of `deleter` after the work of `stream`. Returns true if it is dlbridge's.
+  /// Does not call CUDA.
   bool (*record_deleter)(const Deleter* deleter, int32_t device,
                          intptr_t stream) noexcept = nullptr;
   /// `stream` uses the pinned memory at `address`. Writes into `held` whether it is dlbridge's.
@@ -114,7 +122,7 @@ struct DeviceModule {
 };
 
 /// The module, loaded now if need be; null where there is none in this build, or it cannot be
-/// loaded. No exception is set. Needs the GIL.
+/// loaded. No exception is set. Does not call CUDA. Needs the GIL.
 const DeviceModule* device_module() noexcept;
 
 /// The same where something can be staged on this machine.

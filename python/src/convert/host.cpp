@@ -166,7 +166,7 @@ bool prepare(Source& source, const Adapter& target, Request& request) {
                     "call on the host");
   }
   if (on_device || to_device) {
-    device_module();
+    usable_device_module();  // before the plan, which asks it
     changed = true;
   }
   changed |= add_missing_driver(source, target, request);

@@ -5,7 +5,6 @@
 
 #include "bridge/device_module.h"
 #include "convert/host.h"
-#include "dlbridge/staging_backend.h"
 #include "gpu/launch.h"
 #include "tensor/value.h"
 
@@ -126,8 +125,7 @@ PyObject* stage_into(Source& source, const Adapter& target, const Plan& decision
     wait_for_stream(module, from.view().device.device_id, producer);
     from.acquire();
     check(target.acquire(out, &memory));
-    without_gil(
-        [&] { return module.to_host_through_ring(&from.view(), &memory.view(), producer); });
+    check(module.to_host_through_ring(&from.view(), &memory.view(), producer));
     return Py_NewRef(out);
   }
   const Staging staging =
@@ -149,13 +147,8 @@ PyObject* copy_on_device(Source& source, const Adapter& target) {
   DeviceTarget fresh = allocate_on_device(module, target, from.view(), device.device_id,
                                           in_order ? std::optional(earlier) : std::nullopt);
   check(module.order(device.device_id, earlier, fresh.stream));
-  StagingBackend* backend = find_staging(device, device);
-  if (backend == nullptr)
-    throw Error(ErrorCode::no_staging, "device", "nothing copies on this device");
-  const Stream stream{device, reinterpret_cast<void*>(fresh.stream)};
   from.acquire();
-  without_gil(
-      [&] { return guarded([&] { backend->copy(from.view(), fresh.memory.view(), stream); }); });
+  check(module.copy_on_device(&from.view(), &fresh.memory.view(), fresh.stream));
   // Later writes to the source wait for the copy.
   check(module.order(device.device_id, fresh.stream, earlier));
   return fresh.object.release();

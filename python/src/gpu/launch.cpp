@@ -53,9 +53,7 @@ Staging start_to_host(const DeviceModule& module, Source& source, intptr_t produ
   if (bytes > kSmallBytes && !module.fits_pool(bytes)) wait_for_stream(module, device, producer);
   source.acquire();
   PendingStaging* pending = nullptr;
-  without_gil([&] {
-    return module.start_to_host(&source.loan(), 1, device, producer, &options, &pending);
-  });
+  check(module.start_to_host(&source.loan(), 1, device, producer, &options, &pending));
   return Staging(module, pending);
 }
 
@@ -65,9 +63,7 @@ Staging start_to_host_into(const DeviceModule& module, Source& source, const Ada
   source.acquire();
   check(target.acquire(out, &memory));
   PendingStaging* pending = nullptr;
-  without_gil([&] {
-    return module.start_to_host_into(&source.loan(), &memory, producer, &options, &pending);
-  });
+  check(module.start_to_host_into(&source.loan(), &memory, producer, &options, &pending));
   return Staging(module, pending);
 }
 
@@ -79,9 +75,7 @@ Staging start_to_device(const DeviceModule& module, Source& source, Loan&& targe
     wait_for_stream(module, device, consumer);
   source.acquire();
   PendingStaging* pending = nullptr;
-  without_gil([&] {
-    return module.start_to_device(&source.loan(), &target, consumer, &options, &pending);
-  });
+  check(module.start_to_device(&source.loan(), &target, consumer, &options, &pending));
   return Staging(module, pending);
 }
 

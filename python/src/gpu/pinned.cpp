@@ -59,8 +59,7 @@ nb::object pinned_empty(const nb::object& shape, const nb::object& dtype) {
 
 nb::tuple pool_stats() {
   PoolStatistics s{};
-  const DeviceModule& module = require_device_module();
-  without_gil([&] { return module.pool_statistics(&s); });
+  check(require_device_module().pool_statistics(&s));
   return nb::make_tuple(s.registered, s.limit, s.free, s.owned, s.in_flight, s.quarantined,
                         s.leaked, s.hits, s.misses, s.grows, s.refused);
 }
@@ -78,8 +77,7 @@ void set_pool_limit(const nb::object& bytes) {
     throw Error(ErrorCode::invalid_argument, "bytes",
                 "bytes is " + repr_of(bytes.ptr()) + "; expected 0 to 2**63 - 1");
   }
-  const DeviceModule& module = require_device_module();
-  without_gil([&] { return module.set_pool_limit(static_cast<size_t>(limit)); });
+  check(require_device_module().set_pool_limit(static_cast<size_t>(limit)));
 }
 
 bool record_stream(const nb::object& array, const nb::object& stream, const nb::object& device) {

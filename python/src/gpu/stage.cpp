@@ -178,10 +178,8 @@ std::vector<StartedGroup> start_stagings(PyObject* sequence, std::optional<intpt
       group.indices.push_back(i);
     }
     PendingStaging* pending = nullptr;
-    without_gil([&] {
-      return module.start_to_host(loans.data(), loans.size(), places[first].device,
-                                  places[first].stream, &options, &pending);
-    });
+    check(module.start_to_host(loans.data(), loans.size(), places[first].device,
+                               places[first].stream, &options, &pending));
     group.staging = Staging(module, pending);
     groups.push_back(std::move(group));
   }

@@ -47,13 +47,4 @@ class Staging {
   PendingStaging* pending_ = nullptr;
 };
 
-/// Runs `call`, which answers with an Error or null, without the GIL. Throws that Error.
-template <typename Call>
-void without_gil(Call&& call) {
-  PyThreadState* state = PyEval_SaveThread();
-  Error* error = call();
-  parked_at_exit([state] { PyEval_RestoreThread(state); });
-  check(error);
-}
-
 }  // namespace dlbridge::python

@@ -34,6 +34,8 @@ Error* unavailable() noexcept {
   return guarded([] {
     const cuda::Availability found = cuda::availability();
     if (!found.usable) throw Error(found.reason, "device", found.message);
+    // Opens the engine, so that plans, which hold the GIL, ask about devices without calling CUDA.
+    cuda::record_stream(nullptr, {});
   });
 }
 
@@ -84,6 +86,16 @@ Error* to_host_through_ring(const TensorView* source, const TensorView* out,
                             intptr_t producer) noexcept {
   return guarded(
       [&] { cuda::stage_to_host(*source, *out, on(source->device.device_id, producer)); });
+}
+
+Error* copy_on_device(const TensorView* source, const TensorView* target,
+                      intptr_t stream) noexcept {
+  return guarded([&] {
+    StagingBackend* backend = find_staging(source->device, target->device);
+    if (backend == nullptr)
+      throw Error(ErrorCode::no_staging, "device", "nothing copies on this device");
+    backend->copy(*source, *target, on(source->device.device_id, stream));
+  });
 }
 
 bool fits_pool(int64_t bytes) noexcept {
@@ -195,6 +207,7 @@ DeviceModule make_module() noexcept {
   module.start_to_host_into = start_to_host_into;
   module.start_to_device = start_to_device;
   module.to_host_through_ring = to_host_through_ring;
+  module.copy_on_device = copy_on_device;
   module.fits_pool = fits_pool;
   module.is_pinned = is_pinned;
   module.strategy = strategy;

@@ -139,6 +139,13 @@ def test_end_fails_on_current_device():
         gpu.sim.use_device(1)
 
 
+def test_end_fails_on_call_with_the_gil():
+    with pytest.raises(AssertionError, match="interpreter_locked"), simulated_gpu.simulated_gpu():
+        ctypes.PyDLL(extension().library_path()).dlb_cuda_trim_pinned(
+            ctypes.c_size_t(0), ctypes.byref(ctypes.c_size_t())
+        )
+
+
 def test_end_passes_exceptions_on():
     with pytest.raises(ZeroDivisionError), simulated_gpu.simulated_gpu() as gpu:
         gpu.overwrite(gpu.array(floats(8), late=True, stream=gpu.stream()), 7, gpu.stream())

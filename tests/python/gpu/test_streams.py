@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import threading
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from simulated_gpu import (
     SMALL,
     StreamObject,
     eventually,
+    extension,
     values_of,
 )
 
@@ -139,6 +141,26 @@ def test_memory_outlives_consumer_stream(gpu):
     hold.release()
     gpu.synchronize(stream)
     np.testing.assert_array_equal(later.array(), values_of(LARGE))
+
+
+@pytest.mark.parametrize("drop", ["tensor", "capsule", "cycle", "other_thread"])
+def test_memory_is_freed_without_the_gil(gpu, drop):
+    """The simulator reports calls of threads that hold the GIL."""
+    kept: list[Any] = [stage(values_of(LARGE), device=DEVICE, to="dlpack").result()]
+    eventually(lambda: extension().drain(0))  # then the copy holds the memory no more
+    if drop == "capsule":
+        kept[0] = kept[0].__dlpack__(stream=-1, max_version=(1, 0))
+    if drop == "cycle":
+        kept.append(kept)
+        del kept
+        gc.collect()
+    elif drop == "other_thread":
+        thread = threading.Thread(target=kept.clear)
+        thread.start()
+        thread.join()
+    else:
+        kept.clear()
+    assert gpu.counts()["free_async"] == 1
 
 
 # ---- torch tensors over the simulated memory

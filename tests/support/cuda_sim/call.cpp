@@ -1,13 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "call.h"
 
+#include <atomic>
 #include <string_view>
 
 namespace dlbridge::cuda_sim {
+namespace {
+
+std::atomic<bool (*)()> g_holds_interpreter_lock{nullptr};
+
+}  // namespace
+
+void set_interpreter_check(bool (*holds_lock)()) { g_holds_interpreter_lock = holds_lock; }
 
 bool fault_strikes(State& state, ThreadState& thread, const char* function, cudaError_t& code) {
   ++state.counts[function];
   ++state.total;
+  const auto holds_lock = g_holds_interpreter_lock.load();
+  if (holds_lock != nullptr && state.config.driver == Driver::present && holds_lock())
+    state.report(ReportKind::interpreter_locked, std::string(function) + " with the GIL held");
   for (auto fault = state.faults.begin(); fault != state.faults.end(); ++fault) {
     if (!fault->function.empty() && fault->function != function) continue;
     if (--fault->nth > 0) continue;

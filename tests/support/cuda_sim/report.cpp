@@ -30,6 +30,8 @@ const char* name(ReportKind kind) {
       return "bad_argument";
     case ReportKind::use_after_destroy:
       return "use_after_destroy";
+    case ReportKind::interpreter_locked:
+      return "interpreter_locked";
   }
   return "?";
 }

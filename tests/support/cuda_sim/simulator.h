@@ -72,9 +72,15 @@ enum class ReportKind : uint8_t {
   wrong_context,        ///< a handle used in another context than its own
   lazy_kernel_load,     ///< a first launch that had not been preloaded: loading synchronises
   bad_argument,
-  use_after_destroy,  ///< a handle or memory that is no more
+  use_after_destroy,   ///< a handle or memory that is no more
+  interpreter_locked,  ///< a call of a thread that holds Python's GIL
 };
 const char* name(ReportKind kind);
+
+/// Sets what tells whether the calling thread holds the lock of an interpreter. With a usable
+/// driver such a call is reported: a thread of the driver's may wait for that lock, and the call
+/// for that thread.
+void set_interpreter_check(bool (*holds_lock)());
 
 struct Report {
   ReportKind kind;

@@ -340,6 +340,8 @@ NB_MODULE(dlbridge_sim, module) {
   namespace nb = nanobind;
   using namespace dlbridge::python_sim;
   nb::set_leak_warnings(false);  // a test that fails leaves things behind
+  dlbridge::cuda_sim::set_interpreter_check(
+      [] { return Py_IsInitialized() != 0 && PyGILState_Check() == 1; });
   module.def(
       "drain", [](double seconds) { return dlbridge::cuda::drain(seconds); }, WithoutGil(),
       "Waits until no staging is under way.");
