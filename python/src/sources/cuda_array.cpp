@@ -95,8 +95,9 @@ DLDataType parse_typestr(PyObject* value) {
   return dtype;
 }
 
+// None and a missing entry: Numba exports None for what it made on the legacy stream.
 intptr_t parse_interface_stream(PyObject* value) {
-  if (value == nullptr || value == Py_None) return kNoSync;
+  if (value == nullptr || value == Py_None) return kLegacyStream;
   const Py_ssize_t stream = PyLong_Check(value) ? PyLong_AsSsize_t(value) : 0;
   if (PyErr_Occurred()) PyErr_Clear();
   if (stream <= 0) {

@@ -16,7 +16,7 @@ inline constexpr const char* kCudaArrayAttribute = "__cuda_array_interface__";
 Reference cuda_array_interface_of(PyObject* x);
 
 /// Describes the memory that `interface` names in a loan that owns nothing, and the stream after
-/// which its elements are valid (-1: the producer says that there is nothing to wait for).
+/// which its elements are valid; where it names none: the legacy stream.
 void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream);
 
 /// The adapter of such objects: acquire() holds a reference to the object.

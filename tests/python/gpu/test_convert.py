@@ -273,6 +273,13 @@ def test_cuda_array_interface_stream(gpu):
 
 
 @pytest.mark.parametrize("entries", [{"stream": None}, {"version": 2}])
+def test_no_stream_is_the_legacy_stream(gpu, entries):
+    """Numba exports None for every array that was made on the default stream."""
+    fake = gpu.array(random_array("float32", (4, 6)), late=True)
+    same(to_numpy(fake.as_cai(**entries), device="cpu"), random_array("float32", (4, 6)))
+
+
+@pytest.mark.parametrize("entries", [{"stream": None}, {"version": 2}])
 def test_cuda_array_interface_without_stream(gpu, entries):
     values = random_array("float32", (4, 6))
     fake = late(gpu, values)
