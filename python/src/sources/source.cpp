@@ -97,7 +97,8 @@ void Source::choose_stream(PyObject* x) {
     stream_ = 0;
     return;
   }
-  if (stream_ != 0) return;  // the caller named it
+  // Checked before the producer uses it: its wait for uncaptured work would end a capture.
+  if (stream_ != 0) return check(module->order(device->id(), stream_, kNoSync));
   if (common_ != nullptr && common_->device == device->id()) {
     stream_ = common_->stream;
     return;

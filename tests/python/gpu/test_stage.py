@@ -253,6 +253,16 @@ def test_captured_stream_is_refused(gpu, shape):
     np.testing.assert_array_equal(stage(array, device="cpu").result(10), values_of(shape))
 
 
+@pytest.mark.parametrize("call", [lambda x, s: stage(x, device="cpu", stream=s), lambda x, s: stage_many([x], stream=s)])
+def test_producer_is_given_no_captured_stream(gpu, call):
+    """A producer makes the stream wait for its own, which ends a capture of that stream."""
+    own = gpu.stream()
+    fake = gpu.array(values_of(), stream=gpu.stream())
+    with gpu.capture(own):
+        assert refusal(lambda: call(fake, own)).code == "stream_capturing"
+    assert fake.requests == []
+
+
 def test_producer_that_captures(gpu):
     """It adds the copy stream to its capture when it exports; only this one call fails."""
     own = gpu.stream()
