@@ -76,4 +76,14 @@ bool is_page_locked(const TensorView& view) {
   return is_pinned(engine, view);
 }
 
+int32_t device_of_pinned(const void* address) {
+  Engine& engine = Engine::get();
+  const CUcontext context = engine.context_in_use();
+  if (context == nullptr) return -1;
+  const CallGuard guard(engine.api(), context);
+  cudaPointerAttributes found{};
+  const cudaError_t answer = engine.api().pointer_get_attributes(&found, address);
+  return answer == cudaSuccess && found.type == cudaMemoryTypeHost ? found.device : -1;
+}
+
 }  // namespace dlbridge::cuda

@@ -117,6 +117,8 @@ struct DeviceModule {
   Error* (*set_pool_limit)(size_t bytes) noexcept = nullptr;
   /// The device whose memory `address` is in. Where CUDA does not know it: an Error.
   Error* (*device_of_pointer)(const void* address, int32_t* out) noexcept = nullptr;
+  /// The device that page-locked memory was registered with; -1 where none knows it.
+  Error* (*device_of_pinned)(const void* address, int32_t* out) noexcept = nullptr;
   /// Returns true if the host may use managed memory of this device.
   bool (*shares_managed)(int32_t device) noexcept = nullptr;
 };

@@ -162,12 +162,9 @@ void wait_for_host_access(const Source& source) {
   const DeviceModule* module = usable_device_module();
   if (module == nullptr) return;  // no device runs here
   if (managed) return wait_for_stream(*module, source.managed_by(), source.stream());
-  try {
-    wait_for_stream(*module, 0, source.stream());
-  } catch (const Error& error) {
-    // A device that was never used writes to no memory.
-    if (error.code() != ErrorCode::invalid_device) throw;
-  }
+  int32_t device = -1;
+  check(module->device_of_pinned(source.view().data, &device));
+  if (device >= 0) wait_for_stream(*module, device, source.stream());
 }
 
 }  // namespace dlbridge::python

@@ -193,6 +193,10 @@ Error* device_of_pointer(const void* address, int32_t* out) noexcept {
   return guarded([&] { *out = cuda::device_of_address(address); });
 }
 
+Error* device_of_pinned(const void* address, int32_t* out) noexcept {
+  return guarded([&] { *out = cuda::device_of_pinned(address); });
+}
+
 bool shares_managed(int32_t device) noexcept {
   bool shares = false;
   delete guarded([&] { shares = cuda::shares_managed_memory(device); });
@@ -228,6 +232,7 @@ DeviceModule make_module() noexcept {
   module.pool_statistics = pool_statistics;
   module.set_pool_limit = set_pool_limit;
   module.device_of_pointer = device_of_pointer;
+  module.device_of_pinned = device_of_pinned;
   module.shares_managed = shares_managed;
   return module;
 }

@@ -143,6 +143,17 @@ def test_foreign_pinned_memory_is_awaited(gpu, way):
     assert (got.__array_interface__["data"][0] == pinned.address) == (way not in ("copy", "out"))
 
 
+@pytest.mark.parametrize("gpu", [{"devices": 2}], indirect=True)
+def test_pinned_memory_is_awaited_on_its_device(gpu):
+    """The one that its pages are registered with; DLPack's descriptor says 0."""
+    values = random_array("int32", (4, 6))
+    gpu.sim.use_device(1)
+    pinned = gpu.array(values, kind=CUDA_HOST)
+    gpu.sim.use_device(0)
+    gpu.write(pinned, values + 1, gpu.stream(device=1, blocking=True))
+    same(to_numpy(pinned), values + 1)
+
+
 @pytest.mark.parametrize("versioned", [True, False])
 def test_capsules_use_legacy_stream(gpu, versioned):
     values = random_array("float32", (4, 6))

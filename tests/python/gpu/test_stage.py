@@ -253,7 +253,9 @@ def test_captured_stream_is_refused(gpu, shape):
     np.testing.assert_array_equal(stage(array, device="cpu").result(10), values_of(shape))
 
 
-@pytest.mark.parametrize("call", [lambda x, s: stage(x, device="cpu", stream=s), lambda x, s: stage_many([x], stream=s)])
+@pytest.mark.parametrize(
+    "call", [lambda x, s: stage(x, device="cpu", stream=s), lambda x, s: stage_many([x], stream=s)]
+)
 def test_producer_is_given_no_captured_stream(gpu, call):
     """A producer makes the stream wait for its own, which ends a capture of that stream."""
     own = gpu.stream()

@@ -57,4 +57,8 @@ DLBRIDGE_API bool record_stream(const void* address, Stream stream);
 /// (invalid_device) if its address is device memory.
 DLBRIDGE_API bool is_page_locked(const TensorView& view);
 
+/// Returns the device that the page-locked memory at `address` was registered with, by any library;
+/// -1 if no device knows it.
+DLBRIDGE_API int32_t device_of_pinned(const void* address);
+
 }  // namespace dlbridge::cuda
