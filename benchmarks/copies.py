@@ -3,9 +3,10 @@
 
     .venv/bin/python benchmarks/copies.py [--table calls|layouts|all] [--only TEXT] [--rounds N] [--json PATH]
 
-A round times every side of a race, each first in turn: the fastest of a few samples, so that what else runs on the
-machine counts little. A ratio is the median over the rounds of the best peer's time by dlbridge's: above 1, dlbridge is
-faster. The spread is the distance between the quartiles of those ratios.
+A round times every side of a race, each first in turn: the fastest of some samples, so that what else runs on the
+machine counts little. Before each side the process rests: threads of the side before spin for a while, and other
+programs are waited for, as long as --patience lasts. A ratio is the median over the rounds of the best peer's time by
+dlbridge's: above 1, dlbridge is faster. The spread is the distance between the quartiles of those ratios.
 Functions are bound before the loop. All of dlbridge's checks are on.
 """
 
@@ -28,7 +29,9 @@ import torch
 import dlbridge
 
 KIB, MIB = 1024, 1024 * 1024
-SAMPLE_US, SAMPLES = 300, 5  # a sample repeats its call for about this long
+SAMPLE_US, SAMPLES = 300, 5  # a sample repeats its call for about this long; at least so many samples, and
+SETTLE_S = 0.006  # so much time: where other programs run, a thread that is woken waits for a CPU
+REST_S = 0.008  # OpenMP's threads spin for some milliseconds after torch's work
 
 
 @dataclass(frozen=True)
@@ -161,18 +164,43 @@ def layouts() -> Iterator[Race]:
             yield Race(name, _bound(dlbridge.to_numpy, source, out=out), peers)
 
 
+class Rest:
+    """The pause before a side is timed."""
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience  # seconds left to wait for other programs
+        self.pauses = self.busy = 0  # how many, and how many ended while others ran
+
+    def __call__(self) -> None:
+        """Waits for the threads of this process, and for other programs."""
+        time.sleep(REST_S)
+        while (busy := self._others_run()) and self.patience > 0:
+            time.sleep(REST_S)
+            self.patience -= REST_S
+        self.pauses += 1
+        self.busy += busy
+
+    @staticmethod
+    def _others_run() -> bool:
+        load = Path("/proc/loadavg")  # its fourth field: how many threads run, and how many there are
+        return load.exists() and int(load.read_text().split()[3].split("/")[0]) > 1
+
+
 def _time(function: Callable[[], object], calls: int) -> float:
     """Microseconds a call, in the fastest sample."""
     best = float("inf")
-    for _ in range(SAMPLES):
+    end = time.perf_counter() + SETTLE_S
+    for sample in itertools.count(1):
         begin = time.perf_counter_ns()
         for _ in itertools.repeat(None, calls):
             function()
         best = min(best, (time.perf_counter_ns() - begin) / calls / 1000)
-    return best
+        if sample >= SAMPLES and time.perf_counter() > end:
+            return best
+    raise AssertionError
 
 
-def measure(race: Race, rounds: int) -> Row:
+def measure(race: Race, rounds: int, rest: Rest) -> Row:
     """Times one race."""
     sides = {"dlbridge": race.ours, **race.peers}
     calls = {}
@@ -184,6 +212,7 @@ def measure(race: Race, rounds: int) -> Row:
     for turn in range(rounds):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
+            rest()
             samples[name].append(_time(sides[name], calls[name]))
     best = min(race.peers, key=lambda name: statistics.median(samples[name]))
     ratios = [peer / ours for peer, ours in zip(samples[best], samples["dlbridge"], strict=True)]
@@ -201,9 +230,11 @@ def main() -> None:
     parser.add_argument("--table", choices=[*TABLES, "all"], default="all")
     parser.add_argument("--only", default="", help="races whose name has this in it")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--patience", type=float, default=300, help="seconds to wait for other programs, in all")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     gc.disable()
+    rest = Rest(options.patience)
     result: dict[str, list[dict[str, object]]] = {}
     for table in TABLES if options.table == "all" else [options.table]:
         rows = []
@@ -211,7 +242,7 @@ def main() -> None:
         for race in TABLES[table]():
             if options.only not in race.name:
                 continue
-            row = measure(race, options.rounds)
+            row = measure(race, options.rounds, rest)
             rows.append(row)
             print(
                 f"{row.name:<48} {row.peer:<18} {row.peer_us:10.1f} {row.dlbridge_us:12.1f} {row.ratio:7.2f} "
@@ -223,8 +254,15 @@ def main() -> None:
             lost = sum(ratio < 1 for ratio in ratios)
             print(f"{table}: {len(rows)} races, {lost} lost, median {statistics.median(ratios):.2f}x\n")
         result[table] = [asdict(row) for row in rows]
+    about = {
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "busy": round(rest.busy / max(rest.pauses, 1), 3),  # of the sides, those timed while other programs ran
+    }
+    print(", ".join(f"{key} {value}" for key, value in about.items()))
     if options.json:
-        options.json.write_text(json.dumps({"threads": torch.get_num_threads(), "tables": result}, indent=1) + "\n")
+        options.json.write_text(json.dumps({**about, "tables": result}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -22,9 +22,10 @@
 namespace dlbridge {
 namespace {
 
-// Turns a thread waits for work, or for the end of a loop, before it sleeps: about 50 us on a CPU
-// of its own. Where the caller and a thread share a CPU, each turn lets the other run.
-constexpr int kTurns = 60;
+// Turns a thread waits for work, or for the end of a loop, before it sleeps: about 50 us. It does
+// not yield its CPU meanwhile: the scheduler gives that away for milliseconds, and the next copy
+// would run without the thread.
+constexpr int kTurns = 200;
 
 void wait_briefly() noexcept {
   for (int i = 0; i < 16; ++i) {
@@ -34,7 +35,6 @@ void wait_briefly() noexcept {
     asm volatile("yield");
 #endif
   }
-  sched_yield();
 }
 
 class Workers {

@@ -112,7 +112,9 @@ void box_deleter(Loan& loan) {
                }});
 }
 
-at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta) {
+// `allocator`: where resize_ takes more memory from; null: a storage that cannot be resized.
+at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta,
+                       c10::Allocator* allocator = nullptr) {
   const TensorView& view = loan.view();
   const c10::Device device = torch_device(view.device);
   // A DataPtr without a context never calls its deleter.
@@ -122,8 +124,8 @@ at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta) 
   const Deleter deleter = loan.release_deleter();
   at::DataPtr data(view.data, deleter.context, deleter.release, device);
   c10::intrusive_ptr<c10::StorageImpl> storage = c10::make_intrusive<LoanStorage>(
-      c10::StorageImpl::use_byte_size_t(), layout.bytes, std::move(data), nullptr,
-      /*resizable=*/false);
+      c10::StorageImpl::use_byte_size_t(), layout.bytes, std::move(data), allocator,
+      /*resizable=*/allocator != nullptr);
   return make_tensor(std::move(storage), 0, view, layout, meta);
 }
 
@@ -159,32 +161,37 @@ at::Tensor to_tensor(Loan&& loan) {
 
 namespace {
 
-// Memory of torch's CPU allocator, which throws c10::Error without memory.
-c10::intrusive_ptr<c10::StorageImpl> allocate_storage(int64_t bytes) {
-  try {
-    return c10::make_intrusive<c10::StorageImpl>(c10::StorageImpl::use_byte_size_t(), bytes,
-                                                 c10::GetCPUAllocator(), /*resizable=*/true);
-  } catch (const c10::Error&) {
-    throw std::bad_alloc();
-  }
+// Memory of small results, which a thread reuses as it does torch's objects.
+struct SmallBytes {
+  static constexpr int64_t kSize = 1024;
+  static constexpr size_t kAlignment = 64;
+  char bytes[kSize + kAlignment];
+};
+
+Deleter take_small(void*& data) {
+  void* block = SpareBlocks<SmallBytes>::take(sizeof(SmallBytes));
+  data = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(block) + SmallBytes::kAlignment - 1) &
+                                 ~(SmallBytes::kAlignment - 1));
+  return {block, SpareBlocks<SmallBytes>::put};
 }
 
 }  // namespace
 
 at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) {
-  memory.set_rank(like.ndim);
-  std::copy_n(like.shape, like.ndim, memory.shape());
-  dense_strides_like(like, memory.strides());
-  TensorView& view = memory.view();
-  view.dtype = dtype;
   const caffe2::TypeMeta meta = type_meta(dtype);
-  const Layout layout = normalize_strides(memory);
-  // A broadcast dimension may promise more elements than there is memory for.
-  if (layout.numel > INT64_MAX / static_cast<int64_t>(meta.itemsize())) throw std::bad_alloc();
-  auto storage = allocate_storage(layout.bytes);
-  view.data = storage->_mutable_data_ptr_no_checks().get();
-  advise_huge_pages(view.data, layout.bytes);
-  return make_tensor(std::move(storage), 0, view, layout, meta);
+  TensorView typed = like;
+  typed.dtype = dtype;
+  typed.subbyte_padded = false;
+  if (typed.nbytes() <= SmallBytes::kSize) {
+    memory.set_rank(like.ndim);
+    std::copy_n(like.shape, like.ndim, memory.shape());
+    dense_strides_like(like, memory.strides());
+    memory.view().dtype = dtype;
+    memory.attach(take_small(memory.view().data));
+  } else {
+    memory = allocate_like(typed);
+  }
+  return new_storage(memory, normalize_strides(memory), meta, c10::GetCPUAllocator());
 }
 
 void fill_from_tensor(const at::Tensor& tensor, const TensorView& dst) {

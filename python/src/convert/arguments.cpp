@@ -47,8 +47,8 @@ std::optional<DLDevice> parse_device_object(PyObject* object) {
 
 CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t nargs,
                         PyObject* names, std::span<const Keyword> keywords) {
-  const std::string called = std::string(function) + "()";
-  if (nargs < 1) throw_type_error(called + " takes one positional argument, x");
+  const auto called = [function] { return std::string(function) + "()"; };
+  if (nargs < 1) throw_type_error(called() + " takes one positional argument, x");
   CallArguments call;
   call.x = args[0];
   Py_ssize_t taken = 1;
@@ -57,7 +57,7 @@ CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t 
     taken = 2;
   }
   if (nargs > taken) {
-    throw_type_error(called + " takes one positional argument, x, but " + std::to_string(nargs) +
+    throw_type_error(called() + " takes one positional argument, x, but " + std::to_string(nargs) +
                      " were given: name the others");
   }
   const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
@@ -67,7 +67,7 @@ CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t 
       return PyUnicode_CompareWithASCIIString(name, keyword.name) == 0;
     });
     if (match == keywords.end() || call.*(match->member) != nullptr)
-      throw_type_error(called + " got an unexpected keyword argument " + repr_of(name));
+      throw_type_error(called() + " got an unexpected keyword argument " + repr_of(name));
     call.*(match->member) = args[nargs + i];
   }
   return call;

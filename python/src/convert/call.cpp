@@ -10,7 +10,7 @@ namespace dlbridge::python {
 namespace {
 
 constexpr std::array kKeywords{
-    Keyword{"device", &CallArguments::device}, Keyword{"copy", &CallArguments::copy},
+    Keyword{"copy", &CallArguments::copy}, Keyword{"device", &CallArguments::device},
     Keyword{"order", &CallArguments::order}, Keyword{"dtype", &CallArguments::dtype},
     Keyword{"out", &CallArguments::out}};
 
