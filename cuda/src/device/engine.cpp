@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/engine.h"
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -56,19 +57,24 @@ void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
   g_piece_bytes = piece_bytes != 0 ? piece_bytes : PinnedSegment::kPieceBytes;
 }
 
-Availability availability() {
-  Engine::require_no_parent();
-  if (const Engine* engine = Engine::existing()) return engine->found();
-  const CudaApi& api = cuda_api();
-  const LastErrorGuard guard(api);
-  Availability found;
-  api.driver_get_version(&found.driver_version);
-  api.runtime_get_version(&found.runtime_version);
-  const cudaError_t error = api.get_device_count(&found.device_count);
-  if (error == cudaSuccess && found.device_count > 0) {
-    found.usable = true;
-    return found;
+namespace {
+
+// Asks the driver's own library: the runtime's functions would start the driver.
+int driver_version() noexcept {
+  int version = 0;
+  if (const CudaApi* injected = g_injected.load()) {
+    injected->driver_get_version(&version);
+    return version;
   }
+  void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);  // stays loaded
+  void* ask = library != nullptr ? dlsym(library, "cuDriverGetVersion") : nullptr;
+  if (ask == nullptr || reinterpret_cast<decltype(&cuDriverGetVersion)>(ask)(&version) != 0)
+    return 0;
+  return version;
+}
+
+// Says why `found` is not usable.
+void add_reason(Availability& found, cudaError_t error) {
   found.device_count = 0;
   if (found.driver_version == 0) {
     found.reason = ErrorCode::no_driver;
@@ -83,6 +89,36 @@ Availability availability() {
     found.message = "there is a CUDA driver, but no device that it lets this process use (" +
                     error_name(error == cudaSuccess ? cudaErrorNoDevice : error) + ")";
   }
+}
+
+}  // namespace
+
+Availability driver_presence() {
+  Engine::require_no_parent();
+  if (const Engine* engine = Engine::existing()) return engine->found();
+  Availability found;
+  found.driver_version = driver_version();
+  found.runtime_version = CUDART_VERSION;
+  // A driver runs what was built for any minor version of its major one.
+  found.usable = found.driver_version / 1000 >= found.runtime_version / 1000;
+  if (!found.usable) add_reason(found, cudaErrorInsufficientDriver);
+  return found;
+}
+
+Availability availability() {
+  Engine::require_no_parent();
+  if (const Engine* engine = Engine::existing()) return engine->found();
+  const CudaApi& api = cuda_api();
+  const LastErrorGuard guard(api);
+  Availability found;
+  api.driver_get_version(&found.driver_version);
+  api.runtime_get_version(&found.runtime_version);
+  const cudaError_t error = api.get_device_count(&found.device_count);
+  if (error == cudaSuccess && found.device_count > 0) {
+    found.usable = true;
+    return found;
+  }
+  add_reason(found, error);
   return found;
 }
 

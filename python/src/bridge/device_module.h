@@ -46,7 +46,7 @@ struct DeviceModule {
 
   /// An Error that says why nothing can be staged on this machine; null where it can.
   Error* (*unavailable)() noexcept = nullptr;
-  /// One line about runtime, driver and devices.
+  /// One line about runtime, driver and devices. Does not start CUDA.
   Error* (*describe)(std::string* out) noexcept = nullptr;
 
   // ---- Staging

@@ -3,6 +3,7 @@
 #include <Python.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <string>
 
 #include "bridge/capsule_module.h"
@@ -30,8 +31,11 @@ cuda::StageOptions options_of(const StagingOptions& options) noexcept {
       .snapshot = options.snapshot, .borrow = options.borrow, .spin_seconds = options.spin_seconds};
 }
 
+std::atomic<bool> g_asked{false};  // CUDA has been started, or could not be
+
 Error* unavailable() noexcept {
   return guarded([] {
+    g_asked = true;
     const cuda::Availability found = cuda::availability();
     if (!found.usable) throw Error(found.reason, "device", found.message);
     // Opens the engine, so that plans, which hold the GIL, ask about devices without calling CUDA.
@@ -41,12 +45,18 @@ Error* unavailable() noexcept {
 
 Error* describe(std::string* out) noexcept {
   return guarded([out] {
-    const cuda::Availability found = cuda::availability();
+    const cuda::Availability found = g_asked ? cuda::availability() : cuda::driver_presence();
     *out = "CUDA runtime " + cuda::version_text(found.runtime_version) + ", ";
-    *out += found.usable ? "driver for CUDA " + cuda::version_text(found.driver_version) + ", " +
-                               std::to_string(found.device_count) +
-                               (found.device_count == 1 ? " device" : " devices")
-                         : found.message;
+    if (!found.usable) {
+      *out += found.message;
+      return;
+    }
+    *out += "driver for CUDA " + cuda::version_text(found.driver_version) + ", ";
+    if (found.device_count == 0)
+      *out += "not started: its devices are counted at the first use";
+    else
+      *out +=
+          std::to_string(found.device_count) + (found.device_count == 1 ? " device" : " devices");
   });
 }
 

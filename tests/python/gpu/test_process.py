@@ -176,12 +176,20 @@ def test_fork_child_is_refused():
     )
 
 
-def test_fork_before_staging():
+def test_nothing_starts_cuda_unasked():
+    """A driver that was started in the parent cannot be used in the child of a fork."""
     run(
         """
-        child = os.fork()
         with simulated_gpu() as gpu:
-            np.testing.assert_array_equal(to_numpy(gpu.array(values_of(), late=True), device="cpu"), values_of())
+            before = gpu.counts()
+            assert "driver for CUDA" in dlbridge.build_info()["cuda"]
+            to_numpy(from_dlpack(values_of()), dtype="float64")
+            dlbridge.explain(values_of(), to="dlpack")
+            called = {name for name, count in gpu.counts().items() if count != before[name]}
+            assert called == {"driver_get_version"}, called
+            child = os.fork()
+            to_numpy(gpu.array(values_of()), device="cpu")
+            assert "1 device" in dlbridge.build_info()["cuda"]
         if child:
             assert os.waitpid(child, 0)[1] == 0
         """

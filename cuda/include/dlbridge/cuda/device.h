@@ -48,6 +48,11 @@ inline std::string version_text(int version) {
 /// std::bad_alloc.
 DLBRIDGE_API Availability availability();
 
+/// What is known without starting CUDA, after which the child of a fork could not use it: the
+/// versions, and whether there is a driver that is new enough. The devices are not counted before
+/// this process has used one. Throws as availability().
+DLBRIDGE_API Availability driver_presence();
+
 /// Waits until no copy is in flight, at most `seconds`. Returns true if none is.
 DLBRIDGE_API bool drain(double seconds) noexcept;
 
