@@ -88,7 +88,7 @@ const char* dtype_remedy(const TensorView& view, const TargetTraits& target,
   }
   if (request.source_casts || target.dtypes.contains(view.dtype))
     return row_of(ErrorCode::unsupported_dtype).remedy;
-  if (view.remedy != nullptr) return view.remedy;
+  if (view.remedy() != nullptr) return view.remedy();
   return "cast it with its own framework first, to a dtype that {target} has";
 }
 
@@ -128,8 +128,8 @@ const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& t
                    const Request& request) {
   const bool at_source = view.reasons.has(code) && kRemediedAtSource.has(code);
   // A target of every dtype is one whose functions take no dtype=.
-  if (at_source && view.remedy != nullptr && (!view.castable || target.every_dtype))
-    return view.remedy;
+  if (at_source && view.remedy() != nullptr && (!view.castable || target.every_dtype))
+    return view.remedy();
   switch (code) {
     case ErrorCode::no_staging:
       if (casts_on_device(view, request))
@@ -163,7 +163,7 @@ std::string found_dtype(const TensorView& view, const TargetTraits& target,
   if (request.dtype && !target.dtypes.contains(*request.dtype) &&
       (view.castable || !view.reasons.has(ErrorCode::unsupported_dtype)))
     return DType(*request.dtype).name();
-  return view.found != nullptr ? view.found : DType(view.dtype).name();
+  return view.found() != nullptr ? view.found() : DType(view.dtype).name();
 }
 
 // What stands for a word in braces.

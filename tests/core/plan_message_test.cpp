@@ -3,6 +3,7 @@
 // other plan.
 #include <gtest/gtest.h>
 
+#include <deque>
 #include <string>
 
 #include "dlbridge/plan.h"
@@ -32,8 +33,8 @@ Shaped on_gpu(std::vector<int64_t> shape) {
 Shaped with(ErrorCode reason, const char* found = nullptr, const char* remedy = nullptr) {
   Shaped source({4, 6});
   source.fields().reasons.add(reason);
-  source.fields().found = found;
-  source.fields().remedy = remedy;
+  static std::deque<ReasonDetail> details;  // as old as the sources
+  source.fields().detail = &details.emplace_back(ReasonDetail{found, remedy});
   return source;
 }
 

@@ -84,9 +84,8 @@ void describe_ndarray(PyObject* object, Loan& loan) {
   const NumpyDType& entry = entry_for(PyArray_TYPE(array));
   if (!entry.held) [[unlikely]] {
     view.reasons.add(ErrorCode::unsupported_dtype);
-    const RefusedDType refused = refused_dtype(PyArray_DESCR(array));
-    view.found = refused.name;
-    view.remedy = refused.remedy;
+    const RefusedDType& refused = refused_dtype(PyArray_DESCR(array));
+    view.detail = &refused;
     view.castable = refused.castable;
     view.dtype = DType(TypeCode::opaque, 8);
     std::copy_n(PyArray_DIMS(array), view.ndim, loan.shape());

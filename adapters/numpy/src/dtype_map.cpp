@@ -156,36 +156,48 @@ bool load_ml_dtypes() noexcept {
   return g_maps.ml_dtypes_loaded;
 }
 
-RefusedDType refused_dtype(const PyArray_Descr* descriptor) noexcept {
-  constexpr const char* kText = "pass numbers: DLPack has no element type for text";
-  const bool native = PyArray_ISNBO(descriptor->byteorder);
-  const char* as_int64 = native ? "pass x.view(\"int64\")" : "pass x.astype(\"int64\")";
+const RefusedDType& refused_dtype(const PyArray_Descr* descriptor) noexcept {
+  static constexpr const char* kNoText = "pass numbers: DLPack has no element type for text";
+  static constexpr RefusedDType kObject{
+      {"object", "pass x.astype(\"float64\") if its elements are numbers"}};
+  static constexpr RefusedDType kBytes{{"bytes (S)", kNoText}};
+  static constexpr RefusedDType kStr{{"str (U)", kNoText}};
+  static constexpr RefusedDType kStringDType{{"StringDType", kNoText}};
+  static constexpr RefusedDType kStructured{
+      {"structured",
+       "pass a field such as x[\"name\"], or "
+       "numpy.lib.recfunctions.structured_to_unstructured(x)"}};
+  static constexpr RefusedDType kVoid{{"void", "pass numpy.ascontiguousarray(x).view(\"uint8\")"}};
+  static constexpr const char* kView = "pass x.view(\"int64\")";
+  static constexpr const char* kSwap = "pass x.astype(\"int64\")";
+  static constexpr RefusedDType kDates[2][2] = {
+      {{{"datetime64", kSwap}}, {{"datetime64", kView}}},
+      {{{"timedelta64", kSwap}}, {{"timedelta64", kView}}}};
+  static constexpr RefusedDType kLongDouble{{"longdouble", "pass x.astype(\"float64\")"}, true};
+  static constexpr RefusedDType kComplexLongDouble{{"clongdouble", "pass x.astype(\"complex128\")"},
+                                                   true};
+  static constexpr RefusedDType kOther{
+      {"one that DLPack does not have", "pass x.astype(dtype) with a dtype that DLPack has"}};
   switch (descriptor->type_num) {
     case NPY_OBJECT:
-      return {"object", "pass x.astype(\"float64\") if its elements are numbers"};
+      return kObject;
     case NPY_STRING:
-      return {"bytes (S)", kText};
+      return kBytes;
     case NPY_UNICODE:
-      return {"str (U)", kText};
+      return kStr;
     case NPY_VSTRING:
-      return {"StringDType", kText};
+      return kStringDType;
     case NPY_VOID:
-      if (PyDataType_HASFIELDS(descriptor)) {
-        return {"structured",
-                "pass a field such as x[\"name\"], or "
-                "numpy.lib.recfunctions.structured_to_unstructured(x)"};
-      }
-      return {"void", "pass numpy.ascontiguousarray(x).view(\"uint8\")"};
+      return PyDataType_HASFIELDS(descriptor) ? kStructured : kVoid;
     case NPY_DATETIME:
-      return {"datetime64", as_int64};
     case NPY_TIMEDELTA:
-      return {"timedelta64", as_int64};
+      return kDates[descriptor->type_num == NPY_TIMEDELTA][PyArray_ISNBO(descriptor->byteorder)];
     case NPY_LONGDOUBLE:
-      return {"longdouble", "pass x.astype(\"float64\")", true};
+      return kLongDouble;
     case NPY_CLONGDOUBLE:
-      return {"clongdouble", "pass x.astype(\"complex128\")", true};
+      return kComplexLongDouble;
     default:
-      return {"one that DLPack does not have", "pass x.astype(dtype) with a dtype that DLPack has"};
+      return kOther;
   }
 }
 
@@ -216,13 +228,13 @@ DLDataType parse_numpy_dtype(PyObject* object) {
   }
   PyArray_Descr* descriptor = nullptr;
   if (PyArray_DescrConverter(object, &descriptor) != NPY_SUCCEED) throw_python_error();
-  const RefusedDType refused = refused_dtype(descriptor);
+  const RefusedDType& refused = refused_dtype(descriptor);
   const NumpyDType& entry = entry_for(descriptor->type_num);
   const bool swapped = !PyArray_ISNBO(descriptor->byteorder);
   Py_DECREF(descriptor);
   if (!entry.held) {
     throw Error(ErrorCode::invalid_dtype, "dtype",
-                std::string("dtype is ") + refused.name +
+                std::string("dtype is ") + refused.found +
                     "; expected one that DLPack has, such as numpy.float32");
   }
   if (swapped) {

@@ -17,13 +17,11 @@ struct NumpyDType {
 
 /// A type that DLPack does not have: what it is, in words, and what an array of it can be passed
 /// as.
-struct RefusedDType {
-  const char* name;
-  const char* remedy;
+struct RefusedDType : ReasonDetail {
   bool castable = false;  ///< NumPy casts it to types that DLPack has
 };
 
-RefusedDType refused_dtype(const PyArray_Descr* descriptor) noexcept;
+const RefusedDType& refused_dtype(const PyArray_Descr* descriptor) noexcept;
 
 /// Fills the tables for NumPy's own types. Requires: NumPy's C API is loaded.
 void initialize_dtype_map();

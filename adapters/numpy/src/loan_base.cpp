@@ -29,13 +29,6 @@ PyTypeObject make_type() noexcept {
 
 PyTypeObject loan_base_type = make_type();
 
-LoanBase* new_loan_base() noexcept {
-  LoanBase* base = Allocation::allocate(&loan_base_type);
-  if (base != nullptr) {
-    base->deleter = Deleter{};
-    base->original = Deleter{};
-  }
-  return base;
-}
+LoanBase* new_loan_base() noexcept { return Allocation::allocate(&loan_base_type); }
 
 }  // namespace dlbridge

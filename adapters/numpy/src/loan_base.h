@@ -16,7 +16,7 @@ struct LoanBase {
 /// The type, ready for use after initialize_numpy(). Instances hold no Python objects.
 extern PyTypeObject loan_base_type;
 
-/// A new LoanBase without a deleter, or null with MemoryError set.
+/// A new LoanBase whose members are not set, or null with MemoryError set.
 LoanBase* new_loan_base() noexcept;
 
 }  // namespace dlbridge

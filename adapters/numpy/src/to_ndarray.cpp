@@ -62,24 +62,19 @@ PyObject* to_ndarray(Loan&& loan) {
     throw Error(ErrorCode::too_many_dimensions, "ndim",
                 "ndim is " + std::to_string(view.ndim) + "; NumPy has at most 64 dimensions");
   }
+  PyObject* array =
+      new_array(view, view.strides, view.dtype, view.data ? view.data : &g_no_elements,
+                is_writable(view) ? NPY_ARRAY_WRITEABLE : 0);
   LoanBase* base = new_loan_base();
-  if (base == nullptr) throw_python_error();
-  PyObject* array = nullptr;
-  try {
-    array = new_array(view, view.strides, view.dtype, view.data ? view.data : &g_no_elements,
-                      is_writable(view) ? NPY_ARRAY_WRITEABLE : 0);
-  } catch (...) {
-    Py_DECREF(base);
-    throw;
-  }
-  // Steals the base, also when it fails, which it does only for a base that is the array itself.
-  if (PyArray_SetBaseObject(as_array(array), reinterpret_cast<PyObject*>(base)) < 0) {
+  if (base == nullptr) {
     Py_DECREF(array);
     throw_python_error();
   }
-  const Deleter deleter = loan.release_deleter();
-  base->deleter = deleter;
-  base->original = loan.original ? loan.original : deleter;
+  base->deleter = loan.release_deleter();
+  base->original = loan.original ? loan.original : base->deleter;
+  // What PyArray_SetBaseObject does for a new array and a base that is not an array. PyArray_BASE
+  // is inline, so the member's place is part of NumPy's ABI.
+  reinterpret_cast<PyArrayObject_fields*>(array)->base = reinterpret_cast<PyObject*>(base);
   return array;
 }
 

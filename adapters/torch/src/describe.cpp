@@ -49,14 +49,29 @@ DLDevice device_of(const c10::TensorImpl& impl) noexcept {
   return Device(DeviceType::cuda, impl.device().index());
 }
 
+// Of a type that DLPack does not have.
+const ReasonDetail* detail_of(at::ScalarType scalar) noexcept {
+  static const auto details = [] {
+    std::array<ReasonDetail, kScalarTypes> table{};
+    for (size_t i = 0; i < table.size(); ++i) {
+      const auto type = static_cast<at::ScalarType>(i);
+      const size_t itemsize = caffe2::TypeMeta::fromScalarType(type).itemsize();
+      table[i] = {c10::toString(type),
+                  torch_common::remedy_for_itemsize(static_cast<int64_t>(itemsize))};
+    }
+    return table;
+  }();
+  const auto index = static_cast<size_t>(scalar);
+  return index < details.size() ? &details[index] : nullptr;
+}
+
 void describe_dtype(at::ScalarType scalar, TensorView& view) noexcept {
   const auto index = static_cast<size_t>(scalar);
   if (index < kByScalar.size() && kByScalar[index].held) [[likely]] {
     view.dtype = kByScalar[index].dtype;
   } else {
     view.reasons.add(ErrorCode::unsupported_dtype);
-    view.found = c10::toString(scalar);
-    view.remedy = torch_common::remedy_for_itemsize(static_cast<int64_t>(c10::elementSize(scalar)));
+    view.detail = detail_of(scalar);
   }
 }
 
@@ -69,7 +84,8 @@ void describe(const at::Tensor& tensor, Loan& loan) {
   const uint64_t beyond = kKeys.beyond_plain(impl.key_set().raw_repr());
   if (!torch_common::describe_keys(kKeys, beyond, loan)) return;
   if (impl.has_symbolic_sizes_strides()) return describe_reason(ErrorCode::symbolic_shape, loan);
-  if (!impl.has_storage()) return describe_reason(ErrorCode::storage_inaccessible, loan);
+  // has_storage() of these keys, without a virtual call.
+  if (!impl.unsafe_storage()) return describe_reason(ErrorCode::storage_inaccessible, loan);
 
   const c10::IntArrayRef sizes = impl.sizes();
   const c10::IntArrayRef strides = impl.strides();

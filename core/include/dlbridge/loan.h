@@ -77,7 +77,7 @@ class Loan {
     mine.shape = shape();
     mine.strides = strides();
     mine.reasons = {};
-    mine.found = mine.remedy = nullptr;
+    mine.detail = nullptr;
     view_ = mine;
   }
 

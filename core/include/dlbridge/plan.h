@@ -33,14 +33,20 @@ class DTypeSet {
   constexpr void remove(DType type) noexcept {
     if (slot(type) >= 0) masks_[code_of(type)] &= static_cast<uint16_t>(~bit_of(type));
   }
-  [[gnu::always_inline]] constexpr bool contains(DType type) const noexcept {
+  constexpr bool contains(DType type) const noexcept {
     return slot(type) >= 0 && (masks_[code_of(type)] & bit_of(type)) != 0;
+  }
+  /// contains() for types of whole bytes. Requires: at least 8 bits.
+  [[gnu::always_inline]] constexpr bool contains_bytes(DLDataType type) const noexcept {
+    const unsigned bits = type.bits;
+    return type.lanes == 1 && type.code < 32 && (bits & (bits - 1)) == 0 &&
+           (masks_[type.code] >> std::countr_zero(bits) & 1) != 0;
   }
 
   /// How many slots there are, and the slot of a type: an index for tables beside this set; -1 if
   /// it has none.
   static constexpr int kSlots = 32 * 16;
-  static constexpr int slot(DType type) noexcept {
+  [[gnu::always_inline]] static constexpr int slot(DType type) noexcept {
     const auto bits = static_cast<unsigned>(type.bits());
     if (code_of(type) >= 32 || type.lanes() != 1) return -1;
     const bool single_bit = bits != 0 && (bits & (bits - 1)) == 0;  // no call of popcount
@@ -157,7 +163,7 @@ inline bool is_plainly_shareable(const TensorView& view, const TargetTraits& tar
   // Every single-lane type of whole bytes in a DTypeSet has a power of two as its size.
   const uintptr_t misaligned = reinterpret_cast<uintptr_t>(view.data) & (view.dtype.bits / 8 - 1);
   return request.names_nothing() && view.reasons.empty() && view.dtype.bits >= 8 &&
-         target.dtypes.contains(view.dtype) && target.accepts_device(view.device) &&
+         target.dtypes.contains_bytes(view.dtype) && target.accepts_device(view.device) &&
          view.ndim <= target.max_ndim && (view.access != Access::read_only || target.read_only) &&
          (misaligned == 0 || target.misaligned) && (target.every_layout() || is_plain_layout(view));
 }

@@ -19,6 +19,12 @@ enum class Access : uint8_t {
   unknown,  ///< from a legacy capsule, which has no flag (docs/reference/rules.md#74)
 };
 
+/// What a source says about the first of its reasons. Static, or as old as the view's user.
+struct ReasonDetail {
+  const char* found = nullptr;   ///< name of what the reason is about, or null
+  const char* remedy = nullptr;  ///< the source's own remedy, or null
+};
+
 /// A description of strided memory. `shape` and `strides` are borrowed from the Loan or descriptor
 /// that the view was taken from.
 struct TensorView {
@@ -30,18 +36,19 @@ struct TensorView {
   DLDevice device{static_cast<DLDeviceType>(1), 0};
   DLDataType dtype{2, 32, 1};
   Access access = Access::writable;
-  bool is_copied = false;        ///< the memory was copied for this exchange (DLPack's IS_COPIED)
-  bool subbyte_padded = false;   ///< elements below a byte are padded to one
-  bool castable = false;         ///< the source casts its elements, though DLPack has no such type
-  ReasonSet reasons;             ///< the source's own reasons against sharing (conj bit, mask …)
-  const char* found = nullptr;   ///< static name of what the first reason is about, or null
-  const char* remedy = nullptr;  ///< static text: the source's own remedy for it, or null
+  bool is_copied = false;       ///< the memory was copied for this exchange (DLPack's IS_COPIED)
+  bool subbyte_padded = false;  ///< elements below a byte are padded to one
+  bool castable = false;        ///< the source casts its elements, though DLPack has no such type
+  ReasonSet reasons;            ///< the source's own reasons against sharing (conj bit, mask …)
+  const ReasonDetail* detail = nullptr;  ///< borrowed; null where there is nothing to add
 
   std::span<const int64_t> extents() const noexcept { return {shape, static_cast<size_t>(ndim)}; }
   std::span<const int64_t> stride_elements() const noexcept {
     return {strides, static_cast<size_t>(ndim)};
   }
   int64_t itemsize() const noexcept { return DType(dtype).itemsize(); }
+  const char* found() const noexcept { return detail ? detail->found : nullptr; }
+  const char* remedy() const noexcept { return detail ? detail->remedy : nullptr; }
 
   /// Product of the extents; 1 at rank 0. Requires: a validated view (no overflow).
   int64_t size() const noexcept {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "bridge/registry.h"
 #include "convert/arguments.h"
 #include "convert/containers.h"
 #include "convert/host.h"
@@ -15,7 +16,7 @@ namespace {
 
 // Shares memory that a device may still write: the consumer's stream waits for the producer's, the
 // host waits for it. The original storage, too, is reused only after that.
-[[gnu::noinline]] PyObject* share_ordered(Source& source, const Adapter& target) {
+PyObject* share_ordered(Source& source, const Adapter& target) {
   const intptr_t stream = order_for(source, target);
   wait_for_host_access(source);
   Reference result(share(source, target));
@@ -23,10 +24,8 @@ namespace {
   return result.release();
 }
 
-// Everything but the plain share of host memory, kept out of the hot path.
-[[gnu::noinline]] PyObject* convert_slow(Source& source, const Adapter& target, Request request,
-                                         const Plan* first) {
-  const Plan decision = plan_for(source, target, request, first);
+PyObject* convert_opened(Source& source, const Adapter& target, Request request) {
+  const Plan decision = plan_for(source, target, request);
   if (decision.verdict == Verdict::refuse) throw refusal_of(source, target, request, decision);
   if (decision.stages) return convert_by_staging(source, target, request, decision);
   if (decision.verdict == Verdict::share) {
@@ -65,15 +64,14 @@ PyObject* convert_leaf(PyObject* x, const Adapter& target, const Request& reques
 }  // namespace
 
 PyObject* convert(PyObject* x, const Adapter& target) {
-  Source source;
-  if (!source.open_known(x)) [[unlikely]] {
-    if (is_container(x)) return convert_container(x, target, kNothingNamed, convert_leaf);
-    source.open_slow(x);
+  if (const Adapter* own = adapter_by_type(Py_TYPE(x))) [[likely]] {
+    Loan loan;
+    check(own->describe(x, &loan));
+    if (loan.view().device.device_type == kDLCPU &&
+        plan(loan.view(), *target.traits, kNothingNamed).verdict == Verdict::share) [[likely]]
+      return share(x, *own, loan, target);
   }
-  const Plan decision = plan(source.view(), *target.traits, kNothingNamed);
-  if (decision.verdict == Verdict::share && source.view().device.device_type == kDLCPU) [[likely]]
-    return share(source, target);
-  return convert_slow(source, target, kNothingNamed, &decision);
+  return convert(x, target, kNothingNamed);
 }
 
 PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {
@@ -82,7 +80,7 @@ PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {
     if (is_container(x)) return convert_container(x, target, request, convert_leaf);
     source.open_slow(x);
   }
-  return convert_slow(source, target, request, nullptr);
+  return convert_opened(source, target, request);
 }
 
 PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) {

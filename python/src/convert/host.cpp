@@ -129,33 +129,29 @@ bool can_hold(const Adapter& adapter, DLDataType dtype) noexcept {
          adapter.extend() && adapter.traits->dtypes.contains(dtype);
 }
 
-// Managed memory that the host shares counts as the host's where the target lives there. Returns
-// true if it was taken so.
-bool take_managed_as_host(Source& source, const Adapter& target) noexcept {
+// Managed memory that the host shares counts as the host's where the target lives there.
+void take_managed_as_host(Source& source, const Adapter& target) noexcept {
   const Device device(source.view().device);
-  if (device.type() != DeviceType::cuda_managed || !target.traits->host_only) return false;
+  if (device.type() != DeviceType::cuda_managed || !target.traits->host_only) return;
   const DeviceModule* module = usable_device_module();
-  if (module == nullptr || !module->shares_managed(device.id())) return false;
-  source.take_as_host();
-  return true;
+  if (module != nullptr && module->shares_managed(device.id())) source.take_as_host();
 }
 
 // A framework's tensor over device memory that this process cannot reach is refused: the missing
-// driver becomes a reason. Returns true if one was added.
-bool add_missing_driver(Source& source, const Adapter& target, const Request& request) {
+// driver becomes a reason.
+void add_missing_driver(Source& source, const Adapter& target, const Request& request) {
   const bool foreign = source.adapter().traits != target.traits && target.device_empty != nullptr;
   const bool staged = request.device && Device(*request.device).is_host();
-  if (!foreign || staged || !Device(source.view().device).is_cuda()) return false;
+  if (!foreign || staged || !Device(source.view().device).is_cuda()) return;
   ReasonSet reasons = unusable_reasons();
   // Without the module streams cannot be ordered; the framework knows whether there is a driver.
   if (device_module() == nullptr && !target.has_device()) reasons = ErrorCode::no_driver;
   source.view().reasons.add(reasons);
-  return !reasons.empty();
 }
 
-// Completes what a plan depends on. Returns true if that changed.
-bool prepare(Source& source, const Adapter& target, Request& request) {
-  bool changed = take_managed_as_host(source, target);
+// Completes what a plan depends on.
+void prepare(Source& source, const Adapter& target, Request& request) {
+  take_managed_as_host(source, target);
   const bool on_device = !Device(source.view().device).is_host();
   const bool to_device = request.device && !Device(*request.device).is_host();
   if (request.row_major && (on_device || to_device)) {
@@ -165,14 +161,10 @@ bool prepare(Source& source, const Adapter& target, Request& request) {
                     " takes part; expected host memory: leave order= out here, and pass it in a "
                     "call on the host");
   }
-  if (on_device || to_device) {
-    usable_device_module();  // before the plan, which asks it
-    changed = true;
-  }
-  changed |= add_missing_driver(source, target, request);
+  if (on_device || to_device) usable_device_module();  // before the plan, which asks it
+  add_missing_driver(source, target, request);
   const Adapter& own = source.adapter();
   request.source_casts = own.fill != nullptr && (!request.dtype || can_hold(own, *request.dtype));
-  return changed || request.dtype;
 }
 
 // A source that cannot cast may go through a framework that shares its memory and can.
@@ -190,10 +182,9 @@ std::string remedy_by_other(const Source& source, const Adapter& target) {
 
 }  // namespace
 
-Plan plan_for(Source& source, const Adapter& target, Request& request, const Plan* first) {
-  const bool changed = prepare(source, target, request);
-  Plan decision =
-      first != nullptr && !changed ? *first : plan(source.view(), *target.traits, request);
+Plan plan_for(Source& source, const Adapter& target, Request& request) {
+  prepare(source, target, request);
+  Plan decision = plan(source.view(), *target.traits, request);
   if (decision.verdict == Verdict::refuse && target.extend != nullptr &&
       (decision.reasons.has(ErrorCode::missing_ml_dtypes) ||
        decision.reasons.has(ErrorCode::unsupported_dtype)) &&
@@ -207,9 +198,11 @@ Error refusal_of(const Source& source, const Adapter& target, const Request& req
                  const Plan& decision) {
   TensorView view = source.view();
   std::string remedy;
-  if (decision.reasons.first() == ErrorCode::unsupported_dtype && view.remedy == nullptr) {
+  ReasonDetail detail{view.found()};
+  if (decision.reasons.first() == ErrorCode::unsupported_dtype && view.remedy() == nullptr) {
     remedy = remedy_by_other(source, target);
-    if (!remedy.empty()) view.remedy = remedy.c_str();
+    if (!remedy.empty()) detail.remedy = remedy.c_str();
+    view.detail = &detail;
   }
   const Error error = refusal(view, *target.traits, request, decision);
   const bool reached = decision.stages || view.reasons.has(ErrorCode::no_staging);
@@ -234,18 +227,6 @@ Error refusal_of(const Source& source, const Adapter& target, const Request& req
 
 void copy_elements(const TensorView& src, const TensorView& dst, bool fresh) {
   run_copy(dst.nbytes(), [&] { copy_host(src, dst, fresh); });
-}
-
-PyObject* share(Source& source, const Adapter& target) {
-  PyObject* result = nullptr;
-  if (source.loan().original && target.reuse_storage != nullptr) {
-    check(target.reuse_storage(&source.loan(), &result));
-    if (result != nullptr) return result;
-    source.loan().original = {};  // gone: wrap() does not look it up again
-  }
-  source.acquire();
-  check(target.wrap(&source.loan(), &result));
-  return result;
 }
 
 PyObject* convert_on_host(Source& source, const Adapter& target, const Request& request,

@@ -12,9 +12,8 @@ namespace dlbridge::python {
 
 /// The plan for an opened source. Completes what the decision needs first: the source's view
 /// (managed memory that the host shares counts as the host's, a missing driver becomes a reason),
-/// `request` (whether the source casts), the device module, the target's optional packages. `first`
-/// is the caller's own plan, kept where nothing of this changes it.
-Plan plan_for(Source& source, const Adapter& target, Request& request, const Plan* first = nullptr);
+/// `request` (whether the source casts), the device module, the target's optional packages.
+Plan plan_for(Source& source, const Adapter& target, Request& request);
 
 /// The error for a refused plan, with what keeps the device module from staging.
 Error refusal_of(const Source& source, const Adapter& target, const Request& request,
@@ -23,8 +22,27 @@ Error refusal_of(const Source& source, const Adapter& target, const Request& req
 /// copy_host(), without the GIL where the copy is large.
 void copy_elements(const TensorView& src, const TensorView& dst, bool fresh);
 
-/// A new reference to `target`'s object over the source's memory.
-PyObject* share(Source& source, const Adapter& target);
+/// A new reference to `target`'s object over the memory of `x`, which `own` has described in
+/// `loan`. Inline: the hot path.
+inline PyObject* share(PyObject* x, const Adapter& own, Loan& loan, const Adapter& target) {
+  PyObject* result = nullptr;
+  if (loan.original && target.reuse_storage != nullptr) {
+    check(target.reuse_storage(&loan, &result));
+    if (result != nullptr) return result;
+    loan.original = {};  // gone: wrap() does not look it up again
+  }
+  check(own.acquire(x, &loan));
+  Error* error = target.wrap(&loan, &result);
+  if (error != nullptr) [[unlikely]] {
+    const PendingException aside;
+    loan.reset();
+  }
+  check(error);
+  return result;
+}
+inline PyObject* share(Source& source, const Adapter& target) {
+  return share(source.object(), source.adapter(), source.loan(), target);
+}
 
 /// Does what a plan says that neither stages nor concerns device memory. Returns a new reference.
 PyObject* convert_on_host(Source& source, const Adapter& target, const Request& request,

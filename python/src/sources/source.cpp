@@ -85,8 +85,10 @@ void Source::open_as_array(PyObject* x) {
   adapter_ = &adapter_named("numpy");
   check(adapter_->describe(object_, &loan_));
   loan_.view().is_copied = PyTuple_GET_ITEM(found.get(), 1) == Py_True;
-  if (!loan_.view().reasons.empty() && loan_.view().remedy != nullptr)  // it speaks of an array
-    loan_.view().remedy = "pass an array of numbers that is made of numpy.asarray(x)";
+  if (!loan_.view().reasons.empty() && loan_.view().remedy() != nullptr) {  // it speaks of an array
+    detail_ = {loan_.view().found(), "pass an array of numbers that is made of numpy.asarray(x)"};
+    loan_.view().detail = &detail_;
+  }
 }
 
 // A producer on a GPU is passed a stream that waits for its work.

@@ -80,6 +80,7 @@ class Source {
   const Adapter* adapter_ = nullptr;
   PyObject* object_ = nullptr;
   Reference capsule_;  // or the array over a buffer
+  ReasonDetail detail_;
   Loan loan_;
   intptr_t stream_ = 0;
   CommonStream* common_ = nullptr;

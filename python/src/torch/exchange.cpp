@@ -53,6 +53,7 @@ struct NamedDType {
   PyObject* object;                // a torch.dtype; torch keeps it
   std::optional<DLDataType> held;  // its DLPack type, where it has one
   std::string name;
+  ReasonDetail detail = {};  // of a type without one, once it was met
 };
 
 // The functions of torch that this adapter calls, taken once from dlbridge._torch_calls. References
@@ -150,8 +151,8 @@ void Torch::find_dtype(DType type, const char* name) {
 
 Torch* g_torch = nullptr;  // set once, before the adapter is registered; changed under the GIL
 
-const NamedDType& named(PyObject* dtype) {
-  for (const NamedDType& row : g_torch->dtypes) {
+NamedDType& named(PyObject* dtype) {
+  for (NamedDType& row : g_torch->dtypes) {
     if (row.object == dtype) return row;
   }
   const Reference text = checked(PyObject_Str(dtype));
@@ -164,15 +165,15 @@ const NamedDType& named(PyObject* dtype) {
 // ---- out of torch ----
 
 void describe_dtype(PyObject* dtype, TensorView& view) {
-  const NamedDType& row = named(dtype);
+  NamedDType& row = named(dtype);
   if (row.held) [[likely]] {
     view.dtype = *row.held;
     return;
   }
   view.reasons.add(ErrorCode::unsupported_dtype);
-  view.found = row.name.c_str();
-  view.remedy =
-      torch_common::remedy_for_itemsize(to_int(checked(PyObject_GetAttrString(dtype, "itemsize"))));
+  const int64_t itemsize = to_int(checked(PyObject_GetAttrString(dtype, "itemsize")));
+  row.detail = {row.name.c_str(), torch_common::remedy_for_itemsize(itemsize)};
+  view.detail = &row.detail;
 }
 
 void describe_gradient(bool required, TensorView& view) {

@@ -120,7 +120,7 @@ TEST_P(DescribeReason, IsNamed) {
   EXPECT_TRUE(loan.view().reasons.has(GetParam().code));
   EXPECT_EQ(loan.view().reasons.first(), GetParam().code);
   if (GetParam().found != nullptr) {
-    EXPECT_STREQ(loan.view().found, GetParam().found);
+    EXPECT_STREQ(loan.view().found(), GetParam().found);
   }
 }
 

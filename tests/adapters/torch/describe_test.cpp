@@ -123,7 +123,7 @@ TEST(TorchDtypes, NameWhatDlpackLacks) {
                             at::ScalarType::Int7}) {
     const Loan loan = described(at::empty({2}, scalar));
     EXPECT_EQ(loan.view().reasons, ReasonSet(ErrorCode::unsupported_dtype));
-    EXPECT_STREQ(loan.view().found, c10::toString(scalar));
+    EXPECT_STREQ(loan.view().found(), c10::toString(scalar));
   }
 }
 
