@@ -113,8 +113,10 @@ void box_deleter(Loan& loan) {
 }
 
 // `allocator`: where resize_ takes more memory from; null: a storage that cannot be resized.
-at::Tensor new_storage(Loan& loan, const Layout& layout, caffe2::TypeMeta meta,
-                       c10::Allocator* allocator = nullptr) {
+// Inlined into to_tensor(), which is hot.
+[[gnu::always_inline]] inline at::Tensor new_storage(Loan& loan, const Layout& layout,
+                                                     caffe2::TypeMeta meta,
+                                                     c10::Allocator* allocator = nullptr) {
   const TensorView& view = loan.view();
   const c10::Device device = torch_device(view.device);
   // A DataPtr without a context never calls its deleter.
