@@ -28,7 +28,8 @@ def array_over(x: Any, memory: memoryview | None) -> tuple[Any, bool] | str | No
                 f"the format of the buffer of x is {memory.format!r}, {found}: pass memoryview(x).cast('B'), its bytes"
             )
         return found, False
-    if not any("__array_interface__" in base.__dict__ for base in type(x).__mro__):
+    owners = [base.__dict__ for base in type(x).__mro__] + [getattr(x, "__dict__", {})]
+    if not any("__array_interface__" in owner for owner in owners):
         return None
     interface = x.__array_interface__
     if isinstance(interface, dict) and interface.get("mask") is not None:

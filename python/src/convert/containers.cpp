@@ -191,7 +191,7 @@ class Walk {
     return result;
   }
 
-  // A namedtuple is made by _make(), another subclass by its type.
+  // A namedtuple is made by _make(), another subclass by its type; its attributes are kept.
   Reference convert_tuple(PyObject* x, const Step* step) {
     Reference items = checked(PyTuple_New(PyTuple_GET_SIZE(x)));
     for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(x); ++i) {
@@ -200,9 +200,14 @@ class Walk {
     }
     if (PyTuple_CheckExact(x)) return items;
     auto* type = reinterpret_cast<PyObject*>(Py_TYPE(x));
-    return checked(has_attribute(Py_TYPE(x), "_make")
-                       ? PyObject_CallMethod(type, "_make", "(O)", items.get())
-                       : PyObject_CallOneArg(type, items.get()));
+    Reference result = checked(has_attribute(Py_TYPE(x), "_make")
+                                   ? PyObject_CallMethod(type, "_make", "(O)", items.get())
+                                   : PyObject_CallOneArg(type, items.get()));
+    if (!has_attribute(Py_TYPE(x), "__dict__")) return result;
+    const Reference from = checked(PyObject_GenericGetDict(x, nullptr));
+    const Reference to = checked(PyObject_GenericGetDict(result.get(), nullptr));
+    if (PyDict_Update(to.get(), from.get()) < 0) throw_pending();
+    return result;
   }
 
   // Fields are set as object.__setattr__ sets them: frozen dataclasses are converted, too.

@@ -193,6 +193,20 @@ def test_scalars_are_passed_as_arrays(x: Any) -> None:
             assert error.code in ("no_driver", "no_device", "no_staging", "invalid_device")
 
 
+@pytest.mark.parametrize(
+    ("x", "found"),
+    [
+        (np.array(["a"]), "the cast from str (U) to float32"),
+        (np.ones(3, np.longdouble), "the cast from longdouble to float32"),
+    ],
+    ids=["text", "longdouble"],
+)
+def test_a_forbidden_cast_names_what_it_was_from(x: Any, found: str) -> None:
+    error = refusal(lambda: dlbridge.to_torch(x, dtype="float32", copy=False))
+    assert error.code == "copy_forbidden"
+    assert found in str(error)
+
+
 @pytest.mark.parametrize("dtype", [np.longdouble, np.clongdouble])
 def test_shares_memory_of_longdouble_names_a_cast(dtype: Any) -> None:
     x = np.ones(3, dtype)

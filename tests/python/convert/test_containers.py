@@ -23,6 +23,10 @@ class Pair(NamedTuple):
     v: Any
 
 
+class Tagged(tuple[Any, ...]):
+    pass
+
+
 @dataclasses.dataclass(frozen=True)
 class Batch:
     image: Any
@@ -57,6 +61,13 @@ def test_structure_is_kept(build: Any) -> None:
     back = dlbridge.to_numpy(there)
     assert repr(back) == repr(x)
     assert getattr(there, "default_factory", None) == getattr(x, "default_factory", None)
+
+
+def test_attributes_of_a_tuple_are_kept() -> None:
+    x = Tagged((array(),))
+    x.tag = "left"
+    there = dlbridge.to_torch(x)
+    assert (type(there), there.tag) == (Tagged, "left")
 
 
 def test_class_variables_are_no_fields() -> None:

@@ -6,6 +6,7 @@ import ctypes
 import gc
 import mmap
 import sys
+import types
 import weakref
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,12 @@ def test_array_interfaces_are_shared() -> None:
     assert alive() is not None  # the tensor holds it
     del t
     assert alive() is None
+
+
+def test_an_interface_of_the_instance_alone_is_read() -> None:
+    a = np.arange(3)
+    x = types.SimpleNamespace(__array_interface__=a.__array_interface__, keeps=a)
+    assert address(dlbridge.to_numpy(x)) == address(a)
 
 
 def test_a_copy_of_the_producer_is_named() -> None:
