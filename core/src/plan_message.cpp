@@ -170,8 +170,7 @@ std::string found_dtype(const TensorView& view, const TargetTraits& target,
 std::string word_for(std::string_view word, const TensorView& view, const TargetTraits& target,
                      const Request& request, int64_t bytes) {
   const int32_t dim = negative_stride_dimension(view);
-  if (word == "dtype")
-    return view.found() != nullptr ? view.found() : DType(view.dtype).name();
+  if (word == "dtype") return view.found() != nullptr ? view.found() : DType(view.dtype).name();
   if (word == "found") return found_dtype(view, target, request);
   if (word == "new_dtype") return DType(*request.dtype).name();
   if (word == "device") return Device(view.device).name();
