@@ -36,15 +36,14 @@ class TrainingLog:
         self.longest_pause = 0.0  # seconds that a call of keep() took
         self._window = window
         self._stream = stream
-        self._coming: deque[tuple[list[str], Any]] = deque()
+        self._coming: deque[dlbridge.Future] = deque()
 
     def keep(self, arrays: dict[str, Any]) -> None:
         """Starts the copies of one step, in one operation. Does not wait, unless the GPU is `window` steps behind."""
         begin = time.perf_counter()
-        group = dlbridge.stage_many(list(arrays.values()), device="cpu", stream=self._stream)
-        self._coming.append((list(arrays), group))
+        self._coming.append(dlbridge.stage_many(arrays, device="cpu", stream=self._stream))
         self.longest_pause = max(self.longest_pause, time.perf_counter() - begin)
-        while self._coming and (self._coming[0][1].done() or len(self._coming) > self._window):
+        while self._coming and (self._coming[0].done() or len(self._coming) > self._window):
             self._take()
 
     def finish(self) -> dict[str, np.ndarray]:
@@ -54,8 +53,7 @@ class TrainingLog:
         return {name: np.stack(arrays) for name, arrays in self.kept.items()}
 
     def _take(self) -> None:
-        names, group = self._coming.popleft()
-        for name, array in zip(names, group.result(), strict=True):
+        for name, array in self._coming.popleft().result().items():
             self.kept.setdefault(name, []).append(array.copy())  # frees the pinned memory
 
 

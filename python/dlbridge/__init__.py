@@ -25,11 +25,11 @@ from ._core import (
     set_pool_limit,
     shares_memory,
     stage,
+    stage_many,
     to_numpy,
     to_torch,
 )
 from ._errors import ExchangeError
-from ._futures import FutureGroup, stage_many
 from ._info import BuildInfo, build_info
 from ._paths import cmake_dir
 from ._pool import PoolStats, pool_stats
@@ -40,7 +40,6 @@ __all__ = [
     "BuildInfo",
     "ExchangeError",
     "Future",
-    "FutureGroup",
     "Plan",
     "PoolStats",
     "Tensor",

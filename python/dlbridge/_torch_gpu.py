@@ -48,6 +48,14 @@ def empty(shape: tuple[int, ...], strides: tuple[int, ...], dtype: str, device: 
     return torch.empty_strided(shape, strides, dtype=found, device=f"cuda:{device}")
 
 
+def piece(
+    memory: torch.Tensor, offset: int, dtype: str, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> torch.Tensor:
+    """A tensor over a part of `memory`, which are bytes."""
+    whole = memory.view(getattr(torch, dtype))
+    return whole.as_strided(shape, strides, offset // whole.element_size())
+
+
 def record_stream(tensor: torch.Tensor, device: int, stream: int) -> None:
     """Records with the allocator that `stream` uses the memory. torch counts its own streams itself."""
     if not has_cuda():

@@ -76,6 +76,10 @@ struct Adapter {
   /// Writes a new reference to the same elements in memory that DLPack can describe (no conj bit,
   /// no copy-on-write ...), on the device of `x`; `x` itself where there is nothing to do.
   Error* (*materialize)(PyObject* x, PyObject** out) noexcept = nullptr;
+  /// Writes a new reference to an object with shape, strides and dtype of `like` over the memory of
+  /// `bytes`, a one-dimensional uint8 object of device_empty, from byte `offset` on.
+  Error* (*piece)(PyObject* bytes, const TensorView* like, int64_t offset,
+                  PyObject** out) noexcept = nullptr;
 };
 
 }  // namespace dlbridge::python

@@ -69,9 +69,9 @@ struct Step {
   bool field = false;
 };
 
-std::string path_of(const Step* step) {
-  if (step == nullptr) return "x";
-  const std::string outer = path_of(step->outer);
+std::string path_of(const Step* step, const char* root) {
+  if (step == nullptr) return root;
+  const std::string outer = path_of(step->outer, root);
   if (step->key == nullptr) return outer + "[" + std::to_string(step->index) + "]";
   if (!step->field) return outer + "[" + repr_of(step->key) + "]";
   const char* name = PyUnicode_AsUTF8(step->key);
@@ -80,8 +80,7 @@ std::string path_of(const Step* step) {
 }
 
 // Throws the error of a leaf with its path; a Python exception gets a note.
-[[noreturn]] void throw_with_path(const Error& error, const Step* step) {
-  const std::string path = path_of(step);
+[[noreturn]] void throw_with_path(const Error& error, const std::string& path) {
   if (error.code() == ErrorCode::python_exception) {
 #if PY_VERSION_HEX >= 0x030B0000
     PyObject *type, *value, *traceback;
@@ -124,8 +123,8 @@ bool holds_numbers(PyObject* x, int depth = 0) noexcept {
 
 class Walk {
  public:
-  Walk(const Adapter& target, const Request& request, LeafConversion* convert_leaf) noexcept
-      : target_(target), request_(request), convert_leaf_(convert_leaf) {}
+  Walk(const char* root, const std::function<PyObject*(PyObject*)>& convert_leaf) noexcept
+      : root_(root), convert_leaf_(convert_leaf) {}
 
   // A new reference.
   Reference convert(PyObject* x, const Step* step) {
@@ -137,9 +136,9 @@ class Walk {
       return remember(x, convert_inside(x, step));
     }
     try {
-      return remember(x, Reference(convert_leaf_(x, target_, request_)));
+      return remember(x, Reference(convert_leaf_(x)));
     } catch (const Error& error) {
-      throw_with_path(error, step);
+      throw_with_path(error, path_of(step, root_));
     }
   }
 
@@ -225,9 +224,8 @@ class Walk {
     return result;
   }
 
-  const Adapter& target_;
-  const Request& request_;
-  LeafConversion* convert_leaf_;
+  const char* root_;
+  const std::function<PyObject*(PyObject*)>& convert_leaf_;
   Converted converted_;
 };
 
@@ -242,9 +240,14 @@ bool is_container(PyObject* x) noexcept {
          !has_attribute(Py_TYPE(x), "__dlpack__");
 }
 
+PyObject* map_container(PyObject* x, const char* root,
+                        const std::function<PyObject*(PyObject*)>& convert) {
+  return Walk(root, convert).convert(x, nullptr).release();
+}
+
 PyObject* convert_container(PyObject* x, const Adapter& target, const Request& request,
                             LeafConversion* convert_leaf) {
-  return Walk(target, request, convert_leaf).convert(x, nullptr).release();
+  return map_container(x, "x", [&](PyObject* leaf) { return convert_leaf(leaf, target, request); });
 }
 
 }  // namespace dlbridge::python

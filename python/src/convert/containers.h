@@ -4,6 +4,8 @@
 
 #include <Python.h>
 
+#include <functional>
+
 #include "bridge/adapter.h"
 
 namespace dlbridge::python {
@@ -15,9 +17,14 @@ bool is_container(PyObject* x) noexcept;
 /// Converts one leaf: a new reference. Throws.
 using LeafConversion = PyObject*(PyObject* x, const Adapter& target, const Request& request);
 
-/// A new container of the same structure whose leaves are converted; None stays. An object that is
-/// found twice is converted once. Throws the error of the first leaf that fails, with its path
-/// (`x["image"][3]`) in the message. Needs the GIL.
+/// A new container of the same structure whose leaves are what `convert` returns for them, a new
+/// reference each; None stays. An object that is found twice is converted once. `x` may be a leaf
+/// itself. Throws the error of the first leaf that fails, with its path (`root["image"][3]`) in the
+/// message. Needs the GIL.
+PyObject* map_container(PyObject* x, const char* root,
+                        const std::function<PyObject*(PyObject*)>& convert);
+
+/// The same for conversions to a target, where `x` is called x.
 PyObject* convert_container(PyObject* x, const Adapter& target, const Request& request,
                             LeafConversion* convert_leaf);
 

@@ -6,7 +6,7 @@
 
 namespace dlbridge::python {
 
-/// Adds Future, stage and _stage_batch.
+/// Adds Future, stage and stage_many.
 void bind_futures(nanobind::module_& module);
 
 /// Adds pinned_empty, record_stream and what the pool's functions call.

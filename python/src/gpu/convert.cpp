@@ -71,8 +71,10 @@ PyObject* to_device(Source& source, const Adapter& target, const Request& reques
       allocate_on_device(module, target, from.view(), request.device->device_id, std::nullopt);
   if (from.view().is_empty()) return made.object.release();
   const bool pinned = module.is_pinned(&from.view());
-  const Staging staging = start_to_device(module, from, std::move(made.memory), made.stream,
-                                          to_device_options(from.view().nbytes(), pinned));
+  const StagingOptions options = to_device_options(from.view().nbytes(), pinned);
+  from.acquire();
+  const Staging staging =
+      start_to_device(module, std::move(from.loan()), std::move(made.memory), made.stream, options);
   finish_to_device(staging, pinned);
   return made.object.release();
 }

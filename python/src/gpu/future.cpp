@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "gpu/bindings.h"
-
-#include <nanobind/stl/pair.h>
+#include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <chrono>
 #include <string>
 
-#include "bridge/registry.h"
 #include "convert/arguments.h"
-#include "gpu/launch.h"
+#include "gpu/bindings.h"
 #include "gpu/stage.h"
 #include "gpu/streams.h"
 
@@ -21,52 +19,62 @@ namespace {
 // The content of the Python class. Guarded by the GIL.
 class Future {
  public:
-  Future(StartedStaging&& started, bool many) noexcept
-      : staging_(std::move(started.staging)),
-        result_(std::move(started.object)),
-        target_(started.target),
-        given_(static_cast<bool>(result_)),
-        many_(many) {}
+  /// `bar` shows how many leaves have arrived; null: nothing does.
+  Future(StartedCopies&& copies, Reference bar) noexcept
+      : copies_(std::move(copies)), bar_(std::move(bar)) {}
 
-  bool done() const noexcept { return staging_.done(); }
-  int fd() const { return staging_.fd(); }
+  bool done() const noexcept { return std::ranges::all_of(copies_.operations, &Staging::done); }
+
+  /// The file descriptor of the first operation that is not done, or of the last one.
+  int fd() const {
+    const auto& all = copies_.operations;
+    if (all.empty())
+      throw Error(ErrorCode::invalid_argument, "descriptor", "no tensor is copied: call result()");
+    const auto open = std::ranges::find_if_not(all, &Staging::done);
+    return (open != all.end() ? *open : all.back()).fd();
+  }
 
   /// Returns true if it is done. Throws Error.
-  bool wait(const nb::object& timeout) const {
+  bool wait(const nb::object& timeout) {
+    using Clock = std::chrono::steady_clock;
     const double seconds = timeout.is_none() ? -1 : nb::cast<double>(timeout);
     if (!timeout.is_none() && !(seconds >= 0)) {
       throw Error(ErrorCode::invalid_argument, "timeout",
                   "timeout is " + repr_of(timeout.ptr()) + "; expected None or seconds from 0 on");
     }
-    return staging_.wait(seconds);
+    const auto begin = Clock::now();
+    for (size_t i = 0; i < copies_.operations.size(); ++i) {
+      const double passed = std::chrono::duration<double>(Clock::now() - begin).count();
+      const double left = seconds < 0 ? -1 : std::max(0.0, seconds - passed);
+      if (!copies_.operations[i].wait(left)) return false;
+      show(i);
+    }
+    return true;
   }
 
   /// A borrowed reference: the same object on every call. Requires: done. Throws Error.
   PyObject* result() {
-    if (given_) {
-      static_cast<void>(staging_.result(0));  // says what went wrong
-    } else if (!result_) {
-      Reference made(many_ ? list() : one(0));
+    if (!result_) {
+      Reference made = result_of(copies_);
       if (!result_) result_ = std::move(made);  // another thread may have made it
     }
     return result_.get();
   }
 
  private:
-  PyObject* one(size_t index) const { return wrapped(*target_, staging_.result(index)).release(); }
-
-  PyObject* list() const {
-    Reference all = checked(PyList_New(static_cast<Py_ssize_t>(staging_.size())));
-    for (size_t i = 0; i < staging_.size(); ++i)
-      PyList_SET_ITEM(all.get(), static_cast<Py_ssize_t>(i), one(i));
-    return all.release();
+  void show(size_t operation) {
+    if (!bar_ || operation != shown_) return;
+    ++shown_;
+    const auto arrived = std::ranges::count(copies_.leaves, operation, &StagedLeaf::operation);
+    checked(PyObject_CallMethod(bar_.get(), "update", "n", static_cast<Py_ssize_t>(arrived)));
+    if (shown_ == copies_.operations.size())
+      checked(PyObject_CallMethod(bar_.get(), "close", nullptr));
   }
 
-  Staging staging_;
+  StartedCopies copies_;
+  Reference bar_;
+  size_t shown_ = 0;  // operations whose leaves the bar has counted
   Reference result_;
-  const Adapter* target_;
-  bool given_;  // result_ exists from the beginning
-  bool many_;
 };
 
 nb::object result(Future& self, const nb::object& timeout) {
@@ -84,40 +92,89 @@ nb::object await(const nb::object& self) {
   return nb::module_::import_("dlbridge._futures").attr("awaited")(self);
 }
 
-nb::object stage(const nb::object& x, const nb::object& device, const nb::object& stream,
-                 const nb::object& out, const nb::object& to, bool snapshot, bool borrow) {
-  StagingRequest request;
-  request.device = parse_device(device.ptr());
-  request.stream = parse_stream(stream.ptr());
-  if (!to.is_none()) request.target = &parse_target(to.ptr());
-  if (!out.is_none()) {
-    if (!to.is_none())
-      throw Error(ErrorCode::invalid_argument, "to",
-                  "out was given, which is the result: leave to out");
-    request.out = out.ptr();
-  }
-  request.options.snapshot = snapshot;
-  request.options.borrow = borrow;
-  return nb::cast(Future(start_staging(x.ptr(), request), false));
+// Reads a METH_VARARGS | METH_KEYWORDS call as `format` says; what was not given stays.
+template <typename... Out>
+void read(PyObject* args, PyObject* keywords, const char* format, const char* const* names,
+          Out*... out) {
+  if (PyArg_ParseTupleAndKeywords(args, keywords, format, const_cast<char**>(names), out...) == 0)
+    throw_pending();
 }
 
-nb::list stage_batch(const nb::object& xs, const nb::object& stream, bool snapshot) {
-  StagingOptions options;
-  options.snapshot = snapshot;
-  const Adapter& numpy = adapter_named("numpy");
-  nb::list groups;
-  for (StartedGroup& group : start_stagings(xs.ptr(), parse_stream(stream.ptr()), options)) {
-    StartedStaging started;
-    started.staging = std::move(group.staging);
-    started.target = &numpy;
-    groups.append(
-        nb::make_tuple(nb::cast(Future(std::move(started), true)), nb::cast(group.indices)));
-  }
-  return groups;
+PyObject* stage(PyObject*, PyObject* args, PyObject* keywords) {
+  static constexpr const char* kNames[] = {"",   "device",   "stream", "out",
+                                           "to", "snapshot", "borrow", nullptr};
+  return translated([&] {
+    PyObject *x = nullptr, *device = Py_None, *stream = Py_None, *out = Py_None, *to = Py_None;
+    PyObject *snapshot = Py_True, *borrow = Py_False;
+    read(args, keywords, "O|$OOOOO!O!:stage", kNames, &x, &device, &stream, &out, &to, &PyBool_Type,
+         &snapshot, &PyBool_Type, &borrow);
+    StagingRequest request;
+    request.device = parse_device(device);
+    request.stream = parse_stream(stream);
+    if (to != Py_None) request.target = &parse_target(to);
+    if (out != Py_None) {
+      if (to != Py_None)
+        throw Error(ErrorCode::invalid_argument, "to",
+                    "out was given, which is the result: leave to out");
+      request.out = out;
+    }
+    request.options.snapshot = snapshot == Py_True;
+    request.options.borrow = borrow == Py_True;
+    return nb::cast(Future(start_staging(x, request), {})).release().ptr();
+  });
 }
+
+PyObject* stage_many(PyObject*, PyObject* args, PyObject* keywords) {
+  static constexpr const char* kNames[] = {"", "device", "stream", "snapshot", "progress", nullptr};
+  return translated([&] {
+    PyObject *xs = nullptr, *device = Py_None, *stream = Py_None;
+    PyObject *snapshot = Py_True, *progress = Py_False;
+    read(args, keywords, "O|$OOO!O!:stage_many", kNames, &xs, &device, &stream, &PyBool_Type,
+         &snapshot, &PyBool_Type, &progress);
+    StagingRequest request;
+    request.device = parse_device(device);
+    if (!request.device) request.device = Device(DeviceType::cpu);
+    request.stream = parse_stream(stream);
+    request.options.snapshot = snapshot == Py_True;
+    Reference tqdm;
+    if (progress == Py_True) {
+      const Reference module = checked(PyImport_ImportModule("dlbridge._futures"));
+      tqdm = checked(PyObject_CallMethod(module.get(), "progress_bar", nullptr));
+    }
+    StartedCopies copies = start_stagings(xs, request, static_cast<bool>(tqdm));
+    Reference bar;
+    if (tqdm)
+      bar = checked(
+          PyObject_CallFunction(tqdm.get(), "n", static_cast<Py_ssize_t>(copies.leaves.size())));
+    return nb::cast(Future(std::move(copies), std::move(bar))).release().ptr();
+  });
+}
+
+template <typename Function>
+PyCFunction as_c_function(Function* function) noexcept {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
+PyMethodDef g_functions[] = {
+    {"stage", as_c_function(stage), METH_VARARGS | METH_KEYWORDS,
+     "stage(x, /, *, device=None, stream=None, out=None, to=None, snapshot=True, borrow=False)"
+     "\n--\n\nStart a copy of x to another device and return a Future at once."},
+    {"stage_many", as_c_function(stage_many), METH_VARARGS | METH_KEYWORDS,
+     "stage_many(xs, /, *, device='cpu', stream=None, snapshot=True, progress=False)\n--\n\n"
+     "Start a copy of every tensor in xs and return one Future, whose result has the structure of "
+     "xs.\n\n"
+     "xs is a dict, list, tuple or dataclass, nested at will, or another iterable, which becomes "
+     "a\n"
+     "list. Leaves that are no tensors are passed through. To the host the tensors of one device "
+     "and\n"
+     "stream are copied as one operation into one pinned block; to a device those of up to 64 KiB\n"
+     "go through one block. The same elements of the same memory are copied once. progress=True\n"
+     "draws a tqdm bar during the wait, and copies in pieces of 64 MiB."},
+    {nullptr, nullptr, 0, nullptr},
+};
 
 constexpr const char* kFutureDoc =
-    R"(An asynchronous copy between host and device: what stage() returns.
+    R"(An asynchronous copy between host and device: what stage() and stage_many() return.
 
 Dropping a Future neither waits nor cancels: the copy holds what it needs until it is done. Several
 threads may use one Future. `await` waits for it in asyncio.)";
@@ -137,7 +194,8 @@ void bind_futures(nb::module_& module) {
            "Wait as result() does and return None.")
       .def(
           "fileno", [](const Future& self) { return self.fd(); },
-          "Return a file descriptor that becomes readable when the copy is done. The Future owns "
+          "Return a file descriptor that becomes readable when the copy is done. Copies of several "
+          "devices or streams have one each: call done() then, and fileno() again. The Future owns "
           "it: do not read or close it.")
       .def("__await__", await,
            nb::sig("def __await__(self) -> Generator[typing.Any, typing.Any, typing.Any]"),
@@ -145,18 +203,7 @@ void bind_futures(nb::module_& module) {
       .def("__repr__", [](const Future& self) {
         return std::string("dlbridge.Future(") + (self.done() ? "done" : "under way") + ")";
       });
-  module.def("stage", stage, nb::arg("x"), nb::kw_only(), nb::arg("device").none() = nb::none(),
-             nb::arg("stream").none() = nb::none(), nb::arg("out").none() = nb::none(),
-             nb::arg("to").none() = nb::none(), nb::arg("snapshot") = true,
-             nb::arg("borrow") = false,
-             nb::sig("def stage(x: typing.Any, /, *, device: typing.Any = None, stream: "
-                     "typing.Any = None, out: typing.Any = None, to: str | None = None, snapshot: "
-                     "bool = True, borrow: bool = False) -> Future"),
-             "Start a copy of x to another device and return a Future at once.");
-  module.def("_stage_batch", stage_batch, nb::arg("xs"), nb::arg("stream").none(),
-             nb::arg("snapshot"),
-             nb::sig("def _stage_batch(xs: typing.Any, stream: typing.Any, snapshot: bool) -> "
-                     "list[tuple[Future, list[int]]]"));
+  if (PyModule_AddFunctions(module.ptr(), g_functions) < 0) throw nb::python_error();
 }
 
 }  // namespace dlbridge::python

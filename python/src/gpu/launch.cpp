@@ -67,15 +67,14 @@ Staging start_to_host_into(const DeviceModule& module, Source& source, const Ada
   return Staging(module, pending);
 }
 
-Staging start_to_device(const DeviceModule& module, Source& source, Loan&& target,
-                        intptr_t consumer, const StagingOptions& options) {
+Staging start_to_device(const DeviceModule& module, Loan&& source, Loan&& target, intptr_t consumer,
+                        const StagingOptions& options) {
   const int64_t bytes = target.view().nbytes();
   const int32_t device = target.view().device.device_id;
   if (bytes > 4 * kSmallBytes && !options.borrow && !module.is_pinned(&source.view()))
     wait_for_stream(module, device, consumer);
-  source.acquire();
   PendingStaging* pending = nullptr;
-  check(module.start_to_device(&source.loan(), &target, consumer, &options, &pending));
+  check(module.start_to_device(&source, &target, consumer, &options, &pending));
   return Staging(module, pending);
 }
 

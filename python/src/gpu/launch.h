@@ -29,7 +29,7 @@ bool arrives_as_it_is(const TensorView& view, const Adapter& target);
 /// Waits for the work that the stream holds now, checking for signals.
 void wait_for_stream(const DeviceModule& module, int32_t device, intptr_t stream);
 
-/// To fresh host memory; consumes the source's loan.
+/// To fresh host memory; consumes the source's loan, which it makes an owning one.
 Staging start_to_host(const DeviceModule& module, Source& source, intptr_t producer,
                       const StagingOptions& options);
 
@@ -38,9 +38,9 @@ Staging start_to_host_into(const DeviceModule& module, Source& source, const Ada
                            PyObject* out, Loan& memory, intptr_t producer,
                            const StagingOptions& options);
 
-/// Into device memory.
-Staging start_to_device(const DeviceModule& module, Source& source, Loan&& target,
-                        intptr_t consumer, const StagingOptions& options);
+/// Into device memory; consumes both loans.
+Staging start_to_device(const DeviceModule& module, Loan&& source, Loan&& target, intptr_t consumer,
+                        const StagingOptions& options);
 
 /// Fresh memory on a device: an object of a framework, an owning loan of its memory, and the stream
 /// in whose order it may be used.

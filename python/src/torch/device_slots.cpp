@@ -71,6 +71,17 @@ Error* materialize(PyObject* tensor, PyObject** out) noexcept {
   });
 }
 
+Error* piece(PyObject* bytes, const TensorView* like, int64_t offset, PyObject** out) noexcept {
+  return guarded([&] {
+    const Reference shape = checked(tuple_of(like->extents()));
+    const Reference strides = checked(tuple_of(like->stride_elements()));
+    *out = checked(PyObject_CallFunction(
+                       function("piece").get(), "OLsOO", bytes, static_cast<long long>(offset),
+                       DType(like->dtype).name().c_str(), shape.get(), strides.get()))
+               .release();
+  });
+}
+
 }  // namespace
 
 void add_device_slots(Adapter& adapter) noexcept {
@@ -79,6 +90,7 @@ void add_device_slots(Adapter& adapter) noexcept {
   adapter.device_empty = device_empty;
   adapter.record_stream = record_stream;
   adapter.materialize = materialize;
+  adapter.piece = piece;
 }
 
 }  // namespace dlbridge::python

@@ -19,7 +19,6 @@ from simulated_gpu import (
     OUT_OF_MEMORY,
     SMALL,
     eventually,
-    extension,
     values_of,
 )
 
@@ -93,39 +92,6 @@ def test_waiting_releases_the_gil(gpu):
             hold.release()
             thread.join()
             np.testing.assert_array_equal(results[0], values_of(shape))
-
-
-# ---- batches
-
-
-@pytest.mark.parametrize("gpu", [{"devices": 2}], indirect=True)
-def test_stage_many_of_several_devices(gpu):
-    fakes = [gpu.array(values_of(first=n), device=n % 2, late=True) for n in range(4)]
-    for n, result in enumerate(stage_many(fakes).result()):
-        np.testing.assert_array_equal(result, values_of(first=n))
-
-
-def test_stage_many_is_one_operation(gpu):
-    fakes = [gpu.array(values_of(first=n)) for n in range(30)]
-
-    def waits() -> int:
-        stage_many(fakes).synchronize()
-        extension().drain(10)  # the threads that complete copies make calls, too
-        return gpu.counts()["event_synchronize"]
-
-    assert -waits() + waits() < 5
-
-
-def test_stage_many_refuses_wrong_sources(gpu):
-    fake = gpu.array(values_of())
-    with pytest.raises(ExchangeError, match=r"xs\[1\]"):
-        stage_many([fake, np.zeros(3)])
-    with pytest.raises(TypeError):
-        stage_many([fake, "x"])
-    with pytest.raises(TypeError):
-        stage_many(7)
-    gc.collect()
-    assert fake.exported == fake.released
 
 
 # ---- errors
