@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <bit>
 #include <cassert>
 #include <cstdlib>
@@ -13,8 +14,8 @@
 #include <string>
 #include <vector>
 
-#include "copy_kernels.h"
 #include "dlbridge/layout.h"
+#include "kernels/kernels.h"
 #include "workers.h"
 
 namespace dlbridge {
@@ -44,10 +45,23 @@ struct Loops {
   int32_t count;
   int64_t itemsize;
   int64_t dst_itemsize;  // another one only for a cast
-  CopyKernel kernel;
-  Converter convert;  // null for a copy
-  bool stream;
+  CopyKernel kernel = nullptr;
+  Converter convert = nullptr;           // null for a copy
+  std::atomic<bool>* refused = nullptr;  // set where convert returns false
+  bool stream = false;
 };
+
+// The loops over two views of one shape, with room for the dimensions in `dims`.
+Loops loops_over(const TensorView& src, const TensorView& dst, LoopDim* dims) {
+  Loops loops{static_cast<char*>(dst.data),
+              static_cast<const char*>(src.data),
+              dims,
+              coalesce(dst, src, dims),
+              src.itemsize(),
+              dst.itemsize()};
+  if (loops.count == 0) dims[loops.count++] = {1, loops.dst_itemsize, loops.itemsize};
+  return loops;
+}
 
 bool is_group(int64_t items) noexcept { return items >= 2 && items <= 4; }
 
@@ -60,10 +74,14 @@ bool joins(const LoopDim& inner, const LoopDim& outer, int64_t size) noexcept {
 void cast_block(const Loops& loops, const CopyBlock& block) noexcept {
   const auto& [extent, dst_stride, src_stride] = block.inner;
   const int64_t size = block.itemsize;
+  const auto convert = [&loops](char* dst, const char* src, int64_t count) {
+    if (!loops.convert(dst, src, count)) loops.refused->store(true, std::memory_order_relaxed);
+  };
+  if (loops.refused->load(std::memory_order_relaxed)) return;
   if (src_stride == size) {
     for (int64_t i = 0; i < block.outer.extent; ++i) {
-      loops.convert(block.dst + i * block.outer.dst_stride_bytes,
-                    block.src + i * block.outer.src_stride_bytes, extent);
+      convert(block.dst + i * block.outer.dst_stride_bytes,
+              block.src + i * block.outer.src_stride_bytes, extent);
     }
     return;
   }
@@ -83,12 +101,12 @@ void cast_block(const Loops& loops, const CopyBlock& block) noexcept {
       loops.kernel(part);
       char* dst = block.dst + i * dst_stride + j * block.outer.dst_stride_bytes;
       if (whole) {
-        loops.convert(dst, buffer, part.inner.extent * part.outer.extent);
+        convert(dst, buffer, part.inner.extent * part.outer.extent);
         continue;
       }
       for (int64_t row = 0; row < part.outer.extent; ++row) {
-        loops.convert(dst + row * block.outer.dst_stride_bytes,
-                      buffer + row * part.inner.extent * size, part.inner.extent);
+        convert(dst + row * block.outer.dst_stride_bytes, buffer + row * part.inner.extent * size,
+                part.inner.extent);
       }
     }
   }
@@ -290,19 +308,9 @@ void copy_host(const TensorView& src, const TensorView& dst, bool fresh) {
     return;
   }
   Dims dims(dst.ndim);
-  Loops loops{static_cast<char*>(dst.data),
-              static_cast<const char*>(src.data),
-              dims.get(),
-              coalesce(dst, src, dims.get()),
-              dst.itemsize(),
-              dst.itemsize(),
-              nullptr,
-              nullptr,
-              !fresh && bytes >= kStreamBytes};
-  if (loops.count == 0)
-    std::memcpy(loops.dst, loops.src, static_cast<size_t>(bytes));
-  else
-    plan_and_run(loops, bytes);
+  Loops loops = loops_over(src, dst, dims.get());
+  loops.stream = !fresh && bytes >= kStreamBytes;
+  plan_and_run(loops, bytes);
 }
 
 bool cast_host(const TensorView& src, const TensorView& dst) {
@@ -314,26 +322,13 @@ bool cast_host(const TensorView& src, const TensorView& dst) {
   const int64_t bytes = std::max(src.nbytes(), dst.nbytes());
   if (bytes == 0) return true;
   Dims dims(dst.ndim);
-  Loops loops{static_cast<char*>(dst.data),
-              static_cast<const char*>(src.data),
-              dims.get(),
-              coalesce(dst, src, dims.get()),
-              src.itemsize(),
-              dst.itemsize(),
-              nullptr,
-              convert,
-              false};
-  if (loops.count == 0) {
-    convert(loops.dst, loops.src, 1);
-    return true;
-  }
+  Loops loops = loops_over(src, dst, dims.get());
   if (std::abs(dims.get()[0].dst_stride_bytes) != loops.dst_itemsize) return false;
-  for (int32_t i = 0; i < loops.count; ++i) {
-    int64_t& stride = dims.get()[i].src_stride_bytes;  // of the destination's elements so far
-    stride = stride / loops.dst_itemsize * loops.itemsize;
-  }
+  std::atomic<bool> refused = false;
+  loops.convert = convert;
+  loops.refused = &refused;
   plan_and_run(loops, bytes);
-  return true;
+  return !refused.load(std::memory_order_relaxed);
 }
 
 void require_copyable(const TensorView& src, const TensorView& dst) {

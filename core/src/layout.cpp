@@ -329,14 +329,16 @@ bool elements_intersect(const TensorView& a, const TensorView& b) noexcept {
 
 int32_t coalesce(const TensorView& dst, const TensorView& src, LoopDim* out) noexcept {
   // Unsigned: the views may be empty, and their strides of any size.
-  const auto bytes = [&](int64_t stride) {
-    return static_cast<int64_t>(static_cast<uint64_t>(stride) *
-                                static_cast<uint64_t>(dst.itemsize()));
+  const auto bytes = [](int64_t stride, int64_t itemsize) {
+    return static_cast<int64_t>(static_cast<uint64_t>(stride) * static_cast<uint64_t>(itemsize));
   };
+  const int64_t dst_itemsize = dst.itemsize();
+  const int64_t src_itemsize = src.itemsize();
   int32_t count = 0;
   for (int32_t i = dst.ndim - 1; i >= 0; --i) {
     if (dst.shape[i] == 1) continue;
-    out[count++] = {dst.shape[i], bytes(dst.strides[i]), bytes(src.strides[i])};
+    out[count++] = {dst.shape[i], bytes(dst.strides[i], dst_itemsize),
+                    bytes(src.strides[i], src_itemsize)};
   }
   // Whether `outer` goes on where `inner` ends.
   const auto continues = [](int64_t outer, int64_t extent, int64_t inner) {

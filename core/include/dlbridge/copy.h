@@ -16,9 +16,10 @@ namespace dlbridge {
 DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst, bool fresh = false);
 
 /// Copies the elements of `src` into `dst` as copy_host does, casting to the dtype of `dst`.
-/// Returns false, and writes nothing, for what is left to the frameworks: floating point to
-/// integer, complex and rarer types, and a destination without a dimension of neighbours. Requires
-/// what copy_host does, but for the dtypes. Throws std::bad_alloc; dst is then untouched.
+/// Returns false for what is left to the frameworks: complex and rarer types, a destination without
+/// a dimension of neighbours, and a floating-point value that an integer dtype of `dst` cannot hold
+/// (some elements of `dst` may be written then). Requires what copy_host does, but for the dtypes.
+/// Throws std::bad_alloc; dst is then untouched.
 DLBRIDGE_API bool cast_host(const TensorView& src, const TensorView& dst);
 
 /// How many threads a large copy uses, the calling one included: what set_num_threads() was given,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The inner two loops of a strided copy. One table of kernels is compiled for the baseline of the
-// target architecture and one for AVX2; the CPU decides once which is used.
+// target architecture, one for AVX2 and one for AVX-512; the CPU decides once which is used.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +23,9 @@ struct CopyBlock {
 
 using CopyKernel = void (*)(const CopyBlock&) noexcept;
 
-/// Casts `count` contiguous elements at any addresses.
-using Converter = void (*)(char* dst, const char* src, int64_t count) noexcept;
+/// Casts `count` contiguous elements at any addresses. Returns false where a value is left to
+/// frameworks; some elements may be written then.
+using Converter = bool (*)(char* dst, const char* src, int64_t count) noexcept;
 
 /// Kernels by log2 of the item size (1, 2, 4, 8 bytes), where not said otherwise.
 struct CopyKernels {
@@ -56,6 +57,9 @@ extern const CopyKernels kernels;
 }
 #if defined(__x86_64__)
 namespace avx2 {
+extern const CopyKernels kernels;
+}
+namespace avx512 {
 extern const CopyKernels kernels;
 }
 #endif

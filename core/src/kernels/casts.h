@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-// Casts of contiguous elements, for copy_kernels_body.h. Only pairs whose result every framework
-// agrees on: no floating point to integer, which is undefined beyond the integer's range.
+// Casts of contiguous elements: pairs, and values, whose result every framework agrees on.
 #pragma once
+
+#include "vectors.h"
 
 namespace dlbridge::DLBRIDGE_KERNELS {
 namespace {
@@ -53,16 +54,24 @@ template <typename From, typename To>
 }
 
 template <typename From, typename To>
-void cast_run(char* dst, const char* src, int64_t count) noexcept {
+bool cast_run(char* dst, const char* src, int64_t count) noexcept {
   auto* __restrict to = reinterpret_cast<typename Unaligned<Stored<To>>::Type*>(dst);
   const auto* __restrict from =
       reinterpret_cast<const typename Unaligned<Stored<From>>::Type*>(src);
   for (int64_t i = 0; i < count; ++i) to[i] = cast_element<From, To>(from[i]);
+  return true;
 }
 
-// 64-bit integers that fit 32 bits, as most do, are cast as such: there are vector instructions.
+// Vector instructions between 64-bit integers and floating point.
+#if defined(__AVX512DQ__) || defined(__aarch64__)
+constexpr bool kCastsLong = true;
+#else
+constexpr bool kCastsLong = false;
+#endif
+
+// 64-bit integers that fit 32 bits, as most do, are cast as such.
 template <typename To>
-void cast_long_run(char* dst, const char* src, int64_t count) noexcept {
+bool cast_long_run(char* dst, const char* src, int64_t count) noexcept {
   auto* __restrict to = reinterpret_cast<typename Unaligned<To>::Type*>(dst);
   const auto* __restrict from = reinterpret_cast<const typename Unaligned<int64_t>::Type*>(src);
   constexpr int64_t kBlock = 256;
@@ -77,17 +86,58 @@ void cast_long_run(char* dst, const char* src, int64_t count) noexcept {
       for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(from[i]);
     }
   }
+  return true;
+}
+
+// 2 to the power of `exponent`.
+template <typename Float>
+constexpr Float power(int exponent) {
+  return static_cast<Float>(uint64_t{1} << (exponent - 1)) * 2;
+}
+
+// Floating point to integer. Returns false at an element that the integer cannot hold, or that is
+// no number: C++ does not define that cast, and frameworks differ.
+template <typename From, typename To>
+bool cast_float_run(char* dst, const char* src, int64_t count) noexcept {
+  auto* __restrict to = reinterpret_cast<typename Unaligned<To>::Type*>(dst);
+  const auto* __restrict from = reinterpret_cast<const typename Unaligned<From>::Type*>(src);
+  using Mask = typename Bits<sizeof(From)>::Type;
+  constexpr bool kSigned = static_cast<To>(-1) < To{0};
+  constexpr auto kEnd = power<From>(8 * sizeof(To) - kSigned);
+  constexpr auto kNarrowEnd = power<From>(31);
+  constexpr From kAboveMinusOne = -1 + 1 / power<From>(sizeof(From) == 4 ? 24 : 53);
+  constexpr int64_t kBlock = 256;
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t end = smaller(count, begin + kBlock);
+    const auto all_within = [&](From least, From past) {
+      Mask within = 1;
+      for (int64_t i = begin; i < end; ++i)
+        within &= static_cast<Mask>(from[i] >= least) & static_cast<Mask>(from[i] < past);
+      return within != 0;
+    };
+    // Through 32 bits where they are enough.
+    if (!kCastsLong && kEnd > kNarrowEnd &&
+        all_within(kSigned ? -kNarrowEnd : kAboveMinusOne, kNarrowEnd)) {
+      for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(static_cast<int32_t>(from[i]));
+    } else if (all_within(kSigned ? -kEnd : kAboveMinusOne, kEnd)) {
+      for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(from[i]);
+    } else {
+      return false;
+    }
+  }
+  return true;
 }
 
 #if defined(__F16C__)
-void half_to_float(char* dst, const char* src, int64_t count) noexcept {
+bool half_to_float(char* dst, const char* src, int64_t count) noexcept {
   int64_t i = 0;
   for (; i + 8 <= count; i += 8)
     _mm256_storeu_ps(reinterpret_cast<float*>(dst) + i,
                      _mm256_cvtph_ps(load<__m128i>(src + 2 * i)));
   for (; i < count; ++i) store(dst + 4 * i, _cvtsh_ss(load<uint16_t>(src + 2 * i)));
+  return true;
 }
-void float_to_half(char* dst, const char* src, int64_t count) noexcept {
+bool float_to_half(char* dst, const char* src, int64_t count) noexcept {
   constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
   int64_t i = 0;
   for (; i + 8 <= count; i += 8) {
@@ -96,13 +146,16 @@ void float_to_half(char* dst, const char* src, int64_t count) noexcept {
   }
   for (; i < count; ++i)
     store<uint16_t>(dst + 2 * i, _cvtss_sh(load<float>(src + 4 * i), kNearest));
+  return true;
 }
 #endif
 
 template <typename From, typename To>
 constexpr Converter converter_of() noexcept {
-  if constexpr (kSame<From, int64_t> && kFloat<To>) {
+  if constexpr (kSame<From, int64_t> && kFloat<To> && !kCastsLong) {
     return cast_long_run<To>;
+  } else if constexpr (kFloat<From> && kInteger<To>) {
+    return cast_float_run<From, To>;
   } else if constexpr (kSame<From, Bool> && (kNumber<To> || kSame<To, Bool>)) {
     return cast_run<From, To>;
   } else if constexpr (kNumber<From> && kSame<To, Bool>) {
