@@ -30,6 +30,8 @@ constexpr int64_t kStreamBytes = int64_t{24} << 20;
 constexpr int64_t kHugePageBytes = int64_t{4} << 20;
 // The longest contiguous run that is treated as one element.
 constexpr int64_t kLongestElement = 64;
+// The longest row whose neighbours are taken in the order of the source.
+constexpr int64_t kLongestShortRow = 4096;
 // A part of a cast that is brought into the order of the destination first, and how many rows of
 // it.
 constexpr int64_t kCastBuffer = int64_t{16} << 10;
@@ -167,18 +169,17 @@ void fold_short_runs(Loops& loops) noexcept {
   }
 }
 
-// The dimension with the shortest step in the source, if that is not the innermost one; else the
-// next one.
-int32_t partner_of(const Loops& loops) noexcept {
+// Brings the dimension with the shortest step in the source, if that is shorter than `longest`,
+// next to the innermost one.
+void take_partner(Loops& loops, int64_t longest) noexcept {
   int32_t partner = 1;
-  int64_t shortest = std::abs(loops.dims[0].src_stride_bytes);
   for (int32_t i = 1; i < loops.count; ++i) {
     const int64_t step = std::abs(loops.dims[i].src_stride_bytes);
-    if (step >= shortest || step == 0) continue;
-    shortest = step;
+    if (step >= longest || step == 0) continue;
+    longest = step;
     partner = i;
   }
-  return partner;
+  if (loops.count > 1) std::rotate(loops.dims + 1, loops.dims + partner, loops.dims + partner + 1);
 }
 
 // Chooses the kernel and brings the dimensions into its order.
@@ -189,17 +190,16 @@ void choose_kernel(Loops& loops) noexcept {
   const bool dense = inner.dst_stride_bytes == loops.dst_itemsize;
   if (dense && inner.src_stride_bytes == size) {
     loops.kernel = kernels.rows;
+    // Short rows are read one after the other: several places are written faster than read.
+    if (inner.extent * size <= kLongestShortRow) take_partner(loops, INT64_MAX);
     // The source is read upwards, as prefetchers like it.
     for (int32_t i = 1; i < loops.count; ++i) {
       if (loops.dims[i].src_stride_bytes < 0) flip(loops, loops.dims[i]);
     }
     return;
   }
-  if (loops.count > 1) {
-    const int32_t partner = partner_of(loops);
-    std::rotate(loops.dims + 1, loops.dims + partner, loops.dims + partner + 1);
-    if (loops.dims[1].src_stride_bytes < 0) flip(loops, loops.dims[1]);
-  }
+  take_partner(loops, std::abs(inner.src_stride_bytes));
+  if (loops.count > 1 && loops.dims[1].src_stride_bytes < 0) flip(loops, loops.dims[1]);
   loops.kernel = kernels.any(size);
   if (size > 8 || !std::has_single_bit(static_cast<uint64_t>(size)) || !dense) return;
   const int log2 = std::countr_zero(static_cast<uint64_t>(size));

@@ -94,8 +94,8 @@ struct LoopDim {
 };
 
 /// Sorts dimensions so that the destination is walked innermost-first (index 0 is innermost) and
-/// merges those that are contiguous in both, each with its own itemsize. `out` has room for ndim entries. Returns how many
-/// dimensions remain; 0 for one element.
+/// merges those that are contiguous in both, each with its own itemsize. `out` has room for ndim
+/// entries. Returns how many dimensions remain; 0 for one element.
 DLBRIDGE_API int32_t coalesce(const TensorView& dst, const TensorView& src, LoopDim* out) noexcept;
 
 }  // namespace dlbridge

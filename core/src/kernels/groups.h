@@ -85,28 +85,33 @@ void stepped(const CopyBlock& block) noexcept {
   constexpr int64_t kStep = kSize * kGroup;
   const int64_t n = block.inner.extent;
   const int64_t step = block.inner.src_stride_bytes;
+  const bool forwards = step > 0;
   for (int64_t row = 0; row < block.outer.extent; ++row) {
     char* dst = block.dst + row * block.outer.dst_stride_bytes;
     const char* src = block.src + row * block.outer.src_stride_bytes;
+    const auto address = reinterpret_cast<uintptr_t>(dst);
+    const bool past = block.stream && address % kSize == 0;
     int64_t i = 0;
+    if (past) {
+      for (; i < n && (address + i * kSize) % kLaneBytes != 0; ++i)
+        copy_element<kSize>(dst + i * kSize, src + i * step, kSize);
+    }
     V v[kGroup];
     // One element is left over, so that the items between are those of the source.
-    if (step > 0) {
-      for (; i + kCount < n; i += kCount) {
-        DLBRIDGE_UNROLL
-        for (int k = 0; k < kGroup; ++k) v[k] = load<V>(src + i * kStep + k * kLaneBytes);
-        store(dst + i * kSize, gather<true, kCount, kGroup, 0>(v));
-      }
-    } else {
-      for (; i + kCount < n; i += kCount) {
-        const char* from = src - (i + kCount) * kStep + kSize;
-        DLBRIDGE_UNROLL
-        for (int k = 0; k < kGroup; ++k) v[k] = load<V>(from + k * kLaneBytes);
-        store(dst + i * kSize, backwards<V, kCount>(gather<true, kCount, kGroup, kGroup - 1>(v)));
-      }
+    for (; i + kCount < n; i += kCount) {
+      const char* from = forwards ? src + i * kStep : src - (i + kCount) * kStep + kSize;
+      DLBRIDGE_UNROLL
+      for (int k = 0; k < kGroup; ++k) v[k] = load<V>(from + k * kLaneBytes);
+      const V picked = forwards ? gather<true, kCount, kGroup, 0>(v)
+                                : backwards<V, kCount>(gather<true, kCount, kGroup, kGroup - 1>(v));
+      if (past)
+        store_past(dst + i * kSize, picked);
+      else
+        store(dst + i * kSize, picked);
     }
     for (; i < n; ++i) copy_element<kSize>(dst + i * kSize, src + i * step, kSize);
   }
+  if (block.stream) end_stream();
 }
 
 template <int kSize, int kGroup>

@@ -49,33 +49,20 @@ void short_rows(const CopyBlock& block, int64_t bytes) noexcept {
   }
 }
 
-#if defined(__x86_64__)
 // Writes past the caches: the destination's lines are not read first.
-void stream_run(char* dst, const char* src, int64_t bytes) noexcept {
-  const int64_t head =
-      smaller(bytes, static_cast<int64_t>(-reinterpret_cast<uintptr_t>(dst) & (kCacheLine - 1)));
-  memcpy(dst, src, static_cast<size_t>(head));
-  int64_t i = head;
+[[gnu::always_inline]] inline void stream_run(char* dst, const char* src, int64_t bytes) noexcept {
+  using V = Vector<1>;
+  int64_t i =
+      smaller(bytes, static_cast<int64_t>(-reinterpret_cast<uintptr_t>(dst) & (kLaneBytes - 1)));
+  if (i > 0) memcpy(dst, src, static_cast<size_t>(i));
   for (; i + kCacheLine <= bytes; i += kCacheLine) {
     DLBRIDGE_UNROLL
-    for (int part = 0; part < kCacheLine; part += kVectorBytes) {
-#if defined(__AVX2__)
-      _mm256_stream_si256(reinterpret_cast<__m256i*>(dst + i + part),
-                          load<__m256i>(src + i + part));
-#else
-      _mm_stream_si128(reinterpret_cast<__m128i*>(dst + i + part), load<__m128i>(src + i + part));
-#endif
-    }
+    for (int part = 0; part < kCacheLine; part += kLaneBytes)
+      store_past(dst + i + part, load<V>(src + i + part));
   }
-  memcpy(dst + i, src + i, static_cast<size_t>(bytes - i));
+  for (; i + kLaneBytes <= bytes; i += kLaneBytes) store_past(dst + i, load<V>(src + i));
+  if (i < bytes) memcpy(dst + i, src + i, static_cast<size_t>(bytes - i));
 }
-void end_stream() noexcept { _mm_sfence(); }
-#else
-void stream_run(char* dst, const char* src, int64_t bytes) noexcept {
-  memcpy(dst, src, static_cast<size_t>(bytes));
-}
-void end_stream() noexcept {}
-#endif
 
 void rows(const CopyBlock& block) noexcept {
   const int64_t bytes = block.inner.extent * block.itemsize;

@@ -73,6 +73,21 @@ template <typename Value>
   *reinterpret_cast<typename Unaligned<Value>::Type*>(to) = value;
 }
 
+// Writes 16 bytes at a multiple of 16 past the caches, and ends a run of such writes.
+#if defined(__x86_64__)
+template <typename V>
+[[gnu::always_inline]] inline void store_past(char* to, const V& value) noexcept {
+  _mm_stream_si128(reinterpret_cast<__m128i*>(to), reinterpret_cast<__m128i>(value));
+}
+[[maybe_unused]] void end_stream() noexcept { _mm_sfence(); }
+#else
+template <typename V>
+[[gnu::always_inline]] inline void store_past(char* to, const V& value) noexcept {
+  store(to, value);
+}
+[[maybe_unused]] void end_stream() noexcept {}
+#endif
+
 template <int... kIndex>
 struct Indices {};
 template <int kCount, int... kIndex>
