@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <condition_variable>
 #include <cstdlib>
 #include <fstream>
@@ -171,8 +172,8 @@ Workers* workers() noexcept {
 
 // ---- How many
 
-// The CPUs that the cgroup's quota pays for, rounded up; 0 where there is none.
-int quota_cpus() {
+// The CPUs that the cgroup's quota pays for, rounded up; INT_MAX where there is none.
+int quota_cpus() noexcept try {
   double quota = 0;
   double period = 0;
   std::string text;
@@ -182,23 +183,22 @@ int quota_cpus() {
     std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
     std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
   }
-  if (quota <= 0 || period <= 0) return 0;
+  if (quota <= 0 || period <= 0) return INT_MAX;
   return static_cast<int>(std::min(quota / period + 0.999, 1e6));
+} catch (const std::exception&) {
+  return INT_MAX;  // unreadable: the affinity decides
 }
 
+// The CPUs of the calling thread now, within the quota when first asked.
 int usable_cpus() noexcept {
+  static const int quota = quota_cpus();
   int count = 0;
 #if defined(__linux__)
   cpu_set_t set;
   if (sched_getaffinity(0, sizeof set, &set) == 0) count = CPU_COUNT(&set);
 #endif
   if (count == 0) count = static_cast<int>(std::thread::hardware_concurrency());
-  try {
-    if (const int quota = quota_cpus(); quota > 0) count = std::min(count, quota);
-  } catch (const std::exception&) {
-    // Unreadable: the affinity decides.
-  }
-  return std::max(count, 1);
+  return std::max(std::min(count, quota), 1);
 }
 
 // The first number of OMP_NUM_THREADS, or 0.
@@ -207,12 +207,6 @@ int environment_threads() noexcept {
   return text == nullptr
              ? 0
              : static_cast<int>(std::clamp(std::strtol(text, nullptr, 10), 0L, 1L << 20));
-}
-
-// Read once: a process that narrows its affinity later says so by set_num_threads().
-int most_threads() noexcept {
-  static const int count = usable_cpus();
-  return count;
 }
 
 // What OpenMP is set to in this thread, where a library of this process brings it (torch does);
@@ -248,7 +242,8 @@ int num_threads() noexcept {
     const auto ask = g_ask.load(std::memory_order_relaxed);
     count = ask != nullptr ? ask() : openmp_threads();
   }
-  return count <= 0 ? most_threads() : std::min(count, most_threads());
+  const int most = usable_cpus();
+  return count <= 0 ? most : std::min(count, most);
 }
 
 void set_num_threads(int count) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The threads of large copies: how many, several copies at once, and processes that fork.
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -76,6 +77,22 @@ TEST(NumThreads, DefaultIsAskedFor) {
   set_num_threads(0);
   set_default_num_threads(nullptr);
 }
+
+#if defined(__linux__)
+TEST(NumThreads, FollowsTheAffinity) {
+  std::jthread([] {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(sched_getcpu(), &one);
+    set_num_threads(4);
+    ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+    EXPECT_EQ(num_threads(), 1);
+    SharedCopy copy;
+    EXPECT_TRUE(copy.run());
+  }).join();
+  set_num_threads(0);
+}
+#endif
 
 TEST(Workers, CopiesFromSeveralThreadsAtOnce) {
   set_num_threads(4);

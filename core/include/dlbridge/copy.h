@@ -23,7 +23,7 @@ DLBRIDGE_API void copy_host(const TensorView& src, const TensorView& dst, bool f
 DLBRIDGE_API bool cast_host(const TensorView& src, const TensorView& dst);
 
 /// How many threads a large copy uses, the calling one included: what set_num_threads() was given,
-/// else the default, and never more than the CPUs that this process may use.
+/// else the default, and never more than the CPUs that the calling thread may use now.
 DLBRIDGE_API int num_threads() noexcept;
 
 /// Sets num_threads() for the process; 0: the default again. Throws Error (invalid_argument) below
