@@ -134,15 +134,15 @@ const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& t
     case ErrorCode::no_staging:
       if (casts_on_device(view, request))
         return "cast it with its own framework first, such as x.to(dtype) or x.astype(dtype)";
-      if (!request.device) return "let its own framework copy it first, such as x.clone()";
+      if (!request.device) return "let its own framework copy it first";
       break;
     case ErrorCode::unsupported_device:
       if (target.host_only) return "leave device= out, or pass device=\"cpu\"";
       break;
     case ErrorCode::device_not_named:
       if (find_staging(view.device, Device(DeviceType::cpu)) == nullptr) {
-        return "pass device=\"cpu\" to stage {bytes} (which needs a CUDA module that can be used "
-               "here: tensor.cpu() copies, too)";
+        return "pass device=\"cpu\" to stage {bytes} where a CUDA module can be used; here let its "
+               "own framework copy it to the host";
       }
       break;
     case ErrorCode::unsupported_dtype:

@@ -13,6 +13,15 @@ import numpy
 _EXPECTED = "expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object with __dlpack__"
 # The call that gives an array, for packages whose objects have only __array__.
 _ARRAY_CALLS = {"pandas": "x.to_numpy()", "polars": "x.to_numpy()", "xarray": "x.to_numpy()", "h5py": "x[()]"}
+# A copy of an array on a GPU by its own package: on the host, on the GPU.
+_OWN_COPIES = {
+    "torch": ("x.cpu()", "x.clone()"),
+    "cupy": ("x.get()", "x.copy()"),
+    "jax": ("jax.device_get(x)", "jax.numpy.copy(x)"),
+    "jaxlib": ("jax.device_get(x)", "jax.numpy.copy(x)"),
+    "numba": ("x.copy_to_host()", ""),
+    "tensorflow": ("x.cpu()", "tensorflow.identity(x)"),
+}
 _SAMPLE = 1000  # longer sequences are not looked through
 
 
@@ -36,6 +45,11 @@ def array_of_scalar(x: Any) -> Any:
 def no_producer(x: Any) -> str:
     """The message for an object that no conversion can start from."""
     return f"x is {_type_name(x)}; {_advice(x)}"
+
+
+def own_copy(x: Any, to_host: bool) -> str:
+    """The call with which the package of `x` copies it; "" where that is unknown."""
+    return _OWN_COPIES.get(_package(x), ("", ""))[not to_host]
 
 
 def at_path(message: str, path: str) -> str:
@@ -72,7 +86,7 @@ def _advice(x: Any) -> str:
 
 
 def _package(x: Any) -> str:
-    """The top package of the class that brings `__array__`, such as "pandas"; "" where it has none."""
+    """The top package of the class, such as "pandas"; "" where it has none."""
     module = type(x).__dict__.get("__module__", "")
     return module.partition(".")[0] if isinstance(module, str) else ""
 

@@ -92,7 +92,7 @@ std::vector<Message> messages() {
        "pass copy=None to copy 96 bytes"},
       {{device_not_named, on_gpu({1000, 1000}), numpy_like(), {}, "device"},
        "device is cuda:0; NumPy arrays live in host memory: pass device=\"cpu\" to stage 4.0 MB "
-       "(which needs a CUDA module that can be used here: tensor.cpu() copies, too)"},
+       "where a CUDA module can be used; here let its own framework copy it to the host"},
       {{no_staging, on_gpu({4}), numpy_like(), {.device = kCpu}, "device"},
        "device is cuda:0, cpu was asked for; nothing here stages between them: "
        "move it with its own framework first: dlbridge.to_torch(x).to(\"cpu\")"},

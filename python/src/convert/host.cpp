@@ -180,6 +180,46 @@ std::string remedy_by_other(const Source& source, const Adapter& target) {
   return {};
 }
 
+// Where CUDA cannot be used, the reason is that, not that nothing stages.
+void name_missing_driver(const Source& source, const Request& request, Plan& decision) {
+  const bool cuda = Device(source.view().device).is_cuda() ||
+                    (request.device && Device(*request.device).is_cuda());
+  const bool casts_on_device = decision.casts && !decision.stages;
+  if (!cuda || casts_on_device || !decision.reasons.has(ErrorCode::no_staging)) return;
+  const ReasonSet unusable = unusable_reasons();
+  if (!unusable.empty())
+    decision.reasons = decision.reasons.without(ErrorCode::no_staging) | unusable;
+}
+
+// ", such as x.get()": the call with which the source's own framework copies it; empty where that
+// is unknown.
+std::string own_copy(const Source& source, bool to_host) {
+  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
+  const Reference call = checked(
+      PyObject_CallMethod(module.get(), "own_copy", "Oi", source.original(), to_host ? 1 : 0));
+  const std::string text(utf8_of(call.get()).value_or(""));
+  return text.empty() ? text : ", such as " + text;
+}
+
+// The error of a staging that nothing here does, with what keeps the device module from it.
+Error unstaged(const Source& source, const Request& request, const Error& error) {
+  const Device device(source.view().device);
+  std::string asked = "device is " + device.name();
+  if (request.device) asked += ", " + Device(*request.device).name() + " was asked for";
+  const std::string advice =
+      device.is_host() ? "leave device= out to stay in host memory"
+                       : "copy it to the host with its own framework" + own_copy(source, true);
+  std::string why;
+  try {
+    const DeviceModule& module = require_device_module();
+    check(module.describe(&why));
+    why = "nothing is staged between them here (" + why + ")";
+  } catch (const Error& unavailable) {
+    why = unavailable.what();
+  }
+  return Error(error.code(), error.field(), asked + ": " + why + ": " + advice);
+}
+
 }  // namespace
 
 Plan plan_for(Source& source, const Adapter& target, Request& request) {
@@ -191,6 +231,7 @@ Plan plan_for(Source& source, const Adapter& target, Request& request) {
       target.extend()) {
     decision = plan(source.view(), *target.traits, request);
   }
+  name_missing_driver(source, request, decision);
   return decision;
 }
 
@@ -205,24 +246,16 @@ Error refusal_of(const Source& source, const Adapter& target, const Request& req
     view.detail = &detail;
   }
   const Error error = refusal(view, *target.traits, request, decision);
-  const bool reached = decision.stages || view.reasons.has(ErrorCode::no_staging);
-  if (error.code() != ErrorCode::no_staging || !reached) return error;
-  std::string asked = "device is " + Device(view.device).name();
-  if (decision.stages) asked += ", " + Device(*request.device).name() + " was asked for";
-  std::string advice = ": copy it to the host with its own framework";
-  if (Device(view.device).is_host())
-    advice = ": leave device= out to stay in host memory";
-  else if (source.adapter().device_empty != nullptr)
-    advice += ", such as x.cpu()";
-  std::string why;
-  try {
-    const DeviceModule& module = require_device_module();
-    check(module.describe(&why));
-    why = "nothing is staged between them here (" + why + ")";
-  } catch (const Error& unavailable) {
-    why = unavailable.what();
-  }
-  return Error(ErrorCode::no_staging, error.field(), asked + ": " + why + advice);
+  constexpr ReasonSet kUnstaged = ReasonSet(ErrorCode::no_staging) | ErrorCode::no_driver |
+                                  ErrorCode::driver_too_old | ErrorCode::no_device;
+  const bool no_staging = error.code() == ErrorCode::no_staging;
+  if (decision.stages && kUnstaged.has(error.code())) return unstaged(source, request, error);
+  if (no_staging && view.reasons.has(ErrorCode::no_staging)) return unstaged(source, {}, error);
+  const bool copies = no_staging && !decision.casts && !Device(view.device).is_host();
+  const bool stays = error.code() == ErrorCode::device_not_named &&
+                     find_staging(view.device, Device(DeviceType::cpu)) == nullptr;
+  if (!copies && !stays) return error;
+  return Error(error.code(), error.field(), error.what() + own_copy(source, stays));
 }
 
 void copy_elements(const TensorView& src, const TensorView& dst, bool fresh) {

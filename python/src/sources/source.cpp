@@ -63,6 +63,7 @@ void Source::open_by_protocol(PyObject* x) {
   }
   choose_stream(x);
   capsule_ = call_dlpack(x, method.get(), stream_);
+  original_ = x;
   object_ = capsule_.get();
   adapter_ = &capsule_adapter();
   check(adapter_->describe(object_, &loan_));
@@ -81,6 +82,7 @@ void Source::open_as_array(PyObject* x) {
   if (found.get() == Py_None) refuse_no_producer(x);
   if (PyUnicode_Check(found.get())) throw_type_error_of(found.get());
   capsule_ = Reference(Py_NewRef(PyTuple_GET_ITEM(found.get(), 0)));
+  original_ = x;
   object_ = capsule_.get();
   adapter_ = &adapter_named("numpy");
   check(adapter_->describe(object_, &loan_));

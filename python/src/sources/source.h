@@ -50,6 +50,8 @@ class Source {
   const TensorView& view() const noexcept { return loan_.view(); }
   const Adapter& adapter() const noexcept { return *adapter_; }
   PyObject* object() const noexcept { return object_; }
+  /// What open() was given, where a capsule or an array stands for it.
+  PyObject* original() const noexcept { return original_ != nullptr ? original_ : object_; }
 
   /// The stream after which elements on a device are valid; the legacy stream where the producer
   /// did not say. Throws.
@@ -79,7 +81,8 @@ class Source {
 
   const Adapter* adapter_ = nullptr;
   PyObject* object_ = nullptr;
-  Reference capsule_;  // or the array over a buffer
+  PyObject* original_ = nullptr;  // borrowed
+  Reference capsule_;             // or the array over a buffer
   ReasonDetail detail_;
   Loan loan_;
   intptr_t stream_ = 0;

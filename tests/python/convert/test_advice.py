@@ -12,7 +12,7 @@ import numpy as np
 import numpy.lib.recfunctions
 import pytest
 import torch
-from capsules import Crafted
+from capsules import Crafted, Producer
 from torch.masked import masked_tensor
 
 import dlbridge
@@ -234,3 +234,33 @@ def test_keys_of_jax_are_passed_as_numbers() -> None:
     with pytest.raises(TypeError, match="pass ") as caught:
         dlbridge.to_numpy(key)
     assert dlbridge.to_numpy(in_advice(key, str(caught.value), jax=jax)).shape == (2,)
+
+
+# ---- memory on a GPU: the calls are those of the object's own package ----
+
+COPIES = {"torch": "x.cpu()", "cupy": "x.get()", "jaxlib.xla": "jax.device_get(x)", "numba.cuda": "x.copy_to_host()"}
+
+
+@pytest.mark.parametrize("package", [*COPIES, "elsewhere"])
+@pytest.mark.parametrize("request_", [{}, {"device": "cpu"}], ids=["plain", "device=cpu"])
+def test_own_framework_copies_to_host(package: str, request_: dict[str, Any]) -> None:
+    kind = type("Array", (Producer,), {"__module__": package})
+    x = kind(lambda **_: Crafted(device=(2, 0)).capsule(), (2, 0))
+    message = str(refusal(lambda: dlbridge.to_numpy(x, **request_)))
+    found = re.search(r"own framework(?: copy it to the host)?(?:, such as (.+))?$", message)
+    assert found and found[1] == COPIES.get(package), message
+
+
+def test_own_framework_copies_on_device() -> None:
+    run_isolated(
+        """
+        from capsules import Crafted, Producer
+        from dlbridge import _adapters
+        _adapters.load_device_module = lambda: "this build has none"
+        for package, end in (("torch", "x.clone()"), ("cupy", "x.copy()"), ("elsewhere", "framework copy it first")):
+            kind = type("Array", (Producer,), {"__module__": package})
+            x = kind(lambda **_: Crafted(device=(2, 0)).capsule(), (2, 0))
+            message = str(refusal(lambda: dlbridge.from_dlpack(x, copy=True)))
+            assert message.endswith(end), message
+        """
+    )

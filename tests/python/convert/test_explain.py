@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from capsules import Crafted, Producer, name_of
+from refusals import without_gpu
 
 import dlbridge
 from support import TARGETS, TORCH_TIER, address, assert_no_growth, f4, f8, misaligned_array, read_only, refusal
@@ -28,9 +29,9 @@ PLANS: dict[str, tuple[Callable[[], Any], str, dict, list[str], list[str]]] = {
     "read_only_flipped": (lambda: read_only(f8())[::-1], "torch", {}, ["negative_stride", "read_only"], []),
     "misaligned_flipped": (
         lambda: misaligned_array()[::-1], "torch", {"copy": True}, ["negative_stride", "misaligned"], ["host copy"]),
-    "cuda_device_for_numpy": (f8, "numpy", {"device": "cuda:0"}, ["unsupported_device", "no_staging"], []),
+    "cuda_device_for_numpy": (f8, "numpy", {"device": "cuda:0"}, ["unsupported_device", without_gpu()], []),
     "cuda_device_not_copied": (
-        f8, "torch", {"device": "cuda:0", "copy": False}, ["copy_forbidden", "no_staging"], []),
+        f8, "torch", {"device": "cuda:0", "copy": False}, ["copy_forbidden", without_gpu()], []),
     "conj_cast": (
         lambda: torch.tensor([1 + 2j, 3 - 4j]).conj(), "numpy", {"dtype": "complex128"}, [], ["cast to complex128"]),
     "cuda_memory": (lambda: Crafted(device=(2, 0)).capsule(), "numpy", {}, ["device_not_named"], []),

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from capsules import Crafted
+from refusals import without_gpu
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlbridge
@@ -341,11 +342,11 @@ def request_rows() -> Iterator[Row]:
     arrays = {"ndarray": lambda: np.arange(3.0), "tensor": lambda: torch.arange(3.0)}
     for kind, make in arrays.items():
         for target in ("torch", "dlpack"):
-            yield Row(f"cuda_for_{target}_of_{kind}", "no_staging", "device",
+            yield Row(f"cuda_for_{target}_of_{kind}", without_gpu(), "device",
                       r"^device is cpu, cuda:0 was asked for: .*: leave device= out to stay in host memory$",
                       make=make, targets=(target,), request={"device": "cuda:0"},
                       remedy=lambda x, convert: convert(x), expected=lambda x: x)  # fmt: skip
-            yield Row(f"torch_device_for_{target}_of_{kind}", "no_staging", "device", r"cuda:1 was asked for",
+            yield Row(f"torch_device_for_{target}_of_{kind}", without_gpu(), "device", r"cuda:1 was asked for",
                       make=make, targets=(target,), request={"device": torch.device("cuda", 1)})  # fmt: skip
         yield Row(f"cuda_for_numpy_of_{kind}", "unsupported_device", "device",
                   r"^device is cuda:0, which NumPy does not hold: leave device= out, or pass device=\"cpu\"$",

@@ -25,6 +25,7 @@ import torch
 from capsules import Crafted, name_of
 from dtypes import DTYPES, numpy_dtype
 from pages import page, section, tables
+from refusals import without_gpu
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import dlbridge
@@ -337,6 +338,8 @@ def expect(case: Case, cell: Cell, request: Request) -> Expected | None:
         return Expected("cast", bytes=case.cast_bytes)
     if said == "code":
         return Expected("refuse", cell.code, copy_bytes if cell.kind == "copy" else None)
+    if said == "no_driver":
+        said = without_gpu()
     return Expected("refuse", said, case.cast_bytes if said == "copy_forbidden" and names_other else None)
 
 
@@ -616,8 +619,9 @@ def test_devices(row: dict[str, str], target: str) -> None:
         ask({"copy": True}, cell.code or "copy")
         ask({"device": "cpu"}, cell.code or "share")
     else:
-        ask({"copy": True}, cell.code or "no_staging")
-        ask({"device": "cpu"}, "no_staging")
+        unstaged = without_gpu() if name in ("cuda", "managed by CUDA") else "no_staging"
+        ask({"copy": True}, cell.code or unstaged)
+        ask({"device": "cpu"}, unstaged)
         ask({"device": "cpu", "copy": False}, "copy_forbidden")
 
 

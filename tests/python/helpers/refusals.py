@@ -7,6 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 
+def without_gpu() -> str:
+    """The code of calls that need a GPU, in a process without one."""
+    import dlbridge
+
+    return str(refusal(lambda: dlbridge.pinned_empty(1)).code)
+
+
 def refusal(call: Callable[[], Any]) -> Any:
     """The ExchangeError that `call` raises; fails when it raises none. Keeps no frame, and so no argument, alive."""
     from dlbridge import ExchangeError
