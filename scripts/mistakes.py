@@ -63,7 +63,7 @@ MISTAKES = [
             (("  Waiter& waiter = operation->", "  operation->held_.clear();\n  Waiter& waiter = operation->"),),
             "*StagingAsync.HoldsSourceUntilDone*"),
     Mistake("return_slot_before_ticket", "a pinned block is free before its events have passed",
-            "pinned/core.cpp", (("      if (ticket) block->tickets.push_back(std::move(ticket));\n", ""),),
+            "pinned/pool.cpp", (("      if (ticket) block->tickets.push_back(std::move(ticket));\n", ""),),
             "StagingHazards.SlotWaitsForItsCopy"),
     Mistake("skip_ring_reuse_wait", "a pinned slot is used again at once",
             "operation/bounce_ring.cpp",
@@ -145,6 +145,6 @@ MISTAKES = [
             "copy/issue.cpp", (("(reach - step.width) / host_pitch + 1;", "(reach - step.width) / host_pitch + 2;"),),
             "StagingSeams.*"),
     Mistake("skip_deferred_free", "results are free at once",
-            "pinned/core.cpp", (("  move(block, State::deferred);\n", "  return make_free(block);\n"),),
+            "pinned/pool.cpp", (("  move(block, State::deferred);\n", "  return make_free(block);\n"),),
             "StagingHazards.DroppedResultWaitsForLegacyOrder"),
 ]  # fmt: skip

@@ -41,6 +41,18 @@ class CountingApi {
     };
     table_.peek_at_last_error = [] { return g_last_error; };
     table_.get_last_error = [] { return std::exchange(g_last_error, cudaSuccess); };
+    table_.ctx_get_current = [](CUcontext* context) {
+      *context = g_context;
+      return CUDA_SUCCESS;
+    };
+    table_.ctx_push_current = [](CUcontext context) {
+      g_context = context;  // never more than one: what was current before was null
+      return CUDA_SUCCESS;
+    };
+    table_.ctx_pop_current = [](CUcontext* context) {
+      *context = std::exchange(g_context, nullptr);
+      return CUDA_SUCCESS;
+    };
   }
   CountingApi(const CountingApi&) = delete;
   CountingApi& operator=(const CountingApi&) = delete;
@@ -75,6 +87,7 @@ class CountingApi {
   size_t events() const { return locked(events_.size()); }
   std::vector<Piece> pieces() const { return locked(pieces_); }  ///< registered ever, in order
   static cudaError_t& last_error() { return g_last_error; }
+  static CUcontext& context() { return g_context; }  ///< that is current on this thread
   static cudaStreamCaptureMode& mode() { return g_mode; }
 
  private:
@@ -134,6 +147,7 @@ class CountingApi {
 
   static inline CountingApi* g_current = nullptr;
   static inline thread_local cudaError_t g_last_error = cudaSuccess;
+  static inline thread_local CUcontext g_context = nullptr;
   static inline thread_local cudaStreamCaptureMode g_mode = cudaStreamCaptureModeGlobal;
 
   cuda::CudaApi table_{};

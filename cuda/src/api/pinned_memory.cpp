@@ -21,12 +21,15 @@ Loan pinned_empty(const TensorView& like) {
   const CallGuard guard(engine.api(), engine.any_context());
   PinnedBlock block = engine.pool().take(static_cast<size_t>(like.nbytes()));
   if (!block) {
+    const PinnedStats pool = engine.pool().stats();
     throw Error(ErrorCode::out_of_memory, "pinned memory",
                 std::to_string(like.nbytes()) +
-                    " bytes of pinned memory do not fit into the "
-                    "limit of " +
-                    std::to_string(engine.pool().stats().limit) +
-                    ": raise it with set_pinned_limit, or drop results that are held");
+                    " bytes of pinned memory do not fit into the limit of " +
+                    std::to_string(pool.limit) +
+                    (pool.register_failed == 0
+                         ? ": raise it with set_pinned_limit, or drop results that are held"
+                         : ", which was lowered since CUDA refused to register more: drop results "
+                           "that are held"));
   }
   Loan loan = describe_result(like, false);
   loan.view().is_copied = false;
@@ -41,17 +44,15 @@ PinnedStats pinned_stats() {
   return engine.pool().stats();
 }
 
-void set_pinned_limit(size_t bytes) {
+void reserve_pinned(size_t bytes) {
   Engine& engine = Engine::get();
   const CallGuard guard(engine.api(), engine.any_context());
-  engine.pool().set_limit(bytes);
+  engine.pool().reserve(bytes);
 }
 
-size_t trim_pinned(size_t keep_bytes) {
-  Engine& engine = Engine::get();
-  const CallGuard guard(engine.api(), engine.any_context());
-  return engine.pool().trim(keep_bytes);
-}
+void set_pinned_limit(size_t bytes) { Engine::get().pool().set_limit(bytes); }
+
+size_t trim_pinned(size_t keep_bytes) { return Engine::get().pool().trim(keep_bytes); }
 
 bool record_stream(const void* address, Stream stream) {
   Engine& engine = Engine::get();

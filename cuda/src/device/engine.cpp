@@ -8,11 +8,11 @@
 #include <cassert>
 #include <chrono>
 #include <cstdlib>
-#include <fstream>
 #include <optional>
 #include <string>
 #include <thread>
 
+#include "pinned/limit.h"
 #include "runtime/cuda_error.h"
 #include "runtime/guards.h"
 
@@ -25,17 +25,12 @@ std::atomic<Engine*> g_engine{nullptr};  // never destroyed at exit: results may
 std::atomic<pid_t> g_pid{0};
 size_t g_piece_bytes = PinnedSegment::kPieceBytes;  // guarded by g_mutex
 
-constexpr double kSecondsAtExit = 2;
+constexpr int kSecondsAtExit = 2;
 
-// A quarter of what the machine, or the control group we are in, has.
-size_t default_limit() {
-  uint64_t memory =
-      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-  uint64_t group = 0;
-  if (std::ifstream("/sys/fs/cgroup/memory.max") >> group && group > 0)
-    memory = std::min(memory, group);
-  return memory / 4;
-}
+constexpr auto kPoolIdleAge = std::chrono::seconds(30);
+
+// A copy of getenv() with the type that default_limit() takes.
+const char* variable(const char* name) { return std::getenv(name); }
 
 [[noreturn]] void refuse_fork() {
   throw Error(ErrorCode::after_fork, "process",
@@ -126,7 +121,8 @@ Engine::Engine(const CudaApi& api, size_t piece_bytes, const Availability& found
     : api_(api),
       found_(found),
       pid_(getpid()),
-      pool_(std::make_unique<PinnedPool>(api, *this, default_limit(), piece_bytes)) {}
+      pool_(std::make_unique<PinnedPool>(api, *this, pinned::default_limit("/", variable),
+                                         piece_bytes, kPoolIdleAge)) {}
 
 Engine::~Engine() {
   for_each_device([](DeviceContext& device) { device.stop(); });
@@ -174,7 +170,10 @@ Engine& Engine::get() {
   const std::lock_guard lock(g_mutex);
   if (g_engine.load() == nullptr) {
     g_engine.store(new Engine(cuda_api(), g_piece_bytes, found), std::memory_order_release);
-    static const int registered = std::atexit([] { dlbridge::cuda::drain(kSecondsAtExit); });
+    static const int registered = std::atexit([] {
+      dlbridge::cuda::drain(kSecondsAtExit);
+      if (Engine* engine = existing()) engine->pool().stop(std::chrono::seconds(kSecondsAtExit));
+    });
     static_cast<void>(registered);
   }
   return *g_engine.load();
@@ -410,6 +409,18 @@ int Engine::passed(const PooledEvent& event) noexcept {
     default:
       return -1;
   }
+}
+
+int Engine::numa_node() noexcept {
+  int node = -1;
+  CUcontext current = nullptr;
+  api_.ctx_get_current(&current);
+  for_each_device([&](const DeviceContext& device) {
+    if (device.context() == current &&
+        api_.device_get_attribute(&node, cudaDevAttrHostNumaId, device.index()) != cudaSuccess)
+      node = -1;  // the driver is older than 12.2
+  });
+  return node;
 }
 
 }  // namespace dlbridge::cuda

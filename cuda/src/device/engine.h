@@ -83,6 +83,7 @@ class Engine final : public FenceSource {
 
   Fence fence() noexcept override;
   int passed(const PooledEvent& event) noexcept override;
+  int numa_node() noexcept override;
 
  private:
   static constexpr int kMaxDevices = 64;

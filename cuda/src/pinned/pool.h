@@ -3,33 +3,40 @@
 //
 // A block is in exactly one state: free, owned, in flight, deferred or leaked, and the bytes of
 // the five add up to the bytes registered, which never exceed the limit.
-//   owned        a PinnedBlock, or the Deleter made from it, holds it
-//   in flight    retired with tickets: events that the host has not seen complete yet
-//   deferred     released by a caller, whose own asynchronous copies may still use it: it waits for
-//   a
-//                fence, which a later take() or poll() records
-//   leaked       a failed device may still write to it: never used again; so is a block that a
-//   caller
-//                held when the device failed, once it is released
+//   owned      a PinnedBlock, or the Deleter made from it, holds it
+//   in flight  retired with tickets: events that the host has not seen complete yet
+//   deferred   released by a caller, whose own asynchronous copies may still use it: it waits for a
+//              fence, which the next poll records
+//   leaked     a failed device may still write to it: never used again; so is a block that a caller
+//              held when the device failed, once it is released
 //
-// Blocks up to 8 MiB come in four sizes a doubling and share segments; larger ones are segments of
-// their own, in steps of 2 MiB. Small ones are kept by the thread that freed them.
+// Free blocks stand in lists by size (size_classes.h). Blocks up to 8 MiB are cut from shared
+// segments and from reserved ones; neighbours are merged where a take finds nothing else. A larger
+// block is a segment of its own, or is cut from a reserved segment.
 //
-// Owns: the segments. Blocks that are still held when the pool ends keep theirs mapped, no longer
-// registered. Thread: any, for everything but the destructor. CUDA is called by take, trim,
-// set_limit, poll, poll_if_due and the destructor only, with no lock held; they require a current
-// context.
+// Owns: the segments. Thread: any, for everything but the destructor. CUDA is called by take,
+// reserve, trim, set_limit, poll and poll_if_due only, with no lock held that a release takes; take
+// and reserve require a current context.
 #pragma once
 
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
+#include <list>
+#include <map>
+#include <mutex>
+#include <span>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/loan.h"
 #include "pinned/segment.h"
+#include "pinned/size_classes.h"
 #include "runtime/cuda_api.h"
 #include "runtime/event_pool.h"
 
@@ -51,11 +58,67 @@ class FenceSource {
   virtual Fence fence() noexcept = 0;
   /// 1 done, 0 not yet, -1 the device failed.
   virtual int passed(const PooledEvent& event) noexcept = 0;
+  /// The NUMA node of the host that is nearest to the current device; -1: not known.
+  virtual int numa_node() noexcept { return -1; }
 };
 
+class PinnedPool;
+
 namespace pinned {
-class Core;
-struct Block;
+
+enum class State : uint8_t { free, owned, in_flight, deferred, leaked };
+inline constexpr size_t kStates = 5;
+
+struct Segment;
+
+/// Drops events whose state is unknown.
+void leak_all(std::span<PooledEvent> events) noexcept;
+
+struct Block {
+  PinnedPool* pool = nullptr;  // null: the pool has ended
+  Segment* segment = nullptr;
+  std::byte* data = nullptr;
+  size_t bytes = 0;
+  State state = State::free;
+  Block* next = nullptr;  // in the one list that it stands in
+  Block* previous = nullptr;
+  std::vector<PooledEvent> tickets;
+  unsigned failures = 0;  // of devices, when a caller was given it
+};
+
+/// Blocks in a row; owns none of them.
+class BlockList {
+ public:
+  BlockList() noexcept = default;
+  BlockList(BlockList&& other) noexcept { append(other); }
+  BlockList& operator=(BlockList&&) = delete;
+
+  bool empty() const noexcept { return first_ == nullptr; }
+  Block* first() const noexcept { return first_; }
+  void push_front(Block* block) noexcept;
+  void push_back(Block* block) noexcept;
+  Block* pop_front() noexcept;  ///< null when empty
+  void remove(Block* block) noexcept;
+  void append(BlockList& other) noexcept;  ///< empties `other`
+
+ private:
+  Block* first_ = nullptr;
+  Block* last_ = nullptr;
+};
+
+struct Segment {
+  PinnedSegment memory;
+  bool whole;         // one large block, which is not cut
+  bool reserved;      // stays registered when it is idle
+  size_t usable = 0;  // bytes that have become blocks
+  size_t free = 0;
+  std::chrono::steady_clock::time_point idle_since{};  // when the last block became free
+
+  Segment(size_t bytes, size_t piece_bytes, int node, bool is_whole, bool is_reserved)
+      : memory(bytes, piece_bytes, node), whole(is_whole), reserved(is_reserved) {}
+  bool idle() const noexcept { return free == memory.size(); }
+};
+
 }  // namespace pinned
 
 /// Owns one block. Move-only. The destructor frees the block at once, so the holder must know that
@@ -76,7 +139,7 @@ class PinnedBlock {
     return *this;
   }
   ~PinnedBlock() {
-    if (block_ != nullptr) free(block_);
+    if (block_ != nullptr) free();
   }
 
   explicit operator bool() const noexcept { return block_ != nullptr; }
@@ -84,14 +147,16 @@ class PinnedBlock {
   /// Bytes asked for.
   size_t size() const noexcept { return size_; }
   /// Bytes of the block. Requires: not empty.
-  size_t capacity() const noexcept;
+  size_t capacity() const noexcept { return block_->bytes; }
 
   // The functions below require a block and leave the object empty.
 
   /// In flight until the host has seen all tickets complete, then free. Empty tickets count as
   /// complete.
-  void retire(PooledEvent ticket) && noexcept;
-  void retire(std::vector<PooledEvent> tickets) && noexcept;
+  void retire(PooledEvent ticket) && noexcept { std::move(*this).retire({&ticket, 1}); }
+  void retire(std::vector<PooledEvent> tickets) && noexcept {
+    std::move(*this).retire(std::span(tickets));
+  }
 
   /// Returns a deleter for a result: it defers the free of the block until a fence and the tickets
   /// of add_ticket() have passed. May run on any thread, and after the pool's end.
@@ -101,10 +166,11 @@ class PinnedBlock {
   void leak() && noexcept;
 
  private:
-  friend class pinned::Core;
-  PinnedBlock(pinned::Block* block, std::byte* data, size_t size) noexcept
-      : block_(block), data_(data), size_(size) {}
-  static void free(pinned::Block* block) noexcept;
+  friend class PinnedPool;
+  PinnedBlock(pinned::Block* block, size_t size) noexcept
+      : block_(block), data_(block->data), size_(size) {}
+  void free() noexcept;
+  void retire(std::span<PooledEvent> tickets) && noexcept;
   pinned::Block* release() noexcept;
 
   pinned::Block* block_ = nullptr;
@@ -114,22 +180,31 @@ class PinnedBlock {
 
 class PinnedPool {
  public:
+  using Clock = std::chrono::steady_clock;
+
   /// `limit`: bytes that may be registered at any time. `piece_bytes`: how much is registered in
-  /// one call, a multiple of 8 MiB; tests make it small.
+  /// one call, a multiple of 8 MiB; tests make it small. `idle_age`: how long a segment stays
+  /// unused before a thread of the pool unregisters it; 0: there is no thread.
   PinnedPool(const CudaApi& api, FenceSource& fences, size_t limit,
-             size_t piece_bytes = PinnedSegment::kPieceBytes);
-  /// Waits at most a second for blocks in flight and deferred, then unregisters; leaks the others.
-  /// Callers may hold blocks and release them meanwhile. Requires: no other call of the pool.
+             size_t piece_bytes = PinnedSegment::kPieceBytes, Clock::duration idle_age = {});
+  /// For tests that replace the engine; that of a process is never destroyed. Waits at most a
+  /// second for blocks in flight and deferred, then unregisters what nothing may write to. Memory
+  /// of blocks that are held stays mapped. Requires: no other call of the pool or of its blocks
+  /// meanwhile; not in a fork's child.
   ~PinnedPool();
   PinnedPool(const PinnedPool&) = delete;
   PinnedPool& operator=(const PinnedPool&) = delete;
 
-  /// A block of at least `bytes` (0: a valid block of size 0), aligned to 64 bytes, above 8 MiB
-  /// to 2 MiB; or an empty one if the limit does not allow it, also after unregistering free
-  /// memory. A block lies inside one registered piece unless it is larger than a piece. Throws
-  /// Error (out_of_memory: the system or the driver refused, also after all free memory was
-  /// unregistered; device_failed, after_fork), std::bad_alloc.
+  /// A block of at least `bytes` (0: a valid block of size 0), aligned to 64 bytes; or an empty one
+  /// if the limit or the driver does not allow it. Nothing is unregistered. A block lies inside one
+  /// registered piece unless it is larger than a piece. Throws Error (device_failed, after_fork),
+  /// std::bad_alloc.
   PinnedBlock take(size_t bytes);
+
+  /// Registers `bytes` more, rounded up to 2 MiB, piece by piece, each usable at once; they stay
+  /// until trim() or set_limit(). Throws Error (out_of_memory if the limit does not allow all, or
+  /// the driver refuses, which keeps what was registered; device_failed, after_fork).
+  void reserve(size_t bytes);
 
   /// A further event that must complete before the block at `address` is used again; false where no
   /// owned block holds the address. Throws std::bad_alloc.
@@ -140,24 +215,123 @@ class PinnedPool {
   /// may cross; 0 where the pool does not hold it.
   size_t bytes_to_seam(const void* address) const noexcept;
 
-  /// Takes fences for what waits for one, and frees what has passed.
-  void poll();
+  /// Records a fence for what waits for one, and frees what has passed.
+  void poll() { poll(SIZE_MAX, true); }
   /// As poll() if much memory waits; otherwise does nothing. Called at the end of every operation.
   void poll_if_due() noexcept;
   /// Leaks the blocks that callers hold or have released so far: a device failed and may still use
   /// them.
-  void device_fails() noexcept;
-  /// Unregisters free segments, the longest idle first, until at most `keep_bytes` are registered.
+  void device_fails() noexcept { ++failures_; }
+  /// Unregisters idle segments, the longest idle first, until at most `keep_bytes` are registered.
   /// Returns the bytes freed.
   size_t trim(size_t keep_bytes);
-  /// Unregisters free segments above the new limit. Used blocks stay; nothing is registered until
+  /// Unregisters idle segments above the new limit. Used blocks stay; nothing is registered until
   /// the limit allows it.
   void set_limit(size_t limit);
+  /// What the pool's thread does: unregisters segments that are idle since `before`, and what takes
+  /// that were refused need; not reserved ones.
+  void tidy(Clock::time_point before);
+  /// Ends the thread and reservations; waits for them at most so long. For the process's exit.
+  void stop(Clock::duration longest) noexcept;
 
   PinnedStats stats() const noexcept;
 
  private:
-  std::shared_ptr<pinned::Core> core_;
+  friend class PinnedBlock;
+  using Block = pinned::Block;
+  using BlockList = pinned::BlockList;
+  using Segment = pinned::Segment;
+  using State = pinned::State;
+  using Lock = std::unique_lock<std::mutex>;
+  using Blocks = std::map<const std::byte*, Block>;
+
+  // From this many deferred bytes on poll_if_due() records a fence, so that it has passed when the
+  // blocks are needed.
+  static constexpr size_t kWaitingBytes = size_t{1} << 20;
+
+  /// Blocks that were released before one fence.
+  struct Batch {
+    Fence fence;
+    BlockList blocks;
+  };
+
+  void free(Block* block) noexcept;
+  void retire(Block* block, std::span<PooledEvent> tickets) noexcept;
+  void defer_free(Block* block) noexcept;
+  void leak(Block* block) noexcept;
+  static void release_result(void* block) noexcept;
+
+  bool forked() const noexcept;
+  void require_no_fork() const;
+  void leak_after_fork(Block* block) noexcept;
+
+  // pool.cpp: blocks. Require: the lock.
+  void move(Block* block, State to) noexcept;
+  void make_free(Block* block) noexcept;
+  Block* own(Block* block, size_t capacity) noexcept;
+  void list_free(Block* block) noexcept;
+  Blocks::node_type new_record();
+  Block* cut(Block* block, size_t bytes) noexcept;
+  Block* take_free(size_t capacity) noexcept;
+  Block* take_listed(size_t capacity) noexcept;
+  Block* merge_run(size_t capacity) noexcept;
+  bool open_whole(size_t capacity) noexcept;
+  Block* block_at(const void* address) const noexcept;
+  size_t used() const noexcept { return registered_ + growing_ + shrinking_; }
+  bool allows(size_t bytes) const noexcept { return bytes <= limit_ && used() <= limit_ - bytes; }
+  size_t bytes_in(State state) const noexcept { return bytes_[static_cast<size_t>(state)]; }
+
+  // growth.cpp: segments, the limit, the thread
+  PinnedBlock take_slowly(size_t bytes, size_t capacity);
+  Block* take_awaited(size_t capacity);
+  bool grow(size_t bytes, size_t capacity, Block** taken);
+  size_t unregister_idle(Clock::time_point before, size_t bytes, bool reserved_too);
+  void start_thread() noexcept;
+  void run_thread() noexcept;
+
+  // poll.cpp: tickets and fences, the end
+  int poll_events(std::vector<PooledEvent>& events) noexcept;
+  void poll(size_t most, bool wait);
+
+  const CudaApi& api_;
+  FenceSource& fences_;
+  const size_t piece_bytes_;
+  const Clock::duration idle_age_;
+  const unsigned fork_generation_;
+  std::atomic<size_t> leaked_after_fork_{0};
+  std::atomic<unsigned> failures_{0};        // of devices
+  std::atomic<bool> needs_poll_{false};      // whether poll_if_due() has anything to do
+  std::atomic<CUcontext> context_{nullptr};  // in which memory was registered last
+
+  // Taken before mutex_, never by a release: held while CUDA is asked for events.
+  std::mutex poll_mutex_;
+  std::list<Batch> batches_;  // deferred, behind a fence
+  BlockList pending_;         // in flight, or past their fence with tickets of their own
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;  // a growth has ended, or the thread
+  std::condition_variable wake_;     // of the thread
+  Blocks blocks_;                    // all of them, by address
+  std::list<Segment> segments_;
+  std::array<BlockList, pinned::kClasses + 1> free_;
+  BlockList released_;  // deferred, no fence recorded yet
+  BlockList retired_;   // in flight, not yet in pending_
+  size_t released_bytes_ = 0;
+  std::array<size_t, pinned::kStates> bytes_{};
+  size_t registered_ = 0;
+  size_t growing_ = 0;    // allowed, not yet registered
+  size_t shrinking_ = 0;  // taken out, not yet unregistered
+  size_t limit_;
+  size_t wanted_ = 0;           // the largest segment that was refused since the last tidy()
+  bool shared_growth_ = false;  // a thread is registering a shared segment
+  bool stopping_ = false;
+  bool thread_runs_ = false;
+  std::thread thread_;
+  uint64_t hits_ = 0;
+  uint64_t misses_ = 0;
+  uint64_t grows_ = 0;
+  uint64_t refused_ = 0;
+  uint64_t register_failed_ = 0;
 };
 
 }  // namespace dlbridge::cuda

@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "pinned/segment.h"
 
-#include <signal.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/utsname.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <cstdio>
+#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
-#include <utility>
+#include <vector>
 
 #include "runtime/cuda_error.h"
 #include "runtime/guards.h"
@@ -19,11 +23,17 @@
 namespace dlbridge::cuda {
 namespace {
 
+constexpr size_t kGrain = PinnedSegment::kGranularity;
 // The smallest page that there is; a huge page is there after its first touch.
 constexpr size_t kSmallPage = 4096;
 // Below this much for each, starting a thread costs more than it touches meanwhile.
 constexpr size_t kTouchBytes = size_t{16} << 20;
 constexpr size_t kTouchThreads = 8;
+#ifdef MADV_POPULATE_WRITE
+constexpr int kPopulateWrite = MADV_POPULATE_WRITE;
+#else
+constexpr int kPopulateWrite = 23;
+#endif
 
 [[noreturn]] void fail_map(size_t bytes) {
   throw Error(ErrorCode::out_of_memory, "pinned memory",
@@ -33,13 +43,15 @@ constexpr size_t kTouchThreads = 8;
 }
 
 std::byte* map_aligned(size_t bytes) {
-  constexpr size_t kGrain = PinnedSegment::kGranularity;
+  static const int flags = [] {
+    utsname system{};
+    return uname(&system) == 0 ? mapping_flags(system.release) : MAP_PRIVATE | MAP_ANONYMOUS;
+  }();
   if (bytes > SIZE_MAX - kGrain) {
     errno = ENOMEM;
     fail_map(bytes);
   }
-  void* mapped =
-      mmap(nullptr, bytes + kGrain, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapped = mmap(nullptr, bytes + kGrain, PROT_READ | PROT_WRITE, flags, -1, 0);
   if (mapped == MAP_FAILED) fail_map(bytes);
   const auto address = reinterpret_cast<uintptr_t>(mapped);
   const size_t head = (kGrain - address % kGrain) % kGrain;
@@ -50,7 +62,16 @@ std::byte* map_aligned(size_t bytes) {
   return base;
 }
 
+// Optional: memory of another node is slower to copy from. libnuma would be one more dependency.
+void prefer_node(std::byte* data, size_t bytes, int node) noexcept {
+  constexpr int kPreferred = 1;  // MPOL_PREFERRED of <linux/mempolicy.h>
+  if (node < 0 || node >= 64) return;
+  const uint64_t nodes = uint64_t{1} << node;
+  syscall(SYS_mbind, data, bytes, kPreferred, &nodes, 65, 0);
+}
+
 void touch(std::byte* begin, std::byte* end) noexcept {
+  if (madvise(begin, static_cast<size_t>(end - begin), kPopulateWrite) == 0) return;
   for (std::byte* page = begin; page < end; page += kSmallPage)
     *static_cast<volatile std::byte*>(page) = std::byte{0};
 }
@@ -58,10 +79,7 @@ void touch(std::byte* begin, std::byte* end) noexcept {
 void touch_all(std::byte* base, size_t bytes) {
   const size_t threads = std::clamp<size_t>(
       std::min<size_t>(bytes / kTouchBytes, std::thread::hardware_concurrency()), 1, kTouchThreads);
-  const size_t grains = bytes / PinnedSegment::kGranularity;
-  const auto border = [&](size_t i) {
-    return base + grains * i / threads * PinnedSegment::kGranularity;
-  };
+  const auto border = [&](size_t i) { return base + bytes / kGrain * i / threads * kGrain; };
   std::vector<std::thread> helpers;
   size_t mine = 1;  // shares that are left to this thread, counted from the front
   try {
@@ -76,90 +94,69 @@ void touch_all(std::byte* base, size_t bytes) {
   for (std::thread& helper : helpers) helper.join();
 }
 
-[[noreturn]] void fail_register(cudaError_t error, size_t bytes) {
-  throw CudaError(error, is_sticky(error) ? ErrorCode::device_failed : ErrorCode::out_of_memory,
-                  "registering " + std::to_string(bytes) +
-                      " bytes of host memory with CUDA failed with " + error_name(error) +
-                      "; lower the pool's limit with set_pinned_limit(), or stage into memory of "
-                      "your own with out=");
-}
-
 }  // namespace
 
-PinnedSegment::PinnedSegment(size_t bytes, size_t piece_bytes)
+// Linux 5.9 (commit 70e806e4e645) copies pinned pages for the child; before, they became
+// copy-on-write, and devices went on with the pages that the parent had lost.
+int mapping_flags(const char* release) noexcept {
+  int major = 0;
+  int minor = 0;
+  const bool known = std::sscanf(release, "%d.%d", &major, &minor) == 2;
+  const bool copies_for_child = known && (major > 5 || (major == 5 && minor >= 9));
+  return (copies_for_child ? MAP_PRIVATE : MAP_SHARED) | MAP_ANONYMOUS;
+}
+
+PinnedSegment::PinnedSegment(size_t bytes, size_t piece_bytes, int node)
     : data_(map_aligned(bytes)), size_(bytes), piece_bytes_(piece_bytes) {
-  try {
-    pieces_.resize((bytes + piece_bytes - 1) / piece_bytes);
-  } catch (...) {
-    munmap(data_, size_);
-    throw;
-  }
-  touch_all(data_, bytes);
+  prefer_node(data_, size_, node);
 }
 
-PinnedSegment::PinnedSegment(PinnedSegment&& other) noexcept
-    : data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)),
-      piece_bytes_(other.piece_bytes_),
-      pieces_(std::move(other.pieces_)) {
-  other.pieces_.clear();
-}
-
-PinnedSegment& PinnedSegment::operator=(PinnedSegment&& other) noexcept {
-  if (this == &other) return *this;
-  unmap();
-  data_ = std::exchange(other.data_, nullptr);
-  size_ = std::exchange(other.size_, 0);
-  piece_bytes_ = other.piece_bytes_;
-  pieces_ = std::move(other.pieces_);
-  other.pieces_.clear();
-  return *this;
-}
-
-PinnedSegment::~PinnedSegment() { unmap(); }
-
-void PinnedSegment::unmap() noexcept {
-  for (size_t i = 0; i < pieces_.size(); ++i) {
-    if (pieces_[i] == 0) munmap(data_ + i * piece_bytes_, piece_length(i));
-  }
-}
-
-size_t PinnedSegment::piece_length(size_t piece) const noexcept {
-  return std::min(piece_bytes_, size_ - piece * piece_bytes_);
-}
-
-size_t PinnedSegment::registered() const noexcept {
-  size_t bytes = 0;
-  for (size_t i = 0; i < pieces_.size(); ++i) bytes += pieces_[i] != 0 ? piece_length(i) : 0;
-  return bytes;
-}
+PinnedSegment::~PinnedSegment() { shrink(); }
 
 size_t PinnedSegment::bytes_to_seam(size_t offset) const noexcept {
   return std::min(piece_bytes_ - offset % piece_bytes_, size_ - offset);
 }
 
-void PinnedSegment::register_with(const CudaApi& api) {
-  const LastErrorGuard last_error(api);
+size_t PinnedSegment::register_next(const CudaApi& api) {
+  std::byte* const piece = data_ + registered_;
+  const size_t bytes = std::min(piece_bytes_, size_ - registered_);
+  touch_all(piece, bytes);
   const RelaxedCapture relaxed(api);
-  for (size_t i = 0; i < pieces_.size(); ++i) {
-    const cudaError_t error = api.host_register(data_ + i * piece_bytes_, piece_length(i),
-                                                cudaHostRegisterPortable | cudaHostRegisterMapped);
-    if (error != cudaSuccess) {
-      unregister(api);
-      fail_register(error, size_);
+  if (registered_ == 0) check(api.ctx_get_current(&context_), "cuCtxGetCurrent");
+  const cudaError_t error =
+      api.host_register(piece, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped);
+  if (error != cudaSuccess) {
+    if (is_sticky(error)) {
+      throw CudaError(error, ErrorCode::device_failed,
+                      "registering " + std::to_string(bytes) +
+                          " bytes of host memory with CUDA failed with " + error_name(error) +
+                          ", from which a process does not recover: start a new one");
     }
-    pieces_[i] = 1;
+    return 0;
   }
+  registered_ += bytes;
+  return bytes;
+}
+
+void PinnedSegment::shrink() noexcept {
+  if (size_ > registered_) munmap(data_ + registered_, size_ - registered_);
+  size_ = registered_;
 }
 
 void PinnedSegment::unregister(const CudaApi& api) noexcept {
-  const LastErrorGuard last_error(api);
+  std::optional<ContextGuard> guard;
+  try {
+    guard.emplace(api, context_);
+  } catch (const Error&) {
+    return;  // the context is gone: what it registered stays mapped
+  }
   const RelaxedCapture relaxed(api);
-  for (size_t i = 0; i < pieces_.size(); ++i) {
-    if (pieces_[i] == 0) continue;
-    const cudaError_t error = api.host_unregister(data_ + i * piece_bytes_);
+  while (registered_ > 0) {
+    const size_t piece = (registered_ - 1) / piece_bytes_ * piece_bytes_;
+    const cudaError_t error = api.host_unregister(data_ + piece);
     // After a reset of the device it is unregistered already.
-    if (error == cudaSuccess || error == cudaErrorHostMemoryNotRegistered) pieces_[i] = 0;
+    if (error != cudaSuccess && error != cudaErrorHostMemoryNotRegistered) return;
+    registered_ = piece;
   }
 }
 

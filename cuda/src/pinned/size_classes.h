@@ -1,55 +1,50 @@
 // SPDX-License-Identifier: Apache-2.0
-// The sizes of pinned blocks.
-//
-// Up to 8 MiB there are four classes a doubling (64, 128, 192, 256, 320, 384, 448, 512, 640, ...),
-// so at most a quarter is wasted; blocks of a class are carved from spans, each a whole number of
-// blocks and of pages. Above, a block is a segment of its own, in steps of 2 MiB.
+// The sizes of pinned blocks: four steps a doubling up to 8 MiB (256, 320, 384, 448, 512, 640,
+// ...), so that at most a quarter is wasted; above, steps of 2 MiB.
 #pragma once
 
 #include <bit>
 #include <cstddef>
+#include <cstdint>
 
 namespace dlbridge::cuda::pinned {
 
-inline constexpr size_t kSmallest = 64;
-inline constexpr size_t kPage = size_t{8} << 10;
+inline constexpr size_t kSmallest = 256;
 inline constexpr size_t kHuge = size_t{2} << 20;
 inline constexpr size_t kLargestClassed = size_t{8} << 20;
-/// The largest block that a thread keeps for itself.
-inline constexpr size_t kLargestCached = size_t{64} << 10;
 
-/// The class of a block of `bytes`. Requires: bytes <= kLargestClassed.
-constexpr int class_of(size_t bytes) noexcept {
-  if (bytes <= 256) return bytes == 0 ? 0 : static_cast<int>((bytes - 1) / kSmallest);
-  const int doubling = std::bit_width(bytes - 1);  // 2^(doubling - 1) < bytes <= 2^doubling
-  const size_t quarter = size_t{1} << (doubling - 3);
-  const size_t quarters = (bytes - 1 - (size_t{1} << (doubling - 1))) / quarter;  // 0 to 3
-  return 4 + (doubling - 9) * 4 + static_cast<int>(quarters);
+/// The smallest class whose blocks hold `bytes`. Requires: bytes <= kLargestClassed.
+constexpr size_t class_of(size_t bytes) noexcept {
+  if (bytes <= kSmallest) return 0;
+  const auto doubling = static_cast<size_t>(std::bit_width(bytes - 1));  // bytes <= 2^doubling
+  const size_t half = size_t{1} << (doubling - 1);
+  return 1 + (doubling - 9) * 4 + (bytes - 1 - half) / (half / 4);
 }
 
-constexpr size_t class_bytes(int size_class) noexcept {
-  if (size_class < 4) return kSmallest * static_cast<size_t>(size_class + 1);
-  const int doubling = 9 + (size_class - 4) / 4;
-  const auto quarters = static_cast<size_t>((size_class - 4) % 4 + 1);
-  return (size_t{1} << (doubling - 1)) + (quarters << (doubling - 3));
+constexpr size_t class_bytes(size_t size_class) noexcept {
+  if (size_class == 0) return kSmallest;
+  const size_t half = size_t{1} << (8 + (size_class - 1) / 4);
+  return half + ((size_class - 1) % 4 + 1) * (half / 4);
 }
 
-inline constexpr int kClasses = class_of(kLargestClassed) + 1;
-inline constexpr int kCachedClasses = class_of(kLargestCached) + 1;
+inline constexpr size_t kClasses = class_of(kLargestClassed) + 1;
 
-/// The bytes carved at a time.
-constexpr size_t span_bytes(int size_class) noexcept {
-  size_t bytes = class_bytes(size_class);
-  while (bytes < 4 * kPage) bytes *= 2;
-  return bytes;
+/// Rounds up to whole huge pages; SIZE_MAX where that overflows.
+constexpr size_t whole_pages(size_t bytes) noexcept {
+  return bytes <= SIZE_MAX - kHuge ? (bytes + kHuge - 1) / kHuge * kHuge : SIZE_MAX;
 }
 
-/// What a block above kLargestClassed occupies. Requires: bytes <= SIZE_MAX - kHuge.
-constexpr size_t large_bytes(size_t bytes) noexcept { return (bytes + kHuge - 1) / kHuge * kHuge; }
+/// The bytes of a block for a request of `bytes`.
+constexpr size_t capacity_for(size_t bytes) noexcept {
+  return bytes <= kLargestClassed ? class_bytes(class_of(bytes)) : whole_pages(bytes);
+}
 
-/// Whether a free block of `capacity` serves a request of `wanted` (both in steps of 2 MiB).
-constexpr bool serves(size_t capacity, size_t wanted) noexcept {
-  return capacity >= wanted && capacity - wanted <= wanted / 4;
+/// The free list of a block of `bytes`: its blocks hold at least the bytes of the class; list
+/// kClasses is for those above kLargestClassed. Requires: bytes >= kSmallest.
+constexpr size_t list_of(size_t bytes) noexcept {
+  if (bytes > kLargestClassed) return kClasses;
+  const size_t size_class = class_of(bytes);
+  return class_bytes(size_class) == bytes ? size_class : size_class - 1;
 }
 
 }  // namespace dlbridge::cuda::pinned

@@ -130,8 +130,10 @@ class Model {
         return poll_all();
       default:
         if (below(4) == 0) return leak();
-        if (below(2) == 0) {
+        if (below(3) == 0) {
           pool_.trim(below(64 * kMiB));
+        } else if (below(2) == 0) {
+          reserve(below(20 * kMiB));
         } else {
           limit_ = 16 * kMiB + below(80 * kMiB);
           pool_.set_limit(limit_);
@@ -139,16 +141,23 @@ class Model {
     }
   }
 
+  void reserve(size_t size) {
+    try {
+      pool_.reserve(size);
+    } catch (const Error&) {
+      EXPECT_GT(pool_.stats().registered + pinned::whole_pages(size), limit_);
+    }
+  }
+
   void take(size_t size) {
     PinnedBlock block = pool_.take(size);
     if (!block) {
-      // Refused for a reason: there is no room even without the free memory.
+      // Refused for a reason: there is no room, or free memory of other sizes takes it.
       if (below(4) != 0) return;
       pool_.trim(0);
-      const size_t least = size > 8 * kMiB
-                               ? pinned::large_bytes(size)
-                               : pinned::large_bytes(pinned::span_bytes(pinned::class_of(size)));
-      EXPECT_GT(pool_.stats().registered + least, limit_);
+      const size_t least = pinned::whole_pages(pinned::capacity_for(size));
+      if (pool_.stats().registered + least > limit_) return;
+      EXPECT_TRUE(pool_.take(size));
       return;
     }
     std::byte* const data = block.data();

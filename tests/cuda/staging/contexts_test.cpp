@@ -97,6 +97,13 @@ TEST_F(AnyContext, FirstDeviceGetsContext) {
   sim().clear_reports();
 }
 
+TEST_F(AnyContext, LimitNeedsNone) {
+  start({.active = {}});
+  cuda::set_pinned_limit(size_t{16} << 20);
+  EXPECT_EQ(cuda::trim_pinned(), 0u);
+  EXPECT_FALSE(sim().context_active(0) || sim().context_active(1));
+}
+
 TEST_F(AnyContext, AvailabilityCreatesNone) {
   start({.active = {}});
   EXPECT_TRUE(cuda::availability().usable);

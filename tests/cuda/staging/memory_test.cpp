@@ -107,6 +107,7 @@ class StagingWithoutMemory : public StagingTest {
     g_inner = &sim().api();
     cuda::inject_cuda_api(&table_);
     static_cast<void>(cuda::pinned_stats());
+    static_cast<void>(cuda::pinned_empty(host({{1}}).view()));  // opens a device
     cuda::set_pinned_limit(kLimit);
     producer_ = stream();
     use_device(1);

@@ -19,14 +19,15 @@ struct PinnedStats {
   size_t registered = 0;  ///< pages locked by the pool
   size_t limit = 0;
   size_t free = 0;
-  size_t owned = 0;        ///< by callers and running operations
-  size_t in_flight = 0;    ///< waiting for a copy to end
-  size_t quarantined = 0;  ///< dropped, but the caller's copies may still read it
-  size_t leaked = 0;       ///< possibly in use by a failed device: never reused
-  uint64_t hits = 0;       ///< blocks served from free memory
-  uint64_t misses = 0;     ///< blocks that needed new memory
-  uint64_t grows = 0;      ///< segments registered
-  uint64_t refused = 0;    ///< blocks that the limit did not allow
+  size_t owned = 0;              ///< by callers and running operations
+  size_t in_flight = 0;          ///< waiting for a copy to end
+  size_t quarantined = 0;        ///< dropped, but the caller's copies may still read it
+  size_t leaked = 0;             ///< possibly in use by a failed device: never reused
+  uint64_t hits = 0;             ///< blocks served from free memory
+  uint64_t misses = 0;           ///< blocks that needed new memory
+  uint64_t grows = 0;            ///< segments registered
+  uint64_t refused = 0;          ///< blocks that the limit or the driver did not allow
+  uint64_t register_failed = 0;  ///< registrations that the driver refused: each lowered the limit
 
   /// Returns true if the limit allows a block of `bytes`.
   bool has_room_for(size_t bytes) const noexcept {
@@ -42,7 +43,16 @@ struct PinnedStats {
 /// Returns the statistics, after freeing the blocks that wait for nothing.
 DLBRIDGE_API PinnedStats pinned_stats();
 
-/// Registers at most `bytes` from now on; unregisters free memory above that at once.
+/// Registers `bytes` more, in pieces of at most 1 GiB, each usable as soon as it is registered.
+/// They stay registered until trim_pinned() or set_pinned_limit(). Registering takes long and may
+/// wait for running kernels: call it before the work that must not wait, or on another thread.
+/// Throws also Error (out_of_memory) if the limit does not allow all of it, or if CUDA refuses;
+/// what was registered before the refusal stays.
+DLBRIDGE_API void reserve_pinned(size_t bytes);
+
+/// Registers at most `bytes` from now on; unregisters free memory above that at once. The default
+/// is an eighth of the memory that the machine or the control group allows, divided by the local
+/// ranks of the job, and at most 16 GiB.
 DLBRIDGE_API void set_pinned_limit(size_t bytes);
 
 /// Unregisters free memory until at most `keep_bytes` are registered. Returns the bytes freed.
