@@ -89,7 +89,7 @@ class DlbPinnedStats(ctypes.Structure):
             (name, ctypes.c_size_t)
             for name in ("registered", "limit", "free", "owned", "in_flight", "quarantined", "leaked")
         ],
-        *[(name, ctypes.c_uint64) for name in ("hits", "misses", "grows", "refused")],
+        *[(name, ctypes.c_uint64) for name in ("hits", "misses", "grows", "refused", "register_failed")],
     ]
 
 

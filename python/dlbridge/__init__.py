@@ -28,11 +28,12 @@ from ._core import (
     stage_many,
     to_numpy,
     to_torch,
+    trim_pinned,
 )
 from ._errors import ExchangeError
 from ._info import BuildInfo, build_info
 from ._paths import cmake_dir
-from ._pool import PoolStats, pool_stats
+from ._pool import PoolStats, pool_stats, reserve_pinned
 
 _adapters.register()
 
@@ -53,6 +54,7 @@ __all__ = [
     "pinned_empty",
     "pool_stats",
     "record_stream",
+    "reserve_pinned",
     "set_num_threads",
     "set_pool_limit",
     "shares_memory",
@@ -60,4 +62,5 @@ __all__ = [
     "stage_many",
     "to_numpy",
     "to_torch",
+    "trim_pinned",
 ]

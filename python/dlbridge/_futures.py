@@ -42,10 +42,10 @@ def awaited(future: Future) -> Generator[Any, Any, Any]:
     return _result(future).__await__()
 
 
-def progress_bar() -> Callable[[int], Any]:
-    """A function that draws a bar for so many arrays."""
+def progress_bar(unit: str = "array", **options: Any) -> Callable[[int], Any]:
+    """A function that draws a tqdm bar for so many units."""
     try:
         from tqdm.auto import tqdm  # type: ignore[import-untyped]
     except ImportError as error:
         raise ImportError("progress=True needs the package tqdm: pip install tqdm") from error
-    return lambda total: tqdm(total=total, unit="array")
+    return lambda total: tqdm(total=total, unit=unit, **options)

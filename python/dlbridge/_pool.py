@@ -1,9 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pool of pinned memory, in numbers."""
+"""The pool of pinned memory: its numbers, and reservations."""
 
-from typing import NamedTuple
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core
+from ._futures import progress_bar
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_STEP_S = 0.1  # between two updates of a progress bar
 
 
 class PoolStats(NamedTuple):
@@ -25,9 +34,53 @@ class PoolStats(NamedTuple):
     misses: int
     grows: int
     refused: int
-    """Blocks that the limit did not allow: such results are pageable."""
+    """Blocks that the limit or the driver did not allow: such results are pageable."""
+    register_failed: int
+    """Registrations that the driver refused: each lowered the limit."""
 
 
 def pool_stats() -> PoolStats:
     """Return the state of the pool. Raises ExchangeError (no_driver, driver_too_old, no_device, no_staging)."""
     return PoolStats(*_core._pool_stats())
+
+
+def reserve_pinned(bytes: int, background: bool = True, progress: bool = False) -> Future[int]:
+    """Page-lock `bytes` more, in pieces of at most 1 GiB, each usable as soon as it is locked.
+
+    Returns a ``concurrent.futures.Future`` at once, whose ``result()`` is `bytes`; with ``background=False`` when it is
+    done. Locking takes long, and may wait for running kernels: reserve before the work that must not wait. Reserved
+    memory stays until ``trim_pinned`` or ``set_pool_limit``. ``progress=True`` draws a tqdm bar.
+
+    The result raises ExchangeError (out_of_memory) if the limit does not allow `bytes`, or if the driver refuses; what
+    was locked before the refusal stays.
+    """
+    from concurrent.futures import Future, wait  # here, since few programs reserve
+
+    future: Future[int] = Future()
+    before = pool_stats().registered  # raises where there is no GPU
+    bar = progress_bar("B", unit_scale=True, unit_divisor=1024)(bytes) if progress else None
+
+    def reserve() -> None:
+        try:
+            _core._reserve_pinned(bytes)
+            future.set_result(bytes)
+        except BaseException as error:
+            future.set_exception(error)
+
+    def watch(bar: Any) -> None:
+        done = False
+        while not done:
+            done = bool(wait([future], _STEP_S).done)
+            bar.update(min(bytes, max(pool_stats().registered - before, 0)) - bar.n)
+        bar.close()
+
+    # Daemons: the pool stops a reservation at the process's exit.
+    threading.Thread(target=reserve, name="dlbridge-reserve", daemon=True).start()
+    if bar is not None:
+        watcher = threading.Thread(target=watch, args=[bar], name="dlbridge-progress", daemon=True)
+        watcher.start()
+        if not background:
+            watcher.join()
+    if not background:
+        future.result()
+    return future

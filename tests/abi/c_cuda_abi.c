@@ -75,6 +75,7 @@ static const struct {
   dlb_status (*drop)(dlb_future*);
   dlb_status (*pinned_empty)(DLDataType, int32_t, const int64_t*, dlb_tensor**);
   dlb_status (*pinned_stats)(dlb_pinned_stats*);
+  dlb_status (*reserve_pinned)(size_t);
   dlb_status (*set_pinned_limit)(size_t);
   dlb_status (*trim_pinned)(size_t, size_t*);
   dlb_status (*record_stream)(const void*, int32_t, intptr_t, int32_t*);
@@ -98,6 +99,7 @@ static const struct {
                 dlb_future_drop,
                 dlb_cuda_pinned_empty,
                 dlb_cuda_pinned_stats,
+                dlb_cuda_reserve_pinned,
                 dlb_cuda_set_pinned_limit,
                 dlb_cuda_trim_pinned,
                 dlb_cuda_record_stream};

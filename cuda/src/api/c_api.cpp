@@ -294,7 +294,12 @@ dlb_status dlb_cuda_pinned_stats(dlb_pinned_stats* stats) noexcept {
     out.misses = found.misses;
     out.grows = found.grows;
     out.refused = found.refused;
+    out.register_failed = found.register_failed;
   });
+}
+
+dlb_status dlb_cuda_reserve_pinned(size_t bytes) noexcept {
+  return guarded([&] { reserve_pinned(bytes); });
 }
 
 dlb_status dlb_cuda_set_pinned_limit(size_t bytes) noexcept {

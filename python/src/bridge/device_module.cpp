@@ -73,7 +73,8 @@ const DeviceModule* without_gil_everywhere() noexcept {
                  &M::start_to_device, &M::to_host_through_ring, &M::copy_on_device, &M::fits_pool,
                  &M::is_pinned, &M::strategy, &M::drop, &M::order, &M::reached, &M::import_stream,
                  &M::allocation_stream, &M::record_pinned, &M::pool_statistics, &M::set_pool_limit,
-                 &M::device_of_pointer, &M::device_of_pinned, &M::shares_managed>(module);
+                 &M::reserve_pinned, &M::trim_pinned, &M::device_of_pointer, &M::device_of_pinned,
+                 &M::shares_managed>(module);
   release_gil_with_loan_in<&M::result, &M::device_empty, &M::pinned_empty>(module);
   module.record_deleter = record_deleter;
   return &module;

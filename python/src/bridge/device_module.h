@@ -36,7 +36,7 @@ struct StagingOptions {
 /// Where the pinned pool's bytes are, and what was asked of it (docs/staging.md).
 struct PoolStatistics {
   uint64_t registered, limit, free, owned, in_flight, quarantined, leaked;
-  uint64_t hits, misses, grows, refused;
+  uint64_t hits, misses, grows, refused, register_failed;
 };
 
 struct DeviceModule {
@@ -115,6 +115,9 @@ struct DeviceModule {
   Error* (*pinned_empty)(const TensorView* like, Loan* out) noexcept = nullptr;
   Error* (*pool_statistics)(PoolStatistics* out) noexcept = nullptr;
   Error* (*set_pool_limit)(size_t bytes) noexcept = nullptr;
+  Error* (*reserve_pinned)(size_t bytes) noexcept = nullptr;
+  /// Writes into `freed` how many bytes were unregistered.
+  Error* (*trim_pinned)(size_t keep_bytes, size_t* freed) noexcept = nullptr;
   /// The device whose memory `address` is in. Where CUDA does not know it: an Error.
   Error* (*device_of_pointer)(const void* address, int32_t* out) noexcept = nullptr;
   /// The device that page-locked memory was registered with; -1 where none knows it.

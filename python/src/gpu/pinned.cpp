@@ -61,23 +61,41 @@ nb::tuple pool_stats() {
   PoolStatistics s{};
   check(require_device_module().pool_statistics(&s));
   return nb::make_tuple(s.registered, s.limit, s.free, s.owned, s.in_flight, s.quarantined,
-                        s.leaked, s.hits, s.misses, s.grows, s.refused);
+                        s.leaked, s.hits, s.misses, s.grows, s.refused, s.register_failed);
 }
 
-void set_pool_limit(const nb::object& bytes) {
+// An argument that counts bytes. `example` ends the message.
+size_t parse_bytes(const nb::object& bytes, const char* name, const char* example) {
   const Reference number(PyNumber_Index(bytes.ptr()));
   if (!number) {
     clear_exception();
-    throw_type_error("bytes is " + repr_of(bytes.ptr()) +
-                     "; expected an integer, such as 1 << 30 for 1 GiB");
+    throw_type_error(std::string(name) + " is " + repr_of(bytes.ptr()) +
+                     "; expected an integer, such as " + example);
   }
-  const Py_ssize_t limit = PyLong_AsSsize_t(number.get());
-  if (limit == -1 && PyErr_Occurred()) PyErr_Clear();
-  if (limit < 0) {
-    throw Error(ErrorCode::invalid_argument, "bytes",
-                "bytes is " + repr_of(bytes.ptr()) + "; expected 0 to 2**63 - 1");
+  const Py_ssize_t count = PyLong_AsSsize_t(number.get());
+  if (count == -1 && PyErr_Occurred()) PyErr_Clear();
+  if (count < 0) {
+    throw Error(ErrorCode::invalid_argument, name,
+                std::string(name) + " is " + repr_of(bytes.ptr()) + "; expected 0 to 2**63 - 1");
   }
-  check(require_device_module().set_pool_limit(static_cast<size_t>(limit)));
+  return static_cast<size_t>(count);
+}
+
+void set_pool_limit(const nb::object& bytes) {
+  const size_t limit = parse_bytes(bytes, "bytes", "1 << 30 for 1 GiB");
+  check(require_device_module().set_pool_limit(limit));
+}
+
+void reserve_pinned(const nb::object& bytes) {
+  const size_t count = parse_bytes(bytes, "bytes", "1 << 30 for 1 GiB");
+  check(require_device_module().reserve_pinned(count));
+}
+
+size_t trim_pinned(const nb::object& keep_bytes) {
+  const size_t keep = parse_bytes(keep_bytes, "keep_bytes", "0 for all that is free");
+  size_t freed = 0;
+  check(require_device_module().trim_pinned(keep, &freed));
+  return freed;
 }
 
 bool record_stream(const nb::object& array, const nb::object& stream, const nb::object& device) {
@@ -115,6 +133,12 @@ void bind_pinned(nb::module_& module) {
              nb::sig("def set_pool_limit(bytes: int) -> None"),
              "Set how many bytes stay page-locked at most. Free memory above the limit is released "
              "at once.");
+  module.def("_reserve_pinned", reserve_pinned, nb::arg("bytes"),
+             nb::sig("def _reserve_pinned(bytes: int) -> None"));
+  module.def("trim_pinned", trim_pinned, nb::arg("keep_bytes") = 0,
+             nb::sig("def trim_pinned(keep_bytes: int = 0) -> int"),
+             "Release free page-locked memory, reserved memory too, until at most keep_bytes stay. "
+             "Return the bytes that were released.");
   module.def("record_stream", record_stream, nb::arg("array"), nb::arg("stream"),
              nb::arg("device") = "cuda:0",
              nb::sig("def record_stream(array: typing.Any, stream: typing.Any, device: typing.Any "

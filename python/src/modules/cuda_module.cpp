@@ -189,14 +189,22 @@ Error* pinned_empty(const TensorView* like, Loan* out) noexcept {
 Error* pool_statistics(PoolStatistics* out) noexcept {
   return guarded([&] {
     const cuda::PinnedStats stats = cuda::pinned_stats();
-    *out = {stats.registered, stats.limit,       stats.free,   stats.owned,
-            stats.in_flight,  stats.quarantined, stats.leaked, stats.hits,
-            stats.misses,     stats.grows,       stats.refused};
+    *out = {stats.registered, stats.limit,       stats.free,    stats.owned,
+            stats.in_flight,  stats.quarantined, stats.leaked,  stats.hits,
+            stats.misses,     stats.grows,       stats.refused, stats.register_failed};
   });
 }
 
 Error* set_pool_limit(size_t bytes) noexcept {
   return guarded([&] { cuda::set_pinned_limit(bytes); });
+}
+
+Error* reserve_pinned(size_t bytes) noexcept {
+  return guarded([&] { cuda::reserve_pinned(bytes); });
+}
+
+Error* trim_pinned(size_t keep_bytes, size_t* freed) noexcept {
+  return guarded([&] { *freed = cuda::trim_pinned(keep_bytes); });
 }
 
 Error* device_of_pointer(const void* address, int32_t* out) noexcept {
@@ -241,6 +249,8 @@ DeviceModule make_module() noexcept {
   module.pinned_empty = pinned_empty;
   module.pool_statistics = pool_statistics;
   module.set_pool_limit = set_pool_limit;
+  module.reserve_pinned = reserve_pinned;
+  module.trim_pinned = trim_pinned;
   module.device_of_pointer = device_of_pointer;
   module.device_of_pinned = device_of_pinned;
   module.shares_managed = shares_managed;

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -25,6 +26,7 @@ from dlbridge import ExchangeError, from_dlpack, stage, to_numpy
 pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
 
 DEVICE = "cuda:0"
+MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
 
 
 @pytest.mark.parametrize("gpu", [{"piece_bytes": 2 << 20}], indirect=True)
@@ -105,3 +107,62 @@ def test_legacy_stream_needs_no_recording(gpu):
     hold.release()
     gpu.synchronize()
     assert reading.bytes() == values_of(LARGE).tobytes()
+
+
+def test_trim_releases_free_memory(gpu):
+    held = dlbridge.pinned_empty(4 << 20, np.uint8)
+    del held
+    eventually(lambda: dlbridge.pool_stats().quarantined == 0)
+    registered = dlbridge.pool_stats().registered
+    assert registered >= 4 << 20
+    assert dlbridge.trim_pinned(registered) == 0
+    assert dlbridge.trim_pinned() == registered
+    assert dlbridge.pool_stats().registered == 0
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_reserved_memory_is_used(gpu, background):
+    reservation = dlbridge.reserve_pinned(16 << 20, background=background)
+    assert background or reservation.done()
+    assert reservation.result(timeout=20) == 16 << 20
+    assert dlbridge.pool_stats().registered == 16 << 20
+    fake = gpu.array(values_of(LARGE))
+    np.testing.assert_array_equal(to_numpy(fake, device="cpu"), values_of(LARGE))
+    assert dlbridge.pool_stats().registered == 16 << 20
+
+
+@pytest.mark.parametrize("gpu", [{"piece_bytes": 2 << 20}], indirect=True)
+def test_reservation_draws_a_bar(gpu, monkeypatch, capfd):
+    pytest.importorskip("tqdm")
+    dlbridge.reserve_pinned(6 << 20, background=False, progress=True)
+    assert "6.00M/6.00M" in capfd.readouterr().err
+    assert gpu.counts()["host_register"] == 3
+
+
+def test_bar_needs_tqdm(gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    with pytest.raises(ImportError, match="pip install tqdm"):
+        dlbridge.reserve_pinned(2 << 20, progress=True)
+    assert dlbridge.pool_stats().registered == 0
+
+
+def test_refused_reservations(gpu):
+    with pool_limit(8 << 20):
+        error = refusal(lambda: dlbridge.reserve_pinned(9 << 20).result(timeout=20))
+        assert error.code == "out_of_memory" and "set_pinned_limit" in str(error)
+    for wrong in (-1, 1 << 63):
+        assert refusal(lambda wrong=wrong: dlbridge.reserve_pinned(wrong).result(timeout=20)).code == "invalid_argument"
+    with pytest.raises(TypeError, match="expected an integer"):
+        dlbridge.reserve_pinned("much").result(timeout=20)
+    with pytest.raises(TypeError, match="keep_bytes is"):
+        dlbridge.trim_pinned(1.5)
+
+
+def test_refused_registration_lowers_the_limit(gpu):
+    before = dlbridge.pool_stats().limit
+    gpu.fail_next("host_register", code=MEMORY_ALLOCATION)
+    fake = gpu.array(values_of(LARGE))
+    np.testing.assert_array_equal(to_numpy(fake, device="cpu"), values_of(LARGE))
+    stats = dlbridge.pool_stats()
+    assert stats.register_failed == 1 and stats.refused > 0
+    assert stats.limit == stats.registered < before

@@ -136,7 +136,7 @@ def test_library_answers_without_gpu():
 
 
 def test_struct_sizes():
-    sizes = {"DLTensor": 48, "DLManagedTensorVersioned": 80, "DlbCudaInfo": 56, "DlbPinnedStats": 96, "DlbError": 40}
+    sizes = {"DLTensor": 48, "DLManagedTensorVersioned": 80, "DlbCudaInfo": 56, "DlbPinnedStats": 104, "DlbError": 40}
     assert {name: ctypes.sizeof(getattr(staging_abi, name)) for name in sizes} == sizes
 
 

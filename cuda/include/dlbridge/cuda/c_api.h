@@ -63,14 +63,15 @@ typedef struct dlb_pinned_stats {
   size_t registered;   ///< pages locked by the pool
   size_t limit;
   size_t free;
-  size_t owned;        ///< by callers and running operations
-  size_t in_flight;    ///< waiting for a copy to end
-  size_t quarantined;  ///< dropped, but the caller's copies may still read it
-  size_t leaked;       ///< possibly in use by a failed device: never reused
-  uint64_t hits;       ///< blocks served from free memory
-  uint64_t misses;     ///< blocks that needed new memory
-  uint64_t grows;      ///< segments registered
-  uint64_t refused;    ///< blocks that the limit did not allow
+  size_t owned;              ///< by callers and running operations
+  size_t in_flight;          ///< waiting for a copy to end
+  size_t quarantined;        ///< dropped, but the caller's copies may still read it
+  size_t leaked;             ///< possibly in use by a failed device: never reused
+  uint64_t hits;             ///< blocks served from free memory
+  uint64_t misses;           ///< blocks that needed new memory
+  uint64_t grows;            ///< segments registered
+  uint64_t refused;          ///< blocks that the limit or the driver did not allow
+  uint64_t register_failed;  ///< registrations that the driver refused: each lowered the limit
 } dlb_pinned_stats;
 
 /// The outcome of an asynchronous staging. Thread: any, concurrently, except dlb_future_drop.
@@ -209,6 +210,12 @@ DLBRIDGE_API dlb_status dlb_cuda_pinned_empty(DLDataType dtype, int32_t ndim, co
 
 /// Writes where the pool's bytes are. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_pinned_stats(dlb_pinned_stats* stats) DLBRIDGE_NOEXCEPT;
+
+/// Registers `bytes` more, in pieces of at most 1 GiB, each usable at once. They stay registered
+/// until dlb_cuda_trim_pinned or dlb_cuda_set_pinned_limit. DLBRIDGE_OUT_OF_MEMORY if the limit
+/// does not allow all of it, or CUDA refuses; what was registered before the refusal stays. Owns:
+/// nothing changes hands.
+DLBRIDGE_API dlb_status dlb_cuda_reserve_pinned(size_t bytes) DLBRIDGE_NOEXCEPT;
 
 /// Registers at most `bytes` from now on; unregisters free memory above that at once.
 /// Owns: nothing changes hands.
