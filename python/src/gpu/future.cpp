@@ -61,6 +61,19 @@ class Future {
     return result_.get();
   }
 
+  /// For the garbage collector: the objects of others may refer to this one.
+  int traverse(visitproc visit, void* arg) const {
+    Py_VISIT(bar_.get());
+    Py_VISIT(result_.get());
+    Py_VISIT(copies_.structure.get());
+    for (const StagedLeaf& leaf : copies_.leaves) Py_VISIT(leaf.object.get());
+    return 0;
+  }
+  void clear() {
+    const StartedCopies copies = std::move(copies_);
+    const Reference bar = std::move(bar_), result = std::move(result_);
+  }
+
  private:
   void show(size_t operation) {
     if (!bar_ || operation != shown_) return;
@@ -173,6 +186,20 @@ PyMethodDef g_functions[] = {
     {nullptr, nullptr, 0, nullptr},
 };
 
+int traverse_future(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(Py_TYPE(self));
+  return nb::inst_ready(self) ? nb::inst_ptr<Future>(self)->traverse(visit, arg) : 0;
+}
+
+int clear_future(PyObject* self) {
+  nb::inst_ptr<Future>(self)->clear();
+  return 0;
+}
+
+PyType_Slot g_slots[] = {{Py_tp_traverse, reinterpret_cast<void*>(traverse_future)},
+                         {Py_tp_clear, reinterpret_cast<void*>(clear_future)},
+                         {0, nullptr}};
+
 constexpr const char* kFutureDoc =
     R"(An asynchronous copy between host and device: what stage() and stage_many() return.
 
@@ -182,7 +209,7 @@ threads may use one Future. `await` waits for it in asyncio.)";
 }  // namespace
 
 void bind_futures(nb::module_& module) {
-  nb::class_<Future>(module, "Future", kFutureDoc)
+  nb::class_<Future>(module, "Future", kFutureDoc, nb::type_slots(g_slots))
       .def("done", &Future::done,
            "Return True if the copy has ended, with a result or an error. Never waits.")
       .def("result", result, nb::arg("timeout").none() = nb::none(),

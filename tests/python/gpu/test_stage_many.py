@@ -10,6 +10,7 @@ import gc
 import select
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -227,6 +228,19 @@ def test_progress_is_shown(gpu, monkeypatch):
     future.result()
     future.result()
     assert seen == [3, 2, 1, "closed"]
+
+
+def test_cycles_through_a_future_are_collected(gpu):
+    class Holder:
+        future: Any = None
+
+    holder = Holder()
+    watch = weakref.ref(holder)
+    holder.future = stage_many([gpu.array(values_of()), holder])
+    holder.future.result().append(holder.future)
+    del holder
+    gc.collect()
+    assert watch() is None
 
 
 # ---- failing leaves
