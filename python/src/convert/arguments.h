@@ -11,6 +11,20 @@
 
 namespace dlbridge::python {
 
+/// Reads a METH_VARARGS | METH_KEYWORDS call as `format` says; what was not given stays.
+template <typename... Out>
+void read(PyObject* args, PyObject* keywords, const char* format, const char* const* names,
+          Out*... out) {
+  if (PyArg_ParseTupleAndKeywords(args, keywords, format, const_cast<char**>(names), out...) == 0)
+    throw_pending();
+}
+
+/// A function of Python's for a PyMethodDef.
+template <typename Function>
+PyCFunction as_c_function(Function* function) noexcept {
+  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
+}
+
 /// What to_torch, to_numpy, from_dlpack and explain were called with. Pointers are borrowed, null
 /// if not given.
 struct CallArguments {

@@ -105,14 +105,6 @@ nb::object await(const nb::object& self) {
   return nb::module_::import_("dlbridge._futures").attr("awaited")(self);
 }
 
-// Reads a METH_VARARGS | METH_KEYWORDS call as `format` says; what was not given stays.
-template <typename... Out>
-void read(PyObject* args, PyObject* keywords, const char* format, const char* const* names,
-          Out*... out) {
-  if (PyArg_ParseTupleAndKeywords(args, keywords, format, const_cast<char**>(names), out...) == 0)
-    throw_pending();
-}
-
 PyObject* stage(PyObject*, PyObject* args, PyObject* keywords) {
   static constexpr const char* kNames[] = {"",   "device",   "stream", "out",
                                            "to", "snapshot", "borrow", nullptr};
@@ -161,11 +153,6 @@ PyObject* stage_many(PyObject*, PyObject* args, PyObject* keywords) {
           PyObject_CallFunction(tqdm.get(), "n", static_cast<Py_ssize_t>(copies.leaves.size())));
     return nb::cast(Future(std::move(copies), std::move(bar))).release().ptr();
   });
-}
-
-template <typename Function>
-PyCFunction as_c_function(Function* function) noexcept {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
 }
 
 PyMethodDef g_functions[] = {

@@ -146,11 +146,6 @@ PyObject* register_device(PyObject*, PyObject* capsule) {
   });
 }
 
-template <typename Function>
-PyCFunction as_c_function(Function* function) noexcept {
-  return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));
-}
-
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
 PyMethodDef g_functions[] = {
     {"to_torch", as_c_function(entry<Function::to_torch>), kFast,

@@ -86,14 +86,6 @@ PyGetSetDef g_attributes[] = {
 
 // ---- Methods
 
-// Reads a METH_VARARGS | METH_KEYWORDS call as `format` says; what was not given stays.
-template <typename... Out>
-void read(PyObject* args, PyObject* keywords, const char* format, const char* const* names,
-          Out*... out) {
-  if (PyArg_ParseTupleAndKeywords(args, keywords, format, const_cast<char**>(names), out...) == 0)
-    throw_pending();
-}
-
 // The loan that __dlpack__ exports: the memory itself, or a copy of it.
 Loan loan_for_export(Tensor& self, CopyMode copy) {
   if (copy != CopyMode::always) return self.share();
