@@ -31,13 +31,12 @@ LINK_QUESTIONS = {
     "pcie.link.width.current": "PCIe width, now",
     "pcie.link.width.max": "PCIe width, most",
 }
-PACKAGES = ("torch", "numpy", "cupy-cuda13x", "cupy-cuda12x", "cupy")
-TOOLS = {"nvcc": ("nvcc", "--version"), "g++": ("g++", "--version"), "cmake": ("cmake", "--version")}
+PACKAGES = ("torch", "numpy", "cupy-cuda13x", "cupy-cuda12x", "cupy", "numba", "numba-cuda", "jax")
 CU_COMPUTE_CAPABILITY_MAJOR, CU_COMPUTE_CAPABILITY_MINOR = 75, 76
 
 
-def run(*command: str, timeout: float = 30) -> str:
-    """What the command prints; empty where it does not exist or fails."""
+def run(*command: str, timeout: float = 5) -> str:
+    """What the command prints; empty where it does not exist, fails or hangs."""
     if shutil.which(command[0]) is None:
         return ""
     try:
@@ -48,24 +47,32 @@ def run(*command: str, timeout: float = 30) -> str:
 
 
 def capability(library: str = "libcuda.so.1", device: int = 0) -> tuple[str, str]:
-    """The compute capability ("90"), and why there is none: exactly one of the two is empty."""
+    """The compute capability ("90"), and why there is none: exactly one of the two is empty. The driver is asked in
+    a process of its own, since it may hang."""
+    said = run(sys.executable, __file__, library, str(device), timeout=30).strip()
+    architecture, _, reason = (said or ",the CUDA driver did not answer in 30 s").partition(",")
+    return architecture, reason
+
+
+def ask_driver(library: str, device: int) -> str:
+    """ "90," or ",why not"."""
     try:
         driver = ctypes.CDLL(library)
     except OSError:
-        return "", "no CUDA driver"
+        return ",no CUDA driver"
     if (error := driver.cuInit(0)) != 0:
-        return "", f"no GPU to use: cuInit answers {error}"
+        return f",no GPU to use: cuInit answers {error}"
     count = ctypes.c_int()
     driver.cuDeviceGetCount(ctypes.byref(count))
     if count.value <= device:
-        return "", f"no GPU to use: the driver counts {count.value}"
+        return f",no GPU to use: the driver counts {count.value}"
     handle, numbers = ctypes.c_int(), []
     driver.cuDeviceGet(ctypes.byref(handle), device)
     for attribute in (CU_COMPUTE_CAPABILITY_MAJOR, CU_COMPUTE_CAPABILITY_MINOR):
         number = ctypes.c_int()
         driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, handle)
         numbers.append(number.value)
-    return f"{numbers[0]}{numbers[1]}", ""
+    return f"{numbers[0]}{numbers[1]},"
 
 
 def ask_nvidia_smi(questions: dict[str, str]) -> dict[str, str]:
@@ -93,13 +100,16 @@ def cpu(text: str) -> dict[str, str]:
     }
 
 
-def memory(meminfo: str, group_limit: str) -> dict[str, str]:
-    """Of /proc/meminfo and the control group's memory.max."""
+def memory(meminfo: str, group_limit: str, locked_limit: str = "") -> dict[str, str]:
+    """Of /proc/meminfo, the control group's memory.max and /proc/self/limits."""
     total = re.search(r"^MemTotal:\s*(\d+) kB", meminfo, re.M)
-    facts = {"memory": f"{int(total[1]) / 2**20:.1f} GiB" if total else "unknown"}
-    if group_limit.strip().isdigit():
-        facts["memory of the control group"] = f"{int(group_limit) / 2**30:.1f} GiB"
-    return facts
+    locked = re.search(r"^Max locked memory\s+(\S+)", locked_limit, re.M)
+    limit = group_limit.strip()
+    return {
+        "memory": f"{int(total[1]) / 2**20:.1f} GiB" if total else "unknown",
+        "memory.max": f"{int(limit) / 2**30:.1f} GiB" if limit.isdigit() else limit or "none",
+        "locked memory, most": f"{int(locked[1]) // 1024} KiB" if locked and locked[1].isdigit() else "unlimited",
+    }
 
 
 def read(path: str) -> str:
@@ -118,10 +128,9 @@ def versions() -> dict[str, str]:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    for name, command in TOOLS.items():
-        lines = run(*command).strip().splitlines()
-        found = next((line for line in lines if re.search(r"\d+\.\d+", line)), "none")
-        facts[name] = found.strip()
+    for name in ("nvcc", "g++", "cmake"):
+        lines = run(name, "--version").strip().splitlines()
+        facts[name] = next((line for line in lines if re.search(r"\d+\.\d+", line)), "none").strip()
     return facts
 
 
@@ -140,16 +149,23 @@ def link() -> dict[str, str]:
 
 def fingerprint(with_gpu: bool) -> dict[str, str]:
     """Everything, in the order in which it is shown."""
-    facts: dict[str, str] = {}
-    if with_gpu:
-        facts.update(ask_nvidia_smi(GPU_QUESTIONS))
-        facts.update(link())
+    facts = {**ask_nvidia_smi(GPU_QUESTIONS), **link()} if with_gpu else {}
     facts.update(cpu(read("/proc/cpuinfo")))
-    facts.update(memory(read("/proc/meminfo"), read("/sys/fs/cgroup/memory.max")))
+    facts.update(memory(read("/proc/meminfo"), read("/sys/fs/cgroup/memory.max"), read("/proc/self/limits")))
     facts["NUMA nodes"] = str(len(list(Path("/sys/devices/system/node").glob("node[0-9]*"))) or 1)
     facts["kernel"] = platform.release()
-    huge = re.search(r"\[(\w+)\]", read("/sys/kernel/mm/transparent_hugepage/enabled"))
-    facts["transparent huge pages"] = huge[1] if huge else "unknown"
-    facts.update(versions())
-    facts.update(commit())
-    return facts
+    for name, file in (("transparent huge pages", "enabled"), ("of shared memory", "shmem_enabled")):
+        mode = re.search(r"\[(\w+)\]", read(f"/sys/kernel/mm/transparent_hugepage/{file}"))
+        facts[name] = mode[1] if mode else "unknown"
+    return {**facts, **versions(), **commit()}
+
+
+def sentence(facts: dict[str, str], reason: str) -> str:
+    """The first line of the results: what was found out, in one line."""
+    shown = ("GPU", "driver", "kernel", "CPU", "processors", "memory", "memory.max", "locked memory, most",
+             "transparent huge pages", "Python", *PACKAGES, "commit")  # fmt: skip
+    return "; ".join([*([reason] if reason else []), *(f"{name} {facts[name]}" for name in shown if name in facts)])
+
+
+if __name__ == "__main__":
+    print(ask_driver(sys.argv[1], int(sys.argv[2])))

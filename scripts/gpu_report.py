@@ -16,7 +16,14 @@ class Document:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self.content: dict[str, Any] = {"fingerprint": {}, "steps": [], "bars": []}
+        self.content: dict[str, Any] = {
+            "found": "", "fingerprint": {}, "steps": [], "answers": [], "cases": [], "bars": []
+        }  # fmt: skip
+
+    def set_found(self, sentence: str) -> None:
+        """The first line."""
+        self.content["found"] = sentence
+        self.write()
 
     def set_fingerprint(self, facts: dict[str, str]) -> None:
         """Facts about the machine; later ones are added."""
@@ -26,6 +33,16 @@ class Document:
     def step(self, name: str, state: str, seconds: float, note: str) -> None:
         """One step that has ended: "done", "failed" or "skipped"."""
         self.content["steps"].append({"name": name, "state": state, "seconds": round(seconds, 1), "note": note})
+        self.write()
+
+    def answer(self, case: str, fact: str, value: str) -> None:
+        """A fact that a probe has found out."""
+        self.content["answers"].append({"case": case, "fact": fact, "value": value})
+        self.write()
+
+    def case(self, source: str, name: str, state: str, note: str) -> None:
+        """A case of a test suite that did not go well. The others are counted by the step."""
+        self.content["cases"].append({"source": source, "name": name, "state": state, "note": note})
         self.write()
 
     def set_bars(self, source: str, entries: list[dict[str, Any]]) -> None:
@@ -52,20 +69,25 @@ class Document:
 
     def markdown(self) -> str:
         """Tables for people."""
-        parts = ["# Staging, measured", "", *_table(("", ""), list(self.content["fingerprint"].items()))]
-        if self.content["steps"]:
-            rows = [(one["name"], one["state"], f"{one['seconds']:.0f}", one["note"]) for one in self.content["steps"]]
-            parts += ["", "## Steps", "", *_table(("Step", "State", "Seconds", ""), rows)]
-        bars = self.content["bars"]
-        if bars:
-            counts = {verdict: sum(entry["verdict"] == verdict for entry in bars) for verdict in VERDICTS}
-            summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-            parts += ["", "## Bars", "", summary, ""]
-            parts += _table(
-                ("Bar", "Figure", "Measured", "95 % interval", "Target", "Goal", "Verdict", "p50 / p99 in µs", ""),
-                [_row(entry) for entry in bars],
-            )
-        else:
+        content = self.content
+        parts = [content["found"], "", "# Staging, measured"]
+        rows = [(one["name"], one["state"], f"{one['seconds']:.0f}", one["note"]) for one in content["steps"]]
+        parts += _section("Steps", ("Step", "State", "Seconds", ""), rows)
+        parts += _section("Machine", ("", ""), list(content["fingerprint"].items()))
+        rows = [(one["case"], one["fact"], one["value"]) for one in content["answers"]]
+        parts += _section("Answers", ("Case", "Fact", "Value"), rows)
+        rows = [(one["source"], one["name"], one["state"], one["note"]) for one in content["cases"]]
+        parts += _section("Cases that failed", ("Suite", "Case", "State", ""), rows)
+        bars = content["bars"]
+        counts = {verdict: sum(entry["verdict"] == verdict for entry in bars) for verdict in VERDICTS}
+        summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+        parts += _section(
+            "Bars",
+            ("Bar", "Figure", "Measured", "95 % interval", "Target", "Goal", "Verdict", "p50 / p99 in µs", ""),
+            [_row(entry) for entry in bars],
+            summary,
+        )
+        if not bars and not content["answers"]:
             parts += ["", "Nothing was measured."]
         return "\n".join(parts) + "\n"
 
@@ -87,8 +109,11 @@ def _number(value: float | None) -> str:
     return "unknown" if value is None else f"{value:.4g}"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _section(title: str, head: tuple[str, ...], rows: list[tuple[str, ...]], summary: str = "") -> list[str]:
     def line(cells: tuple[str, ...]) -> str:
         return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
 
-    return [line(head), "|" + "---|" * len(head), *(line(row) for row in rows)]
+    if not rows:
+        return []
+    lead = [summary, ""] if summary else []
+    return ["", f"## {title}", "", *lead, line(head), "|" + "---|" * len(head), *(line(row) for row in rows)]

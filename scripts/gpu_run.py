@@ -1,46 +1,58 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The steps of scripts/gpu, which says how to call it: builds, tests, measures, within a time limit."""
+"""The steps of scripts/gpu, which says how to call it: asks, tests and measures, within a time limit."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import gpu_build
 import gpu_fingerprint
+from gpu_build import BARS, PROBE, TESTS, package_folder, program
+from gpu_calls import (
+    LATE,
+    ROOT,
+    GoogleTest,
+    Outcome,
+    StepFailed,
+    StepSkipped,
+    call,
+    environment,
+    run_cases,
+    testing_outcome,
+)
 from gpu_report import Document
 
-ROOT = Path(__file__).resolve().parent.parent
-BUILD = ROOT / "build" / "gpu"
-STEPS = ("build", "tests", "interop", "bars", "peers", "python")
-TESTS = "dlbridge_cuda_gpu_tests"
-BARS = ("dlbridge_cuda_bars", "dlbridge_cuda_pool_bars")
-PACKAGE_TARGETS = ("dlbridge_package", "_core", "_numpy", "_cuda")
-LEAST_DLPACK = (1, 3)  # cmake/FindDlpackHeader.cmake says so
+#: The seconds of each step, if nothing has to be built. A step gets its share of what is left: more where the steps
+#: before it took less than theirs.
+PLAN = {
+    "build": 0, "probe": 25, "tests": 45, "held-tests": 15, "timings": 55, "interop": 60, "held-interop": 35,
+    "bars": 150, "python": 60, "sanitizer": 30, "process": 35, "peers": 50,
+}  # fmt: skip
+MOST_BUILD_SECONDS = 240
 NO_GPU = 3
-# The least time in which a step makes sense, and what is left for the steps after it.
-LEAST_SECONDS = {"build": 20, "tests": 10, "interop": 20, "bars": 30, "peers": 30, "python": 30}
-RESERVED_SECONDS = {"build": 0, "tests": 240, "interop": 240, "bars": 150, "peers": 60, "python": 0}
-MOST_INTEROP_SECONDS = 90
-
-
-class StepFailed(Exception):
-    """A sentence for the step's row."""
-
-
-class StepSkipped(Exception):
-    """The same, where nothing is wrong."""
+BAD_STATES = ("failed", "hung", "crashed")
+FRAMEWORKS = ("torch", "cupy", "numba", "jax")
+SLOW_CASE_SECONDS = 30  # a case that starts processes, or runs under a tool
+#: The bars of dlbridge_cuda_bars and of staging_python.py that matter most, in this order; the others come last.
+BAR_GROUPS = (
+    "^d2h-pooled/(64|256) MiB", "^d2h-small", "^(d2h-out|h2d-pageable)/256 MiB", "^(transpose|strided)", "^batch",
+    "^async",
+)  # fmt: skip
+PYTHON_GROUPS = ("^python/small", "^python/freed/64 MiB", "^python/h2d")
+SANITIZED = "*CopiesEveryLayout*:*CopiesMisaligned*"  # cases that run the pack kernels
+MANY_CONNECTIONS = {"CUDA_DEVICE_MAX_CONNECTIONS": "32"}  # streams then do not wait for each other
 
 
 @dataclass
@@ -51,284 +63,93 @@ class Run:
     document: Document
     options: argparse.Namespace
     deadline: float
-    architecture: str  # "90"; empty without a GPU
-    reason: str  # why there is no GPU to use; empty where there is one
+    architecture: str = ""  # "90"; empty without a GPU
+    reason: str = ""  # why there is no GPU to use; empty where there is one
 
     def left(self) -> float:
         """Seconds until the time is up."""
         return self.deadline - time.monotonic()
 
 
-# ---- Calling programs
+def share(steps: Sequence[str], name: str, left: float) -> float:
+    """The seconds that a step gets of those left, beside the chosen steps after it."""
+    if name == "build":
+        return min(left, MOST_BUILD_SECONDS)
+    later = [step for step in PLAN if step in steps and list(PLAN).index(step) >= list(PLAN).index(name)]
+    return left * PLAN[name] / sum(PLAN[step] for step in later)
 
 
-def environment() -> dict[str, str]:
-    """Ours, with the tools that came with this Python (cmake, ninja) where there are no others."""
-    return {**os.environ, "PATH": os.environ.get("PATH", "") + os.pathsep + str(Path(sys.executable).parent)}
+def enough(name: str, seconds: float) -> bool:
+    """Whether the step makes sense in these seconds."""
+    return seconds >= max(PLAN[name] / 4, 5)
 
 
-def end(process: subprocess.Popen[str]) -> None:
-    """The whole group that it leads."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, how)
-            process.wait(5)
-            return
-        except ProcessLookupError:
-            return
-        except subprocess.TimeoutExpired:
-            continue
+# ---- Suites of cases
 
 
-def call(
-    command: list[str], log: Path, seconds: float, each_line: Callable[[str], None] | None = None, **extra: str
-) -> int:
-    """Runs it with its output in `log` as well; its exit status, or 124 where it was ended after `seconds`."""
-    with log.open("a") as file:
-        file.write(f"$ {' '.join(command)}\n")
-        file.flush()
-        process = subprocess.Popen(
-            command,
-            cwd=ROOT,
-            env={**environment(), **extra},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
-        late = threading.Event()
-
-        def stop() -> None:
-            late.set()
-            end(process)
-
-        timer = threading.Timer(max(seconds, 1), stop)
-        timer.start()
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                file.write(line)
-                file.flush()
-                if each_line is not None:
-                    each_line(line.rstrip("\n"))
-            status = process.wait()
-        except BaseException:
-            end(process)
-            raise
-        finally:
-            timer.cancel()
-    return 124 if late.is_set() else status
-
-
-def must(command: list[str], log: Path, seconds: float) -> None:
-    """A call that has to succeed."""
-    status = call(command, log, seconds)
-    if status == 124:
-        raise StepFailed(f"{Path(command[0]).name} did not end in {seconds:.0f} s")
-    if status != 0:
-        print("\n".join(log.read_text().splitlines()[-40:]))
-        raise StepFailed(f"{' '.join(command[:3])} ended with {status}: see {log.name}")
-
-
-# ---- build
-
-
-def header_version(header: Path) -> tuple[int, int]:
-    """Of a dlpack.h; (0, 0) where it is none."""
-    try:
-        text = header.read_text()
-    except OSError:
-        return 0, 0
-    found = [re.search(rf"define DLPACK_{part}_VERSION +(\d+)", text) for part in ("MAJOR", "MINOR")]
-    return (int(found[0][1]), int(found[1][1])) if found[0] and found[1] else (0, 0)
-
-
-def header_candidates(site_folders: list[Path]) -> list[Path]:
-    """Copies of dlpack.h that Python packages carry."""
-    places = (
-        "tvm_ffi/include/dlpack/dlpack.h",
-        "torch/include/ATen/dlpack.h",
-        "cupy/_core/include/cupy/_dlpack/dlpack.h",
-        "jaxlib/include/dlpack/dlpack.h",
+def listed(command: Sequence[str | Path], **extra: str) -> list[str]:
+    """The lines of a program that names its cases."""
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, timeout=60, env={**environment(), **extra}, cwd=ROOT
     )
-    return [folder / place for place in places for folder in site_folders if (folder / place).is_file()]
+    if done.returncode != 0:
+        raise StepFailed(f"{Path(command[-2]).name} --list ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    return done.stdout.splitlines()
 
 
-def dlpack_folder(build: Path, candidates: list[Path]) -> Path:
-    """A folder that holds dlpack/dlpack.h of a version that the build takes."""
-    given = os.environ.get("DLPACK_INCLUDE_DIR")
-    if given:
-        return Path(given)
-    seen = []
-    for header in candidates:
-        version = header_version(header)
-        if version >= LEAST_DLPACK:
-            folder = build / "dlpack" / "dlpack"
-            folder.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(header, folder / "dlpack.h")
-            return folder.parent
-        seen.append(f"{header} is {version[0]}.{version[1]}")
-    raise StepFailed(
-        f"no dlpack.h of version {LEAST_DLPACK[0]}.{LEAST_DLPACK[1]} or later ({'; '.join(seen) or 'none at all'}): "
-        "set DLPACK_INCLUDE_DIR to the folder that holds dlpack/dlpack.h"
-    )
+def suite(
+    run: Run, source: str, names: list[str], command: Callable[[list[str]], list[str]],
+    outcome: Callable[[str], Outcome | None], log: str, seconds: float, **more: Any,
+) -> Counter[str]:  # fmt: skip
+    """The states of the cases, with a row in the document for each that did not pass."""
 
+    def show(what: Outcome) -> None:
+        if what[1] in BAD_STATES:
+            run.document.case(source, *what)
+            print(f"{what[1].upper()} {source} {what[0]}: {what[2]}", flush=True)
 
-def site_folders() -> list[Path]:
-    """Where Python finds packages."""
-    return [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
-
-
-def googletest(run: Run, log: Path) -> list[str]:
-    """Arguments by which CMake finds GoogleTest: built from sources where it is not installed."""
-    given = os.environ.get("DLBRIDGE_GTEST_DIR")
-    places = ("usr/lib*/cmake", "usr/lib*/*/cmake", "usr/local/lib*/cmake", "usr/local/lib/*/cmake")
-    installed = any(any(Path("/").glob(f"{place}/GTest/GTestConfig.cmake")) for place in places)
-    if not given and installed:
-        return []
-    sources = Path(given or "/usr/src/googletest")
-    if not (sources / "CMakeLists.txt").is_file():
-        if given:
-            raise StepFailed(
-                f"DLBRIDGE_GTEST_DIR is {given}, which holds no CMakeLists.txt; expected GoogleTest's sources"
-            )
-        print("GoogleTest is in no usual place: if CMake does not find it, set DLBRIDGE_GTEST_DIR to its sources")
-        return []
-    prefix = BUILD / "googletest"
-    if not (prefix / "done").is_file():
-        folder = BUILD / "googletest-build"
-        must(
-            ["cmake", "-S", str(sources), "-B", str(folder), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-             f"-DCMAKE_INSTALL_PREFIX={prefix}", "-DCMAKE_INSTALL_LIBDIR=lib"],
-            log, run.left(),
-        )  # fmt: skip
-        must(["cmake", "--build", str(folder), "--target", "install", "-j", jobs()], log, run.left())
-        (prefix / "done").touch()
-    return [f"-DCMAKE_PREFIX_PATH={prefix}"]
-
-
-def jobs() -> str:
-    """How many compilers at once."""
-    return os.environ.get("DLBRIDGE_JOBS") or str(os.cpu_count() or 2)
-
-
-def targets() -> list[str]:
-    """Those of ours that this tree has."""
-    listed = subprocess.run(
-        ["cmake", "--build", str(BUILD), "--target", "help"],
-        capture_output=True,
-        text=True,
-        env=environment(),
-        check=True,
-    ).stdout
-    ours = ("dlbridge_cuda", TESTS, *BARS, *PACKAGE_TARGETS)
-    return [name for name in ours if re.search(rf"^{name}: phony", listed, re.M)]
-
-
-def python_parts() -> list[str]:
-    """Whether the package is built: not where one was brought along, nor without nanobind."""
-    built = not os.environ.get("DLBRIDGE_PACKAGE") and importlib.util.find_spec("nanobind") is not None
-    state = "ON" if built else "OFF"
-    return [f"-DDLBRIDGE_NUMPY={state}", f"-DDLBRIDGE_PYTHON={state}"]
-
-
-def package_folder() -> Path:
-    """The folder to put into sys.path to import dlbridge. Throws where there is none."""
-    given = os.environ.get("DLBRIDGE_PACKAGE")
-    folder = Path(os.environ.get("DLBRIDGE_CALLED_FROM", "."), given) if given else BUILD / "package"
-    if any((folder / "dlbridge").glob("_core*.so")):
-        return folder
-    if given:
-        raise StepFailed(f"DLBRIDGE_PACKAGE is {given}, which holds no built dlbridge")
-    raise StepSkipped(
-        "the package was not built: this Python has no nanobind; set DLBRIDGE_PACKAGE to a folder with a built dlbridge"
-    )
-
-
-def build(run: Run) -> str:
-    """Configures and builds build/gpu."""
-    log = run.out / "build.log"
-    BUILD.mkdir(parents=True, exist_ok=True)
-    architectures = os.environ.get("DLBRIDGE_CUDA_ARCHITECTURES") or run.architecture or "90"
-    dlpack = dlpack_folder(BUILD, header_candidates(site_folders()))
-    must(
-        [
-            "cmake", "-S", ".", "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-            f"-DPython_EXECUTABLE={sys.executable}", f"-DDLPACK_INCLUDE_DIR={dlpack}",
-            "-DDLBRIDGE_TORCH=OFF", "-DDLBRIDGE_CUDA=ON", *python_parts(),
-            "-DDLBRIDGE_TESTS=ON", "-DDLBRIDGE_BENCHMARKS=ON", "-DDLBRIDGE_WERROR=OFF",
-            f"-DDLBRIDGE_CUDA_ARCHITECTURES={architectures}",
-            *googletest(run, log),
-        ],
-        log, run.left(),
-    )  # fmt: skip
-    built = targets()
-    must(["cmake", "--build", str(BUILD), "-j", jobs(), "--target", *built], log, run.left())
-    return f"{', '.join(built)}; kernels for {architectures}"
-
-
-def program(name: str) -> Path:
-    """A program of this tree that was built. Throws where it was not."""
-    if (BUILD / "build.ninja").is_file() and name not in targets():
-        raise StepFailed(f"this tree has no {name}")
-    found = [path for path in BUILD.glob(f"**/{name}") if path.is_file() and os.access(path, os.X_OK)]
-    if not found:
-        raise StepFailed(f"{name} was not built: run the step build first")
-    return found[0]
-
-
-# ---- tests, bars, peers
-
-
-def listed_tests() -> list[str]:
-    """The names of the cases that run on a GPU."""
-    lines = subprocess.run(
-        [str(program(TESTS)), "--gtest_list_tests"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    names, suite = [], ""
-    for line in lines:
-        if line.startswith("  "):
-            names.append(suite + line.split("#")[0].strip())
-        elif "." in line:
-            suite = line.split("#")[0].strip()
-    return names
-
-
-def tests(run: Run) -> str:
-    """The contract suite, on the GPU."""
-    log = run.out / "tests.log"
-    cases = BUILD / "gpu-test-cases.json"
-    cases.unlink(missing_ok=True)
-    seconds = run.left() - reserved(run, "tests")
-    status = call([str(program(TESTS)), "--gtest_brief=1", f"--gtest_output=json:{cases}"], log, seconds, print)
-    counted = ""
-    if cases.is_file():
-        found = json.loads(cases.read_text())
-        skipped = sum(case.get("result") == "SKIPPED" for suite in found["testsuites"] for case in suite["testsuite"])
-        counted = (
-            f"{found['tests'] - found['failures'] - skipped} passed, {found['failures']} failed, {skipped} skipped"
-        )
-    if status != 0:
-        raise StepFailed(f"{counted or 'no result'}: {TESTS} ended with {status}: see {log.name}")
+    found = run_cases(names, command, outcome, run.out / log, seconds, show, **more)
+    counted = Counter(found.values())
+    counted["not run"] = len(names) - len(found)
     return counted
 
 
-def interop(run: Run) -> str:
-    """dlbridge.testing: the package against the frameworks of this machine."""
-    log = run.out / "interop.log"
-    seconds = max(min(run.left() - reserved(run, "interop"), MOST_INTEROP_SECONDS), LEAST_SECONDS["interop"])
-    last: list[str] = []
+def conclude(counted: Counter[str]) -> str:
+    """The note of a step; StepFailed where a case failed."""
+    note = ", ".join(f"{count} {state}" for state, count in counted.items() if count) or "no cases"
+    if any(counted[state] for state in BAD_STATES):
+        raise StepFailed(note)
+    return note
 
-    def show(line: str) -> None:
-        print(line)
-        last[:] = [line] if line else last
 
-    command = [sys.executable, "-m", "dlbridge.testing", "gpu", "--seconds", f"{seconds - 15:.0f}"]
-    command += ["--json", str(run.out / "interop.json"), "--junit", str(run.out / "interop.xml")]
-    status = call(command, log, seconds + 15, show, **package_path())
-    if status != 0:
-        raise StepFailed(f"{last[0] if last else 'no result'}: ended with {status}: see {log.name}")
-    return last[0]
+def gtest_names() -> list[str]:
+    """The cases of the contract suite."""
+    return GoogleTest.names("\n".join(listed([program(TESTS), "--gtest_list_tests"])))
+
+
+def gtest_command(names: list[str]) -> list[str]:
+    """The contract suite with these cases alone."""
+    return [str(program(TESTS)), f"--gtest_filter={':'.join(names)}"]
+
+
+def held_tests() -> set[str]:
+    """The cases whose sources hold a stream."""
+    text = "".join(path.read_text() for path in sorted((ROOT / "tests" / "contract").glob("*_test.cpp")))
+    bodies = re.split(r"^TEST_?\w*\((\w+), (\w+)\)", text, flags=re.M)
+    return {f"{a}.{b}" for a, b, body in zip(bodies[1::3], bodies[2::3], bodies[3::3], strict=True) if ".hold(" in body}
+
+
+def tests(run: Run, seconds: float) -> str:
+    """The contract suite, with a hardware connection for each stream."""
+    return conclude(suite(run, "tests", gtest_names(), gtest_command, GoogleTest(), "tests.log", seconds,
+                          **MANY_CONNECTIONS))  # fmt: skip
+
+
+def tests_held(run: Run, seconds: float) -> str:
+    """Those that hold a stream, with as many connections as a user has."""
+    held = held_tests()
+    names = [name for name in gtest_names() if name in held]
+    return conclude(suite(run, "held-tests", names, gtest_command, GoogleTest(), "tests.log", seconds))
 
 
 def package_path() -> dict[str, str]:
@@ -337,55 +158,176 @@ def package_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join([str(package_folder()), *others])}
 
 
-def measure(run: Run, name: str, command: list[str], seconds: float, **extra: str) -> int:
+TESTING = [sys.executable, "-m", "dlbridge.testing", "gpu"]
+
+
+def held_functions() -> set[str]:
+    """The cases of dlbridge.testing whose sources hold a stream, as topic.function."""
+    found = set()
+    for path in sorted((package_folder() / "dlbridge" / "testing").glob("cases_*.py")):
+        parts = re.split(r"^(?:async )?def (\w+)", path.read_text(), flags=re.M)
+        topic = path.stem.removeprefix("cases_")
+        found |= {f"{topic}.{name}" for name, body in zip(parts[1::2], parts[2::2], strict=True)
+                  if re.search(r"\.(held|late)\(", body)}  # fmt: skip
+    return found
+
+
+def testing_names(kind: str) -> list[str]:
+    """The cases of dlbridge.testing of a kind: "interop", "held-interop" or "process"."""
+    held = held_functions()
+
+    def kind_of(name: str) -> str:
+        if name.startswith("process."):
+            return "process"
+        return "held-interop" if name.split("[")[0] in held else "interop"
+
+    return [name for name in listed([*TESTING, "--list"], **package_path()) if kind_of(name) == kind]
+
+
+def interop(run: Run, seconds: float, kind: str = "interop", frameworks: Sequence[str] = FRAMEWORKS) -> str:
+    """dlbridge.testing: the package against the frameworks of this machine."""
+    names = testing_names(kind)
+    deadline = time.monotonic() + seconds
+    total: Counter[str] = Counter()
+    more = {**package_path(), **({} if kind == "held-interop" else MANY_CONNECTIONS)}
+    if kind == "process":
+        more = {**more, "case_seconds": SLOW_CASE_SECONDS}
+    for number, framework in enumerate(frameworks):
+
+        def command(left: list[str], framework: str = framework) -> list[str]:
+            only = f"^(?:{'|'.join(map(re.escape, left))})$"
+            return [*TESTING, "--verbose", "--frameworks", framework, "--only", only]
+
+        mine = (deadline - time.monotonic()) / (len(frameworks) - number)
+        counted = suite(run, f"{kind} {framework}", names, command, testing_outcome, "interop.log", mine, **more)
+        print(f"{framework}: {dict(counted)}", flush=True)
+        total += counted
+    return conclude(total)
+
+
+def held_interop(run: Run, seconds: float) -> str:
+    """The cases that hold a stream, with as many connections as a user has."""
+    return interop(run, seconds, "held-interop")
+
+
+def process(run: Run, seconds: float) -> str:
+    """The cases that start processes of their own."""
+    return interop(run, seconds, "process", ("torch",))
+
+
+# ---- Questions and timings
+
+
+def ask(
+    run: Run, program_of: list[str], names: list[str], seconds: float, label: str = "", **more: Any
+) -> Counter[str]:
+    """Cases of probe.cpp or probe.py: each line is an answer."""
+
+    def outcome(line: str) -> Outcome | None:
+        if not line.startswith("{"):
+            return None
+        said = json.loads(line)
+        if "ended" not in said:
+            print(f"{said['case']}{label}: {said['fact']}: {said['value']}", flush=True)
+            run.document.answer(said["case"] + label, said["fact"], said["value"])
+            return None
+        return said["case"], "failed" if said["ended"] else "passed", said["ended"]
+
+    return suite(run, "probe" + label, names, lambda left: [*program_of, *left], outcome, "probe.log", seconds,
+                 **{"start_seconds": 20, "case_seconds": 6, **more})  # fmt: skip
+
+
+def probe_names(of_timings: bool) -> list[str]:
+    """The cases of probe.cpp."""
+    return [name for name in listed([program(PROBE), "--list"]) if name.startswith("time:") == of_timings]
+
+
+PROBE_PY = [sys.executable, str(ROOT / "benchmarks" / "cuda" / "probe.py")]
+
+
+def probe(run: Run, seconds: float) -> str:
+    """What this machine's CUDA and frameworks answer."""
+    deadline = time.monotonic() + seconds
+    counted, problems = Counter[str](), []
+
+    def left(least: float = 0) -> float:  # no part is without time because of one before it
+        return max(deadline - time.monotonic(), least)
+
+    for part in (
+        lambda: ask(run, [str(program(PROBE))], probe_names(False), left()),
+        lambda: ask(run, [str(program(PROBE))], ["connections"], left(5), " (32 connections)", **MANY_CONNECTIONS),
+        lambda: ask(run, PROBE_PY, listed([*PROBE_PY, "--list"]), left(15), case_seconds=10, **package_path()),
+    ):
+        try:
+            counted += part()
+        except (StepFailed, StepSkipped) as problem:
+            problems.append(problem)
+    if problems:
+        note = "; ".join(dict.fromkeys(map(str, problems)))
+        raise (StepFailed if counted or any(isinstance(one, StepFailed) for one in problems) else StepSkipped)(note)
+    return conclude(counted)
+
+
+def timings(run: Run, seconds: float) -> str:
+    """What single calls take here."""
+    return conclude(ask(run, [str(program(PROBE))], probe_names(True), seconds, case_seconds=15))
+
+
+# ---- Bars
+
+
+def measure(run: Run, name: str, command: list[str], seconds: float, only: str, **extra: str) -> int:
     """A program that measures; after each of its lines the document has what it has."""
     report = run.out / f"{name}.json"
     report.unlink(missing_ok=True)
 
     def show(line: str) -> None:
-        print(line)
+        print(line, flush=True)
         if report.is_file():
             run.document.set_bars(name, json.loads(report.read_text())["bars"])
 
-    options = run.options
-    arguments = ["--json", str(report), "--seconds", f"{seconds:.0f}", "--seed", str(options.seed)]
-    arguments += ["--rounds", str(options.rounds)]
-    if options.only:
-        arguments += ["--only", options.only]
-    status = call([*command, *arguments], run.out / "bars.log", seconds + 45, show, **extra)
-    if report.is_file():
-        run.document.set_bars(name, json.loads(report.read_text())["bars"])
-        report.unlink()  # results.json has all of it
+    arguments = ["--json", str(report), "--seconds", f"{seconds - 5:.0f}", "--only", only]
+    arguments += ["--seed", str(run.options.seed), "--rounds", str(run.options.rounds)]
+    status = call([*command, *arguments], run.out / "bars.log", seconds + 10, show, silence=45, **extra)
+    show("")
+    report.unlink(missing_ok=True)  # results.json has all of it
     return status
 
 
-def judged(status: int, name: str) -> None:
-    """Missed bars stand in the table; a program that did not end by itself does not."""
-    if status not in (0, 1):
-        raise StepFailed(f"{name} ended with {status}: see bars.log")
-
-
-def bars(run: Run) -> str:
-    """Against raw calls of CUDA."""
-    for name in reversed(BARS):  # the pool's take seconds; staging has the rest
-        seconds = run.left() - reserved(run, "bars") - 45
-        command = [sys.executable, str(ROOT / "benchmarks" / "cuda" / "bars.py"), str(program(name))]
-        judged(measure(run, name, command, seconds), name)
-    run.document.set_fingerprint({f"{key} after the bars": value for key, value in gpu_fingerprint.link().items()})
+def in_groups(run: Run, name: str, command: list[str], seconds: float, groups: Sequence[str], **extra: str) -> str:
+    """The groups of a program's cases, each with its share of the time, and then the other cases."""
+    deadline = time.monotonic() + seconds
+    rest = f"^(?!{'|'.join(group.removeprefix('^') for group in groups)})" if groups else ""
+    todo = [run.options.only] if run.options.only else [*groups, rest]
+    problems = []
+    for number, only in enumerate(todo):
+        mine = (deadline - time.monotonic()) / (len(todo) - number)
+        if mine < 5:
+            problems.append(f"no time for {only}")
+            continue
+        status = measure(run, f"{name}-{number}" if number else name, command, mine, only, **extra)
+        if status not in (0, 1):  # missed bars stand in the table
+            problems.append(f"{only or name} {'hung or was late' if status == LATE else f'ended with {status}'}")
+    if problems:
+        raise StepFailed("; ".join(problems))
     return ""
 
 
-def peers_command() -> list[str]:
-    """How benchmarks/cuda/staging_peers.py is called."""
-    library = BUILD / "lib" / "libdlbridge_cuda.so"
-    if not library.is_file():
-        raise StepFailed(f"{library} was not built: run the step build first")
-    return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_peers.py"), "--library", str(library)]
+def bars_command(name: str) -> list[str]:
+    """How a C++ program that measures is called."""
+    return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "bars.py"), str(program(name))]
 
 
-def peers(run: Run) -> str:
-    """Beside torch and CuPy."""
-    judged(measure(run, "peers", peers_command(), run.left() - reserved(run, "peers") - 45), "staging_peers.py")
+def bars(run: Run, seconds: float) -> str:
+    """Against raw calls of CUDA."""
+    staging, pool = BARS
+    try:
+        in_groups(run, staging, bars_command(staging), seconds - 10, BAR_GROUPS)
+    finally:
+        if not run.options.only:
+            measure(run, pool, bars_command(pool), 10, "")
+        link = gpu_fingerprint.link()
+        run.document.set_fingerprint({f"{key} after the bars": value for key, value in link.items()})
     return ""
 
 
@@ -394,74 +336,116 @@ def python_command() -> list[str]:
     return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_python.py")]
 
 
-def python(run: Run) -> str:
+def python(run: Run, seconds: float) -> str:
     """The package beside torch, CuPy, JAX and Numba."""
-    seconds = run.left() - reserved(run, "python") - 45
-    judged(measure(run, "python", python_command(), seconds, **package_path()), "staging_python.py")
-    return ""
+    return in_groups(run, "python", python_command(), seconds, PYTHON_GROUPS, **package_path())
+
+
+def peers_command() -> list[str]:
+    """How benchmarks/cuda/staging_peers.py is called."""
+    library = gpu_build.find("lib/libdlbridge_cuda.so")
+    if library is None:
+        raise StepSkipped("libdlbridge_cuda.so was not built")
+    return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_peers.py"), "--library", str(library)]
+
+
+def peers(run: Run, seconds: float) -> str:
+    """Beside torch and CuPy."""
+    return in_groups(run, "peers", peers_command(), seconds, ())
+
+
+def sanitizer(run: Run, seconds: float) -> str:
+    """NVIDIA's memory and race checker on the pack kernels."""
+    tool = shutil.which("compute-sanitizer", path=environment()["PATH"] + ":/usr/local/cuda/bin")
+    if tool is None:
+        raise StepSkipped("there is no compute-sanitizer")
+    states = {}
+    for check in ("memcheck", "racecheck"):
+        command = [tool, "--tool", check, "--error-exitcode", "99", str(program(TESTS)), f"--gtest_filter={SANITIZED}"]
+        states[check] = call(command, run.out / "tests.log", seconds / 2)
+    note = ", ".join(f"{check} ended with {status}" for check, status in states.items())
+    if any(status not in (0, LATE) for status in states.values()):
+        raise StepFailed(note)
+    return note
 
 
 # ---- The run
 
 
-def reserved(run: Run, name: str) -> float:
-    """Seconds that the chosen steps after this one need."""
-    chosen = run.options.steps
-    return RESERVED_SECONDS[name] if any(later in chosen for later in STEPS[STEPS.index(name) + 1 :]) else 0
+def build(run: Run, seconds: float) -> str:
+    """Builds what was not brought along."""
+    deadline = time.monotonic() + seconds
+    programs = any(gpu_build.find(f"**/{name}") is None for name in (TESTS, *BARS, PROBE))
+    try:
+        package = bool(package_folder())
+    except StepSkipped:
+        package = False
+    if gpu_build.folders[0] != gpu_build.BUILD and not programs and package:
+        return "everything was brought along"
+    architectures = os.environ.get("DLBRIDGE_CUDA_ARCHITECTURES") or run.architecture or "90"
+    if gpu_build.folders[0] == gpu_build.BUILD:
+        programs = True  # what is in build/gpu may be old
+    lacks = gpu_build.build(
+        run.out / "build.log", lambda: deadline - time.monotonic(), sys.executable, architectures, programs
+    )
+    return "; ".join([f"kernels for {architectures}", *lacks])
 
 
-def plan(run: Run) -> None:
-    """What would be measured, where there is no GPU. Runs nothing that needs one."""
-    if "tests" in run.options.steps:
-        names = listed_tests()
-        print(f"\n== {len(names)} tests would run:")
-        print("\n".join(f"  {name}" for name in names))
+STEPS: dict[str, Callable[[Run, float], str]] = {
+    "build": build, "probe": probe, "tests": tests, "held-tests": tests_held, "timings": timings, "interop": interop,
+    "held-interop": held_interop, "bars": bars, "python": python, "sanitizer": sanitizer, "process": process,
+    "peers": peers,
+}  # fmt: skip
+
+
+def would_run(run: Run, name: str) -> list[str]:
+    """The cases of a step, where there is no GPU. Runs nothing that needs one."""
     only = ["--only", run.options.only] if run.options.only else []
-    commands = [[str(program(name))] for name in BARS] if "bars" in run.options.steps else []
-    commands += [peers_command()] if "peers" in run.options.steps else []
-    commands += [python_command()] if "python" in run.options.steps else []
-    for command in commands:
-        done = subprocess.run([*command, "--list", *only], capture_output=True, text=True, check=False)
-        lines = done.stdout.splitlines()
-        print(
-            f"\n== {Path(command[-1] if len(command) == 1 else command[1]).name}: {len(lines)} bars would be measured:"
-        )
-        print("\n".join(f"  {line}" for line in lines) or f"  {done.stderr.strip()}")
+    match name:
+        case "probe":
+            return probe_names(False) + listed([*PROBE_PY, "--list"])
+        case "timings":
+            return probe_names(True)
+        case "tests":
+            return gtest_names()
+        case "held-tests":
+            return [one for one in gtest_names() if one in held_tests()]
+        case "interop" | "held-interop" | "process":
+            return testing_names(name)
+        case "bars":
+            return [line for bar in BARS for line in listed([program(bar), "--list", *only])]
+        case "python":
+            return listed([*python_command(), "--list", *only])
+        case "peers":
+            return listed([*peers_command(), "--list", *only])
+    return [SANITIZED]
 
 
-def perform(run: Run, name: str, step: Callable[[Run], str]) -> None:
+def dry(run: Run, name: str) -> str:
+    """A step without a GPU."""
+    cases = would_run(run, name)
+    shown = cases if len(cases) < 300 else [*cases[:100], f"and {len(cases) - 100} more"]
+    print("\n".join(f"  {case}" for case in shown))
+    raise StepSkipped(f"{len(cases)} cases would run in {PLAN[name]} s")
+
+
+def perform(run: Run, name: str, step: Callable[[Run, float], str]) -> None:
     """One step, with its row in the document."""
-    print(f"\n== {name}", flush=True)
     begin = time.monotonic()
-    if run.left() < LEAST_SECONDS[name]:
-        note = f"the time was up: {max(run.left(), 0):.0f} s left, {LEAST_SECONDS[name]} s needed"
-        print(note)
-        return run.document.step(name, "skipped", 0, note)
+    seconds = share(run.options.steps, name, run.left())
+    print(f"\n== {name}: {seconds:.0f} s", flush=True)
     try:
-        note = step(run)
-        run.document.step(name, "done", time.monotonic() - begin, note)
+        if not enough(name, seconds):
+            raise StepSkipped(f"the time was up: {seconds:.0f} s left of {PLAN[name]}")
+        state, note = "done", step(run, seconds)
     except StepSkipped as skip:
-        note = str(skip)
-        run.document.step(name, "skipped", time.monotonic() - begin, note)
+        state, note = "skipped", str(skip)
     except StepFailed as failure:
-        note = str(failure)
-        run.document.step(name, "failed", time.monotonic() - begin, note)
-    print(f"-- {name}: {note or 'done'}", flush=True)
-
-
-def without_gpu(run: Run) -> int:
-    """As far as it goes, and then no figures."""
-    try:
-        plan(run)
-    except StepFailed as failure:
-        print(f"-- {failure}")
-        run.document.step("plan", "failed", 0, str(failure))
-    for name in run.options.steps:
-        if name != "build":
-            run.document.step(name, "skipped", 0, run.reason)
-    failed = run.document.failed()
-    print(f"\n{run.reason}: nothing measured", flush=True)
-    return 1 if failed else NO_GPU
+        state, note = "failed", str(failure)
+    except Exception as error:  # the others go on
+        state, note = "failed", f"{type(error).__name__}: {error}"
+    run.document.step(name, state, time.monotonic() - begin, note)
+    print(f"-- {name}: {state}{f': {note}' if note else ''}", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -476,41 +460,54 @@ def parse() -> argparse.Namespace:
             )
         return [name for name in STEPS if name in names]
 
+    def folder(text: str) -> Path:
+        return (Path(os.environ.get("DLBRIDGE_CALLED_FROM", ".")) / text).resolve()
+
     parser = argparse.ArgumentParser(prog="scripts/gpu", description=__doc__)
-    parser.add_argument("outdir", type=Path, help="folder for results.md, results.json and logs")
+    parser.add_argument("outdir", type=folder, nargs="?", help="folder for results.md, results.json and logs")
+    parser.add_argument("--prepare", action="store_true", help="build what a run needs into --prepared, and end")
+    parser.add_argument("--prepared", type=folder, default=gpu_build.PREPARED, help="default: build/gpu-prepared")
+    parser.add_argument("--python", default=sys.executable, help="the one that --prepare builds the package for")
     parser.add_argument("--steps", type=steps, default=list(STEPS), metavar=",".join(STEPS))
-    parser.add_argument("--minutes", type=float, default=9.7, help="the time limit; 9.7 where not given")
+    parser.add_argument("--seconds", type=float, default=sum(PLAN.values()), help="the time limit")
     parser.add_argument("--seed", type=int, default=1, help="of the order of turns; a repetition takes another one")
     parser.add_argument("--rounds", type=int, default=15, help="15 or more")
-    parser.add_argument("--only", default="", metavar="REGEX", help="only cases whose names match")
-    return parser.parse_args()
+    parser.add_argument("--only", default="", metavar="REGEX", help="only bars whose cases match")
+    options = parser.parse_args()
+    if options.outdir is None and not options.prepare:
+        parser.error("outdir is missing; expected scripts/gpu OUTDIR or scripts/gpu --prepare")
+    return options
 
 
 def main() -> int:
     """Runs the chosen steps."""
     begin = time.monotonic()
     options = parse()
-    out = (Path(os.environ.get("DLBRIDGE_CALLED_FROM", ".")) / options.outdir).resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    for log in ("build.log", "tests.log", "interop.log", "bars.log"):
-        (out / log).unlink(missing_ok=True)
-    architecture, reason = gpu_fingerprint.capability()
-    run = Run(out, Document(out), options, begin + 60 * options.minutes, architecture, reason)
     os.chdir(ROOT)
-    run.document.set_fingerprint(gpu_fingerprint.fingerprint(with_gpu=not reason))
-    for name, fact in run.document.content["fingerprint"].items():
-        print(f"{name}: {fact}")
-    if "build" in options.steps:
-        perform(run, "build", build)
-        if run.document.failed():
-            return 1
-    if reason:
-        return without_gpu(run)
-    steps = {"tests": tests, "interop": interop, "bars": bars, "peers": peers, "python": python}
-    for name, step in steps.items():
-        if name in options.steps:
-            perform(run, name, step)
+    if options.prepare:
+        architectures = os.environ.get("DLBRIDGE_CUDA_ARCHITECTURES") or "90"
+        return gpu_build.prepare(options.prepared, options.python, architectures)
+    out: Path = options.outdir
+    out.mkdir(parents=True, exist_ok=True)
+    for log in out.glob("*.log"):
+        log.unlink()
+    architecture, reason = gpu_fingerprint.capability()
+    run = Run(out, Document(out), options, begin + options.seconds, architecture, reason)
+    facts = gpu_fingerprint.fingerprint(with_gpu=not reason)
+    if prepared := gpu_build.use_prepared(options.prepared, architecture):
+        facts["prepared"] = prepared
+    run.document.set_fingerprint(facts)
+    run.document.set_found(gpu_fingerprint.sentence(facts, reason))
+    print("\n".join([run.document.content["found"], *(f"{name}: {fact}" for name, fact in facts.items())]))
+    for name in options.steps:
+        step = STEPS[name]
+        if reason and name != "build":
+            step = lambda run, _, name=name: dry(run, name)  # noqa: E731
+        perform(run, name, step)
     failed = run.document.failed()
+    if reason:
+        print(f"\n{reason}: nothing measured", flush=True)
+        return 1 if failed else NO_GPU
     print(f"\n{'something failed' if failed else 'all went well'}: {out / 'results.md'}", flush=True)
     return 1 if failed else 0
 

@@ -154,7 +154,7 @@ class Session(staging_session.Session):
         return found
 
     def add(self, bar: Bar, values: list[float], series: dict[str, list[float]], **facts: Any) -> None:
-        """An entry, with what scripts/gpu_plots.py needs: the bytes, and whose the series are."""
+        """An entry, with the bytes and whose the series are."""
         self.report.add({**outcome(bar, values, series, self.options.seed), **facts})
 
     def against(self, bar: Bar, seconds: dict[str, list[float]], peer: str, **facts: Any) -> None:

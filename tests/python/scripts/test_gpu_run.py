@@ -7,6 +7,8 @@ import json
 import math
 import os
 import random
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -18,6 +20,8 @@ from pages import ROOT
 
 sys.path[:0] = [str(ROOT / "benchmarks" / "cuda"), str(ROOT / "scripts")]
 
+import gpu_build  # noqa: E402
+import gpu_calls  # noqa: E402
 import gpu_fingerprint  # noqa: E402
 import gpu_report  # noqa: E402
 import gpu_run  # noqa: E402
@@ -144,8 +148,12 @@ class TestFingerprint:
 
     def test_memory(self):
         meminfo = "MemFree: 1 kB\nMemTotal:       134217728 kB\n"
-        assert gpu_fingerprint.memory(meminfo, "max\n") == {"memory": "128.0 GiB"}
-        assert gpu_fingerprint.memory(meminfo, "2147483648")["memory of the control group"] == "2.0 GiB"
+        limits = "Max locked memory         8388608              8388608              bytes\n"
+        assert gpu_fingerprint.memory(meminfo, "max\n", limits) == {
+            "memory": "128.0 GiB", "memory.max": "max", "locked memory, most": "8192 KiB"
+        }  # fmt: skip
+        found = gpu_fingerprint.memory(meminfo, "2147483648")
+        assert (found["memory.max"], found["locked memory, most"]) == ("2.0 GiB", "unlimited")
 
     def fake_smi(self, tmp_path, monkeypatch, script):
         program = tmp_path / "nvidia-smi"
@@ -172,6 +180,16 @@ class TestFingerprint:
         facts = gpu_fingerprint.fingerprint(with_gpu=False)
         assert all(isinstance(fact, str) and fact for fact in facts.values())
         assert {"CPU", "memory", "kernel", "Python", "numpy", "nvcc"} <= facts.keys()
+
+    def test_sentence_names_versions_and_limits(self):
+        facts = {"GPU": "H200", "ECC": "on", "memory": "12.0 GiB", "memory.max": "max", "torch": "2.11.0"}
+        found = gpu_fingerprint.sentence(facts, "")
+        assert found == "GPU H200; memory 12.0 GiB; memory.max max; torch 2.11.0"
+        assert gpu_fingerprint.sentence(facts, "no CUDA driver").startswith("no CUDA driver; GPU")
+
+    def test_hanging_driver_is_named(self, monkeypatch):
+        monkeypatch.setattr(gpu_fingerprint, "run", lambda *command, timeout: "")
+        assert gpu_fingerprint.capability() == ("", "the CUDA driver did not answer in 30 s")
 
 
 class TestDocument:
@@ -206,10 +224,16 @@ class TestDocument:
         document = gpu_report.Document(tmp_path)
         document.set_fingerprint({"GPU": "a | b"})
         document.step("tests", "done", 3.4, "12 passed")
+        document.set_found("a machine")
         assert "Nothing was measured." in (tmp_path / "results.md").read_text()
+        document.answer("held: cudaMalloc", "kernel", "waits")
+        document.case("tests", "A.b", "hung", "printed nothing for 10 s")
         skipped = turns.not_measured(turns.Bar("x", "y", "at most", 64, None, "MiB"), "skipped", "no room")
         document.set_bars("bars", [self.entry("a", high=None), skipped])
         text = (tmp_path / "results.md").read_text()
+        assert text.startswith("a machine\n")
+        assert "| held: cudaMalloc | kernel | waits |" in text
+        assert "| tests | A.b | hung | printed nothing for 10 s |" in text
         assert "| GPU | a \\| b |" in text
         assert "| tests | done | 3 | 12 passed |" in text
         assert "1 passed, 1 skipped" in text
@@ -221,18 +245,122 @@ class TestDocument:
         assert "| x | y |  |  | at most 64 |  | skipped |  | no room |" in text
 
 
-class TestRun:
-    def run(self, tmp_path, seconds=60.0, steps=gpu_run.STEPS):
-        options = Namespace(steps=list(steps), seed=1, rounds=15, only="")
-        return gpu_run.Run(tmp_path, gpu_report.Document(tmp_path), options, time.monotonic() + seconds, "90", "")
+def program(folder, name, *lines):
+    """A shell script."""
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in ("#!/bin/sh", *lines)))
+    path.chmod(0o755)
+    return path
 
-    def step(self, tmp_path, name, function, seconds=60.0):
-        """What the document says of a step, and whether that is a failure."""
-        run = self.run(tmp_path, seconds)
-        gpu_run.perform(run, name, function)
-        (step,) = run.document.content["steps"]
-        return step["state"], step["note"], run.document.failed()
 
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder that stands for a build."""
+    monkeypatch.setattr(gpu_build, "folders", [tmp_path])
+    monkeypatch.setattr(gpu_build, "BUILD", tmp_path)
+    monkeypatch.delenv("DLBRIDGE_PACKAGE", raising=False)
+    return tmp_path
+
+
+def run_of(folder, seconds=60.0, steps=tuple(gpu_run.STEPS)):
+    options = Namespace(steps=list(steps), seed=1, rounds=15, only="")
+    return gpu_run.Run(folder, gpu_report.Document(folder), options, time.monotonic() + seconds, "90")
+
+
+def performed(run, name, step):
+    """What results.json says of a step."""
+    gpu_run.perform(run, name, step)
+    (found,) = json.loads((run.out / "results.json").read_text())["steps"]
+    return found["state"], found["note"]
+
+
+class TestPlan:
+    def test_seconds_sum_up(self):
+        assert sum(gpu_run.PLAN.values()) == 560
+        assert list(gpu_run.PLAN) == list(gpu_run.STEPS)
+
+    def test_each_step_gets_its_seconds(self):
+        left = 560.0
+        for name, planned in list(gpu_run.PLAN.items())[1:]:
+            assert gpu_run.share(list(gpu_run.STEPS), name, left) == pytest.approx(planned)
+            left -= planned
+
+    def test_shares_follow_what_is_left(self):
+        chosen = ["bars", "python"]
+        assert gpu_run.share(chosen, "bars", 105) == pytest.approx(75)
+        assert gpu_run.share(chosen, "bars", 420) == pytest.approx(300)
+        assert gpu_run.share(chosen, "python", 30) == pytest.approx(30)
+        assert gpu_run.share(list(gpu_run.STEPS), "build", 560) == gpu_run.MOST_BUILD_SECONDS
+
+    def test_steps_without_time_are_skipped(self, folder):
+        state, note = performed(
+            run_of(folder, 20, ["bars"]), "bars", lambda *_: pytest.fail("there was no time for it")
+        )
+        assert state == "skipped" and "20 s left of 150" in note
+
+
+class TestCalls:
+    def test_slow_calls_are_killed(self, tmp_path):
+        lines = []
+        command = ["sh", "-c", "echo started; sleep 60 & wait"]
+        assert gpu_calls.call(command, tmp_path / "log", 1, lines.append) == gpu_calls.LATE
+        assert lines == ["started"]
+        assert "started" in (tmp_path / "log").read_text()
+
+    def test_call_returns_status(self, tmp_path):
+        assert gpu_calls.call(["sh", "-c", 'exit "$CODE"'], tmp_path / "log", 30, CODE="7") == 7
+
+    def cases(self, tmp_path, *lines, names=("A.a", "A.b", "A.c", "A.d"), seconds=60):
+        """What run_cases makes of a program that gets names and prints as GoogleTest does."""
+        made = program(tmp_path, "suite", 'for name in "$@"; do', 'echo "[ RUN      ] $name"', *lines, "done")
+        shown = []
+        found = gpu_calls.run_cases(
+            names, lambda left: [str(made), *left], gpu_calls.GoogleTest(), tmp_path / "log", seconds, shown.append, 0.5
+        )
+        return found, shown
+
+    OK = 'echo "[       OK ] $name (0 ms)"'
+
+    def test_hanging_case_costs_its_limit(self, tmp_path):
+        found, shown = self.cases(tmp_path, '[ "$name" = A.b ] && sleep 60', self.OK)
+        assert found == {"A.a": "passed", "A.b": "hung", "A.c": "passed", "A.d": "passed"}
+        assert ("A.b", "hung", "printed nothing for 0.5 s") in shown
+        assert (tmp_path / "log").read_text().count("$ ") == 2
+
+    def test_crashing_cases_end_nothing_else(self, tmp_path):
+        found, shown = self.cases(tmp_path, 'case "$name" in A.a|A.c) kill -SEGV $$;; esac', self.OK)
+        assert found == {"A.a": "crashed", "A.b": "passed", "A.c": "crashed", "A.d": "passed"}
+        assert ("A.a", "crashed", "the program ended with -11") in shown
+
+    def test_failed_case_says_why(self, tmp_path):
+        failed = 'echo "x.cpp:3: Failure"; echo "  2 is not 3"; echo "[  FAILED  ] $name, where GetParam() = 1 (2 ms)"'
+        found, shown = self.cases(tmp_path, failed, names=["A.a"])
+        assert shown == [("A.a", "failed", "x.cpp:3: Failure 2 is not 3")]
+
+    def test_program_that_does_not_start_ends_the_suite(self, tmp_path):
+        with pytest.raises(gpu_calls.StepFailed, match="suite ended twice with 127 before its first case"):
+            self.cases(tmp_path, "exit 127")
+
+    def test_cases_without_time_are_missing(self, tmp_path):
+        found, _ = self.cases(tmp_path, '[ "$name" = A.c ] && while :; do echo; sleep 0.1; done', self.OK, seconds=2)
+        assert found == {"A.a": "passed", "A.b": "passed"}
+
+    def test_outcomes_of_dlbridge_testing(self):
+        outcome = gpu_calls.testing_outcome
+        assert outcome("passed torch elements.out[dense-float32]") == ("elements.out[dense-float32]", "passed", "")
+        assert outcome("FAILED torch order.batch: AssertionError: 1 is not 2") == (
+            "order.batch", "failed", "AssertionError: 1 is not 2"
+        )  # fmt: skip
+        assert outcome("skipped jax order.x[a] no such stream") == ("order.x[a]", "skipped", "no such stream")
+        assert outcome("framework | elements | order") is None
+
+    def test_listed_cases_of_googletest(self):
+        listed = "Running main()\nA/Suite.\n  One/0  # GetParam() = 3\n  Two/1\nB.\n  Three\n"
+        assert gpu_calls.GoogleTest.names(listed) == ["A/Suite.One/0", "A/Suite.Two/1", "B.Three"]
+
+
+class TestBuild:
     def test_first_recent_dlpack_header_wins(self, tmp_path, monkeypatch):
         monkeypatch.delenv("DLPACK_INCLUDE_DIR", raising=False)
         headers = []
@@ -240,122 +368,270 @@ class TestRun:
             header = tmp_path / f"{minor}.h"
             header.write_text(f"#define DLPACK_MAJOR_VERSION 1\n#define DLPACK_MINOR_VERSION {minor}\n")
             headers.append(header)
-        folder = gpu_run.dlpack_folder(tmp_path, headers)
+        folder = gpu_build.dlpack_folder(tmp_path, headers)
         assert (folder / "dlpack" / "dlpack.h").read_text() == headers[1].read_text()
-        with pytest.raises(gpu_run.StepFailed, match=r"1.h is 1.1.*DLPACK_INCLUDE_DIR"):
-            gpu_run.dlpack_folder(tmp_path, headers[:1])
-        with pytest.raises(gpu_run.StepFailed, match="none at all"):
-            gpu_run.dlpack_folder(tmp_path, [])
+        with pytest.raises(gpu_build.StepFailed, match=r"1.h is 1.1.*DLPACK_INCLUDE_DIR"):
+            gpu_build.dlpack_folder(tmp_path, headers[:1])
+        with pytest.raises(gpu_build.StepFailed, match="none at all"):
+            gpu_build.dlpack_folder(tmp_path, [])
         monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
-        assert gpu_run.dlpack_folder(tmp_path, []) == Path("/given")
+        assert gpu_build.dlpack_folder(tmp_path, []) == Path("/given")
 
     def test_packages_are_searched(self, tmp_path):
         for place in ("torch/include/ATen", "tvm_ffi/include/dlpack"):
             (tmp_path / place).mkdir(parents=True)
             (tmp_path / place / "dlpack.h").write_text("")
-        found = gpu_run.header_candidates([tmp_path])
+        found = gpu_build.header_candidates([tmp_path])
         assert [path.parts[-2] for path in found] == ["dlpack", "ATen"]
-        assert gpu_run.header_version(found[0]) == (0, 0)
+        assert gpu_build.header_version(found[0]) == (0, 0)
 
-    def test_slow_calls_are_killed(self, tmp_path):
-        lines = []
-        command = ["sh", "-c", "echo started; sleep 60 & wait"]
-        assert gpu_run.call(command, tmp_path / "log", 1, lines.append) == 124
-        assert lines == ["started"]
-        assert "started" in (tmp_path / "log").read_text()
+    def build(self, folder, monkeypatch, *tools):
+        """The note of the step, and the commands that ran, where only these tools are installed."""
+        for tool in tools:
+            program(folder / "tools", tool, f'echo {tool} "$@" >> {folder}/ran')
+        monkeypatch.setattr(gpu_calls, "environment", lambda: {"PATH": f"{folder}/tools"})
+        monkeypatch.setattr(gpu_build, "environment", gpu_calls.environment)
+        monkeypatch.setattr(gpu_build, "has_modules", lambda *_: True)
+        monkeypatch.setenv("DLBRIDGE_GTEST_DIR", str(folder / "no googletest"))
+        monkeypatch.delenv("DLBRIDGE_CUDA_TOOLKIT_DIR", raising=False)
+        state, note = performed(run_of(folder, steps=["build"]), "build", gpu_run.build)
+        ran = (folder / "ran").read_text() if (folder / "ran").exists() else ""
+        return state, note, ran
 
-    def test_call_returns_status(self, tmp_path):
-        assert gpu_run.call(["sh", "-c", 'exit "$CODE"'], tmp_path / "log", 30, CODE="7") == 7
+    def test_missing_compiler_and_cmake_are_named(self, folder, monkeypatch):
+        monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
+        state, note, _ = self.build(folder, monkeypatch)
+        assert state == "failed"
+        assert "there is no nvcc" in note and "there is no cmake" in note and "no GoogleTest" in note
 
-    def test_steps_without_time_are_skipped(self, tmp_path, capsys):
-        state, note, failed = self.step(tmp_path, "bars", lambda _: pytest.fail("there was no time for it"), 5)
-        assert (state, failed) == ("skipped", False) and "30 s needed" in note
+    def test_missing_header_ends_only_what_needs_it(self, folder, monkeypatch):
+        monkeypatch.delenv("DLPACK_INCLUDE_DIR", raising=False)
+        monkeypatch.setattr(gpu_build, "header_candidates", lambda _: [])
+        state, note, ran = self.build(folder, monkeypatch, "nvcc", "cmake")
+        assert state == "failed" and "no dlpack.h" in note
+        assert "probe.cpp" in ran and "cmake" not in ran
 
-    def test_failed_steps_are_listed(self, tmp_path, capsys):
-        def failing(_):
-            raise gpu_run.StepFailed("ctest ended with 8")
+    def test_missing_googletest_ends_only_the_tests(self, folder, monkeypatch):
+        monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
+        state, note, ran = self.build(folder, monkeypatch, "nvcc", "cmake")
+        assert state == "done" and "no GoogleTest" in note
+        assert "-DDLBRIDGE_TESTS=OFF" in ran and "dlbridge_cuda_bars" in ran and gpu_build.TESTS not in ran
 
-        assert self.step(tmp_path, "tests", failing) == ("failed", "ctest ended with 8", True)
+    def test_prepared_folder_is_used(self, folder, monkeypatch):
+        monkeypatch.setenv("LD_LIBRARY_PATH", "/old")
+        carried = folder / "carried"
+        for name in (gpu_build.TESTS, *gpu_build.BARS, gpu_build.PROBE):
+            program(carried, name)
+        program(carried, f"package/dlbridge/_core{gpu_build.extension()}")
+        facts = {"architectures": "90", "extension": ".so", "commit": "abc"}
+        (carried / "prepared.json").write_text(json.dumps(facts))
+        assert "not used" in gpu_build.use_prepared(carried, "80")
+        assert gpu_build.use_prepared(folder / "none", "90") == ""
+        assert gpu_build.folders == [folder]
+        assert gpu_build.use_prepared(carried, "90") == "abc, kernels for 90, .so"
+        assert os.environ["LD_LIBRARY_PATH"] == f"{carried}/lib:/old"
+        assert gpu_build.program(gpu_build.PROBE).parent == carried
+        assert gpu_build.package_folder() == carried / "package"
+        monkeypatch.setattr(gpu_build, "build", lambda *_: pytest.fail("nothing had to be built"))
+        assert performed(run_of(folder, steps=["build"]), "build", gpu_run.build)[0] == "done"
 
-    def test_time_is_reserved(self, tmp_path):
-        assert gpu_run.reserved(self.run(tmp_path), "bars") == gpu_run.RESERVED_SECONDS["bars"]
-        assert gpu_run.reserved(self.run(tmp_path, steps=("build", "bars")), "bars") == 0
-        assert (
-            gpu_run.reserved(self.run(tmp_path, steps=("tests", "bars")), "tests") == gpu_run.RESERVED_SECONDS["tests"]
-        )
+    def test_package_of_another_python_is_built_anew(self, folder, monkeypatch):
+        carried = folder / "carried"
+        for name in (gpu_build.TESTS, *gpu_build.BARS, gpu_build.PROBE):
+            program(carried, name)
+        program(carried, "package/dlbridge/_core.cpython-39-x86_64-linux-gnu.so")
+        monkeypatch.setattr(gpu_build, "folders", [carried, folder])
+        built = []
+        monkeypatch.setattr(gpu_build, "build", lambda *arguments: built.append(arguments) or [])
+        assert performed(run_of(folder, steps=["build"]), "build", gpu_run.build)[0] == "done"
+        assert built[0][-1] is False  # the package alone
 
-    def test_figures_arrive_line_by_line(self, tmp_path, capsys):
-        run = self.run(tmp_path)
+    def test_given_package_is_used(self, folder, monkeypatch):
+        monkeypatch.setenv("DLBRIDGE_PACKAGE", str(folder))
+        with pytest.raises(gpu_build.StepFailed, match="holds no built dlbridge"):
+            gpu_build.package_folder()
+        program(folder, "dlbridge/_core.cpython.so")
+        assert gpu_build.package_folder() == folder
+        monkeypatch.setenv("PYTHONPATH", "/elsewhere")
+        assert gpu_run.package_path() == {"PYTHONPATH": f"{folder}:/elsewhere"}
+
+    def test_copies_are_stripped(self, tmp_path):
+        source = shutil.which("sh")
+        gpu_build.copy(Path(source).resolve(), tmp_path / "in" / "sh")
+        assert subprocess.run([tmp_path / "in" / "sh", "-c", "exit 5"], check=False).returncode == 5
+
+
+class TestSteps:
+    def test_step_without_program_is_skipped(self, folder):
+        for name in ("probe", "tests", "timings", "interop", "bars", "python", "process", "peers"):
+            run = run_of(folder, steps=[name])
+            assert performed(run, name, gpu_run.STEPS[name])[0] == "skipped", name
+
+    def test_results_are_there_after_every_step(self, folder):
+        run = run_of(folder, 600)
+
+        def failing(*_):
+            raise gpu_run.StepFailed("a reason")
+
+        for number, (step, state) in enumerate(
+            ((lambda *_: "all well", "done"), (failing, "failed"), (lambda *_: 1 / 0, "failed"))
+        ):
+            gpu_run.perform(run, "tests", step)
+            steps = json.loads((folder / "results.json").read_text())["steps"]
+            assert len(steps) == number + 1 and steps[-1]["state"] == state
+            assert f"| tests | {state} |" in (folder / "results.md").read_text()
+        assert steps[1]["note"] == "a reason" and "ZeroDivisionError" in steps[2]["note"]
+        assert run.document.failed()
+
+    def test_contract_suite(self, folder, monkeypatch):
+        monkeypatch.setattr(gpu_run, "held_tests", lambda: {"StagingOrder.HeldStreamDelaysNoOther"})
+        program(
+            folder, gpu_build.TESTS,
+            'case "$1" in',
+            '--gtest_list_tests) echo "StagingOrder."; echo "  HeldStreamDelaysNoOther"; echo "  Other";;',
+            '*) echo "$1 $CUDA_DEVICE_MAX_CONNECTIONS"; for name in StagingOrder.HeldStreamDelaysNoOther '
+            'StagingOrder.Other; do case "$1" in *$name*) echo "[       OK ] $name (1 ms)";; esac; done;;', "esac",
+        )  # fmt: skip
+        assert performed(run_of(folder, 600), "tests", gpu_run.tests) == ("done", "2 passed")
+        assert performed(run_of(folder, 600), "held-tests", gpu_run.tests_held) == ("done", "1 passed")
+        lines = (folder / "tests.log").read_text().splitlines()
+        assert "--gtest_filter=StagingOrder.HeldStreamDelaysNoOther:StagingOrder.Other 32" in lines
+        assert "--gtest_filter=StagingOrder.HeldStreamDelaysNoOther " in lines
+
+    def package(self, folder, *lines):
+        """A package whose suite has two cases."""
+        package = folder / "package" / "dlbridge"
+        program(package, f"_core{gpu_build.extension()}")
+        (package / "testing").mkdir()
+        (package / "__init__.py").touch()
+        (package / "testing" / "__init__.py").touch()
+        (package / "testing" / "cases_order.py").write_text("def late(bench):\n    with bench.held(1):\n        pass\n")
+        text = "import os, re, sys, time\nnames = ['elements.out[a]', 'order.late', 'process.forks']\n"
+        text += "if '--list' in sys.argv:\n    sys.exit(print('\\n'.join(names)))\n"
+        text += "only, framework = sys.argv[-1], sys.argv[-3]\n"
+        text += "for name in filter(lambda name: re.search(only, name), names):\n"
+        (package / "testing" / "__main__.py").write_text(text + "".join(f"    {line}\n" for line in lines))
+
+    def test_interop_has_three_parts(self, folder):
+        self.package(folder, "print('passed', framework, name, os.environ.get('CUDA_DEVICE_MAX_CONNECTIONS'))")
+        for name, passed in (("interop", 4), ("held-interop", 4), ("process", 1)):
+            assert performed(run_of(folder, 600), name, gpu_run.STEPS[name]) == ("done", f"{passed} passed")
+        log = (folder / "interop.log").read_text()
+        assert "passed jax elements.out[a] 32" in log and "passed jax order.late None" in log
+        assert "passed torch process.forks" in log and "passed cupy process.forks" not in log
+
+    def test_interop_names_failures(self, folder):
+        self.package(folder, "print('FAILED', framework, name + ': no luck')", "sys.exit(1)")
+        state, note = performed(run_of(folder, 600), "process", gpu_run.process)
+        assert (state, note) == ("failed", "1 failed")
+        assert "| process torch | process.forks | failed | no luck |" in (folder / "results.md").read_text()
+
+    def test_answers_are_kept_where_a_case_hangs(self, folder, monkeypatch):
+        answer = '{"case": "time: a", "fact": "x", "value": "1 ns"}'
+        ended = '{"case": "%s", "ended": ""}\\n'
+        program(
+            folder, gpu_build.PROBE,
+            '[ "$1" = --list ] && printf "versions\\ntime: a\\ntime: b\\n" && exit',
+            f"[ \"$1\" = 'time: a' ] && echo '{answer}' && sleep 60",
+            f"for name; do printf '{ended}' \"$name\"; done",
+        )  # fmt: skip
+        ask = gpu_run.ask
+        monkeypatch.setattr(gpu_run, "ask", lambda *arguments, **more: ask(*arguments, **{**more, "case_seconds": 0.5}))
+        assert performed(run_of(folder, 600), "timings", gpu_run.timings) == ("failed", "1 hung, 1 passed")
+        text = (folder / "results.md").read_text()
+        assert "| time: a | x | 1 ns |" in text and "| probe | time: a | hung |" in text
+
+    def test_figures_arrive_line_by_line(self, folder):
+        run = run_of(folder)
         seen = []
         run.document.set_bars = lambda source, entries: seen.append([entry["name"] for entry in entries])
-        program = tmp_path / "measures.py"
-        program.write_text(
+        measures = folder / "measures.py"
+        measures.write_text(
             "import sys; sys.path.insert(0, sys.argv[1])\n"
             "from pathlib import Path\n"
             "from turns import Bar, Report, outcome\n"
             "report = Report(Path(sys.argv[sys.argv.index('--json') + 1]), {})\n"
             "for name in 'ab': report.add(outcome(Bar(name, '', 'at least', 1), [2.0], {}, 1))\n"
         )
-        status = gpu_run.measure(run, "fake", [sys.executable, str(program), str(ROOT / "benchmarks" / "cuda")], 30)
-        assert status == 0
+        command = [sys.executable, str(measures), str(ROOT / "benchmarks" / "cuda")]
+        assert gpu_run.measure(run, "fake", command, 30, "") == 0
         assert len(seen) == 3  # after each of two lines, and at the end
         assert seen[0][:1] == ["a"] and seen[-1] == ["a", "b"]
-        assert not (tmp_path / "fake.json").exists()
+        assert not (folder / "fake.json").exists()
 
-    def test_missed_bars_fail_no_step(self):
-        gpu_run.judged(1, "bars")
-        with pytest.raises(gpu_run.StepFailed, match="ended with 124"):
-            gpu_run.judged(124, "bars")
+    def test_groups_of_bars(self, folder):
+        made = str(program(folder, "bars", 'echo "$6"', '[ "$6" = ^b ] && exit 3', "exit 1"))
+        run = run_of(folder)
+        assert gpu_run.in_groups(run, "bars", [made], 60, ["^a"]) == ""  # missed bars stand in the table
+        with pytest.raises(gpu_run.StepFailed, match=r"^\^b ended with 3$"):
+            gpu_run.in_groups(run, "bars", [made], 60, ["^a", "^b"])
+        assert (folder / "bars.log").read_text().split("\n")[1::2] == ["^a", "^(?!a)", "^a", "^b", "^(?!a|b)"]
 
-    def test_every_step_has_its_times(self):
-        assert set(gpu_run.STEPS) == set(gpu_run.LEAST_SECONDS) == set(gpu_run.RESERVED_SECONDS)
-        assert gpu_run.RESERVED_SECONDS[gpu_run.STEPS[-1]] == 0
+    def test_groups_name_cases(self):
+        names = subprocess.run(
+            [*gpu_run.python_command(), "--list"], capture_output=True, text=True, check=True
+        ).stdout.splitlines()
+        for group in gpu_run.PYTHON_GROUPS:
+            assert any(re.search(group, name) for name in names), group
 
-    def test_given_package_is_used(self, tmp_path, monkeypatch):
-        monkeypatch.setenv("DLBRIDGE_PACKAGE", str(tmp_path))
-        with pytest.raises(gpu_run.StepFailed, match="holds no built dlbridge"):
-            gpu_run.package_folder()
-        (tmp_path / "dlbridge").mkdir()
-        (tmp_path / "dlbridge" / "_core.cpython.so").touch()
-        assert gpu_run.package_folder() == tmp_path
-        assert gpu_run.python_parts() == ["-DDLBRIDGE_NUMPY=OFF", "-DDLBRIDGE_PYTHON=OFF"]
-        monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-        assert gpu_run.package_path() == {"PYTHONPATH": f"{tmp_path}:/elsewhere"}
+    def test_sources_say_what_holds_a_stream(self, tmp_path, monkeypatch):
+        assert gpu_run.held_tests()
+        folder = tmp_path / "tests" / "contract"
+        folder.mkdir(parents=True)
+        (folder / "a_test.cpp").write_text("TEST_F(A, One) {\n  b.hold(s);\n}\nTEST_P(A, Two) {\n  a();\n}\n")
+        monkeypatch.setattr(gpu_run, "ROOT", tmp_path)
+        assert gpu_run.held_tests() == {"A.One"}
 
-    def test_step_without_package_is_skipped(self, tmp_path, monkeypatch):
-        monkeypatch.delenv("DLBRIDGE_PACKAGE", raising=False)
-        monkeypatch.setattr(gpu_run, "BUILD", tmp_path / "none")
-        state, note, failed = self.step(tmp_path, "interop", gpu_run.interop)
-        assert (state, failed) == ("skipped", False) and "DLBRIDGE_PACKAGE" in note
 
-    @pytest.mark.parametrize(("status", "state"), [(0, "done"), (1, "failed"), (3, "failed")])
-    def test_suite_status_ends_step(self, status, state, tmp_path, monkeypatch):
-        """With a package whose suite says how it ended."""
-        package = tmp_path / "dlbridge"
-        (package / "testing").mkdir(parents=True)
-        (package / "_core.so").touch()
-        (package / "__init__.py").touch()
-        (package / "testing" / "__init__.py").touch()
-        (package / "testing" / "__main__.py").write_text(
-            f"import sys\nprint(sys.argv[1:3])\nprint('2 passed, 0 failed, 1 skipped')\nsys.exit({status})\n"
-        )
-        monkeypatch.setenv("DLBRIDGE_PACKAGE", str(tmp_path))
-        found, note, _ = self.step(tmp_path, "interop", gpu_run.interop, 300)
-        assert found == state and note.startswith("2 passed, 0 failed, 1 skipped")
-        assert "['gpu', '--seconds']" in (tmp_path / "interop.log").read_text()
+class TestProbe:
+    def test_program_lists_its_cases(self, tmp_path):
+        if shutil.which("nvcc") is None:
+            pytest.skip("there is no nvcc")
+        source = ROOT / "benchmarks" / "cuda" / "probe.cpp"
+        made = tmp_path / "probe"
+        strict = "-Xcompiler=-Wall,-Wextra,-Werror"
+        subprocess.run(["nvcc", "-std=c++20", strict, str(source), "-o", str(made)], check=True)
+        names = subprocess.run([made, "--list"], capture_output=True, text=True, check=True).stdout.splitlines()
+        assert len(names) == len(set(names)) and {"versions", "connections", "time: calls"} <= set(names)
+        wrong = subprocess.run([made, "versions", "nothing"], capture_output=True, text=True, check=False)
+        assert wrong.returncode == 2 and "no case is called 'nothing'" in wrong.stderr
+
+    def test_script_answers_as_the_program_does(self):
+        def run(*arguments):
+            done = subprocess.run(
+                [*gpu_run.PROBE_PY, *arguments], capture_output=True, text=True, check=False,
+                env={**os.environ, "PYTHONPATH": "", "CUDA_VISIBLE_DEVICES": "-1"},
+            )  # fmt: skip
+            return done.returncode, done.stdout.splitlines()
+
+        assert "first stage" in run("--list")[1]
+        assert run("nothing")[0] == 2
+        status, lines = run("first stage")
+        assert status == 0 and json.loads(lines[-1])["case"] == "first stage" and "ended" in json.loads(lines[-1])
+
+
+class TestCommand:
+    def run(self, tmp_path, *arguments):
+        command = [str(ROOT / "scripts" / "gpu"), *arguments]
+        environment = {**os.environ, "DLBRIDGE_PYTHON": sys.executable}
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
-        [((), "outdir"), (("out", "--steps", "build,fly"), "no step is called fly; expected some of build, tests")],
+        [((), "outdir"), (("out", "--steps", "build,fly"), "no step is called fly; expected some of build, probe")],
     )
     def test_wrong_arguments(self, arguments, message, tmp_path):
-        done = subprocess.run(
-            [str(ROOT / "scripts" / "gpu"), *arguments],
-            cwd=tmp_path,
-            env={**os.environ, "DLBRIDGE_PYTHON": sys.executable},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self.run(tmp_path, *arguments)
         assert done.returncode == 2
         assert message in done.stderr
+
+    @pytest.mark.skipif(not gpu_fingerprint.capability()[1], reason="this machine has a GPU")
+    def test_dry_run(self, tmp_path):
+        program(tmp_path / "carried", gpu_build.PROBE, 'printf "versions\\ntime: a\\n"')
+        facts = {"architectures": "90", "extension": ".so", "commit": "abc"}
+        (tmp_path / "carried" / "prepared.json").write_text(json.dumps(facts))
+        done = self.run(tmp_path, "out", "--prepared", "carried", "--steps", "timings")
+        assert done.returncode == 3, done.stdout + done.stderr
+        assert done.stdout.splitlines()[0].startswith("no ")
+        assert "  time: a\n" in done.stdout and "1 cases would run in 55 s" in done.stdout
+        assert "1 cases would run" in (tmp_path / "out" / "results.md").read_text()
