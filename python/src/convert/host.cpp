@@ -77,8 +77,8 @@ void fill(const Source& source, const Adapter& target, const Plan& decision, con
   copy_elements(source.view(), dst, fresh);
 }
 
-// Describes the result in `dims`: the source's shape and strides, with the last extent halved or
-// doubled where float4 is repacked. Returns its dtype.
+// Describes a result in `dims` that differs from the source's shape and strides: row-major, or with
+// the last extent halved or doubled where float4 is repacked. Returns its dtype.
 DLDataType describe_result(const TensorView& view, const Request& request, const Plan& decision,
                            Loan& dims) {
   const bool repacks = decision.reasons.has(ErrorCode::float4_packing);
@@ -100,11 +100,16 @@ DLDataType describe_result(const TensorView& view, const Request& request, const
 PyObject* copy_of(const Source& source, const Adapter& target, const Request& request,
                   const Plan& decision) {
   const HeldCapsule held(source.object());
+  const TensorView* like = &source.view();
+  DLDataType dtype = request.dtype.value_or(like->dtype);
   Loan dims;
-  const DLDataType dtype = describe_result(source.view(), request, decision, dims);
+  if (request.row_major || decision.reasons.has(ErrorCode::float4_packing)) {
+    dtype = describe_result(source.view(), request, decision, dims);
+    like = &dims.view();
+  }
   PyObject* made = nullptr;
   Loan memory;
-  check(target.empty(&dims.view(), dtype, &made, &memory));
+  check(target.empty(like, dtype, &made, &memory));
   Reference owned(made);
   fill(source, target, decision, memory.view(), true);
   if (target.finish == nullptr) return owned.release();

@@ -73,9 +73,8 @@ Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* mem
 
 Error* finish(PyObject* made, PyObject** out) noexcept {
   return guarded([&] {
-    at::Tensor tensor = THPVariable_Unpack(made);
-    at::Tensor finished = finish_copy(at::Tensor(tensor));
-    if (finished.is_same(tensor)) {
+    at::Tensor finished = finish_copy(at::Tensor(THPVariable_Unpack(made)));
+    if (finished.is_same(THPVariable_Unpack(made))) {
       *out = made;
       return;
     }
