@@ -30,7 +30,7 @@ import dlbridge
 
 KIB, MIB = 1024, 1024 * 1024
 SAMPLE_US, SAMPLES = 300, 5  # a sample repeats its call for about this long; at least so many samples, and
-SETTLE_S = 0.006  # so much time: where other programs run, a thread that is woken waits for a CPU
+SETTLE_S = 0.012  # so much time: where other programs run, a thread that is woken waits for a CPU
 REST_S = 0.008  # OpenMP's threads spin for some milliseconds after torch's work
 
 

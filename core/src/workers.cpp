@@ -38,6 +38,28 @@ void wait_briefly() noexcept {
   }
 }
 
+int current_cpu() noexcept {
+#if defined(__linux__)
+  return sched_getcpu();
+#else
+  return -1;
+#endif
+}
+
+// Moves the calling thread to another CPU than `cpu`. Returns false where it may use no other.
+bool leave_cpu([[maybe_unused]] int cpu) noexcept {
+#if defined(__linux__)
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return false;
+  cpu_set_t others = allowed;
+  CPU_CLR(cpu, &others);
+  if (CPU_COUNT(&others) == 0 || sched_setaffinity(0, sizeof others, &others) != 0) return false;
+  return sched_setaffinity(0, sizeof allowed, &allowed) == 0;
+#else
+  return false;
+#endif
+}
+
 class Workers {
  public:
   // Returns false if the set is in use or has ended; nothing ran then.
@@ -51,6 +73,7 @@ class Workers {
       if (threads_.empty()) return false;
       loop_ = &loop;
       seats_ = threads - 1;
+      caller_cpu_ = current_cpu();
       rest_.store(static_cast<uint64_t>(loop.count), std::memory_order_relaxed);
       generation_.fetch_add(1, std::memory_order_release);
     }
@@ -119,6 +142,13 @@ class Workers {
         wake_.wait(lock, [&] { return seen != generation_.load(std::memory_order_relaxed); });
         continue;
       }
+      // A busy system wakes threads on the CPU that wakes them, where they only delay the caller.
+      if (const int cpu = caller_cpu_; cpu >= 0 && cpu == current_cpu()) {
+        lock.unlock();
+        const bool left = leave_cpu(cpu);
+        lock.lock();
+        if (left) continue;
+      }
       seen = generation_.load(std::memory_order_relaxed);
       --seats_;
       ++active_;
@@ -137,6 +167,7 @@ class Workers {
   const ParallelLoop* loop_ = nullptr;
   int seats_ = 0;   // how many more threads may join the loop
   int active_ = 0;  // how many have joined
+  int caller_cpu_ = -1;
   bool ended_ = false;
   std::vector<std::thread> threads_;
   std::atomic<uint64_t> generation_ = 0;  // counts loops
