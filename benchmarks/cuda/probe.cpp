@@ -164,6 +164,7 @@ class Hold {
     driver<decltype(&cuModuleGetFunction)>("cuModuleGetFunction")(&kernel_, module, "spin");
     launch_ = driver<decltype(&cuLaunchKernel)>("cuLaunchKernel");
   }
+  ~Hold() { std::atomic_ref(*word_).store(1); }
 
   void begin(const std::string& kind, cudaStream_t stream) {
     std::atomic_ref(*word_).store(0);
