@@ -211,22 +211,22 @@ def prepare(folder: Path, python: str, architectures: str) -> int:
     for name in (TESTS, *BARS, PROBE):
         if (found := find(f"**/{name}")) is not None:
             copy(found, folder / name)
-    for pattern in ("lib/libdlbridge*.so*", "package/dlbridge/**/*.py", f"package/dlbridge/*{suffix}"):
+    for pattern in ("lib/libdlbridge*.so.*", "package/dlbridge/**/*.py", f"package/dlbridge/*{suffix}"):
         for path in BUILD.glob(pattern):
             copy(path, folder / path.relative_to(BUILD))
     copy(BUILD / "dlpack-include" / "dlpack" / "dlpack.h", folder / "dlpack" / "dlpack" / "dlpack.h")
     facts = {"architectures": architectures, "extension": suffix, **gpu_fingerprint.commit()}
     (folder / "prepared.json").write_text(json.dumps(facts) + "\n")
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print("\n".join([*lacks, f"{folder}: {size / 2**20:.1f} MiB, {facts}"]))
     return 1 if size > MOST_BYTES else 0
 
 
 def copy(source: Path, target: Path) -> None:
-    """A file or a link, without what only a debugger needs."""
+    """A file, without what only a debugger needs."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source, target, follow_symlinks=False)
-    if not source.is_symlink() and (source.suffix == "" or ".so" in source.name):
+    shutil.copy2(source, target)
+    if source.suffix == "" or ".so" in source.name:
         subprocess.run(["strip", str(target)], check=False)
 
 

@@ -344,7 +344,7 @@ def python(run: Run, seconds: float) -> str:
 
 def peers_command() -> list[str]:
     """How benchmarks/cuda/staging_peers.py is called."""
-    library = gpu_build.find("lib/libdlbridge_cuda.so")
+    library = gpu_build.find("lib/libdlbridge_cuda.so.*")
     if library is None:
         raise StepSkipped("libdlbridge_cuda.so was not built")
     return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_peers.py"), "--library", str(library)]
