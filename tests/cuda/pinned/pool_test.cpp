@@ -184,6 +184,16 @@ TEST_F(PinnedPoolTest, BlockFitsOnePiece) {
     EXPECT_FALSE(fits(large));
     EXPECT_EQ(stats().registered, 64 * kMiB);
   }
+  std::vector<PinnedBlock> blocks;
+  for (int i = 0; i < 16; ++i) {
+    blocks.push_back(pool_->take(3 * kMiB));
+    EXPECT_TRUE(fits(blocks.back())) << i;
+  }
+  // One block stays in every piece: between two of them 11 MiB are free.
+  for (size_t i = 1; i < 16; i += 2) blocks[i] = {};
+  EXPECT_TRUE(fits(pool_->take(5 * kMiB)));
+  EXPECT_TRUE(fits(pool_->take(7 * kMiB)));
+  EXPECT_EQ(stats().registered, 72 * kMiB);
 }
 
 // ---- States
@@ -669,7 +679,12 @@ TEST_F(PinnedPoolTest, PartlyRegisteredSegmentIsUsed) {
   EXPECT_EQ(stats().registered, 16 * kMiB);
   EXPECT_EQ(stats().limit, 16 * kMiB);
   EXPECT_TRUE(pool_->take(16 * kMiB));
-  EXPECT_TRUE(pool_->take(1));
+  pool_.emplace(api_.table(), *fences_, 64 * kMiB, 8 * kMiB);
+  api_.fail_at(2, cudaErrorMemoryAllocation);
+  EXPECT_FALSE(pool_->take(30 * kMiB));
+  const PinnedBlock small = pool_->take(1);
+  EXPECT_TRUE(small);
+  EXPECT_TRUE(pool_->take(5 * kMiB));
 }
 
 TEST_F(PinnedPoolTest, DeadDeviceThrows) {
