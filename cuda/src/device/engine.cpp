@@ -304,20 +304,28 @@ CheckedStream Engine::checked(Stream stream, DeviceContext& device) const {
 }
 
 CUcontext Engine::context_in_use() {
+  CUcontext current = nullptr;
+  check(api_.ctx_get_current(&current), "cuCtxGetCurrent");
   CUcontext found = nullptr;
   for_each_device([&](const DeviceContext& device) {
-    if (found == nullptr && device.alive()) found = device.context();
+    if (device.alive() && (found == nullptr || device.context() == current))
+      found = device.context();
   });
   if (found != nullptr) return found;
+  int active_device = -1;
   int count = 0;
   check(api_.get_device_count(&count), "cudaGetDeviceCount");
   for (int i = 0; i < std::min(count, kMaxDevices); ++i) {
     unsigned flags = 0;
     int active = 0;
-    if (api_.device_primary_ctx_get_state(i, &flags, &active) == CUDA_SUCCESS && active != 0)
-      return device(i).context();
+    if (api_.device_primary_ctx_get_state(i, &flags, &active) != CUDA_SUCCESS || active == 0)
+      continue;
+    CUcontext primary = nullptr;
+    if (current != nullptr && api_.device_primary_ctx_retain(&primary, i) == CUDA_SUCCESS)
+      api_.device_primary_ctx_release(i);
+    if (active_device < 0 || primary == current) active_device = i;
   }
-  return nullptr;
+  return active_device < 0 ? nullptr : device(active_device).context();
 }
 
 CUcontext Engine::any_context() {

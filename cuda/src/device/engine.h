@@ -69,8 +69,8 @@ class Engine final : public FenceSource {
   /// Requires: the device's context is current. Throws Error (stream_invalid, stream_capturing).
   CheckedStream checked(Stream stream, DeviceContext& device) const;
 
-  /// Returns a context for queries and registrations: of a device of this engine, else of the first
-  /// device that has one. Null if none has.
+  /// Returns a context for queries and registrations: of a device of this engine, else of a device
+  /// that has one, the current device first. Null if none has. Throws Error (device_failed).
   CUcontext context_in_use();
   /// The same; creates that of the first device if none has one.
   CUcontext any_context();

@@ -3,7 +3,6 @@
 
 #include <pthread.h>
 
-#include <cassert>
 #include <iterator>
 
 namespace dlbridge::cuda {
@@ -70,30 +69,23 @@ void BlockList::append(BlockList& other) noexcept {
 
 // ---- Blocks
 
-pinned::Block* PinnedBlock::release() noexcept {
-  assert(block_ != nullptr);
-  data_ = nullptr;
-  size_ = 0;
-  return std::exchange(block_, nullptr);
+void PinnedBlock::Free::operator()(pinned::Block* block) const noexcept {
+  if (block->pool != nullptr) block->pool->free(block);
 }
 
-void PinnedBlock::free() noexcept {
-  if (block_->pool != nullptr) block_->pool->free(block_);
-}
-
-void PinnedBlock::retire(std::span<PooledEvent> tickets) && noexcept {
-  pinned::Block* const block = release();
-  block->pool->retire(block, tickets);
+void PinnedBlock::retire(std::span<PooledEvent> tickets) noexcept {
+  block_->pool->retire(block_.get(), tickets);
+  block_.release();
 }
 
 Deleter PinnedBlock::into_deleter() && noexcept {
   block_->failures = block_->pool->failures_.load();
-  return {release(), PinnedPool::release_result};
+  return {block_.release(), PinnedPool::release_result};
 }
 
 void PinnedBlock::leak() && noexcept {
-  pinned::Block* const block = release();
-  block->pool->leak(block);
+  block_->pool->leak(block_.get());
+  block_.release();
 }
 
 // ---- Fork

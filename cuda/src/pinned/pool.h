@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <list>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <span>
 #include <thread>
@@ -127,25 +128,11 @@ struct Segment {
 class PinnedBlock {
  public:
   PinnedBlock() noexcept = default;
-  PinnedBlock(PinnedBlock&& other) noexcept
-      : block_(std::exchange(other.block_, nullptr)),
-        data_(std::exchange(other.data_, nullptr)),
-        size_(std::exchange(other.size_, 0)) {}
-  PinnedBlock& operator=(PinnedBlock&& other) noexcept {
-    PinnedBlock taken(std::move(other));
-    std::swap(block_, taken.block_);
-    std::swap(data_, taken.data_);
-    std::swap(size_, taken.size_);
-    return *this;
-  }
-  ~PinnedBlock() {
-    if (block_ != nullptr) free();
-  }
 
   explicit operator bool() const noexcept { return block_ != nullptr; }
-  std::byte* data() const noexcept { return data_; }
+  std::byte* data() const noexcept { return block_ != nullptr ? block_->data : nullptr; }
   /// Bytes asked for.
-  size_t size() const noexcept { return size_; }
+  size_t size() const noexcept { return block_ != nullptr ? size_ : 0; }
   /// Bytes of the block. Requires: not empty.
   size_t capacity() const noexcept { return block_->bytes; }
 
@@ -153,10 +140,8 @@ class PinnedBlock {
 
   /// In flight until the host has seen all tickets complete, then free. Empty tickets count as
   /// complete.
-  void retire(PooledEvent ticket) && noexcept { std::move(*this).retire({&ticket, 1}); }
-  void retire(std::vector<PooledEvent> tickets) && noexcept {
-    std::move(*this).retire(std::span(tickets));
-  }
+  void retire(PooledEvent ticket) && noexcept { retire(std::span(&ticket, 1)); }
+  void retire(std::vector<PooledEvent> tickets) && noexcept { retire(std::span(tickets)); }
 
   /// Returns a deleter for a result: it defers the free of the block until a fence and the tickets
   /// of add_ticket() have passed. May run on any thread, and after the pool's end.
@@ -167,14 +152,13 @@ class PinnedBlock {
 
  private:
   friend class PinnedPool;
-  PinnedBlock(pinned::Block* block, size_t size) noexcept
-      : block_(block), data_(block->data), size_(size) {}
-  void free() noexcept;
-  void retire(std::span<PooledEvent> tickets) && noexcept;
-  pinned::Block* release() noexcept;
+  struct Free {
+    void operator()(pinned::Block* block) const noexcept;
+  };
+  PinnedBlock(pinned::Block* block, size_t size) noexcept : block_(block), size_(size) {}
+  void retire(std::span<PooledEvent> tickets) noexcept;
 
-  pinned::Block* block_ = nullptr;
-  std::byte* data_ = nullptr;
+  std::unique_ptr<pinned::Block, Free> block_;
   size_t size_ = 0;
 };
 

@@ -87,6 +87,17 @@ TEST_F(AnyContext, PinnedUsesExistingContext) {
   EXPECT_FALSE(sim().context_active(0));
 }
 
+TEST_F(AnyContext, PinnedPrefersCurrentContext) {
+  start({.active = {0, 1}});
+  use_device(1);
+  TestTensor& like = host({{1000}});
+  const Loan memory = cuda::pinned_empty(like.view());
+  cudaPointerAttributes found{};
+  EXPECT_EQ(sim().api().pointer_get_attributes(&found, memory.view().data), cudaSuccess);
+  EXPECT_EQ(found.device, 1);
+  EXPECT_EQ(sim().leaks().retained_contexts, 1u) << "that of the other device is not retained";
+}
+
 TEST_F(AnyContext, FirstDeviceGetsContext) {
   start({.active = {}});
   TestTensor& like = host({{1000}});

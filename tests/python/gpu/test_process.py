@@ -213,6 +213,7 @@ ENDS = {
     ),
     "a deleter in Python": "fake.ledger.call_on_release(gc.collect); kept = [stage(fake, device='cpu') for _ in '12']",
     "a dead device": "kept = stage(fake, device='cpu'); gpu.sim.kill_device(0, ILLEGAL_ADDRESS)",
+    "a reservation": "dlbridge.set_pool_limit(1 << 30); dlbridge.reserve_pinned(256 << 20)",
     "a cycle": "kept = []; kept.append([kept, stage(fake, device='cpu')])",
 }
 
