@@ -504,7 +504,7 @@ class TestSteps:
         (package / "__init__.py").touch()
         (package / "testing" / "__init__.py").touch()
         (package / "testing" / "cases_order.py").write_text("def late(bench):\n    with bench.held(1):\n        pass\n")
-        text = "import os, re, sys, time\nnames = ['elements.out[a]', 'order.late', 'process.forks']\n"
+        text = "import os, re, sys, time\nnames = ['elements.out[a]', 'memory.full', 'order.late', 'process.forks']\n"
         text += "if '--list' in sys.argv:\n    sys.exit(print('\\n'.join(names)))\n"
         text += "only, framework = sys.argv[-1], sys.argv[-3]\n"
         text += "for name in filter(lambda name: re.search(only, name), names):\n"
@@ -512,11 +512,12 @@ class TestSteps:
 
     def test_interop_has_three_parts(self, folder):
         self.package(folder, "print('passed', framework, name, os.environ.get('CUDA_DEVICE_MAX_CONNECTIONS'))")
-        for name, passed in (("interop", 4), ("held-interop", 4), ("process", 1)):
+        for name, passed in (("interop", 8), ("held-interop", 4), ("process", 1)):
             assert performed(run_of(folder, 600), name, gpu_run.STEPS[name]) == ("done", f"{passed} passed")
         log = (folder / "interop.log").read_text()
         assert "passed jax elements.out[a] 32" in log and "passed jax order.late None" in log
         assert "passed torch process.forks" in log and "passed cupy process.forks" not in log
+        assert log.index("passed jax memory.full") < log.index("passed torch elements.out[a]")  # what there is most of
 
     def test_interop_names_failures(self, folder):
         self.package(folder, "print('FAILED', framework, name + ': no luck')", "sys.exit(1)")
