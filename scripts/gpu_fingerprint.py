@@ -121,7 +121,7 @@ def read(path: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what builds and of the peers."""
+    """Of what builds, and of the frameworks."""
     facts = {"Python": platform.python_version(), "executable": sys.executable}
     for name in PACKAGES:
         try:

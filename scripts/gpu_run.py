@@ -38,7 +38,7 @@ from gpu_report import Document
 #: before it took less than theirs.
 PLAN = {
     "build": 0, "probe": 25, "tests": 45, "held-tests": 15, "timings": 55, "interop": 80, "held-interop": 70,
-    "bars": 130, "python": 60, "sanitizer": 30, "process": 25, "peers": 25,
+    "bars": 145, "python": 60, "sanitizer": 30, "process": 35,
 }  # fmt: skip
 MOST_BUILD_SECONDS = 240
 NO_GPU = 3
@@ -346,19 +346,6 @@ def python(run: Run, seconds: float) -> str:
     return in_groups(run, "python", python_command(), seconds, PYTHON_GROUPS, **package_path())
 
 
-def peers_command() -> list[str]:
-    """How benchmarks/cuda/staging_peers.py is called."""
-    library = gpu_build.find("lib/libdlbridge_cuda.so.*")
-    if library is None:
-        raise StepSkipped("libdlbridge_cuda.so was not built")
-    return [sys.executable, str(ROOT / "benchmarks" / "cuda" / "staging_peers.py"), "--library", str(library)]
-
-
-def peers(run: Run, seconds: float) -> str:
-    """Beside torch and CuPy."""
-    return in_groups(run, "peers", peers_command(), seconds, ())
-
-
 def sanitizer(run: Run, seconds: float) -> str:
     """NVIDIA's memory and race checker on the pack kernels."""
     tool = shutil.which("compute-sanitizer", path=environment()["PATH"] + ":/usr/local/cuda/bin")
@@ -399,7 +386,6 @@ def build(run: Run, seconds: float) -> str:
 STEPS: dict[str, Callable[[Run, float], str]] = {
     "build": build, "probe": probe, "tests": tests, "held-tests": tests_held, "timings": timings, "interop": interop,
     "held-interop": held_interop, "bars": bars, "python": python, "sanitizer": sanitizer, "process": process,
-    "peers": peers,
 }  # fmt: skip
 
 
@@ -421,8 +407,6 @@ def would_run(run: Run, name: str) -> list[str]:
             return [line for bar in BARS for line in listed([program(bar), "--list", *only])]
         case "python":
             return listed([*python_command(), "--list", *only])
-        case "peers":
-            return listed([*peers_command(), "--list", *only])
     return [SANITIZED]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What staging_peers.py and staging_python.py share: cases, command line, checked contenders, the loop over cases."""
+"""What staging_python.py is made of: cases, command line, checked contenders, the loop over cases."""
 
 from __future__ import annotations
 

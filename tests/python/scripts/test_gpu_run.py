@@ -81,7 +81,7 @@ class TestTurns:
         assert turns.medians_of_blocks(samples) == [1, 3]
 
     def test_report_is_always_whole(self, tmp_path, capsys):
-        path = tmp_path / "peers.json"
+        path = tmp_path / "bars.json"
         report = turns.Report(path, {"seed": "7"})
         assert json.loads(path.read_text()) == {"seed": "7", "bars": []}
         report.add(turns.outcome(AT_LEAST, [0.98, 0.98], {"ours": [0.5, 0.25]}, 1))
@@ -203,7 +203,7 @@ class TestDocument:
     def test_bars_replace_older_ones(self, tmp_path):
         document = gpu_report.Document(tmp_path)
         document.set_bars("bars", [self.entry("a")])
-        document.set_bars("peers", [self.entry("p")])
+        document.set_bars("others", [self.entry("p")])
         document.set_bars("bars", [self.entry("a"), self.entry("b")])
         content = json.loads((tmp_path / "results.json").read_text())
         assert sorted(entry["name"] for entry in content["bars"]) == ["a", "b", "p"]
@@ -217,7 +217,7 @@ class TestDocument:
             document.set_bars("bars", [self.entry("a", verdict)])
             assert document.failed()
         document.set_bars("bars", [])
-        document.step("peers", "failed", 3, "")
+        document.step("python", "failed", 3, "")
         assert document.failed()
 
     def test_tables(self, tmp_path):
@@ -461,7 +461,7 @@ class TestBuild:
 
 class TestSteps:
     def test_step_without_program_is_skipped(self, folder):
-        for name in ("probe", "tests", "timings", "interop", "bars", "python", "process", "peers"):
+        for name in ("probe", "tests", "timings", "interop", "bars", "python", "process"):
             run = run_of(folder, steps=[name])
             assert performed(run, name, gpu_run.STEPS[name])[0] == "skipped", name
 

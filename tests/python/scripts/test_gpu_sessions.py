@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What staging_peers.py and staging_python.py of benchmarks/cuda measure, and staging_abi.py. No GPU is needed."""
+"""What staging_python.py of benchmarks/cuda measures. No GPU is needed."""
 
 from __future__ import annotations
 
-import ctypes
 import itertools
 import os
 import random
@@ -11,30 +10,25 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from build_tree import BUILD
 from pages import ROOT
 
 FOLDER = ROOT / "benchmarks" / "cuda"
 sys.path[:0] = [str(FOLDER), str(ROOT / "scripts")]
 
 import gpu_fingerprint  # noqa: E402
-import staging_abi  # noqa: E402
-import staging_peers  # noqa: E402
 import staging_python  # noqa: E402
 import staging_session  # noqa: E402
 import turns  # noqa: E402
 
-SCRIPTS = pytest.mark.parametrize("script", [staging_peers, staging_python], ids=lambda script: script.__name__)
 
-
-def session_of(script: ModuleType, **facts: Any) -> Any:
+def session_of(**facts: Any) -> Any:
     """A session without a GPU: `facts` stand for what it would find."""
-    session = object.__new__(script.Session)
+    session = object.__new__(staging_python.Session)
     options = Namespace(seed=1, rounds=15, samples=5000)
     missing = {"cupy": "no CuPy", "jax": "no JAX", "numba": "no Numba"}
     facts = {**dict.fromkeys(missing), "missing": missing, **facts}
@@ -44,43 +38,36 @@ def session_of(script: ModuleType, **facts: Any) -> Any:
     return session
 
 
-def run(script: ModuleType, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(FOLDER / f"{script.__name__}.py"), *arguments]
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(FOLDER / "staging_python.py"), *arguments]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1"}
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
-# ---- both scripts
-
-
-@SCRIPTS
-def test_cases_have_methods(script):
-    bars = [bar.name for case in script.cases() for bar in case.bars]
+def test_cases_have_methods():
+    bars = [bar.name for case in staging_python.cases() for bar in case.bars]
     assert len(bars) == len(set(bars))
-    assert all(callable(getattr(script.Session, case.method)) for case in script.cases())
+    assert all(callable(getattr(staging_python.Session, case.method)) for case in staging_python.cases())
 
 
-@SCRIPTS
-def test_list_names_every_bar(script):
-    done = run(script, "--list")
+def test_list_names_every_bar():
+    done = run("--list")
     assert done.returncode == 0
-    assert len(done.stdout.splitlines()) == sum(len(case.bars) for case in script.cases())
+    assert len(done.stdout.splitlines()) == sum(len(case.bars) for case in staging_python.cases())
 
 
-@SCRIPTS
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [(("--only", "nothing"), "no case is called like"), (("--rounds", "3"), "expected 15 or more")],
 )
-def test_wrong_arguments_end_with_2(script, arguments, message):
-    library = ["--library", "none.so"] if script is staging_peers else []
-    done = run(script, *library, *arguments)
+def test_wrong_arguments_end_with_2(arguments, message):
+    done = run(*arguments)
     assert done.returncode == 2 and message in done.stderr
 
 
 def test_wrong_content_is_detected():
     expected = np.arange(10_000, dtype=np.int32)
-    session = session_of(staging_peers)
+    session = session_of()
     for wrong in (0, 1, 5000, 9999):
         got = expected.copy()
         got[wrong] += 1
@@ -101,7 +88,7 @@ def test_only_converting_counts(monkeypatch):
 
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     expected = np.arange(1000, dtype=np.int32)
-    session = session_of(staging_peers, expect=lambda *_: takes(5))
+    session = session_of(expect=lambda *_: takes(5))
     kept = []
     contender = session.checked(session.peer(lambda: takes(2, expected.copy()), kept), expected)
     assert contender() == 2
@@ -109,46 +96,9 @@ def test_only_converting_counts(monkeypatch):
 
 
 def test_time_limit_stops_cases():
-    session = session_of(staging_python)
+    session = session_of()
     staging_session.measure(session, staging_python.cases(), 0)
     assert {entry["note"] for entry in session.report.entries} == {"the time was up"}
-
-
-# ---- staging_peers.py
-
-
-def test_ratios_are_speedups(capsys):
-    session = session_of(staging_peers)
-    session.speed(turns.Bar("b", "", "at least", 8), [1.0] * 15, [8.5] * 15)
-    assert session.report.entries[0]["value"] == 8.5
-    assert session.report.entries[0]["verdict"] == "passed"
-
-
-def test_library_answers_without_gpu():
-    """And staging_peers.py then ends with 3, and gives no figures."""
-    library = BUILD / "lib" / "libdlbridge_cuda.so"
-    if not library.exists():
-        pytest.skip(f"{library} is not built (no CUDA toolkit)")
-    done = run(staging_peers, "--library", str(library))
-    assert done.returncode == 3, done.stderr
-    assert "nothing measured" in done.stderr
-    assert done.stdout == ""
-
-
-def test_struct_sizes():
-    sizes = {"DLTensor": 48, "DLManagedTensorVersioned": 80, "DlbCudaInfo": 56, "DlbPinnedStats": 104, "DlbError": 40}
-    assert {name: ctypes.sizeof(getattr(staging_abi, name)) for name in sizes} == sizes
-
-
-def test_descriptor_of_an_array():
-    array = np.arange(10, dtype=np.int32)
-    descriptor = staging_abi.Descriptor.of_array(array)
-    tensor = descriptor.managed.dl_tensor
-    assert (tensor.data, tensor.ndim, tensor.shape[0], tensor.strides[0]) == (array.ctypes.data, 1, 10, 1)
-    assert (tensor.dtype.code, tensor.dtype.bits, tensor.dtype.lanes) == (0, 32, 1)
-
-
-# ---- staging_python.py
 
 
 def test_promises_are_bars():
@@ -165,7 +115,7 @@ def test_promises_are_bars():
 
 @pytest.mark.skipif(not gpu_fingerprint.capability()[1], reason="this machine has a GPU")
 def test_nothing_measured_without_gpu(tmp_path):
-    done = run(staging_python, "--json", str(tmp_path / "a.json"))
+    done = run("--json", str(tmp_path / "a.json"))
     assert done.returncode == 3, done.stderr
     assert "nothing measured" in done.stderr and not (tmp_path / "a.json").exists()
 
@@ -187,7 +137,6 @@ def with_results_of(to_numpy: Any) -> tuple[Any, list[Any]]:
     """A session whose tensors are arrays, with dlbridge.to_numpy given, and a case of it."""
     array = np.arange(16_384, dtype=np.int32)
     session = session_of(
-        staging_python,
         source=lambda size: HostTensor(array),
         dlbridge=SimpleNamespace(to_numpy=to_numpy),
         pinned=lambda tensor: tensor.numpy,
@@ -228,7 +177,6 @@ def test_ctypes_cost_is_subtracted(monkeypatch):
     )
     tensor = HostTensor(np.zeros(1, np.int32))
     session = session_of(
-        staging_python,
         source=lambda size: tensor,
         raw_contender=lambda *_: None,
         dlbridge=SimpleNamespace(to_numpy=None),
