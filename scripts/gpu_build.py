@@ -10,7 +10,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,12 +41,14 @@ def program(name: str) -> Path:
     return found
 
 
+def answer_of(python: str, code: str) -> str:
+    """What that Python prints; empty where there is none or it fails."""
+    return gpu_fingerprint.run(python, "-c", code, timeout=60).strip()
+
+
 def extension(python: str = sys.executable) -> str:
     """How the names of that Python's extension modules end."""
-    if python == sys.executable:
-        return str(sysconfig.get_config_var("EXT_SUFFIX"))
-    ask = "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))"
-    return subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout.strip()
+    return answer_of(python, "import sysconfig; print(sysconfig.get_config_var('EXT_SUFFIX'))")
 
 
 def package_folder() -> Path:
@@ -145,12 +146,6 @@ def googletest(log: Path, left: Callable[[], float]) -> list[str]:
     return [f"-DCMAKE_PREFIX_PATH={prefix}"]
 
 
-def has_modules(python: str, *modules: str) -> bool:
-    """Whether that Python can import all of them."""
-    done = subprocess.run([python, "-c", f"import {', '.join(modules)}"], capture_output=True, check=False)
-    return done.returncode == 0
-
-
 def build(log: Path, left: Callable[[], float], python: str, architectures: str, programs: bool = True) -> list[str]:
     """Builds in build/gpu what this machine can build, in the seconds `left`. Returns what is left out, and why.
     Raises StepFailed where something that was tried failed; the rest is there nevertheless."""
@@ -171,12 +166,12 @@ def build(log: Path, left: Callable[[], float], python: str, architectures: str,
         options += [f"-DDLBRIDGE_TESTS={'OFF' if found is None else 'ON'}", "-DDLBRIDGE_BENCHMARKS=ON", *(found or [])]
         targets += ["dlbridge_cuda", *BARS, *([] if found is None else [TESTS])]
     given = os.environ.get("DLBRIDGE_PACKAGE")
-    package = not given and has_modules(python, "nanobind", "numpy")
+    package = not given and bool(answer_of(python, "import nanobind, numpy; print(True)"))
     if package:
         targets += PACKAGE_TARGETS
     elif not given:
-        why = f"no package: {python} lacks nanobind or NumPy; set DLBRIDGE_PACKAGE to a folder with a built one"
-        problems.append(StepSkipped(why))
+        why = f"no package: there is no {python}, or it lacks nanobind or NumPy"
+        problems.append(StepSkipped(f"{why}; set DLBRIDGE_PACKAGE to a folder with a built one"))
     options += [f"-DDLBRIDGE_{part}={'ON' if package else 'OFF'}" for part in ("NUMPY", "PYTHON")]
     site_folders = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
     dlpack = attempt(dlpack_folder, site_folders)
@@ -211,7 +206,7 @@ def prepare(folder: Path, python: str, architectures: str) -> int:
     for name in (TESTS, *BARS, PROBE):
         if (found := find(f"**/{name}")) is not None:
             copy(found, folder / name)
-    for pattern in ("lib/libdlbridge*.so.*", "package/dlbridge/**/*.py", f"package/dlbridge/*{suffix}"):
+    for pattern in ("lib/libdlbridge*.so.*", "package/dlbridge/**/*.py", f"package/dlbridge/*{suffix or '.none'}"):
         for path in BUILD.glob(pattern):
             copy(path, folder / path.relative_to(BUILD))
     copy(BUILD / "dlpack-include" / "dlpack" / "dlpack.h", folder / "dlpack" / "dlpack" / "dlpack.h")

@@ -389,7 +389,7 @@ class TestBuild:
             program(folder / "tools", tool, f'echo {tool} "$@" >> {folder}/ran')
         monkeypatch.setattr(gpu_calls, "environment", lambda: {"PATH": f"{folder}/tools"})
         monkeypatch.setattr(gpu_build, "environment", gpu_calls.environment)
-        monkeypatch.setattr(gpu_build, "has_modules", lambda *_: True)
+        monkeypatch.setattr(gpu_build, "answer_of", lambda *_: "True")
         monkeypatch.setenv("DLBRIDGE_GTEST_DIR", str(folder / "no googletest"))
         monkeypatch.delenv("DLBRIDGE_CUDA_TOOLKIT_DIR", raising=False)
         state, note = performed(run_of(folder, steps=["build"]), "build", gpu_run.build)
@@ -443,6 +443,16 @@ class TestBuild:
         monkeypatch.setattr(gpu_build, "build", lambda *arguments: built.append(arguments) or [])
         assert performed(run_of(folder, steps=["build"]), "build", gpu_run.build)[0] == "done"
         assert built[0][-1] is False  # the package alone
+
+    def test_missing_python_leaves_the_package_out(self, folder, monkeypatch):
+        monkeypatch.setattr(gpu_build, "must", lambda command, *_: built.append(" ".join(command)))
+        monkeypatch.setattr(gpu_build, "googletest", lambda *_: [])
+        monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
+        built = []
+        (lack,) = gpu_build.build(folder / "log", lambda: 60, "/no/python3.12", "90")
+        assert "there is no /no/python3.12" in lack
+        assert "-DDLBRIDGE_PYTHON=OFF" in built[1] and "_core" not in built[2]
+        assert gpu_build.extension("/no/python3.12") == ""
 
     def test_given_package_is_used(self, folder, monkeypatch):
         monkeypatch.setenv("DLBRIDGE_PACKAGE", str(folder))
