@@ -88,6 +88,8 @@ void add_reason(Availability& found, cudaError_t error) {
 
 }  // namespace
 
+bool in_use() noexcept { return Engine::existing() != nullptr; }
+
 Availability driver_presence() {
   Engine::require_no_parent();
   if (const Engine* engine = Engine::existing()) return engine->found();

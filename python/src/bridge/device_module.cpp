@@ -105,6 +105,11 @@ void load() noexcept {
   PyErr_Clear();
 }
 
+// Why nothing can be staged on this machine; null where something can.
+std::unique_ptr<Error> error_of(const DeviceModule& module) noexcept {
+  return std::unique_ptr<Error>(module.in_use() ? nullptr : module.unavailable());
+}
+
 }  // namespace
 
 const DeviceModule* device_module() noexcept {
@@ -115,15 +120,13 @@ const DeviceModule* device_module() noexcept {
 
 const DeviceModule* usable_device_module() noexcept {
   const DeviceModule* module = device_module();
-  if (module == nullptr) return nullptr;
-  const std::unique_ptr<Error> error(module->unavailable());
-  return error == nullptr ? module : nullptr;
+  return module != nullptr && error_of(*module) == nullptr ? module : nullptr;
 }
 
 ReasonSet unusable_reasons() {
   const DeviceModule* module = device_module();
   if (module == nullptr) return ErrorCode::no_staging;
-  const std::unique_ptr<Error> error(module->unavailable());
+  const std::unique_ptr<Error> error = error_of(*module);
   if (error == nullptr) return {};
   if (error->code() >= ErrorCode::reason_count_) throw Error(*error);
   return error->code();
@@ -136,7 +139,7 @@ const DeviceModule& require_device_module() {
                 "the CUDA module of dlbridge cannot be used: " +
                     (g_reason.empty() ? "it could not be loaded" : g_reason));
   }
-  check(module->unavailable());
+  check(error_of(*module).release());
   return *module;
 }
 

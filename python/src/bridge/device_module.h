@@ -44,6 +44,8 @@ struct DeviceModule {
   /// Address of neutral_traits(): both modules use the same libdlbridge.
   const void* core = &neutral_traits();
 
+  /// Whether something was staged by this process: then something can be. Does not call CUDA.
+  bool (*in_use)() noexcept = nullptr;
   /// An Error that says why nothing can be staged on this machine; null where it can.
   Error* (*unavailable)() noexcept = nullptr;
   /// One line about runtime, driver and devices. Does not start CUDA.

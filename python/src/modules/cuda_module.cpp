@@ -223,6 +223,7 @@ bool shares_managed(int32_t device) noexcept {
 
 DeviceModule make_module() noexcept {
   DeviceModule module;
+  module.in_use = cuda::in_use;
   module.unavailable = unavailable;
   module.describe = describe;
   module.start_to_host = start_to_host;

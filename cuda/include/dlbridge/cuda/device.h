@@ -48,6 +48,9 @@ inline std::string version_text(int version) {
 /// std::bad_alloc.
 DLBRIDGE_API Availability availability();
 
+/// Returns true if this process uses CUDA through this module. Calls nothing of CUDA.
+DLBRIDGE_API bool in_use() noexcept;
+
 /// What is known without starting CUDA, after which the child of a fork could not use it: the
 /// versions, and whether there is a driver that is new enough. The devices are not counted before
 /// this process has used one. Throws as availability().
