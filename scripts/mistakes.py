@@ -19,39 +19,36 @@ class Mistake:
 
 
 RECORD_READY = '  check(api.event_record(ready_.get(), outer_.handle), "cudaEventRecord");\n'
-WAIT_FOR_READY = (
-    '  check(api.stream_wait_event(copies_, ready_.get(), 0), "cudaStreamWaitEvent");\n'
-    '  check(api.stream_wait_event(kernels_, ready_.get(), 0), "cudaStreamWaitEvent");\n'
-)
+WAIT_FOR_READY = '  check(api.stream_wait_event(copies_, ready_.get(), 0), "cudaStreamWaitEvent");\n'
 RECORD_DONE = '  check(api.event_record(done_.get(), copies_), "cudaEventRecord");\n'
-OUTER_WAITS = "  if (outer_waits && outer_.ordered && !on_outer_stream())\n"
-QUERY_DONE = "answer = as_runtime_error(api.event_query(done_.get()));"
+OUTER_WAITS = "  if (outer_waits && outer_.ordered && !on_outer_stream_)\n"
 COMPLETE = "void Operation::complete() noexcept {\n"
-OUTER_WAITS_LATE = "  if (outer_.ordered) device_.api().stream_wait_event(outer_.handle, done_.get(), 0);\n"
-TO_HOST_LARGE = "*OrderOfEveryWay.CopiesInOrder/large_async"
-TO_DEVICE_LARGE = "*OrderOfEveryWay.CopiesInOrder/large_sent"
+BESIDE_PRODUCER = "*OrderOfEveryWay.CopiesInOrder/large_async_without_snapshot"
+BORROWED = "*OrderOfEveryWay.CopiesInOrder/large_sent_async_borrowed"
 RINGS = "StagingOrder.RingSlotsWaitForReuse"
 
 MISTAKES = [
     Mistake("drop_ready_record", "no event is recorded on the caller's stream before the copy",
-            "operation/operation.cpp", ((RECORD_READY, ""),), TO_HOST_LARGE),
+            "operation/operation.cpp", ((RECORD_READY, ""),), BESIDE_PRODUCER),
     Mistake("drop_wait_for_producer", "the copy stream does not wait for the producer",
-            "operation/operation.cpp", ((WAIT_FOR_READY, ""),),
-            TO_HOST_LARGE),
+            "operation/operation.cpp", ((WAIT_FOR_READY, ""),), BESIDE_PRODUCER),
     Mistake("drop_wait_for_consumer", "the copy stream does not wait for the consumer",
-            "operation/operation.cpp", ((WAIT_FOR_READY, ""),),
-            TO_DEVICE_LARGE),
+            "operation/operation.cpp", ((WAIT_FOR_READY, ""),), BORROWED),
     Mistake("drop_done_record", "the end of the copies is not recorded",
             "operation/operation.cpp", ((RECORD_DONE, ""),), "*OrderOfEveryWay.CopiesInOrder/large"),
-    Mistake("drop_producers_wait", "the producer does not wait for the copy",
-            "operation/operation.cpp", ((OUTER_WAITS, "  if (false)\n"),),
+    Mistake("never_on_callers_stream", "a copy is not ordered before the producer's next work",
+            "operation/operation.cpp",
+            (("      on_outer_stream_(outer.ordered && runs == Runs::on_outer_stream) {",
+              "      on_outer_stream_(false) {"), (OUTER_WAITS, "  if (false)\n")),
             "StagingOrder.SnapshotDelaysProducer"),
-    Mistake("drop_consumers_wait", "the consumer does not wait for the copy",
-            "operation/operation.cpp", ((OUTER_WAITS, "  if (false)\n"),),
-            TO_DEVICE_LARGE),
+    Mistake("drop_consumers_wait", "the consumer does not wait for the kernels that unpack",
+            "operation/operation.cpp",
+            (("    kernels_ = on_outer_stream_ ? copies_ : own.kernels();", "    kernels_ = own.kernels();"),
+             ("    if (other != nullptr && other != copies_) device_.order(other, copies_);", "    ;")),
+            "*OrderOfEveryWay.CopiesInOrder/strided_sent_from_pinned"),
     Mistake("record_ready_after_waiting", "the copy stream waits for the event before it is recorded",
             "operation/operation.cpp",
-            ((RECORD_READY, ""), (WAIT_FOR_READY, WAIT_FOR_READY + RECORD_READY)), TO_HOST_LARGE),
+            ((RECORD_READY, ""), (WAIT_FOR_READY, WAIT_FOR_READY + RECORD_READY)), BESIDE_PRODUCER),
     Mistake("record_done_before_last_chunk", "the end is recorded before the last piece",
             "operation/operation.cpp",
             ((RECORD_DONE, ""),
@@ -67,28 +64,29 @@ MISTAKES = [
             "StagingHazards.SlotWaitsForItsCopy"),
     Mistake("skip_ring_reuse_wait", "a pinned slot is used again at once",
             "operation/bounce_ring.cpp",
-            (('  check(operation_.device().api().event_synchronize(slot.copied.get()), "cudaEventSynchronize");\n',
-              ""),), RINGS),
+            (("  check(wait_for_event(operation_.device().api(), slot.copied.get(), slot_bytes_),\n"
+              '        "waiting for a slot");\n', ""),), RINGS),
     Mistake("skip_device_ring_reuse_wait", "a device slot is used again at once",
-            "copy/device_ring.cpp",
-            (('    check(device_.api().stream_wait_event(first, slot.read.get(), 0), "cudaStreamWaitEvent");\n', ";"),),
+            "device/device_ring.cpp",
+            (('  check(api_.stream_wait_event(first, slots_[current_].read.get(), 0), "cudaStreamWaitEvent");\n', ""),),
             RINGS),
     Mistake("skip_device_ring_filled_wait", "a device slot is read before it is filled",
-            "copy/device_ring.cpp",
-            (('  check(device_.api().stream_wait_event(second, event.get(), 0), "cudaStreamWaitEvent");\n', ""),),
-            RINGS),
+            "device/device_ring.cpp",
+            (('  if (first != second) check(api_.stream_wait_event(second, event.get(), 0), "cudaStreamWaitEvent");\n',
+              ""),), RINGS),
     Mistake("skip_device_ring_memory_wait", "a device slot is filled before its memory is allocated",
-            "copy/device_ring.cpp",
-            (('    check(api.stream_wait_event(copies, slots_[0].filled.get(), 0), "cudaStreamWaitEvent");\n', ""),),
+            "device/device_ring.cpp",
+            (('      check(api_.event_record(slot.read.get(), allocations), "cudaEventRecord");\n',
+              "      static_cast<void>(slot);"),),
             "*OrderOfEveryWay.*"),
-    Mistake("skip_unpack_join", "the end is recorded before the kernels that unpack",
+    Mistake("skip_join", "the end is recorded before the transfers of a copy stream",
             "operation/operation.cpp",
-            (("    if (kernels_used_) ring_->join(copies_);\n    kernels_used_", "    kernels_used_"),),
+            (("    if (other != nullptr && other != copies_) device_.order(other, copies_);", "    ;"),),
             "*OrderOfEveryWay.*"),
     Mistake("per_thread_handle_on_worker", "the caller's stream is used on the waiting thread",
             "operation/operation.cpp",
-            ((OUTER_WAITS, "  if (false)\n"),
-             (COMPLETE, COMPLETE + OUTER_WAITS_LATE)),
+            ((RECORD_DONE, "  if (!completion_)\n  " + RECORD_DONE),
+             (COMPLETE, COMPLETE + "  device_.api().event_record(done_.get(), copies_);\n")),
             "*NumberedStreams.BelongToCallingThread/per_thread_large"),
     Mistake("blocking_copy_stream", "copy streams are ordinary streams",
             "device/copy_stream.cpp", (("cudaStreamNonBlocking", "cudaStreamDefault"),),
@@ -98,13 +96,10 @@ MISTAKES = [
             (('  check(api_.stream_wait_event(later, there.get(), 0), "cudaStreamWaitEvent");\n', ""),),
             "*StreamOrder*:*OrderStreams*"),
     Mistake("no_context_push", "calls are made in the context that is found",
-            "runtime/guards.cpp", (("  if (current == context) return;\n", "  return;\n"),),
+            "runtime/guards.cpp", (("  if (callers_ == context) return;\n", "  return;\n"),),
             "*CallersThread.KeepsItsContexts/large"),
     Mistake("no_context_restore", "the caller's context is not restored",
             "runtime/guards.cpp", (("  if (!pushed_) return;\n", "  return;\n"),),
-            "*CallersThread.KeepsItsContexts/large"),
-    Mistake("restore_by_set_device", "it is restored by cudaSetDevice, which makes a context",
-            "runtime/guards.cpp", (("  api_.ctx_pop_current(&mine);\n", "  api_.set_device(0);\n"),),
             "*CallersThread.KeepsItsContexts/large"),
     Mistake("no_capture_relax", "calls are made in the capture mode that is found",
             "runtime/guards.cpp", (("api_.thread_exchange_stream_capture_mode(&mode_);", ""),),
@@ -115,11 +110,13 @@ MISTAKES = [
               "  const Capture capture{cudaSuccess, false};\n"),),
             "RefusedStreams.Captured"),
     Mistake("query_error_is_not_ready", 'an error of a query counts as "not yet"',
-            "operation/operation.cpp",
-            ((QUERY_DONE, QUERY_DONE + "\n      if (answer != cudaSuccess) answer = cudaErrorNotReady;"),),
+            "runtime/waiter.cpp",
+            (("    if (answer != CUDA_ERROR_NOT_READY) return", "    if (answer == CUDA_SUCCESS) return"),),
             "DeadDevice.FailedQueryEndsWait"),
     Mistake("not_ready_is_done", '"not yet" counts as done',
-            "operation/operation.cpp", ((QUERY_DONE, "answer = cudaSuccess;"),),
+            "runtime/waiter.cpp",
+            (("    if (answer != CUDA_ERROR_NOT_READY) return static_cast<cudaError_t>(answer);",
+              "    return answer == CUDA_ERROR_NOT_READY ? cudaSuccess : static_cast<cudaError_t>(answer);"),),
             "StagingOrder.SmallCopiesArePolled"),
     Mistake("not_ready_ticket_has_passed", 'a block is free where a query of its event says "not yet"',
             "device/engine.cpp", (("    case CUDA_ERROR_NOT_READY:\n      return 0;", "    case CUDA_ERROR_NOT_READY:\n"
@@ -131,7 +128,7 @@ MISTAKES = [
             "operation/operation.cpp",
             (("void Operation::quiesce() noexcept {\n  finished_ = true;\n",
               "void Operation::quiesce() noexcept {\n  finished_ = true;\n  return;\n"),),
-            "*FailureOnEveryPath.EveryCallIsCleanedUp/large"),
+            "*FailureOnEveryPath.EveryCallIsCleanedUp/small_to_pinned"),
     Mistake("recycle_after_sticky_error", "memory in use by a failed device is used again",
             "operation/operation.cpp",
             (("  device_.mark_dead(cause);\n",

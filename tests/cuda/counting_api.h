@@ -39,8 +39,6 @@ class CountingApi {
       std::swap(*mode, g_mode);
       return cudaSuccess;
     };
-    table_.peek_at_last_error = [] { return g_last_error; };
-    table_.get_last_error = [] { return std::exchange(g_last_error, cudaSuccess); };
     table_.ctx_get_current = [](CUcontext* context) {
       *context = g_context;
       return CUDA_SUCCESS;
@@ -102,7 +100,7 @@ class CountingApi {
     const std::lock_guard lock(mutex_);
     ++calls_;
     if (calls_ < fail_first_ || calls_ > fail_last_) return cudaSuccess;
-    return g_last_error = error_;
+    return error_;
   }
 
   cudaError_t host_register(void* address, size_t bytes, unsigned flags) {
@@ -122,7 +120,7 @@ class CountingApi {
     const auto found = registered_.find(address);
     if (found == registered_.end()) {
       ADD_FAILURE() << "unregistering what is not registered";
-      return g_last_error = cudaErrorHostMemoryNotRegistered;
+      return cudaErrorHostMemoryNotRegistered;
     }
     registered_bytes_ -= found->second;
     registered_.erase(found);

@@ -18,22 +18,21 @@ namespace dlbridge::cuda {
 namespace {
 
 // One piece of device memory, with the streams that have used it.
-class DeviceBlock {
+class DeviceBlock final : public Completion {
  public:
-  DeviceBlock(Engine& engine, DeviceContext& device, size_t bytes)
-      : engine_(engine),
-        device_(device),
-        device_index_(device.index()),
-        copy_stream_(device.copy_stream_for(nullptr).copy_stream().copies()),
-        free_stream_(device.free_stream()),
-        users_{copy_stream_} {
-    const cudaError_t answer = device.api().malloc_async(&memory_, bytes, copy_stream_);
+  // Allocates in the order of `stream`, which may use the memory at once.
+  DeviceBlock(Engine& engine, DeviceContext& device, size_t bytes, const CheckedStream& stream)
+      : engine_(engine), device_(device), device_index_(device.index()) {
+    const CudaApi& api = device.api();
+    const cudaStream_t first = stream.ordered ? stream.handle : device.allocation_stream();
+    const cudaError_t answer = api.malloc_async(&memory_, bytes, first);
     if (answer == cudaErrorMemoryAllocation) {
       throw Error(ErrorCode::out_of_memory, "device memory",
                   std::to_string(bytes) + " bytes do not fit into the memory of cuda:" +
                       std::to_string(device.index()) + ": drop tensors that are held there");
     }
     check(answer, "cudaMallocAsync");
+    users_.push_back(named(first));
   }
   DeviceBlock(const DeviceBlock&) = delete;
   DeviceBlock& operator=(const DeviceBlock&) = delete;
@@ -41,16 +40,10 @@ class DeviceBlock {
   void* memory() const noexcept { return memory_; }
   int device_index() const noexcept { return device_index_; }
 
-  // Makes users of the memory wait for the allocation.
-  void show_to(const CheckedStream& stream) {
-    const CudaApi& api = device_.api();
-    if (!stream.ordered) {
-      check(api.stream_synchronize(copy_stream_), "cudaStreamSynchronize");
-      users_.clear();
-      return;
-    }
-    device_.order(copy_stream_, stream.handle);
-    users_ = {named(stream.handle)};
+  // Waits for the allocation, for callers who order nothing.
+  void wait_for_allocation() {
+    check(device_.api().stream_synchronize(device_.allocation_stream()), "cudaStreamSynchronize");
+    users_.clear();
   }
 
   void used_by(cudaStream_t stream) {
@@ -59,27 +52,56 @@ class DeviceBlock {
       users_.push_back(named(stream));
   }
 
-  // Frees the memory in stream order; the host does not wait. Returns false if a stream is being
-  // captured: a stream that waited for it would become part of the capture. On failure the memory
-  // is leaked, since work may still use it.
-  bool give_back() noexcept {
-    if (Engine::existing() != &engine_ || !device_.alive()) return true;
+  // Frees `block` when the streams that used it have run; nothing waits for that but a thread.
+  // Returns false if one of them is being captured: the caller keeps the block. On failure the
+  // memory is leaked, since work may still use it.
+  static bool give_back(std::unique_ptr<DeviceBlock>& block) noexcept {
+    DeviceContext& device = block->device_;
+    if (Engine::existing() != &block->engine_ || !device.alive()) return true;
     try {
-      const CudaApi& api = device_.api();
-      const CallGuard guard(api, device_.context());
-      for (const cudaStream_t user : users_) {
-        const Capture capture = capture_of(api, user);
+      const CallGuard guard(device.api(), device.context());
+      for (cudaStream_t& user : block->users_) {
+        Capture capture = capture_of(device.api(), user);
+        if (!capture.active && capture.answer != cudaSuccess &&
+            !device.fails_with(capture.answer)) {
+          // A stream that was destroyed before its tensor. The legacy stream stands for it.
+          user = cudaStreamLegacy;
+          capture = capture_of(device.api(), user);
+        }
         if (capture.active) return false;
         check(capture.answer, "cudaStreamIsCapturing");
       }
-      for (const cudaStream_t user : users_) device_.order(user, free_stream_);
-      check(api.free_async(memory_, free_stream_), "cudaFreeAsync");
+      bool passed = true;
+      for (const cudaStream_t user : block->users_) {
+        PooledEvent event = device.sleeping_events().take();
+        check(device.api().event_record(event.get(), user), "cudaEventRecord");
+        passed = passed && device.api().event_query(event.get()) == CUDA_SUCCESS;
+        block->used_.push_back(std::move(event));
+      }
+      if (passed) {
+        block->complete();
+      } else {
+        device.frees().start();
+        device.frees().post(std::move(block));
+      }
     } catch (const CudaError& error) {
-      device_.note(error.cuda_code());
+      device.fails_with(error.cuda_code());
     } catch (const std::exception&) {
       // Leaked.
     }
     return true;
+  }
+
+  // Frees the memory once the events have passed. Requires: the device's context is current.
+  void complete() noexcept override {
+    for (const PooledEvent& event : used_) {
+      const cudaError_t answer = device_.api().event_synchronize(event.get());
+      if (answer == cudaSuccess) continue;
+      device_.fails_with(answer);
+      return;  // leaked
+    }
+    used_.clear();
+    device_.fails_with(device_.api().free_async(memory_, device_.allocation_stream()));
   }
 
   DeviceBlock* next = nullptr;
@@ -94,24 +116,22 @@ class DeviceBlock {
   Engine& engine_;
   DeviceContext& device_;
   int device_index_;  // valid after the engine's end
-  cudaStream_t copy_stream_;
-  cudaStream_t free_stream_;
   void* memory_ = nullptr;
   std::mutex mutex_;
   std::vector<cudaStream_t> users_;
+  std::vector<PooledEvent> used_;
 };
 
 // Blocks that wait for the end of a capture. Every allocation and free tries again.
 std::mutex g_waiting_mutex;
 DeviceBlock* g_waiting = nullptr;
 
-void give_back_or_keep(DeviceBlock* block) noexcept {
-  if (block->give_back()) {
-    delete block;
-    return;
-  }
+void give_back_or_keep(DeviceBlock* given) noexcept {
+  std::unique_ptr<DeviceBlock> block(given);
+  if (DeviceBlock::give_back(block)) return;
   const std::lock_guard lock(g_waiting_mutex);
-  block->next = std::exchange(g_waiting, block);
+  block->next = g_waiting;
+  g_waiting = block.release();
 }
 
 void give_back_waiting() noexcept {
@@ -135,7 +155,7 @@ Loan device_empty(const TensorView& like, Stream stream) {
   Engine& engine = Engine::get();
   DeviceContext& device = engine.started(stream.device.device_id);
   const CallGuard guard(engine.api(), device.context());
-  const CheckedStream checked = engine.checked(stream, device);
+  const CheckedStream checked = engine.checked(stream, device, guard.callers());
   Loan loan = describe_result(like, false);
   TensorView& view = loan.view();
   view.device = Device(DeviceType::cuda, device.index());
@@ -144,12 +164,13 @@ Loan device_empty(const TensorView& like, Stream stream) {
   give_back_waiting();
   try {
     std::unique_ptr<DeviceBlock, decltype(&give_back_or_keep)> block(
-        new DeviceBlock(engine, device, static_cast<size_t>(like.nbytes())), give_back_or_keep);
-    block->show_to(checked);
+        new DeviceBlock(engine, device, static_cast<size_t>(like.nbytes()), checked),
+        give_back_or_keep);
+    if (!checked.ordered) block->wait_for_allocation();
     view.data = block->memory();
     loan.attach({block.release(), give_back});
   } catch (const CudaError& error) {
-    device.note(error.cuda_code());
+    device.fails_with(error.cuda_code());
     throw;
   }
   return loan;
@@ -175,7 +196,6 @@ int32_t device_of_address(const void* address) {
 
 bool shares_managed_memory(int32_t device_id) {
   Engine& engine = Engine::get();
-  const LastErrorGuard guard(engine.api());
   int concurrent = 0;
   const cudaError_t answer =
       engine.api().device_get_attribute(&concurrent, cudaDevAttrConcurrentManagedAccess, device_id);

@@ -59,7 +59,7 @@ bool record_stream(const void* address, Stream stream) {
   if (!engine.pool().holds(address)) return false;
   DeviceContext& device = engine.device(stream.device.device_id);
   const CallGuard guard(engine.api(), device.context());
-  const CheckedStream checked = engine.checked(stream, device);
+  const CheckedStream checked = engine.checked(stream, device, guard.callers());
   if (!checked.ordered) {
     throw Error(ErrorCode::stream_invalid, "stream",
                 "stream is -1; expected the stream that uses the memory");

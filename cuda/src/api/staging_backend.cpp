@@ -18,16 +18,15 @@ void copy_on_device(const TensorView& source, const TensorView& target, Stream s
   DeviceContext& device = engine.device_of(source);
   require_one_device(engine, std::span(&target, 1), device);
   const CallGuard guard(engine.api(), device.context());
-  const CheckedStream checked = engine.checked(stream, device);
+  const CheckedStream checked = engine.checked(stream, device, guard.callers());
   Operation operation(engine, device, checked);
-  if (checked.ordered) operation.run_on_outer_stream();
   operation.begin();
   operation.copy(source, target, cudaMemcpyDeviceToDevice);
   operation.end(false);
   if (checked.ordered)
     operation.leave();
   else
-    operation.wait(false);
+    operation.wait();
 }
 
 class CudaStagingBackend final : public StagingBackend {

@@ -11,13 +11,13 @@ void order_streams(Stream earlier, Stream later) {
   Engine& engine = Engine::get();
   DeviceContext& device = engine.device(later.device.device_id);
   const CallGuard guard(engine.api(), device.context());
-  const CheckedStream from = engine.checked(earlier, device);
-  const CheckedStream to = engine.checked(later, device);
+  const CheckedStream from = engine.checked(earlier, device, guard.callers());
+  const CheckedStream to = engine.checked(later, device, guard.callers());
   if (!from.ordered || !to.ordered || from.handle == to.handle) return;
   try {
     device.order(from.handle, to.handle);
   } catch (const CudaError& error) {
-    device.note(error.cuda_code());
+    device.fails_with(error.cuda_code());
     throw;
   }
 }
@@ -26,7 +26,7 @@ Future when_reached(Stream stream) {
   Engine& engine = Engine::get();
   DeviceContext& device = engine.device(stream.device.device_id);
   const CallGuard guard(engine.api(), device.context());
-  const CheckedStream checked = engine.checked(stream, device);
+  const CheckedStream checked = engine.checked(stream, device, guard.callers());
   auto state = std::make_shared<FutureState>(std::vector<SharedLoan>{});
   if (!checked.ordered) {
     state->completion()->succeed();
@@ -34,13 +34,13 @@ Future when_reached(Stream stream) {
   }
   try {
     auto operation = std::make_unique<Operation>(engine, device, checked);
-    operation->copy_stream().waiter().start();
+    operation->waiter().start();
     operation->publish_to(state->completion());
     operation->begin();
     operation->end(false);
     Operation::post(std::move(operation));
   } catch (const CudaError& error) {
-    device.note(error.cuda_code());
+    device.fails_with(error.cuda_code());
     throw;
   }
   return Future(std::move(state));

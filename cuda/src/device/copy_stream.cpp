@@ -1,28 +1,28 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/copy_stream.h"
 
-#include "device/device_context.h"
 #include "runtime/cuda_error.h"
 
 namespace dlbridge::cuda {
 
-CopyStream::CopyStream(DeviceContext& device) : device_(device) {
-  const CudaApi& api = device.api();
-  check(api.stream_create_with_flags(&copies_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  try {
-    check(api.stream_create_with_flags(&kernels_, cudaStreamNonBlocking),
-          "cudaStreamCreateWithFlags");
-    waiter_ = std::make_unique<Waiter>(api, device.context());
-  } catch (...) {
-    if (kernels_ != nullptr) api.stream_destroy(kernels_);
-    api.stream_destroy(copies_);
-    throw;
-  }
+CopyStream::CopyStream(const CudaApi& api) : api_(api), ring_(api) {
+  check(api_.stream_create_with_flags(&copies_, cudaStreamNonBlocking),
+        "cudaStreamCreateWithFlags");
 }
 
 CopyStream::~CopyStream() {
-  device_.api().stream_destroy(kernels_);
-  device_.api().stream_destroy(copies_);
+  ring_.release(copies_);
+  if (kernels_ != nullptr) api_.stream_destroy(kernels_);
+  api_.stream_destroy(copies_);
+}
+
+cudaStream_t CopyStream::kernels() {
+  const std::lock_guard lock(mutex_);
+  if (kernels_ == nullptr) {
+    check(api_.stream_create_with_flags(&kernels_, cudaStreamNonBlocking),
+          "cudaStreamCreateWithFlags");
+  }
+  return kernels_;
 }
 
 }  // namespace dlbridge::cuda

@@ -1,63 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
-// CopyStream: a stream for copies between host and one device, one for the kernels that pack and
-// unpack, and the thread that waits for the end of operations.
-// A device has a few of them, so that a slow producer delays few others. Both streams are
-// non-blocking: they and the legacy stream do not wait for each other. Thread: any.
+// CopyStream: a stream for copies that do not run on the caller's stream, one for their kernels,
+// and the ring between both. A device has two of them, so that a slow producer delays few others.
+// Both streams are non-blocking: they and the legacy stream do not wait for each other. Thread:
+// any.
 #pragma once
 
-#include <atomic>
-#include <memory>
-#include <utility>
+#include <mutex>
 
-#include "runtime/waiter.h"
+#include "device/device_ring.h"
 
 namespace dlbridge::cuda {
-
-class DeviceContext;
 
 class CopyStream {
  public:
   /// Requires: the device's context is current. Throws Error (device_failed).
-  explicit CopyStream(DeviceContext& device);
+  explicit CopyStream(const CudaApi& api);
   CopyStream(const CopyStream&) = delete;
   CopyStream& operator=(const CopyStream&) = delete;
-  /// Requires: stopped; the device's context is current.
+  /// Requires: nothing uses it; the device's context is current.
   ~CopyStream();
 
-  /// Waits for the operations that were posted and ends the thread.
-  void stop() noexcept { waiter_->stop(); }
-
-  DeviceContext& device() const noexcept { return device_; }
   cudaStream_t copies() const noexcept { return copies_; }
-  cudaStream_t kernels() const noexcept { return kernels_; }
-  Waiter& waiter() noexcept { return *waiter_; }
-
-  /// Operations that were submitted and have not ended.
-  std::atomic<int> in_flight{0};
+  /// Made by the first call: most operations run no kernel here. Requires: the device's context is
+  /// current. Throws Error (device_failed).
+  cudaStream_t kernels();
+  DeviceRing& ring() noexcept { return ring_; }
 
  private:
-  DeviceContext& device_;
+  const CudaApi& api_;
   cudaStream_t copies_ = nullptr;
+  std::mutex mutex_;  // held while kernels_ is made
   cudaStream_t kernels_ = nullptr;
-  std::unique_ptr<Waiter> waiter_;
-};
-
-/// Counts an operation of a copy stream while it lives.
-class CopyStreamUse {
- public:
-  explicit CopyStreamUse(CopyStream& copy_stream) noexcept : copy_stream_(&copy_stream) {
-    ++copy_stream.in_flight;
-  }
-  CopyStreamUse(CopyStreamUse&& other) noexcept
-      : copy_stream_(std::exchange(other.copy_stream_, nullptr)) {}
-  CopyStreamUse& operator=(CopyStreamUse&&) = delete;
-  ~CopyStreamUse() {
-    if (copy_stream_ != nullptr) --copy_stream_->in_flight;
-  }
-  CopyStream& copy_stream() const noexcept { return *copy_stream_; }
-
- private:
-  CopyStream* copy_stream_;
+  DeviceRing ring_;
 };
 
 }  // namespace dlbridge::cuda

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <utility>
 
 #include "pinned/pool.h"
 #include "runtime/cuda_error.h"
@@ -27,13 +28,7 @@ DeviceContext::DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
       context_(retained_context(api, device)),
       events_(std::make_unique<EventPool>(api, 0)),
       sleeping_events_(std::make_unique<EventPool>(api, cudaEventBlockingSync)) {
-  try {
-    const CallGuard guard(api_, context_);
-    check(api_.preload_kernels(), "loading the kernels");
-  } catch (...) {
-    api_.device_primary_ctx_release(index_);
-    throw;
-  }
+  if (api_.ctx_get_id(context_, &context_id_) != CUDA_SUCCESS) context_id_ = 0;
 }
 
 DeviceContext::~DeviceContext() {
@@ -43,77 +38,81 @@ DeviceContext::~DeviceContext() {
   } catch (const Error&) {
     // The device is gone; what follows does what is left to do on the host.
   }
-  for (auto& copy_stream : copy_streams_) copy_stream.reset();
-  for (const cudaStream_t stream : imports_) {
-    if (stream != nullptr) api_.stream_destroy(stream);
-  }
-  for (const cudaStream_t stream : {free_stream_, allocation_stream_}) {
-    if (stream != nullptr) api_.stream_destroy(stream);
-  }
+  destroy_streams();  // first: rings have events
   sleeping_events_.reset();
   events_.reset();
   guard.reset();
   api_.device_primary_ctx_release(index_);
 }
 
+void DeviceContext::destroy_streams() noexcept {
+  for (auto& copy_stream : copy_streams_) copy_stream.reset();
+  for (cudaStream_t& stream : imports_) {
+    if (stream != nullptr) api_.stream_destroy(std::exchange(stream, nullptr));
+  }
+  if (allocation_stream_ != nullptr)
+    api_.stream_destroy(std::exchange(allocation_stream_, nullptr));
+}
+
+void DeviceContext::start() {
+  const std::lock_guard lock(mutex_);
+  if (started_) return;
+  const CallGuard guard(api_, context_);
+  const auto made = [this] {
+    cudaStream_t stream = nullptr;
+    check(api_.stream_create_with_flags(&stream, cudaStreamNonBlocking),
+          "cudaStreamCreateWithFlags");
+    return stream;
+  };
+  try {
+    frees_ = std::make_unique<Waiter>(api_, context_);
+    for (auto& waiter : waiters_) waiter = std::make_unique<Waiter>(api_, context_);
+    for (auto& copy_stream : copy_streams_) copy_stream = std::make_unique<CopyStream>(api_);
+    allocation_stream_ = made();
+    for (cudaStream_t& stream : imports_) stream = made();
+    check(api_.preload_kernels(), "loading the kernels");
+  } catch (...) {
+    destroy_streams();
+    throw;
+  }
+  started_.store(true, std::memory_order_release);
+}
+
 void DeviceContext::stop() noexcept {
   const std::lock_guard lock(mutex_);
-  for (auto& copy_stream : copy_streams_) {
-    if (copy_stream != nullptr) copy_stream->stop();
-  }
+  if (!started_) return;
+  for (auto& waiter : waiters_) waiter->stop();
+  frees_->stop();
 }
 
 bool DeviceContext::idle() noexcept {
   const std::lock_guard lock(mutex_);
-  return std::none_of(copy_streams_.begin(), copy_streams_.end(), [](const auto& copy_stream) {
-    return copy_stream != nullptr && copy_stream->in_flight > 0;
-  });
+  return !started_ || std::none_of(waiters_.begin(), waiters_.end(),
+                                   [](const auto& each) { return each->in_flight > 0; });
 }
 
-CopyStreamUse DeviceContext::copy_stream_for(void* producer) {
+WaiterUse DeviceContext::waiter_for(void* producer) {
   const std::lock_guard lock(mutex_);
-  return CopyStreamUse(choose_copy_stream(producer));
-}
-
-CopyStream& DeviceContext::choose_copy_stream(void* producer) {
-  size_t made = 0;
-  size_t best = 0;
-  for (; made < kCopyStreams && copy_streams_[made] != nullptr; ++made) {
-    const int busy = copy_streams_[made]->in_flight;
-    if (busy > 0 && producers_[made] == producer) return *copy_streams_[made];
-    if (busy < copy_streams_[best]->in_flight) best = made;
+  Waiter* best = waiters_[0].get();
+  for (const auto& waiter : waiters_) {
+    const int busy = waiter->in_flight;
+    if (busy > 0 && waiter->producer == producer) return WaiterUse(*waiter);
+    if (busy < best->in_flight) best = waiter.get();
   }
-  if (made < kCopyStreams && (made == 0 || copy_streams_[best]->in_flight > 0)) {
-    copy_streams_[made] = std::make_unique<CopyStream>(*this);
-    best = made;
-  }
-  producers_[best] = producer;
-  return *copy_streams_[best];
+  best->producer = producer;
+  return WaiterUse(*best);
 }
 
-// Requires: the lock is held.
-cudaStream_t DeviceContext::made(cudaStream_t& stream) {
-  if (stream == nullptr) {
-    check(api_.stream_create_with_flags(&stream, cudaStreamNonBlocking),
-          "cudaStreamCreateWithFlags");
-  }
-  return stream;
-}
-
-cudaStream_t DeviceContext::free_stream() {
-  const std::lock_guard lock(mutex_);
-  return made(free_stream_);
-}
-
-cudaStream_t DeviceContext::allocation_stream() {
-  const std::lock_guard lock(mutex_);
-  return made(allocation_stream_);
+CopyStream& DeviceContext::copy_stream_of(const Waiter& waiter) noexcept {
+  const auto found = std::find_if(waiters_.begin(), waiters_.end(),
+                                  [&](const auto& each) { return each.get() == &waiter; });
+  return *copy_streams_[static_cast<size_t>(found - waiters_.begin()) % kCopyStreams];
 }
 
 cudaStream_t DeviceContext::import_stream() {
   const std::lock_guard lock(mutex_);
   for (size_t tried = 0; tried < kImports; ++tried) {
-    const cudaStream_t stream = made(imports_[next_import_++ % kImports]);
+    const cudaStream_t stream = imports_[next_import_++ % kImports];
     // A producer that is being captured draws the stream that it makes wait into its capture.
     const Capture capture = capture_of(api_, stream);
     if (capture.answer == cudaSuccess && !capture.active) return stream;
@@ -144,14 +143,26 @@ void DeviceContext::mark_dead(cudaError_t cause) noexcept {
   cause_.compare_exchange_strong(expected, cause);
 }
 
-void DeviceContext::note(cudaError_t error) noexcept {
-  if (is_sticky(error)) mark_dead(error);
+bool DeviceContext::context_lives() const noexcept {
+  if (context_id_ == 0) return true;
+  unsigned long long id = 0;
+  const CUresult answer = api_.ctx_get_id(context_, &id);
+  if (answer == CUDA_SUCCESS) return id == context_id_;
+  return answer != CUDA_ERROR_CONTEXT_IS_DESTROYED && answer != CUDA_ERROR_INVALID_CONTEXT;
+}
+
+bool DeviceContext::fails_with(cudaError_t error) noexcept {
+  if (error == cudaSuccess) return false;
+  if (!is_sticky(error)) {
+    if (context_lives()) return false;
+    error = cudaErrorContextIsDestroyed;
+  }
+  mark_dead(error);
+  return true;
 }
 
 void DeviceContext::require_alive_after(cudaError_t error, const char* call) {
-  if (!is_sticky(error)) return;
-  mark_dead(error);
-  check(error, call);
+  if (fails_with(error)) check(error, call);
 }
 
 }  // namespace dlbridge::cuda

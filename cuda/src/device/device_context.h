@@ -11,6 +11,7 @@
 
 #include "device/copy_stream.h"
 #include "runtime/event_pool.h"
+#include "runtime/waiter.h"
 
 namespace dlbridge::cuda {
 
@@ -18,8 +19,12 @@ class PinnedPool;
 
 class DeviceContext {
  public:
-  static constexpr size_t kCopyStreams = 8;
-  static constexpr size_t kImports = 16;
+  // A device has 8 hardware connections (CUDA_DEVICE_MAX_CONNECTIONS), which it shares with the
+  // caller's streams; streams beyond delay each other. Here there are at most 8: the copy streams,
+  // a kernel stream for each, the imports and the allocation stream.
+  static constexpr size_t kCopyStreams = 2;
+  static constexpr size_t kImports = 3;
+  static constexpr size_t kWaiters = 8;
 
   /// Retains the primary context of `device`. Throws Error (device_failed). Informs `pool` when the
   /// device fails.
@@ -29,27 +34,32 @@ class DeviceContext {
   /// Requires: stopped, all events back.
   ~DeviceContext();
 
+  /// Makes the streams, all but those of kernels, unless that was done: a creation may wait for
+  /// running work, so it must not come with a copy. Throws Error (device_failed).
+  void start();
+  bool started() const noexcept { return started_.load(std::memory_order_acquire); }
+
   const CudaApi& api() const noexcept { return api_; }
   int index() const noexcept { return index_; }
   CUcontext context() const noexcept { return context_; }
 
-  /// Returns a copy stream for work after `producer` (a stream's number or handle): the one that
-  /// already serves it, so that its copies keep their order, else an idle one, else the least busy.
-  /// Requires: the context is current. Throws Error (device_failed).
-  CopyStreamUse copy_stream_for(void* producer);
-
-  /// Returns the stream on which memory is freed after the streams that used it. It does nothing
-  /// else, so no other work waits. Requires: the context is current. Throws Error (device_failed).
-  cudaStream_t free_stream();
+  /// Returns a waiter for work after `producer` (a stream's number or handle): the one that already
+  /// serves it, else the least busy. Requires: started.
+  WaiterUse waiter_for(void* producer);
+  /// Returns the copy stream of the operations of `waiter`, so that those of one producer keep
+  /// their order. Requires: started.
+  CopyStream& copy_stream_of(const Waiter& waiter) noexcept;
 
   /// Returns the next stream to pass to a producer, skipping those that are being captured.
-  /// Requires: the context is current. Throws Error (device_failed, stream_capturing if all are
+  /// Requires: started; the context is current. Throws Error (stream_capturing if all are
   /// captured).
   cudaStream_t import_stream();
 
-  /// Returns the stream on which allocated memory is first used. Requires: the context is current.
-  /// Throws Error (device_failed).
-  cudaStream_t allocation_stream();
+  /// Returns the stream on which memory is allocated and freed. It waits for no other stream.
+  /// Requires: started.
+  cudaStream_t allocation_stream() const noexcept { return allocation_stream_; }
+  /// The thread that frees memory when the streams that used it have run.
+  Waiter& frees() noexcept { return *frees_; }
 
   /// Makes later work of `later` wait for the work that `earlier` has enqueued. Requires: the
   /// context is current. Throws Error (device_failed).
@@ -60,10 +70,14 @@ class DeviceContext {
   /// Events for a thread that sleeps in cudaEventSynchronize.
   EventPool& sleeping_events() noexcept { return *sleeping_events_; }
 
-  /// Waits for the copy streams' operations and ends their threads.
+  /// Waits for the operations and ends the threads.
   void stop() noexcept;
-  /// Whether no operation of a copy stream is in flight.
+  /// Whether no operation is in flight.
   bool idle() noexcept;
+
+  /// The event of the fence that was recorded last, until it has passed: one at a time is in
+  /// flight. Guarded by whoever takes fences.
+  std::atomic<cudaEvent_t> fence{nullptr};
 
   /// Throws Error (device_failed) if the device has failed permanently.
   void require_alive() const;
@@ -71,26 +85,32 @@ class DeviceContext {
   /// Marks the device as failed: no further call is made on it, and memory that its work may use is
   /// leaked.
   void mark_dead(cudaError_t cause) noexcept;
-  /// Calls mark_dead() if a device does not recover from `error`.
-  void note(cudaError_t error) noexcept;
-  /// As note(); throws Error (device_failed) for such an error of `call`.
+  /// Returns true, and marks the device as failed, if it does not recover from `error` or its
+  /// context was destroyed. The answer of a call about a stream of another library is not enough:
+  /// its handle may be stale.
+  bool fails_with(cudaError_t error) noexcept;
+  /// As fails_with(); throws Error (device_failed) for such an error of `call`.
   void require_alive_after(cudaError_t error, const char* call);
+  /// Returns false if the primary context was destroyed, as by cudaDeviceReset(), since it was
+  /// retained: all handles of this module in it are stale.
+  bool context_lives() const noexcept;
 
  private:
-  CopyStream& choose_copy_stream(void* producer);
-  cudaStream_t made(cudaStream_t& stream);
+  void destroy_streams() noexcept;
 
   const CudaApi& api_;
   int index_;
   PinnedPool& pool_;
   CUcontext context_ = nullptr;
+  unsigned long long context_id_ = 0;
   std::atomic<cudaError_t> cause_{cudaSuccess};
   std::unique_ptr<EventPool> events_;
   std::unique_ptr<EventPool> sleeping_events_;
   std::mutex mutex_;
+  std::atomic<bool> started_{false};
   std::array<std::unique_ptr<CopyStream>, kCopyStreams> copy_streams_;
-  std::array<void*, kCopyStreams> producers_{};
-  cudaStream_t free_stream_ = nullptr;
+  std::array<std::unique_ptr<Waiter>, kWaiters> waiters_;
+  std::unique_ptr<Waiter> frees_;
   cudaStream_t allocation_stream_ = nullptr;
   std::array<cudaStream_t, kImports> imports_{};
   size_t next_import_ = 0;

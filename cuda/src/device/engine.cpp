@@ -29,6 +29,10 @@ constexpr int kSecondsAtExit = 2;
 
 constexpr auto kPoolIdleAge = std::chrono::seconds(30);
 
+// From this much deferred memory on a fence is recorded on a legacy stream that is busy.
+constexpr size_t kFencedBytes = size_t{64} << 20;
+thread_local bool t_records_no_fence = false;
+
 // A copy of getenv() with the type that default_limit() takes.
 const char* variable(const char* name) { return std::getenv(name); }
 
@@ -106,7 +110,6 @@ Availability availability() {
   Engine::require_no_parent();
   if (const Engine* engine = Engine::existing()) return engine->found();
   const CudaApi& api = cuda_api();
-  const LastErrorGuard guard(api);
   Availability found;
   api.driver_get_version(&found.driver_version);
   api.runtime_get_version(&found.runtime_version);
@@ -186,13 +189,29 @@ DeviceContext& Engine::open(int index) {
   auto& slot = devices_[static_cast<size_t>(index)];
   if (slot.load() == nullptr)
     slot.store(new DeviceContext(api_, index, *pool_), std::memory_order_release);
+  slot.load()->start();
   return *slot.load();
+}
+
+// Returns a device whose primary context is active, whoever made it, or null. Makes no streams.
+DeviceContext* Engine::met(int index) {
+  auto& slot = devices_[static_cast<size_t>(index)];
+  if (DeviceContext* known = slot.load(std::memory_order_acquire)) return known;
+  unsigned flags = 0;
+  int active = 0;
+  if (api_.device_primary_ctx_get_state(index, &flags, &active) != CUDA_SUCCESS || active == 0)
+    return nullptr;
+  const std::lock_guard lock(mutex_);
+  if (slot.load() == nullptr)
+    slot.store(new DeviceContext(api_, index, *pool_), std::memory_order_release);
+  return slot.load();
 }
 
 DeviceContext& Engine::device(int index) {
   if (index >= 0 && index < kMaxDevices) {
     DeviceContext* known = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
-    if (known != nullptr) [[likely]] {
+    if (known != nullptr && known->started()) [[likely]] {
+      if (!known->context_lives()) known->mark_dead(cudaErrorContextIsDestroyed);
       known->require_alive();
       return *known;
     }
@@ -214,7 +233,6 @@ DeviceContext& Engine::device(int index) {
 }
 
 DeviceContext& Engine::started(int index) {
-  const LastErrorGuard guard(api_);
   int count = 0;
   check(api_.get_device_count(&count), "cudaGetDeviceCount");
   if (index < 0 || index >= std::min(count, kMaxDevices)) {
@@ -223,7 +241,7 @@ DeviceContext& Engine::started(int index) {
                     "its devices are cuda:0 to cuda:" + std::to_string(count - 1));
   }
   DeviceContext* known = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
-  DeviceContext& found = known != nullptr ? *known : open(index);
+  DeviceContext& found = known != nullptr && known->started() ? *known : open(index);
   found.require_alive();
   return found;
 }
@@ -256,26 +274,35 @@ DeviceContext& Engine::device_of(const TensorView& view) {
   return claimed;
 }
 
-CheckedStream Engine::checked(Stream stream, DeviceContext& device) const {
+// Returns -1 if CUDA does not say. Requires: a context is current.
+int Engine::device_of_context(CUcontext context) const noexcept {
+  CUdevice device = -1;
+  if (api_.ctx_push_current(context) != CUDA_SUCCESS) return -1;
+  if (api_.ctx_get_device(&device) != CUDA_SUCCESS) device = -1;
+  CUcontext popped = nullptr;
+  api_.ctx_pop_current(&popped);
+  return device;
+}
+
+CheckedStream Engine::checked(Stream stream, DeviceContext& device, CUcontext callers) const {
   const auto number = reinterpret_cast<intptr_t>(stream.handle);
-  const std::string where = "stream is " + std::to_string(number) + "; ";
-  if (stream.device.device_id != device.index()) {
+  const auto refuse = [&](const std::string& why) {
     throw Error(ErrorCode::stream_invalid, "stream",
-                "the stream belongs to cuda:" + std::to_string(stream.device.device_id) +
-                    ", the tensor is on cuda:" + std::to_string(device.index()) +
-                    ": pass a stream of the tensor's device");
-  }
+                "stream is " + std::to_string(number) + "; " + why);
+  };
+  const auto refuse_device = [&](int owner) {
+    throw Error(ErrorCode::stream_invalid, "stream",
+                "the stream belongs to cuda:" + std::to_string(owner) + ", the tensor is on cuda:" +
+                    std::to_string(device.index()) + ": pass a stream of the tensor's device");
+  };
+  if (stream.device.device_id != device.index()) refuse_device(stream.device.device_id);
   if (number == kNoSync) return {nullptr, false};
   if (number == 0) {
-    throw Error(ErrorCode::stream_invalid, "stream",
-                where +
-                    "0 means either of two default streams: pass 1 for the legacy one, 2 for "
-                    "the per-thread one");
+    refuse(
+        "0 means either of two default streams: pass 1 for the legacy one, 2 for the per-thread "
+        "one");
   }
-  if (number < 0) {
-    throw Error(ErrorCode::stream_invalid, "stream",
-                where + "expected 1, 2, -1 for no ordering, or a cudaStream_t");
-  }
+  if (number < 0) refuse("expected 1, 2, -1 for no ordering, or a cudaStream_t");
   auto* handle = static_cast<cudaStream_t>(stream.handle);
   const Capture capture = capture_of(api_, handle);
   device.require_alive_after(capture.answer, "cudaStreamIsCapturing");
@@ -284,23 +311,26 @@ CheckedStream Engine::checked(Stream stream, DeviceContext& device) const {
                 "the stream is being captured into a CUDA graph, which cannot hold a staging: "
                 "stage before or after the capture");
   }
-  if (capture.answer != cudaSuccess) {
-    throw Error(ErrorCode::stream_invalid, "stream",
-                where + "CUDA does not know it (" + error_name(capture.answer) + ")");
+  if (capture.answer != cudaSuccess)
+    refuse("CUDA does not know it (" + error_name(capture.answer) + ")");
+  const char* const foreign_context =
+      "it belongs to a context that is not the device's primary one, as cuCtxCreate and green "
+      "contexts make them: pass a stream of the primary context";
+  if (number <= kPerThreadStream) {
+    // In another context of this device, 1 and 2 are other streams than those of the primary one.
+    if (callers != nullptr && callers != device.context() &&
+        device_of_context(callers) == device.index())
+      refuse(foreign_context);
+    return {handle, true};
   }
-  int owner = device.index();
-  if (number > kPerThreadStream) {
-    const cudaError_t answer = api_.stream_get_device(handle, &owner);
-    device.require_alive_after(answer, "cudaStreamGetDevice");
-    if (answer != cudaSuccess) {
-      throw Error(ErrorCode::stream_invalid, "stream",
-                  where + "CUDA does not know it (" + error_name(answer) + ")");
-    }
-  }
-  if (owner != device.index()) {
-    throw Error(ErrorCode::stream_invalid, "stream",
-                "the stream belongs to cuda:" + std::to_string(owner) + ", the tensor is on cuda:" +
-                    std::to_string(device.index()) + ": pass a stream of the tensor's device");
+  CUcontext context = nullptr;
+  const cudaError_t answer = as_runtime_error(api_.stream_get_ctx(handle, &context));
+  device.require_alive_after(answer, "cuStreamGetCtx");
+  if (answer != cudaSuccess) refuse("CUDA does not know it (" + error_name(answer) + ")");
+  if (context != device.context()) {
+    const int owner = device_of_context(context);
+    if (owner >= 0 && owner != device.index()) refuse_device(owner);
+    refuse(foreign_context);
   }
   return {handle, true};
 }
@@ -341,7 +371,6 @@ CUcontext Engine::any_context() {
 HostPlace Engine::host_place(const void* address, size_t bytes) const noexcept {
   assert(bytes > 0);
   if (pool_->holds(address)) return {.pinned = true};
-  const LastErrorGuard error(api_);
   const RelaxedCapture capture(api_);
   const auto look_up = [this](const void* at) {
     cudaPointerAttributes found{};
@@ -364,10 +393,12 @@ void Engine::poll_pool() noexcept {
   if (any == nullptr) return;  // no memory was allocated
   try {
     const CallGuard guard(api_, any->context());
+    t_records_no_fence = true;
     pool_->poll();
   } catch (const std::exception&) {
     // The next poll tries again.
   }
+  t_records_no_fence = false;
 }
 
 bool Engine::drain(double seconds) noexcept {
@@ -386,32 +417,58 @@ bool drain(double seconds) noexcept {
   return engine == nullptr || engine->drain(seconds);
 }
 
+// Blocking streams wait for a fence on the legacy stream, and it for them, so that it couples
+// streams that have nothing to do with each other. It is recorded when there is something to gain.
+bool Engine::fence_is_due() const noexcept {
+  if (pool_ == nullptr) return true;  // the pool ends
+  if (t_records_no_fence) return false;
+  const PinnedStats pool = pool_->stats();
+  return pool.quarantined >= std::min(kFencedBytes, pool.limit / 4);
+}
+
+// Returns false if the blocks have to go on waiting.
+bool Engine::fence(DeviceContext& device, Fence& fence) {
+  const CallGuard guard(api_, device.context());
+  if (capture_of(api_, cudaStreamLegacy).active) return false;  // recording would end the capture
+  // The legacy stream's handle stands for all blocking streams (CUDA programming guide, prohibited
+  // operations of stream capture): where they have nothing to do, an event joins nothing.
+  if (api_.stream_query(cudaStreamLegacy) != cudaSuccess) {
+    const cudaEvent_t before = device.fence.load();
+    if (before != nullptr && api_.event_query(before) == CUDA_ERROR_NOT_READY) return false;
+    if (!fence_is_due()) return false;
+  }
+  PooledEvent event = device.events().take();
+  const cudaError_t recorded = api_.event_record(event.get(), cudaStreamLegacy);
+  device.fails_with(recorded);
+  check(recorded, "cudaEventRecord");
+  device.fence.store(event.get());
+  fence.events.push_back(std::move(event));
+  return true;
+}
+
 Fence Engine::fence() noexcept {
-  Fence fence;
-  for_each_device([&](DeviceContext& device) {
-    if (!device.alive()) return;
+  Fence all;
+  for (int i = 0; i < std::min(found_.device_count, kMaxDevices); ++i) {
     try {
-      const CallGuard guard(api_, device.context());
-      if (capture_of(api_, cudaStreamLegacy).active) {
-        fence.capturing = true;  // recording would end the capture
-        return;
-      }
-      PooledEvent event = device.events().take();
-      const cudaError_t recorded = api_.event_record(event.get(), cudaStreamLegacy);
-      device.note(recorded);
-      check(recorded, "cudaEventRecord");
-      fence.events.push_back(std::move(event));
+      DeviceContext* device = met(i);
+      if (device != nullptr && device->alive() && !fence(*device, all)) all.capturing = true;
     } catch (const std::exception&) {
-      fence.failed = true;
+      all.failed = true;
     }
-  });
-  return fence;
+  }
+  return all;
 }
 
 int Engine::passed(const PooledEvent& event) noexcept {
-  const LastErrorGuard error(api_);
   const RelaxedCapture capture(api_);
-  switch (api_.event_query(event.get())) {
+  const CUresult answer = api_.event_query(event.get());
+  if (answer != CUDA_ERROR_NOT_READY) {
+    for_each_device([&](DeviceContext& device) {
+      cudaEvent_t mine = event.get();
+      device.fence.compare_exchange_strong(mine, nullptr);
+    });
+  }
+  switch (answer) {
     case CUDA_SUCCESS:
       return 1;
     case CUDA_ERROR_NOT_READY:

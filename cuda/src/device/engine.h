@@ -52,7 +52,7 @@ class Engine final : public FenceSource {
 
   const CudaApi& api() const noexcept { return api_; }
   PinnedPool& pool() noexcept { return *pool_; }
-  /// Calls pool().poll() if a device is in use.
+  /// Calls pool().poll() if a device is in use, without recording a fence.
   void poll_pool() noexcept;
 
   /// Returns a device that has a primary context. Throws Error (invalid_device if it has none,
@@ -66,8 +66,9 @@ class Engine final : public FenceSource {
   /// on the device that it names.
   DeviceContext& device_of(const TensorView& view);
 
-  /// Requires: the device's context is current. Throws Error (stream_invalid, stream_capturing).
-  CheckedStream checked(Stream stream, DeviceContext& device) const;
+  /// `callers`: the context that was current on the thread before that of the device. Requires:
+  /// the device's context is current. Throws Error (stream_invalid, stream_capturing).
+  CheckedStream checked(Stream stream, DeviceContext& device, CUcontext callers) const;
 
   /// Returns a context for queries and registrations: of a device of this engine, else of a device
   /// that has one, the current device first. Null if none has. Throws Error (device_failed).
@@ -89,6 +90,10 @@ class Engine final : public FenceSource {
   static constexpr int kMaxDevices = 64;
 
   DeviceContext& open(int index);
+  DeviceContext* met(int index);
+  bool fence_is_due() const noexcept;
+  bool fence(DeviceContext& device, Fence& fence);
+  int device_of_context(CUcontext context) const noexcept;
   /// Calls visit(DeviceContext&) for every device of this engine.
   template <typename Visit>
   void for_each_device(Visit&& visit) noexcept {

@@ -62,7 +62,8 @@ BounceRing::~BounceRing() {
 void BounceRing::wait_for(Slot& slot) {
   if (!slot.pending) return;
   slot.pending = false;
-  check(operation_.device().api().event_synchronize(slot.copied.get()), "cudaEventSynchronize");
+  check(wait_for_event(operation_.device().api(), slot.copied.get(), slot_bytes_),
+        "waiting for a slot");
 }
 
 void BounceRing::drain(Slot& slot) {
@@ -84,7 +85,7 @@ void BounceRing::to_host(const TensorView& source, const TensorView& target) {
     slot.content.view().data = slot.block.data();
     compact_strides(piece.extents(), slot.content.strides());
     operation_.copy(pieces.source(), slot.content.view(), cudaMemcpyDeviceToHost);
-    operation_.record(slot.copied);
+    operation_.record_transfer(slot.copied);
     slot.pending = true;
   }
   for (size_t i = 0; i < count_; ++i) drain(slots_[(next + i) % count_]);
@@ -102,7 +103,7 @@ void BounceRing::to_device(const TensorView& source, const TensorView& target) {
     compact_strides(pieces.source().extents(), slot.content.strides());
     copy_host(pieces.source(), slot.content.view());
     operation_.copy(slot.content.view(), pieces.target(), cudaMemcpyHostToDevice);
-    operation_.record(slot.copied);
+    operation_.record_transfer(slot.copied);
     slot.pending = true;
   }
   for (size_t i = 0; i < count_; ++i) {

@@ -25,6 +25,9 @@ TensorView dense_slot(const TensorView& piece, std::byte* memory, int64_t* strid
   return slot;
 }
 
+// Below this a kernel and a transfer are over before events between two streams would pay.
+constexpr int64_t kNoOverlapBytes = 64 * 1024;
+
 // Returns true if the elements are one run of bytes, in any order of dimensions.
 bool is_one_run(const TensorView& view) {
   int64_t strides[PackParams::kMaxRank];
@@ -37,30 +40,20 @@ bool is_one_run(const TensorView& view) {
 
 }  // namespace
 
-Operation::Operation(Engine& engine, DeviceContext& device, CheckedStream outer)
+Operation::Operation(Engine& engine, DeviceContext& device, CheckedStream outer, Runs runs)
     : engine_(engine),
       device_(device),
       outer_(outer),
-      copy_stream_use_(device.copy_stream_for(outer.handle)) {
-  copies_ = copy_stream().copies();
-  kernels_ = copy_stream().kernels();
-  if (outer_.ordered) ready_ = device.events().take();
+      waiter_use_(device.waiter_for(outer.handle)),
+      on_outer_stream_(outer.ordered && runs == Runs::on_outer_stream) {
+  copies_ = on_outer_stream_ ? outer.handle : device.copy_stream_of(waiter()).copies();
+  last_transfer_ = copies_;
+  if (outer_.ordered && !on_outer_stream_) ready_ = device.events().take();
   done_ = device.sleeping_events().take();
 }
 
 Operation::~Operation() {
   if (begun_ && !finished_) quiesce();
-}
-
-void Operation::run_on_outer_stream() noexcept {
-  run_on_outer_stream_with_waiter();
-  copy_stream_use_.reset();
-}
-
-void Operation::run_on_outer_stream_with_waiter() noexcept {
-  assert(!begun_ && outer_.ordered);
-  on_outer_stream_ = true;
-  copies_ = kernels_ = outer_.handle;
 }
 
 std::byte* Operation::hold(PinnedBlock&& block) {
@@ -85,11 +78,7 @@ void Operation::copy_on_host(const TensorView& from, const TensorView& to) {
 }
 
 void Operation::begin() {
-  if (on_outer_stream()) {
-    begun_ = true;
-    return;
-  }
-  if (!outer_.ordered) {
+  if (on_outer_stream_ || !outer_.ordered) {
     begun_ = true;
     return;
   }
@@ -97,7 +86,6 @@ void Operation::begin() {
   check(api.event_record(ready_.get(), outer_.handle), "cudaEventRecord");
   begun_ = true;
   check(api.stream_wait_event(copies_, ready_.get(), 0), "cudaStreamWaitEvent");
-  check(api.stream_wait_event(kernels_, ready_.get(), 0), "cudaStreamWaitEvent");
 }
 
 bool Operation::can_copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind) {
@@ -108,48 +96,66 @@ bool Operation::can_copy(const TensorView& source, const TensorView& target, cud
 
 void Operation::copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind) {
   const CopyStep step = plan_copy(source, target);
+  bytes_ += source.nbytes();
   if (step.kind != CopyKind::pack) {
+    last_transfer_ = copies_;
     return issue(device_.api(), engine_.pool(), step, kind, copies_);
   }
   if (kind == cudaMemcpyDeviceToHost) return pack(source, target);
   if (kind == cudaMemcpyHostToDevice) return unpack(source, target);
-  if (kernels_used_) ring_->join(copies_);
+  if (unpacked_ && kernels_ != copies_) device_.order(kernels_, copies_);
   launch(source, target, copies_);
 }
 
-DeviceRing& Operation::ring(int64_t bytes) {
-  if (!ring_) ring_.emplace(device_, copies_, kernels_, std::max(bytes, largest_));
-  return *ring_;
+// On the outer stream kernels run there, and a copy stream makes the transfers meanwhile, unless
+// there is too little to overlap. Otherwise both are streams of the copy stream.
+void Operation::prepare_ring(int64_t bytes) {
+  CopyStream& own = device_.copy_stream_of(waiter());
+  if (kernels_ == nullptr) {
+    kernels_ = on_outer_stream_ ? copies_ : own.kernels();
+    if (!on_outer_stream_ && outer_.ordered)
+      check(device_.api().stream_wait_event(kernels_, ready_.get(), 0), "cudaStreamWaitEvent");
+  }
+  if (transfers_ == nullptr || bytes > kNoOverlapBytes)
+    transfers_ = bytes > kNoOverlapBytes ? own.copies() : copies_;
+  ring_ = &own.ring();
+  const std::lock_guard lock(ring_->mutex);
+  slot_bytes_ = ring_->reserve(std::max(bytes, largest_), device_.events(),
+                               device_.allocation_stream(), own.copies());
 }
 
 void Operation::pack(const TensorView& source, const TensorView& target) {
-  DeviceRing& slots = ring(target.nbytes());
-  Pieces pieces(source, target, slots.slot_bytes());
+  prepare_ring(target.nbytes());
+  Pieces pieces(source, target, slot_bytes_);
   int64_t strides[PackParams::kMaxRank];
   while (pieces.next()) {
-    const TensorView slot = dense_slot(pieces.target(), slots.enter(kernels_), strides);
+    const std::lock_guard lock(ring_->mutex);
+    const TensorView slot = dense_slot(pieces.target(), ring_->enter(kernels_), strides);
     launch(pieces.source(), slot, kernels_);
-    slots.filled(kernels_, copies_);
+    ring_->filled(kernels_, transfers_);
     issue(device_.api(), engine_.pool(), plan_copy(slot, pieces.target()), cudaMemcpyDeviceToHost,
-          copies_);
-    slots.read(copies_);
+          transfers_);
+    ring_->read(transfers_);
   }
+  last_transfer_ = transfers_;
 }
 
 void Operation::unpack(const TensorView& source, const TensorView& target) {
-  DeviceRing& slots = ring(source.nbytes());
+  prepare_ring(source.nbytes());
   // The host side is passed as the target, so that its pieces are one run each.
-  Pieces pieces(target, source, slots.slot_bytes());
+  Pieces pieces(target, source, slot_bytes_);
   int64_t strides[PackParams::kMaxRank];
   while (pieces.next()) {
-    const TensorView slot = dense_slot(pieces.target(), slots.enter(copies_), strides);
+    const std::lock_guard lock(ring_->mutex);
+    const TensorView slot = dense_slot(pieces.target(), ring_->enter(transfers_), strides);
     issue(device_.api(), engine_.pool(), plan_copy(pieces.target(), slot), cudaMemcpyHostToDevice,
-          copies_);
-    slots.filled(copies_, kernels_);
+          transfers_);
+    ring_->filled(transfers_, kernels_);
     launch(slot, pieces.source(), kernels_);
-    slots.read(kernels_);
+    ring_->read(kernels_);
   }
-  kernels_used_ = true;
+  last_transfer_ = transfers_;
+  unpacked_ = true;
 }
 
 void Operation::launch(const TensorView& source, const TensorView& target, cudaStream_t stream) {
@@ -159,36 +165,25 @@ void Operation::launch(const TensorView& source, const TensorView& target, cudaS
   check(device_.api().launch(choose_kernel(step.pack), step.pack, stream), "a pack kernel");
 }
 
-void Operation::record(const PooledEvent& event) {
-  if (kernels_used_) ring_->join(copies_);
-  check(device_.api().event_record(event.get(), copies_), "cudaEventRecord");
+void Operation::record_transfer(const PooledEvent& event) {
+  check(device_.api().event_record(event.get(), last_transfer_), "cudaEventRecord");
 }
 
 void Operation::end(bool outer_waits) {
   const CudaApi& api = device_.api();
-  if (ring_) {
-    if (kernels_used_) ring_->join(copies_);
-    kernels_used_ = false;  // copies_ waits for all of it
-    ring_.reset();
+  for (const cudaStream_t other : {kernels_, transfers_}) {
+    if (other != nullptr && other != copies_) device_.order(other, copies_);
   }
   check(api.event_record(done_.get(), copies_), "cudaEventRecord");
-  if (outer_waits && outer_.ordered && !on_outer_stream())
+  if (outer_waits && outer_.ordered && !on_outer_stream_)
     check(api.stream_wait_event(outer_.handle, done_.get(), 0), "cudaStreamWaitEvent");
   ended_ = true;
 }
 
-void Operation::wait(bool spin) {
-  const CudaApi& api = device_.api();
-  cudaError_t answer = cudaErrorNotReady;
-  if (spin) {
-    do {
-      answer = as_runtime_error(api.event_query(done_.get()));
-    } while (answer == cudaErrorNotReady);
-  } else {
-    answer = api.event_synchronize(done_.get());
-  }
-  if (is_sticky(answer)) leak(answer);
-  check(answer, spin ? "cuEventQuery" : "cudaEventSynchronize");
+void Operation::wait() {
+  const cudaError_t answer = wait_for_event(device_.api(), done_.get(), bytes_);
+  if (device_.fails_with(answer)) leak(answer);
+  check(answer, "waiting for a copy");
   finish();
 }
 
@@ -205,7 +200,7 @@ bool Operation::ends_within(double seconds) const noexcept {
 void Operation::leave() {
   for (size_t i = 0; i < blocks_.size(); ++i) {
     PooledEvent ticket = i == 0 ? std::move(done_) : device_.events().take();
-    if (i != 0) record(ticket);
+    if (i != 0) check(device_.api().event_record(ticket.get(), copies_), "cudaEventRecord");
     std::move(blocks_[i]).retire(std::move(ticket));
   }
   finished_ = true;
@@ -243,10 +238,14 @@ void Operation::quiesce() noexcept {
   cudaError_t answer = cudaSuccess;
   try {
     const CallGuard guard(api, device_.context());
-    answer = api.stream_synchronize(kernels_);
-    const cudaError_t copied = api.stream_synchronize(copies_);
-    if (answer == cudaSuccess) answer = copied;
-    ring_.reset();  // after the kernels that write to its memory
+    if (ended_ && done_) {  // perhaps on a waiter's thread, which knows no stream of the caller
+      answer = api.event_synchronize(done_.get());
+    } else {
+      for (const cudaStream_t each : {kernels_, transfers_, copies_}) {
+        const cudaError_t one = each == nullptr ? cudaSuccess : api.stream_synchronize(each);
+        if (answer == cudaSuccess) answer = one;
+      }
+    }
   } catch (const CudaError& error) {
     answer = error.cuda_code();
   }
@@ -255,13 +254,13 @@ void Operation::quiesce() noexcept {
 
 void Operation::complete() noexcept {
   try {
-    wait(false);
+    wait();
   } catch (const Error& error) {
     return abandon(error);
   } catch (const std::exception& error) {
     return abandon(Error(ErrorCode::out_of_memory, "memory", "no memory left to finish a copy"));
   }
-  copy_stream_use_.reset();
+  waiter_use_.reset();
   if (completion_) completion_->succeed();
 }
 
@@ -270,7 +269,7 @@ void Operation::abandon(const Error& error) noexcept {
   // The source is released before the failure becomes visible.
   held_.clear();
   shared_.clear();
-  copy_stream_use_.reset();
+  waiter_use_.reset();
   if (completion_) completion_->fail(error);
 }
 
@@ -280,7 +279,7 @@ void Operation::post_after(double seconds, std::unique_ptr<Operation> operation)
 }
 
 void Operation::post(std::unique_ptr<Operation> operation) noexcept {
-  Waiter& waiter = operation->copy_stream().waiter();
+  Waiter& waiter = operation->waiter();
   waiter.post(std::move(operation));
 }
 

@@ -2,7 +2,7 @@
 // Operation: one staging from its first event to the release of its memory. Owns everything that
 // its copies use: source, target, pinned blocks, events, device memory.
 //
-//   made -> begin() -> copy()... -> end() -> finish(), by the caller or by the copy stream's waiter
+//   made -> begin() -> copy()... -> end() -> finish(), by the caller or by a waiter
 // On an exception before end() it waits for the enqueued work before it releases memory; if that
 // fails, it leaks the memory and marks the device as failed. Thread: one
 // at a time.
@@ -12,7 +12,6 @@
 #include <optional>
 #include <vector>
 
-#include "copy/device_ring.h"
 #include "device/engine.h"
 #include "operation/completion_state.h"
 
@@ -20,22 +19,19 @@ namespace dlbridge::cuda {
 
 class Operation final : public Completion {
  public:
-  /// On a copy stream of its own, ordered with `outer` by events. Throws Error (device_failed),
-  /// holding nothing.
-  Operation(Engine& engine, DeviceContext& device, CheckedStream outer);
-  ~Operation() override;
+  /// Where the copies run. On the outer stream they need no dependency and delay no other stream,
+  /// but its later work waits for them.
+  enum class Runs : uint8_t { on_outer_stream, on_copy_stream };
 
-  /// Runs on the outer stream, without a dependency: for small copies.
-  /// Requires: not begun, an ordered stream.
-  void run_on_outer_stream() noexcept;
-  /// The same, but the waiter of its copy stream may complete it. Requires also: not the per-thread
-  /// stream, which differs on the waiter's thread.
-  void run_on_outer_stream_with_waiter() noexcept;
+  /// Without an outer stream it runs on a copy stream. Throws Error (device_failed), holding
+  /// nothing.
+  Operation(Engine& engine, DeviceContext& device, CheckedStream outer,
+            Runs runs = Runs::on_outer_stream);
+  ~Operation() override;
 
   Engine& engine() const noexcept { return engine_; }
   DeviceContext& device() const noexcept { return device_; }
-  bool on_outer_stream() const noexcept { return on_outer_stream_; }
-  CopyStream& copy_stream() const noexcept { return copy_stream_use_->copy_stream(); }
+  Waiter& waiter() const noexcept { return waiter_use_->waiter(); }
 
   /// Holds until completion.
   void hold(Loan&& loan) { held_.push_back(std::move(loan)); }
@@ -61,7 +57,7 @@ class Operation final : public Completion {
   /// Sets the size of the largest copy() to come.
   void expect(int64_t largest) noexcept { largest_ = largest; }
 
-  /// Makes the copy stream wait for the work that the outer stream has enqueued.
+  /// Makes a copy stream wait for the work that the outer stream has enqueued.
   void begin();
   /// Returns true if copy() can do this: by one call, or through the device ring if the host side
   /// is one run.
@@ -69,14 +65,14 @@ class Operation final : public Completion {
   /// Enqueues a copy. Requires: the host side is page-locked. Throws Error (device_failed,
   /// out_of_memory).
   void copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
-  /// Records `event` after the copies so far.
-  void record(const PooledEvent& event);
+  /// Records `event` after the last access of host memory by copy(): behind a transfer, not behind
+  /// the kernel that unpacks it.
+  void record_transfer(const PooledEvent& event);
   /// Records the end. With `outer_waits` the outer stream waits for it.
   void end(bool outer_waits);
 
-  /// Waits for the end on this thread (polling if `spin`) and completes. Throws the error of the
-  /// copies.
-  void wait(bool spin);
+  /// Waits for the end on this thread and completes. Throws the error of the copies.
+  void wait();
   /// Polls for the end on this thread, at most `seconds`. Returns true if the copies have ended.
   bool ends_within(double seconds) const noexcept;
   /// Retires the blocks with events, without waiting. Requires: completion has nothing else to do.
@@ -86,7 +82,7 @@ class Operation final : public Completion {
   /// Completes with an error that occurred before the end, on a thread without a caller.
   void abandon(const Error& error) noexcept;
 
-  /// Passes the operation to the copy stream's waiter. Requires: the waiter was started.
+  /// Passes the operation to its waiter. Requires: the waiter was started.
   static void post(std::unique_ptr<Operation> operation) noexcept;
   /// The same, but completes it on this thread if it ends within `seconds`.
   static void post_after(double seconds, std::unique_ptr<Operation> operation) noexcept;
@@ -95,7 +91,7 @@ class Operation final : public Completion {
   void pack(const TensorView& source, const TensorView& target);
   void unpack(const TensorView& source, const TensorView& target);
   void launch(const TensorView& source, const TensorView& target, cudaStream_t stream);
-  DeviceRing& ring(int64_t bytes);
+  void prepare_ring(int64_t bytes);
   void finish();
   void leak(cudaError_t cause) noexcept;
   void quiesce() noexcept;
@@ -103,13 +99,18 @@ class Operation final : public Completion {
   Engine& engine_;
   DeviceContext& device_;
   CheckedStream outer_;
-  std::optional<CopyStreamUse> copy_stream_use_;
-  cudaStream_t copies_ = nullptr;
-  cudaStream_t kernels_ = nullptr;
+  std::optional<WaiterUse> waiter_use_;
+  const bool on_outer_stream_;
+  cudaStream_t copies_ = nullptr;     // ends last
+  cudaStream_t kernels_ = nullptr;    // of the ring
+  cudaStream_t transfers_ = nullptr;  // between the ring and the host
+  cudaStream_t last_transfer_ = nullptr;
   PooledEvent ready_;
   PooledEvent done_;
-  std::optional<DeviceRing> ring_;
+  DeviceRing* ring_ = nullptr;
+  int64_t slot_bytes_ = 0;
   int64_t largest_ = 0;
+  int64_t bytes_ = 0;  // moved so far
 
   struct HostCopy {
     Loan from;
@@ -123,11 +124,10 @@ class Operation final : public Completion {
   std::vector<HostCopy> host_copies_;
   std::shared_ptr<CompletionState> completion_;
 
-  bool on_outer_stream_ = false;
   bool begun_ = false;  // something was enqueued
   bool ended_ = false;  // done_ was recorded after all of it
   bool finished_ = false;
-  bool kernels_used_ = false;
+  bool unpacked_ = false;  // kernels_ wrote the target
 };
 
 }  // namespace dlbridge::cuda

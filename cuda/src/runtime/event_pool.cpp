@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "runtime/cuda_error.h"
-#include "runtime/guards.h"
 
 namespace dlbridge::cuda {
 
@@ -25,7 +24,6 @@ PooledEvent::~PooledEvent() {
 
 EventPool::~EventPool() {
   if (free_.empty()) return;
-  const LastErrorGuard guard(api_);
   for (const cudaEvent_t event : free_) api_.event_destroy(event);
 }
 
@@ -40,7 +38,6 @@ PooledEvent EventPool::take() {
     if (free_.capacity() <= made_) free_.reserve(std::max<size_t>(16, 2 * made_));
     ++made_;
   }
-  const LastErrorGuard guard(api_);
   cudaEvent_t event = nullptr;
   const cudaError_t result = api_.event_create_with_flags(&event, flags_ | cudaEventDisableTiming);
   if (result != cudaSuccess) {

@@ -26,7 +26,6 @@ bool is_sticky(cudaError_t error) noexcept {
     case cudaErrorECCUncorrectable:
     case cudaErrorNvlinkUncorrectable:
     case cudaErrorContained:
-    case cudaErrorContextIsDestroyed:
     case cudaErrorDevicesUnavailable:
     case cudaErrorExternalDevice:
     case cudaErrorMpsClientTerminated:
@@ -39,9 +38,8 @@ bool is_sticky(cudaError_t error) noexcept {
 }
 
 ContextGuard::ContextGuard(const CudaApi& api, CUcontext context) : api_(api) {
-  CUcontext current = nullptr;
-  check(api_.ctx_get_current(&current), "cuCtxGetCurrent");
-  if (current == context) return;
+  check(api_.ctx_get_current(&callers_), "cuCtxGetCurrent");
+  if (callers_ == context) return;
   check(api_.ctx_push_current(context), "cuCtxPushCurrent");
   pushed_ = true;
 }

@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// RAII guards around calls of CUDA: the right context, a relaxed capture mode, the caller's last
-// error. Thread: each is used by one.
+// RAII guards around calls of CUDA: the right context, a relaxed capture mode. Thread: each is used
+// by one.
 #pragma once
 
 #include "runtime/cuda_api.h"
 
 namespace dlbridge::cuda {
 
-/// Returns true for errors that a device does not recover from: its work in flight is lost.
+/// Returns true for errors that a device does not recover from: its work in flight is lost. Not for
+/// cudaErrorContextIsDestroyed, which some drivers answer for the handle of a destroyed stream:
+/// DeviceContext::fails_with() asks the context.
 bool is_sticky(cudaError_t error) noexcept;
 
 /// Whether a stream is being captured into a graph.
@@ -28,9 +30,12 @@ class ContextGuard {
   ~ContextGuard();
   ContextGuard(const ContextGuard&) = delete;
   ContextGuard& operator=(const ContextGuard&) = delete;
+  /// The context that was current before, or null.
+  CUcontext callers() const noexcept { return callers_; }
 
  private:
   const CudaApi& api_;
+  CUcontext callers_ = nullptr;
   bool pushed_ = false;
 };
 
@@ -48,31 +53,14 @@ class RelaxedCapture {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
-/// Restores the thread's last error: clears it at the end if it was clear at the beginning.
-class LastErrorGuard {
- public:
-  explicit LastErrorGuard(const CudaApi& api) noexcept
-      : api_(api), was_clear_(api.peek_at_last_error() == cudaSuccess) {}
-  ~LastErrorGuard() {
-    if (was_clear_) api_.get_last_error();
-  }
-  LastErrorGuard(const LastErrorGuard&) = delete;
-  LastErrorGuard& operator=(const LastErrorGuard&) = delete;
-
- private:
-  const CudaApi& api_;
-  bool was_clear_;
-};
-
-/// The three together, around one piece of work in `context`.
+/// Both together, around one piece of work in `context`.
 class CallGuard {
  public:
-  CallGuard(const CudaApi& api, CUcontext context)
-      : context_(api, context), error_(api), capture_(api) {}
+  CallGuard(const CudaApi& api, CUcontext context) : context_(api, context), capture_(api) {}
+  CUcontext callers() const noexcept { return context_.callers(); }
 
  private:
-  ContextGuard context_;  // first: without a context the others would make one
-  LastErrorGuard error_;
+  ContextGuard context_;  // first: without a context the other would make one
   RelaxedCapture capture_;
 };
 

@@ -2,6 +2,7 @@
 #include "runtime/waiter.h"
 
 #include <cassert>
+#include <chrono>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -11,6 +12,27 @@
 #include "runtime/signals.h"
 
 namespace dlbridge::cuda {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// PCIe 5 x16; slower buses take the blocking wait, where a wake-up matters less.
+constexpr int64_t kBytesPerMicrosecond = 50'000;
+constexpr std::chrono::microseconds kEarly(100);
+
+}  // namespace
+
+cudaError_t wait_for_event(const CudaApi& api, cudaEvent_t event, int64_t bytes) noexcept {
+  const auto start = Clock::now();
+  const std::chrono::microseconds predicted(bytes / kBytesPerMicrosecond);
+  if (predicted > 2 * kEarly) std::this_thread::sleep_for(predicted - kEarly);
+  do {
+    const CUresult answer = api.event_query(event);
+    if (answer != CUDA_ERROR_NOT_READY) return static_cast<cudaError_t>(answer);
+  } while (Clock::now() < start + 2 * predicted + kEarly);
+  return api.event_synchronize(event);
+}
+
 Completion::~Completion() = default;
 
 void Waiter::stop() noexcept {

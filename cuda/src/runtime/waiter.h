@@ -1,17 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Waiter: the thread that completes the operations of one copy stream, in their order.
-// It sleeps in cudaEventSynchronize. It never calls Python or uses a stream handle of a caller.
-// Started with the first operation, stopped with the engine; not stopped at process exit.
+// Waiter: a thread that completes operations in their order. It never calls Python or uses a stream
+// handle of a caller. A device has several, so that a slow producer delays few others. Started with
+// its first operation, stopped with the engine; not stopped at process exit.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "runtime/cuda_api.h"
 
 namespace dlbridge::cuda {
+
+/// Waits for an event behind a copy of `bytes`: sleeps until shortly before the end that the bus
+/// predicts, then polls. Sleeps in cudaEventSynchronize if the copy takes twice as long: waking up
+/// from that costs as much as some copies. Requires: an event with cudaEventBlockingSync.
+cudaError_t wait_for_event(const CudaApi& api, cudaEvent_t event, int64_t bytes) noexcept;
 
 /// Work for a waiter.
 class Completion {
@@ -41,6 +48,10 @@ class Waiter {
   /// Appends work. Requires: started.
   void post(std::unique_ptr<Completion> completion) noexcept;
 
+  /// Operations that were assigned to it and have not ended, and the stream of the last one.
+  std::atomic<int> in_flight{0};
+  void* producer = nullptr;
+
  private:
   void run() noexcept;
   void complete(std::unique_ptr<Completion> completion) noexcept;
@@ -53,6 +64,21 @@ class Waiter {
   Completion* last_ = nullptr;
   std::thread thread_;
   bool stop_ = false;
+};
+
+/// Counts an operation of a waiter while it lives.
+class WaiterUse {
+ public:
+  explicit WaiterUse(Waiter& waiter) noexcept : waiter_(&waiter) { ++waiter.in_flight; }
+  WaiterUse(WaiterUse&& other) noexcept : waiter_(std::exchange(other.waiter_, nullptr)) {}
+  WaiterUse& operator=(WaiterUse&&) = delete;
+  ~WaiterUse() {
+    if (waiter_ != nullptr) --waiter_->in_flight;
+  }
+  Waiter& waiter() const noexcept { return *waiter_; }
+
+ private:
+  Waiter* waiter_;
 };
 
 }  // namespace dlbridge::cuda

@@ -19,12 +19,8 @@
 namespace dlbridge::cuda {
 namespace {
 
-// Below this a copy is over before a thread has slept, and events cost more than the copy.
+// Below this a caller who polls for the copy sees it end before the next kernel would start.
 constexpr int64_t kSmallBytes = 64 * 1024;
-
-bool is_small(int64_t bytes, const CheckedStream& stream) {
-  return bytes <= kSmallBytes && stream.ordered;
-}
 
 // One device and one checked stream for a call, with the device's context current.
 class Call {
@@ -33,7 +29,7 @@ class Call {
       : engine(Engine::get()),
         device(engine.device_of(on_device)),
         guard_(engine.api(), device.context()),
-        stream(engine.checked(outer, device)) {}
+        stream(engine.checked(outer, device, guard_.callers())) {}
   Call(const Call&) = delete;
   Call& operator=(const Call&) = delete;
   // Starts the reuse of results that were dropped meanwhile.
@@ -49,11 +45,11 @@ class Call {
   CheckedStream stream;
 };
 
-// Returns true if an asynchronous operation runs on the outer stream: it is small and its caller
-// polls for it.
-bool is_watched(int64_t bytes, const CheckedStream& stream, const StageOptions& options) {
-  return options.spin_seconds > 0 && is_small(bytes, stream) &&
-         stream.handle != cudaStreamPerThread;
+// Without a snapshot the producer's next kernel runs beside the copy.
+Operation::Runs runs_for(const StageOptions& options, int64_t bytes) {
+  const bool watched = options.spin_seconds > 0 && bytes <= kSmallBytes;
+  return options.snapshot || watched ? Operation::Runs::on_outer_stream
+                                     : Operation::Runs::on_copy_stream;
 }
 
 // Marks the device as failed if the error says so, and rethrows.
@@ -62,7 +58,7 @@ auto noting(DeviceContext& device, Body&& body) {
   try {
     return body();
   } catch (const CudaError& error) {
-    device.note(error.cuda_code());
+    device.fails_with(error.cuda_code());
     throw;
   }
 }
@@ -97,14 +93,12 @@ Loan stage_to_host(const TensorView& source, Stream producer, const StageOptions
   return noting(call.device, [&] {
     HostResult result(call.engine.pool(), source, options.row_major);
     Operation operation(call.engine, call.device, call.stream);
-    const bool small = is_small(source.nbytes(), call.stream);
-    if (small) operation.run_on_outer_stream();
     const bool pinned = result.is_pinned();
     if (pinned) operation.hold_result(result.take_block());
     operation.begin();
     enqueue_to_host(operation, source, result.view(), pinned, Waits::allowed);
     operation.end(false);
-    operation.wait(small);
+    operation.wait();
     return result.finish(operation.take_result());
   });
 }
@@ -120,12 +114,10 @@ void stage_to_host(const TensorView& source, const TensorView& out, Stream produ
   const bool pinned = is_pinned(call.engine, out);
   noting(call.device, [&] {
     Operation operation(call.engine, call.device, call.stream);
-    const bool small = is_small(source.nbytes(), call.stream);
-    if (small) operation.run_on_outer_stream();
     operation.begin();
     enqueue_to_host(operation, source, out, pinned, Waits::allowed);
     operation.end(false);
-    operation.wait(small);
+    operation.wait();
   });
 }
 
@@ -144,13 +136,12 @@ Future stage_to_host_async(Loan&& source, Loan&& out, Stream producer,
   const bool pinned = is_pinned(call.engine, out.view());
   return noting(call.device, [&] {
     HandedIn target(out);
-    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream);
-    operation->copy_stream().waiter().start();
+    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream,
+                                                 runs_for(options, source.view().nbytes()));
+    operation->waiter().start();
     auto state = std::make_shared<FutureState>(std::vector{target.loan()});
     operation->publish_to(state->completion());
     operation->hold(target.loan());
-    if (is_watched(source.view().nbytes(), call.stream, options))
-      operation->run_on_outer_stream_with_waiter();
     operation->begin();
     enqueue_to_host(*operation, source.view(), target.loan().view(), pinned, Waits::avoided);
     operation->expect_loans(1);
@@ -175,15 +166,14 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
   require_one_device(call.engine, views, call.device);
   return noting(call.device, [&] {
     HostResults results(call.engine.pool(), views, options.row_major);
-    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream);
-    operation->copy_stream().waiter().start();
+    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream,
+                                                 runs_for(options, total_bytes(views)));
+    operation->waiter().start();
     auto state = std::make_shared<FutureState>(results.shared());
     operation->publish_to(state->completion());
     const bool pinned = results.is_pinned();
     if (pinned) operation->give_on_success(results.take_block(), results.slab());
     operation->expect(largest_bytes(views));
-    if (is_watched(total_bytes(views), call.stream, options))
-      operation->run_on_outer_stream_with_waiter();
     operation->begin();
     for (size_t i = 0; i < views.size(); ++i)
       enqueue_to_host(*operation, views[i], results.view(i), pinned, Waits::avoided);
@@ -211,8 +201,6 @@ std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream prod
     HostResults results(call.engine.pool(), sources, options.row_major);
     const auto shared = results.shared();
     Operation operation(call.engine, call.device, call.stream);
-    const bool small = is_small(total_bytes(sources), call.stream);
-    if (small) operation.run_on_outer_stream();
     const bool pinned = results.is_pinned();
     if (pinned) operation.give_on_success(results.take_block(), results.slab());
     operation.expect(largest_bytes(sources));
@@ -220,7 +208,7 @@ std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream prod
     for (size_t i = 0; i < sources.size(); ++i)
       enqueue_to_host(operation, sources[i], results.view(i), pinned, Waits::allowed);
     operation.end(false);
-    operation.wait(small);
+    operation.wait();
     for (const SharedLoan& loan : shared) out.push_back(loan.share());
     return std::move(out);
   });
@@ -252,8 +240,6 @@ void stage_to_device(std::span<const TensorView> sources, std::span<const Tensor
   for (const TensorView& source : sources) pinned.push_back(is_pinned(call.engine, source));
   noting(call.device, [&] {
     Operation operation(call.engine, call.device, call.stream);
-    const bool small = is_small(total_bytes(targets), call.stream);
-    if (small) operation.run_on_outer_stream();
     operation.expect(largest_bytes(targets));
     operation.begin();
     bool read = true;
@@ -263,7 +249,7 @@ void stage_to_device(std::span<const TensorView> sources, std::span<const Tensor
     if (read && call.stream.ordered)
       operation.leave();
     else
-      operation.wait(small);
+      operation.wait();
   });
 }
 
@@ -278,20 +264,21 @@ Future stage_to_device_async(Loan&& source, Loan&& target, Stream consumer,
   const bool pinned = is_pinned(call.engine, source.view());
   return noting(call.device, [&] {
     HandedIn kept(target);
-    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream);
-    operation->copy_stream().waiter().start();
+    const bool deferred = options.borrow && !pinned;
+    auto operation = std::make_unique<Operation>(
+        call.engine, call.device, call.stream,
+        deferred ? Operation::Runs::on_copy_stream : Operation::Runs::on_outer_stream);
+    operation->waiter().start();
     auto state = std::make_shared<FutureState>(std::vector{kept.loan()});
     operation->publish_to(state->completion());
     operation->hold(kept.loan());
-    if (options.borrow && !pinned) {
+    if (deferred) {
       auto later = std::make_unique<DeferredCopy>(std::move(operation), kept.loan().view());
       later->begin();
       kept.keep();
       DeferredCopy::post(std::move(later), std::move(source));
       return Future(std::move(state));
     }
-    if (is_watched(source.view().nbytes(), call.stream, options))
-      operation->run_on_outer_stream_with_waiter();
     operation->begin();
     const bool read = enqueue_to_device(*operation, source.view(), kept.loan().view(), pinned);
     operation->expect_loans(1);

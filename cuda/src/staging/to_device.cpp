@@ -109,7 +109,7 @@ void DeferredCopy::complete() noexcept {
 
 void DeferredCopy::post(std::unique_ptr<DeferredCopy> copy, Loan&& source) noexcept {
   copy->source_ = std::move(source);
-  Waiter& waiter = copy->operation_->copy_stream().waiter();
+  Waiter& waiter = copy->operation_->waiter();
   waiter.post(std::move(copy));
 }
 

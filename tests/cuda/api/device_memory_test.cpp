@@ -2,6 +2,7 @@
 // Device allocations: the stream order in which they are usable and freed.
 #include "dlbridge/cuda/device_memory.h"
 
+#include <chrono>
 #include <vector>
 
 #include "staging_fixture.h"
@@ -24,6 +25,13 @@ class DeviceMemory : public StagingTest {
   }
 
   Loan empty_on(cudaStream_t handle) { return cuda::device_empty(kLike.view(), on(handle)); }
+
+  // A thread frees what was still in use when it was dropped.
+  void expect_all_freed() {
+    for (int i = 0; i < 10'000 && sim().async_bytes() > 0; ++i)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_EQ(sim().async_bytes(), 0u);
+  }
 
   static size_t bytes_of(const Loan& loan) { return static_cast<size_t>(loan.view().nbytes()); }
   void write(cudaStream_t handle, const Loan& loan, uint32_t seed) {
@@ -79,19 +87,19 @@ TEST_F(DeviceMemory, OfNothingTakesNone) {
 
 // ---- Freeing
 
-TEST_F(DeviceMemory, FreedInStreamOrder) {
+TEST_F(DeviceMemory, FreedWhenItsStreamHasRun) {
   const cudaStream_t user = stream();
+  sim().hold_stream(user);
   Loan loan = empty_on(user);
   const void* const memory = loan.view().data;
   write(user, loan, 2);
   const auto seen = read(user, loan);
-  const uint64_t waits = sim().calls("stream_synchronize") + sim().calls("event_synchronize");
   loan.reset();
-  EXPECT_EQ(sim().calls("stream_synchronize") + sim().calls("event_synchronize"), waits);
-  EXPECT_EQ(sim().async_bytes(), 0u);
-  EXPECT_TRUE(seen->empty());
+  EXPECT_GT(sim().async_bytes(), 0u);
+  EXPECT_TRUE(seen->empty()) << "the host does not wait";
+  sim().go_stream(user);
+  expect_all_freed();
   expect_error(ErrorCode::invalid_device, [&] { cuda::device_of_address(memory); });
-  sim().synchronize(user);
   EXPECT_EQ(*seen, pattern(kElements * 4, 2));
 }
 
@@ -119,7 +127,10 @@ TEST_F(DeviceMemory, UnrecordedReaderRaces) {
   write(user, loan, 2);
   sim().order(user, other);
   static_cast<void>(read(other, loan));
+  sim().hold_stream(other);
   loan.reset();
+  expect_all_freed();
+  sim().go_stream(other);
   EXPECT_EQ(sim().reports_of(ReportKind::freed_while_pending), 1u);
   EXPECT_EQ(sim().reports().size(), 1u);
   sim().clear_reports();
@@ -162,13 +173,12 @@ TEST_F(DeviceMemory, FreedOnAnyThread) {
   in_context(-1, [&] {
     loan.reset();
     EXPECT_TRUE(sim().context_stack().empty());
-    EXPECT_EQ(sim().last_error(), cudaSuccess);
   });
   in_context(0, [&] {
     empty_on(user).reset();
     EXPECT_EQ(sim().context_stack(), std::vector{0});
   });
-  EXPECT_EQ(sim().calls("free_async"), 2u);
+  expect_all_freed();
 }
 
 TEST_F(DeviceMemory, ReuseDoesNotRace) {
@@ -205,8 +215,7 @@ TEST_F(DeviceMemory, SlowStreamDelaysNoOther) {
   sim().go_stream(slow);
 }
 
-// An event cannot be recorded on a stream that is being captured; a copy stream that waited for one
-// would be drawn into the capture.
+// No event can be recorded on a stream that is being captured.
 TEST_F(DeviceMemory, FreedAfterCapture) {
   for (const bool legacy : {false, true}) {
     SCOPED_TRACE(legacy);
@@ -220,10 +229,33 @@ TEST_F(DeviceMemory, FreedAfterCapture) {
     EXPECT_EQ(sim().captured_operations(), 0u);
     EXPECT_EQ(sim().async_bytes(), held) << "not yet";
     empty_on(stream()).reset();
-    EXPECT_EQ(sim().async_bytes(), held) << "not yet";
+    EXPECT_GE(sim().async_bytes(), held) << "not yet";
     EXPECT_EQ(sim().end_capture(captured), cudaSuccess) << "the capture was broken";
     empty_on(stream()).reset();
-    EXPECT_EQ(sim().async_bytes(), 0u);
+    expect_all_freed();
+  }
+}
+
+// A stream may be destroyed before the tensors that it used. What CUDA answers about its handle is
+// no reason to give the device up, and the handle may be another stream's by now.
+TEST_F(DeviceMemory, FreedAfterDestroyedStream) {
+  for (const bool used_again : {false, true}) {
+    SCOPED_TRACE(used_again);
+    const cudaStream_t user = sim().make_stream(cudaStreamNonBlocking, 1);
+    const cudaStream_t other = stream();
+    Loan loan = empty_on(other);
+    write(other, loan, 2);
+    EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(user)));
+    sim().synchronize(other);
+    sim().destroy_stream(user);
+    if (used_again) {
+      ASSERT_EQ(stream(), user);
+    }
+    loan.reset();
+    expect_all_freed();
+    TestTensor& x = device({{kElements}}, 3);
+    EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(other))), elements_with(x, 3))
+        << "the device is given up";
   }
 }
 
@@ -255,14 +287,13 @@ TEST_F(DeviceMemory, DeadDeviceLeaks) {
 
 // The free kills the device.
 TEST_F(DeviceMemory, FreeThatKillsTheDeviceLeaks) {
-  for (const char* function : {"event_record", "stream_wait_event", "free_async"}) {
+  for (const char* function : {"event_record", "stream_is_capturing", "free_async"}) {
     start();
     expect_losses();
     Loan loan = empty_on(stream());
     sim().fail({function, 1, cudaErrorIllegalAddress, true});
     loan.reset();
     EXPECT_EQ(sim().faults_struck(), 1) << function;
-    EXPECT_EQ(sim().last_error(), cudaSuccess) << function;
     const auto next = error_of([&] { static_cast<void>(empty_on(stream())); });
     ASSERT_TRUE(next);
     EXPECT_NE(std::string(next->what()).find("failed earlier"), std::string::npos)
@@ -278,13 +309,12 @@ TEST_F(DeviceMemory, BeyondTheDevicesIsRefused) {
   EXPECT_EQ(name(error->code()), "out_of_memory");
   EXPECT_NE(std::string(error->what()).find("4000 bytes"), std::string::npos) << error->what();
   EXPECT_NE(std::string(error->what()).find("cuda:1"), std::string::npos) << error->what();
-  EXPECT_EQ(sim().last_error(), cudaSuccess);
 }
 
 TEST_F(DeviceMemory, FailedCallFreesMemory) {
   const std::vector<std::string> functions = {
       "get_device_count",   "stream_create_with_flags",  "stream_wait_event",
-      "stream_synchronize", "stream_is_capturing",       "stream_get_device",
+      "stream_synchronize", "stream_is_capturing",       "stream_get_ctx",
       "event_record",       "event_create_with_flags",   "malloc_async",
       "ctx_push_current",   "device_primary_ctx_retain", "preload_kernels"};
   int struck = 0;
@@ -302,8 +332,7 @@ TEST_F(DeviceMemory, FailedCallFreesMemory) {
         EXPECT_TRUE(!error || failed) << error->what();
         EXPECT_EQ(made.owns_memory(), !error);
         made.reset();
-        EXPECT_EQ(sim().async_bytes(), 0u);
-        EXPECT_EQ(sim().last_error(), cudaSuccess);
+        expect_all_freed();
         struck += failed;
         const Loan next = cuda::device_empty(kLike.view(), user);
         EXPECT_NE(next.view().data, nullptr);
@@ -374,7 +403,6 @@ TEST_F(DeviceMemory, AddressTellsDevice) {
   for (const TestTensor* each : {&host({{100}}), &foreign_pinned({{100}})}) {
     expect_error(ErrorCode::invalid_device, [&] { cuda::device_of_address(each->memory()); });
   }
-  EXPECT_EQ(sim().last_error(), cudaSuccess);
 }
 
 TEST_F(DeviceMemory, DeviceTellsManagedSharing) {
@@ -384,7 +412,6 @@ TEST_F(DeviceMemory, DeviceTellsManagedSharing) {
   EXPECT_FALSE(cuda::shares_managed_memory(1));
   for (const int index : {-1, 2}) {
     expect_error(ErrorCode::invalid_device, [&] { cuda::shares_managed_memory(index); });
-    EXPECT_EQ(sim().last_error(), cudaSuccess) << "the Error has told it";
   }
   EXPECT_FALSE(sim().context_active(0)) << "a question makes no context";
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a staging leaves behind on its caller's thread: nothing. Its contexts, its last error and
-// its capture mode are as they were, and no device gets a context that had none.
+// What a staging leaves behind on its caller's thread: nothing. Its contexts and its capture mode
+// are as they were, and no device gets a context that had none.
 #include "staging_paths.h"
 
 namespace dlbridge::test {
@@ -37,35 +37,6 @@ TEST_P(CallersThread, KeepsOtherDevicesContext) {
     SCOPED_TRACE(testing::PrintToString(stack));
     start();
     walk_with(stack);
-  }
-}
-
-TEST_P(CallersThread, KeepsItsLastError) {
-  Config config;
-  config.schedule = Schedule::lazy;  // so that queries answer that it is not ready
-  for (const bool cold : {true, false}) {
-    start(config);
-    if (!cold) static_cast<void>(walk(GetParam()));
-    Walk how;
-    how.before_call = [&] { sim().set_last_error(cudaErrorInvalidResourceHandle); };
-    EXPECT_FALSE(walk(GetParam(), how));
-    EXPECT_EQ(sim().last_error(), cudaErrorInvalidResourceHandle);
-    sim().set_last_error(cudaSuccess);
-  }
-}
-
-TEST_P(CallersThread, SeesNoErrorsOfOurs) {
-  start({.schedule = Schedule::lazy});
-  EXPECT_FALSE(walk(GetParam()));
-  EXPECT_EQ(sim().last_error(), cudaSuccess);
-  for (const std::string function : {"preload_kernels", "event_create_with_flags"}) {
-    if (function == "preload_kernels" && !GetParam().pool) continue;  // loaded as the pool closes
-    start({.schedule = Schedule::lazy});
-    Walk how;
-    how.kernels = false;
-    how.before_call = [&] { sim().fail({function, 1, cudaErrorInvalidValue}); };
-    EXPECT_TRUE(walk(GetParam(), how));
-    EXPECT_EQ(sim().last_error(), cudaSuccess) << "the Error has told it";
   }
 }
 

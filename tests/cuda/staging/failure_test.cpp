@@ -21,7 +21,7 @@ const char* const kFunctions[] = {
     "stream_wait_event",
     "stream_synchronize",
     "stream_is_capturing",
-    "stream_get_device",
+    "stream_get_ctx",
     "event_create_with_flags",
     "event_record",
     "event_query",

@@ -146,6 +146,71 @@ TEST_F(StagingHazards, DroppedResultWaitsForLegacyOrder) {
   }
 }
 
+// The same on a device that the module was never asked to use.
+TEST_F(StagingHazards, DroppedResultWaitsForOtherDevices) {
+  start({.active = {0, 1}});
+  allow_one_huge_block();
+  TestTensor& x = device({{kHuge}}, 2);
+  const auto on_other = [&](auto&& body) { in_context(0, body); };
+  Loan result = cuda::stage_to_host(x.view(), on(stream()));
+  const void* const memory = result.view().data;
+  on_other([&] {
+    sim().hold_stream(cudaStreamLegacy);
+    sim().enqueue_kernel(cudaStreamLegacy, {{memory, x.span()}}, {});
+  });
+  result.reset();
+  Loan other = cuda::stage_to_host(x.view(), on(stream()));
+  EXPECT_NE(other.view().data, memory);
+  on_other([&] {
+    sim().go_stream(cudaStreamLegacy);
+    sim().synchronize(cudaStreamLegacy);
+  });
+  other = cuda::stage_to_host(x.view(), on(stream()));
+  EXPECT_EQ(other.view().data, memory) << "now it is free";
+}
+
+// One blocking stream waits for what the host does with a result of another one. A fence between
+// the two would make the second wait for the first.
+TEST_F(StagingHazards, FenceJoinsNoBlockingStreams) {
+  TestTensor& x = device({{kLarge}}, 2);
+  TestTensor& y = device({{kLarge}}, 3);
+  const cudaStream_t waits = sim().make_stream(cudaStreamDefault, 1);
+  const cudaStream_t works = sim().make_stream(cudaStreamDefault, 1);
+  sim().hold_stream(waits);
+  produce(waits, y, 4);
+  for (int i = 0; i < 5; ++i) {
+    Loan dropped = cuda::stage_to_host(x.view(), on(stream()));
+    dropped.reset();
+    static_cast<void>(cuda::pinned_stats());
+    produce(works, x, 5);
+    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(works));
+    ASSERT_TRUE(future.wait(10)) << "it waits for the other stream";
+  }
+  sim().go_stream(waits);
+}
+
+// As long as the legacy stream is busy one fence is in flight, however much is dropped.
+TEST_F(StagingHazards, OneFenceIsInFlight) {
+  TestTensor& x = device({{kHuge}}, 2);
+  TestTensor& busy = device({{kSmall}}, 3);
+  const cudaStream_t users = sim().make_stream(cudaStreamDefault, 1);
+  sim().hold_stream(users);
+  produce(users, busy, 4);
+  TestTensor& small = device({{kSmall}}, 5);
+  const cudaStream_t caller = stream();
+  const auto records = [&] { return sim().calls("event_record"); };
+  std::vector<Loan> results;
+  for (int i = 0; i < 20; ++i) results.push_back(cuda::stage_to_host(x.view(), on(caller)));
+  const uint64_t before = records();
+  while (!results.empty()) {
+    results.pop_back();
+    static_cast<void>(cuda::stage_to_host(small.view(), on(caller)));
+  }
+  EXPECT_LE(records() - before, 21u) << "one for each copy, and a fence";
+  sim().go_stream(users);
+  sim().synchronize(users);
+}
+
 TEST_F(StagingHazards, DroppedResultWaitsForRecorded) {
   allow_one_huge_block();
   const cudaStream_t users = stream();  // non-blocking
@@ -212,25 +277,6 @@ TEST_F(StagingHazards, FencePrecedesLaterWork) {
     sim().go_stream(cudaStreamLegacy);
     sim().synchronize(cudaStreamLegacy);
   }
-}
-
-// An error that the caller has yet to find is neither in the way nor in danger.
-TEST_F(StagingHazards, CallersErrorBlocksNoReuse) {
-  // So that queries answer that it is not ready.
-  start({.schedule = Schedule::lazy, .max_not_ready = 3});
-  allow_one_huge_block();
-  TestTensor& x = device({{kHuge}}, 2);
-  TestTensor& small = device({{kSmall}}, 3);
-  sim().set_last_error(cudaErrorInvalidResourceHandle);
-  for (int i = 0; i < 5; ++i) {
-    const Loan result = cuda::stage_to_host(x.view(), on(stream()));
-    EXPECT_TRUE(cuda::record_stream(result.view().data, numbered(1))) << i << ": it is pageable";
-  }
-  const uint64_t sleeps = sim().calls("event_synchronize");
-  EXPECT_EQ(elements(cuda::stage_to_host(small.view(), on(stream()))), elements_with(small, 3));
-  EXPECT_EQ(sim().calls("event_synchronize"), sleeps) << "what is small is polled";
-  EXPECT_EQ(sim().last_error(), cudaErrorInvalidResourceHandle);
-  sim().set_last_error(cudaSuccess);
 }
 
 // Held results do not cost a registration each.

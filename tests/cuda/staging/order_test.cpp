@@ -3,6 +3,7 @@
 // is seen, what comes after waits, and nothing else is ordered with it.
 #include <gmock/gmock.h>
 
+#include "dlbridge/cuda/stream_order.h"
 #include "staging_paths.h"
 
 namespace dlbridge::test {
@@ -33,12 +34,14 @@ class StagingOrder : public StagingTest {
   static constexpr int64_t kSmall = 100;
   static constexpr int64_t kLarge = 40'000;  // floats: above 64 KiB
 
-  // Makes the first copy stream, and tells its streams.
+  // Uses copy streams, and tells which there are.
   std::vector<cudaStream_t> warm_up() {
     TestTensor& x = device({{kLarge}});
-    EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
     TestTensor& strided = device({{kLarge}, std::vector<int64_t>{2}});
-    EXPECT_TRUE(cuda::stage_to_host_async(strided.acquire(), on(stream())).wait(10));
+    for (TestTensor* each : {&x, &strided}) {
+      const cuda::StageOptions options{.snapshot = false};
+      EXPECT_TRUE(cuda::stage_to_host_async(each->acquire(), on(stream()), options).wait(10));
+    }
     return copy_stream_handles();
   }
 };
@@ -46,16 +49,21 @@ class StagingOrder : public StagingTest {
 TEST_F(StagingOrder, SnapshotDelaysProducer) {
   const std::vector<cudaStream_t> copy_streams = warm_up();
   ASSERT_FALSE(copy_streams.empty());
-  for (const cudaStream_t copy_stream : copy_streams) sim().hold_stream(copy_stream);
-  TestTensor& x = device({{kLarge}});
-  const cudaStream_t producer = stream();
-  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
-  produce(producer, x, 2);
-  EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 1));
-  for (const cudaStream_t copy_stream : copy_streams) sim().go_stream(copy_stream);
-  EXPECT_EQ(elements(future.result()), elements_with(x, 1));
-  sim().synchronize(producer);
-  EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 2));
+  // Of strided elements a copy stream makes the transfers.
+  for (const Layout& layout : {Layout({kLarge}), Layout({kLarge}, std::vector<int64_t>{2})}) {
+    TestTensor& x = device(layout);
+    const cudaStream_t producer = stream();
+    for (const cudaStream_t copy_stream : copy_streams) sim().hold_stream(copy_stream);
+    const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
+    produce(producer, x, 2);
+    if (layout.strides[0] == 2) {
+      EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 1));
+    }
+    for (const cudaStream_t copy_stream : copy_streams) sim().go_stream(copy_stream);
+    EXPECT_EQ(elements(future.result()), elements_with(x, 1));
+    sim().synchronize(producer);
+    EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 2));
+  }
 }
 
 TEST_F(StagingOrder, NoSnapshotKeepsProducerRunning) {
@@ -112,12 +120,41 @@ TEST_F(StagingOrder, SmallCopiesArePolled) {
   EXPECT_GT(sim().calls("event_query"), 40u) << "none was asked too early";
 }
 
-TEST_F(StagingOrder, LargeCopiesUseCopyStream) {
+TEST_F(StagingOrder, LargeCopiesUseCallersStream) {
   TestTensor& x = device({{kLarge}});
   const cudaStream_t producer = stream();
-  const Loan result = cuda::stage_to_host(x.view(), on(producer));
-  EXPECT_FALSE(copy_stream_handles().empty());
-  EXPECT_EQ(elements(result), elements_with(x, 1));
+  const Loan held = cuda::stage_to_host(x.view(), on(producer));
+  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
+  EXPECT_EQ(elements(held), elements_with(x, 1));
+  EXPECT_EQ(elements(future.result()), elements_with(x, 1));
+  EXPECT_EQ(sim().used_streams(), std::vector{producer});
+  EXPECT_EQ(sim().calls("stream_wait_event"), 0u);
+}
+
+// Streams beyond the hardware's connections delay each other, and creating one may wait for running
+// work: there are few, and all but those of kernels are there before the first copy.
+TEST_F(StagingOrder, StreamsAreFewAndMadeAtOnce) {
+  TestTensor& x = device({{kLarge}});
+  const cudaStream_t producer = stream();
+  static_cast<void>(cuda::stage_to_host(x.view(), on(producer)));
+  const size_t first = sim().created_stream_flags().size();
+  EXPECT_LE(first, 6u);
+  TestTensor& strided = device({{kLarge}, std::vector<int64_t>{2}});
+  TestTensor& pageable = host({{kLarge}}, 5);
+  TestTensor& target = device({{kLarge}, std::vector<int64_t>{2}});
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
+    EXPECT_TRUE(cuda::stage_to_host_async(strided.acquire(), on(stream())).wait(10));
+    cuda::stage_to_device(pageable.view(), target.view(), on(producer));
+    static_cast<void>(cuda::import_stream(1));
+    static_cast<void>(cuda::allocation_stream(1));
+  }
+  EXPECT_EQ(sim().created_stream_flags().size(), first) << "a stream was made late";
+  for (int i = 0; i < 20; ++i) {
+    const cuda::StageOptions beside{.snapshot = false};
+    EXPECT_TRUE(cuda::stage_to_host_async(strided.acquire(), on(stream()), beside).wait(10));
+  }
+  EXPECT_LE(sim().created_stream_flags().size(), first + 2) << "a stream for kernels each";
 }
 
 // A stream of the usual kind would wait for the legacy one, and hold it up.

@@ -64,7 +64,6 @@ TEST_P(WithoutCuda, EveryCallSaysWhy) {
   }
   EXPECT_TRUE(loan.owns_memory() && other.owns_memory());
   EXPECT_TRUE(cuda::drain(0));
-  EXPECT_EQ(sim().last_error(), cudaSuccess);
 }
 
 INSTANTIATE_TEST_SUITE_P(

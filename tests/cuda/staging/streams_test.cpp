@@ -2,6 +2,7 @@
 // How callers name streams: DLPack's numbers and handles, and which names are refused.
 #include <string>
 
+#include "dlbridge/cuda/stream_order.h"
 #include "staging_fixture.h"
 
 namespace dlbridge::test {
@@ -149,6 +150,29 @@ TEST_F(RefusedStreams, NamedDeviceDiffers) {
 }
 TEST_F(RefusedStreams, StreamsDeviceDiffers) {
   expect_refused(on(stream(0), 1), "the stream belongs to cuda:0, the tensor is on cuda:1");
+}
+
+// Some drivers answer 709 about a destroyed stream, some 400. Neither says anything of the device.
+TEST_F(RefusedStreams, Destroyed) {
+  TestTensor& x = device({{kLarge}});
+  const cudaStream_t gone = sim().make_stream(cudaStreamNonBlocking, 1);
+  cuda::order_streams(on(stream()), numbered(cuda::kNoSync));  // the module makes its streams
+  sim().destroy_stream(gone);
+  expect_refused(on(gone), "CUDA does not know it");
+  EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(stream()))), elements_with(x, 1));
+}
+
+// In another context of the device 1 and 2 are other streams, and handles are of that context.
+TEST_F(RefusedStreams, OfAnotherContext) {
+  in_context(1, [&] {
+    const CUcontext own = sim().use_user_context(1);
+    const cudaStream_t handle = sim().make_stream_in(own, cudaStreamNonBlocking);
+    for (const Stream given : {numbered(1), numbered(2), on(handle)})
+      expect_refused(given, "not the device's primary one");
+    sim().use_user_context(0);  // another device's: the tensor's device is meant
+    TestTensor& x = device({{kLarge}});
+    EXPECT_EQ(elements(cuda::stage_to_host(x.view(), numbered(1))), elements_with(x, 1));
+  });
 }
 
 // ---- Captures

@@ -438,7 +438,7 @@ class SimulatedGpu:
         extension().drain(10)
         with contextlib.suppress(AssertionError):  # close() says what was not released
             eventually(
-                lambda: self.sim.async_bytes() == 0 and all(array.exported == array.released for array in self._arrays),
+                lambda: all(array.exported == array.released for array in self._arrays),
                 0.3 if self._losses else self.patience_seconds,
             )
 

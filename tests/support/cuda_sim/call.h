@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What surrounds every call of the table: counting, faults, the driver's state, the context that
-// the runtime makes unasked, captures that forbid the call, dead devices, the thread's last error.
+// the runtime makes unasked, captures that forbid the call, dead devices.
 #pragma once
 
 #include <type_traits>
@@ -14,7 +14,6 @@ enum Trait : unsigned {
   kNone = 0,
   kContext = 1,   // makes the context of device 0 where the thread has none
   kUnsafe = 2,    // forbidden to threads that a capture concerns
-  kQuiet = 4,     // cannot fail
   kNoDriver = 8,  // answers without a driver
 };
 
@@ -28,9 +27,14 @@ struct Caller {
   ContextState& context() const { return *state.current(thread); }
   int device() const { return context().device; }
   StreamState* stream(cudaStream_t handle) const {
-    return state.find_stream(handle, device(), thread);
+    return state.find_stream(handle, device(), thread, function);
   }
 };
+
+/// What `function` answers about a stream's or an event's handle that names none, or one that was
+/// destroyed.
+cudaError_t no_such_stream(const State& state, const char* function, cudaStream_t handle);
+cudaError_t no_such_event(const State& state, const char* function, cudaEvent_t handle);
 
 /// Whether a fault strikes this call; counts it.
 bool fault_strikes(State& state, ThreadState& thread, const char* function, cudaError_t& code);
@@ -47,16 +51,14 @@ cudaError_t call(const char* function, unsigned traits, F&& body) {
   Caller caller{state, lock, state.thread(), function};
   cudaError_t result = before_call(caller, traits);
   if (result == cudaSuccess) result = body(caller);
-  if (result != cudaSuccess && (traits & kQuiet) == 0) {
+  if (result != cudaSuccess)
     state.note(std::string(function) + " answers " + std::to_string(result));
-    caller.thread.last_error = result;
-  }
   --state.inside;
   state_changed().notify_all();
   return result;
 }
 
-/// A function of the driver: no context is made, no last error kept.
+/// A function of the driver: no context is made.
 template <class F>
 CUresult driver_call(const char* function, F&& body) {
   Lock lock(state_mutex());

@@ -30,7 +30,14 @@ int State::device_of(CUcontext context) const {
   for (int device = 0; device < config.devices; ++device) {
     if (handle_of(device) == context) return device;
   }
-  return -1;
+  const auto found = user_contexts.find(context);
+  return found == user_contexts.end() ? -1 : found->second.device;
+}
+
+DefaultStreams& State::streams_of(CUcontext context) {
+  const auto found = user_contexts.find(context);
+  if (found != user_contexts.end()) return found->second.streams;
+  return contexts.at(static_cast<size_t>(device_of(context))).streams;
 }
 
 ContextState* State::current(ThreadState& thread) {
@@ -43,6 +50,7 @@ void State::activate(int device) {
   context.used_by_runtime = true;
   if (context.active) return;
   context.active = true;
+  context.id = ++context_ids;
   context.dead = cudaSuccess;
   note("context of cuda:" + std::to_string(device) + " made");
 }
@@ -92,8 +100,7 @@ void State::lose(int device) {
     if (allocation->device == device) allocation->freed = true;
   }
   std::erase_if(registrations, [&](const auto& item) { return item.second.device == device; });
-  context.legacy = nullptr;
-  context.per_thread.clear();
+  context.streams = {};
   context.loaded.clear();
   context.async_bytes = 0;
   context.active = false;

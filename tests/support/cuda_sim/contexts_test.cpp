@@ -37,7 +37,6 @@ TEST_P(SimDriver, SaysWhatIsMissing) {
   if (GetParam().answer != cudaSuccess) {
     cudaEvent_t event;
     EXPECT_EQ(sim.api().event_create_with_flags(&event, 0), GetParam().answer);
-    EXPECT_EQ(sim.api().get_last_error(), GetParam().answer);
   }
   EXPECT_TRUE(sim.reports().empty());
 }
@@ -57,12 +56,7 @@ TEST(SimContexts, DeviceZeroStartsWithout) {
   EXPECT_EQ(active, 0);
   EXPECT_EQ(world.api.device_primary_ctx_get_state(1, &flags, &active), CUDA_SUCCESS);
   EXPECT_EQ(active, 1);
-  EXPECT_CUDA(world.api.set_device(1));
   EXPECT_NO_REPORTS(world);
-  EXPECT_CUDA(world.api.set_device(0));
-  EXPECT_TRUE(world.sim.context_active(0));
-  EXPECT_ONLY(world, ReportKind::context_created);
-  EXPECT_EQ(world.api.set_device(2), cudaErrorInvalidDevice);
 }
 
 TEST(SimContexts, CallsCreateDeviceZeros) {
@@ -162,11 +156,49 @@ TEST(SimContexts, EventsBelongToOneDevice) {
                  cudaErrorInvalidResourceHandle, ReportKind::wrong_context);
   EXPECT_CUDA(world.api.event_record(event, here));  // a created stream knows its device
   EXPECT_NO_REPORTS(world);
-  int device = -1;
-  EXPECT_CUDA(world.api.stream_get_device(here, &device));
-  EXPECT_EQ(device, 1);
-  EXPECT_CUDA(world.api.stream_get_device(cudaStreamLegacy, &device));
+  CUcontext context = nullptr;
+  EXPECT_EQ(world.api.stream_get_ctx(here, &context), CUDA_SUCCESS);
+  EXPECT_EQ(context, world.sim.make_context(1));
+  EXPECT_EQ(world.api.stream_get_ctx(cudaStreamLegacy, &context), CUDA_SUCCESS);
+  EXPECT_EQ(context, world.sim.make_context(0));
+  CUdevice device = -1;
+  EXPECT_EQ(world.api.ctx_get_device(&device), CUDA_SUCCESS);
   EXPECT_EQ(device, 0);
+}
+
+// A context of the program's own has streams 1 and 2 of its own.
+TEST(SimContexts, UserContextsHaveTheirOwnStreams) {
+  World world;
+  void* memory = world.sim.device_alloc(64);
+  const CUcontext own = world.sim.use_user_context(1);
+  world.sim.enqueue_write(cudaStreamLegacy, memory, Bytes(64));
+  const cudaStream_t blocking = world.sim.make_stream_in(own, cudaStreamDefault);
+  world.sim.enqueue_write(blocking, memory, Bytes(64));
+  EXPECT_NO_REPORTS(world);
+  CUcontext context = nullptr;
+  EXPECT_EQ(world.api.stream_get_ctx(blocking, &context), CUDA_SUCCESS);
+  EXPECT_EQ(context, own);
+  CUdevice device = -1;
+  EXPECT_EQ(world.api.ctx_get_device(&device), CUDA_SUCCESS);
+  EXPECT_EQ(device, 1);
+  world.sim.use_device(1);
+  EXPECT_REFUSED(world, world.api.event_record(world.event(), blocking),
+                 cudaErrorInvalidResourceHandle, ReportKind::wrong_context);
+  world.sim.enqueue_write(cudaStreamLegacy, memory, Bytes(64));
+  EXPECT_ONLY(world, ReportKind::race);
+}
+
+TEST(SimContexts, IdsTellAReset) {
+  World world;
+  const CUcontext context = world.sim.make_context(1);
+  unsigned long long first = 0;
+  unsigned long long second = 0;
+  EXPECT_EQ(world.api.ctx_get_id(context, &first), CUDA_SUCCESS);
+  world.sim.reset_device(1);
+  EXPECT_EQ(world.api.ctx_get_id(context, &second), CUDA_ERROR_CONTEXT_IS_DESTROYED);
+  EXPECT_EQ(world.sim.make_context(1), context);
+  EXPECT_EQ(world.api.ctx_get_id(context, &second), CUDA_SUCCESS);
+  EXPECT_NE(first, second);
 }
 
 TEST(SimFailure, DeadDeviceFailsEverything) {
@@ -190,8 +222,6 @@ TEST(SimFailure, DeadDeviceFailsEverything) {
             cudaErrorIllegalAddress);
   EXPECT_EQ(world.api.event_destroy(event), cudaErrorIllegalAddress);
   EXPECT_EQ(world.api.host_unregister(host.data()), cudaErrorIllegalAddress);
-  EXPECT_EQ(world.api.get_last_error(), cudaErrorIllegalAddress);
-  EXPECT_EQ(world.api.get_last_error(), cudaErrorIllegalAddress);  // it does not go away
   world.sim.use_device(0);
   world.event();  // the other device lives
   world.sim.use_device(1);
@@ -240,19 +270,15 @@ TEST(SimFailure, NthCallFails) {
   EXPECT_EQ(second, nullptr);
   EXPECT_EQ(world.sim.faults_struck(), 1);
   EXPECT_EQ(world.sim.leaks().events, 1u);
-  EXPECT_EQ(world.api.get_last_error(), cudaErrorMemoryAllocation);
   EXPECT_CUDA(world.api.event_create_with_flags(&second, 0));
   world.sim.fail({"", 3, cudaErrorUnknown, false});
   EXPECT_CUDA(world.api.event_record(first, stream));
-  EXPECT_CUDA(world.api.peek_at_last_error());  // cannot fail, not counted
   CUcontext current;
   EXPECT_EQ(world.api.ctx_get_current(&current), CUDA_SUCCESS);
   EXPECT_EQ(world.api.ctx_push_current(current), CUDA_ERROR_UNKNOWN);
   EXPECT_EQ(world.sim.context_stack(), std::vector<int>{1});
-  EXPECT_CUDA(world.api.get_last_error());  // the driver leaves none
   EXPECT_EQ(world.sim.calls("event_create_with_flags"), 3u);
   EXPECT_EQ(world.sim.total_calls(), 6u);
-  EXPECT_EQ(world.sim.calls("peek_at_last_error"), 1u);
 }
 
 TEST(SimFailure, StickyFaultKillsDevice) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Versions, devices, contexts and the last error, as the table offers them.
+// Versions, devices and contexts, as the table offers them.
 #include "call.h"
 #include "functions.h"
 
@@ -28,13 +28,6 @@ bool is_device(const State& state, int device) {
 
 ContextState& context_of(State& state, int device) {
   return state.contexts[static_cast<size_t>(device)];
-}
-
-// The last error that a thread sees: a dead device's does not go away.
-cudaError_t seen_error(Caller& caller) {
-  const ContextState* context = caller.state.current(caller.thread);
-  if (context != nullptr && context->dead != cudaSuccess) return context->dead;
-  return caller.thread.last_error;
 }
 
 bool anything_lives_in(const State& state, int device) {
@@ -91,28 +84,6 @@ cudaError_t device_get_attribute(int* value, cudaDeviceAttr attribute, int devic
   });
 }
 
-cudaError_t set_device(int device) {
-  return call("set_device", kNone, [&](Caller& caller) {
-    if (!is_device(caller.state, device)) return cudaErrorInvalidDevice;
-    auto& stack = caller.thread.contexts;
-    if (stack.empty()) stack.push_back(nullptr);
-    stack.back() = caller.state.handle_of(device);
-    return caller.state.ensure_current(caller.thread).dead;
-  });
-}
-
-cudaError_t get_last_error() {
-  return call("get_last_error", kQuiet, [](Caller& caller) {
-    const cudaError_t error = seen_error(caller);
-    caller.thread.last_error = cudaSuccess;
-    return error;
-  });
-}
-
-cudaError_t peek_at_last_error() {
-  return call("peek_at_last_error", kQuiet, [](Caller& caller) { return seen_error(caller); });
-}
-
 CUresult ctx_get_current(CUcontext* context) {
   return driver_call("ctx_get_current", [&](Caller& caller) {
     const auto& stack = caller.thread.contexts;
@@ -150,6 +121,26 @@ CUresult ctx_pop_current(CUcontext* context) {
   });
 }
 
+CUresult ctx_get_id(CUcontext context, unsigned long long* id) {
+  return driver_call("ctx_get_id", [&](Caller& caller) {
+    const int device = caller.state.device_of(context);
+    if (device < 0) return CUDA_ERROR_INVALID_CONTEXT;
+    const ContextState& found = context_of(caller.state, device);
+    if (!found.active) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    *id = found.id;
+    return CUDA_SUCCESS;
+  });
+}
+
+CUresult ctx_get_device(CUdevice* device) {
+  return driver_call("ctx_get_device", [&](Caller& caller) {
+    const ContextState* context = caller.state.current(caller.thread);
+    if (context == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+    *device = context->device;
+    return CUDA_SUCCESS;
+  });
+}
+
 CUresult device_primary_ctx_get_state(CUdevice device, unsigned* flags, int* active) {
   return driver_call("device_primary_ctx_get_state", [&](Caller& caller) {
     if (!is_device(caller.state, device)) return CUDA_ERROR_INVALID_DEVICE;
@@ -171,6 +162,7 @@ CUresult device_primary_ctx_retain(CUcontext* context, CUdevice device) {
                    "cuda:" +
                        std::to_string(device));
       wanted.active = true;
+      wanted.id = ++state.context_ids;
     }
     ++wanted.retained;
     *context = state.handle_of(device);

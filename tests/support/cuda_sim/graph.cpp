@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Streams, and what each operation comes after.
 #include <algorithm>
+#include <string_view>
 
 #include "state.h"
 
@@ -20,15 +21,24 @@ std::string StreamState::name() const {
          std::to_string(actor) + " of " + device_name;
 }
 
-StreamState& State::new_stream(StreamState::Kind kind, int device, unsigned flags, bool counted) {
+StreamState& State::new_stream(StreamState::Kind kind, CUcontext context, unsigned flags,
+                               bool counted) {
+  const int device = device_of(context);
+  ContextState& primary = contexts.at(static_cast<size_t>(device));
   StreamState& stream = streams.emplace_back();
   stream.kind = kind;
   stream.actor = streams.size() - 1;
   stream.device = device;
+  stream.context = context;
+  stream.connection = primary.made_streams++ % static_cast<size_t>(config.connections);
   stream.flags = flags;
   stream.counted = counted;
   if (kind == StreamState::created) {
     stream.handle = reinterpret_cast<cudaStream_t>(0x57000000 + 16 * stream.actor);
+    if (!free_streams.empty()) {  // the driver reuses handles at once (rmm#649)
+      stream.handle = free_streams.back();
+      free_streams.pop_back();
+    }
     stream_handles[stream.handle] = &stream;
   } else {
     stream.handle = kind == StreamState::legacy ? cudaStreamLegacy : cudaStreamPerThread;
@@ -36,18 +46,24 @@ StreamState& State::new_stream(StreamState::Kind kind, int device, unsigned flag
   return stream;
 }
 
-StreamState* State::find_stream(cudaStream_t handle, int device, ThreadState& thread) {
-  ContextState& context = contexts[static_cast<size_t>(device)];
-  if (handle == nullptr || handle == cudaStreamLegacy) {
-    if (context.legacy == nullptr) {
-      context.legacy = &new_stream(StreamState::legacy, device, 0, false);
+void State::destroy(StreamState& stream) {
+  stream.destroyed = true;
+  free_streams.push_back(stream.handle);
+}
+
+StreamState* State::find_stream(cudaStream_t handle, int device, ThreadState& thread,
+                                const char* function) {
+  const bool legacy = handle == nullptr || handle == cudaStreamLegacy;
+  if (legacy || handle == cudaStreamPerThread) {
+    CUcontext context = thread.contexts.empty() ? nullptr : thread.contexts.back();
+    if (context == nullptr || device_of(context) != device) context = handle_of(device);
+    DefaultStreams& own = streams_of(context);
+    StreamState*& found = legacy ? own.legacy : own.per_thread[thread.id];
+    if (found == nullptr) {
+      const auto kind = legacy ? StreamState::legacy : StreamState::per_thread;
+      found = &new_stream(kind, context, 0, false);
     }
-    return context.legacy;
-  }
-  if (handle == cudaStreamPerThread) {
-    StreamState*& mine = context.per_thread[thread.id];
-    if (mine == nullptr) mine = &new_stream(StreamState::per_thread, device, 0, false);
-    return mine;
+    return found;
   }
   const auto found = stream_handles.find(handle);
   if (found == stream_handles.end()) {
@@ -56,7 +72,9 @@ StreamState* State::find_stream(cudaStream_t handle, int device, ThreadState& th
     return nullptr;
   }
   if (found->second->destroyed && !found->second->lost) {
-    report(ReportKind::use_after_destroy, found->second->name() + " is destroyed");
+    const std::string_view asked = function;
+    if (asked != "stream_is_capturing" && asked != "stream_get_ctx")
+      report(ReportKind::use_after_destroy, found->second->name() + " is destroyed");
     return nullptr;
   }
   return found->second;
@@ -103,13 +121,25 @@ OperationPtr State::enqueue(StreamState& stream, Draft draft) {
   follow(stream.tail);
   if (stream.kind == StreamState::legacy) {
     for (const StreamState& other : streams) {
-      if (other.device == stream.device && other.blocking() && !other.lost) follow(other.tail);
+      if (other.context == stream.context && other.blocking() && !other.lost) follow(other.tail);
     }
   } else if (stream.blocking()) {
-    const ContextState& context = contexts[static_cast<size_t>(stream.device)];
-    if (context.legacy != nullptr) follow(context.legacy->tail);
+    const StreamState* legacy = streams_of(stream.context).legacy;
+    if (legacy != nullptr) follow(legacy->tail);
   }
   follow(draft.after);
+  // A connection runs what it is given in order, whichever streams share it. That delays, and a
+  // program may not count on it: the clocks know nothing of it.
+  OperationPtr& before =
+      contexts[static_cast<size_t>(stream.device)].connection_tails[stream.connection];
+  if (before != nullptr && !before->done && before->stream != &stream &&
+      std::find(operation->causes.begin(), operation->causes.end(), before) ==
+          operation->causes.end()) {
+    operation->causes.push_back(before);
+    before->effects.push_back(operation.get());
+    after += " (#" + std::to_string(before->id) + ")";
+  }
+  before = operation;
   operation->clock.set(stream.actor, operation->number);
   note(operation->text + (after.empty() ? "" : " after" + after));
 

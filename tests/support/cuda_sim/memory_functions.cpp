@@ -227,6 +227,7 @@ cudaError_t host_register(void* pointer, size_t bytes, unsigned flags) {
     const size_t registered = state.bytes_registered();
     const size_t limit = state.config.max_registered_bytes_total;
     if (bytes > limit || registered > limit - bytes) return cudaErrorMemoryAllocation;
+    state.wait_for_running(caller.lock);
     state.registrations[begin] = {begin, bytes, flags, caller.device()};
     state.peak_registered = std::max(state.peak_registered, registered + bytes);
     return cudaSuccess;
@@ -241,6 +242,7 @@ cudaError_t host_unregister(void* pointer) {
       state.report(ReportKind::bad_argument, "host_unregister of what is not registered");
       return cudaErrorHostMemoryNotRegistered;
     }
+    state.wait_for_running(caller.lock);
     state.release(found->second.begin, found->second.end(), "host_unregister");
     state.registrations.erase(found);
     return cudaSuccess;

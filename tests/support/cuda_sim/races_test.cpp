@@ -201,9 +201,9 @@ TEST_P(SimRaces, DestroyedHandles) {
   EXPECT_CUDA(world.api.event_synchronize(event));
   ASSERT_CUDA(world.api.event_destroy(event));
   EXPECT_NO_REPORTS(world);
-  EXPECT_REFUSED(world, world.api.stream_synchronize(stream), cudaErrorInvalidResourceHandle,
+  EXPECT_REFUSED(world, world.api.stream_synchronize(stream), cudaErrorContextIsDestroyed,
                  ReportKind::use_after_destroy);
-  EXPECT_REFUSED(world, world.query(event), cudaErrorInvalidResourceHandle,
+  EXPECT_REFUSED(world, world.query(event), cudaErrorContextIsDestroyed,
                  ReportKind::use_after_destroy);
   EXPECT_REFUSED(world, world.api.stream_synchronize(reinterpret_cast<cudaStream_t>(0x1234)),
                  cudaErrorInvalidResourceHandle, ReportKind::bad_argument);

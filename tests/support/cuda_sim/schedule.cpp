@@ -127,6 +127,13 @@ cudaError_t State::wait_for(Lock& lock, OperationPtr target) {
   return cudaSuccess;
 }
 
+void State::wait_for_running(Lock& lock) {
+  if (!config.waits_for_running) return;
+  std::vector<OperationPtr> all;
+  for (const auto& [id, operation] : pending) all.push_back(operation);
+  for (const OperationPtr& operation : all) wait_for(lock, operation);
+}
+
 cudaError_t State::query(const OperationPtr& target) {
   if (target == nullptr) return cudaSuccess;
   if (!target->done) {

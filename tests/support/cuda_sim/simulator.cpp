@@ -338,6 +338,15 @@ void Simulator::use_device(int device) {
   stack.back() = state_->handle_of(device);
 }
 
+CUcontext Simulator::use_user_context(int device) {
+  const Lock lock(state_mutex());
+  const size_t number = state_->user_contexts.size();
+  const auto made = reinterpret_cast<CUcontext>(uintptr_t{0xD0000000} + 16 * number);
+  state_->user_contexts[made].device = device;
+  state_->thread().contexts.push_back(made);
+  return made;
+}
+
 void Simulator::use_no_device() {
   const Lock lock(state_mutex());
   state_->thread().contexts.clear();
@@ -365,7 +374,17 @@ void Simulator::reset_device(int device) {
 cudaStream_t Simulator::make_stream(unsigned flags, int device) {
   const Lock lock(state_mutex());
   state_->activate(device);
-  return state_->new_stream(StreamState::created, device, flags, false).handle;
+  return state_->new_stream(StreamState::created, state_->handle_of(device), flags, false).handle;
+}
+
+cudaStream_t Simulator::make_stream_in(CUcontext context, unsigned flags) {
+  const Lock lock(state_mutex());
+  return state_->new_stream(StreamState::created, context, flags, false).handle;
+}
+
+void Simulator::destroy_stream(cudaStream_t stream) {
+  const Lock lock(state_mutex());
+  state_->destroy(stream_of(*state_, stream));
 }
 
 cudaError_t Simulator::order(cudaStream_t earlier, cudaStream_t later, int device) {
@@ -455,16 +474,6 @@ void Simulator::set_device_memory_limit(size_t bytes) {
 void Simulator::set_registration_limit(size_t bytes) {
   const Lock lock(state_mutex());
   state_->config.max_registered_bytes_total = bytes;
-}
-
-cudaError_t Simulator::last_error() const {
-  const Lock lock(state_mutex());
-  return state_->thread().last_error;
-}
-
-void Simulator::set_last_error(cudaError_t code) {
-  const Lock lock(state_mutex());
-  state_->thread().last_error = code;
 }
 
 }  // namespace dlbridge::cuda_sim

@@ -51,6 +51,12 @@ struct Config {
   Pageable pageable = Pageable::drawn;
   /// Before a query makes pending work progress it answers NotReady up to so many times.
   int max_not_ready = 3;
+  /// Hardware queues of a device (CUDA_DEVICE_MAX_CONNECTIONS, 8 unless set). More streams share
+  /// them, in the order in which they were made, and delay each other, so tests that hold streams
+  /// have 32, and those of that very thing 8.
+  int connections = 32;
+  /// Registration, unregistration and the creation of streams wait for all running work.
+  bool waits_for_running = false;
   size_t max_registration_bytes = size_t{1} << 30;
   size_t max_registered_bytes_total = SIZE_MAX;
   /// What malloc_async may have in use on a device.
@@ -182,6 +188,9 @@ class Simulator {
   CUcontext make_context(int device);
   /// make_context, and the calling thread's current one from now on.
   void use_device(int device);
+  /// A context of `device` besides the primary one, as cuCtxCreate or cuCtxFromGreenCtx makes it;
+  /// current on the calling thread.
+  CUcontext use_user_context(int device);
   /// Empties the calling thread's stack of contexts.
   void use_no_device();
   bool context_active(int device) const;
@@ -193,6 +202,10 @@ class Simulator {
 
   // Streams of the tests: not counted, not subject to faults, no leak.
   cudaStream_t make_stream(unsigned flags, int device = 1);
+  /// The same in a context of use_user_context().
+  cudaStream_t make_stream_in(CUcontext context, unsigned flags);
+  /// Its handle is that of the next stream that is made.
+  void destroy_stream(cudaStream_t stream);
   /// `later` waits for what `earlier` has so far, as by an event between them, which joins captures
   /// too. Handles 1 and 2 are those of `device`. No call, no event of anybody.
   cudaError_t order(cudaStream_t earlier, cudaStream_t later, int device = 1);
@@ -216,9 +229,6 @@ class Simulator {
   void set_attribute(cudaDeviceAttr attribute, int value, int device = -1);  ///< -1: all
   void set_device_memory_limit(size_t bytes);
   void set_registration_limit(size_t bytes);
-  /// The calling thread's last error, left as it is.
-  cudaError_t last_error() const;
-  void set_last_error(cudaError_t code);
 
   // What was seen.
   std::vector<Report> reports() const;

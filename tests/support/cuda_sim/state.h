@@ -141,6 +141,8 @@ struct StreamState {
   cudaStream_t handle = nullptr;
   size_t actor = 0;
   int device = 0;
+  CUcontext context = nullptr;
+  size_t connection = 0;  // of its device's
   unsigned flags = 0;
   bool counted = false;    // made through the table
   bool destroyed = false;  // by its owner
@@ -158,6 +160,7 @@ struct EventState {
   cudaEvent_t handle = nullptr;
   uint64_t id = 0;
   int device = 0;
+  CUcontext context = nullptr;
   unsigned flags = 0;
   bool destroyed = false;
   bool lost = false;
@@ -166,22 +169,36 @@ struct EventState {
   Clock captured;                    // what its record in the capture has joined
 };
 
+/// The streams 1 and 2 of a context.
+struct DefaultStreams {
+  StreamState* legacy = nullptr;
+  std::map<uint64_t, StreamState*> per_thread;
+};
+
+/// A device's primary context.
 struct ContextState {
   int device = 0;
+  uint64_t id = 0;  // another one after each time that it was made
   bool active = false;
   bool used_by_runtime = false;  // which does not give it up before a reset
   int retained = 0;
   cudaError_t dead = cudaSuccess;
-  StreamState* legacy = nullptr;
-  std::map<uint64_t, StreamState*> per_thread;
+  DefaultStreams streams;
   std::set<cuda::KernelId> loaded;
   size_t async_bytes = 0;
+  size_t made_streams = 0;                          // they take the connections in turn
+  std::map<size_t, OperationPtr> connection_tails;  // the last operation of each connection
+};
+
+/// A context that a program made itself: of a device, a green one too.
+struct UserContext {
+  int device = 0;
+  DefaultStreams streams;
 };
 
 struct ThreadState {
   uint64_t id = 0;
   std::vector<CUcontext> contexts;
-  cudaError_t last_error = cudaSuccess;
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
 };
 
@@ -199,6 +216,7 @@ struct State {
   CUcontext handle_of(int device) const;
   int device_of(CUcontext context) const;  // -1: none of ours
   ContextState* current(ThreadState& thread);
+  DefaultStreams& streams_of(CUcontext context);
   void activate(int device);
   /// The current context, made as the runtime does it where the thread has none; reported.
   ContextState& ensure_current(ThreadState& thread);
@@ -217,9 +235,12 @@ struct State {
   size_t bytes_registered() const;
 
   // graph.cpp
-  StreamState& new_stream(StreamState::Kind kind, int device, unsigned flags, bool counted);
-  /// The stream of a handle; 0, 1 and 2 those of `device` and this thread. Null: reported.
-  StreamState* find_stream(cudaStream_t handle, int device, ThreadState& thread);
+  StreamState& new_stream(StreamState::Kind kind, CUcontext context, unsigned flags, bool counted);
+  void destroy(StreamState& stream);
+  /// The stream of a handle; 0, 1 and 2 those of the thread's context if that is one of `device`,
+  /// else of the device's primary context. Null: reported, except where `function` only asks.
+  StreamState* find_stream(cudaStream_t handle, int device, ThreadState& thread,
+                           const char* function = "");
   EventState* find_event(cudaEvent_t handle);
   OperationPtr enqueue(StreamState& stream, Draft draft);
 
@@ -237,6 +258,9 @@ struct State {
   cudaError_t wait_for(Lock& lock, OperationPtr target);
   cudaError_t query(const OperationPtr& target);
   cudaError_t fate(const OperationPtr& target) const;  // why it never ends
+  /// Registration, unregistration and the creation of streams may wait for all running work
+  /// (NCCL#48, mlx#2099, yaksa#228). They do where the configuration says so.
+  void wait_for_running(Lock& lock);
   uint64_t draw(uint64_t below);
 
   // races.cpp
@@ -269,6 +293,8 @@ struct State {
 
   std::map<uint64_t, ThreadState> threads;
   std::deque<ContextState> contexts;
+  std::map<CUcontext, UserContext> user_contexts;
+  uint64_t context_ids = 0;
   std::map<std::pair<int, int>, int> attributes;
 
   std::map<uintptr_t, std::shared_ptr<Allocation>> allocations;  // the freed ones too
@@ -281,6 +307,8 @@ struct State {
   std::map<cudaStream_t, StreamState*> stream_handles;
   std::deque<EventState> events;
   std::map<cudaEvent_t, EventState*> event_handles;
+  std::vector<cudaStream_t> free_streams;  // handles of destroyed ones
+  std::vector<cudaEvent_t> free_events;
   std::map<uint64_t, OperationPtr> pending;
   std::vector<OperationPtr> unobserved;  // with accesses, and not known to the host
   Clock host;

@@ -10,7 +10,7 @@ namespace {
 EventState* usable_event(Caller& caller, cudaEvent_t handle, cudaError_t& error) {
   State& state = caller.state;
   EventState* event = state.find_event(handle);
-  error = cudaErrorInvalidResourceHandle;
+  error = no_such_event(state, caller.function, handle);
   if (event == nullptr) return nullptr;
   error = cudaErrorContextIsDestroyed;
   if (event->lost) return nullptr;
@@ -40,7 +40,10 @@ cudaError_t refuse_capturing(Caller& caller, StreamState& stream) {
 cudaError_t stream_create_with_flags(cudaStream_t* stream, unsigned flags) {
   return call("stream_create_with_flags", kContext, [&](Caller& caller) {
     if ((flags & ~unsigned{cudaStreamNonBlocking}) != 0) return cudaErrorInvalidValue;
-    *stream = caller.state.new_stream(StreamState::created, caller.device(), flags, true).handle;
+    caller.state.wait_for_running(caller.lock);
+    *stream =
+        caller.state.new_stream(StreamState::created, caller.thread.contexts.back(), flags, true)
+            .handle;
     return cudaSuccess;
   });
 }
@@ -48,7 +51,7 @@ cudaError_t stream_create_with_flags(cudaStream_t* stream, unsigned flags) {
 cudaError_t stream_destroy(cudaStream_t handle) {
   return call("stream_destroy", kContext, [&](Caller& caller) {
     StreamState* stream = caller.stream(handle);
-    if (stream == nullptr) return cudaErrorInvalidResourceHandle;
+    if (stream == nullptr) return no_such_stream(caller.state, caller.function, handle);
     if (stream->lost) return cudaErrorContextIsDestroyed;
     if (stream->kind != StreamState::created) {
       caller.state.report(ReportKind::bad_argument, "the " + stream->name() + " was destroyed");
@@ -58,7 +61,7 @@ cudaError_t stream_destroy(cudaStream_t handle) {
       caller.state.invalidate(*stream->capture, stream->name() + " was destroyed in a capture");
     }
     caller.state.note(stream->name() + " destroyed");
-    stream->destroyed = true;
+    caller.state.destroy(*stream);
     return cudaSuccess;
   });
 }
@@ -100,11 +103,31 @@ cudaError_t stream_synchronize(cudaStream_t handle) {
   });
 }
 
+cudaError_t stream_query(cudaStream_t handle) {
+  return call("stream_query", kContext | kUnsafe, [&](Caller& caller) {
+    State& state = caller.state;
+    cudaError_t error;
+    StreamState* stream = usable_stream(caller, handle, error);
+    if (stream == nullptr) return error;
+    error = refuse_capturing(caller, *stream);
+    if (error != cudaSuccess) return error;
+    error = state.query(stream->tail);
+    if (stream->kind != StreamState::legacy) return error;
+    // The legacy stream's handle stands for all blocking streams of its context.
+    for (const StreamState& other : state.streams) {
+      if (other.context != stream->context || !other.blocking() || other.lost) continue;
+      const cudaError_t one = state.query(other.tail);
+      if (error == cudaSuccess) error = one;
+    }
+    return error;
+  });
+}
+
 cudaError_t stream_is_capturing(cudaStream_t handle, cudaStreamCaptureStatus* status) {
   return call("stream_is_capturing", kContext, [&](Caller& caller) {
     State& state = caller.state;
     StreamState* stream = caller.stream(handle);
-    if (stream == nullptr) return cudaErrorInvalidResourceHandle;
+    if (stream == nullptr) return no_such_stream(caller.state, caller.function, handle);
     if (stream->lost) return cudaErrorContextIsDestroyed;
     const cudaError_t dead = state.contexts[static_cast<size_t>(stream->device)].dead;
     if (dead != cudaSuccess) return dead;
@@ -124,13 +147,16 @@ cudaError_t stream_is_capturing(cudaStream_t handle, cudaStreamCaptureStatus* st
   });
 }
 
-cudaError_t stream_get_device(cudaStream_t handle, int* device) {
-  return call("stream_get_device", kContext, [&](Caller& caller) {
+CUresult stream_get_ctx(CUstream handle, CUcontext* context) {
+  return driver_call("stream_get_ctx", [&](Caller& caller) {
+    if (caller.state.current(caller.thread) == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
     StreamState* stream = caller.stream(handle);
-    if (stream == nullptr) return cudaErrorInvalidResourceHandle;
-    if (stream->lost) return cudaErrorContextIsDestroyed;
-    *device = stream->device;
-    return cudaSuccess;
+    if (stream == nullptr) {
+      return static_cast<CUresult>(no_such_stream(caller.state, caller.function, handle));
+    }
+    if (stream->lost) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    *context = stream->context;
+    return CUDA_SUCCESS;
   });
 }
 
@@ -151,7 +177,12 @@ cudaError_t event_create_with_flags(cudaEvent_t* handle, unsigned flags) {
     EventState& event = state.events.emplace_back();
     event.id = state.events.size();
     event.handle = reinterpret_cast<cudaEvent_t>(0xE7000000 + 16 * event.id);
+    if (!state.free_events.empty()) {  // the driver reuses handles at once (rmm#649)
+      event.handle = state.free_events.back();
+      state.free_events.pop_back();
+    }
     event.device = caller.device();
+    event.context = caller.thread.contexts.back();
     event.flags = flags;
     state.event_handles[event.handle] = &event;
     *handle = event.handle;
@@ -167,7 +198,7 @@ cudaError_t event_record(cudaEvent_t event_handle, cudaStream_t handle) {
     if (event == nullptr) return error;
     StreamState* stream = usable_stream(caller, handle, error);
     if (stream == nullptr) return error;
-    if (event->device != stream->device) {
+    if (event->context != stream->context) {
       state.report(ReportKind::wrong_context, "event " + std::to_string(event->id) +
                                                   " of cuda:" + std::to_string(event->device) +
                                                   " was recorded on the " + stream->name());
@@ -221,10 +252,11 @@ cudaError_t event_synchronize(cudaEvent_t handle) {
 cudaError_t event_destroy(cudaEvent_t handle) {
   return call("event_destroy", kContext, [&](Caller& caller) {
     EventState* event = caller.state.find_event(handle);
-    if (event == nullptr) return cudaErrorInvalidResourceHandle;
+    if (event == nullptr) return no_such_event(caller.state, caller.function, handle);
     if (event->lost) return cudaErrorContextIsDestroyed;
     event->destroyed = true;
     event->recorded = nullptr;
+    caller.state.free_events.push_back(handle);
     return cudaSuccess;
   });
 }

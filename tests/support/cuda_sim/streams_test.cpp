@@ -325,5 +325,70 @@ TEST(SimSchedule, PoisonsTargetsEarly) {
   EXPECT_EQ(host.copy(kCount), pattern(kCount, 3));
 }
 
+// What a destroyed handle is good for: 709 of some calls, 400 of others, and to be another stream.
+TEST(SimHandles, OfDestroyedStreams) {
+  World world;
+  const cudaStream_t gone = world.stream();
+  world.sim.destroy_stream(gone);
+  cudaStreamCaptureStatus status;
+  CUcontext context = nullptr;
+  EXPECT_EQ(world.api.stream_is_capturing(gone, &status), cudaErrorContextIsDestroyed);
+  EXPECT_EQ(world.api.stream_get_ctx(gone, &context), CUDA_ERROR_INVALID_HANDLE);
+  EXPECT_NO_REPORTS(world);  // questions
+  const cudaEvent_t event = world.event();
+  EXPECT_REFUSED(world, world.api.event_record(event, gone), cudaErrorContextIsDestroyed,
+                 ReportKind::use_after_destroy);
+  EXPECT_REFUSED(world, world.api.stream_wait_event(gone, event, 0), cudaErrorInvalidResourceHandle,
+                 ReportKind::use_after_destroy);
+  EXPECT_EQ(world.stream(), gone) << "handles are used again";
+  EXPECT_CUDA(world.api.event_record(event, gone));
+  EXPECT_CUDA(world.api.event_destroy(event));
+  EXPECT_REFUSED(world, world.api.event_record(event, gone), cudaErrorContextIsDestroyed,
+                 ReportKind::use_after_destroy);
+  EXPECT_EQ(world.event(), event);
+  EXPECT_NO_REPORTS(world);
+}
+
+// Streams of one connection run in the order of their calls, which orders nothing.
+TEST(SimConnections, AreSharedInTurn) {
+  Config config;
+  config.connections = 2;
+  World world(config);
+  void* memory = world.sim.device_alloc(3 * kCount);
+  auto* at = static_cast<uint8_t*>(memory);
+  const cudaStream_t streams[] = {world.stream(), world.stream(), world.stream()};
+  world.sim.hold_stream(streams[0]);
+  for (size_t i = 0; i < 3; ++i) {
+    world.sim.enqueue_write(streams[i], at + i * kCount, pattern(kCount, 1));
+  }
+  EXPECT_NE(world.read(at, kCount), pattern(kCount, 1));
+  EXPECT_EQ(world.read(at + kCount, kCount), pattern(kCount, 1));
+  EXPECT_NE(world.read(at + 2 * kCount, kCount), pattern(kCount, 1)) << "it waits for the first";
+  world.sim.go_stream(streams[0]);
+  EXPECT_EQ(world.read(at + 2 * kCount, kCount), pattern(kCount, 1));
+  EXPECT_NO_REPORTS(world);
+  world.sim.enqueue_write(streams[2], at, pattern(kCount, 2));
+  EXPECT_ONLY(world, ReportKind::race);
+}
+
+// A driver lock, or running work: either way the call comes back later.
+TEST(SimWaits, RegistrationAndCreationWaitForRunningWork) {
+  Config config;
+  config.waits_for_running = true;
+  CopyWorld world(kCount, config);
+  const cudaStream_t busy = world.stream();
+  world.sim.hold_stream(busy);
+  world.sim.enqueue_write(busy, world.memory, pattern(kCount, 1));
+  std::thread creating([&] {
+    world.sim.use_device(1);
+    cudaStream_t made = nullptr;
+    EXPECT_CUDA(world.api.stream_create_with_flags(&made, cudaStreamNonBlocking));
+    EXPECT_CUDA(world.api.stream_destroy(made));
+  });
+  EXPECT_TRUE(world.sim.wait_until_blocked(1));
+  world.sim.go_stream(busy);
+  creating.join();
+}
+
 }  // namespace
 }  // namespace dlbridge::cuda_sim

@@ -318,8 +318,7 @@ void bind_contexts_and_faults(nb::class_<Gpu>& gpu) {
            [](Gpu& self, int device, int code) {
              self.sim().kill_device(device, static_cast<cudaError_t>(code));
            })
-      .def("set_device_memory_limit", forward<&Simulator::set_device_memory_limit>)
-      .def("last_error", [](Gpu& self) { return static_cast<int>(self.sim().last_error()); });
+      .def("set_device_memory_limit", forward<&Simulator::set_device_memory_limit>);
 }
 
 void bind_observation(nb::class_<Gpu>& gpu) {

@@ -3,7 +3,13 @@
 //
 // Streams are named as DLPack names them: `handle` 1 is the legacy default stream, 2 the per-thread
 // one of the calling thread, kNoSync says that the caller orders the work itself, anything else is
-// a cudaStream_t of the tensor's device; 0 is refused, since it means either of two streams.
+// a cudaStream_t of the tensor's device; 0 is refused, since it means either of two streams. All
+// are streams of the device's primary context, which the runtime uses: those of contexts made with
+// cuCtxCreate or of green contexts are refused.
+//
+// Captures: a staging cannot be captured. A global-mode capture that another thread begins at the
+// moment in which this module records an event on the legacy stream is invalidated by it. A graph
+// that reads or writes a result must not outlive it: the pool reuses the memory.
 //
 // Thread: any.
 #pragma once

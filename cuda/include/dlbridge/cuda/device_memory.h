@@ -21,8 +21,9 @@ namespace dlbridge::cuda {
 [[nodiscard]] DLBRIDGE_API Loan device_empty(const TensorView& like, Stream stream);
 
 /// Records that `stream` uses the memory of `deleter`: the deleter frees it after the work that the
-/// stream has by then, so the stream must live as long. Returns false, and does nothing, if the
-/// deleter is not one of device_empty(). Throws std::bad_alloc.
+/// stream has by then. The stream must outlive the memory, as with torch's record_stream: only its
+/// handle is kept, and CUDA reuses the handles of destroyed streams. Returns false, and does
+/// nothing, if the deleter is not one of device_empty(). Throws std::bad_alloc.
 DLBRIDGE_API bool record_device_stream(const Deleter& deleter, Stream stream);
 
 /// The device whose memory `address` is in, managed memory included. Throws also Error

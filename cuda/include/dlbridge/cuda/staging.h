@@ -26,9 +26,9 @@
 namespace dlbridge::cuda {
 
 struct StageOptions {
-  /// To host: the producer's stream waits for the copy, so that its later writes to the source do
-  /// not reach the result. False: the stream does not wait; the source must not be written until
-  /// the copy is done.
+  /// To host: the copy runs on the producer's stream, so that its later writes to the source do not
+  /// reach the result. False: the copy runs beside the stream's later work; the source must not be
+  /// written until the copy is done.
   bool snapshot = true;
   /// To device, asynchronous: returns before a pageable source was read. Until the Future is done
   /// the source must not be written and the target not used on any stream.
@@ -36,8 +36,7 @@ struct StageOptions {
   /// To host, without `out`: the result is row-major. Otherwise it keeps the source's order of
   /// dimensions, which avoids a transposition.
   bool row_major = false;
-  /// Asynchronous: the calling thread polls for the end this many seconds before it returns. Small
-  /// copies then use the producer's or consumer's stream, as in a synchronous call.
+  /// Asynchronous: the calling thread polls for the end this many seconds before it returns.
   double spin_seconds = 0;
 };
 

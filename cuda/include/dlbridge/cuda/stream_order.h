@@ -22,14 +22,14 @@ DLBRIDGE_API void order_streams(Stream earlier, Stream later);
 /// at once.
 [[nodiscard]] DLBRIDGE_API Future when_reached(Stream stream);
 
-/// Returns a non-blocking stream to pass to a producer as the `stream` of __dlpack__. Sixteen
+/// Returns a non-blocking stream to pass to a producer as the `stream` of __dlpack__. Three
 /// streams are used in turn, so that a slow producer delays few others. Creates the device's
 /// primary context if there is none. Owned by the module.
 [[nodiscard]] DLBRIDGE_API Stream import_stream(int32_t device_id);
 
-/// Returns the non-blocking stream on which dlbridge first uses the device memory it allocates.
-/// Only copies from the host run on it; it never waits for other work. Otherwise as
-/// import_stream().
+/// Returns the non-blocking stream for memory that is not yet used on another one. Allocations,
+/// frees of unused memory and copies from the host run on it; it never waits for other work.
+/// Otherwise as import_stream().
 [[nodiscard]] DLBRIDGE_API Stream allocation_stream(int32_t device_id);
 
 }  // namespace dlbridge::cuda

@@ -2,13 +2,14 @@
 // DeviceRing: two slots of device memory for strided tensors: one stream packs a slot while the
 // other copies the slot before. A staging needs no other device memory.
 //
-// Owns its memory, which is allocated and freed in stream order. Belongs to one operation; not
-// thread-safe.
+// Belongs to a copy stream and is kept for later operations: an allocation maps memory, which costs
+// more than a piece's copy. Thread: any; whoever calls enter() to read() holds `mutex`.
 #pragma once
 
 #include <array>
+#include <mutex>
 
-#include "device/device_context.h"
+#include "runtime/event_pool.h"
 
 namespace dlbridge::cuda {
 
@@ -16,17 +17,19 @@ class DeviceRing {
  public:
   static constexpr int64_t kSlotBytes = int64_t{16} << 20;
 
-  /// Slots for pieces of at most min(bytes, kSlotBytes); smaller ones if the device has no room.
-  /// Enqueues the allocation. Requires: the device's context is current. Throws Error
-  /// (out_of_memory, device_failed).
-  DeviceRing(DeviceContext& device, cudaStream_t copies, cudaStream_t kernels, int64_t bytes);
+  explicit DeviceRing(const CudaApi& api) noexcept : api_(api) {}
   DeviceRing(const DeviceRing&) = delete;
   DeviceRing& operator=(const DeviceRing&) = delete;
-  /// Enqueues the free on `copies`. Requires: join(copies) after the last use.
-  ~DeviceRing();
 
-  /// The largest piece that passes.
-  int64_t slot_bytes() const noexcept { return slot_bytes_; }
+  std::mutex mutex;
+
+  /// Returns the bytes of a slot for pieces of at most min(bytes, kSlotBytes): fewer if the device
+  /// has no room, never fewer than before. Allocates on `allocations`, and frees what was smaller
+  /// on `copies`. Requires: `mutex` is held; the device's context is current. Throws Error
+  /// (out_of_memory, device_failed).
+  int64_t reserve(int64_t bytes, EventPool& events, cudaStream_t allocations, cudaStream_t copies);
+  /// Frees the memory on `copies`. Requires: nothing uses it.
+  void release(cudaStream_t copies) noexcept;
 
   /// The next slot; the calls that follow are about it. `first` is the stream that will fill it,
   /// which waits until the slot's last content was read.
@@ -36,18 +39,13 @@ class DeviceRing {
   /// The read of it was enqueued on `second`.
   void read(cudaStream_t second);
 
-  /// Makes `stream` wait for all reads.
-  void join(cudaStream_t stream);
-
  private:
   struct Slot {
     PooledEvent filled;
     PooledEvent read;
-    bool used = false;
   };
 
-  DeviceContext& device_;
-  cudaStream_t copies_;
+  const CudaApi& api_;
   std::byte* memory_ = nullptr;
   int64_t slot_bytes_ = 0;
   std::array<Slot, 2> slots_;
