@@ -16,7 +16,7 @@ _STEP_S = 0.1  # between two updates of a progress bar
 
 
 class PoolStats(NamedTuple):
-    """The pool's bytes by state: registered = free + owned + in_flight + quarantined + leaked (docs/staging.md)."""
+    """The pool's bytes: registered = free + owned + in_flight + quarantined + leaked (docs/reference/staging.md)."""
 
     registered: int
     """Bytes that the pool has page-locked."""

@@ -33,7 +33,7 @@ struct StagingOptions {
   double spin_seconds = 0;  ///< how long to poll for the end before it returns
 };
 
-/// Where the pinned pool's bytes are, and what was asked of it (docs/staging.md).
+/// Where the pinned pool's bytes are, and what was asked of it (docs/reference/staging.md).
 struct PoolStatistics {
   uint64_t registered, limit, free, owned, in_flight, quarantined, leaked;
   uint64_t hits, misses, grows, refused, register_failed;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The examples of docs/staging.md and docs/c.md, run on the simulator.
+// The examples of docs/reference/staging.md and docs/c.md, run on the simulator.
 #include <gtest/gtest.h>
 
 #include <vector>

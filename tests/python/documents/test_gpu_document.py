@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/gpu.md: its rules have tests, its code runs, its tables are complete."""
+"""docs/gpu.md and docs/reference/staging.md: the rules have tests, its code runs, its tables are complete."""
 
 from __future__ import annotations
 
@@ -17,16 +17,17 @@ from dlbridge.testing.__main__ import parse
 from dlbridge.testing.choice import all_cases
 
 DOCUMENT = page("docs/gpu.md")
+REFERENCE = page("docs/reference/staging.md")
 CASES = [case.name for case in all_cases()]
 BLOCKS = blocks(DOCUMENT, "python")
 
 
-def table(title: str) -> list[list[str]]:
+def table(title: str, document: str = DOCUMENT) -> list[list[str]]:
     """The cells of the first table of a section."""
-    return [list(row.values()) for row in next(tables(section(DOCUMENT, title)))]
+    return [list(row.values()) for row in next(tables(section(document, title)))]
 
 
-RULES = table("The rules, and their tests")
+RULES = table("The rules, and their tests", REFERENCE)
 
 
 def exists(test: str) -> bool:

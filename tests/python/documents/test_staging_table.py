@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/staging.md: the tests that guard each hazard exist, and its code stands in an example."""
+"""docs/reference/staging.md: the tests that guard each hazard exist, and its code stands in an example."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 from pages import ROOT, blocks, page, section, tables
 
-DOCUMENT = page("docs/staging.md")
+DOCUMENT = page("docs/reference/staging.md")
 MISTAKES = page("scripts/mistakes.py")
 GATE = page("docs/measurements/mutants-2026-11-28.md")
 EXAMPLE = page("examples/cpp/staging/recorder.cpp")

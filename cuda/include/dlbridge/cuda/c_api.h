@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The C ABI of the CUDA module: C11, and valid C++. The rules of dlbridge/c_api.h for
-// statuses, ownership, structs, texts, units and threads apply. Guides: docs/c.md, docs/staging.md.
+// statuses, ownership, structs, texts, units and threads apply. Guides: docs/c.md,
+// docs/reference/staging.md.
 //
 // Streams are those of the device tensor's device, by DLPack's numbers or as (intptr_t) of a
 // cudaStream_t. 0 is refused, since it means either of two streams.

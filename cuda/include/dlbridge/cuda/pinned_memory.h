@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Pinned (page-locked) host memory from a pool with a limit (docs/staging.md).
+// Pinned (page-locked) host memory from a pool with a limit (docs/reference/staging.md).
 //
 // Thread: any. Throws Error: no_driver, driver_too_old, no_device, after_fork, device_failed.
 #pragma once
