@@ -16,8 +16,8 @@ void copy_on_device(const TensorView& source, const TensorView& target, Stream s
   Engine& engine = Engine::get();
   if (source.is_empty()) return;
   DeviceContext& device = engine.device_of(source);
-  require_one_device(engine, std::span(&target, 1), device);
   const CallGuard guard(engine.api(), device.context());
+  require_one_device(engine, std::span(&target, 1), device);
   const CheckedStream checked = engine.checked(stream, device, guard.callers());
   Operation operation(engine, device, checked);
   operation.begin();

@@ -247,31 +247,32 @@ DeviceContext& Engine::started(int index) {
 }
 
 DeviceContext& Engine::device_of(const TensorView& view) {
-  const std::string named = Device(view.device).name();
   // Asked in the context of the device named: without one CUDA would make one on the first device.
   DeviceContext& claimed = device(view.device.device_id);
+  const CallGuard guard(api_, claimed.context());
+  require_address(view, claimed);
+  return claimed;
+}
+
+void Engine::require_address(const TensorView& view, DeviceContext& device) const {
   cudaPointerAttributes attributes{};
-  {
-    const CallGuard guard(api_, claimed.context());
-    const cudaError_t answer = api_.pointer_get_attributes(&attributes, view.data);
-    claimed.require_alive_after(answer, "cudaPointerGetAttributes");
-    if (answer != cudaSuccess) attributes.type = cudaMemoryTypeUnregistered;
-  }
+  const cudaError_t answer = api_.pointer_get_attributes(&attributes, view.data);
+  device.require_alive_after(answer, "cudaPointerGetAttributes");
+  if (answer != cudaSuccess) attributes.type = cudaMemoryTypeUnregistered;
   const bool on_device = attributes.type == cudaMemoryTypeDevice;
-  const bool managed = attributes.type == cudaMemoryTypeManaged;
-  if (!on_device && !managed) {
+  if (!on_device && attributes.type != cudaMemoryTypeManaged) {
     throw Error(
         ErrorCode::invalid_device, "data",
         "data is host memory, or memory that CUDA does not know; the tensor says that it is "
         "on " +
-            named + ": fix the producer");
+            Device(view.device).name() + ": fix the producer");
   }
   if (on_device && attributes.device != view.device.device_id) {
     throw Error(ErrorCode::invalid_device, "device_id",
                 "data is on cuda:" + std::to_string(attributes.device) +
-                    "; the tensor says that it is on " + named + ": fix the producer");
+                    "; the tensor says that it is on " + Device(view.device).name() +
+                    ": fix the producer");
   }
-  return claimed;
 }
 
 // Returns -1 if CUDA does not say. Requires: a context is current.

@@ -62,6 +62,9 @@ class Engine final : public FenceSource {
   /// The same; creates the primary context if there is none.
   DeviceContext& started(int index);
 
+  /// Throws Error (invalid_device) unless the view's address is on `device`. Requires: a context is
+  /// current.
+  void require_address(const TensorView& view, DeviceContext& device) const;
   /// Returns the device of the view's memory. Throws Error (invalid_device) if its address is not
   /// on the device that it names.
   DeviceContext& device_of(const TensorView& view);

@@ -94,6 +94,20 @@ bool Operation::can_copy(const TensorView& source, const TensorView& target, cud
   return is_one_run(kind == cudaMemcpyDeviceToHost ? target : source);
 }
 
+bool Operation::copy_pinned(const TensorView& source, const TensorView& target,
+                            const TensorView& host, cudaMemcpyKind kind) {
+  try {
+    copy(source, target, kind);
+    return true;
+  } catch (const CudaError& error) {
+    // Of a ring's pieces some may be on their way.
+    if (error.cuda_code() != cudaErrorInvalidValue || engine_.pool().holds(host.data) ||
+        ring_ != nullptr)
+      throw;
+    return false;
+  }
+}
+
 void Operation::copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind) {
   const CopyStep step = plan_copy(source, target);
   bytes_ += source.nbytes();

@@ -62,6 +62,12 @@ class Operation final : public Completion {
   /// Returns true if copy() can do this: by one call, or through the device ring if the host side
   /// is one run.
   static bool can_copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
+  /// Copies between `source` and `target`, of which `host` is memory that another library has
+  /// registered or the pool's. Returns false, with nothing that lasts done, if CUDA refuses it
+  /// because the memory was registered in several pieces: it counts as pageable then. Otherwise as
+  /// copy().
+  bool copy_pinned(const TensorView& source, const TensorView& target, const TensorView& host,
+                   cudaMemcpyKind kind);
   /// Enqueues a copy. Requires: the host side is page-locked. Throws Error (device_failed,
   /// out_of_memory).
   void copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);

@@ -39,12 +39,14 @@ void require_same(const TensorView& source, const TensorView& target) {
     static_cast<void>(plan_copy(source, target));
 }
 
-void require_one_device(Engine& engine, std::span<const TensorView> views,
-                        const DeviceContext& device) {
+void require_one_device(Engine& engine, std::span<const TensorView> views, DeviceContext& device) {
   for (const TensorView& view : views) {
     if (view.is_empty()) continue;
+    if (view.device.device_id == device.index()) {
+      engine.require_address(view, device);
+      continue;
+    }
     const DeviceContext& found = engine.device_of(view);
-    if (&found == &device) continue;
     throw Error(ErrorCode::invalid_device, "device",
                 "the batch has tensors of cuda:" + std::to_string(device.index()) +
                     " and of cuda:" + std::to_string(found.index()) +

@@ -19,9 +19,8 @@ void require_host_memory(const TensorView& view, const char* field);
 void require_same(const TensorView& source, const TensorView& target);
 
 /// Checks that all views with elements, and their addresses, are on `device`. Throws Error
-/// (invalid_device).
-void require_one_device(Engine& engine, std::span<const TensorView> views,
-                        const DeviceContext& device);
+/// (invalid_device). Requires: the device's context is current.
+void require_one_device(Engine& engine, std::span<const TensorView> views, DeviceContext& device);
 
 /// Returns true if all bytes of a host view are page-locked. Throws Error (invalid_device) if the
 /// address is device memory.

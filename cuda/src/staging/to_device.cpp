@@ -68,10 +68,9 @@ bool enqueue_to_device(Operation& operation, const TensorView& source, const Ten
   if (source.is_empty()) return true;
   if (broadcast_dimension(source) >= 0)
     return enqueue_once_to_device(operation, source, target, pinned);
-  if (pinned && Operation::can_copy(source, target, cudaMemcpyHostToDevice)) {
-    operation.copy(source, target, cudaMemcpyHostToDevice);
+  if (pinned && Operation::can_copy(source, target, cudaMemcpyHostToDevice) &&
+      operation.copy_pinned(source, target, source, cudaMemcpyHostToDevice))
     return false;
-  }
   const int64_t bytes = target.nbytes();
   if (bytes <= BounceRing::kOneBlockBytes) {
     if (PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(bytes))) {

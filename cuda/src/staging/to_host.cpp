@@ -60,8 +60,9 @@ void enqueue_to_host(Operation& operation, const TensorView& source, const Tenso
     enqueue_to_host(operation, once, scratch.view(), scratch_pinned, waits);
     return operation.copy_on_host(spread_out(scratch.view(), source).view(), target);
   }
-  if (pinned && Operation::can_copy(source, target, cudaMemcpyDeviceToHost))
-    return operation.copy(source, target, cudaMemcpyDeviceToHost);
+  if (pinned && Operation::can_copy(source, target, cudaMemcpyDeviceToHost) &&
+      operation.copy_pinned(source, target, target, cudaMemcpyDeviceToHost))
+    return;
   const int64_t bytes = target.nbytes();
   if (bytes <= BounceRing::kOneBlockBytes || waits == Waits::avoided) {
     if (PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(bytes))) {

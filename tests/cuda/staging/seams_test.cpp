@@ -68,5 +68,33 @@ TEST_F(StagingSeams, MemoryIsRegisteredInPieces) {
   EXPECT_GE(sim().leaks().registrations, 6u);
 }
 
+// Memory that others have registered in two pieces: no copy of CUDA crosses their border, and only
+// its refusal tells.
+TEST_F(StagingSeams, ForeignPiecesCountAsPageable) {
+  constexpr int64_t kFloats = 100'000;
+  constexpr size_t kFirst = 50 * 4096;
+  TestTensor& x = device({{kFloats}}, 2);
+  TestTensor& out = host({{kFloats}}, 3);
+  const auto pieces = [&](auto&& body) {
+    in_context(1, [&] {
+      body(out.memory(), kFirst);
+      body(out.memory() + kFirst, out.span() - kFirst);
+    });
+  };
+  pieces([&](uint8_t* at, size_t bytes) {
+    EXPECT_EQ(sim().api().host_register(at, bytes, cudaHostRegisterPortable), cudaSuccess);
+  });
+  cuda::stage_to_host(x.view(), out.view(), on(stream()));
+  EXPECT_EQ(elements(out), elements_with(x, 2));
+  fill(out, 4);
+  const cudaStream_t consumer = stream();
+  cuda::stage_to_device(out.view(), x.view(), on(consumer));
+  sim().synchronize(consumer);
+  EXPECT_EQ(elements(x), elements_with(out, 4));
+  EXPECT_EQ(sim().reports_of(cuda_sim::ReportKind::seam_crossed), 2u) << "how it was found out";
+  sim().clear_reports();
+  pieces([&](uint8_t* at, size_t) { sim().api().host_unregister(at); });
+}
+
 }  // namespace
 }  // namespace dlbridge::test
