@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("copies", type=Path)
     parser.add_argument("--into", type=Path, default=Path())
     options = parser.parse_args()
+    options.into.mkdir(parents=True, exist_ok=True)
     overhead(json.loads(options.overhead.read_text())["flatness"], options.into / "overhead.svg")
     copies(json.loads(options.copies.read_text())["tables"], options.into / "copies.svg")
 
