@@ -27,7 +27,7 @@ PIN(dlb_cuda_info, driver_version, 44);
 PIN(dlb_cuda_info, runtime_version, 48);
 PIN(dlb_cuda_info, device_count, 52);
 
-PIN_SIZE(dlb_pinned_stats, 96);
+PIN_SIZE(dlb_pinned_stats, 104);
 PIN(dlb_pinned_stats, struct_size, 0);
 PIN(dlb_pinned_stats, registered, 8);
 PIN(dlb_pinned_stats, limit, 16);
@@ -40,6 +40,7 @@ PIN(dlb_pinned_stats, hits, 64);
 PIN(dlb_pinned_stats, misses, 72);
 PIN(dlb_pinned_stats, grows, 80);
 PIN(dlb_pinned_stats, refused, 88);
+PIN(dlb_pinned_stats, register_failed, 96);
 
 PIN_VALUE(DLBRIDGE_CUDA_LEGACY_STREAM, 1);
 PIN_VALUE(DLBRIDGE_CUDA_PER_THREAD_STREAM, 2);
