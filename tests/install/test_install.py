@@ -84,7 +84,8 @@ def torch_works():
 
 usable = torch_works()
 said = dlbridge.build_info()["cuda"]
-assert said.startswith("CUDA runtime ") and (before in said if before else "driver for CUDA" in said), said
+why = said.split(", ", 1)[1]
+assert said.startswith("CUDA runtime ") and (why in before if before else "driver for CUDA" in said), (said, before)
 assert not (usable and before), "where torch finds a GPU, so do we"
 if torch.version.cuda is not None:
     (theirs,) = loaded("libcudart.so")

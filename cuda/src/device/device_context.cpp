@@ -111,12 +111,16 @@ CopyStream& DeviceContext::copy_stream_of(const Waiter& waiter) noexcept {
 
 cudaStream_t DeviceContext::import_stream() {
   const std::lock_guard lock(mutex_);
+  cudaStream_t found = nullptr;
   for (size_t tried = 0; tried < kImports; ++tried) {
     const cudaStream_t stream = imports_[next_import_++ % kImports];
     // A producer that is being captured draws the stream that it makes wait into its capture.
     const Capture capture = capture_of(api_, stream);
-    if (capture.answer == cudaSuccess && !capture.active) return stream;
+    if (capture.answer != cudaSuccess || capture.active) continue;
+    found = stream;
+    if (api_.stream_query(stream) == cudaSuccess) break;  // it waits for no slow producer
   }
+  if (found != nullptr) return found;
   throw Error(ErrorCode::stream_capturing, "stream",
               "all streams that producers were given are part of captures that have not ended: end "
               "them first, or name a stream");

@@ -197,6 +197,7 @@ DeviceContext& Engine::open(int index) {
 DeviceContext* Engine::met(int index) {
   auto& slot = devices_[static_cast<size_t>(index)];
   if (DeviceContext* known = slot.load(std::memory_order_acquire)) return known;
+  if (pool_ == nullptr) return nullptr;  // the pool ends, and this engine with it
   unsigned flags = 0;
   int active = 0;
   if (api_.device_primary_ctx_get_state(index, &flags, &active) != CUDA_SUCCESS || active == 0)

@@ -49,8 +49,13 @@ class Picture {
   nb::object dlpack(std::optional<intptr_t> stream) const {
     const dlbridge::Stream own = engine_->stream();
     const intptr_t consumer = stream.value_or(dlbridge::cuda::kLegacyStream);
-    dlbridge::cuda::order_streams(own, dlbridge::cuda::stream_of(own.device.device_id, consumer));
-    return capsule_of(engine_->acquire());
+    std::optional<dlbridge::Loan> loan;
+    {
+      const nb::gil_scoped_release released;  // CUDA is called without the GIL
+      dlbridge::cuda::order_streams(own, dlbridge::cuda::stream_of(own.device.device_id, consumer));
+      loan = engine_->acquire();
+    }
+    return capsule_of(std::move(*loan));
   }
 
   nb::object device() const {
@@ -98,13 +103,15 @@ NB_MODULE(gpu_engine, module) {
       PyErr_SetObject(type.ptr(), raised.ptr());
     }
   });
+  // A thread of the driver's may hold a lock of CUDA's while it waits for the GIL.
+  const nb::call_guard<nb::gil_scoped_release> kWithoutGil;
   nb::class_<engine::Engine>(module, "Engine")
-      .def(nb::init<int64_t, int64_t>(), nb::arg("rows"), nb::arg("columns"))
-      .def("draw", &engine::Engine::draw, nb::arg("value"))
+      .def(nb::init<int64_t, int64_t>(), nb::arg("rows"), nb::arg("columns"), kWithoutGil)
+      .def("draw", &engine::Engine::draw, nb::arg("value"), kWithoutGil)
       .def(
           "picture", [](const engine::Engine& self) { return Picture(self); },
           nb::keep_alive<0, 1>())
-      .def("frame", [](const engine::Engine& self) { return Frame(self.bring()); });
+      .def("frame", [](const engine::Engine& self) { return Frame(self.bring()); }, kWithoutGil);
   nb::class_<Picture>(module, "Picture")
       .def(
           "__dlpack__",

@@ -22,8 +22,8 @@ DLBRIDGE_API void order_streams(Stream earlier, Stream later);
 /// at once.
 [[nodiscard]] DLBRIDGE_API Future when_reached(Stream stream);
 
-/// Returns a non-blocking stream to pass to a producer as the `stream` of __dlpack__. Three
-/// streams are used in turn, so that a slow producer delays few others. Creates the device's
+/// Returns a non-blocking stream to pass to a producer as the `stream` of __dlpack__: one of three
+/// that has no work, if there is one, so that a slow producer delays no other. Creates the device's
 /// primary context if there is none. Owned by the module.
 [[nodiscard]] DLBRIDGE_API Stream import_stream(int32_t device_id);
 
