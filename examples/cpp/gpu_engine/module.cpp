@@ -40,6 +40,23 @@ nb::object capsule_of(dlbridge::Loan&& loan) {
   return capsule;
 }
 
+// The engine as Python holds it. CUDA is called without the GIL, also where its memory is freed: a
+// thread of the driver's may hold a lock of CUDA's while it waits for the GIL.
+class PyEngine {
+ public:
+  PyEngine(int64_t rows, int64_t columns) : engine_(std::in_place, rows, columns) {}
+  ~PyEngine() {
+    const nb::gil_scoped_release released;
+    engine_.reset();
+  }
+
+  engine::Engine* operator->() noexcept { return &*engine_; }
+  const engine::Engine& get() const noexcept { return *engine_; }
+
+ private:
+  std::optional<engine::Engine> engine_;
+};
+
 // The picture on the GPU, for DLPack consumers: dlbridge, torch, CuPy.
 class Picture {
  public:
@@ -103,15 +120,16 @@ NB_MODULE(gpu_engine, module) {
       PyErr_SetObject(type.ptr(), raised.ptr());
     }
   });
-  // A thread of the driver's may hold a lock of CUDA's while it waits for the GIL.
   const nb::call_guard<nb::gil_scoped_release> kWithoutGil;
-  nb::class_<engine::Engine>(module, "Engine")
+  nb::class_<PyEngine>(module, "Engine")
       .def(nb::init<int64_t, int64_t>(), nb::arg("rows"), nb::arg("columns"), kWithoutGil)
-      .def("draw", &engine::Engine::draw, nb::arg("value"), kWithoutGil)
       .def(
-          "picture", [](const engine::Engine& self) { return Picture(self); },
+          "draw", [](PyEngine& self, uint8_t value) { self->draw(value); }, nb::arg("value"),
+          kWithoutGil)
+      .def(
+          "picture", [](const PyEngine& self) { return Picture(self.get()); },
           nb::keep_alive<0, 1>())
-      .def("frame", [](const engine::Engine& self) { return Frame(self.bring()); }, kWithoutGil);
+      .def("frame", [](PyEngine& self) { return Frame(self->bring()); }, kWithoutGil);
   nb::class_<Picture>(module, "Picture")
       .def(
           "__dlpack__",

@@ -15,7 +15,8 @@ namespace dlbridge::cuda {
 /// Fresh memory on the device of `stream`, with shape and dtype of `like`, dense in the same order
 /// of dimensions (row-major for packed sub-byte types). Not initialised. Creates the
 /// device's primary context if there is none. Stream: usable in the order of `stream`; with
-/// kNoSync, at once. Owns: the deleter may run on any thread and does not wait; it frees the memory
+/// kNoSync, at once. Owns: the deleter may run on any thread and does not wait, but calls CUDA, so
+/// drop it without the GIL; it frees the memory
 /// after the work of `stream` and of every stream named with record_device_stream(). Throws also
 /// Error (out_of_memory).
 [[nodiscard]] DLBRIDGE_API Loan device_empty(const TensorView& like, Stream stream);
