@@ -301,6 +301,9 @@ TEST_F(DeadDevice, ResetIsReported) {
   TestTensor& again = device({{kLarge}});
   expect_error(ErrorCode::device_failed,
                [&] { static_cast<void>(cuda::stage_to_host(again.view(), on(stream()))); });
+  // The engine ends with its threads: the one that was inside may leave only now.
+  cuda::inject_cuda_api(&sim().api());
+  sim().clear_reports();
 }
 
 // ---- Want of memory on the device

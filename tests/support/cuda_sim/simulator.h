@@ -53,8 +53,8 @@ struct Config {
   int max_not_ready = 3;
   /// Hardware queues of a device (CUDA_DEVICE_MAX_CONNECTIONS, 8 unless set). More streams share
   /// them, in the order in which they were made, and delay each other, so tests that hold streams
-  /// have 32, and those of that very thing 8.
-  int connections = 32;
+  /// have more than they make, and those of that very thing few.
+  int connections = 1 << 20;
   /// Registration, unregistration and the creation of streams wait for all running work.
   bool waits_for_running = false;
   size_t max_registration_bytes = size_t{1} << 30;
