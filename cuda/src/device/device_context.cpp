@@ -111,16 +111,20 @@ CopyStream& DeviceContext::copy_stream_of(const Waiter& waiter) noexcept {
 
 cudaStream_t DeviceContext::import_stream() {
   const std::lock_guard lock(mutex_);
-  cudaStream_t found = nullptr;
+  size_t found = kImports;
   for (size_t tried = 0; tried < kImports; ++tried) {
-    const cudaStream_t stream = imports_[next_import_++ % kImports];
+    const size_t i = (next_import_ + tried) % kImports;
     // A producer that is being captured draws the stream that it makes wait into its capture.
-    const Capture capture = capture_of(api_, stream);
+    const Capture capture = capture_of(api_, imports_[i]);
     if (capture.answer != cudaSuccess || capture.active) continue;
-    found = stream;
-    if (api_.stream_query(stream) == cudaSuccess) break;  // it waits for no slow producer
+    const bool idle = api_.stream_query(imports_[i]) == cudaSuccess;  // it waits for no producer
+    if (idle || found == kImports) found = i;
+    if (idle) break;
   }
-  if (found != nullptr) return found;
+  if (found < kImports) {
+    next_import_ = found + 1;
+    return imports_[found];
+  }
   throw Error(ErrorCode::stream_capturing, "stream",
               "all streams that producers were given are part of captures that have not ended: end "
               "them first, or name a stream");

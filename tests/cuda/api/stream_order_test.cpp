@@ -3,6 +3,8 @@
 // that a producer may be asked for.
 #include "dlbridge/cuda/stream_order.h"
 
+#include <set>
+
 #include "staging_fixture.h"
 
 namespace dlbridge::test {
@@ -287,6 +289,20 @@ TEST_F(StreamOrder, ImportStreamIsUnordered) {
   sim().go_stream(cudaStreamLegacy);
   sim().go_stream(slow);
   EXPECT_TRUE(waiting.wait(10));
+}
+
+TEST_F(StreamOrder, BusyImportStreamsTakeTurns) {
+  start();
+  const auto next = [] { return static_cast<cudaStream_t>(cuda::import_stream(1).handle); };
+  std::set<cudaStream_t> busy;
+  for (int i = 0; i < 3; ++i) {
+    const cudaStream_t each = *busy.insert(next()).first;
+    sim().hold_stream(each);
+    produce(each, device({{1}}), 2);
+  }
+  EXPECT_EQ(busy.size(), 3u);
+  EXPECT_EQ((std::set{next(), next(), next()}), busy);
+  for (const cudaStream_t each : busy) sim().go_stream(each);
 }
 
 TEST_F(StreamOrder, ImportStreamCreatesContext) {
