@@ -102,7 +102,7 @@ def jobs() -> str:
 
 
 def must(command: list[str], log: Path, seconds: float) -> None:
-    """A call that has to succeed. nvcc is told to make warnings errors: those of a newer compiler are off."""
+    """A call that has to succeed. The build makes warnings errors: those of a newer host compiler are off."""
     if shutil.which(command[0], path=environment()["PATH"]) is None:
         raise StepFailed(f"there is no {command[0]}")
     status = call(command, log, seconds, NVCC_APPEND_FLAGS="-Xcompiler=-w")

@@ -593,18 +593,24 @@ void time_link() {
   rate("both at once, each", true, true);
 }
 
+// A pool that keeps `threshold` bytes of freed memory.
+cudaMemPool_t new_pool(cudaMemLocationType where, uint64_t threshold) {
+  cudaMemPoolProps properties{};
+  properties.allocType = cudaMemAllocationTypePinned;
+  properties.location.type = where;
+  cudaMemPool_t pool = nullptr;
+  MUST(cudaMemPoolCreate(&pool, &properties));
+  MUST(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &threshold));
+  return pool;
+}
+
 void time_alloc() {
   const cudaStream_t stream = new_stream();
   for (const uint64_t threshold : {uint64_t{0}, UINT64_MAX}) {
-    cudaMemPoolProps properties{};
-    properties.allocType = cudaMemAllocationTypePinned;
-    properties.location.type = cudaMemLocationTypeDevice;
-    cudaMemPool_t pool = nullptr;
-    MUST(cudaMemPoolCreate(&pool, &properties));
-    uint64_t kept = threshold;
-    MUST(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept));
+    const cudaMemPool_t pool = new_pool(cudaMemLocationTypeDevice, threshold);
     time_call(
-        std::string("32 MiB from a pool, freed, waited for; threshold ") + (kept ? "max" : "0"),
+        std::string("32 MiB from a pool, freed, waited for; threshold ") +
+            (threshold ? "max" : "0"),
         [&] {
           void* memory = nullptr;
           MUST(cudaMallocFromPoolAsync(&memory, 32 * kMiB, pool, stream));
@@ -618,13 +624,7 @@ void time_alloc() {
 }
 
 void time_host_pool() {
-  cudaMemPoolProps properties{};
-  properties.allocType = cudaMemAllocationTypePinned;
-  properties.location.type = cudaMemLocationTypeHostNuma;
-  cudaMemPool_t pool = nullptr;
-  MUST(cudaMemPoolCreate(&pool, &properties));
-  uint64_t kept = UINT64_MAX;
-  MUST(cudaMemPoolSetAttribute(pool, cudaMemPoolAttrReleaseThreshold, &kept));
+  const cudaMemPool_t pool = new_pool(cudaMemLocationTypeHostNuma, UINT64_MAX);
   const cudaStream_t stream = new_stream();
   for (const size_t bytes : {4 * kKiB, kMiB, 64 * kMiB}) {
     time_call(std::to_string(bytes / kKiB) + " KiB taken and freed", [&, bytes] {

@@ -405,19 +405,26 @@ void repack_float4(const TensorView& src, const TensorView& dst) {
   }
 }
 
-Loan allocate_like(const TensorView& like) {
-  constexpr size_t kAlignment = 64;
+Loan dense_like(const TensorView& like, bool row_major) {
   Loan loan;
-  loan.set_rank(like.ndim);
-  std::copy_n(like.shape, like.ndim, loan.shape());
-  TensorView& view = loan.view();
-  view.dtype = like.dtype;
-  view.subbyte_padded = like.subbyte_padded;
-  view.is_copied = true;
-  if (DType(like.dtype).is_subbyte() && !like.subbyte_padded)
-    compact_strides(view.extents(), loan.strides());
+  loan.describe(like);
+  if (row_major || (DType(like.dtype).is_subbyte() && !like.subbyte_padded))
+    compact_strides(like.extents(), loan.strides());
   else
     dense_strides_like(like, loan.strides());
+  TensorView& view = loan.view();
+  view.data = nullptr;
+  view.byte_offset = 0;
+  view.device = Device(DeviceType::cpu);
+  view.access = Access::writable;
+  view.is_copied = true;
+  return loan;
+}
+
+Loan allocate_like(const TensorView& like) {
+  constexpr size_t kAlignment = 64;
+  Loan loan = dense_like(like);
+  TensorView& view = loan.view();
   // malloc and an aligned address in it: aligned_alloc has no fast path for small sizes.
   const auto bytes = static_cast<size_t>(view.nbytes());
   if (bytes > SIZE_MAX - kAlignment) throw std::bad_alloc();

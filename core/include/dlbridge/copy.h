@@ -49,8 +49,12 @@ DLBRIDGE_API void require_same_elements(const TensorView& src, const TensorView&
 /// the low nibble. Requires: host memory, these shapes, a writable dst.
 DLBRIDGE_API void repack_float4(const TensorView& src, const TensorView& dst);
 
-/// Allocates uninitialised host memory, 64-byte aligned, with shape, dtype and padding of `like`
-/// and dense strides in the same dimension order. The view is writable and marked IS_COPIED. Throws
+/// Describes host memory for a copy of `like`, without an address: dense strides in the same
+/// dimension order (row-major where asked for, and for packed sub-byte types), writable, marked
+/// IS_COPIED. Throws std::bad_alloc.
+DLBRIDGE_API Loan dense_like(const TensorView& like, bool row_major = false);
+
+/// Allocates uninitialised host memory, 64-byte aligned, as dense_like() describes it. Throws
 /// std::bad_alloc.
 DLBRIDGE_API Loan allocate_like(const TensorView& like);
 

@@ -8,9 +8,9 @@
 #include <utility>
 #include <vector>
 
+#include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "operation/operation.h"
-#include "operation/results.h"
 #include "runtime/cuda_error.h"
 #include "runtime/guards.h"
 
@@ -156,7 +156,7 @@ Loan device_empty(const TensorView& like, Stream stream) {
   DeviceContext& device = engine.started(stream.device.device_id);
   const CallGuard guard(engine.api(), device.context());
   const CheckedStream checked = engine.checked(stream, device, guard.callers());
-  Loan loan = describe_result(like, false);
+  Loan loan = dense_like(like);
   TensorView& view = loan.view();
   view.device = Device(DeviceType::cuda, device.index());
   view.is_copied = false;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "device/engine.h"
+#include "dlbridge/copy.h"
 #include "operation/results.h"
 #include "runtime/cuda_error.h"
 #include "runtime/guards.h"
@@ -31,7 +32,7 @@ Loan pinned_empty(const TensorView& like) {
                          : ", which was lowered since CUDA refused to register more: drop results "
                            "that are held"));
   }
-  Loan loan = describe_result(like, false);
+  Loan loan = dense_like(like);
   loan.view().is_copied = false;
   loan.view().data = block.data();
   loan.attach(std::move(block).into_deleter());

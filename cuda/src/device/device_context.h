@@ -76,7 +76,7 @@ class DeviceContext {
   bool idle() noexcept;
 
   /// The event of the fence that was recorded last, until it has passed: one at a time is in
-  /// flight. Guarded by whoever takes fences.
+  /// flight.
   std::atomic<cudaEvent_t> fence{nullptr};
 
   /// Throws Error (device_failed) if the device has failed permanently.

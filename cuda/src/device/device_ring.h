@@ -3,7 +3,7 @@
 // other copies the slot before. A staging needs no other device memory.
 //
 // Belongs to a copy stream and is kept for later operations: an allocation maps memory, which costs
-// more than a piece's copy. Thread: any; whoever calls enter() to read() holds `mutex`.
+// more than a piece's copy. Thread: any that holds `mutex` from enter() to read().
 #pragma once
 
 #include <array>

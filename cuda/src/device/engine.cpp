@@ -193,7 +193,8 @@ DeviceContext& Engine::open(int index) {
   return *slot.load();
 }
 
-// Returns a device whose primary context is active, whoever made it, or null. Makes no streams.
+// Returns a device whose primary context is active, made by this module or another library, else
+// null. Makes no streams.
 DeviceContext* Engine::met(int index) {
   auto& slot = devices_[static_cast<size_t>(index)];
   if (DeviceContext* known = slot.load(std::memory_order_acquire)) return known;

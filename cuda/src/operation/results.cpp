@@ -2,7 +2,6 @@
 #include "operation/results.h"
 
 #include "dlbridge/copy.h"
-#include "dlbridge/layout.h"
 #include "operation/completion_state.h"
 #include "operation/operation.h"
 
@@ -13,33 +12,10 @@ constexpr int64_t kAlignment = 64;
 
 int64_t aligned(int64_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
 
-Loan pageable(const TensorView& like) {
-  Loan loan = allocate_like(like);
-  loan.view().device = Device(DeviceType::cpu);
-  return loan;
-}
-
 }  // namespace
 
-Loan describe_result(const TensorView& source, bool row_major) {
-  Loan loan;
-  loan.describe(source);
-  TensorView& view = loan.view();
-  const DType type(view.dtype);
-  if (row_major || (type.is_subbyte() && !view.subbyte_padded))
-    compact_strides(view.extents(), loan.strides());
-  else
-    dense_strides_like(source, loan.strides());
-  view.device = Device(DeviceType::cpu);
-  view.access = Access::writable;
-  view.is_copied = true;
-  view.data = nullptr;
-  view.byte_offset = 0;
-  return loan;
-}
-
 Loan pageable_scratch(Operation& operation, const TensorView& target) {
-  Loan memory = pageable(describe_result(target, false).view());
+  Loan memory = allocate_like(target);
   Loan description;
   description.describe(memory.view());
   operation.hold(std::move(memory));
@@ -47,16 +23,16 @@ Loan pageable_scratch(Operation& operation, const TensorView& target) {
 }
 
 Loan empty_result(const TensorView& source) {
-  return pageable(describe_result(source, true).view());
+  return allocate_like(dense_like(source, true).view());
 }
 
 HostResult::HostResult(PinnedPool& pool, const TensorView& source, bool row_major)
-    : loan_(describe_result(source, row_major)),
+    : loan_(dense_like(source, row_major)),
       block_(pool.take(static_cast<size_t>(source.nbytes()))) {
   if (block_)
     loan_.view().data = block_.data();
   else
-    loan_ = pageable(loan_.view());
+    loan_ = allocate_like(loan_.view());
 }
 
 Loan HostResult::finish(PinnedBlock&& block) noexcept {
@@ -71,9 +47,9 @@ HostResults::HostResults(PinnedPool& pool, std::span<const TensorView> sources, 
   slab_ = SharedLoan(Loan());
   int64_t offset = 0;
   for (const TensorView& source : sources) {
-    Loan result = describe_result(source, row_major);
+    Loan result = dense_like(source, row_major);
     if (source.is_empty() || !block_) {
-      result = pageable(result.view());
+      result = allocate_like(result.view());
     } else {
       result.view().data = block_.data() + offset;
       result.attach(slab_.reference());

@@ -14,9 +14,6 @@ namespace dlbridge::cuda {
 
 class Operation;
 
-/// The description of a fresh result: host, dense, writable, IS_COPIED; no memory yet.
-Loan describe_result(const TensorView& source, bool row_major);
-
 /// Pageable memory like `target`, dense in the same order of dimensions, that `operation` holds:
 /// its description, without an owner.
 Loan pageable_scratch(Operation& operation, const TensorView& target);

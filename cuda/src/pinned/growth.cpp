@@ -103,7 +103,7 @@ void PinnedPool::reserve(size_t bytes) {
 
 // Registers a segment of `bytes`, which growing_ includes, and takes a block of it into `taken`;
 // null: reserves it. Returns false where it is not registered whole: what is stays usable, and the
-// limit is what is registered then, so that nobody asks the driver in vain again.
+// limit is what is registered then, so that later takes do not ask the driver again.
 bool PinnedPool::grow(size_t bytes, size_t capacity, Block** taken) {
   const bool reserved = taken == nullptr;
   const bool whole = !reserved && capacity > kLargestClassed;

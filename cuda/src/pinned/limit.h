@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The limit of the pinned pool where nobody sets one.
+// The limit of the pinned pool until set_pinned_limit() is called.
 #pragma once
 
 #include <cstddef>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The strategy of a staging in words, from the plans that the copies use.
 #include "copy/copy_plan.h"
+#include "dlbridge/copy.h"
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/cuda/staging.h"
 #include "operation/bounce_ring.h"
 #include "operation/operation.h"
-#include "operation/results.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -46,7 +46,7 @@ std::vector<std::string> staging_strategy(const TensorView& source, DLDevice tar
     moved = without_broadcast(source, shape, strides);
     steps.emplace_back("repeated elements once");
   }
-  const Loan dense = describe_result(moved, false);
+  const Loan dense = dense_like(moved);
   const CopyKind kind = plan_copy(moved, dense.view()).kind;
   if (Device(target).is_host()) {
     steps.emplace_back(words_for(kind));

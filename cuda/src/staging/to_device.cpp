@@ -74,7 +74,7 @@ bool enqueue_to_device(Operation& operation, const TensorView& source, const Ten
   const int64_t bytes = target.nbytes();
   if (bytes <= BounceRing::kOneBlockBytes) {
     if (PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(bytes))) {
-      Loan content = describe_result(target, false);
+      Loan content = dense_like(target);
       content.view().data = operation.hold(std::move(block));
       copy_host(source, content.view());
       operation.copy(content.view(), target, cudaMemcpyHostToDevice);

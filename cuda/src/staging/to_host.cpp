@@ -2,6 +2,7 @@
 #include "staging/to_host.h"
 
 #include "copy/copy_plan.h"
+#include "dlbridge/copy.h"
 #include "operation/bounce_ring.h"
 #include "operation/results.h"
 
@@ -66,7 +67,7 @@ void enqueue_to_host(Operation& operation, const TensorView& source, const Tenso
   const int64_t bytes = target.nbytes();
   if (bytes <= BounceRing::kOneBlockBytes || waits == Waits::avoided) {
     if (PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(bytes))) {
-      Loan content = describe_result(target, false);
+      Loan content = dense_like(target);
       content.view().data = operation.hold(std::move(block));
       operation.copy(source, content.view(), cudaMemcpyDeviceToHost);
       return operation.copy_on_host(content.view(), target);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bridge/registry.h"
+#include "convert/arguments.h"
 #include "dlbridge/layout.h"
 #include "dlbridge/validate.h"
 #include "sources/source.h"
@@ -150,10 +151,7 @@ PyObject* from_buffer(PyObject*, PyObject* args, PyObject* keywords) noexcept {
   return translated([&] {
     PyObject *x = nullptr, *dtype = nullptr, *shape = Py_None;
     Py_ssize_t offset = 0;
-    if (PyArg_ParseTupleAndKeywords(args, keywords, "OO|On:from_buffer", const_cast<char**>(kNames),
-                                    &x, &dtype, &shape, &offset) == 0) {
-      throw_pending();
-    }
+    read(args, keywords, "OO|On:from_buffer", kNames, &x, &dtype, &shape, &offset);
     return reinterpret(x, parse_dtype(dtype), shape, offset);
   });
 }

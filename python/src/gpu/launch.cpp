@@ -3,7 +3,7 @@
 
 #include "bridge/device_module.h"
 #include "convert/host.h"
-#include "dlbridge/layout.h"
+#include "dlbridge/copy.h"
 #include "tensor/value.h"
 
 namespace dlbridge::python {
@@ -15,14 +15,7 @@ Reference wrapped(const Adapter& target, Loan&& loan) {
 }
 
 bool arrives_as_it_is(const TensorView& view, const Adapter& target) {
-  Loan staged;
-  staged.describe(view);
-  dense_strides_like(view, staged.strides());
-  TensorView& dense = staged.view();
-  dense.data = nullptr;
-  dense.device = Device(DeviceType::cpu);
-  dense.access = Access::writable;
-  return plan(dense, *target.traits, {}).verdict == Verdict::share;
+  return plan(dense_like(view).view(), *target.traits, {}).verdict == Verdict::share;
 }
 
 void wait_for_stream(const DeviceModule& module, int32_t device, intptr_t stream) {

@@ -11,7 +11,6 @@
 #include "convert/containers.h"
 #include "convert/host.h"
 #include "dlbridge/copy.h"
-#include "dlbridge/layout.h"
 #include "dlbridge/python_object/hold.h"
 #include "gpu/convert.h"
 #include "gpu/launch.h"
@@ -208,17 +207,6 @@ void start_on_host(StartedCopies& copies, Leaves& leaves, const StagingRequest& 
                                places[first].stream, &request.options, &pending));
     copies.operations.emplace_back(module, pending);
   }
-}
-
-// The layout that a leaf has in a block of many.
-Loan dense_like(const TensorView& view) {
-  Loan dense;
-  dense.describe(view);
-  dense_strides_like(view, dense.strides());
-  dense.view().byte_offset = 0;
-  dense.view().access = Access::writable;
-  dense.view().is_copied = true;
-  return dense;
 }
 
 Loan bytes_like(int64_t count) {

@@ -189,8 +189,7 @@ PyObject* refuse_new(PyTypeObject*, PyObject*, PyObject*) {
 
 template <typename Entry>
 PyMethodDef method_def(const char* name, Entry* entry, int flags, const char* doc) {
-  const auto any = reinterpret_cast<void (*)()>(entry);
-  return {name, reinterpret_cast<PyCFunction>(any), flags, doc};
+  return {name, as_c_function(entry), flags, doc};
 }
 
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
