@@ -255,8 +255,8 @@ class StagingTest : public testing::Test {
   // ---- streams and threads
 
   /// Of the kind that frameworks make.
-  cudaStream_t stream(int index = 1) {
-    streams_.push_back(sim().make_stream(cudaStreamNonBlocking, index));
+  cudaStream_t stream(int index = 1, unsigned flags = cudaStreamNonBlocking) {
+    streams_.push_back(sim().make_stream(flags, index));
     return streams_.back();
   }
   /// Streams that the module has made and used.

@@ -287,7 +287,7 @@ int Engine::device_of_context(CUcontext context) const noexcept {
   return device;
 }
 
-CheckedStream Engine::checked(Stream stream, DeviceContext& device, CUcontext callers) const {
+CheckedStream Engine::checked(Stream stream, DeviceContext& device, CUcontext callers) {
   const auto number = reinterpret_cast<intptr_t>(stream.handle);
   const auto refuse = [&](const std::string& why) {
     throw Error(ErrorCode::stream_invalid, "stream",
@@ -331,8 +331,12 @@ CheckedStream Engine::checked(Stream stream, DeviceContext& device, CUcontext ca
   device.require_alive_after(answer, "cuStreamGetCtx");
   if (answer != cudaSuccess) refuse("CUDA does not know it (" + error_name(answer) + ")");
   if (context != device.context()) {
-    const int owner = device_of_context(context);
-    if (owner >= 0 && owner != device.index()) refuse_device(owner);
+    // It is not asked for its device: a green context may be current to another thread, and only to
+    // one.
+    for (int i = 0; i < std::min(found_.device_count, kMaxDevices); ++i) {
+      const DeviceContext* other = met(i);
+      if (other != nullptr && other->context() == context) refuse_device(i);
+    }
     refuse(foreign_context);
   }
   return {handle, true};

@@ -71,7 +71,7 @@ class Engine final : public FenceSource {
 
   /// `callers`: the context that was current on the thread before that of the device. Requires:
   /// the device's context is current. Throws Error (stream_invalid, stream_capturing).
-  CheckedStream checked(Stream stream, DeviceContext& device, CUcontext callers) const;
+  CheckedStream checked(Stream stream, DeviceContext& device, CUcontext callers);
 
   /// Returns a context for queries and registrations: of a device of this engine, else of a device
   /// that has one, the current device first. Null if none has. Throws Error (device_failed).

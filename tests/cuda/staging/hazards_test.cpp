@@ -174,8 +174,8 @@ TEST_F(StagingHazards, DroppedResultWaitsForOtherDevices) {
 TEST_F(StagingHazards, FenceJoinsNoBlockingStreams) {
   TestTensor& x = device({{kLarge}}, 2);
   TestTensor& y = device({{kLarge}}, 3);
-  const cudaStream_t waits = sim().make_stream(cudaStreamDefault, 1);
-  const cudaStream_t works = sim().make_stream(cudaStreamDefault, 1);
+  const cudaStream_t waits = stream(1, cudaStreamDefault);
+  const cudaStream_t works = stream(1, cudaStreamDefault);
   sim().hold_stream(waits);
   produce(waits, y, 4);
   for (int i = 0; i < 5; ++i) {
@@ -302,7 +302,30 @@ TEST_F(StagingHazards, ResultsPinnedOnEveryDevice) {
   }
 }
 
-// ---- Functions that CUDA would call on the host are not run after an error
+// ---- Functions that CUDA calls on the host, of the module's callers and its own
+
+// They may drop results and futures, which calls nothing, while other threads stage.
+TEST_F(StagingHazards, HostFunctionsDropResults) {
+  TestTensor& x = device({{kLarge}});
+  TestTensor& small = device({{kSmall}}, 2);
+  const cudaStream_t caller = stream();
+  std::vector<Loan> results;
+  for (const TestTensor* each : {&x, &small, &x, &small})
+    results.push_back(cuda::stage_to_host(each->view(), on(caller)));
+  cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(caller));
+  EXPECT_TRUE(future.wait(10) && cuda::drain(10));
+  sim().enqueue_host_function(caller, [&] {
+    EXPECT_TRUE(sim().wait_until_blocked(1));
+    EXPECT_TRUE(future.done());
+    future = {};
+    results.clear();
+  });
+  EXPECT_EQ(elements(cuda::stage_to_host(small.view(), on(stream()))), elements_with(small, 2));
+  sim().synchronize(caller);
+  EXPECT_TRUE(results.empty());
+}
+
+// The module has none: they are not run after an error.
 
 template <typename Api>
 constexpr bool kCanLaunchHostFunctions =

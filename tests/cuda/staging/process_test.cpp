@@ -82,6 +82,7 @@ class Forked : public StagingTest {
   // Runs `body` in a child and tells which of its claims failed; 0: none.
   template <typename Body>
   int in_child(Body&& body) {
+    cuda_sim::wait_for_other_threads();  // AddressSanitizer's allocator has locks, too
     const pid_t child = fork();
     if (child == 0) {
       alarm(20);

@@ -4,9 +4,11 @@
 //
 // The seeds 1 to 1000 are in ten cases of a hundred; each case walks all paths. Under
 // ThreadSanitizer every tenth seed runs.
+#include <functional>
 #include <map>
 #include <random>
 
+#include "dlbridge/cuda/device_memory.h"
 #include "staging_paths.h"
 
 namespace dlbridge::test {
@@ -34,14 +36,25 @@ class StagingSchedules : public StagingPathTest {
     config.reuse_addresses = seed % 2 == 0;
     if (seed % 3 == 0) config.device_memory_bytes = size_t{3} << 20;
     start(config);
+    run_threads(2, 3, seed, {});
+    ++schedules_;
+  }
+
+  // Each of `count` threads takes `steps` paths, or others of `between` where it draws one.
+  void run_threads(uint64_t count, int steps, uint64_t seed,
+                   const std::vector<std::function<void(uint64_t)>>& between) {
     const std::vector<StagingPath> paths = light_paths();
     const cudaStream_t shared = stream();
     std::vector<std::thread> threads;
-    for (uint64_t thread = 0; thread < 2; ++thread) {
+    for (uint64_t thread = 0; thread < count; ++thread) {
       threads.emplace_back([&, thread] {
         sim().use_device(1);
-        std::mt19937_64 random(seed * 2 + thread);
-        for (uint32_t i = 0; i < 3; ++i) {
+        std::mt19937_64 random(seed * count + thread);
+        for (int i = 0; i < steps; ++i) {
+          if (!between.empty() && random() % 2 == 0) {
+            between[random() % between.size()](random());
+            continue;
+          }
           const StagingPath& path = paths[random() % paths.size()];
           Walk how;
           how.seed = static_cast<uint32_t>(random() % 1000);
@@ -55,7 +68,12 @@ class StagingSchedules : public StagingPathTest {
     }
     for (std::thread& each : threads) each.join();
     EXPECT_TRUE(cuda::drain(20));
-    ++schedules_;
+  }
+
+  // Runs `body`, which may meet a pool that another thread has closed.
+  static void expect_room(const std::function<void()>& body) {
+    const std::optional<Error> error = error_of(body);
+    EXPECT_EQ(error ? name(error->code()) : "out_of_memory", std::string("out_of_memory"));
   }
 
   int schedules_ = 0;
@@ -95,6 +113,51 @@ TEST_F(StagingSchedules, TheEarliestAndTheLatest) {
       if (HasFailure()) return;
     }
   }
+}
+
+// For the sanitizers: every kind of staging beside pinned and device memory that comes and goes, a
+// pool that grows and is trimmed, and results that other threads drop.
+TEST_F(StagingSchedules, EightThreadsMixEverything) {
+  start({.schedule = Schedule::random, .seed = 5, .reuse_addresses = true});
+  const TestTensor& x = device({{30'000}});
+  const TestTensor& strided = device({{200, 50}, {120, 2}});
+  std::mutex dropping;
+  Loan dropped;
+  const std::vector<std::function<void(uint64_t)>> between = {
+      [&](uint64_t) {  // the next thread drops it
+        Loan result = cuda::stage_to_host(x.view(), numbered(cuda::kNoSync));
+        EXPECT_EQ(elements(result), elements_with(x, 1));
+        const std::lock_guard lock(dropping);
+        std::swap(result, dropped);
+      },
+      [&](uint64_t value) {
+        expect_room([&] {
+          const Loan pinned = cuda::pinned_empty(Shaped({1 + int64_t(value % 9999)}).view());
+          *static_cast<uint8_t*>(pinned.view().data) = 1;
+          cuda::record_stream(pinned.view().data, numbered(2));
+        });
+      },
+      [&](uint64_t value) { cuda::trim_pinned(value % (size_t{4} << 20)); },
+      [&](uint64_t value) {
+        expect_room([&] { cuda::reserve_pinned(value % (size_t{4} << 20)); });
+      },
+      [&](uint64_t) {
+        const Loan on_device = cuda::device_empty(strided.view(), numbered(2));
+        cuda::record_device_stream(on_device.deleter(), numbered(1));
+      },
+      [&](uint64_t) {
+        const cuda::PinnedStats stats = cuda::pinned_stats();
+        EXPECT_EQ(stats.registered,
+                  stats.free + stats.owned + stats.in_flight + stats.quarantined + stats.leaked);
+      },
+      [&](uint64_t) {  // its end is left to the fixture
+        Loan loan;
+        loan.describe(strided.view());
+        static_cast<void>(cuda::stage_to_host_async(std::move(loan), numbered(2)));
+      },
+  };
+  run_threads(8, 60, 5, between);
+  dropped.reset();
 }
 
 }  // namespace

@@ -175,6 +175,18 @@ TEST_F(RefusedStreams, OfAnotherContext) {
   });
 }
 
+// It is current to another thread, and may be to one only.
+TEST_F(RefusedStreams, OfGreenContext) {
+  const CUcontext green = sim().make_green_context(1);
+  const cudaStream_t handle = sim().make_stream_in(green, cudaStreamNonBlocking);
+  in_context(1, [&] {
+    ASSERT_EQ(sim().api().ctx_push_current(green), CUDA_SUCCESS);
+    in_context(1, [&] { expect_refused(on(handle), "not the device's primary one"); });
+    for (const Stream given : {numbered(1), numbered(2), on(handle)})
+      expect_refused(given, "not the device's primary one");
+  });
+}
+
 // ---- Captures
 
 TEST_F(RefusedStreams, Captured) {

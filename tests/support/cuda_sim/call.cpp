@@ -2,6 +2,7 @@
 #include "call.h"
 
 #include <atomic>
+#include <chrono>
 #include <string_view>
 
 namespace dlbridge::cuda_sim {
@@ -33,10 +34,34 @@ bool fault_strikes(State& state, ThreadState& thread, const char* function, cuda
   return false;
 }
 
+bool enter_driver(Caller& caller) {
+  constexpr int kSleepsForGood = 100;  // looks, a millisecond apart
+  State& state = caller.state;
+  if (state.host_functions == 0) return true;
+  const std::string call(caller.function);
+  if (state.driver_thread == caller.thread.id) {
+    state.report(ReportKind::driver_locked, "a host function calls " + call);
+    return false;
+  }
+  ++state.blocked;
+  blocked_changed().notify_all();
+  for (int asleep = 0; state.host_functions != 0 && !state.driver_stuck && !state.ending;) {
+    state_changed().wait_for(caller.lock, std::chrono::milliseconds(1));
+    asleep = !state.driver_watches && sleeps(state.driver_task) ? asleep + 1 : 0;
+    if (asleep < kSleepsForGood) continue;
+    state.driver_stuck = true;
+    state.report(ReportKind::driver_locked,
+                 call + " waits for the end of a host function, which waits for something itself");
+  }
+  --state.blocked;
+  return true;
+}
+
 cudaError_t before_call(Caller& caller, unsigned traits) {
   State& state = caller.state;
   cudaError_t code = cudaSuccess;
   if (fault_strikes(state, caller.thread, caller.function, code)) return code;
+  if ((traits & kDriver) != 0) return cudaSuccess;
   if ((traits & kNoDriver) == 0) {
     if (state.config.driver == Driver::no_device) return cudaErrorNoDevice;
     if (state.config.driver != Driver::present) return cudaErrorInsufficientDriver;

@@ -14,6 +14,7 @@ enum Trait : unsigned {
   kNone = 0,
   kContext = 1,   // makes the context of device 0 where the thread has none
   kUnsafe = 2,    // forbidden to threads that a capture concerns
+  kDriver = 4,    // a function of the driver: makes no context, runs nothing
   kNoDriver = 8,  // answers without a driver
 };
 
@@ -42,6 +43,9 @@ bool fault_strikes(State& state, ThreadState& thread, const char* function, cuda
 /// Everything before the function itself. Anything but success is the answer.
 cudaError_t before_call(Caller& caller, unsigned traits);
 
+/// Waits while a host function holds the driver's lock. False: it is that function's thread.
+bool enter_driver(Caller& caller);
+
 template <class F>
 cudaError_t call(const char* function, unsigned traits, F&& body) {
   Lock lock(state_mutex());
@@ -49,25 +53,19 @@ cudaError_t call(const char* function, unsigned traits, F&& body) {
   State& state = *living_state();
   ++state.inside;
   Caller caller{state, lock, state.thread(), function};
-  cudaError_t result = before_call(caller, traits);
+  cudaError_t result = enter_driver(caller) ? before_call(caller, traits) : cudaErrorNotPermitted;
   if (result == cudaSuccess) result = body(caller);
-  if (result != cudaSuccess)
+  if (result != cudaSuccess && (traits & kDriver) == 0)
     state.note(std::string(function) + " answers " + std::to_string(result));
   --state.inside;
   state_changed().notify_all();
   return result;
 }
 
-/// A function of the driver: no context is made.
 template <class F>
 CUresult driver_call(const char* function, F&& body) {
-  Lock lock(state_mutex());
-  if (living_state() == nullptr) return CUDA_ERROR_DEINITIALIZED;
-  State& state = *living_state();
-  Caller caller{state, lock, state.thread(), function};
-  cudaError_t code = cudaSuccess;
-  if (fault_strikes(state, caller.thread, function, code)) return static_cast<CUresult>(code);
-  return body(caller);
+  const auto answer = [&](Caller& caller) { return static_cast<cudaError_t>(body(caller)); };
+  return static_cast<CUresult>(call(function, kDriver, answer));
 }
 
 /// The calling thread's stream for an operation, checked; else the answer in `error`.

@@ -1,7 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // A context for each device, a stack of them for each thread.
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <thread>
 
 #include "state.h"
 
@@ -16,6 +21,23 @@ uint64_t this_thread() {
 
 }  // namespace
 
+bool sleeps(int task) {
+  std::ifstream file("/proc/self/task/" + std::to_string(task) + "/stat");
+  std::string line;
+  std::getline(file, line);
+  const size_t name_ends = line.rfind(')');
+  return name_ends != std::string::npos && line.compare(name_ends, 4, ") S ") == 0;
+}
+
+void wait_for_other_threads() {
+  const auto awake = [](const std::filesystem::directory_entry& entry) {
+    const int task = std::stoi(entry.path().filename());
+    return task != gettid() && !sleeps(task);
+  };
+  const auto tasks = [] { return std::filesystem::directory_iterator("/proc/self/task"); };
+  while (std::any_of(begin(tasks()), end(tasks()), awake)) std::this_thread::yield();
+}
+
 ThreadState& State::thread() {
   ThreadState& mine = threads[this_thread()];
   mine.id = this_thread();
@@ -24,6 +46,19 @@ ThreadState& State::thread() {
 
 CUcontext State::handle_of(int device) const {
   return reinterpret_cast<CUcontext>(uintptr_t{0xC0000000} + 16 * static_cast<uintptr_t>(device));
+}
+
+CUcontext State::make_user_context(int device, bool green) {
+  const auto made = reinterpret_cast<CUcontext>(uintptr_t{0xD0000000} + 16 * user_contexts.size());
+  user_contexts[made] = {.device = device, .green = green, .streams = {}};
+  return made;
+}
+
+bool State::current_elsewhere(CUcontext context, const ThreadState& thread) const {
+  return std::any_of(threads.begin(), threads.end(), [&](const auto& item) {
+    const auto& [id, other] = item;
+    return id != thread.id && !other.contexts.empty() && other.contexts.back() == context;
+  });
 }
 
 int State::device_of(CUcontext context) const {

@@ -4,6 +4,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <functional>
+#include <mutex>
 #include <stdexcept>
 #include <thread>
 
@@ -188,6 +190,22 @@ TEST(SimContexts, UserContextsHaveTheirOwnStreams) {
   EXPECT_ONLY(world, ReportKind::race);
 }
 
+TEST(SimContexts, GreenOnesHaveOneThread) {
+  World world({.active = {}});
+  const CUcontext green = world.sim.make_green_context(1);
+  EXPECT_TRUE(world.sim.context_active(1)) << "it retains the primary one";
+  EXPECT_THROW(world.sim.make_stream_in(green, cudaStreamDefault), std::invalid_argument);
+  CUcontext context = nullptr;
+  EXPECT_EQ(
+      world.api.stream_get_ctx(world.sim.make_stream_in(green, cudaStreamNonBlocking), &context),
+      CUDA_SUCCESS);
+  EXPECT_EQ(context, green);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(world.api.ctx_push_current(green), CUDA_SUCCESS);
+  EXPECT_NO_REPORTS(world);
+  std::thread([&] { world.api.ctx_push_current(green); }).join();
+  EXPECT_ONLY(world, ReportKind::wrong_context);
+}
+
 TEST(SimContexts, IdsTellAReset) {
   World world;
   const CUcontext context = world.sim.make_context(1);
@@ -289,6 +307,88 @@ TEST(SimFailure, StickyFaultKillsDevice) {
   EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
 }
 
+// ---- Host functions
+
+TEST(SimHostFunctions, RunInStreamOrder) {
+  CopyWorld world(64);
+  Bytes seen;
+  world.sim.enqueue_write(world.copies, world.memory, pattern(64, 1));
+  world.sim.enqueue_host_function(world.copies, [&] { seen = world.read(world.memory, 64); });
+  world.sim.enqueue_write(world.copies, world.memory, pattern(64, 2));
+  EXPECT_CUDA(world.api.stream_synchronize(world.copies));
+  EXPECT_EQ(seen, pattern(64, 1));
+  EXPECT_NO_REPORTS(world);
+}
+
+TEST(SimHostFunctions, MayNotCall) {
+  World world;
+  const cudaStream_t stream = world.stream();
+  const cudaEvent_t event = world.event();
+  cudaError_t answers[2] = {};
+  world.sim.enqueue_host_function(stream, [&] {
+    answers[0] = world.api.event_record(event, stream);
+    answers[1] = world.query(event);
+  });
+  world.sim.synchronize(stream);
+  for (const cudaError_t answer : answers) EXPECT_EQ(answer, cudaErrorNotPermitted);
+  EXPECT_ONLY(world, ReportKind::driver_locked);
+}
+
+// The call waits for the function, which waits for the mutex in one of two cases.
+TEST(SimHostFunctions, BlockCallsAndMayDeadlock) {
+  for (const bool deadlock : {false, true}) {
+    World world;
+    const cudaStream_t stream = world.stream();
+    std::mutex mutex;
+    std::unique_lock held(mutex, std::defer_lock);
+    if (deadlock) held.lock();
+    std::atomic<bool> over{false};
+    world.sim.enqueue_host_function(stream, [&] {
+      EXPECT_TRUE(world.sim.wait_until_blocked(1));
+      const std::lock_guard lock(mutex);
+      over = true;
+    });
+    world.event();
+    EXPECT_EQ(over, !deadlock);
+    EXPECT_ONLY_IF(deadlock, world, ReportKind::driver_locked);
+    if (deadlock) held.unlock();
+    world.sim.synchronize(stream);
+  }
+}
+
+// ---- Forks
+
+int status_of_child(const std::function<void()>& body) {
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(5);
+    body();
+    _exit(0);
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return status;
+}
+
+// A thread of the parent waits in a call: the child does not wait for it.
+TEST(SimFork, ChildForgetsBlockedThreads) {
+  World world;
+  const cudaEvent_t event = world.event();
+  const cudaStream_t stream = world.stream();
+  world.sim.hold();
+  world.sim.enqueue_kernel(stream, {}, {});
+  EXPECT_CUDA(world.api.event_record(event, stream));
+  std::thread waiter([&] { EXPECT_CUDA(world.api.event_synchronize(event)); });
+  EXPECT_TRUE(world.sim.wait_until_blocked(1));
+  wait_for_other_threads();
+  EXPECT_EQ(status_of_child([&] {
+              for (int i = 0; i < 10; ++i) static_cast<void>(world.query(event));
+            }),
+            0);
+  world.sim.go();
+  waiter.join();
+}
+
 // A thread that does not exist in the child may hold the simulator's mutex at the fork.
 TEST(SimFork, ChildFindsTheMutexFree) {
   World world;
@@ -297,18 +397,8 @@ TEST(SimFork, ChildFindsTheMutexFree) {
     while (!stop) static_cast<void>(world.sim.total_calls());
   });
   int failures = 0;
-  for (int i = 0; i < 50; ++i) {
-    const pid_t child = fork();
-    if (child == 0) {
-      alarm(5);
-      static_cast<void>(world.sim.total_calls());
-      _exit(0);
-    }
-    int status = 0;
-    waitpid(child, &status, 0);
-    failures += status != 0;
-    if (failures > 0) break;
-  }
+  for (int i = 0; i < 50 && failures == 0; ++i)
+    failures += status_of_child([&] { static_cast<void>(world.sim.total_calls()); }) != 0;
   stop = true;
   busy.join();
   EXPECT_EQ(failures, 0);

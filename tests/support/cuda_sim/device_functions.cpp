@@ -102,6 +102,11 @@ CUresult ctx_push_current(CUcontext context) {
         return CUDA_ERROR_INVALID_CONTEXT;
       }
       if (!context_of(state, device).active) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+      const auto user = state.user_contexts.find(context);
+      if (user != state.user_contexts.end() && user->second.green &&
+          state.current_elsewhere(context, caller.thread)) {
+        state.report(ReportKind::wrong_context, "a green context is current to two threads");
+      }
     }
     caller.thread.contexts.push_back(context);
     return CUDA_SUCCESS;

@@ -103,6 +103,7 @@ OperationPtr State::enqueue(StreamState& stream, Draft draft) {
   operation->text = "#" + std::to_string(operation->id) + " " + draft.text + " on " + stream.name();
   operation->accesses = std::move(draft.accesses);
   operation->run = std::move(draft.run);
+  operation->host_function = std::move(draft.host_function);
   operation->releases = draft.releases;
   operation->poisons = draft.poisons;
   operation->clock = host;

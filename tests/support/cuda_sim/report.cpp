@@ -32,6 +32,8 @@ const char* name(ReportKind kind) {
       return "use_after_destroy";
     case ReportKind::interpreter_locked:
       return "interpreter_locked";
+    case ReportKind::driver_locked:
+      return "driver_locked";
   }
   return "?";
 }

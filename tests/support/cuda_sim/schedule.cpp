@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which operation runs when.
+#include <unistd.h>
+
 #include <algorithm>
 
 #include "state.h"
@@ -9,7 +11,8 @@ namespace dlbridge::cuda_sim {
 uint64_t State::draw(uint64_t below) { return below == 0 ? 0 : random() % below; }
 
 bool State::runnable(const Operation& operation) const {
-  return operation.ready && !operation.done && !held && !operation.stream->held &&
+  return operation.ready && !operation.running && !operation.done && !held &&
+         !operation.stream->held &&
          contexts[static_cast<size_t>(operation.stream->device)].dead == cudaSuccess;
 }
 
@@ -21,11 +24,32 @@ void State::become_ready(Operation& operation) {
 
 void State::execute(const OperationPtr& operation) {
   note("run #" + std::to_string(operation->id));
+  if (operation->host_function) {
+    operation->running = true;
+    ++host_functions;
+    driver_threads.emplace_back([this, operation] { run_host_function(operation); });
+    return;
+  }
   if (!operation->cancelled) {
     check_sources(*operation);
     if (operation->run) operation->run();
   }
   complete(operation);
+}
+
+void State::run_host_function(const OperationPtr& operation) {
+  Lock lock(state_mutex());
+  state_changed().wait(lock, [this] { return driver_thread == 0; });
+  driver_thread = thread().id;
+  driver_task = gettid();
+  driver_stuck = false;
+  lock.unlock();
+  operation->host_function();
+  lock.lock();
+  driver_thread = 0;
+  --host_functions;
+  complete(operation);
+  state_changed().notify_all();
 }
 
 void State::complete(const OperationPtr& operation) {

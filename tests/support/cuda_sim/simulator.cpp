@@ -89,12 +89,16 @@ void submit_test(State& state, StreamState& stream, Draft draft) {
 
 }  // namespace
 
-// Threads may wait on these for as long as the process lives. A fork waits for the mutex, so that
-// the child does not inherit it locked by a thread that it does not have.
+// Threads may wait on these for as long as the process lives. A fork waits for the mutex, and the
+// child gets conditions for which no thread waits: it has none of the parent's threads.
 std::mutex& state_mutex() {
   static auto* mutex = [] {
     pthread_atfork([] { state_mutex().lock(); }, [] { state_mutex().unlock(); },
-                   [] { state_mutex().unlock(); });
+                   [] {
+                     new (&state_changed()) std::condition_variable;
+                     new (&blocked_changed()) std::condition_variable;
+                     state_mutex().unlock();
+                   });
     return new std::mutex;
   }();
   return *mutex;
@@ -143,6 +147,8 @@ Simulator::~Simulator() {
   state_->ending = true;
   state_changed().notify_all();
   state_changed().wait(lock, [&] { return state_->inside == 0; });
+  lock.unlock();
+  for (std::thread& each : state_->driver_threads) each.join();
 }
 
 const cuda::CudaApi& Simulator::api() const noexcept { return state_->table; }
@@ -249,6 +255,14 @@ void Simulator::enqueue_kernel(cudaStream_t stream, std::vector<Range> reads,
   submit_test(*state_, on, std::move(draft));
 }
 
+void Simulator::enqueue_host_function(cudaStream_t stream, std::function<void()> body) {
+  const Lock lock(state_mutex());
+  Draft draft;
+  draft.text = "host function";
+  draft.host_function = std::move(body);
+  submit_test(*state_, stream_of(*state_, stream), std::move(draft));
+}
+
 void Simulator::enqueue_fault(cudaStream_t stream, cudaError_t code) {
   const Lock lock(state_mutex());
   StreamState& on = stream_of(*state_, stream);
@@ -291,8 +305,12 @@ int Simulator::blocked_threads() const {
 
 bool Simulator::wait_until_blocked(int count) const {
   Lock lock(state_mutex());
-  return blocked_changed().wait_for(lock, std::chrono::seconds(10),
-                                    [&] { return state_->blocked >= count; });
+  const bool in_host_function = state_->driver_thread == state_->thread().id;
+  if (in_host_function) state_->driver_watches = true;
+  const bool blocked = blocked_changed().wait_for(lock, std::chrono::seconds(10),
+                                                  [&] { return state_->blocked >= count; });
+  if (in_host_function) state_->driver_watches = false;
+  return blocked;
 }
 
 bool Simulator::step() {
@@ -340,11 +358,15 @@ void Simulator::use_device(int device) {
 
 CUcontext Simulator::use_user_context(int device) {
   const Lock lock(state_mutex());
-  const size_t number = state_->user_contexts.size();
-  const auto made = reinterpret_cast<CUcontext>(uintptr_t{0xD0000000} + 16 * number);
-  state_->user_contexts[made].device = device;
+  const CUcontext made = state_->make_user_context(device, false);
   state_->thread().contexts.push_back(made);
   return made;
+}
+
+CUcontext Simulator::make_green_context(int device) {
+  const Lock lock(state_mutex());
+  state_->activate(device);
+  return state_->make_user_context(device, true);
 }
 
 void Simulator::use_no_device() {
@@ -379,6 +401,9 @@ cudaStream_t Simulator::make_stream(unsigned flags, int device) {
 
 cudaStream_t Simulator::make_stream_in(CUcontext context, unsigned flags) {
   const Lock lock(state_mutex());
+  const auto user = state_->user_contexts.find(context);
+  if (user != state_->user_contexts.end() && user->second.green && flags != cudaStreamNonBlocking)
+    throw std::invalid_argument("streams of green contexts are non-blocking");
   return state_->new_stream(StreamState::created, context, flags, false).handle;
 }
 

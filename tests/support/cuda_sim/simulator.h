@@ -80,6 +80,7 @@ enum class ReportKind : uint8_t {
   bad_argument,
   use_after_destroy,   ///< a handle or memory that is no more
   interpreter_locked,  ///< a call of a thread that holds Python's GIL
+  driver_locked,       ///< a call by a host function, or one that waits for it and it for the call
 };
 const char* name(ReportKind kind);
 
@@ -87,6 +88,10 @@ const char* name(ReportKind kind);
 /// driver such a call is reported: a thread of the driver's may wait for that lock, and the call
 /// for that thread.
 void set_interpreter_check(bool (*holds_lock)());
+
+/// Waits until every other thread of the process sleeps. A fork then finds no lock held, not even
+/// those of an allocator.
+void wait_for_other_threads();
 
 struct Report {
   ReportKind kind;
@@ -160,6 +165,11 @@ class Simulator {
   /// when it runs, and gets pointers through which host code may touch the memory, reads first.
   void enqueue_kernel(cudaStream_t stream, std::vector<Range> reads, std::vector<Range> writes,
                       std::function<void(const std::vector<void*>&)> body = {});
+  /// A host function as cudaLaunchHostFunc enqueues it. It runs on a thread that holds the driver's
+  /// lock, for which all calls of the table wait. A call by `body` is reported, and where a call
+  /// waits while `body` sleeps, that is reported and the call goes on: each may hold what the other
+  /// needs (numba-cuda#317, rmm#2028).
+  void enqueue_host_function(cudaStream_t stream, std::function<void()> body);
   /// A kernel that kills its device when it runs.
   void enqueue_fault(cudaStream_t stream, cudaError_t code);
 
@@ -171,9 +181,9 @@ class Simulator {
   /// The operations of one stream do not run; what does not depend on them does.
   void hold_stream(cudaStream_t stream);
   void go_stream(cudaStream_t stream);
-  /// Threads that are blocked in a synchronising call.
+  /// Threads that are blocked in a synchronising call, or by a host function.
   int blocked_threads() const;
-  /// Waits until `count` threads are. False after ten seconds.
+  /// Waits until `count` threads are, in a host function too. False after ten seconds.
   bool wait_until_blocked(int count) const;
   /// Runs one operation that may run. False if there is none.
   bool step();
@@ -188,9 +198,12 @@ class Simulator {
   CUcontext make_context(int device);
   /// make_context, and the calling thread's current one from now on.
   void use_device(int device);
-  /// A context of `device` besides the primary one, as cuCtxCreate or cuCtxFromGreenCtx makes it;
-  /// current on the calling thread.
+  /// A context of `device` besides the primary one, as cuCtxCreate makes it; current on the calling
+  /// thread.
   CUcontext use_user_context(int device);
+  /// One of a green context, as cuCtxFromGreenCtx gives it: with it the primary context is made,
+  /// its streams are non-blocking, and it may be current to one thread only.
+  CUcontext make_green_context(int device);
   /// Empties the calling thread's stack of contexts.
   void use_no_device();
   bool context_active(int device) const;
@@ -202,7 +215,7 @@ class Simulator {
 
   // Streams of the tests: not counted, not subject to faults, no leak.
   cudaStream_t make_stream(unsigned flags, int device = 1);
-  /// The same in a context of use_user_context().
+  /// The same in a context of use_user_context() or make_green_context().
   cudaStream_t make_stream_in(CUcontext context, unsigned flags);
   /// Its handle is that of the next stream that is made.
   void destroy_stream(cudaStream_t stream);

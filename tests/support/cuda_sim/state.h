@@ -9,6 +9,7 @@
 #include <mutex>
 #include <random>
 #include <set>
+#include <thread>
 
 #include "byte_set.h"
 #include "clock.h"
@@ -101,6 +102,8 @@ struct Operation {
   std::vector<Operation*> effects;
   std::vector<Access> accesses;
   std::function<void()> run;
+  std::function<void()> host_function;
+  bool running = false;   // its host function is
   bool releases = false;  // ends the life of the memory that it writes
   bool poisons = true;
   bool ready = false;
@@ -119,6 +122,7 @@ struct Draft {
   std::string text;
   std::vector<Access> accesses;
   std::function<void()> run;
+  std::function<void()> host_function;
   OperationPtr after;  // besides what the stream itself orders
   bool releases = false;
   bool poisons = true;
@@ -190,9 +194,10 @@ struct ContextState {
   std::map<size_t, OperationPtr> connection_tails;  // the last operation of each connection
 };
 
-/// A context that a program made itself: of a device, a green one too.
+/// A context that a program made itself.
 struct UserContext {
   int device = 0;
+  bool green = false;
   DefaultStreams streams;
 };
 
@@ -214,6 +219,8 @@ struct State {
   // contexts.cpp
   ThreadState& thread();
   CUcontext handle_of(int device) const;
+  CUcontext make_user_context(int device, bool green);
+  bool current_elsewhere(CUcontext context, const ThreadState& thread) const;
   int device_of(CUcontext context) const;  // -1: none of ours
   ContextState* current(ThreadState& thread);
   DefaultStreams& streams_of(CUcontext context);
@@ -251,6 +258,7 @@ struct State {
   void complete(const OperationPtr& operation);
   std::vector<OperationPtr> closure(const OperationPtr& target) const;
   void progress(const OperationPtr& target);  // runs its closure as far as it may
+  void run_host_function(const OperationPtr& operation);
   bool step_one();
   void run_all();
   void drift();  // what the schedule runs on its own at a call
@@ -317,6 +325,13 @@ struct State {
   int blocked = 0;
   uint64_t spinning = 0;
 
+  int host_functions = 0;      // begun and not over
+  uint64_t driver_thread = 0;  // that runs one of them
+  int driver_task = 0;
+  bool driver_watches = false;  // the function waits for calls that it blocks
+  bool driver_stuck = false;    // reported: calls go on
+  std::vector<std::thread> driver_threads;
+
   std::vector<std::shared_ptr<Capture>> captures;
   uint64_t capture_ids = 0;
   size_t captured = 0;
@@ -337,5 +352,8 @@ State*& living_state();
 void fill_table(cuda::CudaApi& table, Driver driver);
 
 std::string hex(uintptr_t address);
+
+/// Whether a thread, by its number in /proc, waits for something.
+bool sleeps(int task);
 
 }  // namespace dlbridge::cuda_sim
