@@ -32,7 +32,7 @@ from ._core import (
 )
 from ._errors import ExchangeError
 from ._info import BuildInfo, build_info
-from ._paths import cmake_dir
+from ._paths import cmake_dir, get_include
 from ._pool import PoolStats, pool_stats, reserve_pinned
 
 _adapters.register()
@@ -50,6 +50,7 @@ __all__ = [
     "explain",
     "from_buffer",
     "from_dlpack",
+    "get_include",
     "get_num_threads",
     "pinned_empty",
     "pool_stats",

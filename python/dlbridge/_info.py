@@ -19,7 +19,8 @@ class BuildInfo(TypedDict):
     dlpack: str
 
 
-def _describe_cuda() -> str:
+def describe_cuda() -> str:
+    """One line about the CUDA runtime, the driver and the devices, or about what is missing."""
     return _core._describe_device_module() or _adapters.load_device_module()
 
 
@@ -46,6 +47,6 @@ def build_info() -> BuildInfo:
         "torch": version,
         "torch_tier": tier.name,
         "torch_tier_reason": tier.reason,
-        "cuda": _describe_cuda(),
+        "cuda": describe_cuda(),
         "dlpack": _build_facts.DLPACK_VERSION,
     }

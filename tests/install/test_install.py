@@ -15,6 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from cpp_project import build_by_command_line
 from processes import run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,6 +141,9 @@ def test_pip_install_without_torch(tmp_path):
     where = run(python, "-c", USE_WITHOUT_TORCH)
     assert where.startswith(str(environment))
     assert not list(Path(where.strip()).parent.glob("_torch.*.so")), "the direct adapter needs torch"
+    command = environment / "bin" / "dlbridge"
+    assert "no problems" in run(command, "doctor")
+    build_by_command_line(str(command), tmp_path / "program")
 
 
 @pytest.fixture(scope="module")
