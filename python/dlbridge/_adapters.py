@@ -3,8 +3,8 @@
 
 `import dlbridge` loads NumPy's only. Torch is reached in one of two tiers (docs/tiers.md):
 
-direct    LibTorch itself. The module is compiled against exactly one torch, whose inlined code it contains; the version
-          is compared here, before the module's first instruction runs.
+direct    LibTorch itself, by a module that was compiled with the headers of this minor version of torch. torch's C++
+          ABI, the module's symbols and the layout of a tensor are probed before it is used.
 exchange  torch's DLPack exchange table (torch >= 2.10).
 
 The environment variable DLBRIDGE_TORCH_TIER, read when torch's adapter is first needed, allows one tier alone.
@@ -20,7 +20,6 @@ from ._errors import ExchangeError
 
 TIERS = ("direct", "exchange")
 TIER_VARIABLE = "DLBRIDGE_TORCH_TIER"
-_MODULES = {"direct": "_torch", "exchange": "_torch_exchange"}
 
 
 class Tier(NamedTuple):
@@ -45,7 +44,7 @@ def load(name: str) -> None:
         tier = torch_tier()
         if tier.name == "none":
             raise ExchangeError(tier.reason, "adapter_unavailable", "torch")
-        module = _MODULES[tier.name]
+        module = _torch_module() if tier.name == "direct" else "_torch_exchange"
     _core._register_adapter(importlib.import_module(f".{module}", __package__).adapter)
 
 
@@ -83,27 +82,52 @@ def torch_tier() -> Tier:
             because = f"{TIER_VARIABLE} asks for it" if wanted else "; ".join(passed_over) or _direct_reason()
             return Tier(name, because)
         passed_over.append(f"not {name}: {missing}")
-    built = _build_facts.TORCH_VERSION
-    remedy = f"install torch {built}, for which it was built, or torch 2.10 or later" if built else "install torch 2.10"
+    remedy = (
+        f"install {_direct_versions()} or torch 2.10 or later" if _build_facts.TORCH_MINORS else "install torch 2.10"
+    )
     return Tier("none", f"dlbridge cannot reach torch {found} ({'; '.join(passed_over)}): {remedy}")
 
 
+def _torch_minor() -> str:
+    """Major and minor version of torch, such as 2.15 of 2.15.0.dev20261101+cpu."""
+    import torch
+
+    return ".".join(str(torch.__version__).split(".")[:2])
+
+
+def _torch_module() -> str:
+    return "_torch_" + _torch_minor().replace(".", "_")
+
+
+def _direct_versions() -> str:
+    """The versions of torch that there are modules for."""
+    minors = _build_facts.TORCH_MINORS
+    return f"torch {minors[0]}" + (f" to {minors[-1]}" if len(minors) > 1 else "")
+
+
 def _direct_reason() -> str:
-    return f"built for this torch ({_build_facts.TORCH_VERSION})"
+    return f"its module for torch {_torch_minor()} fits"
 
 
 def _direct_missing(found: str) -> str | None:
-    built = _build_facts.TORCH_VERSION
-    if not built:
+    import torch
+
+    if not _build_facts.TORCH_MINORS:
         return (
             f"dlbridge was built without its torch adapter ({_build_facts.TORCH_WHY}): reinstall dlbridge into this "
             "environment now that torch is there"
         )
-    if found != built:
-        return (
-            f"torch is {found}, dlbridge's torch adapter was built for {built}: reinstall dlbridge into this "
-            "environment, or install that torch"
-        )
+    minor = _torch_minor()
+    if minor not in _build_facts.TORCH_MINORS:
+        return f"torch is {found}, dlbridge has direct adapters for {_direct_versions()}"
+    if not torch._C._GLIBCXX_USE_CXX11_ABI:
+        return f"torch is {found} of the C++ ABI before GCC 5, dlbridge's adapter for torch {minor} of the one since"
+    if torch.version.debug:
+        return f"torch is {found}, a debug build, dlbridge's adapter for torch {minor} is for release builds"
+    try:
+        importlib.import_module(f".{_torch_module()}", __package__)
+    except ImportError as error:
+        return f"dlbridge's adapter for torch {minor} cannot be loaded into torch {found} ({error})"
     return None
 
 

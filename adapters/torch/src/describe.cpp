@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // at::Tensor -> Loan.
 #include <c10/core/GradMode.h>
-#include <c10/core/impl/COW.h>
 
 #include "dlbridge/torch.h"
 #include "dlbridge/torch_common/dispatch_keys.h"
@@ -9,6 +8,7 @@
 #include "dlbridge/torch_common/traits.h"
 #include "dtype_table.h"
 #include "shared_bytes.h"
+#include "torch_versions.h"
 
 namespace dlbridge {
 namespace {
@@ -19,29 +19,6 @@ using torch_common::describe_reason;
 const torch_common::KeyJudge kKeys([](const char* name) {
   return DispatchKeySet(c10::parseDispatchKey(name)).raw_repr();
 });
-
-// Later versions of torch keep a materializer beside the deleter; older ones have the deleter
-// alone.
-template <typename Storage>
-bool is_copy_on_write(const Storage& storage) {
-  if constexpr (requires { storage.has_materializer(); }) return storage.has_materializer();
-  return c10::impl::cow::is_cow_data_ptr(storage.data_ptr());
-}
-
-template <typename Storage>
-bool is_inaccessible(const Storage& storage) {
-  if constexpr (requires { storage.throw_on_immutable_data_ptr(); })
-    return storage.throw_on_immutable_data_ptr() || storage.throw_on_mutable_data_ptr();
-  // Older torch checks on access only. Writable access would make the copy of a copy-on-write
-  // storage.
-  try {
-    (void)storage.data_ptr();
-    if (!is_copy_on_write(storage)) (void)const_cast<Storage&>(storage).mutable_data();
-  } catch (const std::exception&) {
-    return true;
-  }
-  return false;
-}
 
 DLDevice device_of(const c10::TensorImpl& impl) noexcept {
   if (impl.is_cpu()) [[likely]]

@@ -10,15 +10,15 @@ namespace {
 
 constexpr TargetTraits kTraits = [] {
   TargetTraits traits = torch_common::kTraitsWithoutDTypes;
-  traits.float4 = Float4::pairs;
-  for (const DTypeRow& row : kDTypeRows) traits.dtypes.add(row.dtype);
+  if (kFloat4PairScalar != at::ScalarType::Undefined) traits.float4 = Float4::pairs;
+  for (const DTypeRow& row : kDTypeRows) {
+    if (row.scalar != at::ScalarType::Undefined) traits.dtypes.add(row.dtype);
+  }
   return traits;
 }();
 
 // Both ways to torch know the same types.
-static_assert(std::size(kDTypeRows) == std::size(torch_common::kDTypes));
-static_assert(std::ranges::all_of(torch_common::kDTypes,
-                                  [](DType dtype) { return kTraits.dtypes.contains(dtype); }));
+static_assert(std::ranges::equal(kDTypeRows, torch_common::kDTypes, {}, &DTypeRow::dtype));
 
 }  // namespace
 

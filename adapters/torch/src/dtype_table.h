@@ -7,6 +7,7 @@
 #include <array>
 
 #include "dlbridge/plan.h"
+#include "torch_versions.h"
 
 namespace dlbridge {
 
@@ -16,6 +17,7 @@ struct DTypeRow {
   DType dtype;
 };
 
+/// The rows of a type that this torch lacks have Undefined.
 inline constexpr std::array kDTypeRows{
     DTypeRow{at::kBool, {TypeCode::boolean, 8}},
     DTypeRow{at::kByte, {TypeCode::uint, 8}},
@@ -37,7 +39,7 @@ inline constexpr std::array kDTypeRows{
     DTypeRow{at::kFloat8_e5m2fnuz, {TypeCode::float8_e5m2fnuz, 8}},
     DTypeRow{at::kFloat8_e4m3fn, {TypeCode::float8_e4m3fn, 8}},
     DTypeRow{at::kFloat8_e4m3fnuz, {TypeCode::float8_e4m3fnuz, 8}},
-    DTypeRow{at::kFloat8_e8m0fnu, {TypeCode::float8_e8m0fnu, 8}},
+    DTypeRow{kFloat8E8m0fnu, {TypeCode::float8_e8m0fnu, 8}},
 };
 
 inline constexpr auto kScalarTypes = static_cast<size_t>(at::ScalarType::NumOptions);
@@ -50,7 +52,8 @@ struct TorchDType {
 inline constexpr auto kByScalar = [] {
   std::array<TorchDType, kScalarTypes> table{};
   for (const DTypeRow& row : kDTypeRows) table[static_cast<size_t>(row.scalar)] = {row.dtype, true};
-  table[static_cast<size_t>(at::ScalarType::Float4_e2m1fn_x2)] = {kFloat4Pair, true};
+  table[static_cast<size_t>(kFloat4PairScalar)] = {kFloat4Pair, true};
+  table[static_cast<size_t>(at::ScalarType::Undefined)] = {};
   return table;
 }();
 
@@ -67,7 +70,7 @@ inline at::ScalarType lookup_scalar_type(DLDataType dtype) noexcept {
   const int slot = DTypeSet::slot(dtype);
   if (slot >= 0) [[likely]]
     return kByDType[static_cast<size_t>(slot)];
-  return DType(dtype) == kFloat4Pair ? at::ScalarType::Float4_e2m1fn_x2 : at::ScalarType::Undefined;
+  return DType(dtype) == kFloat4Pair ? kFloat4PairScalar : at::ScalarType::Undefined;
 }
 
 }  // namespace dlbridge

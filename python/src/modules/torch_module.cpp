@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// dlbridge._torch: puts the Torch adapter (direct tier) into a capsule. Built against exactly one
-// torch, whose version is compared in Python before this file is loaded; torch is imported first,
-// so its libraries are found by name.
+// dlbridge._torch_2_15 and its like: the Torch adapter (direct tier) in a capsule. Compiled with
+// the headers of one minor version of torch and loaded with that version alone
+// (dlbridge/_adapters.py); torch is imported first, so its libraries are found by name.
 #include <ATen/Parallel.h>
 #include <torch/csrc/Dtype.h>
 #include <torch/csrc/autograd/python_variable.h>
@@ -10,6 +10,7 @@
 #include "dlbridge/copy.h"
 #include "dlbridge/torch.h"
 #include "support/reference.h"
+#include "torch/abi_probe.h"
 #include "torch/device_slots.h"
 #include "torch/dtype_argument.h"
 #include "torch/subclasses.h"
@@ -131,16 +132,26 @@ Adapter make_adapter() noexcept {
   return adapter;
 }
 
-PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_torch",
+#define DLBRIDGE_TEXT(name) #name
+#define DLBRIDGE_NAME(module) DLBRIDGE_TEXT(module)
+#define DLBRIDGE_INIT_OF(module) PyInit_##module
+#define DLBRIDGE_INIT(module) DLBRIDGE_INIT_OF(module)
+
+PyModuleDef g_module = {PyModuleDef_HEAD_INIT, DLBRIDGE_NAME(DLBRIDGE_TORCH_MODULE),
                         "The Torch adapter of dlbridge, direct tier.", -1};
 
 }  // namespace
 }  // namespace dlbridge::python
 
-PyMODINIT_FUNC PyInit__torch() {
+PyMODINIT_FUNC DLBRIDGE_INIT(DLBRIDGE_TORCH_MODULE)() {
   using namespace dlbridge::python;
   if (THPVariableClass == nullptr || ParameterClass == nullptr) {
-    PyErr_SetString(PyExc_ImportError, "dlbridge._torch: import torch first");
+    PyErr_SetString(PyExc_ImportError, "import torch first");
+    return nullptr;
+  }
+  if (!layout_matches_headers()) {
+    PyErr_SetString(PyExc_ImportError,
+                    "the objects of this torch are not those of the headers it was built with");
     return nullptr;
   }
   dlbridge::set_default_num_threads([] { return at::get_num_threads(); });
