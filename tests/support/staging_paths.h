@@ -88,6 +88,8 @@ inline std::vector<StagingPath> staging_paths() {
       {"large_to_out_async", true, true, large, Side::pageable},
       {"strided_to_spread_async", true, true, strided, Side::spread},
       {"strided_to_pinned_async", true, true, strided, Side::foreign_pinned},
+      {"gathered", true, false, small, Side::fresh, {}, 5},
+      {"gathered_async", true, true, small, Side::fresh, {}, 5},
       {"batch_async", true, true, little, Side::fresh, {}, 3},
       {"small_sent", false, false, small, Side::pageable},
       {"large_sent", false, false, large, Side::pageable},

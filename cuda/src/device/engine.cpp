@@ -277,6 +277,15 @@ void Engine::require_address(const TensorView& view, DeviceContext& device) cons
   }
 }
 
+std::span<const std::byte> Engine::allocation_of(const void* address) const noexcept {
+  CUdeviceptr begin = 0;
+  size_t bytes = 0;
+  if (api_.mem_get_address_range(&begin, &bytes, reinterpret_cast<CUdeviceptr>(address)) !=
+      CUDA_SUCCESS)
+    return {};
+  return {reinterpret_cast<const std::byte*>(begin), bytes};
+}
+
 // Returns -1 if CUDA does not say. Requires: a context is current.
 int Engine::device_of_context(CUcontext context) const noexcept {
   CUdevice device = -1;

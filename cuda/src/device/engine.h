@@ -9,6 +9,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <span>
 
 #include "device/device_context.h"
 #include "dlbridge/cuda/device.h"
@@ -65,6 +66,9 @@ class Engine final : public FenceSource {
   /// Throws Error (invalid_device) unless the view's address is on `device`. Requires: a context is
   /// current.
   void require_address(const TensorView& view, DeviceContext& device) const;
+  /// Returns the allocation of device memory that `address` is in; empty if CUDA does not say. All
+  /// of it is on one device. Requires: a context is current.
+  std::span<const std::byte> allocation_of(const void* address) const noexcept;
   /// Returns the device of the view's memory. Throws Error (invalid_device) if its address is not
   /// on the device that it names.
   DeviceContext& device_of(const TensorView& view);

@@ -102,6 +102,31 @@ DLBRIDGE_HD void copy_strided(const PackParams& params, int64_t first, int64_t s
   }
 }
 
+template <class Unit>
+DLBRIDGE_HD void copy_run(const GatherParams::Run& run, uint32_t thread) {
+  const char* source = static_cast<const char*>(run.source);
+  char* target = static_cast<char*>(run.target);
+  constexpr int64_t kUnit = sizeof(Unit);
+  const int64_t whole = run.bytes / kUnit * kUnit;
+  for (int64_t at = thread * kUnit; at < whole; at += kPackThreads * kUnit)
+    store<Unit>(target + at, load<Unit>(source + at));
+  for (int64_t at = whole + thread; at < run.bytes; at += kPackThreads)
+    store<uint8_t>(target + at, load<uint8_t>(source + at));
+}
+
+/// KernelId::gather, the only phase: the threads of a block copy one run, in the widest unit that
+/// both addresses allow.
+DLBRIDGE_HD void gather_run(const GatherParams::Run& run, uint32_t thread) {
+  const auto low =
+      reinterpret_cast<uintptr_t>(run.source) | reinterpret_cast<uintptr_t>(run.target);
+  if (low % sizeof(Unit16) == 0)
+    copy_run<Unit16>(run, thread);
+  else if (low % sizeof(uint32_t) == 0)
+    copy_run<uint32_t>(run, thread);
+  else
+    copy_run<uint8_t>(run, thread);
+}
+
 /// The tiles of a transpose: dimensions 0 and 1 are cut into squares, the others counted through.
 struct Tiling {
   uint32_t columns;  // tiles along dimension 0
@@ -235,6 +260,7 @@ void run(KernelId kernel, const PackParams& params) {
 /// threads. Throws std::runtime_error where the device would fault for alignment,
 /// std::invalid_argument for params that no kernel takes.
 inline void run_on_host(KernelId kernel, const PackParams& params) {
+  if (kernel == KernelId::gather) throw std::invalid_argument("a gather takes runs");
   if (kernel == KernelId::transpose && params.rank < 2)
     throw std::invalid_argument("a transpose needs two dimensions");
   switch (params.element_bytes) {
@@ -251,6 +277,13 @@ inline void run_on_host(KernelId kernel, const PackParams& params) {
     default:
       throw std::invalid_argument("element_bytes is " + std::to_string(params.element_bytes) +
                                   "; expected 1, 2, 4, 8 or 16");
+  }
+}
+
+/// The same for a gather.
+inline void run_on_host(const GatherParams& params) {
+  for (int32_t i = 0; i < params.count; ++i) {
+    for (uint32_t thread = 0; thread < kPackThreads; ++thread) gather_run(params.runs[i], thread);
   }
 }
 

@@ -32,6 +32,11 @@ __global__ void __launch_bounds__(kPackThreads)
   transpose_block<Unit>(params, tile, blockIdx.x, gridDim.x, DevicePhase());
 }
 
+__global__ void __launch_bounds__(kPackThreads)
+    gather_kernel(const __grid_constant__ GatherParams params) {
+  gather_run(params.runs[blockIdx.x], threadIdx.x);
+}
+
 using Kernel = void (*)(PackParams);
 
 struct UnitKernels {
@@ -58,13 +63,22 @@ const UnitKernels* kernels_for(int32_t element_bytes) {
   return nullptr;
 }
 
-const void* address_of(Kernel kernel) { return reinterpret_cast<const void*>(kernel); }
+template <class Params>
+const void* address_of(void (*kernel)(Params)) {
+  return reinterpret_cast<const void*>(kernel);
+}
+
+cudaError_t load(const void* kernel) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel);
+}
 
 }  // namespace
 
 cudaError_t launch_pack_kernel(KernelId kernel, const PackParams& params, cudaStream_t stream) {
   const UnitKernels* kernels = kernels_for(params.element_bytes);
-  if (kernels == nullptr || (kernel == KernelId::transpose && params.rank < 2))
+  if (kernels == nullptr || kernel == KernelId::gather ||
+      (kernel == KernelId::transpose && params.rank < 2))
     return cudaErrorInvalidValue;
   if (params.count <= 0) return cudaSuccess;
   Kernel chosen = counts_in_32_bits(params) ? kernels->strided : kernels->strided_long;
@@ -80,15 +94,23 @@ cudaError_t launch_pack_kernel(KernelId kernel, const PackParams& params, cudaSt
                           dim3(kPackThreads), arguments, 0, stream);
 }
 
+cudaError_t launch_gather_kernel(const GatherParams& params, cudaStream_t stream) {
+  if (params.count < 0 || params.count > GatherParams::kMaxRuns) return cudaErrorInvalidValue;
+  if (params.count == 0) return cudaSuccess;
+  GatherParams copied = params;
+  void* arguments[] = {&copied};
+  return cudaLaunchKernel(address_of(gather_kernel), dim3(static_cast<unsigned>(params.count)),
+                          dim3(kPackThreads), arguments, 0, stream);
+}
+
 cudaError_t preload_pack_kernels() {
   for (const UnitKernels& kernels : kKernels) {
     for (Kernel kernel : {kernels.strided, kernels.strided_long, kernels.transpose}) {
-      cudaFuncAttributes attributes;
-      const cudaError_t result = cudaFuncGetAttributes(&attributes, address_of(kernel));
+      const cudaError_t result = load(address_of(kernel));
       if (result != cudaSuccess) return result;
     }
   }
-  return cudaSuccess;
+  return load(address_of(gather_kernel));
 }
 
 }  // namespace dlbridge::cuda

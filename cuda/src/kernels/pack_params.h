@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// PackParams: the parameters of a pack kernel, passed by value.
+// PackParams, GatherParams: the parameters of the kernels, passed by value.
 #pragma once
 
 #include <cstdint>
@@ -10,6 +10,7 @@ namespace dlbridge::cuda {
 enum class KernelId : uint8_t {
   strided,    ///< any strides on both sides, one element a thread
   transpose,  ///< two dimensions exchanged: tiles through shared memory
+  gather,     ///< runs of bytes, a block each
 };
 
 /// A strided copy on one device. Dimensions are coalesced, index 0 is the innermost of the target.
@@ -25,5 +26,21 @@ struct PackParams {
   int64_t source_stride_bytes[kMaxRank];
   int64_t target_stride_bytes[kMaxRank];
 };
+
+/// Copies of whole runs of bytes on one device: as many as fit into 4 KB, the parameters that every
+/// device takes, so that no table lies in memory of its own.
+struct GatherParams {
+  static constexpr int32_t kMaxRuns = 168;
+
+  struct Run {
+    const void* source;
+    void* target;
+    int64_t bytes;
+  };
+
+  int32_t count;
+  Run runs[kMaxRuns];
+};
+static_assert(sizeof(GatherParams) <= 4096);
 
 }  // namespace dlbridge::cuda

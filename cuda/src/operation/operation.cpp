@@ -172,6 +172,44 @@ void Operation::unpack(const TensorView& source, const TensorView& target) {
   unpacked_ = true;
 }
 
+bool Operation::gather(std::span<const GatherParams::Run> runs) {
+  auto* const first = static_cast<std::byte*>(runs.front().target);
+  auto* const end = static_cast<std::byte*>(runs.back().target) + runs.back().bytes;
+  try {
+    prepare_ring(end - first);
+  } catch (const CudaError& error) {
+    if (error.code() != ErrorCode::out_of_memory) throw;
+    return false;
+  }
+  bytes_ += end - first;
+  for (size_t i = 0; i < runs.size();) {
+    const std::lock_guard lock(ring_->mutex);
+    std::byte* const slot = ring_->enter(kernels_);
+    auto* const begin = static_cast<std::byte*>(runs[i].target);
+    const auto place_of = [&](size_t k) { return static_cast<std::byte*>(runs[k].target) - begin; };
+    const auto is_in_slot = [&](size_t k) {
+      return k < runs.size() && place_of(k) + runs[k].bytes <= slot_bytes_;
+    };
+    CopyStep transfer{};
+    while (is_in_slot(i)) {
+      GatherParams params{};
+      for (; params.count < GatherParams::kMaxRuns && is_in_slot(i); ++i) {
+        params.runs[params.count++] = {runs[i].source, slot + place_of(i), runs[i].bytes};
+        transfer.bytes = place_of(i) + runs[i].bytes;
+      }
+      check(device_.api().gather(params, kernels_), "a gather kernel");
+    }
+    ring_->filled(kernels_, transfers_);
+    transfer.kind = CopyKind::flat;
+    transfer.source = slot;
+    transfer.target = begin;
+    issue(device_.api(), engine_.pool(), transfer, cudaMemcpyDeviceToHost, transfers_);
+    ring_->read(transfers_);
+  }
+  last_transfer_ = transfers_;
+  return true;
+}
+
 void Operation::launch(const TensorView& source, const TensorView& target, cudaStream_t stream) {
   const CopyStep step = plan_copy(source, target);
   if (step.kind != CopyKind::pack)

@@ -25,6 +25,7 @@ struct CudaApi {
   /// Starts a kernel of pack_kernels.cu in `stream` order. `params` is copied before the call
   /// returns.
   cudaError_t (*launch)(KernelId kernel, const PackParams& params, cudaStream_t stream);
+  cudaError_t (*gather)(const GatherParams& params, cudaStream_t stream);
   /// Loads all kernels on the current device, so that no later launch synchronises to do it.
   cudaError_t (*preload_kernels)();
 };

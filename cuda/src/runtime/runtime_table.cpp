@@ -38,6 +38,7 @@ CudaApi fill() noexcept {
 #undef RUNTIME
 #undef DRIVER
   api.launch = &launch_pack_kernel;
+  api.gather = &launch_gather_kernel;
   api.preload_kernels = &preload_pack_kernels;
   return api;
 }

@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "copy/copy_plan.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "operation/handed_in.h"
@@ -75,6 +76,31 @@ int64_t total_bytes(std::span<const TensorView> views) {
   int64_t bytes = 0;
   for (const TensorView& view : views) bytes += view.nbytes();
   return bytes;
+}
+
+// Fewer small tensors are copied one by one: a kernel and a copy cost as much.
+constexpr size_t kFewestGathered = 4;
+
+// Enqueues the copies of a batch. Small tensors that follow each other go together.
+void enqueue_batch(Operation& operation, std::span<const TensorView> sources,
+                   const HostResults& results, bool pinned, Waits waits) {
+  std::vector<GatherParams::Run> runs;
+  size_t next = 0;
+  const auto is_small_run = [&](size_t i) {
+    if (!pinned || sources[i].nbytes() > Operation::kGatherBytes) return false;
+    const CopyStep step = plan_copy(sources[i], results.view(i));
+    if (step.kind == CopyKind::flat) runs.push_back({step.source, step.target, step.bytes});
+    return step.kind == CopyKind::flat || step.kind == CopyKind::empty;
+  };
+  while (next < sources.size()) {
+    const size_t first = next;
+    runs.clear();
+    while (next < sources.size() && is_small_run(next)) ++next;
+    if (runs.size() >= kFewestGathered && operation.gather(runs)) continue;
+    next = std::max(next, first + 1);
+    for (size_t i = first; i < next; ++i)
+      enqueue_to_host(operation, sources[i], results.view(i), pinned, waits);
+  }
 }
 
 int64_t largest_bytes(std::span<const TensorView> views) {
@@ -175,8 +201,7 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
     if (pinned) operation->give_on_success(results.take_block(), results.slab());
     operation->expect(largest_bytes(views));
     operation->begin();
-    for (size_t i = 0; i < views.size(); ++i)
-      enqueue_to_host(*operation, views[i], results.view(i), pinned, Waits::avoided);
+    enqueue_batch(*operation, views, results, pinned, Waits::avoided);
     operation->expect_loans(sources.size());
     operation->end(options.snapshot);
     for (Loan& source : sources) operation->hold(std::move(source));
@@ -205,8 +230,7 @@ std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream prod
     if (pinned) operation.give_on_success(results.take_block(), results.slab());
     operation.expect(largest_bytes(sources));
     operation.begin();
-    for (size_t i = 0; i < sources.size(); ++i)
-      enqueue_to_host(operation, sources[i], results.view(i), pinned, Waits::allowed);
+    enqueue_batch(operation, sources, results, pinned, Waits::allowed);
     operation.end(false);
     operation.wait();
     for (const SharedLoan& loan : shared) out.push_back(loan.share());

@@ -218,6 +218,25 @@ TEST(PackBodyTiling, MakesNoSpareTiles) {
   EXPECT_EQ(Tiling(params).count, 3u * 1 * 5);
 }
 
+// Every alignment of both sides, and lengths around the units.
+TEST(GatherBody, CopiesEveryRun) {
+  for (const int64_t bytes : {1, 3, 4, 15, 16, 17, 4095, 4099}) {
+    GuardedBuffer source(static_cast<size_t>(17 * (bytes + 17)));
+    GuardedBuffer target(static_cast<size_t>(17 * (bytes + 17)));
+    for (size_t i = 0; i < source.size(); ++i) source.data()[i] = static_cast<uint8_t>(i * 7 + 1);
+    std::vector<uint8_t> expected(target.data(), target.data() + target.size());
+    GatherParams params{};
+    for (int64_t i = 0; i < 17; ++i) {
+      const int64_t from = i * (bytes + 17) + i;
+      const int64_t to = i * (bytes + 17) + i * i % 17;
+      params.runs[params.count++] = {source.data() + from, target.data() + to, bytes};
+      std::copy_n(source.data() + from, bytes, expected.data() + to);
+    }
+    run_on_host(params);
+    EXPECT_TRUE(std::equal(expected.begin(), expected.end(), target.data())) << bytes;
+  }
+}
+
 TEST(PackBodyParams, RefusesWhatNoKernelTakes) {
   PackParams params{};
   params.element_bytes = 3;

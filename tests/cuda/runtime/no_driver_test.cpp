@@ -26,6 +26,7 @@ TEST(RuntimeTable, NamesEveryFunction) {
 #undef RUNTIME
 #undef DRIVER
   EXPECT_NE(api.launch, nullptr);
+  EXPECT_NE(api.gather, nullptr);
   EXPECT_NE(api.preload_kernels, nullptr);
 }
 
@@ -111,6 +112,9 @@ TEST_F(NoDriver, IsAStatusOfKernels) {
   params.element_bytes = 4;
   params.count = 1;
   EXPECT_NE(api_.launch(KernelId::strided, params, nullptr), cudaSuccess);
+  GatherParams gather{};
+  gather.count = 1;
+  EXPECT_NE(api_.gather(gather, nullptr), cudaSuccess);
 }
 
 // What a launch refuses, it refuses before any device is asked.
@@ -123,6 +127,10 @@ TEST(LaunchPackKernel, RefusesWhatNoKernelTakes) {
   params.element_bytes = 4;
   params.rank = 1;
   EXPECT_EQ(api.launch(KernelId::transpose, params, nullptr), cudaErrorInvalidValue);
+  EXPECT_EQ(api.launch(KernelId::gather, params, nullptr), cudaErrorInvalidValue);
+  GatherParams gather{};
+  gather.count = GatherParams::kMaxRuns + 1;
+  EXPECT_EQ(api.gather(gather, nullptr), cudaErrorInvalidValue);
 }
 
 TEST(LaunchPackKernel, SkipsEmptyCopies) {
@@ -130,6 +138,7 @@ TEST(LaunchPackKernel, SkipsEmptyCopies) {
   params.element_bytes = 4;
   params.rank = 2;
   EXPECT_EQ(runtime_table().launch(KernelId::transpose, params, nullptr), cudaSuccess);
+  EXPECT_EQ(runtime_table().gather(GatherParams{}, nullptr), cudaSuccess);
 }
 
 }  // namespace

@@ -44,7 +44,7 @@ class Calls : public StagingTest {
 #include "runtime/cuda_api.def"
 #undef RUNTIME
 #undef DRIVER
-    all["launch"] = sim().calls("launch");
+    for (const char* kernel : {"gather", "launch"}) all[kernel] = sim().calls(kernel);
     return all;
   }
 };

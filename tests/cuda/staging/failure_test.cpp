@@ -37,6 +37,7 @@ const char* const kFunctions[] = {
     "device_primary_ctx_retain",
     "launch",
     "preload_kernels",
+    "gather",
 };
 
 class FailureOnEveryPath : public StagingPathTest, public testing::WithParamInterface<StagingPath> {
@@ -97,7 +98,7 @@ TEST_P(FailureOnEveryPath, EveryCallIsCleanedUp) {
 
 TEST_P(FailureOnEveryPath, OutOfMemoryIsReported) {
   for (const char* function : {"malloc_async", "host_register", "event_create_with_flags",
-                               "stream_create_with_flags", "launch", "preload_kernels"}) {
+                               "stream_create_with_flags", "launch", "gather", "preload_kernels"}) {
     for (uint64_t nth = 1; nth <= 3; ++nth) {
       SCOPED_TRACE(std::string(function) + " fails at call " + std::to_string(nth));
       start(lazy());
@@ -327,6 +328,22 @@ TEST_F(FullDevice, NoRoomIsReported) {
                [&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
   TestTensor& flat = device({{1000}});
   EXPECT_EQ(elements(cuda::stage_to_host(flat.view(), on(stream()))), elements_with(flat, 1));
+}
+
+TEST_F(FullDevice, BatchIsGatheredInSlots) {
+  for (const bool room : {true, false}) {
+    start({.device_memory_bytes = room ? size_t{200} << 10 : 1000});
+    std::vector<TensorView> sources;
+    std::vector<TestTensor*> tensors;
+    for (uint32_t i = 0; i < 8; ++i) {
+      tensors.push_back(&device({{10'000}}, i));
+      sources.push_back(tensors.back()->view());
+    }
+    const auto results = cuda::stage_to_host(sources, on(stream()));
+    for (uint32_t i = 0; i < 8; ++i) EXPECT_EQ(elements(results[i]), elements_with(*tensors[i], i));
+    EXPECT_EQ(sim().calls("gather"), room ? 8u : 0u);
+    EXPECT_EQ(sim().calls("memcpy_async"), 8u);
+  }
 }
 
 TEST_F(FullDevice, UnregistrableMemoryIsPageable) {

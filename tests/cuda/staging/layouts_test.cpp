@@ -264,6 +264,35 @@ TEST_F(StagingLayouts, BatchPiecesSuitLargestTensor) {
   EXPECT_LE(up.kernels, 4u);
 }
 
+// Runs of small tensors between others, more than one kernel takes, sizes without a common unit.
+TEST_F(StagingLayouts, SmallOfBatchAreGathered) {
+  warm_up();
+  std::vector<TestTensor*> tensors;
+  for (int64_t i = 0; i < 400; ++i) {
+    if (i == 100)
+      tensors.push_back(&device({{100'000}}, 7));
+    else if (i == 200)
+      tensors.push_back(&device(Layout({50}, std::vector<int64_t>{3}), 8));
+    else if (i == 300)
+      tensors.push_back(&device(Layout({0})));
+    else
+      tensors.push_back(&device(Layout({i % 97 + 1}, kInt8), static_cast<uint32_t>(i)));
+  }
+  std::vector<TensorView> sources;
+  for (const TestTensor* tensor : tensors) sources.push_back(tensor->view());
+  const uint64_t gathers = sim().calls("gather");
+  std::vector<Loan> results;
+  const Calls calls = during([&] { results = cuda::stage_to_host(sources, on(warm_stream())); });
+  for (size_t i = 0; i < tensors.size(); ++i)
+    EXPECT_EQ(elements(results[i]),
+              elements_with(*tensors[i], i == 100   ? 7
+                                         : i == 200 ? 8
+                                                    : static_cast<uint32_t>(i)))
+        << i;
+  EXPECT_EQ(sim().calls("gather") - gathers, 4u);
+  EXPECT_EQ(calls.flat, 3u + 1 + 1);  // the runs, the large one, the one with steps
+}
+
 // Nothing says that an element is small.
 TEST_F(StagingLayouts, HugeElementsPassWhole) {
   const DType huge(TypeCode::complex, 128, 65535);

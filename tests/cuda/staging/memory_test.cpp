@@ -52,6 +52,7 @@ cuda::CudaApi generous() {
 #undef RUNTIME
 #undef DRIVER
   api.launch = &Generous<&cuda::CudaApi::launch>::call;
+  api.gather = &Generous<&cuda::CudaApi::gather>::call;
   api.preload_kernels = &Generous<&cuda::CudaApi::preload_kernels>::call;
   return api;
 }

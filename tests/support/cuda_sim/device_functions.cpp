@@ -14,6 +14,7 @@ void fill_table(cuda::CudaApi& table, Driver driver) {
 #undef RUNTIME
 #undef DRIVER
   table.launch = &functions::launch;
+  table.gather = &functions::gather;
   table.preload_kernels = &functions::preload_kernels;
 }
 

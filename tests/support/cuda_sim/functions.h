@@ -17,6 +17,7 @@ using Function = std::remove_pointer_t<Pointer>;
 #undef RUNTIME
 #undef DRIVER
 Function<decltype(cuda::CudaApi::launch)> launch;
+Function<decltype(cuda::CudaApi::gather)> gather;
 Function<decltype(cuda::CudaApi::preload_kernels)> preload_kernels;
 
 }  // namespace dlbridge::cuda_sim::functions

@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <exception>
 #include <numeric>
+#include <span>
 
 #include "call.h"
 #include "functions.h"
@@ -12,6 +13,7 @@
 namespace dlbridge::cuda_sim::functions {
 namespace {
 
+using cuda::GatherParams;
 using cuda::KernelId;
 using cuda::PackParams;
 
@@ -50,28 +52,74 @@ cudaError_t check_params(const PackParams& params) {
   return count > 0 ? cudaSuccess : cudaErrorInvalidConfiguration;  // an empty grid
 }
 
+// The stream that a kernel is launched on, or null and the error of the launch.
+StreamState* stream_of_kernel(Caller& caller, cudaStream_t handle, KernelId kernel,
+                              cudaError_t& error) {
+  State& state = caller.state;
+  StreamState* stream = usable_stream(caller, handle, error);
+  if (stream == nullptr) return nullptr;
+  if (stream->device != caller.device()) {
+    state.report(ReportKind::wrong_context, "launch on the " + stream->name() + " while cuda:" +
+                                                std::to_string(caller.device()) + " is current");
+    error = cudaErrorInvalidResourceHandle;
+    return nullptr;
+  }
+  if (caller.context().loaded.insert(kernel).second) {
+    state.report(ReportKind::lazy_kernel_load,
+                 "kernel " + std::to_string(static_cast<int>(kernel)) +
+                     " was not preloaded on cuda:" + std::to_string(stream->device));
+  }
+  return stream;
+}
+
+template <class Address>
+Address* seen_by(const Access& access, Address* address) {
+  return reinterpret_cast<Address*>(reinterpret_cast<uintptr_t>(address) + access.alias());
+}
+
+// Enqueues a kernel. It kills the device where it reaches memory that is not there.
+void submit_kernel(Caller& caller, StreamState& stream, Draft&& draft) {
+  State& state = caller.state;
+  std::string trouble;
+  bool freed = false;
+  for (const Access& access : draft.accesses) {
+    freed |= access.place.kind == Place::freed;
+    if (trouble.empty()) trouble = trouble_with(access.place, stream.device);
+  }
+  if (!trouble.empty()) {
+    state.report(freed ? ReportKind::use_after_destroy : ReportKind::bad_argument,
+                 "launch: " + trouble);
+    draft.accesses.clear();
+    draft.run = [&state, device = stream.device] { state.kill(device, cudaErrorIllegalAddress); };
+    return submit(caller, stream, std::move(draft));
+  }
+  for (size_t i = 1; i < draft.accesses.size(); i += 2) {
+    if (draft.accesses[i - 1].bytes.overlaps(draft.accesses[i].bytes))
+      state.report(ReportKind::bad_argument, "launch: source and target overlap");
+  }
+  draft.run = [&state, run = std::move(draft.run), text = draft.text, device = stream.device] {
+    try {
+      run();
+    } catch (const std::exception& thrown) {
+      state.report(ReportKind::bad_argument, text + ": " + thrown.what());
+      state.kill(device, cudaErrorMisalignedAddress);
+    }
+  };
+  submit(caller, stream, std::move(draft));
+}
+
 }  // namespace
 
 cudaError_t launch(KernelId kernel, const PackParams& given, cudaStream_t handle) {
   return call("launch", kContext, [&](Caller& caller) {
     State& state = caller.state;
     cudaError_t error;
-    StreamState* stream = usable_stream(caller, handle, error);
+    StreamState* stream = stream_of_kernel(caller, handle, kernel, error);
     if (stream == nullptr) return error;
-    if (stream->device != caller.device()) {
-      state.report(ReportKind::wrong_context, "launch on the " + stream->name() + " while cuda:" +
-                                                  std::to_string(caller.device()) + " is current");
-      return cudaErrorInvalidResourceHandle;
-    }
     const PackParams params = given;
     if (error = check_params(params); error != cudaSuccess) {
       state.report(ReportKind::bad_argument, "launch: these parameters are not of one copy");
       return error;
-    }
-    if (caller.context().loaded.insert(kernel).second) {
-      state.report(ReportKind::lazy_kernel_load,
-                   "kernel " + std::to_string(static_cast<int>(kernel)) +
-                       " was not preloaded on cuda:" + std::to_string(stream->device));
     }
     Draft draft;
     draft.text = "kernel " + std::to_string(static_cast<int>(kernel)) + " from " +
@@ -81,49 +129,45 @@ cudaError_t launch(KernelId kernel, const PackParams& given, cudaStream_t handle
         bytes_of(params.source, params, params.source_stride_bytes), false, stream->device));
     draft.accesses.push_back(state.access(
         bytes_of(params.target, params, params.target_stride_bytes), true, stream->device));
-    std::string trouble;
-    for (const Access& access : draft.accesses) {
-      if (trouble.empty()) trouble = trouble_with(access.place, stream->device);
+    PackParams mine = params;
+    mine.source = seen_by(draft.accesses[0], mine.source);
+    mine.target = seen_by(draft.accesses[1], mine.target);
+    draft.run = [kernel, mine] { cuda::run_on_host(kernel, mine); };
+    submit_kernel(caller, *stream, std::move(draft));
+    return cudaSuccess;
+  });
+}
+
+cudaError_t gather(const GatherParams& given, cudaStream_t handle) {
+  return call("gather", kContext, [&](Caller& caller) {
+    State& state = caller.state;
+    cudaError_t error;
+    StreamState* stream = stream_of_kernel(caller, handle, KernelId::gather, error);
+    if (stream == nullptr) return error;
+    if (given.count <= 0 || given.count > GatherParams::kMaxRuns) {
+      state.report(ReportKind::bad_argument,
+                   "gather: " + std::to_string(given.count) + " runs are not of one grid");
+      return cudaErrorInvalidConfiguration;
     }
-    if (!trouble.empty()) {
-      state.report(draft.accesses[0].place.kind == Place::freed ||
-                           draft.accesses[1].place.kind == Place::freed
-                       ? ReportKind::use_after_destroy
-                       : ReportKind::bad_argument,
-                   "launch: " + trouble);
-      draft.accesses.clear();
-      draft.run = [&state, device = stream->device] {
-        state.kill(device, cudaErrorIllegalAddress);
-      };
-      submit(caller, *stream, std::move(draft));
-      return cudaSuccess;
+    GatherParams mine = given;
+    Draft draft;
+    draft.text = "gather of " + std::to_string(mine.count) + " runs";
+    for (GatherParams::Run& run : std::span(mine.runs, static_cast<size_t>(mine.count))) {
+      const auto bytes = static_cast<size_t>(run.bytes);
+      draft.accesses.push_back(state.access(ByteSet(run.source, bytes), false, stream->device));
+      draft.accesses.push_back(state.access(ByteSet(run.target, bytes), true, stream->device));
+      run.source = seen_by(*(draft.accesses.end() - 2), run.source);
+      run.target = seen_by(draft.accesses.back(), run.target);
     }
-    if (draft.accesses[0].bytes.overlaps(draft.accesses[1].bytes)) {
-      state.report(ReportKind::bad_argument, "launch: source and target overlap");
-    }
-    const uintptr_t from = draft.accesses[0].alias();
-    const uintptr_t to = draft.accesses[1].alias();
-    draft.run = [&state, kernel, params, from, to, text = draft.text, device = stream->device] {
-      PackParams mine = params;
-      const auto source = reinterpret_cast<uintptr_t>(mine.source) + from;
-      const auto target = reinterpret_cast<uintptr_t>(mine.target) + to;
-      mine.source = reinterpret_cast<const void*>(source);
-      mine.target = reinterpret_cast<void*>(target);
-      try {
-        cuda::run_on_host(kernel, mine);
-      } catch (const std::exception& thrown) {
-        state.report(ReportKind::bad_argument, text + ": " + thrown.what());
-        state.kill(device, cudaErrorMisalignedAddress);
-      }
-    };
-    submit(caller, *stream, std::move(draft));
+    draft.run = [mine] { cuda::run_on_host(mine); };
+    submit_kernel(caller, *stream, std::move(draft));
     return cudaSuccess;
   });
 }
 
 cudaError_t preload_kernels() {
   return call("preload_kernels", kContext | kUnsafe, [](Caller& caller) {
-    caller.context().loaded = {KernelId::strided, KernelId::transpose};
+    caller.context().loaded = {KernelId::strided, KernelId::transpose, KernelId::gather};
     return cudaSuccess;
   });
 }

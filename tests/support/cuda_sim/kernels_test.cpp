@@ -124,6 +124,28 @@ TEST(SimKernels, FaultOnUnreachable) {
   EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorIllegalAddress);
 }
 
+TEST(SimKernels, GatherRuns) {
+  World world;
+  auto* memory = static_cast<char*>(world.sim.device_alloc(256));
+  world.sim.write(memory, pattern(256, 3));
+  char host[64] = {};
+  ASSERT_CUDA(world.api.preload_kernels());
+  const cudaStream_t stream = world.stream();
+  cuda::GatherParams params{2, {{memory, memory + 128, 16}, {memory + 32, memory + 144, 7}}};
+  ASSERT_CUDA(world.api.gather(params, stream));
+  ASSERT_CUDA(world.api.stream_synchronize(stream));
+  EXPECT_EQ(world.read(memory + 128, 16), world.read(memory, 16));
+  EXPECT_EQ(world.read(memory + 144, 7), world.read(memory + 32, 7));
+  EXPECT_NO_REPORTS(world);
+  params.count = 0;
+  EXPECT_REFUSED(world, world.api.gather(params, stream), cudaErrorInvalidConfiguration,
+                 ReportKind::bad_argument);
+  params = {1, {{memory, host, 16}}};
+  EXPECT_CUDA(world.api.gather(params, stream));
+  EXPECT_ONLY(world, ReportKind::bad_argument);
+  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorIllegalAddress);
+}
+
 TEST(SimKernels, ReachRegisteredMemory) {
   World world;
   void* memory = world.sim.device_alloc(64);

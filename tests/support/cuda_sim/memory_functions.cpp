@@ -53,6 +53,16 @@ cudaError_t pointer_get_attributes(cudaPointerAttributes* attributes, const void
   });
 }
 
+CUresult mem_get_address_range(CUdeviceptr* begin, size_t* bytes, CUdeviceptr pointer) {
+  return driver_call("mem_get_address_range", [&](Caller& caller) {
+    const Place place = caller.state.place_of(pointer, pointer + 1, caller.device());
+    if (!place.on_device()) return CUDA_ERROR_NOT_FOUND;
+    *begin = place.allocation->begin();
+    *bytes = place.allocation->bytes;
+    return CUDA_SUCCESS;
+  });
+}
+
 cudaError_t memcpy_async(void* target, const void* source, size_t bytes, cudaMemcpyKind kind,
                          cudaStream_t stream) {
   return call("memcpy_async", kContext, [&](Caller& caller) {

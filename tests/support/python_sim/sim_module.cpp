@@ -173,6 +173,7 @@ nb::dict counts(const Gpu& gpu) {
 #include "runtime/cuda_api.def"
 #undef RUNTIME
 #undef DRIVER
+  all["gather"] = gpu.sim().calls("gather");
   all["launch"] = gpu.sim().calls("launch");
   all["preload_kernels"] = gpu.sim().calls("preload_kernels");
   return all;
