@@ -70,7 +70,10 @@ void DeviceContext::start() {
     for (auto& copy_stream : copy_streams_) copy_stream = std::make_unique<CopyStream>(api_);
     allocation_stream_ = made();
     for (cudaStream_t& stream : imports_) stream = made();
-    check(api_.preload_kernels(), "loading the kernels");
+    const cudaError_t loaded = api_.preload_kernels();
+    has_kernels_ =
+        loaded != cudaErrorNoKernelImageForDevice && loaded != cudaErrorInvalidDeviceFunction;
+    if (has_kernels_) check(loaded, "loading the kernels");
   } catch (...) {
     destroy_streams();
     throw;

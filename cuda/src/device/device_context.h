@@ -38,6 +38,9 @@ class DeviceContext {
   /// running work, so it must not come with a copy. Throws Error (device_failed).
   void start();
   bool started() const noexcept { return started_.load(std::memory_order_acquire); }
+  /// Returns false if this build has no kernels for the device: it copies, but packs and gathers
+  /// nothing. Requires: started.
+  bool has_kernels() const noexcept { return has_kernels_; }
 
   const CudaApi& api() const noexcept { return api_; }
   int index() const noexcept { return index_; }
@@ -108,6 +111,7 @@ class DeviceContext {
   std::unique_ptr<EventPool> sleeping_events_;
   std::mutex mutex_;
   std::atomic<bool> started_{false};
+  bool has_kernels_ = true;
   std::array<std::unique_ptr<CopyStream>, kCopyStreams> copy_streams_;
   std::array<std::unique_ptr<Waiter>, kWaiters> waiters_;
   std::unique_ptr<Waiter> frees_;

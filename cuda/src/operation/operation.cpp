@@ -173,6 +173,7 @@ void Operation::unpack(const TensorView& source, const TensorView& target) {
 }
 
 bool Operation::gather(std::span<const GatherParams::Run> runs) {
+  if (!device_.has_kernels()) return false;
   auto* const first = static_cast<std::byte*>(runs.front().target);
   auto* const end = static_cast<std::byte*>(runs.back().target) + runs.back().bytes;
   try {
@@ -214,6 +215,12 @@ void Operation::launch(const TensorView& source, const TensorView& target, cudaS
   const CopyStep step = plan_copy(source, target);
   if (step.kind != CopyKind::pack)
     return issue(device_.api(), engine_.pool(), step, cudaMemcpyDeviceToDevice, stream);
+  if (!device_.has_kernels()) {
+    throw Error(ErrorCode::unsupported_device, "device",
+                "cuda:" + std::to_string(device_.index()) +
+                    " has an architecture that this build of dlbridge has no kernels for, and "
+                    "copies between these strides need one: make x contiguous on the device first");
+  }
   check(device_.api().launch(choose_kernel(step.pack), step.pack, stream), "a pack kernel");
 }
 

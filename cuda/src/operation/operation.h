@@ -74,8 +74,8 @@ class Operation final : public Completion {
   void copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
   /// Copies small runs of device memory to one page-locked block, in which the targets lie one
   /// behind the other: a kernel collects them in the device ring, whence they go as one. Returns
-  /// false, with nothing done, if the device has no room for a ring. Requires: kGatherBytes at most
-  /// in each. Throws Error (device_failed).
+  /// false, with nothing done, if the device has no kernels or no room for a ring. Requires:
+  /// kGatherBytes at most in each. Throws Error (device_failed).
   bool gather(std::span<const GatherParams::Run> runs);
   static constexpr int64_t kGatherBytes = 64 * 1024;
   /// Records `event` after the last access of host memory by copy(): behind a transfer, not behind

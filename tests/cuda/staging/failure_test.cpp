@@ -307,6 +307,27 @@ TEST_F(DeadDevice, ResetIsReported) {
   sim().clear_reports();
 }
 
+// ---- A device that the kernels were not built for
+
+class NoKernels : public StagingTest {};
+
+TEST_F(NoKernels, DeviceStillCopies) {
+  for (const cudaError_t answer :
+       {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction}) {
+    start();
+    sim().fail({"preload_kernels", 1, answer});
+    std::vector<TensorView> sources;
+    for (uint32_t i = 0; i < 8; ++i) sources.push_back(device({{100}}, i).view());
+    const auto results = cuda::stage_to_host(sources, on(stream()));
+    for (size_t i = 0; i < 8; ++i)
+      EXPECT_EQ(elements(results[i]), pattern(400, static_cast<uint32_t>(i)));
+    TestTensor& strided = device({{100}, std::vector<int64_t>{2}});
+    expect_error(ErrorCode::unsupported_device,
+                 [&] { static_cast<void>(cuda::stage_to_host(strided.view(), on(stream()))); });
+    EXPECT_EQ(sim().calls("gather") + sim().calls("launch"), 0u);
+  }
+}
+
 // ---- Want of memory on the device
 
 class FullDevice : public StagingTest {};
