@@ -3,11 +3,8 @@
 
 #include <string>
 
-#include "device/engine.h"
+#include "device/call.h"
 #include "dlbridge/copy.h"
-#include "operation/results.h"
-#include "runtime/cuda_error.h"
-#include "runtime/guards.h"
 #include "staging/checks.h"
 
 namespace dlbridge::cuda {
@@ -15,7 +12,7 @@ namespace dlbridge::cuda {
 Loan pinned_empty(const TensorView& like) {
   Engine& engine = Engine::get();
   if (like.is_empty()) {
-    Loan nothing = empty_result(like);
+    Loan nothing = allocate_like(dense_like(like, true).view());
     nothing.view().is_copied = false;
     return nothing;
   }
@@ -58,15 +55,13 @@ size_t trim_pinned(size_t keep_bytes) { return Engine::get().pool().trim(keep_by
 bool record_stream(const void* address, Stream stream) {
   Engine& engine = Engine::get();
   if (!engine.pool().holds(address)) return false;
-  DeviceContext& device = engine.device(stream.device.device_id);
-  const CallGuard guard(engine.api(), device.context());
-  const CheckedStream checked = engine.checked(stream, device, guard.callers());
-  if (!checked.ordered) {
+  Call call(engine.device(stream.device.device_id), stream);
+  if (!call.stream.ordered) {
     throw Error(ErrorCode::stream_invalid, "stream",
                 "stream is -1; expected the stream that uses the memory");
   }
-  PooledEvent event = device.events().take();
-  check(engine.api().event_record(event.get(), checked.handle), "cudaEventRecord");
+  PooledEvent event = call.device.events().take();
+  check(engine.api().event_record(event.get(), call.stream.handle), "cudaEventRecord");
   return engine.pool().add_ticket(address, std::move(event));
 }
 

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Core's StagingBackend over the staging functions.
 #include "dlbridge/staging_backend.h"
+
+#include "device/call.h"
 #include "dlbridge/cuda/staging.h"
 #include "operation/operation.h"
-#include "runtime/cuda_error.h"
-#include "runtime/guards.h"
 #include "staging/checks.h"
 
 namespace dlbridge::cuda {
@@ -13,17 +13,15 @@ namespace {
 // On one device: in the stream's own order, without an event.
 void copy_on_device(const TensorView& source, const TensorView& target, Stream stream) {
   require_same(source, target);
-  Engine& engine = Engine::get();
+  Engine::get();
   if (source.is_empty()) return;
-  DeviceContext& device = engine.device_of(source);
-  const CallGuard guard(engine.api(), device.context());
-  require_one_device(engine, std::span(&target, 1), device);
-  const CheckedStream checked = engine.checked(stream, device, guard.callers());
-  Operation operation(engine, device, checked);
+  const TensorView views[] = {source, target};
+  Call call(views, stream);
+  Operation operation(call);
   operation.begin();
   operation.copy(source, target, cudaMemcpyDeviceToDevice);
   operation.end(false);
-  if (checked.ordered)
+  if (call.stream.ordered)
     operation.leave();
   else
     operation.wait();
@@ -59,12 +57,10 @@ class CudaStagingBackend final : public StagingBackend {
 }  // namespace
 
 void register_cuda_staging() {
-  static CudaStagingBackend& backend = []() -> CudaStagingBackend& {
-    auto* made = new CudaStagingBackend;  // never destroyed: core uses it until the process ends
-    register_staging(*made);
-    return *made;
-  }();
-  static_cast<void>(backend);
+  // Never destroyed: core uses it until the process ends.
+  static auto& backend = *new CudaStagingBackend;
+  static const bool registered = (register_staging(backend), true);
+  static_cast<void>(registered);
 }
 
 }  // namespace dlbridge::cuda

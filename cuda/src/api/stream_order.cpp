@@ -1,63 +1,42 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dlbridge/cuda/stream_order.h"
 
+#include "device/call.h"
 #include "operation/operation.h"
-#include "runtime/cuda_error.h"
-#include "runtime/guards.h"
 
 namespace dlbridge::cuda {
 
 void order_streams(Stream earlier, Stream later) {
-  Engine& engine = Engine::get();
-  DeviceContext& device = engine.device(later.device.device_id);
-  const CallGuard guard(engine.api(), device.context());
-  const CheckedStream from = engine.checked(earlier, device, guard.callers());
-  const CheckedStream to = engine.checked(later, device, guard.callers());
+  Call call(Engine::get().device(later.device.device_id), later);
+  const CheckedStream from = call.checked(earlier);
+  const CheckedStream to = call.stream;
   if (!from.ordered || !to.ordered || from.handle == to.handle) return;
-  try {
-    device.order(from.handle, to.handle);
-  } catch (const CudaError& error) {
-    device.fails_with(error.cuda_code());
-    throw;
-  }
+  call.run([&] { call.device.order(from.handle, to.handle); });
 }
 
 Future when_reached(Stream stream) {
-  Engine& engine = Engine::get();
-  DeviceContext& device = engine.device(stream.device.device_id);
-  const CallGuard guard(engine.api(), device.context());
-  const CheckedStream checked = engine.checked(stream, device, guard.callers());
-  auto state = std::make_shared<FutureState>(std::vector<SharedLoan>{});
-  if (!checked.ordered) {
-    state->completion()->succeed();
-    return Future(std::move(state));
-  }
-  try {
-    auto operation = std::make_unique<Operation>(engine, device, checked);
-    operation->waiter().start();
-    operation->publish_to(state->completion());
+  Call call(Engine::get().device(stream.device.device_id), stream);
+  if (!call.stream.ordered) return ended_with({});
+  return call.run([&] {
+    auto operation = std::make_shared<Operation>(call);
+    Waiter::Work work = operation->waiter().prepare([operation] { operation->complete(); });
+    Future future(operation, std::make_shared<const Future::Results>());
     operation->begin();
     operation->end(false);
-    Operation::post(std::move(operation));
-  } catch (const CudaError& error) {
-    device.fails_with(error.cuda_code());
-    throw;
-  }
-  return Future(std::move(state));
+    operation->waiter().post(std::move(work));
+    return future;
+  });
 }
 
 Stream import_stream(int32_t device_id) {
-  Engine& engine = Engine::get();
-  DeviceContext& device = engine.started(device_id);
-  const CallGuard guard(engine.api(), device.context());
+  DeviceContext& device = Engine::get().started(device_id);
+  const CallGuard guard(device.api(), device.context());
   return stream_of(device_id, static_cast<void*>(device.import_stream()));
 }
 
 Stream allocation_stream(int32_t device_id) {
-  Engine& engine = Engine::get();
-  DeviceContext& device = engine.started(device_id);
-  const CallGuard guard(engine.api(), device.context());
-  return stream_of(device_id, static_cast<void*>(device.allocation_stream()));
+  return stream_of(device_id,
+                   static_cast<void*>(Engine::get().started(device_id).allocation_stream()));
 }
 
 }  // namespace dlbridge::cuda

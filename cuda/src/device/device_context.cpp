@@ -66,7 +66,7 @@ void DeviceContext::start() {
   };
   try {
     frees_ = std::make_unique<Waiter>(api_, context_);
-    for (auto& waiter : waiters_) waiter = std::make_unique<Waiter>(api_, context_);
+    for (size_t i = 0; i < kWaiters; ++i) waiters_.emplace_back(api_, context_, i);
     for (auto& copy_stream : copy_streams_) copy_stream = std::make_unique<CopyStream>(api_);
     allocation_stream_ = made();
     for (cudaStream_t& stream : imports_) stream = made();
@@ -75,6 +75,7 @@ void DeviceContext::start() {
         loaded != cudaErrorNoKernelImageForDevice && loaded != cudaErrorInvalidDeviceFunction;
     if (has_kernels_) check(loaded, "loading the kernels");
   } catch (...) {
+    waiters_.clear();
     destroy_streams();
     throw;
   }
@@ -82,34 +83,29 @@ void DeviceContext::start() {
 }
 
 void DeviceContext::stop() noexcept {
-  const std::lock_guard lock(mutex_);
-  if (!started_) return;
-  for (auto& waiter : waiters_) waiter->stop();
-  frees_->stop();
+  waiters_.clear();
+  frees_.reset();
 }
 
 bool DeviceContext::idle() noexcept {
   const std::lock_guard lock(mutex_);
-  return !started_ || std::none_of(waiters_.begin(), waiters_.end(),
-                                   [](const auto& each) { return each->in_flight > 0; });
+  return std::ranges::none_of(waiters_, [](const Waiter& each) { return each.in_flight > 0; });
 }
 
 WaiterUse DeviceContext::waiter_for(void* producer) {
   const std::lock_guard lock(mutex_);
-  Waiter* best = waiters_[0].get();
-  for (const auto& waiter : waiters_) {
-    const int busy = waiter->in_flight;
-    if (busy > 0 && waiter->producer == producer) return WaiterUse(*waiter);
-    if (busy < best->in_flight) best = waiter.get();
+  Waiter* best = &waiters_.front();
+  for (Waiter& waiter : waiters_) {
+    const int busy = waiter.in_flight;
+    if (busy > 0 && waiter.producer == producer) {
+      best = &waiter;
+      break;
+    }
+    if (busy < best->in_flight) best = &waiter;
   }
   best->producer = producer;
-  return WaiterUse(*best);
-}
-
-CopyStream& DeviceContext::copy_stream_of(const Waiter& waiter) noexcept {
-  const auto found = std::find_if(waiters_.begin(), waiters_.end(),
-                                  [&](const auto& each) { return each.get() == &waiter; });
-  return *copy_streams_[static_cast<size_t>(found - waiters_.begin()) % kCopyStreams];
+  ++best->in_flight;
+  return WaiterUse(best);
 }
 
 cudaStream_t DeviceContext::import_stream() {

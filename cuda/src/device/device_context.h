@@ -5,6 +5,7 @@
 
 #include <array>
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -51,7 +52,9 @@ class DeviceContext {
   WaiterUse waiter_for(void* producer);
   /// Returns the copy stream of the operations of `waiter`, so that those of one producer keep
   /// their order. Requires: started.
-  CopyStream& copy_stream_of(const Waiter& waiter) noexcept;
+  CopyStream& copy_stream_of(const Waiter& waiter) noexcept {
+    return *copy_streams_[waiter.index % kCopyStreams];
+  }
 
   /// Returns the next stream to pass to a producer, skipping those that are being captured.
   /// Requires: started; the context is current. Throws Error (stream_capturing if all are
@@ -73,7 +76,7 @@ class DeviceContext {
   /// Events for a thread that sleeps in cudaEventSynchronize.
   EventPool& sleeping_events() noexcept { return *sleeping_events_; }
 
-  /// Waits for the operations and ends the threads.
+  /// Waits for the operations and ends the threads. Requires: no operation is begun meanwhile.
   void stop() noexcept;
   /// Whether no operation is in flight.
   bool idle() noexcept;
@@ -113,7 +116,7 @@ class DeviceContext {
   std::atomic<bool> started_{false};
   bool has_kernels_ = true;
   std::array<std::unique_ptr<CopyStream>, kCopyStreams> copy_streams_;
-  std::array<std::unique_ptr<Waiter>, kWaiters> waiters_;
+  std::deque<Waiter> waiters_;
   std::unique_ptr<Waiter> frees_;
   cudaStream_t allocation_stream_ = nullptr;
   std::array<cudaStream_t, kImports> imports_{};

@@ -2,7 +2,6 @@
 #include "device/engine.h"
 
 #include <dlfcn.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cassert>
@@ -11,6 +10,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <vector>
 
 #include "pinned/limit.h"
 #include "runtime/cuda_error.h"
@@ -51,7 +51,11 @@ const CudaApi& cuda_api() noexcept {
 
 void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
   const std::lock_guard lock(g_mutex);
-  delete g_engine.exchange(nullptr);
+  static auto& former = *new std::vector<Engine*>;  // their pools own memory of held results
+  if (Engine* engine = g_engine.exchange(nullptr)) {
+    engine->end();
+    former.push_back(engine);
+  }
   g_injected.store(api);
   g_piece_bytes = piece_bytes != 0 ? piece_bytes : PinnedSegment::kPieceBytes;
 }
@@ -125,40 +129,23 @@ Availability availability() {
 Engine::Engine(const CudaApi& api, size_t piece_bytes, const Availability& found)
     : api_(api),
       found_(found),
-      pid_(getpid()),
-      pool_(std::make_unique<PinnedPool>(api, *this, pinned::default_limit("/", variable),
-                                         piece_bytes, kPoolIdleAge)) {}
+      pool_(api, *this, pinned::default_limit("/", variable), piece_bytes, kPoolIdleAge) {}
 
-Engine::~Engine() {
+void Engine::end() {
   for_each_device([](DeviceContext& device) { device.stop(); });
-  {
-    std::optional<CallGuard> guard;
-    const auto enter = [&](DeviceContext& device) {
-      if (guard) return;
-      try {
-        guard.emplace(api_, device.context());
-      } catch (const Error&) {
-        // Another device may have one.
-      }
-    };
-    for_each_device([&](DeviceContext& device) {
-      if (device.alive()) enter(device);
-    });
-    for_each_device(enter);
-    // Tickets of blocks are events of the devices: the pool goes first.
-    pool_.reset();
-  }
+  ended_ = true;
+  pool_.end();  // first: its events are those of the devices
   for (auto& slot : devices_) delete slot.exchange(nullptr);
 }
 
 Engine* Engine::existing() noexcept {
   Engine* engine = g_engine.load(std::memory_order_acquire);
-  return engine != nullptr && engine->pid_ == getpid() ? engine : nullptr;
+  return engine != nullptr && engine->forks_ == forks() ? engine : nullptr;
 }
 
 bool Engine::is_parents() noexcept {
   const Engine* engine = g_engine.load(std::memory_order_acquire);
-  return engine != nullptr && engine->pid_ != getpid();
+  return engine != nullptr && engine->forks_ != forks();
 }
 
 void Engine::require_no_parent() {
@@ -167,7 +154,7 @@ void Engine::require_no_parent() {
 
 Engine& Engine::get() {
   if (Engine* engine = g_engine.load(std::memory_order_acquire)) [[likely]] {
-    if (engine->pid_ != getpid()) refuse_fork();
+    if (engine->forks_ != forks()) refuse_fork();
     return *engine;
   }
   const Availability found = availability();
@@ -188,7 +175,7 @@ DeviceContext& Engine::open(int index) {
   const std::lock_guard lock(mutex_);
   auto& slot = devices_[static_cast<size_t>(index)];
   if (slot.load() == nullptr)
-    slot.store(new DeviceContext(api_, index, *pool_), std::memory_order_release);
+    slot.store(new DeviceContext(api_, index, pool_), std::memory_order_release);
   slot.load()->start();
   return *slot.load();
 }
@@ -198,14 +185,14 @@ DeviceContext& Engine::open(int index) {
 DeviceContext* Engine::met(int index) {
   auto& slot = devices_[static_cast<size_t>(index)];
   if (DeviceContext* known = slot.load(std::memory_order_acquire)) return known;
-  if (pool_ == nullptr) return nullptr;  // the pool ends, and this engine with it
+  if (ended_) return nullptr;  // the pool ends, and this engine with it
   unsigned flags = 0;
   int active = 0;
   if (api_.device_primary_ctx_get_state(index, &flags, &active) != CUDA_SUCCESS || active == 0)
     return nullptr;
   const std::lock_guard lock(mutex_);
   if (slot.load() == nullptr)
-    slot.store(new DeviceContext(api_, index, *pool_), std::memory_order_release);
+    slot.store(new DeviceContext(api_, index, pool_), std::memory_order_release);
   return slot.load();
 }
 
@@ -248,44 +235,6 @@ DeviceContext& Engine::started(int index) {
   return found;
 }
 
-DeviceContext& Engine::device_of(const TensorView& view) {
-  // Asked in the context of the device named: without one CUDA would make one on the first device.
-  DeviceContext& claimed = device(view.device.device_id);
-  const CallGuard guard(api_, claimed.context());
-  require_address(view, claimed);
-  return claimed;
-}
-
-void Engine::require_address(const TensorView& view, DeviceContext& device) const {
-  cudaPointerAttributes attributes{};
-  const cudaError_t answer = api_.pointer_get_attributes(&attributes, view.data);
-  device.require_alive_after(answer, "cudaPointerGetAttributes");
-  if (answer != cudaSuccess) attributes.type = cudaMemoryTypeUnregistered;
-  const bool on_device = attributes.type == cudaMemoryTypeDevice;
-  if (!on_device && attributes.type != cudaMemoryTypeManaged) {
-    throw Error(
-        ErrorCode::invalid_device, "data",
-        "data is host memory, or memory that CUDA does not know; the tensor says that it is "
-        "on " +
-            Device(view.device).name() + ": fix the producer");
-  }
-  if (on_device && attributes.device != view.device.device_id) {
-    throw Error(ErrorCode::invalid_device, "device_id",
-                "data is on cuda:" + std::to_string(attributes.device) +
-                    "; the tensor says that it is on " + Device(view.device).name() +
-                    ": fix the producer");
-  }
-}
-
-std::span<const std::byte> Engine::allocation_of(const void* address) const noexcept {
-  CUdeviceptr begin = 0;
-  size_t bytes = 0;
-  if (api_.mem_get_address_range(&begin, &bytes, reinterpret_cast<CUdeviceptr>(address)) !=
-      CUDA_SUCCESS)
-    return {};
-  return {reinterpret_cast<const std::byte*>(begin), bytes};
-}
-
 // Returns -1 if CUDA does not say. Requires: a context is current.
 int Engine::device_of_context(CUcontext context) const noexcept {
   CUdevice device = -1;
@@ -296,59 +245,21 @@ int Engine::device_of_context(CUcontext context) const noexcept {
   return device;
 }
 
-CheckedStream Engine::checked(Stream stream, DeviceContext& device, CUcontext callers) {
-  const auto number = reinterpret_cast<intptr_t>(stream.handle);
-  const auto refuse = [&](const std::string& why) {
-    throw Error(ErrorCode::stream_invalid, "stream",
-                "stream is " + std::to_string(number) + "; " + why);
-  };
-  const auto refuse_device = [&](int owner) {
-    throw Error(ErrorCode::stream_invalid, "stream",
-                "the stream belongs to cuda:" + std::to_string(owner) + ", the tensor is on cuda:" +
-                    std::to_string(device.index()) + ": pass a stream of the tensor's device");
-  };
-  if (stream.device.device_id != device.index()) refuse_device(stream.device.device_id);
-  if (number == kNoSync) return {nullptr, false};
-  if (number == 0) {
-    refuse(
-        "0 means either of two default streams: pass 1 for the legacy one, 2 for the per-thread "
-        "one");
+int Engine::device_with_primary(CUcontext context) noexcept {
+  for (int i = 0; i < std::min(found_.device_count, kMaxDevices); ++i) {
+    const DeviceContext* device = met(i);
+    if (device != nullptr && device->context() == context) return i;
   }
-  if (number < 0) refuse("expected 1, 2, -1 for no ordering, or a cudaStream_t");
-  auto* handle = static_cast<cudaStream_t>(stream.handle);
-  const Capture capture = capture_of(api_, handle);
-  device.require_alive_after(capture.answer, "cudaStreamIsCapturing");
-  if (capture.active) {
-    throw Error(ErrorCode::stream_capturing, "stream",
-                "the stream is being captured into a CUDA graph, which cannot hold a staging: "
-                "stage before or after the capture");
-  }
-  if (capture.answer != cudaSuccess)
-    refuse("CUDA does not know it (" + error_name(capture.answer) + ")");
-  const char* const foreign_context =
-      "it belongs to a context that is not the device's primary one, as cuCtxCreate and green "
-      "contexts make them: pass a stream of the primary context";
-  if (number <= kPerThreadStream) {
-    // In another context of this device, 1 and 2 are other streams than those of the primary one.
-    if (callers != nullptr && callers != device.context() &&
-        device_of_context(callers) == device.index())
-      refuse(foreign_context);
-    return {handle, true};
-  }
-  CUcontext context = nullptr;
-  const cudaError_t answer = as_runtime_error(api_.stream_get_ctx(handle, &context));
-  device.require_alive_after(answer, "cuStreamGetCtx");
-  if (answer != cudaSuccess) refuse("CUDA does not know it (" + error_name(answer) + ")");
-  if (context != device.context()) {
-    // It is not asked for its device: a green context may be current to another thread, and only to
-    // one.
-    for (int i = 0; i < std::min(found_.device_count, kMaxDevices); ++i) {
-      const DeviceContext* other = met(i);
-      if (other != nullptr && other->context() == context) refuse_device(i);
-    }
-    refuse(foreign_context);
-  }
-  return {handle, true};
+  return -1;
+}
+
+std::span<const std::byte> Engine::allocation_of(const void* address) const noexcept {
+  CUdeviceptr begin = 0;
+  size_t bytes = 0;
+  if (api_.mem_get_address_range(&begin, &bytes, reinterpret_cast<CUdeviceptr>(address)) !=
+      CUDA_SUCCESS)
+    return {};
+  return {reinterpret_cast<const std::byte*>(begin), bytes};
 }
 
 CUcontext Engine::context_in_use() {
@@ -386,7 +297,7 @@ CUcontext Engine::any_context() {
 
 HostPlace Engine::host_place(const void* address, size_t bytes) const noexcept {
   assert(bytes > 0);
-  if (pool_->holds(address)) return {.pinned = true};
+  if (pool_.holds(address)) return {.pinned = true};
   const RelaxedCapture capture(api_);
   const auto look_up = [this](const void* at) {
     cudaPointerAttributes found{};
@@ -410,7 +321,7 @@ void Engine::poll_pool() noexcept {
   try {
     const CallGuard guard(api_, any->context());
     t_records_no_fence = true;
-    pool_->poll();
+    pool_.poll();
   } catch (const std::exception&) {
     // The next poll tries again.
   }
@@ -436,9 +347,9 @@ bool drain(double seconds) noexcept {
 // Blocking streams wait for a fence on the legacy stream, and it for them, so that it couples
 // streams that have nothing to do with each other. It is recorded when there is something to gain.
 bool Engine::fence_is_due() const noexcept {
-  if (pool_ == nullptr) return true;  // the pool ends
+  if (ended_) return true;  // the pool ends
   if (t_records_no_fence) return false;
-  const PinnedStats pool = pool_->stats();
+  const PinnedStats pool = pool_.stats();
   return pool.quarantined >= std::min(kFencedBytes, pool.limit / 4);
 }
 

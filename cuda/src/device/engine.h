@@ -3,8 +3,6 @@
 // pool. Created on first use; not destroyed at process exit.
 #pragma once
 
-#include <sys/types.h>
-
 #include <array>
 #include <atomic>
 #include <memory>
@@ -14,14 +12,9 @@
 #include "device/device_context.h"
 #include "dlbridge/cuda/device.h"
 #include "pinned/pool.h"
+#include "runtime/process.h"
 
 namespace dlbridge::cuda {
-
-/// A stream that was checked: of this device, not capturing.
-struct CheckedStream {
-  cudaStream_t handle = nullptr;
-  bool ordered = true;  ///< false: the caller orders the work (kNoSync)
-};
 
 /// What CUDA knows about memory that is described as host memory.
 struct HostPlace {
@@ -35,8 +28,9 @@ class Engine final : public FenceSource {
   Engine(const CudaApi& api, size_t piece_bytes, const Availability& found);
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
-  /// Waits for all operations.
-  ~Engine() override;
+  /// For tests that replace it: waits for all operations, stops its threads, unregisters its memory
+  /// and frees its devices. Results may still be held.
+  void end();
 
   /// The process's engine. Throws Error (no_driver, driver_too_old, no_device; after_fork in the
   /// child of a process that has one).
@@ -52,7 +46,7 @@ class Engine final : public FenceSource {
   static bool is_parents() noexcept;
 
   const CudaApi& api() const noexcept { return api_; }
-  PinnedPool& pool() noexcept { return *pool_; }
+  PinnedPool& pool() noexcept { return pool_; }
   /// Calls pool().poll() if a device is in use, without recording a fence.
   void poll_pool() noexcept;
 
@@ -63,19 +57,14 @@ class Engine final : public FenceSource {
   /// The same; creates the primary context if there is none.
   DeviceContext& started(int index);
 
-  /// Throws Error (invalid_device) unless the view's address is on `device`. Requires: a context is
-  /// current.
-  void require_address(const TensorView& view, DeviceContext& device) const;
+  /// Returns the device of a context, -1 if CUDA does not say. Requires: a context is current.
+  int device_of_context(CUcontext context) const noexcept;
+  /// Returns the device whose primary context this is, or -1. Does not ask the context: a green one
+  /// may be current to another thread, and only to one.
+  int device_with_primary(CUcontext context) noexcept;
   /// Returns the allocation of device memory that `address` is in; empty if CUDA does not say. All
   /// of it is on one device. Requires: a context is current.
   std::span<const std::byte> allocation_of(const void* address) const noexcept;
-  /// Returns the device of the view's memory. Throws Error (invalid_device) if its address is not
-  /// on the device that it names.
-  DeviceContext& device_of(const TensorView& view);
-
-  /// `callers`: the context that was current on the thread before that of the device. Requires:
-  /// the device's context is current. Throws Error (stream_invalid, stream_capturing).
-  CheckedStream checked(Stream stream, DeviceContext& device, CUcontext callers);
 
   /// Returns a context for queries and registrations: of a device of this engine, else of a device
   /// that has one, the current device first. Null if none has. Throws Error (device_failed).
@@ -100,7 +89,6 @@ class Engine final : public FenceSource {
   DeviceContext* met(int index);
   bool fence_is_due() const noexcept;
   bool fence(DeviceContext& device, Fence& fence);
-  int device_of_context(CUcontext context) const noexcept;
   /// Calls visit(DeviceContext&) for every device of this engine.
   template <typename Visit>
   void for_each_device(Visit&& visit) noexcept {
@@ -111,10 +99,11 @@ class Engine final : public FenceSource {
 
   const CudaApi& api_;
   const Availability found_;
-  pid_t pid_;
+  const unsigned forks_ = forks();
+  std::atomic<bool> ended_{false};
   std::mutex mutex_;  // held while a device is opened
   std::array<std::atomic<DeviceContext*>, kMaxDevices> devices_{};
-  std::unique_ptr<PinnedPool> pool_;
+  PinnedPool pool_;
 };
 
 }  // namespace dlbridge::cuda

@@ -2,8 +2,6 @@
 #include "operation/bounce_ring.h"
 
 #include <algorithm>
-#include <cassert>
-#include <string>
 
 #include "copy/copy_plan.h"
 #include "dlbridge/copy.h"
@@ -17,11 +15,6 @@ namespace {
 constexpr int64_t kLargestSlot = int64_t{4} << 20;
 constexpr int64_t kPiecesAimedAt = 8;
 
-// An element passes whole.
-int64_t smallest_slot_for(const TensorView& view) {
-  return std::max(BounceRing::kSmallestSlot, view.itemsize());
-}
-
 int64_t slot_bytes_for(int64_t bytes) {
   const int64_t even = (bytes / kPiecesAimedAt + 4095) / 4096 * 4096;
   return std::clamp(even, BounceRing::kSmallestSlot, kLargestSlot);
@@ -29,87 +22,64 @@ int64_t slot_bytes_for(int64_t bytes) {
 
 }  // namespace
 
-BounceRing::BounceRing(Operation& operation, const TensorView& tensor)
-    : operation_(operation), slot_bytes_(slot_bytes_for(tensor.nbytes())) {
-  const int64_t smallest = smallest_slot_for(tensor);
-  slot_bytes_ = std::max(slot_bytes_, smallest);
-  PinnedPool& pool = operation.engine().pool();
+BounceRing::BounceRing(Operation& operation, const TensorView& tensor) : operation_(operation) {
   operation.expect_blocks(kSlots);
-  while (true) {
-    while (count_ < kSlots) {
-      PinnedBlock block = pool.take(static_cast<size_t>(slot_bytes_));
+  slots_.reserve(kSlots);
+  for (const int64_t bytes : {slot_bytes_for(tensor.nbytes()), kSmallestSlot}) {
+    slot_bytes_ = std::max(bytes, tensor.itemsize());  // an element passes whole
+    slots_.clear();
+    while (slots_.size() < kSlots) {
+      PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(slot_bytes_));
       if (!block) break;
-      slots_[count_].block = std::move(block);
-      slots_[count_++].copied = operation.device().sleeping_events().take();
+      slots_.push_back({std::move(block), operation.device().sleeping_events().take()});
     }
-    if (count_ >= 2) return;
-    if (slot_bytes_ == smallest) break;
-    slot_bytes_ = smallest;
-    slots_[0].block = {};
-    count_ = 0;
+    if (slots_.size() >= 2) return;
   }
-  slots_[0].block = {};
-  count_ = 0;
+  slots_.clear();
 }
 
+// After an exception the slots may be in use.
 BounceRing::~BounceRing() {
-  if (finished_) return;
-  for (Slot& slot : slots_) {
-    if (slot.block) operation_.hold(std::move(slot.block));
-  }
+  for (Slot& slot : slots_) operation_.hold(std::move(slot.block), std::move(slot.copied));
+}
+
+// The slot whose turn it is, empty, with a description of what it is to hold.
+BounceRing::Slot& BounceRing::next_slot(const TensorView& piece) {
+  Slot& slot = slots_[next_];
+  next_ = (next_ + 1) % slots_.size();
+  wait_for(slot);
+  slot.content.describe(piece);
+  slot.content.view().data = slot.block.data();
+  compact_strides(piece.extents(), slot.content.strides());
+  return slot;
 }
 
 void BounceRing::wait_for(Slot& slot) {
-  if (!slot.pending) return;
-  slot.pending = false;
+  if (!std::exchange(slot.pending, false)) return;
   check(wait_for_event(operation_.device().api(), slot.copied.get(), slot_bytes_),
         "waiting for a slot");
-}
-
-void BounceRing::drain(Slot& slot) {
-  if (!slot.pending) return;
-  wait_for(slot);
-  copy_host(slot.content.view(), slot.target.view());
+  if (slot.target.view().data != nullptr) copy_host(slot.content.view(), slot.target.view());
 }
 
 void BounceRing::to_host(const TensorView& source, const TensorView& target) {
-  assert(is_ready());
-  Pieces pieces(source, target, slot_bytes_);
-  size_t next = 0;
-  for (; pieces.next(); next = (next + 1) % count_) {
-    Slot& slot = slots_[next];
-    drain(slot);
-    const TensorView& piece = pieces.target();
-    slot.target.describe(piece);
-    slot.content.describe(piece);
-    slot.content.view().data = slot.block.data();
-    compact_strides(piece.extents(), slot.content.strides());
+  for (Pieces pieces(source, target, slot_bytes_); pieces.next();) {
+    Slot& slot = next_slot(pieces.target());
+    slot.target.describe(pieces.target());
     operation_.copy(pieces.source(), slot.content.view(), cudaMemcpyDeviceToHost);
     operation_.record_transfer(slot.copied);
     slot.pending = true;
   }
-  for (size_t i = 0; i < count_; ++i) drain(slots_[(next + i) % count_]);
-  finished_ = true;
+  for (size_t i = 0; i < slots_.size(); ++i) wait_for(slots_[(next_ + i) % slots_.size()]);
 }
 
 void BounceRing::to_device(const TensorView& source, const TensorView& target) {
-  assert(is_ready());
-  Pieces pieces(source, target, slot_bytes_);
-  for (size_t next = 0; pieces.next(); next = (next + 1) % count_) {
-    Slot& slot = slots_[next];
-    wait_for(slot);
-    slot.content.describe(pieces.source());
-    slot.content.view().data = slot.block.data();
-    compact_strides(pieces.source().extents(), slot.content.strides());
+  for (Pieces pieces(source, target, slot_bytes_); pieces.next();) {
+    Slot& slot = next_slot(pieces.source());
     copy_host(pieces.source(), slot.content.view());
     operation_.copy(slot.content.view(), pieces.target(), cudaMemcpyHostToDevice);
     operation_.record_transfer(slot.copied);
     slot.pending = true;
   }
-  for (size_t i = 0; i < count_; ++i) {
-    if (slots_[i].pending) std::move(slots_[i].block).retire(std::move(slots_[i].copied));
-  }
-  finished_ = true;
 }
 
 }  // namespace dlbridge::cuda

@@ -2,11 +2,11 @@
 // BounceRing: pinned slots for copies of pageable memory, so that the transfer and the host's copy
 // overlap. The calling thread makes the host's copy.
 //
-// Owns its slots. Belongs to one operation; not thread-safe. Requires throughout: the operation has
-// begun and not ended, the device's context is current.
+// Belongs to one operation, which holds its slots afterwards; not thread-safe. Requires throughout:
+// the operation has begun and not ended, the device's context is current.
 #pragma once
 
-#include <array>
+#include <vector>
 
 #include "operation/operation.h"
 
@@ -20,20 +20,17 @@ class BounceRing {
 
   /// Takes slots for a tensor like `tensor`, if the pool's limit allows at least two small ones.
   BounceRing(Operation& operation, const TensorView& tensor);
-
-  /// Returns true if there are slots. The functions below require that.
-  bool is_ready() const noexcept { return count_ > 0; }
-
   BounceRing(const BounceRing&) = delete;
   BounceRing& operator=(const BounceRing&) = delete;
-  /// After an exception the operation holds the slots, which may be in use.
   ~BounceRing();
+
+  /// Returns true if there are slots. The functions below require that.
+  bool is_ready() const noexcept { return !slots_.empty(); }
 
   /// Device `source` into `target`, any host memory; returns when all is there.
   void to_host(const TensorView& source, const TensorView& target);
 
-  /// `source`, any host memory, into device `target`; returns when the source has been read. The
-  /// slots go back to the pool when their copies have ended.
+  /// `source`, any host memory, into device `target`; returns when the source has been read.
   void to_device(const TensorView& source, const TensorView& target);
 
  private:
@@ -47,14 +44,13 @@ class BounceRing {
     Loan content;
   };
 
+  Slot& next_slot(const TensorView& piece);
   void wait_for(Slot& slot);
-  void drain(Slot& slot);
 
   Operation& operation_;
   int64_t slot_bytes_ = 0;
-  std::array<Slot, kSlots> slots_;
-  size_t count_ = 0;
-  bool finished_ = false;
+  std::vector<Slot> slots_;
+  size_t next_ = 0;
 };
 
 }  // namespace dlbridge::cuda

@@ -7,8 +7,9 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
+#include <string>
 
-#include "operation/completion_state.h"
+#include "operation/future_state.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -16,91 +17,72 @@ namespace {
 // Decades: the clock counts this in nanoseconds. Longer waits are for ever.
 constexpr double kLongestWait = 1e9;
 
-void make_readable(int fd) noexcept {
-  const uint64_t one = 1;
-  [[maybe_unused]] const ssize_t written = write(fd, &one, sizeof one);
-}
-
 }  // namespace
 
-CompletionState::~CompletionState() {
+FutureState::~FutureState() {
   if (fd_ >= 0) close(fd_);
 }
 
-bool CompletionState::wait(double seconds) const noexcept {
+bool FutureState::wait(double seconds) const noexcept {
   if (done()) return true;
-  if (getpid() != pid_) return false;  // no thread completes it in a fork's child
+  if (forks() != forks_) return false;  // no thread completes it in a fork's child
   std::unique_lock lock(mutex_);
   const auto over = [this] { return done(); };
-  if (seconds < 0 || seconds > kLongestWait) {
-    changed_.wait(lock, over);
-    return true;
-  }
-  return changed_.wait_for(lock, std::chrono::duration<double>(seconds), over);
+  if (seconds >= 0 && seconds <= kLongestWait)
+    return changed_.wait_for(lock, std::chrono::duration<double>(seconds), over);
+  changed_.wait(lock, over);
+  return true;
 }
 
-int CompletionState::fd() {
+int FutureState::fd() {
   const std::lock_guard lock(mutex_);
+  if (fd_ < 0) fd_ = eventfd(done() ? 1 : 0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (fd_ < 0) {
-    fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (fd_ < 0) {
-      throw Error(ErrorCode::out_of_memory, "descriptor",
-                  std::string("no file descriptor could be made: ") + std::strerror(errno) +
-                      "; close some, or call wait()");
-    }
-    if (done()) make_readable(fd_);
+    throw Error(ErrorCode::out_of_memory, "descriptor",
+                std::string("no file descriptor could be made: ") + std::strerror(errno) +
+                    "; close some, or call wait()");
   }
   return fd_;
 }
 
-void CompletionState::succeed() noexcept { finish(); }
-
-void CompletionState::finish() noexcept {
+void FutureState::end(const Error* error) noexcept {
+  try {
+    if (error != nullptr) error_.emplace(*error);
+  } catch (...) {
+    error_.emplace(error->code(), std::string(), std::string());
+  }
   const std::lock_guard lock(mutex_);
   done_.store(true, std::memory_order_release);
-  if (fd_ >= 0) make_readable(fd_);
+  if (fd_ >= 0) static_cast<void>(eventfd_write(fd_, 1));
   changed_.notify_all();
 }
 
-void CompletionState::fail(const Error& error) noexcept {
-  try {
-    error_.emplace(error);
-  } catch (...) {
-    error_.emplace(error.code(), std::string(), std::string());
-  }
-  finish();
+Future ended_with(Future::Results results) {
+  auto shared = std::make_shared<const Future::Results>(std::move(results));
+  auto state = std::make_shared<FutureState>();
+  state->end();
+  return Future(std::move(state), std::move(shared));
 }
 
-Loan FutureState::result(size_t index) const {
+bool Future::done() const noexcept { return state_->done(); }
+bool Future::wait(double seconds) const noexcept { return state_->wait(seconds); }
+int Future::fd() const { return state_->fd(); }
+
+Loan Future::result(size_t index) const {
   // An operation without results may have failed.
-  const size_t count = size();
-  if (index >= count && !(count == 0 && completion_->wait(-1) && completion_->error() != nullptr)) {
+  const bool waits_for_error = size() == 0 && wait() && state_->error() != nullptr;
+  if (index >= size() && !waits_for_error) {
     throw Error(ErrorCode::invalid_argument, "index",
                 "index is " + std::to_string(index) + "; the operation has " +
-                    std::to_string(count) + " tensors");
+                    std::to_string(size()) + " tensors");
   }
-  if (!completion_->wait(-1)) {
+  if (!wait()) {
     throw Error(ErrorCode::after_fork, "process",
                 "the copy was not done when this process was forked, and its child has no part in "
                 "it: ask for the result in the parent");
   }
-  if (const Error* error = completion_->error()) throw Error(*error);
-  return results_[index].share();
+  if (const Error* error = state_->error()) throw Error(*error);
+  return (*results_)[index].share();
 }
-
-Future::Future() noexcept = default;
-Future::Future(std::shared_ptr<FutureState> state) noexcept : state_(std::move(state)) {}
-Future::Future(const Future&) noexcept = default;
-Future::Future(Future&&) noexcept = default;
-Future& Future::operator=(const Future&) noexcept = default;
-Future& Future::operator=(Future&&) noexcept = default;
-Future::~Future() = default;
-
-Future::operator bool() const noexcept { return state_ != nullptr; }
-bool Future::done() const noexcept { return state_->completion()->done(); }
-bool Future::wait(double seconds) const noexcept { return state_->completion()->wait(seconds); }
-size_t Future::size() const noexcept { return state_->size(); }
-Loan Future::result(size_t index) const { return state_->result(index); }
-int Future::fd() const { return state_->completion()->fd(); }
 
 }  // namespace dlbridge::cuda

@@ -2,31 +2,35 @@
 #include "operation/operation.h"
 
 #include <algorithm>
-#include <cassert>
 #include <chrono>
+#include <exception>
+#include <mutex>
 #include <string>
 
 #include "copy/issue.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
-#include "operation/leak.h"
 #include "runtime/cuda_error.h"
 #include "runtime/guards.h"
 
 namespace dlbridge::cuda {
 namespace {
 
-// `memory` with the shape of `piece`, row-major: what a slot holds. Strides into `strides`.
-TensorView dense_slot(const TensorView& piece, std::byte* memory, int64_t* strides) noexcept {
-  compact_strides(piece.extents(), strides);
-  TensorView slot = piece;
-  slot.data = memory;
-  slot.strides = strides;
-  return slot;
-}
-
 // Below this a kernel and a transfer are over before events between two streams would pay.
 constexpr int64_t kNoOverlapBytes = 64 * 1024;
+
+// Memory that a failed device may still write to: never freed. Reachable, so that leak checkers do
+// not report it.
+void leak_memory(Deleter deleter) noexcept {
+  static std::mutex mutex;
+  static auto& leaked = *new std::vector<Deleter>;
+  const std::lock_guard lock(mutex);
+  try {
+    leaked.push_back(deleter);
+  } catch (const std::bad_alloc&) {
+    // Then they may report it.
+  }
+}
 
 // Returns true if the elements are one run of bytes, in any order of dimensions.
 bool is_one_run(const TensorView& view) {
@@ -40,44 +44,41 @@ bool is_one_run(const TensorView& view) {
 
 }  // namespace
 
-Operation::Operation(Engine& engine, DeviceContext& device, CheckedStream outer, Runs runs)
-    : engine_(engine),
-      device_(device),
-      outer_(outer),
-      waiter_use_(device.waiter_for(outer.handle)),
-      on_outer_stream_(outer.ordered && runs == Runs::on_outer_stream) {
-  copies_ = on_outer_stream_ ? outer.handle : device.copy_stream_of(waiter()).copies();
+Operation::Operation(const Call& call, Runs runs)
+    : engine_(call.engine),
+      device_(call.device),
+      outer_(call.stream),
+      waiter_(device_.waiter_for(outer_.handle)),
+      on_outer_stream_(outer_.ordered && runs == Runs::on_outer_stream) {
+  copies_ = on_outer_stream_ ? outer_.handle : device_.copy_stream_of(waiter()).copies();
   last_transfer_ = copies_;
-  if (outer_.ordered && !on_outer_stream_) ready_ = device.events().take();
-  done_ = device.sleeping_events().take();
+  if (outer_.ordered && !on_outer_stream_) ready_ = device_.events().take();
+  done_ = device_.sleeping_events().take();
 }
 
 Operation::~Operation() {
   if (begun_ && !finished_) quiesce();
+  release_held();
 }
 
-std::byte* Operation::hold(PinnedBlock&& block) {
-  blocks_.push_back(std::move(block));
-  return blocks_.back().data();
+std::byte* Operation::hold(PinnedBlock&& block, PooledEvent ticket) {
+  blocks_.push_back({std::move(block), std::move(ticket)});
+  return blocks_.back().block.data();
 }
 
-std::byte* Operation::hold_result(PinnedBlock&& block) noexcept {
+void Operation::hold_results(PinnedBlock&& block, SharedLoan slab) noexcept {
   result_ = std::move(block);
-  return result_.data();
-}
-
-void Operation::give_on_success(PinnedBlock&& block, SharedLoan loan) {
-  results_.emplace_back(std::move(block), std::move(loan));
+  slab_ = std::move(slab);
 }
 
 void Operation::copy_on_host(const TensorView& from, const TensorView& to) {
-  HostCopy copy;
-  copy.from.describe(from);
-  copy.to.describe(to);
-  host_copies_.push_back(std::move(copy));
+  auto& [mine, other] = host_copies_.emplace_back();
+  mine.describe(from);
+  other.describe(to);
 }
 
-void Operation::begin() {
+void Operation::begin(int64_t largest) {
+  largest_ = largest;
   if (on_outer_stream_ || !outer_.ordered) {
     begun_ = true;
     return;
@@ -111,14 +112,25 @@ bool Operation::copy_pinned(const TensorView& source, const TensorView& target,
 void Operation::copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind) {
   const CopyStep step = plan_copy(source, target);
   bytes_ += source.nbytes();
-  if (step.kind != CopyKind::pack) {
+  if (kind != cudaMemcpyDeviceToDevice && step.kind == CopyKind::pack)
+    return copy_through_ring(source, target, kind == cudaMemcpyDeviceToHost);
+  if (kind != cudaMemcpyDeviceToDevice)
     last_transfer_ = copies_;
-    return issue(device_.api(), engine_.pool(), step, kind, copies_);
+  else if (unpacked_ && kernels_ != copies_)
+    device_.order(kernels_, copies_);
+  enqueue(step, kind, copies_);
+}
+
+void Operation::enqueue(const CopyStep& step, cudaMemcpyKind kind, cudaStream_t stream) {
+  const CudaApi& api = device_.api();
+  if (step.kind != CopyKind::pack) return issue(api, engine_.pool(), step, kind, stream);
+  if (!device_.has_kernels()) {
+    throw Error(ErrorCode::unsupported_device, "device",
+                "cuda:" + std::to_string(device_.index()) +
+                    " has an architecture that this build of dlbridge has no kernels for, and "
+                    "copies between these strides need one: make x contiguous on the device first");
   }
-  if (kind == cudaMemcpyDeviceToHost) return pack(source, target);
-  if (kind == cudaMemcpyHostToDevice) return unpack(source, target);
-  if (unpacked_ && kernels_ != copies_) device_.order(kernels_, copies_);
-  launch(source, target, copies_);
+  check(api.launch(choose_kernel(step.pack), step.pack, stream), "a pack kernel");
 }
 
 // On the outer stream kernels run there, and a copy stream makes the transfers meanwhile, unless
@@ -138,38 +150,34 @@ void Operation::prepare_ring(int64_t bytes) {
                                device_.allocation_stream(), own.copies());
 }
 
-void Operation::pack(const TensorView& source, const TensorView& target) {
+// Packs piece after piece into a slot and copies it to the host, or the reverse.
+void Operation::copy_through_ring(const TensorView& source, const TensorView& target,
+                                  bool to_host) {
   prepare_ring(target.nbytes());
-  Pieces pieces(source, target, slot_bytes_);
-  int64_t strides[PackParams::kMaxRank];
-  while (pieces.next()) {
-    const std::lock_guard lock(ring_->mutex);
-    const TensorView slot = dense_slot(pieces.target(), ring_->enter(kernels_), strides);
-    launch(pieces.source(), slot, kernels_);
-    ring_->filled(kernels_, transfers_);
-    issue(device_.api(), engine_.pool(), plan_copy(slot, pieces.target()), cudaMemcpyDeviceToHost,
-          transfers_);
-    ring_->read(transfers_);
-  }
-  last_transfer_ = transfers_;
-}
-
-void Operation::unpack(const TensorView& source, const TensorView& target) {
-  prepare_ring(source.nbytes());
   // The host side is passed as the target, so that its pieces are one run each.
-  Pieces pieces(target, source, slot_bytes_);
+  const TensorView& host = to_host ? target : source;
+  Pieces pieces(to_host ? source : target, host, slot_bytes_);
   int64_t strides[PackParams::kMaxRank];
+  TensorView slot;
+  const TensorView& from = to_host ? pieces.source() : pieces.target();
+  const TensorView& to = to_host ? pieces.target() : pieces.source();
+  const cudaStream_t first = to_host ? kernels_ : transfers_;
+  const cudaStream_t second = to_host ? transfers_ : kernels_;
   while (pieces.next()) {
+    slot = pieces.target();
+    slot.strides = strides;
+    compact_strides(slot.extents(), strides);
     const std::lock_guard lock(ring_->mutex);
-    const TensorView slot = dense_slot(pieces.target(), ring_->enter(transfers_), strides);
-    issue(device_.api(), engine_.pool(), plan_copy(pieces.target(), slot), cudaMemcpyHostToDevice,
-          transfers_);
-    ring_->filled(transfers_, kernels_);
-    launch(slot, pieces.source(), kernels_);
-    ring_->read(kernels_);
+    slot.data = ring_->enter(first);
+    enqueue(plan_copy(from, slot), to_host ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice,
+            first);
+    ring_->filled(first, second);
+    enqueue(plan_copy(slot, to), to_host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice,
+            second);
+    ring_->read(second);
   }
   last_transfer_ = transfers_;
-  unpacked_ = true;
+  unpacked_ |= !to_host;
 }
 
 bool Operation::gather(std::span<const GatherParams::Run> runs) {
@@ -211,19 +219,6 @@ bool Operation::gather(std::span<const GatherParams::Run> runs) {
   return true;
 }
 
-void Operation::launch(const TensorView& source, const TensorView& target, cudaStream_t stream) {
-  const CopyStep step = plan_copy(source, target);
-  if (step.kind != CopyKind::pack)
-    return issue(device_.api(), engine_.pool(), step, cudaMemcpyDeviceToDevice, stream);
-  if (!device_.has_kernels()) {
-    throw Error(ErrorCode::unsupported_device, "device",
-                "cuda:" + std::to_string(device_.index()) +
-                    " has an architecture that this build of dlbridge has no kernels for, and "
-                    "copies between these strides need one: make x contiguous on the device first");
-  }
-  check(device_.api().launch(choose_kernel(step.pack), step.pack, stream), "a pack kernel");
-}
-
 void Operation::record_transfer(const PooledEvent& event) {
   check(device_.api().event_record(event.get(), last_transfer_), "cudaEventRecord");
 }
@@ -243,50 +238,43 @@ void Operation::wait() {
   const cudaError_t answer = wait_for_event(device_.api(), done_.get(), bytes_);
   if (device_.fails_with(answer)) leak(answer);
   check(answer, "waiting for a copy");
-  finish();
-}
-
-bool Operation::ends_within(double seconds) const noexcept {
-  using Clock = std::chrono::steady_clock;
-  const CudaApi& api = device_.api();
-  const auto until = Clock::now() + std::chrono::duration<double>(seconds);
-  do {
-    if (api.event_query(done_.get()) != CUDA_ERROR_NOT_READY) return true;
-  } while (Clock::now() < until);
-  return false;
+  finished_ = true;
+  for (const auto& [from, to] : host_copies_) copy_host(from.view(), to.view());
+  blocks_.clear();
+  if (result_) slab_.loan().attach(std::move(result_).into_deleter());
+  slab_ = {};
+  release_held();
 }
 
 void Operation::leave() {
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    PooledEvent ticket = i == 0 ? std::move(done_) : device_.events().take();
-    if (i != 0) check(device_.api().event_record(ticket.get(), copies_), "cudaEventRecord");
-    std::move(blocks_[i]).retire(std::move(ticket));
+  for (auto& [block, ticket] : blocks_) {
+    if (!ticket && done_) {
+      ticket = std::move(done_);
+    } else if (!ticket) {
+      ticket = device_.events().take();
+      check(device_.api().event_record(ticket.get(), copies_), "cudaEventRecord");
+    }
+    std::move(block).retire(std::move(ticket));
   }
   finished_ = true;
 }
 
-// The copies have succeeded.
-void Operation::finish() {
-  finished_ = true;
-  for (const HostCopy& copy : host_copies_) copy_host(copy.from.view(), copy.to.view());
-  blocks_.clear();
-  for (auto& [block, loan] : results_) loan.loan().attach(std::move(block).into_deleter());
-  results_.clear();
-  held_.clear();
-  shared_.clear();
+void Operation::release_held() noexcept {
+  for (const Deleter& deleter : std::exchange(held_, {})) {
+    if (deleter) deleter.release(deleter.context);
+  }
 }
 
 // The copies may still run: the memory that they use is never reused.
 void Operation::leak(cudaError_t cause) noexcept {
   finished_ = true;
   device_.mark_dead(cause);
-  for (PinnedBlock& block : blocks_) {
-    if (block) std::move(block).leak();  // leave() may have moved some away
+  for (HeldBlock& held : blocks_) {
+    if (held.block) std::move(held.block).leak();  // leave() may have moved some away
+    held.ticket.leak();
   }
-  for (auto& [block, loan] : results_) std::move(block).leak();
   if (result_) std::move(result_).leak();
-  for (Loan& loan : held_) dlbridge::cuda::leak(loan.release_deleter());
-  for (SharedLoan& loan : shared_) dlbridge::cuda::leak(loan.loan().release_deleter());
+  for (const Deleter& deleter : std::exchange(held_, {})) leak_memory(deleter);
   ready_.leak();
   done_.leak();
 }
@@ -311,35 +299,40 @@ void Operation::quiesce() noexcept {
   if (answer != cudaSuccess) leak(answer);
 }
 
-void Operation::complete() noexcept {
+bool Operation::ends_within(double seconds) const noexcept {
+  const std::chrono::duration<double> longest(seconds);
+  const auto until = std::chrono::steady_clock::now() +
+                     std::chrono::duration_cast<std::chrono::nanoseconds>(longest);
+  return poll_event(device_.api(), done_.get(), until) != CUDA_ERROR_NOT_READY;
+}
+
+void Operation::complete(const std::function<void()>& enqueue) noexcept {
   try {
+    if (enqueue) enqueue();
     wait();
   } catch (const Error& error) {
     return abandon(error);
-  } catch (const std::exception& error) {
+  } catch (const std::exception&) {
     return abandon(Error(ErrorCode::out_of_memory, "memory", "no memory left to finish a copy"));
   }
-  waiter_use_.reset();
-  if (completion_) completion_->succeed();
+  release_device();
+  FutureState::end();
 }
 
 void Operation::abandon(const Error& error) noexcept {
   if (begun_ && !finished_) quiesce();
-  // The source is released before the failure becomes visible.
-  held_.clear();
-  shared_.clear();
-  waiter_use_.reset();
-  if (completion_) completion_->fail(error);
+  release_held();  // before the failure becomes visible
+  release_device();
+  FutureState::end(&error);
 }
 
-void Operation::post_after(double seconds, std::unique_ptr<Operation> operation) noexcept {
-  if (seconds > 0 && operation->ends_within(seconds)) return operation->complete();
-  post(std::move(operation));
-}
-
-void Operation::post(std::unique_ptr<Operation> operation) noexcept {
-  Waiter& waiter = operation->waiter();
-  waiter.post(std::move(operation));
+// Futures may outlive the device.
+void Operation::release_device() noexcept {
+  blocks_.clear();
+  result_ = {};
+  ready_ = {};
+  done_ = {};
+  waiter_.reset();
 }
 
 }  // namespace dlbridge::cuda

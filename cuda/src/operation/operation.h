@@ -1,65 +1,57 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operation: one staging from its first event to the release of its memory. Owns everything that
-// its copies use: source, target, pinned blocks, events, device memory.
+// its copies use: source, target, pinned blocks, events, device memory. Its caller waits for it, or
+// a waiter does, and Futures share it.
 //
-//   made -> begin() -> copy()... -> end() -> finish(), by the caller or by a waiter
+//   made -> begin() -> copy()... -> end() -> wait(), leave() or complete()
 // On an exception before end() it waits for the enqueued work before it releases memory; if that
-// fails, it leaks the memory and marks the device as failed. Thread: one
-// at a time.
+// fails, it leaks the memory and marks the device as failed. Thread: one at a time, but for
+// FutureState.
 #pragma once
 
+#include <functional>
 #include <memory>
-#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
-#include "device/engine.h"
-#include "operation/completion_state.h"
+#include "copy/copy_plan.h"
+#include "device/call.h"
+#include "operation/future_state.h"
 
 namespace dlbridge::cuda {
 
-class Operation final : public Completion {
+class Operation final : public FutureState {
  public:
   /// Where the copies run. On the outer stream they need no dependency and delay no other stream,
   /// but its later work waits for them.
   enum class Runs : uint8_t { on_outer_stream, on_copy_stream };
 
-  /// Without an outer stream it runs on a copy stream. Throws Error (device_failed), holding
-  /// nothing.
-  Operation(Engine& engine, DeviceContext& device, CheckedStream outer,
-            Runs runs = Runs::on_outer_stream);
-  ~Operation() override;
+  /// The outer stream is that of the call; without one it runs on a copy stream. Throws Error
+  /// (device_failed), holding nothing.
+  explicit Operation(const Call& call, Runs runs = Runs::on_outer_stream);
+  ~Operation();
 
   Engine& engine() const noexcept { return engine_; }
   DeviceContext& device() const noexcept { return device_; }
-  Waiter& waiter() const noexcept { return waiter_use_->waiter(); }
+  Waiter& waiter() const noexcept { return *waiter_; }
 
-  /// Holds until completion.
-  void hold(Loan&& loan) { held_.push_back(std::move(loan)); }
-  void hold(SharedLoan loan) { shared_.push_back(std::move(loan)); }
-  /// Reserves room for `count` loans, so that holding them cannot fail. Requires: no call between
-  /// that holds other loans, as enqueue_to_host() does.
+  /// Calls the deleter at the end. Null deleters are ignored.
+  void hold(Deleter deleter) { held_.push_back(deleter); }
+  /// Holds a block and frees it when the copies have ended; after leave() when `ticket` has passed,
+  /// if there is one. Returns its memory.
+  std::byte* hold(PinnedBlock&& block, PooledEvent ticket = {});
+  /// Reserves room, so that holding cannot fail.
   void expect_loans(size_t count) { held_.reserve(held_.size() + count); }
-  /// Holds a block and frees it when the copies have ended.
-  std::byte* hold(PinnedBlock&& block);
-  /// Holds a block that take_result() returns when the copies have ended.
-  std::byte* hold_result(PinnedBlock&& block) noexcept;
-  PinnedBlock take_result() noexcept { return std::move(result_); }
-  /// Reserves room for `count` blocks, so that holding them cannot fail.
   void expect_blocks(size_t count) { blocks_.reserve(blocks_.size() + count); }
-  /// Holds a block and attaches it to `loan` on success. Requires: no one uses `loan` before.
-  void give_on_success(PinnedBlock&& block, SharedLoan loan);
+  /// Holds the block of the results and attaches it to `slab` when the copies have succeeded.
+  void hold_results(PinnedBlock&& block, SharedLoan slab) noexcept;
   /// Copies `from` to `to` on the host when the copies have ended. Throws std::bad_alloc.
   void copy_on_host(const TensorView& from, const TensorView& to);
-  void publish_to(std::shared_ptr<CompletionState> completion) noexcept {
-    completion_ = std::move(completion);
-  }
 
-  /// Sets the size of the largest copy() to come.
-  void expect(int64_t largest) noexcept { largest_ = largest; }
-
-  /// Makes a copy stream wait for the work that the outer stream has enqueued.
-  void begin();
+  /// Makes a copy stream wait for the work that the outer stream has enqueued. `largest`: bytes of
+  /// the largest copy() to come, if that is known.
+  void begin(int64_t largest = 0);
   /// Returns true if copy() can do this: by one call, or through the device ring if the host side
   /// is one run.
   static bool can_copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
@@ -84,35 +76,35 @@ class Operation final : public Completion {
   /// Records the end. With `outer_waits` the outer stream waits for it.
   void end(bool outer_waits);
 
-  /// Waits for the end on this thread and completes. Throws the error of the copies.
+  /// Waits for the end on this thread. Throws the error of the copies.
   void wait();
+  /// Retires the blocks with events, without waiting. Requires: nothing else is left to do.
+  void leave();
+  /// Calls `enqueue`, if there is one, then waits for the end on this thread and ends the
+  /// FutureState.
+  void complete(const std::function<void()>& enqueue = {}) noexcept;
   /// Polls for the end on this thread, at most `seconds`. Returns true if the copies have ended.
   bool ends_within(double seconds) const noexcept;
-  /// Retires the blocks with events, without waiting. Requires: completion has nothing else to do.
-  void leave();
-  /// Waits and completes, on the waiter's thread.
-  void complete() noexcept override;
-  /// Completes with an error that occurred before the end, on a thread without a caller.
-  void abandon(const Error& error) noexcept;
-
-  /// Passes the operation to its waiter. Requires: the waiter was started.
-  static void post(std::unique_ptr<Operation> operation) noexcept;
-  /// The same, but completes it on this thread if it ends within `seconds`.
-  static void post_after(double seconds, std::unique_ptr<Operation> operation) noexcept;
 
  private:
-  void pack(const TensorView& source, const TensorView& target);
-  void unpack(const TensorView& source, const TensorView& target);
-  void launch(const TensorView& source, const TensorView& target, cudaStream_t stream);
+  struct HeldBlock {
+    PinnedBlock block;
+    PooledEvent ticket;
+  };
+
+  void enqueue(const CopyStep& step, cudaMemcpyKind kind, cudaStream_t stream);
+  void copy_through_ring(const TensorView& source, const TensorView& target, bool to_host);
   void prepare_ring(int64_t bytes);
-  void finish();
+  void release_held() noexcept;
+  void release_device() noexcept;
   void leak(cudaError_t cause) noexcept;
   void quiesce() noexcept;
+  void abandon(const Error& error) noexcept;
 
   Engine& engine_;
   DeviceContext& device_;
   CheckedStream outer_;
-  std::optional<WaiterUse> waiter_use_;
+  WaiterUse waiter_;
   const bool on_outer_stream_;
   cudaStream_t copies_ = nullptr;     // ends last
   cudaStream_t kernels_ = nullptr;    // of the ring
@@ -125,17 +117,11 @@ class Operation final : public Completion {
   int64_t largest_ = 0;
   int64_t bytes_ = 0;  // moved so far
 
-  struct HostCopy {
-    Loan from;
-    Loan to;
-  };
-  std::vector<Loan> held_;
-  std::vector<SharedLoan> shared_;
-  std::vector<PinnedBlock> blocks_;
+  std::vector<Deleter> held_;
+  std::vector<HeldBlock> blocks_;
   PinnedBlock result_;
-  std::vector<std::pair<PinnedBlock, SharedLoan>> results_;
-  std::vector<HostCopy> host_copies_;
-  std::shared_ptr<CompletionState> completion_;
+  SharedLoan slab_;
+  std::vector<std::pair<Loan, Loan>> host_copies_;
 
   bool begun_ = false;  // something was enqueued
   bool ended_ = false;  // done_ was recorded after all of it

@@ -1,49 +1,36 @@
 // SPDX-License-Identifier: Apache-2.0
-// PinnedPool: tickets and fences, and the end of a pool.
-#include <iterator>
+// PinnedPool: tickets and fences.
 #include <optional>
 
 #include "pinned/pool.h"
+#include "runtime/cuda_error.h"
 #include "runtime/guards.h"
 
 namespace dlbridge::cuda {
 namespace {
 
-using pinned::leak_all;
-
 // Blocks whose tickets one call of poll_if_due() polls.
 constexpr size_t kPolledAtEnd = 64;
-constexpr auto kLongestEnd = std::chrono::seconds(1);
-constexpr auto kEndPause = std::chrono::microseconds(50);
-
-// Records of blocks whose pool has ended: their deleters may run at any time.
-auto& held_for_ever() {
-  static auto& held = *new std::map<const std::byte*, pinned::Block>;
-  return held;
-}
 
 }  // namespace
 
 // 1: all have passed; 0: not yet; -1: a device failed. Those that passed are taken out.
 int PinnedPool::poll_events(std::vector<PooledEvent>& events) noexcept {
-  for (size_t i = events.size(); i-- > 0;) {
-    const int passed = fences_.passed(events[i]);
-    if (passed == 0) continue;
-    if (passed < 0) {
-      leak_all(events);
-      events.clear();
-      return -1;
-    }
-    std::swap(events[i], events.back());
-    events.pop_back();
-  }
-  return events.empty() ? 1 : 0;
+  bool failed = false;
+  std::erase_if(events, [&](PooledEvent& event) {
+    const int passed = failed ? 0 : fences_.passed(event);
+    failed |= passed < 0;
+    return passed > 0;
+  });
+  if (!failed) return events.empty() ? 1 : 0;
+  for (PooledEvent& event : events) event.leak();
+  events.clear();
+  return -1;
 }
 
 // Polls the fences, and the tickets of `most` blocks. Without `wait` it leaves the work to a thread
 // that polls already; with it, what another thread is about to find is found on return.
 void PinnedPool::poll(size_t most, bool wait) {
-  if (forked()) return;
   std::unique_lock polling(poll_mutex_, std::defer_lock);
   if (wait) {
     polling.lock();
@@ -52,10 +39,11 @@ void PinnedPool::poll(size_t most, bool wait) {
   }
   {
     const Lock lock(mutex_);
-    pending_.append(retired_);
+    pending_.merge(retired_);
     if (released_.empty() && batches_.empty() && pending_.empty()) return;
   }
   std::list<Batch> fresh(1);
+  Batch& newest = fresh.front();
   std::optional<ContextGuard> guard;
   try {
     guard.emplace(api_, context_.load());
@@ -63,57 +51,56 @@ void PinnedPool::poll(size_t most, bool wait) {
     return;  // without a context CUDA would make one
   }
 
-  BlockList released;
+  BlockSet passed;
+  BlockSet failed;
   {
     const Lock lock(mutex_);
-    released.append(released_);
+    newest.blocks.swap(released_);
     released_bytes_ = 0;
   }
-  BlockList passed;
-  BlockList failed;
-  BlockList not_yet;
-  BlockList unfenced;
-  const auto poll_block = [&](Block* block) {
-    const int state = poll_events(block->tickets);
-    (state > 0 ? passed : state < 0 ? failed : not_yet).push_back(block);
-  };
-  if (!released.empty()) {
-    Fence& fence = fresh.front().fence = fences_.fence();
+  if (!newest.blocks.empty()) {
+    newest.fence = fences_.fence();
     // Of a device that failed the fence says nothing. Read after it: a failure is counted before
     // fences leave the device out.
     const unsigned failures = failures_.load();
-    while (Block* const block = released.pop_front()) {
-      const bool lost = fence.failed || block->failures != failures;
-      (lost ? failed : fence.capturing ? unfenced : fresh.front().blocks).push_back(block);
+    for (auto next = newest.blocks.begin(); next != newest.blocks.end();) {
+      const auto block = next++;
+      if (newest.fence.failed || (*block)->failures != failures)
+        failed.insert(newest.blocks.extract(block));
     }
-    if (!fresh.front().blocks.empty()) batches_.splice(batches_.end(), fresh);
+    if (!newest.fence.capturing) batches_.splice(batches_.end(), fresh);
   }
   for (auto next = batches_.begin(); next != batches_.end();) {
     const auto batch = next++;
     const int state = poll_events(batch->fence.events);
     if (state == 0) continue;
-    while (Block* const block = batch->blocks.pop_front()) {
-      if (state > 0) {
-        poll_block(block);
-      } else {
-        failed.push_back(block);
-      }
+    while (!batch->blocks.empty()) {
+      BlockSet::node_type block = batch->blocks.extract(batch->blocks.begin());
+      const bool has_tickets = !block.value()->tickets.empty();
+      (state < 0 ? failed : has_tickets ? pending_ : passed).insert(std::move(block));
     }
     batches_.erase(batch);
   }
-  for (; most > 0 && !pending_.empty(); --most) poll_block(pending_.pop_front());
-  pending_.append(not_yet);
+  for (auto next = pending_.begin(); most > 0 && next != pending_.end(); --most) {
+    const auto block = next++;
+    const int state = poll_events((*block)->tickets);
+    if (state != 0) (state > 0 ? passed : failed).insert(pending_.extract(block));
+  }
 
   const Lock lock(mutex_);
-  while (Block* const block = passed.pop_front()) make_free(block);
-  while (Block* const block = failed.pop_front()) {
-    leak_all(block->tickets);
-    block->tickets.clear();
-    move(block, State::leaked);
-  }
-  while (Block* const block = unfenced.pop_front()) {
-    released_bytes_ += block->bytes;
-    released_.push_back(block);
+  const auto settle = [](BlockSet& blocks, const auto& settled) {
+    while (!blocks.empty()) {
+      BlockSet::node_type node = blocks.extract(blocks.begin());
+      Block* const block = node.value();
+      block->node = std::move(node);
+      settled(block);
+    }
+  };
+  settle(passed, [this](Block* block) { make_free(block); });
+  settle(failed, [this](Block* block) { make_leaked(block); });
+  if (!fresh.empty()) {  // they go on waiting
+    for (const Block* block : newest.blocks) released_bytes_ += block->bytes;
+    released_.merge(newest.blocks);
   }
   needs_poll_.store(!batches_.empty() || released_bytes_ >= kWaitingBytes,
                     std::memory_order_relaxed);
@@ -125,33 +112,6 @@ void PinnedPool::poll_if_due() noexcept {
     poll(kPolledAtEnd, false);
   } catch (const std::bad_alloc&) {
     // The next call tries again.
-  }
-}
-
-PinnedPool::~PinnedPool() {
-  stop({});
-  if (thread_.joinable()) thread_.join();
-  const auto deadline = Clock::now() + kLongestEnd;
-  while (true) {
-    trim(0);
-    const PinnedStats now = stats();
-    if (now.in_flight + now.quarantined == 0 || Clock::now() >= deadline) break;
-    std::this_thread::sleep_for(kEndPause);
-  }
-  for (Batch& batch : batches_) leak_all(batch.fence.events);
-  for (Segment& segment : segments_) {
-    bool in_use = false;
-    auto next = blocks_.find(segment.memory.data());
-    while (next != blocks_.end() && next->second.segment == &segment) {
-      const auto entry = next++;
-      Block& block = entry->second;
-      leak_all(block.tickets);
-      in_use |= block.state != State::free && block.state != State::owned;
-      block.pool = nullptr;
-      if (block.state == State::owned) held_for_ever().insert(blocks_.extract(entry));
-    }
-    if (!in_use) segment.memory.unregister(api_);
-    segment.memory.abandon();
   }
 }
 

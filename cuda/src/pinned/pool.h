@@ -10,17 +10,18 @@
 //   leaked     a failed device may still write to it: never used again; so is a block that a caller
 //              held when the device failed, once it is released
 //
-// Free blocks stand in lists by size (size_classes.h). Blocks up to 8 MiB are cut from shared
-// segments and from reserved ones; neighbours are merged where a take finds nothing else. A larger
-// block is a segment of its own, or is cut from a reserved segment.
+// Blocks up to 8 MiB are cut from shared segments and from reserved ones; neighbours are merged
+// where a take finds nothing else. A larger block is a segment of its own, or is cut from a
+// reserved segment.
 //
-// Owns: the segments. Thread: any, for everything but the destructor. CUDA is called by take,
-// reserve, trim, set_limit, poll and poll_if_due only, with no lock held that a release takes; take
-// and reserve require a current context.
+// Owns: the segments. Thread: any. CUDA is called by take, reserve, trim, set_limit, poll and
+// poll_if_due only, with no lock held that a release takes; take and reserve require a current
+// context. In the child of a fork releases do nothing, and nothing else may be called.
 #pragma once
 
 #include <array>
 #include <atomic>
+#include <bit>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -29,7 +30,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
-#include <span>
+#include <set>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -37,9 +38,9 @@
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/loan.h"
 #include "pinned/segment.h"
-#include "pinned/size_classes.h"
 #include "runtime/cuda_api.h"
 #include "runtime/event_pool.h"
+#include "runtime/process.h"
 
 namespace dlbridge::cuda {
 
@@ -53,7 +54,7 @@ struct Fence {
 /// Records and queries fences. Called from any thread, without a lock of the pool.
 class FenceSource {
  public:
-  virtual ~FenceSource();
+  virtual ~FenceSource() = default;
   /// Records an event on the legacy stream of every device in use, except where that stream is
   /// capturing.
   virtual Fence fence() noexcept = 0;
@@ -67,45 +68,31 @@ class PinnedPool;
 
 namespace pinned {
 
+inline constexpr size_t kSmallest = 256;
+inline constexpr size_t kHuge = PinnedSegment::kGranularity;
+inline constexpr size_t kLargestShared = size_t{8} << 20;
+
+/// Rounds up to whole huge pages; SIZE_MAX where that overflows.
+constexpr size_t whole_pages(size_t bytes) noexcept {
+  return bytes <= SIZE_MAX - kHuge ? (bytes + kHuge - 1) / kHuge * kHuge : SIZE_MAX;
+}
+
+/// The bytes of a block for a request of `bytes`: four sizes a doubling up to 8 MiB (256, 320, 384,
+/// 448, 512, 640, ...), so that at most a quarter is unused; above, steps of 2 MiB.
+constexpr size_t capacity_for(size_t bytes) noexcept {
+  if (bytes <= kSmallest) return kSmallest;
+  if (bytes > kLargestShared) return whole_pages(bytes);
+  const size_t step = std::bit_floor(bytes - 1) / 4;
+  return (bytes + step - 1) / step * step;
+}
+
+/// The largest request that a block of `bytes` serves.
+constexpr size_t served_by(size_t bytes) noexcept {
+  const size_t step = bytes > kLargestShared ? kHuge : std::bit_floor(bytes) / 4;
+  return bytes / step * step;
+}
+
 enum class State : uint8_t { free, owned, in_flight, deferred, leaked };
-inline constexpr size_t kStates = 5;
-
-struct Segment;
-
-/// Drops events whose state is unknown.
-void leak_all(std::span<PooledEvent> events) noexcept;
-
-struct Block {
-  PinnedPool* pool = nullptr;  // null: the pool has ended
-  Segment* segment = nullptr;
-  std::byte* data = nullptr;
-  size_t bytes = 0;
-  State state = State::free;
-  Block* next = nullptr;  // in the one list that it stands in
-  Block* previous = nullptr;
-  std::vector<PooledEvent> tickets;
-  unsigned failures = 0;  // of devices, when a caller was given it
-};
-
-/// Blocks in a row; owns none of them.
-class BlockList {
- public:
-  BlockList() noexcept = default;
-  BlockList(BlockList&& other) noexcept { append(other); }
-  BlockList& operator=(BlockList&&) = delete;
-
-  bool empty() const noexcept { return first_ == nullptr; }
-  Block* first() const noexcept { return first_; }
-  void push_front(Block* block) noexcept;
-  void push_back(Block* block) noexcept;
-  Block* pop_front() noexcept;  ///< null when empty
-  void remove(Block* block) noexcept;
-  void append(BlockList& other) noexcept;  ///< empties `other`
-
- private:
-  Block* first_ = nullptr;
-  Block* last_ = nullptr;
-};
 
 struct Segment {
   PinnedSegment memory;
@@ -120,6 +107,33 @@ struct Segment {
   bool idle() const noexcept { return free == memory.size(); }
 };
 
+struct Block;
+struct Smaller {
+  using is_transparent = void;
+  bool operator()(const Block* a, const Block* b) const noexcept;
+  bool operator()(const Block* a, size_t bytes) const noexcept;
+};
+/// Blocks by size and address. A block brings its own node, so that nothing is allocated.
+using BlockSet = std::set<Block*, Smaller>;
+
+struct Block {
+  PinnedPool* pool = nullptr;
+  Segment* segment = nullptr;
+  std::byte* data = nullptr;
+  size_t bytes = 0;
+  State state = State::owned;
+  BlockSet::node_type node;  // empty while the block is in a set
+  std::vector<PooledEvent> tickets;
+  unsigned failures = 0;  // of devices, when a caller was given it
+};
+
+inline bool Smaller::operator()(const Block* a, const Block* b) const noexcept {
+  return a->bytes != b->bytes ? a->bytes < b->bytes : a->data < b->data;
+}
+inline bool Smaller::operator()(const Block* a, size_t bytes) const noexcept {
+  return a->bytes < bytes;
+}
+
 }  // namespace pinned
 
 /// Owns one block. Move-only. The destructor frees the block at once, so the holder must know that
@@ -131,17 +145,14 @@ class PinnedBlock {
 
   explicit operator bool() const noexcept { return block_ != nullptr; }
   std::byte* data() const noexcept { return block_ != nullptr ? block_->data : nullptr; }
-  /// Bytes asked for.
-  size_t size() const noexcept { return block_ != nullptr ? size_ : 0; }
-  /// Bytes of the block. Requires: not empty.
-  size_t capacity() const noexcept { return block_->bytes; }
+  /// Bytes of the block, as capacity_for() has them. Requires: not empty.
+  size_t size() const noexcept { return block_->bytes; }
 
   // The functions below require a block and leave the object empty.
 
-  /// In flight until the host has seen all tickets complete, then free. Empty tickets count as
+  /// In flight until the host has seen the ticket complete, then free. An empty ticket counts as
   /// complete.
-  void retire(PooledEvent ticket) && noexcept { retire(std::span(&ticket, 1)); }
-  void retire(std::vector<PooledEvent> tickets) && noexcept { retire(std::span(tickets)); }
+  void retire(PooledEvent ticket) && noexcept;
 
   /// Returns a deleter for a result: it defers the free of the block until a fence and the tickets
   /// of add_ticket() have passed. May run on any thread, and after the pool's end.
@@ -155,11 +166,9 @@ class PinnedBlock {
   struct Free {
     void operator()(pinned::Block* block) const noexcept;
   };
-  PinnedBlock(pinned::Block* block, size_t size) noexcept : block_(block), size_(size) {}
-  void retire(std::span<PooledEvent> tickets) noexcept;
+  explicit PinnedBlock(pinned::Block* block) noexcept : block_(block) {}
 
   std::unique_ptr<pinned::Block, Free> block_;
-  size_t size_ = 0;
 };
 
 class PinnedPool {
@@ -171,23 +180,19 @@ class PinnedPool {
   /// unused before a thread of the pool unregisters it; 0: there is no thread.
   PinnedPool(const CudaApi& api, FenceSource& fences, size_t limit,
              size_t piece_bytes = PinnedSegment::kPieceBytes, Clock::duration idle_age = {});
-  /// For tests that replace the engine; that of a process is never destroyed. Waits at most a
-  /// second for blocks in flight and deferred, then unregisters what nothing may write to. Memory
-  /// of blocks that are held stays mapped. Requires: no other call of the pool or of its blocks
-  /// meanwhile; not in a fork's child.
-  ~PinnedPool();
   PinnedPool(const PinnedPool&) = delete;
   PinnedPool& operator=(const PinnedPool&) = delete;
+  /// Requires: no block is held. That of a process is never destroyed.
+  ~PinnedPool();
 
-  /// A block of at least `bytes` (0: a valid block of size 0), aligned to 64 bytes; or an empty one
-  /// if the limit or the driver does not allow it. Nothing is unregistered. A block lies inside one
-  /// registered piece unless it is larger than a piece. Throws Error (device_failed, after_fork),
-  /// std::bad_alloc.
+  /// A block of at least `bytes`, aligned to 64 bytes; or an empty one if the limit or the driver
+  /// does not allow it. Nothing is unregistered. A block lies inside one registered piece unless it
+  /// is larger than a piece. Throws Error (device_failed), std::bad_alloc.
   PinnedBlock take(size_t bytes);
 
   /// Registers `bytes` more, rounded up to 2 MiB, piece by piece, each usable at once; they stay
   /// until trim() or set_limit(). Throws Error (out_of_memory if the limit does not allow all, or
-  /// the driver refuses, which keeps what was registered; device_failed, after_fork).
+  /// the driver refuses, which keeps what was registered; device_failed).
   void reserve(size_t bytes);
 
   /// A further event that must complete before the block at `address` is used again; false where no
@@ -217,13 +222,16 @@ class PinnedPool {
   void tidy(Clock::time_point before);
   /// Ends the thread and reservations; waits for them at most so long. For the process's exit.
   void stop(Clock::duration longest) noexcept;
+  /// For tests that replace the engine: waits at most a second for blocks in flight and deferred,
+  /// then unregisters everything. Blocks that are held stay mapped, so the pool must stay, too.
+  void end();
 
   PinnedStats stats() const noexcept;
 
  private:
   friend class PinnedBlock;
   using Block = pinned::Block;
-  using BlockList = pinned::BlockList;
+  using BlockSet = pinned::BlockSet;
   using Segment = pinned::Segment;
   using State = pinned::State;
   using Lock = std::unique_lock<std::mutex>;
@@ -236,44 +244,39 @@ class PinnedPool {
   /// Blocks that were released before one fence.
   struct Batch {
     Fence fence;
-    BlockList blocks;
+    BlockSet blocks;
   };
 
-  void free(Block* block) noexcept;
-  void retire(Block* block, std::span<PooledEvent> tickets) noexcept;
-  void defer_free(Block* block) noexcept;
+  bool forked() const noexcept { return forks() != forks_; }
+  void free(Block* block, PooledEvent ticket) noexcept;
   void leak(Block* block) noexcept;
   static void release_result(void* block) noexcept;
 
-  bool forked() const noexcept;
-  void require_no_fork() const;
-  void leak_after_fork(Block* block) noexcept;
-
   // pool.cpp: blocks. Require: the lock.
   void move(Block* block, State to) noexcept;
+  void make_leaked(Block* block) noexcept;
   void make_free(Block* block) noexcept;
-  Block* own(Block* block, size_t capacity) noexcept;
   void list_free(Block* block) noexcept;
   Blocks::node_type new_record();
   Block* cut(Block* block, size_t bytes) noexcept;
-  Block* take_free(size_t capacity) noexcept;
+  Block* take_free(size_t capacity, bool merges) noexcept;
   Block* take_listed(size_t capacity) noexcept;
   Block* merge_run(size_t capacity) noexcept;
   bool open_whole(size_t capacity) noexcept;
   Block* block_at(const void* address) const noexcept;
-  size_t used() const noexcept { return registered_ + growing_ + shrinking_; }
-  bool allows(size_t bytes) const noexcept { return bytes <= limit_ && used() <= limit_ - bytes; }
+  size_t used() const noexcept { return count_.registered + growing_ + shrinking_; }
+  bool allows(size_t bytes) const noexcept {
+    return bytes <= count_.limit && used() <= count_.limit - bytes;
+  }
   size_t bytes_in(State state) const noexcept { return bytes_[static_cast<size_t>(state)]; }
 
   // growth.cpp: segments, the limit, the thread
-  PinnedBlock take_slowly(size_t bytes, size_t capacity);
-  Block* take_awaited(size_t capacity);
-  bool grow(size_t bytes, size_t capacity, Block** taken);
+  Block* take_slowly(size_t capacity);
+  bool grow(Lock& lock, size_t bytes, bool whole, bool reserved);
   size_t unregister_idle(Clock::time_point before, size_t bytes, bool reserved_too);
-  void start_thread() noexcept;
   void run_thread() noexcept;
 
-  // poll.cpp: tickets and fences, the end
+  // poll.cpp: tickets and fences
   int poll_events(std::vector<PooledEvent>& events) noexcept;
   void poll(size_t most, bool wait);
 
@@ -281,8 +284,7 @@ class PinnedPool {
   FenceSource& fences_;
   const size_t piece_bytes_;
   const Clock::duration idle_age_;
-  const unsigned fork_generation_;
-  std::atomic<size_t> leaked_after_fork_{0};
+  const unsigned forks_ = forks();
   std::atomic<unsigned> failures_{0};        // of devices
   std::atomic<bool> needs_poll_{false};      // whether poll_if_due() has anything to do
   std::atomic<CUcontext> context_{nullptr};  // in which memory was registered last
@@ -290,32 +292,27 @@ class PinnedPool {
   // Taken before mutex_, never by a release: held while CUDA is asked for events.
   std::mutex poll_mutex_;
   std::list<Batch> batches_;  // deferred, behind a fence
-  BlockList pending_;         // in flight, or past their fence with tickets of their own
+  BlockSet pending_;          // in flight, or past their fence with tickets of their own
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;  // a growth has ended, or the thread
   std::condition_variable wake_;     // of the thread
   Blocks blocks_;                    // all of them, by address
   std::list<Segment> segments_;
-  std::array<BlockList, pinned::kClasses + 1> free_;
-  BlockList released_;  // deferred, no fence recorded yet
-  BlockList retired_;   // in flight, not yet in pending_
+  BlockSet free_;      // to be cut as needed
+  BlockSet whole_;     // free, segments of their own
+  BlockSet released_;  // deferred, no fence recorded yet
+  BlockSet retired_;   // in flight, not yet in pending_
   size_t released_bytes_ = 0;
-  std::array<size_t, pinned::kStates> bytes_{};
-  size_t registered_ = 0;
-  size_t growing_ = 0;    // allowed, not yet registered
-  size_t shrinking_ = 0;  // taken out, not yet unregistered
-  size_t limit_;
-  size_t wanted_ = 0;           // the largest segment that was refused since the last tidy()
-  bool shared_growth_ = false;  // a thread is registering a shared segment
+  std::array<size_t, 5> bytes_{};  // by State
+  PinnedStats count_;              // all but what bytes_ has
+  size_t growing_ = 0;             // allowed, not yet registered
+  size_t shrinking_ = 0;           // taken out, not yet unregistered
+  size_t wanted_ = 0;              // the largest segment that was refused since the last tidy()
+  bool shared_growth_ = false;     // a thread is registering a shared segment
   bool stopping_ = false;
   bool thread_runs_ = false;
   std::thread thread_;
-  uint64_t hits_ = 0;
-  uint64_t misses_ = 0;
-  uint64_t grows_ = 0;
-  uint64_t refused_ = 0;
-  uint64_t register_failed_ = 0;
 };
 
 }  // namespace dlbridge::cuda

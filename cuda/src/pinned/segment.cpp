@@ -18,7 +18,7 @@
 
 #include "runtime/cuda_error.h"
 #include "runtime/guards.h"
-#include "runtime/signals.h"
+#include "runtime/process.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -83,10 +83,10 @@ void touch_all(std::byte* base, size_t bytes) {
   std::vector<std::thread> helpers;
   size_t mine = 1;  // shares that are left to this thread, counted from the front
   try {
-    const SignalsBlocked blocked;
     helpers.reserve(threads);
     for (size_t i = threads; i > 1; --i)
-      helpers.emplace_back([begin = border(i - 1), end = border(i)] { touch(begin, end); });
+      helpers.push_back(
+          start_thread([begin = border(i - 1), end = border(i)] { touch(begin, end); }));
   } catch (const std::exception&) {
     mine = threads - helpers.size();  // no thread, or no memory for one
   }

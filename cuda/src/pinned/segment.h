@@ -55,9 +55,6 @@ class PinnedSegment {
   /// registered() says what is left. Requires: no copy to or from it is pending.
   void unregister(const CudaApi& api) noexcept;
 
-  /// Leaves the mapping as it is until the process ends.
-  void abandon() noexcept { size_ = registered_ = 0; }
-
  private:
   std::byte* data_;
   size_t size_;

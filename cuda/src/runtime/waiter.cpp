@@ -1,15 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/waiter.h"
 
-#include <cassert>
-#include <chrono>
 #include <optional>
 #include <string>
 #include <system_error>
 
 #include "dlbridge/error.h"
 #include "runtime/guards.h"
-#include "runtime/signals.h"
+#include "runtime/process.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -22,20 +20,24 @@ constexpr std::chrono::microseconds kEarly(100);
 
 }  // namespace
 
+CUresult poll_event(const CudaApi& api, cudaEvent_t event, Clock::time_point until) noexcept {
+  CUresult answer = CUDA_ERROR_NOT_READY;
+  do {
+    answer = api.event_query(event);
+  } while (answer == CUDA_ERROR_NOT_READY && Clock::now() < until);
+  return answer;
+}
+
 cudaError_t wait_for_event(const CudaApi& api, cudaEvent_t event, int64_t bytes) noexcept {
   const auto start = Clock::now();
   const std::chrono::microseconds predicted(bytes / kBytesPerMicrosecond);
   if (predicted > 2 * kEarly) std::this_thread::sleep_for(predicted - kEarly);
-  do {
-    const CUresult answer = api.event_query(event);
-    if (answer != CUDA_ERROR_NOT_READY) return static_cast<cudaError_t>(answer);
-  } while (Clock::now() < start + 2 * predicted + kEarly);
-  return api.event_synchronize(event);
+  const CUresult answer = poll_event(api, event, start + 2 * predicted + kEarly);
+  if (answer == CUDA_ERROR_NOT_READY) return api.event_synchronize(event);
+  return static_cast<cudaError_t>(answer);
 }
 
-Completion::~Completion() = default;
-
-void Waiter::stop() noexcept {
+Waiter::~Waiter() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -44,50 +46,45 @@ void Waiter::stop() noexcept {
   if (thread_.joinable()) thread_.join();
 }
 
-void Waiter::start() {
+auto Waiter::prepare(std::function<void()> body) -> Work {
+  Work work;
+  work.push_back(std::move(body));
   const std::lock_guard lock(mutex_);
-  if (thread_.joinable()) return;
-  const SignalsBlocked inherited_by_the_thread;
   try {
-    thread_ = std::thread([this] { run(); });
+    if (!thread_.joinable()) thread_ = start_thread([this] { run(); });
   } catch (const std::system_error& error) {
     throw Error(ErrorCode::out_of_memory, "thread",
                 std::string("no thread could be made to wait for a copy: ") + error.what());
   }
+  return work;
 }
 
-void Waiter::post(std::unique_ptr<Completion> completion) noexcept {
+void Waiter::post(Work&& work) noexcept {
   const std::lock_guard lock(mutex_);
-  assert(thread_.joinable());
-  Completion* posted = completion.get();
-  (last_ == nullptr ? first_ : last_->next_) = std::move(completion);
-  last_ = posted;
+  posted_.splice(posted_.end(), work);
   changed_.notify_all();
 }
 
 void Waiter::run() noexcept {
   std::unique_lock lock(mutex_);
   while (true) {
-    changed_.wait(lock, [this] { return stop_ || first_ != nullptr; });
-    if (first_ == nullptr) break;
-    std::unique_ptr<Completion> completion = std::move(first_);
-    first_ = std::move(completion->next_);
-    if (first_ == nullptr) last_ = nullptr;
+    changed_.wait(lock, [this] { return stop_ || !posted_.empty(); });
+    if (posted_.empty()) return;
+    Work work;
+    work.splice(work.end(), posted_, posted_.begin());
     lock.unlock();
-    complete(std::move(completion));
+    {
+      std::optional<CallGuard> guard;
+      try {
+        guard.emplace(api_, context_);
+      } catch (const Error&) {
+        // The context is gone: the work fails, too.
+      }
+      work.front()();
+      work.clear();
+    }
     lock.lock();
   }
-}
-
-void Waiter::complete(std::unique_ptr<Completion> completion) noexcept {
-  std::optional<CallGuard> guard;
-  try {
-    guard.emplace(api_, context_);
-  } catch (const Error&) {
-    // The context is gone: the wait fails, too.
-  }
-  completion->complete();
-  completion.reset();
 }
 
 }  // namespace dlbridge::cuda

@@ -39,26 +39,6 @@ void require_same(const TensorView& source, const TensorView& target) {
     static_cast<void>(plan_copy(source, target));
 }
 
-void require_one_device(Engine& engine, std::span<const TensorView> views, DeviceContext& device) {
-  // Small tensors of a framework lie in few allocations: each is asked about once.
-  std::span<const std::byte> checked;
-  for (const TensorView& view : views) {
-    if (view.is_empty()) continue;
-    if (view.device.device_id == device.index()) {
-      const auto* const address = static_cast<const std::byte*>(view.data);
-      if (!checked.empty() && address >= &checked.front() && address <= &checked.back()) continue;
-      engine.require_address(view, device);
-      if (views.size() > 1) checked = engine.allocation_of(address);
-      continue;
-    }
-    const DeviceContext& found = engine.device_of(view);
-    throw Error(ErrorCode::invalid_device, "device",
-                "the batch has tensors of cuda:" + std::to_string(device.index()) +
-                    " and of cuda:" + std::to_string(found.index()) +
-                    "; expected one device: make a batch of each");
-  }
-}
-
 bool is_pinned(const Engine& engine, const TensorView& view) {
   const auto range = byte_range(view.extents(), view.stride_elements(), view.itemsize());
   if (!range || range->after == 0) return false;

@@ -2,8 +2,6 @@
 // Checks: the requirements of a staging on its views.
 #pragma once
 
-#include <span>
-
 #include "device/engine.h"
 
 namespace dlbridge::cuda {
@@ -17,10 +15,6 @@ void require_host_memory(const TensorView& view, const char* field);
 /// Checks that shape, dtype and padding agree and that `target` is writable without overlap. Throws
 /// Error (unsupported_dtype, shape_mismatch, read_only, overlap, packed_subbyte).
 void require_same(const TensorView& source, const TensorView& target);
-
-/// Checks that all views with elements, and their addresses, are on `device`. Throws Error
-/// (invalid_device). Requires: the device's context is current.
-void require_one_device(Engine& engine, std::span<const TensorView> views, DeviceContext& device);
 
 /// Returns true if all bytes of a host view are page-locked. Throws Error (invalid_device) if the
 /// address is device memory.

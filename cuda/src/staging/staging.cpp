@@ -2,49 +2,25 @@
 #include "dlbridge/cuda/staging.h"
 
 #include <algorithm>
+#include <array>
+#include <numeric>
 #include <string>
 #include <utility>
 
 #include "copy/copy_plan.h"
+#include "device/call.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
-#include "operation/handed_in.h"
 #include "operation/operation.h"
-#include "operation/results.h"
-#include "runtime/cuda_error.h"
-#include "runtime/guards.h"
 #include "staging/checks.h"
-#include "staging/to_device.h"
-#include "staging/to_host.h"
+#include "staging/enqueue.h"
 
 namespace dlbridge::cuda {
 namespace {
 
 // Below this a caller who polls for the copy sees it end before the next kernel would start.
 constexpr int64_t kSmallBytes = 64 * 1024;
-
-// One device and one checked stream for a call, with the device's context current.
-class Call {
- public:
-  Call(const TensorView& on_device, Stream outer)
-      : engine(Engine::get()),
-        device(engine.device_of(on_device)),
-        guard_(engine.api(), device.context()),
-        stream(engine.checked(outer, device, guard_.callers())) {}
-  Call(const Call&) = delete;
-  Call& operator=(const Call&) = delete;
-  // Starts the reuse of results that were dropped meanwhile.
-  ~Call() { engine.pool().poll_if_due(); }
-
-  Engine& engine;
-  DeviceContext& device;
-
- private:
-  CallGuard guard_;
-
- public:
-  CheckedStream stream;
-};
+constexpr int64_t kAlignment = 64;  // of the results of a batch
 
 // Without a snapshot the producer's next kernel runs beside the copy.
 Operation::Runs runs_for(const StageOptions& options, int64_t bytes) {
@@ -53,29 +29,30 @@ Operation::Runs runs_for(const StageOptions& options, int64_t bytes) {
                                      : Operation::Runs::on_copy_stream;
 }
 
-// Marks the device as failed if the error says so, and rethrows.
-template <typename Body>
-auto noting(DeviceContext& device, Body&& body) {
-  try {
-    return body();
-  } catch (const CudaError& error) {
-    device.fails_with(error.cuda_code());
-    throw;
-  }
+bool all_empty(std::span<const TensorView> views) {
+  return std::ranges::all_of(views, &TensorView::is_empty);
 }
 
-// Returns the first view with elements, or null.
-const TensorView* first_with_elements(std::span<const TensorView> views) {
-  for (const TensorView& view : views) {
-    if (!view.is_empty()) return &view;
-  }
-  return nullptr;
+int64_t aligned_bytes(const TensorView& view) {
+  return (view.nbytes() + kAlignment - 1) / kAlignment * kAlignment;
 }
 
 int64_t total_bytes(std::span<const TensorView> views) {
+  return std::transform_reduce(views.begin(), views.end(), int64_t{0}, std::plus<>(),
+                               aligned_bytes);
+}
+
+int64_t largest_bytes(std::span<const TensorView> views) {
   int64_t bytes = 0;
-  for (const TensorView& view : views) bytes += view.nbytes();
+  for (const TensorView& view : views) bytes = std::max(bytes, view.nbytes());
   return bytes;
+}
+
+Future::Results shared(std::vector<Loan> loans) {
+  Future::Results results;
+  results.reserve(loans.size());
+  for (Loan& loan : loans) results.emplace_back(std::move(loan));
+  return results;
 }
 
 // Fewer small tensors are copied one by one: a kernel and a copy cost as much.
@@ -83,12 +60,12 @@ constexpr size_t kFewestGathered = 4;
 
 // Enqueues the copies of a batch. Small tensors that follow each other go together.
 void enqueue_batch(Operation& operation, std::span<const TensorView> sources,
-                   const HostResults& results, bool pinned, Waits waits) {
+                   std::span<const Loan> results, bool pinned, Waits waits) {
   std::vector<GatherParams::Run> runs;
   size_t next = 0;
   const auto is_small_run = [&](size_t i) {
     if (!pinned || sources[i].nbytes() > Operation::kGatherBytes) return false;
-    const CopyStep step = plan_copy(sources[i], results.view(i));
+    const CopyStep step = plan_copy(sources[i], results[i].view());
     if (step.kind == CopyKind::flat) runs.push_back({step.source, step.target, step.bytes});
     return step.kind == CopyKind::flat || step.kind == CopyKind::empty;
   };
@@ -99,33 +76,108 @@ void enqueue_batch(Operation& operation, std::span<const TensorView> sources,
     if (runs.size() >= kFewestGathered && operation.gather(runs)) continue;
     next = std::max(next, first + 1);
     for (size_t i = first; i < next; ++i)
-      enqueue_to_host(operation, sources[i], results.view(i), pinned, waits);
+      enqueue_to_host(operation, sources[i], results[i].view(), pinned, waits);
   }
 }
 
-int64_t largest_bytes(std::span<const TensorView> views) {
-  int64_t bytes = 0;
-  for (const TensorView& view : views) bytes = std::max(bytes, view.nbytes());
-  return bytes;
+// Results in fresh memory: one block of the pool holds all of them, pageable memory each one if the
+// limit does not allow the block. Each refers to the slab, which owns the block after success.
+std::vector<Loan> enqueue_results(Operation& operation, std::span<const TensorView> sources,
+                                  const StageOptions& options, Waits waits) {
+  std::vector<Loan> results;
+  results.reserve(sources.size());
+  PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(total_bytes(sources)));
+  const bool pinned = static_cast<bool>(block);
+  const SharedLoan slab{Loan()};
+  std::byte* next = block.data();
+  for (const TensorView& source : sources) {
+    Loan result = dense_like(source, options.row_major);
+    if (source.is_empty() || !pinned) {
+      result = allocate_like(result.view());
+    } else {
+      result.view().data = std::exchange(next, next + aligned_bytes(source));
+      result.attach(slab.reference());
+    }
+    results.push_back(std::move(result));
+  }
+  operation.hold_results(std::move(block), slab);
+  operation.begin(largest_bytes(sources));
+  enqueue_batch(operation, sources, results, pinned, waits);
+  return results;
+}
+
+std::vector<Loan> empty_results(std::span<const TensorView> sources) {
+  std::vector<Loan> results;
+  for (const TensorView& source : sources)
+    results.push_back(allocate_like(dense_like(source, true).view()));
+  return results;
+}
+
+// What a waiter does for an operation whose copies are enqueued.
+Waiter::Work completion_of(const std::shared_ptr<Operation>& operation) {
+  return operation->waiter().prepare([operation] { operation->complete(); });
+}
+
+// Lets an operation go on after the call. Requires: it holds all that it uses.
+Future go_on(std::shared_ptr<Operation> operation, Waiter::Work&& work,
+             std::shared_ptr<const Future::Results> results, double spin_seconds) noexcept {
+  if (spin_seconds > 0 && operation->ends_within(spin_seconds))
+    operation->complete();
+  else
+    operation->waiter().post(std::move(work));
+  return Future(std::move(operation), std::move(results));
+}
+
+// The waiter's thread reads the source.
+Future copy_later(Call& call, Loan& source, Loan& target) {
+  auto operation = std::make_shared<Operation>(call, Operation::Runs::on_copy_stream);
+  SharedLoan from{Loan()};  // `source` and `target` once nothing can fail
+  SharedLoan to{Loan()};
+  auto results = std::make_shared<const Future::Results>(1, to);
+  Waiter::Work work =
+      operation->waiter().prepare([operation, &read = from.view(), &written = to.view()] {
+        operation->complete([&] {
+          const CallGuard guard(operation->engine().api(), operation->device().context());
+          enqueue_to_device(*operation, read, written, false);
+          operation->end(false);
+        });
+      });
+  operation->expect_loans(2);
+  operation->begin();
+  from.loan() = std::move(source);
+  to.loan() = std::move(target);
+  operation->hold(from.reference());
+  operation->hold(to.reference());
+  return go_on(std::move(operation), std::move(work), std::move(results), 0);
+}
+
+// The memory of `given` in a Future; it stays with the caller if that throws.
+Future ended_with(Loan& source, Loan& given) {
+  SharedLoan target{Loan()};
+  Future future = cuda::ended_with({target});
+  target.loan() = std::move(given);
+  source.reset();
+  return future;
 }
 
 }  // namespace
 
 Loan stage_to_host(const TensorView& source, Stream producer, const StageOptions& options) {
-  require_device_memory(source, "x");
+  return std::move(stage_to_host(std::span(&source, 1), producer, options).front());
+}
+
+std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream producer,
+                                const StageOptions& options) {
+  for (const TensorView& source : sources) require_device_memory(source, "x");
   Engine::get();
-  if (source.is_empty()) return empty_result(source);
-  Call call(source, producer);
-  return noting(call.device, [&] {
-    HostResult result(call.engine.pool(), source, options.row_major);
-    Operation operation(call.engine, call.device, call.stream);
-    const bool pinned = result.is_pinned();
-    if (pinned) operation.hold_result(result.take_block());
-    operation.begin();
-    enqueue_to_host(operation, source, result.view(), pinned, Waits::allowed);
+  if (all_empty(sources)) return empty_results(sources);
+  Call call(sources, producer);
+  return call.run([&] {
+    Operation operation(call);
+    std::vector<Loan> results = enqueue_results(operation, sources, options, Waits::allowed);
     operation.end(false);
     operation.wait();
-    return result.finish(operation.take_result());
+    return results;
   });
 }
 
@@ -136,10 +188,10 @@ void stage_to_host(const TensorView& source, const TensorView& out, Stream produ
   require_same(source, out);
   Engine::get();
   if (source.is_empty()) return;
-  Call call(source, producer);
+  Call call(std::span(&source, 1), producer);
   const bool pinned = is_pinned(call.engine, out);
-  noting(call.device, [&] {
-    Operation operation(call.engine, call.device, call.stream);
+  call.run([&] {
+    Operation operation(call);
     operation.begin();
     enqueue_to_host(operation, source, out, pinned, Waits::allowed);
     operation.end(false);
@@ -151,34 +203,6 @@ Future stage_to_host_async(Loan&& source, Stream producer, const StageOptions& o
   return stage_to_host_async(std::span<Loan>(&source, 1), producer, options);
 }
 
-Future stage_to_host_async(Loan&& source, Loan&& out, Stream producer,
-                           const StageOptions& options) {
-  require_device_memory(source.view(), "x");
-  require_host_memory(out.view(), "out");
-  require_same(source.view(), out.view());
-  Engine::get();
-  if (source.view().is_empty()) return ended_with(std::move(source), std::move(out));
-  Call call(source.view(), producer);
-  const bool pinned = is_pinned(call.engine, out.view());
-  return noting(call.device, [&] {
-    HandedIn target(out);
-    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream,
-                                                 runs_for(options, source.view().nbytes()));
-    operation->waiter().start();
-    auto state = std::make_shared<FutureState>(std::vector{target.loan()});
-    operation->publish_to(state->completion());
-    operation->hold(target.loan());
-    operation->begin();
-    enqueue_to_host(*operation, source.view(), target.loan().view(), pinned, Waits::avoided);
-    operation->expect_loans(1);
-    operation->end(options.snapshot);
-    operation->hold(std::move(source));
-    target.keep();
-    Operation::post_after(options.spin_seconds, std::move(operation));
-    return Future(std::move(state));
-  });
-}
-
 Future stage_to_host_async(std::span<Loan> sources, Stream producer, const StageOptions& options) {
   std::vector<TensorView> views;
   for (const Loan& source : sources) {
@@ -186,55 +210,47 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
     views.push_back(source.view());
   }
   Engine::get();
-  const TensorView* first = first_with_elements(views);
-  if (first == nullptr) return ended_with_empty(sources);
-  Call call(*first, producer);
-  require_one_device(call.engine, views, call.device);
-  return noting(call.device, [&] {
-    HostResults results(call.engine.pool(), views, options.row_major);
-    auto operation = std::make_unique<Operation>(call.engine, call.device, call.stream,
-                                                 runs_for(options, total_bytes(views)));
-    operation->waiter().start();
-    auto state = std::make_shared<FutureState>(results.shared());
-    operation->publish_to(state->completion());
-    const bool pinned = results.is_pinned();
-    if (pinned) operation->give_on_success(results.take_block(), results.slab());
-    operation->expect(largest_bytes(views));
-    operation->begin();
-    enqueue_batch(*operation, views, results, pinned, Waits::avoided);
+  if (all_empty(views)) {
+    Future future = cuda::ended_with(shared(empty_results(views)));
+    for (Loan& source : sources) source.reset();
+    return future;
+  }
+  Call call(views, producer);
+  return call.run([&] {
+    auto operation = std::make_shared<Operation>(call, runs_for(options, total_bytes(views)));
+    Waiter::Work work = completion_of(operation);
+    auto results = std::make_shared<const Future::Results>(
+        shared(enqueue_results(*operation, views, options, Waits::avoided)));
     operation->expect_loans(sources.size());
     operation->end(options.snapshot);
-    for (Loan& source : sources) operation->hold(std::move(source));
-    Operation::post_after(options.spin_seconds, std::move(operation));
-    return Future(std::move(state));
+    for (Loan& source : sources) operation->hold(source.release_deleter());
+    return go_on(std::move(operation), std::move(work), std::move(results), options.spin_seconds);
   });
 }
 
-std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream producer,
-                                const StageOptions& options) {
-  for (const TensorView& source : sources) require_device_memory(source, "x");
+Future stage_to_host_async(Loan&& source, Loan&& out, Stream producer,
+                           const StageOptions& options) {
+  const TensorView& from = source.view();
+  require_device_memory(from, "x");
+  require_host_memory(out.view(), "out");
+  require_same(from, out.view());
   Engine::get();
-  std::vector<Loan> out;
-  const TensorView* first = first_with_elements(sources);
-  if (first == nullptr) {
-    for (const TensorView& source : sources) out.push_back(empty_result(source));
-    return out;
-  }
-  Call call(*first, producer);
-  require_one_device(call.engine, sources, call.device);
-  return noting(call.device, [&] {
-    HostResults results(call.engine.pool(), sources, options.row_major);
-    const auto shared = results.shared();
-    Operation operation(call.engine, call.device, call.stream);
-    const bool pinned = results.is_pinned();
-    if (pinned) operation.give_on_success(results.take_block(), results.slab());
-    operation.expect(largest_bytes(sources));
-    operation.begin();
-    enqueue_batch(operation, sources, results, pinned, Waits::allowed);
-    operation.end(false);
-    operation.wait();
-    for (const SharedLoan& loan : shared) out.push_back(loan.share());
-    return std::move(out);
+  if (from.is_empty()) return ended_with(source, out);
+  Call call(std::span(&from, 1), producer);
+  const bool pinned = is_pinned(call.engine, out.view());
+  return call.run([&] {
+    auto operation = std::make_shared<Operation>(call, runs_for(options, from.nbytes()));
+    Waiter::Work work = completion_of(operation);
+    SharedLoan target{Loan()};  // `out` once nothing can fail
+    auto results = std::make_shared<const Future::Results>(1, target);
+    operation->begin();
+    enqueue_to_host(*operation, from, out.view(), pinned, Waits::avoided);
+    operation->expect_loans(2);
+    operation->end(options.snapshot);
+    target.loan() = std::move(out);
+    operation->hold(target.reference());
+    operation->hold(source.release_deleter());
+    return go_on(std::move(operation), std::move(work), std::move(results), options.spin_seconds);
   });
 }
 
@@ -256,16 +272,13 @@ void stage_to_device(std::span<const TensorView> sources, std::span<const Tensor
     require_same(sources[i], targets[i]);
   }
   Engine::get();
-  const TensorView* first = first_with_elements(targets);
-  if (first == nullptr) return;
-  Call call(*first, consumer);
-  require_one_device(call.engine, targets, call.device);
+  if (all_empty(targets)) return;
+  Call call(targets, consumer);
   std::vector<bool> pinned;
   for (const TensorView& source : sources) pinned.push_back(is_pinned(call.engine, source));
-  noting(call.device, [&] {
-    Operation operation(call.engine, call.device, call.stream);
-    operation.expect(largest_bytes(targets));
-    operation.begin();
+  call.run([&] {
+    Operation operation(call);
+    operation.begin(largest_bytes(targets));
     bool read = true;
     for (size_t i = 0; i < sources.size(); ++i)
       read &= enqueue_to_device(operation, sources[i], targets[i], pinned[i]);
@@ -279,42 +292,31 @@ void stage_to_device(std::span<const TensorView> sources, std::span<const Tensor
 
 Future stage_to_device_async(Loan&& source, Loan&& target, Stream consumer,
                              const StageOptions& options) {
+  const TensorView& to = target.view();
   require_host_memory(source.view(), "x");
-  require_device_memory(target.view(), "target");
-  require_same(source.view(), target.view());
+  require_device_memory(to, "target");
+  require_same(source.view(), to);
   Engine::get();
-  if (source.view().is_empty()) return ended_with(std::move(source), std::move(target));
-  Call call(target.view(), consumer);
+  if (to.is_empty()) return ended_with(source, target);
+  Call call(std::span(&to, 1), consumer);
   const bool pinned = is_pinned(call.engine, source.view());
-  return noting(call.device, [&] {
-    HandedIn kept(target);
-    const bool deferred = options.borrow && !pinned;
-    auto operation = std::make_unique<Operation>(
-        call.engine, call.device, call.stream,
-        deferred ? Operation::Runs::on_copy_stream : Operation::Runs::on_outer_stream);
-    operation->waiter().start();
-    auto state = std::make_shared<FutureState>(std::vector{kept.loan()});
-    operation->publish_to(state->completion());
-    operation->hold(kept.loan());
-    if (deferred) {
-      auto later = std::make_unique<DeferredCopy>(std::move(operation), kept.loan().view());
-      later->begin();
-      kept.keep();
-      DeferredCopy::post(std::move(later), std::move(source));
-      return Future(std::move(state));
-    }
+  return call.run([&] {
+    if (options.borrow && !pinned) return copy_later(call, source, target);
+    auto operation = std::make_shared<Operation>(call);
+    Waiter::Work work = completion_of(operation);
+    SharedLoan held{Loan()};  // `target` once nothing can fail
+    auto results = std::make_shared<const Future::Results>(1, held);
     operation->begin();
-    const bool read = enqueue_to_device(*operation, source.view(), kept.loan().view(), pinned);
-    operation->expect_loans(1);
+    const bool read = enqueue_to_device(*operation, source.view(), to, pinned);
+    operation->expect_loans(2);
     operation->end(true);
-    operation->hold(std::move(source));
-    kept.keep();
-    // A pageable source has been read on return.
-    if (!read && !pinned)
-      operation->complete();
-    else
-      Operation::post_after(options.spin_seconds, std::move(operation));
-    return Future(std::move(state));
+    held.loan() = std::move(target);
+    operation->hold(held.reference());
+    operation->hold(source.release_deleter());
+    if (read || pinned)
+      return go_on(std::move(operation), std::move(work), std::move(results), options.spin_seconds);
+    operation->complete();  // a pageable source has been read on return
+    return Future(std::move(operation), std::move(results));
   });
 }
 

@@ -5,7 +5,6 @@
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/cuda/staging.h"
 #include "operation/bounce_ring.h"
-#include "operation/operation.h"
 
 namespace dlbridge::cuda {
 namespace {

@@ -9,7 +9,6 @@
 
 #include "counting_api.h"
 #include "pinned/pool.h"
-#include "pinned/size_classes.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -161,21 +160,20 @@ class Model {
       return;
     }
     std::byte* const data = block.data();
-    ASSERT_GE(block.capacity(), size);
-    ASSERT_EQ(block.size(), size);
+    ASSERT_GE(block.size(), size);
     // Nothing that is in use or may still be written to overlaps.
     auto other = entries_.lower_bound(data);
     if (other != entries_.begin() &&
         std::prev(other)->first + std::prev(other)->second.capacity > data)
       --other;
-    while (other != entries_.end() && other->first < data + block.capacity()) {
+    while (other != entries_.end() && other->first < data + block.size()) {
       ASSERT_TRUE(may_be_free(other->second)) << "kind " << static_cast<int>(other->second.kind)
                                               << ", " << other->second.tickets.size() << " tickets";
       other = entries_.erase(other);
     }
     const auto pattern = static_cast<std::byte>(below(256));
-    std::memset(data, static_cast<int>(pattern), block.capacity());
-    const size_t capacity = block.capacity();
+    std::memset(data, static_cast<int>(pattern), block.size());
+    const size_t capacity = block.size();
     entries_.emplace(
         data,
         Entry{Kind::block, std::move(block), {}, data, size, capacity, pattern, {}, false, false});
@@ -203,13 +201,9 @@ class Model {
     if (entry == entries_.end()) return;
     expect_content(entry->second);
     entry->second.kind = Kind::in_flight;
-    if (below(2) == 0) {
-      std::move(entry->second.block).retire(ticket_for(entry->second));
-    } else {
-      std::vector<PooledEvent> tickets;
-      for (size_t i = below(4); i > 0; --i) tickets.push_back(ticket_for(entry->second));
-      std::move(entry->second.block).retire(std::move(tickets));
-    }
+    PooledEvent ticket;
+    if (below(4) > 0) ticket = ticket_for(entry->second);
+    std::move(entry->second.block).retire(std::move(ticket));
   }
 
   void hand_out() {

@@ -168,6 +168,7 @@ TEST_F(PinnedPoolThreads, NoRaceBreaksTheLimit) {
     expect_consistent(pool.stats());
     pool.trim(0);  // segments of 2 MiB may fill the limit
     EXPECT_TRUE(pool.take(4 * kMiB));
+    pool.end();
   }
   api_.on_call = nullptr;
 }

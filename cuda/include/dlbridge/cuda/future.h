@@ -7,9 +7,11 @@
 
 #include <cstddef>
 #include <memory>
+#include <vector>
 
 #include "dlbridge/export.h"
 #include "dlbridge/loan.h"
+#include "dlbridge/shared_loan.h"
 
 namespace dlbridge::cuda {
 
@@ -17,16 +19,14 @@ class FutureState;
 
 class DLBRIDGE_API Future {
  public:
-  Future() noexcept;
-  explicit Future(std::shared_ptr<FutureState> state) noexcept;
-  Future(const Future&) noexcept;
-  Future(Future&&) noexcept;
-  Future& operator=(const Future&) noexcept;
-  Future& operator=(Future&&) noexcept;
-  ~Future();
+  using Results = std::vector<SharedLoan>;
+
+  Future() noexcept = default;
+  Future(std::shared_ptr<FutureState> state, std::shared_ptr<const Results> results) noexcept
+      : state_(std::move(state)), results_(std::move(results)) {}
 
   /// Returns true if it refers to an operation. The functions below require that.
-  explicit operator bool() const noexcept;
+  explicit operator bool() const noexcept { return state_ != nullptr; }
 
   /// Returns true if the operation has succeeded or failed. Never waits.
   bool done() const noexcept;
@@ -37,7 +37,7 @@ class DLBRIDGE_API Future {
   bool wait(double seconds = -1) const noexcept;
 
   /// Returns the number of results: one, or those of a batch.
-  size_t size() const noexcept;
+  size_t size() const noexcept { return results_->size(); }
 
   /// Waits, then returns a share in the i-th result: the same memory on every call, from any
   /// thread. Throws the operation's Error, the same on every call; Error (invalid_argument) for an
@@ -51,6 +51,7 @@ class DLBRIDGE_API Future {
 
  private:
   std::shared_ptr<FutureState> state_;
+  std::shared_ptr<const Results> results_;  // not the operation's: a Future releases the last one
 };
 
 }  // namespace dlbridge::cuda

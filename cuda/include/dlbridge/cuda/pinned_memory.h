@@ -29,11 +29,10 @@ struct PinnedStats {
   uint64_t refused = 0;          ///< blocks that the limit or the driver did not allow
   uint64_t register_failed = 0;  ///< registrations that the driver refused: each lowered the limit
 
-  /// Returns true if the limit allows a block of `bytes`.
-  bool has_room_for(size_t bytes) const noexcept {
-    const size_t in_use = registered - free;
-    return in_use <= limit && bytes <= limit - in_use;
-  }
+  size_t largest = 0;  ///< the largest block that is free or that the limit allows
+
+  /// Returns true if there is room for a block of `bytes` without waiting.
+  bool has_room_for(size_t bytes) const noexcept { return bytes <= largest; }
 };
 
 /// Fresh pinned memory with shape and dtype of `like`, dense in the same order of dimensions. Not
