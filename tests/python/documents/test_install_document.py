@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from pages import page, section, tables
+from pages import ROOT, page, section, tables
 
 from dlbridge import _doctor
 from dlbridge.__main__ import FACTS, main, make_parser
@@ -47,3 +47,28 @@ def test_explain_prints_the_example(tmp_path, monkeypatch, capsys) -> None:
     command, output = re.search(r"^\$ dlbridge (.*)\n(.*\n)", DOCUMENT, re.M).groups()
     assert main(command.split()) == 1
     assert capsys.readouterr().out == output
+
+
+def test_named_commands_exist() -> None:
+    (commands,) = (action.choices for action in make_parser("dlbridge")._actions if action.dest == "command")
+    known = {*commands, *(f"--{name}" for name in FACTS)}
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / ".github").rglob("*.yml")]
+    named = {
+        (path.name, word)
+        for path in pages
+        for word in re.findall(r"(?:python -m |\$\(|`)dlbridge (--[a-z-]+|[a-z]+)", path.read_text(encoding="utf-8"))
+    }
+    assert ("bug.yml", "doctor") in named and ("README.md", "doctor") in named
+    assert not {(name, word) for name, word in named if word not in known}
+
+
+def test_named_scripts_exist() -> None:
+    documents = [page(name) for name in ("README.md", "CONTRIBUTING.md", "docs/install.md")]
+    for script, argument in re.findall(r"scripts/([a-z]+)(?![\w.])(?: (?:--)?([a-z]+))?", "\n".join(documents)):
+        assert (ROOT / "scripts" / script).stat().st_mode & 0o100, script
+        assert script != "test" or not argument or f"  {argument}) " in page("scripts/test"), argument
+
+
+def test_readme_says_what_is_downloaded() -> None:
+    for name in ("requirements.txt", "requirements-test.txt"):
+        assert re.match(r"# ([\d.]+ GB) to download", page(name))[1] in page("README.md"), name

@@ -42,7 +42,8 @@ def test_readme_is_short() -> None:
     assert len(README.splitlines()) <= 160
 
 
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OTHERS = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "packaging/conda/README.md")
+DOCUMENTS = [*(ROOT / name for name in OTHERS), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document.name)
