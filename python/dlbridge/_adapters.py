@@ -82,10 +82,8 @@ def torch_tier() -> Tier:
             because = f"{TIER_VARIABLE} asks for it" if wanted else "; ".join(passed_over) or _direct_reason()
             return Tier(name, because)
         passed_over.append(f"not {name}: {missing}")
-    remedy = (
-        f"install {_direct_versions()} or torch 2.10 or later" if _build_facts.TORCH_MINORS else "install torch 2.10"
-    )
-    return Tier("none", f"dlbridge cannot reach torch {found} ({'; '.join(passed_over)}): {remedy}")
+    newest = _build_facts.TORCH_MINORS[-1] if _build_facts.TORCH_MINORS else "2.10 or later"
+    return Tier("none", f"dlbridge cannot reach torch {found} ({'; '.join(passed_over)}): install torch {newest}")
 
 
 def _torch_minor() -> str:
@@ -114,8 +112,8 @@ def _direct_missing(found: str) -> str | None:
 
     if not _build_facts.TORCH_MINORS:
         return (
-            f"dlbridge was built without its torch adapter ({_build_facts.TORCH_WHY}): reinstall dlbridge into this "
-            "environment now that torch is there"
+            f"dlbridge was built without its torch adapter ({_build_facts.TORCH_WHY}): in its sources run pip install "
+            "--force-reinstall --no-deps --no-cache-dir . now that torch is there"
         )
     minor = _torch_minor()
     if minor not in _build_facts.TORCH_MINORS:

@@ -81,6 +81,43 @@ def test_another_torch_lowers_the_tier():
 
 
 @needs_torch
+@pytest.mark.direct_tier
+def test_other_builds_of_a_version_share_its_module():
+    run_isolated(
+        """
+        major, minor = torch.__version__.split(".")[:2]
+        torch.__version__ = f"{major}.{minor}.9.dev20991231+forged"
+        a = np.arange(6.0)
+        assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
+        assert dlbridge.build_info()["torch_tier"] == "direct", dlbridge.build_info()
+        """
+    )
+
+
+@needs_torch
+@pytest.mark.direct_tier
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        ("torch._C._GLIBCXX_USE_CXX11_ABI = False", "C++ ABI"),
+        ("torch.version.debug = True", "a debug build"),
+        ("sys.modules[f'dlbridge._torch_{major}_{minor}'] = None", "cannot be loaded"),
+    ],
+)
+def test_a_torch_of_another_build_lowers_the_tier(spoil, reason):
+    run_isolated(
+        f"""
+        major, minor = torch.__version__.split(".")[:2]
+        {spoil}
+        a = np.arange(6.0)
+        info = dlbridge.build_info()
+        assert info["torch_tier"] != "direct" and {reason!r} in info["torch_tier_reason"], info
+        assert not [n for n, module in sys.modules.items() if n.startswith("dlbridge._torch_2") and module]
+        """
+    )
+
+
+@needs_torch
 @pytest.mark.parametrize(
     ("tier", "spoil", "reason"),
     [
