@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pip install .` as a user runs it: into an environment with torch and into one without.
+"""`pip install` of the sdist as a user runs it: into an environment with torch; into one without torch, without CUDA.
 
 Each builds under build isolation, so it needs the package registry and some minutes. Wheels are kept in build/wheels
 for as long as nothing changes that they are made of.
@@ -7,8 +7,11 @@ for as long as nothing changes that they are made of.
 
 import functools
 import hashlib
+import re
+import shlex
 import shutil
 import sys
+import tarfile
 import tempfile
 import venv
 import zipfile
@@ -117,19 +120,46 @@ def made_of() -> str:
     return digest.hexdigest()[:16]
 
 
-def wheel_by(python: str | Path, kind: str) -> Path:
-    """The wheel that `pip wheel` makes in an environment; the one that is kept, where it would be the same."""
+def wheel_by(python: str | Path, kind: str, *options: str) -> Path:
+    """The wheel that `pip wheel` makes of the sdist in an environment, beside terminal.txt, what a terminal showed. The
+    one that is kept, where it would be the same."""
     kept = ROOT / "build" / "wheels" / kind
     folder = kept / made_of()
     if not list(folder.glob("dlbridge-*.whl")):
         with tempfile.TemporaryDirectory() as fresh:
-            run(python, *PIP_OPTIONS, "wheel", "--no-deps", "-w", fresh, ROOT)
+            pip = (python, *PIP_OPTIONS, "wheel", "--no-deps", *options, "-w", fresh, sdist(Path(fresh)))
+            run("script", "-qec", shlex.join(map(str, pip)), f"{fresh}/terminal.txt")
             shutil.rmtree(kept, ignore_errors=True)  # of earlier sources
             folder.mkdir(parents=True, exist_ok=True)
-            for wheel in Path(fresh).iterdir():
-                shutil.move(wheel, folder)
+            for made in (*Path(fresh).glob("*.whl"), Path(fresh, "terminal.txt")):
+                shutil.move(made, folder)
     (built,) = folder.glob("dlbridge-*.whl")
     return built
+
+
+def sdist(folder: Path) -> Path:
+    """The sdist, as the build backend makes it."""
+    code = "import os, sys, scikit_build_core.build as backend; os.chdir(sys.argv[1]); backend.build_sdist(sys.argv[2])"
+    run(sys.executable, "-c", code, ROOT, folder)
+    (archive,) = folder.glob("dlbridge-*.tar.gz")
+    return archive
+
+
+def test_sdist_has_one_version(tmp_path):
+    (version,) = re.findall(r"project\(dlbridge VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text())
+    archive = sdist(tmp_path)
+    assert archive.name == f"dlbridge-{version}.tar.gz"
+    with tarfile.open(archive) as files:
+        names = {name.split("/", 1)[1] for name in files.getnames()}
+    for file in (
+        "CMakeLists.txt",
+        "cmake/find_torch.py",
+        "cuda/src/kernels/pack_kernels.cu",
+        "LICENSE",
+        "scripts/setup",
+    ):
+        assert file in names
+    assert not [name for name in names if name.startswith((".venv", "build/"))]
 
 
 @pytest.mark.timeout(900)
@@ -137,7 +167,11 @@ def test_pip_install_without_torch(tmp_path):
     environment = tmp_path / "env"
     venv.create(environment, with_pip=True)
     python = environment / "bin" / "python"
-    run(python, *PIP_OPTIONS, "install", wheel_by(python, "without-torch"))
+    built = wheel_by(python, "without-torch", "--config-settings=cmake.define.DLBRIDGE_CUDA=OFF")
+    said = (built.parent / "terminal.txt").read_text()
+    assert "torch  off: no torch that" in said and "install torch, then dlbridge again" in said, said
+    assert "cuda   off: DLBRIDGE_CUDA is OFF" in said, said
+    run(python, *PIP_OPTIONS, "install", built)
     where = run(python, "-c", USE_WITHOUT_TORCH)
     assert where.startswith(str(environment))
     assert not list(Path(where.strip()).parent.glob("_torch_2*.so")), "the direct adapter needs torch"
@@ -150,6 +184,13 @@ def test_pip_install_without_torch(tmp_path):
 def wheel() -> Path:
     """For the torch of this environment."""
     return wheel_by(sys.executable, "with-torch")
+
+
+def test_build_says_what_it_has(wheel):
+    import torch
+
+    said = (wheel.parent / "terminal.txt").read_text()
+    assert f"torch  on: torch {torch.__version__} in {Path(torch.__file__).parent}" in said, said
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,13 @@ LACKED_BY_NUMPY_1 = {
     r"::test_failed_import_releases_once": "arrays refuse max_version; CPython 3.11 loses that error",
     r"::test_array_protocol(_of_bfloat16)?$": "copy=False of NumPy 1 does not refuse",
 }
+# What an older torch lacks -> cases by their name.
+LACKED_BY_TORCH = {
+    "float4_e2m1fn_x2": r"float4",
+    "Tensor.__dlpack_c_exchange_api__": (
+        r"::test_(another_torch_lowers_the_tier|unavailable_tiers_are_refused\[exchange|torch_without_tier_is_refused)"
+    ),
+}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,12 +76,25 @@ def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> 
     return WithoutTorch.from_parent(parent, path=module_path)
 
 
+def torch_has(name: str) -> bool:
+    """Whether torch has an attribute, or one of its classes."""
+    import torch
+
+    owner, _, attribute = name.rpartition(".")
+    return hasattr(getattr(torch, owner) if owner else torch, attribute)
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what this tier of torch does not promise, and skips the cases that NumPy 1 cannot have."""
     if dlbridge.build_info()["torch_tier"] != "direct":
         left_out = [item for item in items if item.get_closest_marker("direct_tier")]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if not item.get_closest_marker("direct_tier")]
+    lacked = [name for name in LACKED_BY_TORCH if HAS_TORCH and not torch_has(name)]
+    for item in items:
+        for name in lacked:
+            if re.search(LACKED_BY_TORCH[name], item.nodeid):
+                item.add_marker(pytest.mark.skip(reason=f"this torch has no {name}"))
     for item in items if NUMPY_1 else []:
         for pattern, reason in LACKED_BY_NUMPY_1.items():
             if re.search(pattern, item.nodeid):

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,8 @@ def observe(t: Any) -> dict[str, Any]:
         "functional": torch._is_functional_tensor(t),
     }
     if type(t) is torch.Tensor and "Functorch" not in seen["keys"] and not seen["functional"]:
-        seen["values"] = t.tolist()
+        with suppress(RuntimeError):  # the wrappers of torch 2.7 have no storage
+            seen["values"] = t.tolist()
     return seen
 
 
