@@ -139,7 +139,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="scripts/wheel", description="Builds a wheel that reaches each torch directly."
     )
-    parser.add_argument("outdir", nargs="?", type=Path, default=BUILD / "dist", metavar="OUTDIR")
+    parser.add_argument("outdir", nargs="?", type=Path, default=BUILD / "wheels", metavar="OUTDIR")
     parser.add_argument("--python", default="python3", help="an interpreter, or a version such as 3.12")
     parser.add_argument("--torch", default="", metavar="X.Y,...", help="versions of torch; without: all from 2.6")
     arguments = parser.parse_args()
