@@ -357,10 +357,10 @@ class StagingTest : public testing::Test {
       }
     }
     if (!losses_) {
-      for (const TestTensor& tensor : device_tensors_) {
-        if (!tensor.freed) sim_->device_free(tensor.memory());
+      for (auto* tensors : {&device_tensors_, &managed_tensors_}) {
+        for (const TestTensor& tensor : *tensors)
+          if (!tensor.freed) sim_->device_free(tensor.memory());
       }
-      for (const TestTensor& tensor : managed_tensors_) sim_->managed_free(tensor.memory());
       EXPECT_TRUE(sim_->leaks().none()) << sim_->leaks().text();
     }
     EXPECT_EQ(sim_->complaint(), "");

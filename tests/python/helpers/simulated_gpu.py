@@ -154,10 +154,8 @@ class FakeArray:
         """Gives the memory back, which is a report where work on it may still run."""
         kind = self.device[0]
         if self.allocation and not self.ledger.freed:
-            if kind == CUDA:
+            if kind in (CUDA, CUDA_MANAGED):
                 self.gpu.sim.device_free(self.allocation)
-            elif kind == CUDA_MANAGED:
-                self.gpu.sim.managed_free(self.allocation)
             else:
                 self.gpu.sim.unregister_host(self.allocation)
         self.allocation = 0

@@ -14,35 +14,38 @@ std::atomic<bool (*)()> g_holds_interpreter_lock{nullptr};
 
 void set_interpreter_check(bool (*holds_lock)()) { g_holds_interpreter_lock = holds_lock; }
 
-bool fault_strikes(State& state, ThreadState& thread, const char* function, cudaError_t& code) {
+namespace {
+
+// Counts the call, which a fault may strike.
+void count(Caller& caller) {
+  State& state = caller.state;
+  const std::string function(caller.function);
   ++state.counts[function];
   ++state.total;
   const auto holds_lock = g_holds_interpreter_lock.load();
   if (holds_lock != nullptr && state.config.driver == Driver::present && holds_lock())
-    state.report(ReportKind::interpreter_locked, std::string(function) + " with the GIL held");
+    state.report(ReportKind::interpreter_locked, function + " with the GIL held");
   for (auto fault = state.faults.begin(); fault != state.faults.end(); ++fault) {
     if (!fault->function.empty() && fault->function != function) continue;
     if (--fault->nth > 0) continue;
-    code = fault->code;
-    const ContextState* context = state.current(thread);
+    const cudaError_t code = fault->code;
+    const ContextState* context = state.current(caller.thread);
     if (fault->sticky && context != nullptr) state.kill(context->device, code);
     state.faults.erase(fault);
     ++state.struck;
-    state.note(std::string("FAULT in ") + function + ": " + std::to_string(code));
-    return true;
+    state.note("FAULT in " + function + ": " + std::to_string(code));
+    throw code;
   }
-  return false;
 }
 
-bool enter_driver(Caller& caller) {
+// Waits while a host function holds the driver's lock.
+void enter_driver(Caller& caller) {
   constexpr int kSleepsForGood = 100;  // looks, a millisecond apart
   State& state = caller.state;
-  if (state.host_functions == 0) return true;
+  if (state.host_functions == 0) return;
   const std::string call(caller.function);
-  if (state.driver_thread == caller.thread.id) {
-    state.report(ReportKind::driver_locked, "a host function calls " + call);
-    return false;
-  }
+  if (state.driver_thread == caller.thread.id)
+    caller.refuse(ReportKind::driver_locked, "called by a host function", cudaErrorNotPermitted);
   ++state.blocked;
   blocked_changed().notify_all();
   for (int asleep = 0; state.host_functions != 0 && !state.driver_stuck && !state.ending;) {
@@ -54,69 +57,67 @@ bool enter_driver(Caller& caller) {
                  call + " waits for the end of a host function, which waits for something itself");
   }
   --state.blocked;
-  return true;
 }
-
-cudaError_t before_call(Caller& caller, unsigned traits) {
-  State& state = caller.state;
-  cudaError_t code = cudaSuccess;
-  if (fault_strikes(state, caller.thread, caller.function, code)) return code;
-  if ((traits & kDriver) != 0) return cudaSuccess;
-  if ((traits & kNoDriver) == 0) {
-    if (state.config.driver == Driver::no_device) return cudaErrorNoDevice;
-    if (state.config.driver != Driver::present) return cudaErrorInsufficientDriver;
-  }
-  if ((traits & kContext) != 0) {
-    const ContextState& context = state.ensure_current(caller.thread);
-    if (context.dead != cudaSuccess) return context.dead;
-  }
-  if ((traits & kUnsafe) != 0 && state.forbidden(caller.thread, caller.function)) {
-    return cudaErrorStreamCaptureUnsupported;
-  }
-  state.drift();
-  return cudaSuccess;
-}
-
-namespace {
 
 // CUDA leaves the use of a destroyed handle undefined. Drivers were seen to answer 709 (of
 // cudaStreamSynchronize: GenomeWorks#393; of cudaEventDestroy: cudf#16018), others 400. No source
 // says which call of which driver answers what, so both occur here.
-cudaError_t answer_about_destroyed(std::string_view function) {
+cudaError_t no_such_handle(std::string_view function, bool destroyed) {
   for (const std::string_view each : {"stream_synchronize", "stream_is_capturing", "event_record",
                                       "event_query", "event_destroy", "free_async"}) {
-    if (function == each) return cudaErrorContextIsDestroyed;
+    if (destroyed && function == each) return cudaErrorContextIsDestroyed;
   }
   return cudaErrorInvalidResourceHandle;
 }
 
 }  // namespace
 
-cudaError_t no_such_stream(const State& state, const char* function, cudaStream_t handle) {
-  return state.stream_handles.contains(handle) ? answer_about_destroyed(function)
-                                               : cudaErrorInvalidResourceHandle;
-}
-
-cudaError_t no_such_event(const State& state, const char* function, cudaEvent_t handle) {
-  return state.event_handles.contains(handle) ? answer_about_destroyed(function)
-                                              : cudaErrorInvalidResourceHandle;
-}
-
-StreamState* usable_stream(Caller& caller, cudaStream_t handle, cudaError_t& error) {
-  StreamState* stream = caller.stream(handle);
-  error = stream == nullptr ? no_such_stream(caller.state, caller.function, handle)
-                            : caller.state.enter_stream(*stream, caller.function);
-  return error == cudaSuccess ? stream : nullptr;
-}
-
-void submit(Caller& caller, StreamState& stream, Draft draft) {
-  stream.used_through_table = true;
-  if (stream.capture != nullptr) {
-    caller.state.capture_node(stream);
-    return;
+void before_call(Caller& caller, unsigned traits) {
+  State& state = caller.state;
+  enter_driver(caller);
+  count(caller);
+  if ((traits & kDriver) != 0) return;
+  if ((traits & kNoDriver) == 0 && state.config.driver != Driver::present)
+    throw state.config.driver == Driver::no_device ? cudaErrorNoDevice
+                                                   : cudaErrorInsufficientDriver;
+  if ((traits & kContext) != 0) {
+    const cudaError_t dead = state.ensure_current(caller.thread).dead;
+    if (dead != cudaSuccess) throw dead;
   }
-  caller.state.enqueue(stream, std::move(draft));
-  caller.state.drift();
+  if ((traits & kUnsafe) != 0 && state.forbidden(caller.thread, caller.function))
+    throw cudaErrorStreamCaptureUnsupported;
+  state.drift();
+}
+
+void Caller::refuse(ReportKind kind, const std::string& why, cudaError_t code) const {
+  state.report(kind, std::string(function) + ": " + why);
+  throw code;
+}
+
+StreamState& Caller::stream(cudaStream_t handle) const {
+  StreamState* found = state.find_stream(handle, device(), thread, function);
+  if (found == nullptr) throw no_such_handle(function, state.stream_handles.contains(handle));
+  if (found->lost) throw cudaErrorContextIsDestroyed;
+  return *found;
+}
+
+EventState& Caller::event(cudaEvent_t handle) const {
+  EventState* found = state.find_event(handle);
+  if (found == nullptr) throw no_such_handle(function, state.event_handles.contains(handle));
+  if (found->lost) throw cudaErrorContextIsDestroyed;
+  return *found;
+}
+
+EventState& Caller::usable_event(cudaEvent_t handle) const {
+  EventState& found = event(handle);
+  if (state.dead(found.device) != cudaSuccess) throw state.dead(found.device);
+  return found;
+}
+
+StreamState& Caller::usable_stream(cudaStream_t handle) const {
+  StreamState& found = stream(handle);
+  state.enter_stream(found, function);
+  return found;
 }
 
 }  // namespace dlbridge::cuda_sim

@@ -18,7 +18,7 @@ enum Trait : unsigned {
   kNoDriver = 8,  // answers without a driver
 };
 
-/// A call in progress. The lock is held.
+/// A call in progress. The lock is held. What a function refuses it throws as a cudaError_t.
 struct Caller {
   State& state;
   Lock& lock;
@@ -27,24 +27,22 @@ struct Caller {
 
   ContextState& context() const { return *state.current(thread); }
   int device() const { return context().device; }
-  StreamState* stream(cudaStream_t handle) const {
-    return state.find_stream(handle, device(), thread, function);
+  /// Those of a handle; refuses handles that name none, or one that was destroyed or is lost.
+  StreamState& stream(cudaStream_t handle) const;
+  EventState& event(cudaEvent_t handle) const;
+  /// The same, of one that may be used now.
+  EventState& usable_event(cudaEvent_t handle) const;
+  StreamState& usable_stream(cudaStream_t handle) const;
+  void submit(StreamState& stream, OperationPtr operation) const {
+    stream.used_through_table = true;
+    state.submit(stream, std::move(operation));
   }
+  [[noreturn]] void refuse(ReportKind kind, const std::string& why,
+                           cudaError_t code = cudaErrorInvalidValue) const;
 };
 
-/// What `function` answers about a stream's or an event's handle that names none, or one that was
-/// destroyed.
-cudaError_t no_such_stream(const State& state, const char* function, cudaStream_t handle);
-cudaError_t no_such_event(const State& state, const char* function, cudaEvent_t handle);
-
-/// Whether a fault strikes this call; counts it.
-bool fault_strikes(State& state, ThreadState& thread, const char* function, cudaError_t& code);
-
-/// Everything before the function itself. Anything but success is the answer.
-cudaError_t before_call(Caller& caller, unsigned traits);
-
-/// Waits while a host function holds the driver's lock. False: it is that function's thread.
-bool enter_driver(Caller& caller);
+/// Everything before the function itself.
+void before_call(Caller& caller, unsigned traits);
 
 template <class F>
 cudaError_t call(const char* function, unsigned traits, F&& body) {
@@ -53,8 +51,13 @@ cudaError_t call(const char* function, unsigned traits, F&& body) {
   State& state = *living_state();
   ++state.inside;
   Caller caller{state, lock, state.thread(), function};
-  cudaError_t result = enter_driver(caller) ? before_call(caller, traits) : cudaErrorNotPermitted;
-  if (result == cudaSuccess) result = body(caller);
+  cudaError_t result = cudaSuccess;
+  try {
+    before_call(caller, traits);
+    result = body(caller);
+  } catch (cudaError_t refused) {
+    result = refused;
+  }
   if (result != cudaSuccess && (traits & kDriver) == 0)
     state.note(std::string(function) + " answers " + std::to_string(result));
   --state.inside;
@@ -67,11 +70,5 @@ CUresult driver_call(const char* function, F&& body) {
   const auto answer = [&](Caller& caller) { return static_cast<cudaError_t>(body(caller)); };
   return static_cast<CUresult>(call(function, kDriver, answer));
 }
-
-/// The calling thread's stream for an operation, checked; else the answer in `error`.
-StreamState* usable_stream(Caller& caller, cudaStream_t handle, cudaError_t& error);
-
-/// Enqueues, unless the stream is being captured, and lets the schedule go on.
-void submit(Caller& caller, StreamState& stream, Draft draft);
 
 }  // namespace dlbridge::cuda_sim

@@ -25,27 +25,18 @@ bool State::forbidden(ThreadState& thread, const char* call) {
   return hit;
 }
 
-cudaError_t State::enter_stream(StreamState& stream, const char* call) {
-  if (stream.lost) return cudaErrorContextIsDestroyed;
-  const cudaError_t dead = contexts[static_cast<size_t>(stream.device)].dead;
-  if (dead != cudaSuccess) return dead;
+void State::enter_stream(StreamState& stream, const char* call) {
+  if (stream.lost) throw cudaErrorContextIsDestroyed;
+  if (dead(stream.device) != cudaSuccess) throw dead(stream.device);
   if (stream.kind == StreamState::legacy) {
-    bool hit = false;
-    for (const auto& capture : captures) {
-      for (const auto& [captured_stream, clock] : capture->streams) {
-        if (!captured_stream->blocking() || captured_stream->device != stream.device) continue;
-        invalidate(*capture, std::string(call) + " on the " + stream.name() + " while " +
-                                 captured_stream->name() + " is captured");
-        hit = true;
-        break;
-      }
-    }
-    if (hit) return cudaErrorStreamCaptureImplicit;
+    const bool hit = captures_block(stream, [&](Capture& capture, const StreamState& other) {
+      invalidate(capture, std::string(call) + " on the " + stream.name() + " while " +
+                              other.name() + " is captured");
+    });
+    if (hit) throw cudaErrorStreamCaptureImplicit;
   }
-  if (stream.capture != nullptr && stream.capture->invalidated) {
-    return cudaErrorStreamCaptureInvalidated;
-  }
-  return cudaSuccess;
+  if (stream.capture != nullptr && stream.capture->invalidated)
+    throw cudaErrorStreamCaptureInvalidated;
 }
 
 void State::capture_node(StreamState& stream) {
@@ -54,22 +45,21 @@ void State::capture_node(StreamState& stream) {
   capture.streams[&stream].set(stream.actor, ++capture.nodes[&stream]);
 }
 
-cudaError_t State::capture_wait(StreamState& stream, EventState& event) {
+void State::capture_wait(StreamState& stream, EventState& event) {
   Capture& capture = *event.capture;
-  if (capture.ended) return cudaErrorCapturedEvent;
+  if (capture.ended) throw cudaErrorCapturedEvent;
   if (stream.kind == StreamState::legacy) {
     invalidate(capture, "the legacy stream was made to wait for a captured event");
-    return cudaErrorStreamCaptureImplicit;
+    throw cudaErrorStreamCaptureImplicit;
   }
   if (stream.capture != nullptr && stream.capture != event.capture) {
     invalidate(capture, "two captures were joined");
     invalidate(*stream.capture, "two captures were joined");
-    return cudaErrorStreamCaptureMerge;
+    throw cudaErrorStreamCaptureMerge;
   }
-  if (capture.invalidated) return cudaErrorStreamCaptureInvalidated;
+  if (capture.invalidated) throw cudaErrorStreamCaptureInvalidated;
   stream.capture = event.capture;
   capture.streams[&stream].join(event.captured);
-  return cudaSuccess;
 }
 
 cudaError_t State::begin_capture(ThreadState& thread, StreamState& stream,

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The simulator: stream capture, codes 900 to 908.
+#include <functional>
 #include <thread>
 
 #include "cuda_sim/sim_kit.h"
@@ -135,12 +136,23 @@ TEST(SimCapture, RecordsOperations) {
 TEST(SimCapture, RefusesHostWait) {
   World world;
   const cudaStream_t captured = world.stream();
-  ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
-  cudaStreamCaptureMode mode = kRelaxed;
-  world.api.thread_exchange_stream_capture_mode(&mode);
-  EXPECT_EQ(world.api.stream_synchronize(captured), 900);
-  EXPECT_EQ(world.api.memcpy_async(nullptr, nullptr, 0, cudaMemcpyDefault, captured), 901);
-  EXPECT_REFUSED(world, world.sim.end_capture(captured), 901, ReportKind::capture_broken);
+  const cudaEvent_t event = world.event();
+  const std::pair<std::function<int()>, int> waits[] = {
+      {[&] { return world.api.stream_synchronize(captured); }, 900},
+      {[&] { return world.query(event); }, 907},
+      {[&] { return world.api.event_synchronize(event); }, 907},
+  };
+  for (const auto& [wait, answer] : waits) {
+    ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
+    ASSERT_CUDA(world.api.event_record(event, captured));
+    EXPECT_NO_REPORTS(world);
+    cudaStreamCaptureMode mode = kRelaxed;
+    world.api.thread_exchange_stream_capture_mode(&mode);
+    EXPECT_EQ(wait(), answer);
+    world.api.thread_exchange_stream_capture_mode(&mode);
+    EXPECT_EQ(world.api.memcpy_async(nullptr, nullptr, 0, cudaMemcpyDefault, captured), 901);
+    EXPECT_REFUSED(world, world.sim.end_capture(captured), 901, ReportKind::capture_broken);
+  }
 }
 
 TEST(SimCapture, BlocksTheLegacyStream) {
@@ -158,19 +170,6 @@ TEST(SimCapture, BlocksTheLegacyStream) {
     EXPECT_EQ(world.api.event_record(event, cudaStreamLegacy), blocking ? 906 : 0);
     EXPECT_EQ(world.sim.end_capture(captured), blocking ? 901 : 0);
     EXPECT_ONLY_IF(blocking, world, ReportKind::capture_broken);
-  }
-}
-
-TEST(SimCapture, RefusesHostWaitForEvents) {
-  for (const bool query : {false, true}) {
-    World world;
-    const cudaStream_t captured = world.stream();
-    const cudaEvent_t event = world.event();
-    ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
-    ASSERT_CUDA(world.api.event_record(event, captured));
-    EXPECT_NO_REPORTS(world);
-    EXPECT_EQ(query ? world.query(event) : world.api.event_synchronize(event), 907);
-    EXPECT_REFUSED(world, world.sim.end_capture(captured), 901, ReportKind::capture_broken);
   }
 }
 

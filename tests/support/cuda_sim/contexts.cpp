@@ -62,7 +62,7 @@ bool State::current_elsewhere(CUcontext context, const ThreadState& thread) cons
 }
 
 int State::device_of(CUcontext context) const {
-  for (int device = 0; device < config.devices; ++device) {
+  for (const auto& [device, primary] : contexts) {
     if (handle_of(device) == context) return device;
   }
   const auto found = user_contexts.find(context);
@@ -72,16 +72,16 @@ int State::device_of(CUcontext context) const {
 DefaultStreams& State::streams_of(CUcontext context) {
   const auto found = user_contexts.find(context);
   if (found != user_contexts.end()) return found->second.streams;
-  return contexts.at(static_cast<size_t>(device_of(context))).streams;
+  return contexts.at(device_of(context)).streams;
 }
 
 ContextState* State::current(ThreadState& thread) {
   if (thread.contexts.empty() || thread.contexts.back() == nullptr) return nullptr;
-  return &contexts[static_cast<size_t>(device_of(thread.contexts.back()))];
+  return &contexts.at(device_of(thread.contexts.back()));
 }
 
 void State::activate(int device) {
-  ContextState& context = contexts.at(static_cast<size_t>(device));
+  ContextState& context = contexts.at(device);
   context.used_by_runtime = true;
   if (context.active) return;
   context.active = true;
@@ -105,13 +105,13 @@ ContextState& State::ensure_current(ThreadState& thread) {
 }
 
 void State::kill(int device, cudaError_t code) {
-  contexts[static_cast<size_t>(device)].dead = code;
+  contexts.at(device).dead = code;
   note("cuda:" + std::to_string(device) + " is dead with " + std::to_string(code));
   state_changed().notify_all();
 }
 
 void State::lose(int device) {
-  ContextState& context = contexts[static_cast<size_t>(device)];
+  ContextState& context = contexts.at(device);
   note("context of cuda:" + std::to_string(device) + " destroyed");
   std::vector<OperationPtr> stopped;
   for (const auto& [id, operation] : pending) {

@@ -24,9 +24,7 @@ struct DriverCase {
 class SimDriver : public ::testing::TestWithParam<DriverCase> {};
 
 TEST_P(SimDriver, SaysWhatIsMissing) {
-  Config config;
-  config.driver = GetParam().driver;
-  const Simulator sim(config);
+  const Simulator sim({.driver = GetParam().driver});
   int count = -1;
   int version = -1;
   EXPECT_EQ(sim.api().get_device_count(&count), GetParam().answer);
@@ -50,17 +48,6 @@ INSTANTIATE_TEST_SUITE_P(
                       DriverCase{Driver::too_old, cudaErrorInsufficientDriver, 11040, false},
                       DriverCase{Driver::no_device, cudaErrorNoDevice, 13000, true}));
 
-TEST(SimContexts, DeviceZeroStartsWithout) {
-  World world;
-  unsigned flags;
-  int active = -1;
-  EXPECT_EQ(world.api.device_primary_ctx_get_state(0, &flags, &active), CUDA_SUCCESS);
-  EXPECT_EQ(active, 0);
-  EXPECT_EQ(world.api.device_primary_ctx_get_state(1, &flags, &active), CUDA_SUCCESS);
-  EXPECT_EQ(active, 1);
-  EXPECT_NO_REPORTS(world);
-}
-
 TEST(SimContexts, CallsCreateDeviceZeros) {
   World world;
   const cudaEvent_t event = world.event();
@@ -82,6 +69,7 @@ TEST(SimContexts, CallsCreateDeviceZeros) {
 
 TEST(SimContexts, PushAndPopMakeNone) {
   World world;
+  std::thread([&] { EXPECT_TRUE(world.sim.context_stack().empty()); }).join();
   world.sim.use_no_device();
   CUcontext context = world.sim.make_context(1);
   EXPECT_EQ(world.api.ctx_push_current(context), CUDA_SUCCESS);
@@ -97,9 +85,7 @@ TEST(SimContexts, PushAndPopMakeNone) {
 }
 
 TEST(SimContexts, DeviceCountIsConfigured) {
-  Config config;
-  config.devices = 1;
-  Simulator sim(config);
+  Simulator sim({.devices = 1});
   int count = 0;
   EXPECT_CUDA(sim.api().get_device_count(&count));
   EXPECT_EQ(count, 1);
@@ -114,14 +100,14 @@ TEST(SimContexts, DeviceCountIsConfigured) {
   EXPECT_EQ(value, 64);
 }
 
-TEST(SimContexts, StacksBelongToThreads) {
-  World world;
-  std::thread([&] { EXPECT_TRUE(world.sim.context_stack().empty()); }).join();
-  EXPECT_EQ(world.sim.context_stack(), std::vector<int>{1});
-}
-
 TEST(SimContexts, RetainAndReleaseAreCounted) {
   World world;
+  for (const int device : {0, 1}) {
+    unsigned flags;
+    int active = -1;
+    EXPECT_EQ(world.api.device_primary_ctx_get_state(device, &flags, &active), CUDA_SUCCESS);
+    EXPECT_EQ(active, device) << "the first starts without";
+  }
   CUcontext context = nullptr;
   EXPECT_EQ(world.api.device_primary_ctx_retain(&context, 1), CUDA_SUCCESS);
   EXPECT_EQ(world.sim.leaks().retained_contexts, 1u);
@@ -206,19 +192,6 @@ TEST(SimContexts, GreenOnesHaveOneThread) {
   EXPECT_ONLY(world, ReportKind::wrong_context);
 }
 
-TEST(SimContexts, IdsTellAReset) {
-  World world;
-  const CUcontext context = world.sim.make_context(1);
-  unsigned long long first = 0;
-  unsigned long long second = 0;
-  EXPECT_EQ(world.api.ctx_get_id(context, &first), CUDA_SUCCESS);
-  world.sim.reset_device(1);
-  EXPECT_EQ(world.api.ctx_get_id(context, &second), CUDA_ERROR_CONTEXT_IS_DESTROYED);
-  EXPECT_EQ(world.sim.make_context(1), context);
-  EXPECT_EQ(world.api.ctx_get_id(context, &second), CUDA_SUCCESS);
-  EXPECT_NE(first, second);
-}
-
 TEST(SimFailure, DeadDeviceFailsEverything) {
   World world;
   const cudaStream_t stream = world.stream();
@@ -246,18 +219,28 @@ TEST(SimFailure, DeadDeviceFailsEverything) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimFailure, FaultingKernelKillsDevice) {
-  World world(schedule(Schedule::lazy));
-  const cudaStream_t stream = world.stream();
-  const cudaStream_t other = world.stream();
-  world.sim.enqueue_fault(stream, cudaErrorLaunchFailure);
-  EXPECT_CUDA(world.api.stream_synchronize(other));
-  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
-  EXPECT_EQ(world.api.stream_synchronize(other), cudaErrorLaunchFailure);
+TEST(SimFailure, KernelOrFaultKillsDevice) {
+  for (const bool kernel : {false, true}) {
+    World world(schedule(Schedule::lazy));
+    const cudaStream_t stream = world.stream();
+    const cudaStream_t other = world.stream();
+    if (kernel) {
+      world.sim.enqueue_fault(stream, cudaErrorLaunchFailure);
+      EXPECT_CUDA(world.api.stream_synchronize(other));
+    } else {
+      world.sim.fail({"stream_synchronize", 1, cudaErrorLaunchFailure, true});
+    }
+    EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
+    EXPECT_EQ(world.api.stream_synchronize(other), cudaErrorLaunchFailure);
+  }
 }
 
 TEST(SimFailure, ResetLosesEverything) {
   World world;
+  unsigned long long first = 0;
+  unsigned long long second = 0;
+  const CUcontext context = world.sim.make_context(1);
+  EXPECT_EQ(world.api.ctx_get_id(context, &first), CUDA_SUCCESS);
   const cudaEvent_t event = world.event();
   const cudaStream_t stream = world.stream();
   void* memory = world.sim.device_alloc(64);
@@ -272,7 +255,11 @@ TEST(SimFailure, ResetLosesEverything) {
   world.sim.go();
   EXPECT_FALSE(world.sim.context_active(1));
   EXPECT_EQ(world.query(event), cudaErrorContextIsDestroyed);
+  EXPECT_EQ(world.api.ctx_get_id(context, &second), CUDA_ERROR_CONTEXT_IS_DESTROYED);
   EXPECT_TRUE(world.sim.leaks().none());
+  EXPECT_EQ(world.sim.make_context(1), context);
+  EXPECT_EQ(world.api.ctx_get_id(context, &second), CUDA_SUCCESS);
+  EXPECT_NE(first, second);
   EXPECT_NO_REPORTS(world);
 }
 
@@ -297,14 +284,6 @@ TEST(SimFailure, NthCallFails) {
   EXPECT_EQ(world.sim.context_stack(), std::vector<int>{1});
   EXPECT_EQ(world.sim.calls("event_create_with_flags"), 3u);
   EXPECT_EQ(world.sim.total_calls(), 6u);
-}
-
-TEST(SimFailure, StickyFaultKillsDevice) {
-  World world;
-  const cudaStream_t stream = world.stream();
-  world.sim.fail({"stream_synchronize", 1, cudaErrorLaunchFailure, true});
-  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
-  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorLaunchFailure);
 }
 
 // ---- Host functions

@@ -68,14 +68,14 @@ TEST(SimCopies, RefusePastTheEnd) {
   auto* device = static_cast<char*>(world.sim.device_alloc(kCount));
   PinnedBytes host(world.api, 2 * kCount);
   const cudaStream_t s = world.stream();
-  EXPECT_REFUSED(world,
-                 world.api.memcpy_async(device + 1, host.data(), kCount, cudaMemcpyDefault, s),
-                 cudaErrorInvalidValue, ReportKind::bad_argument);
-  EXPECT_REFUSED(world, world.api.memcpy_async(device, nullptr, kCount, cudaMemcpyDefault, s),
-                 cudaErrorInvalidValue, ReportKind::bad_argument);
-  EXPECT_REFUSED(world, world.api.memcpy_async(device, device + 8, 16, cudaMemcpyDefault, s),
-                 cudaErrorInvalidValue, ReportKind::bad_argument);
-  EXPECT_CUDA(world.api.memcpy_async(nullptr, nullptr, 0, cudaMemcpyDefault, s));
+  const auto copy = [&](void* target, const void* source, size_t count) {
+    return world.api.memcpy_async(target, source, count, cudaMemcpyDefault, s);
+  };
+  constexpr auto kRefused = cudaErrorInvalidValue;
+  EXPECT_REFUSED(world, copy(device + 1, host.data(), kCount), kRefused, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, copy(device, nullptr, kCount), kRefused, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, copy(device, device + 8, 16), kRefused, ReportKind::bad_argument);
+  EXPECT_CUDA(copy(nullptr, nullptr, 0));
   EXPECT_NO_REPORTS(world);
 }
 
@@ -87,22 +87,18 @@ TEST(SimCopies, TwoDimensionsMoveRowsOnly) {
   const Bytes all = pattern(kPitch * kRows, 3);
   world.sim.write(device, all);
   const cudaStream_t s = world.stream();
-  ASSERT_CUDA(world.api.memcpy_2d_async(host.data(), kHostPitch, device, kPitch, kWidth, kRows,
-                                        cudaMemcpyDeviceToHost, s));
+  const auto copy = [&](size_t host_pitch, size_t rows) {
+    return world.api.memcpy_2d_async(host.data(), host_pitch, device, kPitch, kWidth, rows,
+                                     cudaMemcpyDeviceToHost, s);
+  };
+  ASSERT_CUDA(copy(kHostPitch, kRows));
   ASSERT_CUDA(world.api.stream_synchronize(s));
-  for (size_t y = 0; y < kRows; ++y) {
-    for (size_t x = 0; x < kHostPitch; ++x) {
-      EXPECT_EQ(host.data()[y * kHostPitch + x], x < kWidth ? all[y * kPitch + x] : 0xEE);
-    }
+  for (size_t i = 0; i < kHostPitch * kRows; ++i) {
+    const size_t x = i % kHostPitch;
+    EXPECT_EQ(host.data()[i], x < kWidth ? all[i / kHostPitch * kPitch + x] : 0xEE);
   }
-  EXPECT_REFUSED(world,
-                 world.api.memcpy_2d_async(host.data(), kWidth - 1, device, kPitch, kWidth, kRows,
-                                           cudaMemcpyDeviceToHost, s),
-                 cudaErrorInvalidPitchValue, ReportKind::bad_argument);
-  EXPECT_REFUSED(world,
-                 world.api.memcpy_2d_async(host.data(), size_t{1} << 31, device, kPitch, kWidth, 1,
-                                           cudaMemcpyDeviceToHost, s),
-                 cudaErrorInvalidPitchValue, ReportKind::bad_argument);
+  for (const size_t pitch : {kWidth - 1, size_t{1} << 31})
+    EXPECT_REFUSED(world, copy(pitch, 1), cudaErrorInvalidPitchValue, ReportKind::bad_argument);
 }
 
 TEST(SimCopies, InterleavedRowsDoNotRace) {
@@ -180,9 +176,8 @@ TEST(SimCopies, RefuseCrossingASeam) {
 }
 
 TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
-  Config config;
-  config.max_registration_bytes = 4 * 4096;
-  World world(config);
+  World world(
+      {.max_registration_bytes = 4 * 4096, .max_registered_bytes_total = 4096 + 1 + 10 + 5});
   auto* pages = static_cast<char*>(std::aligned_alloc(4096, 8 * 4096));
   EXPECT_REFUSED(world, world.api.host_register(pages, 5 * 4096, 0), cudaErrorInvalidValue,
                  ReportKind::bad_argument);
@@ -192,15 +187,12 @@ TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
   EXPECT_CUDA(world.api.host_register(pages + 8192, 10, 0));
   EXPECT_EQ(world.sim.registered_bytes(), 4096u + 1 + 10);
   EXPECT_EQ(world.sim.leaks().registrations, 2u);
-  world.sim.set_registration_limit(4096 + 1 + 10 + 5);
   EXPECT_EQ(world.api.host_register(pages + 4 * 4096, 6, 0), cudaErrorMemoryAllocation);
   EXPECT_CUDA(world.api.host_register(pages + 4 * 4096, 5, 0));
   EXPECT_NO_REPORTS(world);
   EXPECT_REFUSED(world, world.api.host_unregister(pages + 1), cudaErrorHostMemoryNotRegistered,
                  ReportKind::bad_argument);
-  EXPECT_CUDA(world.api.host_unregister(pages));
-  EXPECT_CUDA(world.api.host_unregister(pages + 8192));
-  EXPECT_CUDA(world.api.host_unregister(pages + 4 * 4096));
+  for (const int at : {0, 8192, 4 * 4096}) EXPECT_CUDA(world.api.host_unregister(pages + at));
   EXPECT_TRUE(world.sim.leaks().none());
   EXPECT_EQ(world.sim.peak_registered_bytes(), 4096u + 1 + 10 + 5);
   std::free(pages);
@@ -247,23 +239,38 @@ TEST(SimMemory, PointersSayWhatTheyAre) {
   EXPECT_EQ(world.read(managed, 1), Bytes{5});
 }
 
-TEST(SimPageable, SynchronousCopyIsDone) {
-  Config config = schedule(Schedule::lazy);
-  config.pageable = Pageable::synchronous;
-  World world(config);
+TEST(SimPageable, SynchronousCopyBlocksUntilDone) {
+  World world({.schedule = Schedule::lazy, .pageable = Pageable::synchronous});
   void* device = world.sim.device_alloc(kCount);
+  const cudaStream_t s = world.stream();
   Bytes host = pattern(kCount, 1);
-  world.copy(device, host.data(), kCount, world.stream());
-  EXPECT_EQ(world.sim.pending_operations(), 0u);
+  world.sim.hold();
+  std::thread copier([&] {
+    world.sim.use_device(1);
+    world.copy(device, host.data(), kCount, s);
+    EXPECT_EQ(world.sim.pending_operations(), 0u);
+  });
+  ASSERT_TRUE(world.sim.wait_until_blocked(1));
+  world.sim.go();
+  copier.join();
   world.sim.host_wrote(host.data(), kCount);
   EXPECT_EQ(world.read(device, kCount), host);
   EXPECT_NO_REPORTS(world);
 }
 
+TEST(SimPageable, DeferredCopyReadsLater) {
+  World world({.schedule = Schedule::lazy, .pageable = Pageable::deferred});
+  void* device = world.sim.device_alloc(kCount);
+  const cudaStream_t s = world.stream();
+  Bytes host = pattern(kCount, 1);
+  world.copy(device, host.data(), kCount, s);
+  ++host[77];
+  world.sim.synchronize(s);
+  EXPECT_ONLY(world, ReportKind::host_source_changed);
+}
+
 TEST(SimPageable, StagedCopyHasReadSource) {
-  Config config = schedule(Schedule::lazy);
-  config.pageable = Pageable::staged;
-  World world(config);
+  World world({.schedule = Schedule::lazy, .pageable = Pageable::staged});
   void* device = world.sim.device_alloc(kCount);
   const cudaStream_t s = world.stream();
   {
@@ -283,19 +290,6 @@ TEST(SimPageable, StagedCopyHasReadSource) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimPageable, DeferredCopyReadsLater) {
-  Config config = schedule(Schedule::lazy);
-  config.pageable = Pageable::deferred;
-  World world(config);
-  void* device = world.sim.device_alloc(kCount);
-  const cudaStream_t s = world.stream();
-  Bytes host = pattern(kCount, 1);
-  world.copy(device, host.data(), kCount, s);
-  ++host[77];
-  world.sim.synchronize(s);
-  EXPECT_ONLY(world, ReportKind::host_source_changed);
-}
-
 TEST(SimPageable, EachWayIsDrawn) {
   int pending = 0;
   int over = 0;
@@ -309,23 +303,6 @@ TEST(SimPageable, EachWayIsDrawn) {
   }
   EXPECT_GT(pending, 5);
   EXPECT_GT(over, 3);
-}
-
-TEST(SimPageable, SynchronousCopyBlocks) {
-  Config config;
-  config.pageable = Pageable::synchronous;
-  World world(config);
-  void* device = world.sim.device_alloc(kCount);
-  const cudaStream_t s = world.stream();
-  Bytes host(kCount);
-  world.sim.hold();
-  std::thread copier([&] {
-    world.sim.use_device(1);
-    world.copy(device, host.data(), kCount, s);
-  });
-  ASSERT_TRUE(world.sim.wait_until_blocked(1));
-  world.sim.go();
-  copier.join();
 }
 
 TEST(SimMemory, CountsAsyncAllocations) {

@@ -23,12 +23,20 @@ namespace {
 
 constexpr int kRuntimeVersion = 13000;
 
-bool is_device(const State& state, int device) {
-  return device >= 0 && device < state.config.devices;
+ContextState& context_of(Caller& caller, int device) {
+  const auto found = caller.state.contexts.find(device);
+  if (found == caller.state.contexts.end()) throw cudaErrorInvalidDevice;
+  return found->second;
 }
 
-ContextState& context_of(State& state, int device) {
-  return state.contexts[static_cast<size_t>(device)];
+// Of a context's handle, which is alive.
+ContextState& context_of(Caller& caller, CUcontext context) {
+  const int device = caller.state.device_of(context);
+  if (device < 0)
+    caller.refuse(ReportKind::bad_argument, "no context", cudaErrorDeviceUninitialized);
+  ContextState& found = caller.state.contexts.at(device);
+  if (!found.active) throw cudaErrorContextIsDestroyed;
+  return found;
 }
 
 bool anything_lives_in(const State& state, int device) {
@@ -45,18 +53,8 @@ bool anything_lives_in(const State& state, int device) {
 
 cudaError_t driver_get_version(int* version) {
   return call("driver_get_version", kNoDriver, [&](Caller& caller) {
-    switch (caller.state.config.driver) {
-      case Driver::absent:
-        *version = 0;
-        break;
-      case Driver::too_old:
-        *version = 11040;
-        break;
-      case Driver::present:
-      case Driver::no_device:
-        *version = kRuntimeVersion;
-        break;
-    }
+    const Driver driver = caller.state.config.driver;
+    *version = driver == Driver::absent ? 0 : driver == Driver::too_old ? 11040 : kRuntimeVersion;
     return cudaSuccess;
   });
 }
@@ -78,7 +76,7 @@ cudaError_t get_device_count(int* count) {
 
 cudaError_t device_get_attribute(int* value, cudaDeviceAttr attribute, int device) {
   return call("device_get_attribute", kNone, [&](Caller& caller) {
-    if (!is_device(caller.state, device)) return cudaErrorInvalidDevice;
+    context_of(caller, device);
     const auto found = caller.state.attributes.find({device, attribute});
     *value = found == caller.state.attributes.end() ? 0 : found->second;
     return cudaSuccess;
@@ -97,12 +95,7 @@ CUresult ctx_push_current(CUcontext context) {
   return driver_call("ctx_push_current", [&](Caller& caller) {
     State& state = caller.state;
     if (context != nullptr) {
-      const int device = state.device_of(context);
-      if (device < 0) {
-        state.report(ReportKind::bad_argument, "ctx_push_current of what is no context");
-        return CUDA_ERROR_INVALID_CONTEXT;
-      }
-      if (!context_of(state, device).active) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
+      context_of(caller, context);
       const auto user = state.user_contexts.find(context);
       if (user != state.user_contexts.end() && user->second.green &&
           state.current_elsewhere(context, caller.thread)) {
@@ -117,10 +110,8 @@ CUresult ctx_push_current(CUcontext context) {
 CUresult ctx_pop_current(CUcontext* context) {
   return driver_call("ctx_pop_current", [&](Caller& caller) {
     auto& stack = caller.thread.contexts;
-    if (stack.empty()) {
-      caller.state.report(ReportKind::wrong_context, "ctx_pop_current of an empty stack");
-      return CUDA_ERROR_INVALID_CONTEXT;
-    }
+    if (stack.empty())
+      caller.refuse(ReportKind::wrong_context, "an empty stack", cudaErrorDeviceUninitialized);
     if (context != nullptr) *context = stack.back();
     stack.pop_back();
     return CUDA_SUCCESS;
@@ -129,11 +120,7 @@ CUresult ctx_pop_current(CUcontext* context) {
 
 CUresult ctx_get_id(CUcontext context, unsigned long long* id) {
   return driver_call("ctx_get_id", [&](Caller& caller) {
-    const int device = caller.state.device_of(context);
-    if (device < 0) return CUDA_ERROR_INVALID_CONTEXT;
-    const ContextState& found = context_of(caller.state, device);
-    if (!found.active) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-    *id = found.id;
+    *id = context_of(caller, context).id;
     return CUDA_SUCCESS;
   });
 }
@@ -149,9 +136,8 @@ CUresult ctx_get_device(CUdevice* device) {
 
 CUresult device_primary_ctx_get_state(CUdevice device, unsigned* flags, int* active) {
   return driver_call("device_primary_ctx_get_state", [&](Caller& caller) {
-    if (!is_device(caller.state, device)) return CUDA_ERROR_INVALID_DEVICE;
     *flags = 0;
-    *active = context_of(caller.state, device).active ? 1 : 0;
+    *active = context_of(caller, device).active ? 1 : 0;
     return CUDA_SUCCESS;
   });
 }
@@ -159,14 +145,11 @@ CUresult device_primary_ctx_get_state(CUdevice device, unsigned* flags, int* act
 CUresult device_primary_ctx_retain(CUcontext* context, CUdevice device) {
   return driver_call("device_primary_ctx_retain", [&](Caller& caller) {
     State& state = caller.state;
-    if (!is_device(state, device)) return CUDA_ERROR_INVALID_DEVICE;
-    ContextState& wanted = context_of(state, device);
+    ContextState& wanted = context_of(caller, device);
     if (wanted.dead != cudaSuccess) return static_cast<CUresult>(wanted.dead);
     if (!wanted.active) {
       state.report(ReportKind::context_created,
-                   "device_primary_ctx_retain made the context of "
-                   "cuda:" +
-                       std::to_string(device));
+                   "device_primary_ctx_retain made the context of cuda:" + std::to_string(device));
       wanted.active = true;
       wanted.id = ++state.context_ids;
     }
@@ -179,8 +162,7 @@ CUresult device_primary_ctx_retain(CUcontext* context, CUdevice device) {
 CUresult device_primary_ctx_release(CUdevice device) {
   return driver_call("device_primary_ctx_release", [&](Caller& caller) {
     State& state = caller.state;
-    if (!is_device(state, device)) return CUDA_ERROR_INVALID_DEVICE;
-    ContextState& context = context_of(state, device);
+    ContextState& context = context_of(caller, device);
     if (context.retained == 0) {
       if (context.active) {
         state.report(ReportKind::bad_argument,

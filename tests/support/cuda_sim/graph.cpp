@@ -6,6 +6,18 @@
 #include "state.h"
 
 namespace dlbridge::cuda_sim {
+namespace {
+
+// Returns false if `cause` is over or known already.
+bool add_cause(const OperationPtr& operation, const OperationPtr& cause) {
+  auto& causes = operation->causes;
+  if (cause->done || std::find(causes.begin(), causes.end(), cause) != causes.end()) return false;
+  causes.push_back(cause);
+  cause->effects.push_back(operation.get());
+  return true;
+}
+
+}  // namespace
 
 std::string StreamState::name() const {
   const std::string device_name = "cuda:" + std::to_string(device);
@@ -24,7 +36,7 @@ std::string StreamState::name() const {
 StreamState& State::new_stream(StreamState::Kind kind, CUcontext context, unsigned flags,
                                bool counted) {
   const int device = device_of(context);
-  ContextState& primary = contexts.at(static_cast<size_t>(device));
+  ContextState& primary = contexts.at(device);
   StreamState& stream = streams.emplace_back();
   stream.kind = kind;
   stream.actor = streams.size() - 1;
@@ -95,29 +107,21 @@ EventState* State::find_event(cudaEvent_t handle) {
   return found->second;
 }
 
-OperationPtr State::enqueue(StreamState& stream, Draft draft) {
-  auto operation = std::make_shared<Operation>();
+void State::submit(StreamState& stream, OperationPtr operation, const OperationPtr& after) {
+  if (stream.capture != nullptr) return capture_node(stream);
   operation->id = ++operation_ids;
   operation->stream = &stream;
   operation->number = ++stream.numbers;
-  operation->text = "#" + std::to_string(operation->id) + " " + draft.text + " on " + stream.name();
-  operation->accesses = std::move(draft.accesses);
-  operation->run = std::move(draft.run);
-  operation->host_function = std::move(draft.host_function);
-  operation->releases = draft.releases;
-  operation->poisons = draft.poisons;
+  operation->text =
+      "#" + std::to_string(operation->id) + " " + operation->text + " on " + stream.name();
   operation->clock = host;
 
-  std::string after;
+  std::string causes;
   const auto follow = [&](const OperationPtr& cause) {
     if (cause == nullptr) return;
     operation->clock.join(cause->clock);
-    after += " #" + std::to_string(cause->id);
-    if (cause->done) return;
-    const auto& causes = operation->causes;
-    if (std::find(causes.begin(), causes.end(), cause) != causes.end()) return;
-    operation->causes.push_back(cause);
-    cause->effects.push_back(operation.get());
+    causes += " #" + std::to_string(cause->id);
+    add_cause(operation, cause);
   };
   follow(stream.tail);
   if (stream.kind == StreamState::legacy) {
@@ -128,21 +132,15 @@ OperationPtr State::enqueue(StreamState& stream, Draft draft) {
     const StreamState* legacy = streams_of(stream.context).legacy;
     if (legacy != nullptr) follow(legacy->tail);
   }
-  follow(draft.after);
+  follow(after);
   // A connection runs what it is given in order, whichever streams share it. That delays, and a
   // program may not count on it: the clocks know nothing of it.
-  OperationPtr& before =
-      contexts[static_cast<size_t>(stream.device)].connection_tails[stream.connection];
-  if (before != nullptr && !before->done && before->stream != &stream &&
-      std::find(operation->causes.begin(), operation->causes.end(), before) ==
-          operation->causes.end()) {
-    operation->causes.push_back(before);
-    before->effects.push_back(operation.get());
-    after += " (#" + std::to_string(before->id) + ")";
-  }
+  OperationPtr& before = contexts.at(stream.device).connection_tails[stream.connection];
+  if (before != nullptr && before->stream != &stream && add_cause(operation, before))
+    causes += " (#" + std::to_string(before->id) + ")";
   before = operation;
   operation->clock.set(stream.actor, operation->number);
-  note(operation->text + (after.empty() ? "" : " after" + after));
+  note(operation->text + (causes.empty() ? "" : " after" + causes));
 
   check_races(operation);
   hash_sources(*operation);
@@ -150,7 +148,33 @@ OperationPtr State::enqueue(StreamState& stream, Draft draft) {
   pending[operation->id] = operation;
   if (!operation->accesses.empty()) unobserved.push_back(operation);
   if (operation->causes.empty()) become_ready(*operation);
-  return operation;
+  drift();
+}
+
+void State::record(EventState& event, StreamState& stream, const char* call) {
+  enter_stream(stream, call);
+  if (event.context != stream.context) {
+    report(ReportKind::wrong_context, "event " + std::to_string(event.id) +
+                                          " of cuda:" + std::to_string(event.device) +
+                                          " was recorded on the " + stream.name());
+    throw cudaErrorInvalidResourceHandle;
+  }
+  submit(stream, operation("record of event " + std::to_string(event.id)));
+  event.capture = stream.capture;
+  event.recorded = stream.capture != nullptr ? nullptr : stream.tail;
+  if (stream.capture != nullptr) event.captured = stream.capture->streams[&stream];
+}
+
+void State::wait(StreamState& stream, EventState& event, const char* call) {
+  if (event.capture != nullptr) return capture_wait(stream, event);
+  enter_stream(stream, call);
+  if (event.recorded == nullptr) return;
+  if (stream.capture != nullptr) {
+    invalidate(*stream.capture,
+               "a captured stream was made to wait for an event outside the capture");
+    throw cudaErrorStreamCaptureIsolation;
+  }
+  submit(stream, operation("wait for event " + std::to_string(event.id)), event.recorded);
 }
 
 }  // namespace dlbridge::cuda_sim

@@ -52,52 +52,52 @@ cudaError_t check_params(const PackParams& params) {
   return count > 0 ? cudaSuccess : cudaErrorInvalidConfiguration;  // an empty grid
 }
 
-// The stream that a kernel is launched on, or null and the error of the launch.
-StreamState* stream_of_kernel(Caller& caller, cudaStream_t handle, KernelId kernel,
-                              cudaError_t& error) {
-  State& state = caller.state;
-  StreamState* stream = usable_stream(caller, handle, error);
-  if (stream == nullptr) return nullptr;
-  if (stream->device != caller.device()) {
-    state.report(ReportKind::wrong_context, "launch on the " + stream->name() + " while cuda:" +
-                                                std::to_string(caller.device()) + " is current");
-    error = cudaErrorInvalidResourceHandle;
-    return nullptr;
-  }
+// The stream that a kernel is launched on.
+StreamState& stream_of_kernel(Caller& caller, cudaStream_t handle, KernelId kernel) {
+  StreamState& stream = caller.usable_stream(handle);
+  if (stream.device != caller.device())
+    caller.refuse(ReportKind::wrong_context,
+                  "on the " + stream.name() + " while cuda:" + std::to_string(caller.device()) +
+                      " is current",
+                  cudaErrorInvalidResourceHandle);
   if (caller.context().loaded.insert(kernel).second) {
-    state.report(ReportKind::lazy_kernel_load,
-                 "kernel " + std::to_string(static_cast<int>(kernel)) +
-                     " was not preloaded on cuda:" + std::to_string(stream->device));
+    caller.state.report(ReportKind::lazy_kernel_load,
+                        "kernel " + std::to_string(static_cast<int>(kernel)) +
+                            " was not preloaded on cuda:" + std::to_string(stream.device));
   }
   return stream;
 }
 
-template <class Address>
-Address* seen_by(const Access& access, Address* address) {
-  return reinterpret_cast<Address*>(reinterpret_cast<uintptr_t>(address) + access.alias());
+// Declares what a kernel reads and writes; sets the addresses to those that the host may use.
+template <class From, class To>
+void add_accesses(const Caller& caller, Operation& kernel, ByteSet reads, From*& source,
+                  ByteSet writes, To*& target, int device) {
+  const auto add = [&](ByteSet bytes, auto*& address, bool write) {
+    kernel.accesses.push_back(caller.state.access(std::move(bytes), write, device));
+    address = reinterpret_cast<std::remove_reference_t<decltype(address)>>(
+        reinterpret_cast<uintptr_t>(address) + kernel.accesses.back().alias());
+  };
+  add(std::move(reads), source, false);
+  add(std::move(writes), target, true);
 }
 
 // Enqueues a kernel. It kills the device where it reaches memory that is not there.
-void submit_kernel(Caller& caller, StreamState& stream, Draft&& draft) {
+cudaError_t submit_kernel(Caller& caller, StreamState& stream, const OperationPtr& kernel) {
   State& state = caller.state;
-  std::string trouble;
-  bool freed = false;
-  for (const Access& access : draft.accesses) {
-    freed |= access.place.kind == Place::freed;
-    if (trouble.empty()) trouble = trouble_with(access.place, stream.device);
-  }
-  if (!trouble.empty()) {
-    state.report(freed ? ReportKind::use_after_destroy : ReportKind::bad_argument,
-                 "launch: " + trouble);
-    draft.accesses.clear();
-    draft.run = [&state, device = stream.device] { state.kill(device, cudaErrorIllegalAddress); };
-    return submit(caller, stream, std::move(draft));
-  }
-  for (size_t i = 1; i < draft.accesses.size(); i += 2) {
-    if (draft.accesses[i - 1].bytes.overlaps(draft.accesses[i].bytes))
+  const int device = stream.device;
+  for (size_t i = 0; i < kernel->accesses.size(); ++i) {
+    const Access& access = kernel->accesses[i];
+    const std::string trouble = trouble_with(access.place, device);
+    if (!trouble.empty()) {
+      state.report(access.place.report, "launch: " + trouble);
+      kernel->accesses.clear();
+      kernel->run = [&state, device] { state.kill(device, cudaErrorIllegalAddress); };
+      break;
+    }
+    if (access.write && kernel->accesses[i - 1].bytes.overlaps(access.bytes))
       state.report(ReportKind::bad_argument, "launch: source and target overlap");
   }
-  draft.run = [&state, run = std::move(draft.run), text = draft.text, device = stream.device] {
+  kernel->run = [&state, run = std::move(kernel->run), text = kernel->text, device] {
     try {
       run();
     } catch (const std::exception& thrown) {
@@ -105,63 +105,44 @@ void submit_kernel(Caller& caller, StreamState& stream, Draft&& draft) {
       state.kill(device, cudaErrorMisalignedAddress);
     }
   };
-  submit(caller, stream, std::move(draft));
+  caller.submit(stream, kernel);
+  return cudaSuccess;
 }
 
 }  // namespace
 
 cudaError_t launch(KernelId kernel, const PackParams& given, cudaStream_t handle) {
   return call("launch", kContext, [&](Caller& caller) {
-    State& state = caller.state;
-    cudaError_t error;
-    StreamState* stream = stream_of_kernel(caller, handle, kernel, error);
-    if (stream == nullptr) return error;
-    const PackParams params = given;
-    if (error = check_params(params); error != cudaSuccess) {
-      state.report(ReportKind::bad_argument, "launch: these parameters are not of one copy");
-      return error;
-    }
-    Draft draft;
-    draft.text = "kernel " + std::to_string(static_cast<int>(kernel)) + " from " +
-                 hex(reinterpret_cast<uintptr_t>(params.source)) + " to " +
-                 hex(reinterpret_cast<uintptr_t>(params.target));
-    draft.accesses.push_back(state.access(
-        bytes_of(params.source, params, params.source_stride_bytes), false, stream->device));
-    draft.accesses.push_back(state.access(
-        bytes_of(params.target, params, params.target_stride_bytes), true, stream->device));
-    PackParams mine = params;
-    mine.source = seen_by(draft.accesses[0], mine.source);
-    mine.target = seen_by(draft.accesses[1], mine.target);
-    draft.run = [kernel, mine] { cuda::run_on_host(kernel, mine); };
-    submit_kernel(caller, *stream, std::move(draft));
-    return cudaSuccess;
+    StreamState& stream = stream_of_kernel(caller, handle, kernel);
+    PackParams mine = given;
+    if (const cudaError_t error = check_params(mine); error != cudaSuccess)
+      caller.refuse(ReportKind::bad_argument, "these parameters are not of one copy", error);
+    const OperationPtr work = operation("kernel " + std::to_string(static_cast<int>(kernel)) +
+                                        " from " + hex(reinterpret_cast<uintptr_t>(mine.source)) +
+                                        " to " + hex(reinterpret_cast<uintptr_t>(mine.target)));
+    add_accesses(caller, *work, bytes_of(mine.source, mine, mine.source_stride_bytes), mine.source,
+                 bytes_of(mine.target, mine, mine.target_stride_bytes), mine.target, stream.device);
+    work->run = [kernel, mine] { cuda::run_on_host(kernel, mine); };
+    return submit_kernel(caller, stream, work);
   });
 }
 
 cudaError_t gather(const GatherParams& given, cudaStream_t handle) {
   return call("gather", kContext, [&](Caller& caller) {
-    State& state = caller.state;
-    cudaError_t error;
-    StreamState* stream = stream_of_kernel(caller, handle, KernelId::gather, error);
-    if (stream == nullptr) return error;
-    if (given.count <= 0 || given.count > GatherParams::kMaxRuns) {
-      state.report(ReportKind::bad_argument,
-                   "gather: " + std::to_string(given.count) + " runs are not of one grid");
-      return cudaErrorInvalidConfiguration;
-    }
+    StreamState& stream = stream_of_kernel(caller, handle, KernelId::gather);
     GatherParams mine = given;
-    Draft draft;
-    draft.text = "gather of " + std::to_string(mine.count) + " runs";
+    if (mine.count <= 0 || mine.count > GatherParams::kMaxRuns)
+      caller.refuse(ReportKind::bad_argument,
+                    std::to_string(mine.count) + " runs are not of one grid",
+                    cudaErrorInvalidConfiguration);
+    const OperationPtr work = operation("gather of " + std::to_string(mine.count) + " runs");
     for (GatherParams::Run& run : std::span(mine.runs, static_cast<size_t>(mine.count))) {
       const auto bytes = static_cast<size_t>(run.bytes);
-      draft.accesses.push_back(state.access(ByteSet(run.source, bytes), false, stream->device));
-      draft.accesses.push_back(state.access(ByteSet(run.target, bytes), true, stream->device));
-      run.source = seen_by(*(draft.accesses.end() - 2), run.source);
-      run.target = seen_by(draft.accesses.back(), run.target);
+      add_accesses(caller, *work, ByteSet(run.source, bytes), run.source,
+                   ByteSet(run.target, bytes), run.target, stream.device);
     }
-    draft.run = [mine] { cuda::run_on_host(mine); };
-    submit_kernel(caller, *stream, std::move(draft));
-    return cudaSuccess;
+    work->run = [mine] { cuda::run_on_host(mine); };
+    return submit_kernel(caller, stream, work);
   });
 }
 

@@ -43,9 +43,11 @@ Mapping::~Mapping() {
 
 void Mapping::discard() { madvise(reinterpret_cast<void*>(alias_), bytes_, MADV_REMOVE); }
 
-std::shared_ptr<Allocation> State::allocate(size_t bytes, int device, bool managed) {
+std::shared_ptr<Allocation> State::allocate(size_t bytes, int device, bool managed,
+                                            std::shared_ptr<Mapping> mapping) {
   auto allocation = std::make_shared<Allocation>();
-  allocation->mapping = std::make_shared<Mapping>(bytes, managed);
+  allocation->mapping =
+      mapping != nullptr ? std::move(mapping) : std::make_shared<Mapping>(bytes, managed);
   allocation->bytes = bytes;
   allocation->device = device;
   allocation->managed = managed;
@@ -56,6 +58,12 @@ std::shared_ptr<Allocation> State::allocate(size_t bytes, int device, bool manag
 size_t State::bytes_registered() const {
   size_t sum = 0;
   for (const auto& [begin, registration] : registrations) sum += registration.bytes;
+  return sum;
+}
+
+size_t State::bytes_allocated() const {
+  size_t sum = 0;
+  for (const auto& [device, context] : contexts) sum += context.async_bytes;
   return sum;
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Copies, stream-ordered allocation and registration, as the table offers them.
-#include "copies.h"
+// Stream-ordered allocation and registration, as the table offers them.
+#include "call.h"
 #include "functions.h"
 
 namespace dlbridge::cuda_sim::functions {
@@ -27,28 +27,18 @@ cudaError_t pointer_get_attributes(cudaPointerAttributes* attributes, const void
     *attributes = {};
     attributes->type = cudaMemoryTypeUnregistered;
     attributes->device = cudaInvalidDeviceId;
-    void* mutable_pointer = reinterpret_cast<void*>(at);
-    switch (place.kind) {
-      case Place::device:
-        attributes->type = cudaMemoryTypeDevice;
-        attributes->device = place.allocation->device;
-        attributes->devicePointer = mutable_pointer;
-        break;
-      case Place::managed:
-        attributes->type = cudaMemoryTypeManaged;
-        attributes->device = place.allocation->device;
-        attributes->devicePointer = attributes->hostPointer = mutable_pointer;
-        break;
-      case Place::pinned:
-        attributes->type = cudaMemoryTypeHost;
-        attributes->device = place.registration->device;
-        attributes->devicePointer = attributes->hostPointer = mutable_pointer;
-        break;
-      case Place::pageable:
-      case Place::freed:
-      case Place::broken:
-        break;
+    if (place.on_device()) {
+      attributes->type =
+          place.kind == Place::managed ? cudaMemoryTypeManaged : cudaMemoryTypeDevice;
+      attributes->device = place.allocation->device;
+    } else if (place.kind == Place::pinned) {
+      attributes->type = cudaMemoryTypeHost;
+      attributes->device = place.registration->device;
+    } else {
+      return cudaSuccess;
     }
+    attributes->devicePointer = reinterpret_cast<void*>(at);
+    if (place.on_host()) attributes->hostPointer = attributes->devicePointer;
     return cudaSuccess;
   });
 }
@@ -63,116 +53,26 @@ CUresult mem_get_address_range(CUdeviceptr* begin, size_t* bytes, CUdeviceptr po
   });
 }
 
-cudaError_t memcpy_async(void* target, const void* source, size_t bytes, cudaMemcpyKind kind,
-                         cudaStream_t stream) {
-  return call("memcpy_async", kContext, [&](Caller& caller) {
-    CopyShape shape;
-    shape.source = source;
-    shape.target = target;
-    shape.width = bytes;
-    return copy_async(caller, shape, kind, stream);
-  });
-}
-
-cudaError_t memcpy_2d_async(void* target, size_t target_pitch, const void* source,
-                            size_t source_pitch, size_t width, size_t height, cudaMemcpyKind kind,
-                            cudaStream_t stream) {
-  return call("memcpy_2d_async", kContext, [&](Caller& caller) {
-    for (const auto& [pitch, which] :
-         {std::pair{target_pitch, "target"}, {source_pitch, "source"}}) {
-      const cudaError_t error = check_pitch(caller, pitch, width, which);
-      if (error != cudaSuccess) return error;
-    }
-    CopyShape shape;
-    shape.source = source;
-    shape.target = target;
-    shape.width = width;
-    shape.height = height;
-    shape.source_row = source_pitch;
-    shape.target_row = target_pitch;
-    return copy_async(caller, shape, kind, stream);
-  });
-}
-
-cudaError_t memcpy_3d_async(const cudaMemcpy3DParms* given, cudaStream_t stream) {
-  return call("memcpy_3d_async", kContext, [&](Caller& caller) {
-    const cudaMemcpy3DParms parms = *given;
-    if (parms.srcArray != nullptr || parms.dstArray != nullptr) {
-      caller.state.report(ReportKind::bad_argument, "memcpy_3d_async of arrays is not simulated");
-      return cudaErrorNotSupported;
-    }
-    struct Side {
-      const cudaPitchedPtr& memory;
-      const cudaPos& from;
-      const char* name;
-    };
-    for (const Side& side :
-         {Side{parms.srcPtr, parms.srcPos, "source"}, Side{parms.dstPtr, parms.dstPos, "target"}}) {
-      const cudaError_t error =
-          check_pitch(caller, side.memory.pitch, parms.extent.width + side.from.x, side.name);
-      if (error != cudaSuccess) return error;
-      if (side.memory.ysize < parms.extent.height + side.from.y) {
-        caller.state.report(ReportKind::bad_argument,
-                            std::string("memcpy_3d_async: ") + side.name + " slices of " +
-                                std::to_string(side.memory.ysize) + " rows, of which " +
-                                std::to_string(parms.extent.height + side.from.y) + " are asked");
-        return cudaErrorInvalidValue;
-      }
-    }
-    const auto first = [](const cudaPitchedPtr& memory, const cudaPos& from) {
-      return static_cast<char*>(memory.ptr) + (from.z * memory.ysize + from.y) * memory.pitch +
-             from.x;
-    };
-    CopyShape shape;
-    shape.source = first(parms.srcPtr, parms.srcPos);
-    shape.target = first(parms.dstPtr, parms.dstPos);
-    shape.width = parms.extent.width;
-    shape.height = parms.extent.height;
-    shape.depth = parms.extent.depth;
-    shape.source_row = parms.srcPtr.pitch;
-    shape.target_row = parms.dstPtr.pitch;
-    shape.source_slice = parms.srcPtr.pitch * parms.srcPtr.ysize;
-    shape.target_slice = parms.dstPtr.pitch * parms.dstPtr.ysize;
-    return copy_async(caller, shape, parms.kind, stream);
-  });
-}
-
 cudaError_t malloc_async(void** pointer, size_t bytes, cudaStream_t handle) {
   return call("malloc_async", kContext | kUnsafe, [&](Caller& caller) {
     State& state = caller.state;
-    cudaError_t error;
-    StreamState* stream = usable_stream(caller, handle, error);
-    if (stream == nullptr) return error;
+    StreamState& stream = caller.usable_stream(handle);
     *pointer = nullptr;
     if (bytes == 0) return cudaSuccess;
-    ContextState& context = state.contexts[static_cast<size_t>(stream->device)];
-    if (bytes > state.config.device_memory_bytes ||
-        context.async_bytes > state.config.device_memory_bytes - bytes) {
-      return cudaErrorMemoryAllocation;
-    }
-    std::shared_ptr<Allocation> allocation;
-    if (std::shared_ptr<Mapping> mapping = reusable(state, *stream, bytes)) {
-      allocation = std::make_shared<Allocation>();
-      allocation->mapping = std::move(mapping);
-      allocation->bytes = bytes;
-      allocation->device = stream->device;
-      state.allocations[allocation->begin()] = allocation;
-    } else {
-      allocation = state.allocate(bytes, stream->device, false);
-    }
+    size_t& in_use = state.contexts.at(stream.device).async_bytes;
+    const size_t limit = state.config.device_memory_bytes;
+    if (bytes > limit || in_use > limit - bytes) return cudaErrorMemoryAllocation;
+    const auto allocation =
+        state.allocate(bytes, stream.device, false, reusable(state, stream, bytes));
     allocation->stream_ordered = true;
-    context.async_bytes += bytes;
-    size_t sum = 0;
-    for (const ContextState& each : state.contexts) sum += each.async_bytes;
-    state.peak_async = std::max(state.peak_async, sum);
+    in_use += bytes;
+    state.peak_async = std::max(state.peak_async, state.bytes_allocated());
     *pointer = reinterpret_cast<void*>(allocation->begin());
-    Draft draft;
-    draft.text = "allocation of " + std::to_string(bytes) + " bytes at " + hex(allocation->begin());
-    if (stream->capture == nullptr) {
-      allocation->born = {stream, stream->numbers + 1};
-    }
-    draft.accesses.push_back(state.access(ByteSet(*pointer, bytes), true, stream->device));
-    submit(caller, *stream, std::move(draft));
+    const OperationPtr birth = operation("allocation of " + std::to_string(bytes) + " bytes at " +
+                                         hex(allocation->begin()));
+    if (stream.capture == nullptr) allocation->born = {&stream, stream.numbers + 1};
+    birth->accesses.push_back(state.access(ByteSet(*pointer, bytes), true, stream.device));
+    caller.submit(stream, birth);
     return cudaSuccess;
   });
 }
@@ -180,35 +80,24 @@ cudaError_t malloc_async(void** pointer, size_t bytes, cudaStream_t handle) {
 cudaError_t free_async(void* pointer, cudaStream_t handle) {
   return call("free_async", kContext | kUnsafe, [&](Caller& caller) {
     State& state = caller.state;
-    cudaError_t error;
-    StreamState* stream = usable_stream(caller, handle, error);
-    if (stream == nullptr) return error;
+    StreamState& stream = caller.usable_stream(handle);
     if (pointer == nullptr) return cudaSuccess;
     const auto found = state.allocations.find(reinterpret_cast<uintptr_t>(pointer));
-    if (found == state.allocations.end() || found->second->managed) {
-      state.report(ReportKind::bad_argument, "free_async of what is no allocation");
-      return cudaErrorInvalidValue;
-    }
+    if (found == state.allocations.end() || found->second->managed)
+      caller.refuse(ReportKind::bad_argument, "no allocation");
     const std::shared_ptr<Allocation> allocation = found->second;
-    if (allocation->freed) {
-      state.report(ReportKind::use_after_destroy,
-                   "second free_async of " + hex(allocation->begin()));
-      return cudaErrorInvalidValue;
-    }
-    Draft draft;
-    draft.text = "free of " + hex(allocation->begin());
-    draft.accesses.push_back(
-        state.access(ByteSet(pointer, allocation->bytes), true, stream->device));
-    draft.releases = true;
-    draft.poisons = false;
-    draft.run = [mapping = allocation->mapping] { mapping->discard(); };
-    if (allocation->stream_ordered) {
-      state.contexts[static_cast<size_t>(allocation->device)].async_bytes -= allocation->bytes;
-    }
+    if (allocation->freed) caller.refuse(ReportKind::use_after_destroy, "a second time");
+    const OperationPtr end = operation("free of " + hex(allocation->begin()));
+    end->accesses.push_back(state.access(ByteSet(pointer, allocation->bytes), true, stream.device));
+    end->releases = true;
+    end->poisons = false;
+    end->run = [mapping = allocation->mapping] { mapping->discard(); };
+    if (allocation->stream_ordered)
+      state.contexts.at(allocation->device).async_bytes -= allocation->bytes;
     allocation->freed = true;
-    allocation->ended = {stream, stream->numbers + 1};
+    allocation->ended = {&stream, stream.numbers + 1};
     state.retire(allocation->begin());
-    submit(caller, *stream, std::move(draft));
+    caller.submit(stream, end);
     return cudaSuccess;
   });
 }
@@ -221,11 +110,8 @@ cudaError_t host_register(void* pointer, size_t bytes, unsigned flags) {
     constexpr uintptr_t kPage = 4096;
     const auto begin = reinterpret_cast<uintptr_t>(pointer);
     if (pointer == nullptr || bytes == 0 || (flags & ~kKnown) != 0) return cudaErrorInvalidValue;
-    if (bytes > state.config.max_registration_bytes) {
-      state.report(ReportKind::bad_argument,
-                   "registration of " + std::to_string(bytes) + " bytes in one piece");
-      return cudaErrorInvalidValue;
-    }
+    if (bytes > state.config.max_registration_bytes)
+      caller.refuse(ReportKind::bad_argument, std::to_string(bytes) + " bytes in one piece");
     // Pages are what is registered.
     const uintptr_t first_page = begin / kPage;
     const uintptr_t last_page = (begin + bytes - 1) / kPage;
@@ -248,10 +134,9 @@ cudaError_t host_unregister(void* pointer) {
   return call("host_unregister", kContext | kUnsafe, [&](Caller& caller) {
     State& state = caller.state;
     const auto found = state.registrations.find(reinterpret_cast<uintptr_t>(pointer));
-    if (found == state.registrations.end()) {
-      state.report(ReportKind::bad_argument, "host_unregister of what is not registered");
-      return cudaErrorHostMemoryNotRegistered;
-    }
+    if (found == state.registrations.end())
+      caller.refuse(ReportKind::bad_argument, "memory that is not registered",
+                    cudaErrorHostMemoryNotRegistered);
     state.wait_for_running(caller.lock);
     state.release(found->second.begin, found->second.end(), "host_unregister");
     state.registrations.erase(found);

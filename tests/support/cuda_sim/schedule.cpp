@@ -12,8 +12,7 @@ uint64_t State::draw(uint64_t below) { return below == 0 ? 0 : random() % below;
 
 bool State::runnable(const Operation& operation) const {
   return operation.ready && !operation.running && !operation.done && !held &&
-         !operation.stream->held &&
-         contexts[static_cast<size_t>(operation.stream->device)].dead == cudaSuccess;
+         !operation.stream->held && dead(operation.stream->device) == cudaSuccess;
 }
 
 void State::become_ready(Operation& operation) {
@@ -54,7 +53,7 @@ void State::run_host_function(const OperationPtr& operation) {
 
 void State::complete(const OperationPtr& operation) {
   // A kernel that killed its device does not end.
-  if (contexts[static_cast<size_t>(operation->stream->device)].dead != cudaSuccess) return;
+  if (dead(operation->stream->device) != cudaSuccess) return;
   operation->done = true;
   operation->run = nullptr;
   pending.erase(operation->id);
@@ -110,6 +109,11 @@ void State::run_all() {
   }
 }
 
+void State::go() {
+  drift();
+  state_changed().notify_all();
+}
+
 void State::drift() {
   switch (config.schedule) {
     case Schedule::eager:
@@ -126,8 +130,8 @@ void State::drift() {
 
 cudaError_t State::fate(const OperationPtr& target) const {
   for (const OperationPtr& operation : closure(target)) {
-    const ContextState& context = contexts[static_cast<size_t>(operation->stream->device)];
-    if (context.dead != cudaSuccess) return context.dead;
+    const cudaError_t answer = dead(operation->stream->device);
+    if (answer != cudaSuccess) return answer;
     if (operation->stream->lost) return cudaErrorContextIsDestroyed;
   }
   return cudaSuccess;

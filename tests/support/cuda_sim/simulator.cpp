@@ -66,27 +66,6 @@ StreamState& stream_of(State& state, cudaStream_t handle, const void* memory = n
   return *stream;
 }
 
-void free_memory(State& state, void* memory, const char* how) {
-  const auto found = state.allocations.find(address(memory));
-  if (found == state.allocations.end()) throw std::invalid_argument("no such allocation");
-  Allocation& allocation = *found->second;
-  if (allocation.freed) {
-    state.report(ReportKind::use_after_destroy, hex(allocation.begin()) + " is freed already");
-    return;
-  }
-  state.release(allocation.begin(), allocation.end(), how);
-  state.bury(allocation);
-}
-
-void submit_test(State& state, StreamState& stream, Draft draft) {
-  if (stream.capture != nullptr) {
-    state.capture_node(stream);
-    return;
-  }
-  state.enqueue(stream, std::move(draft));
-  state.drift();
-}
-
 }  // namespace
 
 // Threads may wait on these for as long as the process lives. A fork waits for the mutex, and the
@@ -121,7 +100,7 @@ State*& living_state() {
 
 State::State(Config wanted) : config(std::move(wanted)), random(config.seed) {
   for (int device = 0; device < config.devices; ++device) {
-    contexts.emplace_back().device = device;
+    contexts[device].device = device;
   }
   for (const int device : config.active) {
     if (device < config.devices) activate(device);
@@ -151,33 +130,32 @@ Simulator::~Simulator() {
   for (std::thread& each : state_->driver_threads) each.join();
 }
 
-const cuda::CudaApi& Simulator::api() const noexcept { return state_->table; }
-
-// ---- memory
-
 void* Simulator::device_alloc(size_t bytes, int device) {
-  const Lock lock(state_mutex());
-  state_->activate(device);
-  const auto allocation = state_->allocate(bytes, device, false);
+  const Locked state = locked();
+  state->activate(device);
+  const auto allocation = state->allocate(bytes, device, false);
   std::memset(reinterpret_cast<void*>(allocation->begin() + allocation->mapping->alias()),
-              state_->config.poison, std::min(bytes, size_t{64} << 20));
+              state->config.poison, std::min(bytes, size_t{64} << 20));
   return reinterpret_cast<void*>(allocation->begin());
 }
 
 void Simulator::device_free(void* memory) {
-  const Lock lock(state_mutex());
-  free_memory(*state_, memory, "device_free");
+  const Locked state = locked();
+  const auto found = state->allocations.find(address(memory));
+  if (found == state->allocations.end()) throw std::invalid_argument("no such allocation");
+  Allocation& allocation = *found->second;
+  if (allocation.freed) {
+    state->report(ReportKind::use_after_destroy, hex(allocation.begin()) + " is freed already");
+    return;
+  }
+  state->release(allocation.begin(), allocation.end(), "device_free");
+  state->bury(allocation);
 }
 
 void* Simulator::managed_alloc(size_t bytes, int device) {
   const Lock lock(state_mutex());
   state_->activate(device);
   return reinterpret_cast<void*>(state_->allocate(bytes, device, true)->begin());
-}
-
-void Simulator::managed_free(void* memory) {
-  const Lock lock(state_mutex());
-  free_memory(*state_, memory, "managed_free");
 }
 
 void Simulator::write(void* device_memory, const void* bytes, size_t count) {
@@ -194,16 +172,6 @@ std::vector<uint8_t> Simulator::read(const void* device_memory, size_t count) co
   if (count == 0) return {};
   const unsigned char* bytes = bytes_at(*state_, device_memory, count);
   return std::vector<uint8_t>(bytes, bytes + count);
-}
-
-void Simulator::host_wrote(const void* memory, size_t bytes) {
-  const Lock lock(state_mutex());
-  state_->host_access(ByteSet(memory, bytes), true, "write", ReportKind::race);
-}
-
-void Simulator::host_read(const void* memory, size_t bytes) {
-  const Lock lock(state_mutex());
-  state_->host_access(ByteSet(memory, bytes), false, "read", ReportKind::race);
 }
 
 // ---- kernels of the tests
@@ -232,58 +200,47 @@ void Simulator::enqueue_kernel(cudaStream_t stream, std::vector<Range> reads,
   const Lock lock(state_mutex());
   const void* some = !reads.empty() ? reads[0].data : !writes.empty() ? writes[0].data : nullptr;
   StreamState& on = stream_of(*state_, stream, some);
-  Draft draft;
-  draft.text = "test kernel";
+  const OperationPtr kernel = operation("test kernel");
   std::vector<void*> pointers;
   for (const auto* list : {&reads, &writes}) {
     for (const Range& range : *list) {
-      draft.accesses.push_back(
+      kernel->accesses.push_back(
           state_->access(ByteSet(range.data, range.bytes), list == &writes, on.device));
-      const Access& access = draft.accesses.back();
+      const Access& access = kernel->accesses.back();
       if (!access.place.trouble.empty()) {
         state_->report(access.place.report, "test kernel: " + access.place.trouble);
         return;
       }
-      draft.text += std::string(access.write ? " writing " : " reading ") +
-                    hex(address(range.data)) + "+" + std::to_string(range.bytes);
+      kernel->text += std::string(access.write ? " writing " : " reading ") +
+                      hex(address(range.data)) + "+" + std::to_string(range.bytes);
       pointers.push_back(reinterpret_cast<void*>(address(range.data) + access.alias()));
     }
   }
-  if (body) {
-    draft.run = [body = std::move(body), pointers = std::move(pointers)] { body(pointers); };
-  }
-  submit_test(*state_, on, std::move(draft));
+  if (body) kernel->run = [body = std::move(body), pointers] { body(pointers); };
+  state_->submit(on, kernel);
 }
 
 void Simulator::enqueue_host_function(cudaStream_t stream, std::function<void()> body) {
   const Lock lock(state_mutex());
-  Draft draft;
-  draft.text = "host function";
-  draft.host_function = std::move(body);
-  submit_test(*state_, stream_of(*state_, stream), std::move(draft));
+  const OperationPtr function = operation("host function");
+  function->host_function = std::move(body);
+  state_->submit(stream_of(*state_, stream), function);
 }
 
 void Simulator::enqueue_fault(cudaStream_t stream, cudaError_t code) {
   const Lock lock(state_mutex());
   StreamState& on = stream_of(*state_, stream);
-  Draft draft;
-  draft.text = "fault " + std::to_string(code);
-  draft.run = [state = state_.get(), device = on.device, code] { state->kill(device, code); };
-  submit_test(*state_, on, std::move(draft));
+  const OperationPtr fault = operation("fault " + std::to_string(code));
+  fault->run = [state = state_.get(), device = on.device, code] { state->kill(device, code); };
+  state_->submit(on, fault);
 }
 
 // ---- time
 
-void Simulator::hold() {
-  const Lock lock(state_mutex());
-  state_->held = true;
-}
-
 void Simulator::go() {
   const Lock lock(state_mutex());
   state_->held = false;
-  state_->drift();
-  state_changed().notify_all();
+  state_->go();
 }
 
 void Simulator::hold_stream(cudaStream_t stream) {
@@ -294,13 +251,7 @@ void Simulator::hold_stream(cudaStream_t stream) {
 void Simulator::go_stream(cudaStream_t stream) {
   const Lock lock(state_mutex());
   stream_of(*state_, stream).held = false;
-  state_->drift();
-  state_changed().notify_all();
-}
-
-int Simulator::blocked_threads() const {
-  const Lock lock(state_mutex());
-  return state_->blocked;
+  state_->go();
 }
 
 bool Simulator::wait_until_blocked(int count) const {
@@ -311,11 +262,6 @@ bool Simulator::wait_until_blocked(int count) const {
                                                   [&] { return state_->blocked >= count; });
   if (in_host_function) state_->driver_watches = false;
   return blocked;
-}
-
-bool Simulator::step() {
-  const Lock lock(state_mutex());
-  return state_->step_one();
 }
 
 void Simulator::finish() {
@@ -335,18 +281,7 @@ void Simulator::synchronize(cudaStream_t stream) {
   state_changed().notify_all();
 }
 
-size_t Simulator::pending_operations() const {
-  const Lock lock(state_mutex());
-  return state_->pending.size();
-}
-
 // ---- contexts
-
-CUcontext Simulator::make_context(int device) {
-  const Lock lock(state_mutex());
-  state_->activate(device);
-  return state_->handle_of(device);
-}
 
 void Simulator::use_device(int device) {
   const Lock lock(state_mutex());
@@ -369,16 +304,6 @@ CUcontext Simulator::make_green_context(int device) {
   return state_->make_user_context(device, true);
 }
 
-void Simulator::use_no_device() {
-  const Lock lock(state_mutex());
-  state_->thread().contexts.clear();
-}
-
-bool Simulator::context_active(int device) const {
-  const Lock lock(state_mutex());
-  return state_->contexts[static_cast<size_t>(device)].active;
-}
-
 std::vector<int> Simulator::context_stack() const {
   const Lock lock(state_mutex());
   std::vector<int> devices;
@@ -386,11 +311,6 @@ std::vector<int> Simulator::context_stack() const {
     devices.push_back(state_->device_of(context));
   }
   return devices;
-}
-
-void Simulator::reset_device(int device) {
-  const Lock lock(state_mutex());
-  state_->lose(device);
 }
 
 cudaStream_t Simulator::make_stream(unsigned flags, int device) {
@@ -417,26 +337,13 @@ cudaError_t Simulator::order(cudaStream_t earlier, cudaStream_t later, int devic
   StreamState* from = state_->find_stream(earlier, device, state_->thread());
   StreamState* to = state_->find_stream(later, device, state_->thread());
   if (from == nullptr || to == nullptr) throw std::invalid_argument("no such stream");
-  if (from == to) return cudaSuccess;
-  for (StreamState* stream : {from, to}) {
-    const cudaError_t error = state_->enter_stream(*stream, "a test's wait");
-    if (error != cudaSuccess) return error;
+  EventState event{.device = from->device, .context = from->context};
+  try {
+    state_->record(event, *from, "a test's record");
+    if (from != to) state_->wait(*to, event, "a test's wait");
+  } catch (cudaError_t error) {
+    return error;
   }
-  if (from->capture != nullptr) {
-    state_->capture_node(*from);
-    EventState event;
-    event.capture = from->capture;
-    event.captured = from->capture->streams[from];
-    return state_->capture_wait(*to, event);
-  }
-  if (to->capture != nullptr) {
-    state_->invalidate(*to->capture, "a captured stream was made to wait for one outside");
-    return cudaErrorStreamCaptureIsolation;
-  }
-  Draft draft;
-  draft.text = "wait for " + from->name();
-  draft.after = from->tail;
-  if (draft.after != nullptr) submit_test(*state_, *to, std::move(draft));
   return cudaSuccess;
 }
 
@@ -452,53 +359,11 @@ cudaError_t Simulator::end_capture(cudaStream_t stream) {
   return state_->end_capture(state_->thread(), stream_of(*state_, stream));
 }
 
-size_t Simulator::captured_operations() const {
-  const Lock lock(state_mutex());
-  return state_->captured;
-}
-
-cudaStreamCaptureMode Simulator::capture_mode() const {
-  const Lock lock(state_mutex());
-  return state_->thread().mode;
-}
-
-// ---- failure
-
-void Simulator::fail(Fault fault) {
-  const Lock lock(state_mutex());
-  state_->faults.push_back(std::move(fault));
-}
-
-void Simulator::clear_faults() {
-  const Lock lock(state_mutex());
-  state_->faults.clear();
-}
-
-int Simulator::faults_struck() const {
-  const Lock lock(state_mutex());
-  return state_->struck;
-}
-
-void Simulator::kill_device(int device, cudaError_t code) {
-  const Lock lock(state_mutex());
-  state_->kill(device, code);
-}
-
 void Simulator::set_attribute(cudaDeviceAttr attribute, int value, int device) {
   const Lock lock(state_mutex());
   for (int each = 0; each < state_->config.devices; ++each) {
     if (device < 0 || device == each) state_->attributes[{each, attribute}] = value;
   }
-}
-
-void Simulator::set_device_memory_limit(size_t bytes) {
-  const Lock lock(state_mutex());
-  state_->config.device_memory_bytes = bytes;
-}
-
-void Simulator::set_registration_limit(size_t bytes) {
-  const Lock lock(state_mutex());
-  state_->config.max_registered_bytes_total = bytes;
 }
 
 }  // namespace dlbridge::cuda_sim

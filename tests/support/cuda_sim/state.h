@@ -5,7 +5,9 @@
 
 #include <condition_variable>
 #include <deque>
+#include <functional>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <random>
 #include <set>
@@ -13,7 +15,7 @@
 
 #include "byte_set.h"
 #include "clock.h"
-#include "simulator.h"
+#include "config.h"
 
 namespace dlbridge::cuda_sim {
 
@@ -117,16 +119,11 @@ struct Operation {
   std::vector<Hashed> sources;
 };
 
-/// An operation to be enqueued.
-struct Draft {
-  std::string text;
-  std::vector<Access> accesses;
-  std::function<void()> run;
-  std::function<void()> host_function;
-  OperationPtr after;  // besides what the stream itself orders
-  bool releases = false;
-  bool poisons = true;
-};
+inline OperationPtr operation(std::string text) {
+  auto made = std::make_shared<Operation>();
+  made->text = std::move(text);
+  return made;
+}
 
 struct Capture {
   uint64_t id = 0;
@@ -136,7 +133,6 @@ struct Capture {
   bool invalidated = false;
   bool ended = false;
   std::map<StreamState*, Clock> streams;  // what each of them has joined
-  std::map<StreamState*, size_t> actors;
   std::map<StreamState*, uint64_t> nodes;
 };
 
@@ -222,6 +218,7 @@ struct State {
   CUcontext make_user_context(int device, bool green);
   bool current_elsewhere(CUcontext context, const ThreadState& thread) const;
   int device_of(CUcontext context) const;  // -1: none of ours
+  cudaError_t dead(int device) const { return contexts.at(device).dead; }
   ContextState* current(ThreadState& thread);
   DefaultStreams& streams_of(CUcontext context);
   void activate(int device);
@@ -231,7 +228,9 @@ struct State {
   void lose(int device);
 
   // memory.cpp
-  std::shared_ptr<Allocation> allocate(size_t bytes, int device, bool managed);
+  /// With `mapping` for its pages, else new ones.
+  std::shared_ptr<Allocation> allocate(size_t bytes, int device, bool managed,
+                                       std::shared_ptr<Mapping> mapping = nullptr);
   Place place_of(uintptr_t begin, uintptr_t end, int device);
   Access access(ByteSet bytes, bool write, int device);
   void release(uintptr_t begin, uintptr_t end, const char* how);
@@ -240,6 +239,7 @@ struct State {
   /// Freed memory keeps its addresses for long, so that its use is noticed.
   void retire(uintptr_t begin);
   size_t bytes_registered() const;
+  size_t bytes_allocated() const;  // by malloc_async and not yet freed
 
   // graph.cpp
   StreamState& new_stream(StreamState::Kind kind, CUcontext context, unsigned flags, bool counted);
@@ -249,7 +249,11 @@ struct State {
   StreamState* find_stream(cudaStream_t handle, int device, ThreadState& thread,
                            const char* function = "");
   EventState* find_event(cudaEvent_t handle);
-  OperationPtr enqueue(StreamState& stream, Draft draft);
+  /// Enqueues after what the stream itself orders and `after`, unless the stream is captured, and
+  /// lets the schedule go on.
+  void submit(StreamState& stream, OperationPtr operation, const OperationPtr& after = nullptr);
+  void record(EventState& event, StreamState& stream, const char* call);
+  void wait(StreamState& stream, EventState& event, const char* call);
 
   // schedule.cpp
   bool runnable(const Operation& operation) const;
@@ -261,6 +265,7 @@ struct State {
   void run_host_function(const OperationPtr& operation);
   bool step_one();
   void run_all();
+  void go();     // what was held
   void drift();  // what the schedule runs on its own at a call
   /// Blocks until `target` is over; the host knows then.
   cudaError_t wait_for(Lock& lock, OperationPtr target);
@@ -279,13 +284,27 @@ struct State {
   void host_knows(const Operation& operation);
   void poison(const Operation& operation);
 
-  // capture.cpp
+  // capture.cpp; what is refused is thrown as a cudaError_t
   bool forbidden(ThreadState& thread, const char* call);  // invalidates and reports
   void invalidate(Capture& capture, const std::string& why);
-  /// 0 if `stream` may be used now; else the answer, captures broken and reported.
-  cudaError_t enter_stream(StreamState& stream, const char* call);
+  /// Refuses a stream that may not be used now: captures broken and reported.
+  void enter_stream(StreamState& stream, const char* call);
+  /// Calls `found` with each capture of a blocking stream, which forbids the use of the legacy one.
+  template <class F>
+  bool captures_block(const StreamState& legacy, F&& found) const {
+    bool any = false;
+    for (const auto& capture : captures) {
+      for (const auto& [stream, clock] : capture->streams) {
+        if (!stream->blocking() || stream->device != legacy.device) continue;
+        any = true;
+        found(*capture, *stream);
+        break;
+      }
+    }
+    return any;
+  }
   void capture_node(StreamState& stream);
-  cudaError_t capture_wait(StreamState& stream, EventState& event);
+  void capture_wait(StreamState& stream, EventState& event);
   cudaError_t begin_capture(ThreadState& thread, StreamState& stream, cudaStreamCaptureMode mode);
   cudaError_t end_capture(ThreadState& thread, StreamState& stream);
 
@@ -300,7 +319,7 @@ struct State {
   bool ending = false;
 
   std::map<uint64_t, ThreadState> threads;
-  std::deque<ContextState> contexts;
+  std::map<int, ContextState> contexts;
   std::map<CUcontext, UserContext> user_contexts;
   uint64_t context_ids = 0;
   std::map<std::pair<int, int>, int> attributes;

@@ -12,167 +12,66 @@ constexpr size_t kCount = 64;
 class SimStreams : public EverySchedule {};
 FOR_EVERY_SCHEDULE(SimStreams);
 
-TEST_P(SimStreams, RunInCallOrder) {
-  CopyWorld world(kCount, config());
-  for (uint8_t i = 0; i < 20; ++i) {
-    world.sim.enqueue_write(world.copies, world.memory, pattern(kCount, i));
-  }
-  world.copy(world.host.data(), world.memory, kCount, world.copies);
-  ASSERT_CUDA(world.api.stream_synchronize(world.copies));
-  EXPECT_EQ(world.host.copy(kCount), pattern(kCount, 19));
-  EXPECT_NO_REPORTS(world);
-}
-
-struct LegacyCase {
-  unsigned flags;
-  bool ordered;
-};
-
-TEST_P(SimStreams, LegacyOrdersBlockingStreams) {
-  for (const bool legacy_first : {true, false}) {
-    for (const LegacyCase& each :
-         {LegacyCase{cudaStreamDefault, true}, LegacyCase{cudaStreamNonBlocking, false}}) {
-      World world(config());
-      void* memory = world.sim.device_alloc(kCount);
-      const cudaStream_t other = world.stream(each.flags);
-      world.sim.enqueue_write(legacy_first ? cudaStreamLegacy : other, memory, pattern(kCount, 1));
-      world.sim.enqueue_write(legacy_first ? other : cudaStreamLegacy, memory, pattern(kCount, 2));
-      if (each.ordered) {
-        EXPECT_NO_REPORTS(world);
-        world.sim.finish();
-        EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 2));
-      } else {
-        EXPECT_ONLY(world, ReportKind::race);
-      }
-    }
-  }
-}
-
-TEST_P(SimStreams, LegacyStreamsAreDevicesOwn) {
+// Of one thread and one device: 0 is the legacy stream, and each thread has a per-thread one.
+TEST_P(SimStreams, DefaultOnesAreTheirOwners) {
   World world(config());
-  void* memory = world.sim.managed_alloc(kCount);
-  world.sim.use_device(0);
-  const cudaStream_t other = world.stream(cudaStreamDefault, 0);
+  void* memory = world.sim.device_alloc(kCount);
+  const auto write_twice = [&](cudaStream_t first, cudaStream_t second) {
+    world.sim.enqueue_write(first, memory, pattern(kCount, 1));
+    world.sim.enqueue_write(second, memory, pattern(kCount, 2));
+    EXPECT_NO_REPORTS(world);
+    world.sim.synchronize(second);
+  };
+  write_twice(nullptr, cudaStreamLegacy);
+  write_twice(cudaStreamPerThread, cudaStreamPerThread);
+  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 3));
+  std::thread([&] {
+    world.sim.use_device(1);
+    world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 4));
+  }).join();
+  EXPECT_ONLY(world, ReportKind::race);
+  world.sim.finish();
   PinnedBytes host(world.api, kCount);
-  world.sim.enqueue_kernel(other, {}, {{host.data(), kCount}});
+  world.sim.use_device(0);
+  world.sim.enqueue_kernel(world.stream(cudaStreamDefault, 0), {}, {{host.data(), kCount}});
   world.sim.use_device(1);
   world.sim.enqueue_kernel(cudaStreamLegacy, {{host.data(), kCount}}, {{memory, kCount}});
   EXPECT_ONLY(world, ReportKind::race);
   world.sim.finish();
 }
 
-TEST_P(SimStreams, ZeroIsLegacy) {
-  World world(config());
-  void* memory = world.sim.device_alloc(kCount);
-  world.sim.enqueue_write(nullptr, memory, pattern(kCount, 1));
-  world.sim.enqueue_write(cudaStreamLegacy, memory, pattern(kCount, 2));
-  EXPECT_NO_REPORTS(world);
-}
-
-TEST_P(SimStreams, PerThreadDiffersByThread) {
-  World world(config());
-  void* memory = world.sim.device_alloc(kCount);
-  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 1));
-  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 2));
-  EXPECT_NO_REPORTS(world);
-  std::thread([&] {
-    world.sim.use_device(1);
-    world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 3));
-  }).join();
-  EXPECT_ONLY(world, ReportKind::race);
-}
-
-TEST_P(SimStreams, PerThreadOrdersWithLegacy) {
-  World world(config());
-  void* memory = world.sim.device_alloc(kCount);
-  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 1));
-  world.sim.enqueue_write(cudaStreamLegacy, memory, pattern(kCount, 2));
-  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 3));
-  EXPECT_NO_REPORTS(world);
-}
-
-TEST_P(SimStreams, EventsOrderStreamsAndHost) {
-  CopyWorld world(kCount, config());
-  const cudaStream_t producer = world.stream();
-  world.sim.enqueue_write(producer, world.memory, pattern(kCount, 5));
-  world.order(producer, world.copies);
-  world.copy(world.host.data(), world.memory, kCount, world.copies);
-  const cudaEvent_t done = world.event(cudaEventDisableTiming | cudaEventBlockingSync);
-  ASSERT_CUDA(world.api.event_record(done, world.copies));
-  ASSERT_CUDA(world.api.event_synchronize(done));
-  world.sim.host_read(world.host.data(), kCount);
-  EXPECT_EQ(world.host.copy(kCount), pattern(kCount, 5));
-  EXPECT_CUDA(world.api.event_destroy(done));
-  EXPECT_NO_REPORTS(world);
-  EXPECT_EQ(world.sim.spinning_waits(), 0u);
-}
-
-TEST_P(SimStreams, WaitUsesLatestRecord) {
-  World world(config());
-  void* memory = world.sim.device_alloc(2 * kCount);
-  auto* second = static_cast<char*>(memory) + kCount;
-  const cudaStream_t a = world.stream();
-  const cudaStream_t b = world.stream();
-  const cudaEvent_t event = world.event();
-  world.sim.enqueue_write(a, memory, pattern(kCount, 1));
-  ASSERT_CUDA(world.api.event_record(event, a));
-  ASSERT_CUDA(world.api.stream_wait_event(b, event, 0));
-  world.sim.enqueue_write(a, second, pattern(kCount, 2));
-  ASSERT_CUDA(world.api.event_record(event, a));  // which the wait before does not see
-  world.sim.enqueue_read(b, memory, kCount);
-  EXPECT_NO_REPORTS(world);
-  world.sim.enqueue_read(b, second, kCount);
-  EXPECT_ONLY(world, ReportKind::race);
-}
-
-TEST_P(SimStreams, WaitBeforeRecordOrdersNothing) {
+TEST_P(SimStreams, UnrecordedEventOrdersNothing) {
   World world(config());
   void* memory = world.sim.device_alloc(kCount);
   const cudaStream_t a = world.stream();
   const cudaStream_t b = world.stream();
-  const cudaEvent_t event = world.event();
-  ASSERT_CUDA(world.api.stream_wait_event(b, event, 0));
-  world.sim.enqueue_write(a, memory, pattern(kCount, 1));
-  ASSERT_CUDA(world.api.event_record(event, a));
-  world.sim.enqueue_read(b, memory, kCount);
-  EXPECT_ONLY(world, ReportKind::race);
-}
-
-TEST_P(SimStreams, UnrecordedEventIsComplete) {
-  World world(config());
   const cudaEvent_t event = world.event();
   EXPECT_CUDA(world.query(event));
   EXPECT_CUDA(world.api.event_synchronize(event));
-  EXPECT_CUDA(world.api.stream_wait_event(world.stream(), event, 0));
+  ASSERT_CUDA(world.api.stream_wait_event(b, event, 0));
+  world.sim.enqueue_write(a, memory, pattern(kCount, 1));
+  ASSERT_CUDA(world.api.event_record(event, a));
+  world.sim.enqueue_read(b, memory, kCount);
+  EXPECT_ONLY(world, ReportKind::race);
 }
 
-TEST_P(SimStreams, DestroyedEventsStillOrder) {
+TEST_P(SimStreams, DestroyedOnesStillOrder) {
   World world(config());
-  void* memory = world.sim.device_alloc(kCount);
+  auto* memory = static_cast<char*>(world.sim.device_alloc(2 * kCount));
   cudaStream_t a = nullptr;
   ASSERT_CUDA(world.api.stream_create_with_flags(&a, cudaStreamDefault));
   const cudaStream_t b = world.stream();
   world.sim.hold();
-  world.sim.enqueue_write(a, memory, pattern(kCount, 1));
+  world.sim.enqueue_write(a, memory, pattern(2 * kCount, 1));
   world.order(a, b);                         // destroys its event
   EXPECT_CUDA(world.api.stream_destroy(a));  // neither of the two blocks
   world.sim.enqueue_write(b, memory, pattern(kCount, 2));
+  world.sim.enqueue_write(cudaStreamLegacy, memory + kCount, pattern(kCount, 3));
   world.sim.go();
-  world.order(cudaStreamLegacy, b);  // a was a blocking one
-  ASSERT_CUDA(world.api.stream_synchronize(b));
+  for (const cudaStream_t each : {b, cudaStreamLegacy})
+    ASSERT_CUDA(world.api.stream_synchronize(each));
   EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 2));
-  EXPECT_NO_REPORTS(world);
-}
-
-TEST_P(SimStreams, LegacyFollowsDestroyedStream) {
-  World world(config());
-  void* memory = world.sim.device_alloc(kCount);
-  const cudaStream_t gone = world.stream(cudaStreamDefault);
-  world.sim.enqueue_write(gone, memory, pattern(kCount, 1));
-  EXPECT_CUDA(world.api.stream_destroy(gone));
-  world.sim.enqueue_write(cudaStreamLegacy, memory, pattern(kCount, 2));
-  EXPECT_CUDA(world.api.stream_synchronize(cudaStreamLegacy));
-  EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 2));
+  EXPECT_EQ(world.read(memory + kCount, kCount), pattern(kCount, 3));
   EXPECT_NO_REPORTS(world);
 }
 
@@ -196,10 +95,9 @@ TEST(SimSchedule, LazyRunsOnlyCauses) {
 }
 
 TEST(SimSchedule, EagerRunsAtOnce) {
-  World world;
-  void* memory = world.sim.device_alloc(kCount);
-  world.sim.enqueue_write(world.stream(), memory, pattern(kCount, 1));
-  EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 1));
+  CopyWorld world(kCount);
+  world.sim.enqueue_write(world.copies, world.memory, pattern(kCount, 1));
+  EXPECT_EQ(world.read(world.memory, kCount), pattern(kCount, 1));
   EXPECT_EQ(world.sim.pending_operations(), 0u);
 }
 
@@ -242,12 +140,12 @@ TEST(SimSchedule, QueryMakesProgress) {
   EXPECT_EQ(seen, (std::set<int>{0, 1, 2, 3}));
 }
 
-TEST(SimSchedule, HoldBlocksUntilGo) {
-  for (const Schedule which : {Schedule::eager, Schedule::lazy, Schedule::random}) {
-    World world(schedule(which));
+TEST_P(SimStreams, HoldBlocksUntilGo) {
+  for (const bool spins : {false, true}) {
+    World world(config());
     void* memory = world.sim.device_alloc(kCount);
     const cudaStream_t stream = world.stream();
-    const cudaEvent_t event = world.event();
+    const cudaEvent_t event = world.event(spins ? cudaEventDisableTiming : cudaEventBlockingSync);
     world.sim.hold();
     world.sim.enqueue_write(stream, memory, pattern(kCount, 1));
     ASSERT_CUDA(world.api.event_record(event, stream));
@@ -263,8 +161,7 @@ TEST(SimSchedule, HoldBlocksUntilGo) {
     world.sim.go();
     waiter.join();
     EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 1));
-    EXPECT_EQ(world.sim.blocked_threads(), 0);
-    EXPECT_EQ(world.sim.spinning_waits(), 1u);
+    EXPECT_EQ(world.sim.spinning_waits(), spins ? 1u : 0u);
   }
 }
 
@@ -307,53 +204,54 @@ TEST(SimSchedule, DestructionReleasesWhoIsBlocked) {
 }
 
 TEST(SimSchedule, PoisonsTargetsEarly) {
-  World world(schedule(Schedule::lazy));
-  PinnedBytes host(world.api, kCount);
-  void* memory = world.sim.device_alloc(kCount);
-  world.sim.write(memory, pattern(kCount, 3));
-  std::memset(host.data(), 0x11, kCount);
+  CopyWorld world(kCount, schedule(Schedule::lazy));
+  world.sim.write(world.memory, pattern(kCount, 3));
   const cudaStream_t producer = world.stream();
-  const cudaStream_t copies = world.stream();
   world.sim.enqueue_kernel(producer, {}, {});
-  world.order(producer, copies);
-  world.copy(host.data(), memory, kCount, copies);
-  EXPECT_EQ(host.copy(kCount), Bytes(kCount, 0x11));  // it cannot have begun yet
+  world.order(producer, world.copies);
+  world.copy(world.host.data(), world.memory, kCount, world.copies);
+  EXPECT_EQ(world.host.copy(kCount), Bytes(kCount, 0xEE));  // it cannot have begun yet
   ASSERT_CUDA(world.api.stream_synchronize(producer));
-  ASSERT_TRUE(world.sim.step());                      // the wait
-  EXPECT_EQ(host.copy(kCount), Bytes(kCount, 0xDB));  // now it may have
-  ASSERT_CUDA(world.api.stream_synchronize(copies));
-  EXPECT_EQ(host.copy(kCount), pattern(kCount, 3));
+  ASSERT_TRUE(world.sim.step());                            // the wait
+  EXPECT_EQ(world.host.copy(kCount), Bytes(kCount, 0xDB));  // now it may have
+  ASSERT_CUDA(world.api.stream_synchronize(world.copies));
+  EXPECT_EQ(world.host.copy(kCount), pattern(kCount, 3));
 }
 
 // What a destroyed handle is good for: 709 of some calls, 400 of others, and to be another stream.
-TEST(SimHandles, OfDestroyedStreams) {
+TEST(SimHandles, OfDestroyedStreamsAndEvents) {
   World world;
-  const cudaStream_t gone = world.stream();
-  world.sim.destroy_stream(gone);
+  cudaStream_t gone = nullptr;
+  ASSERT_CUDA(world.api.stream_create_with_flags(&gone, cudaStreamNonBlocking));
+  const cudaEvent_t event = world.event();
+  ASSERT_CUDA(world.api.event_record(event, gone));
+  ASSERT_CUDA(world.api.stream_destroy(gone));
+  EXPECT_CUDA(world.api.event_synchronize(event));
   cudaStreamCaptureStatus status;
   CUcontext context = nullptr;
   EXPECT_EQ(world.api.stream_is_capturing(gone, &status), cudaErrorContextIsDestroyed);
   EXPECT_EQ(world.api.stream_get_ctx(gone, &context), CUDA_ERROR_INVALID_HANDLE);
   EXPECT_NO_REPORTS(world);  // questions
-  const cudaEvent_t event = world.event();
-  EXPECT_REFUSED(world, world.api.event_record(event, gone), cudaErrorContextIsDestroyed,
-                 ReportKind::use_after_destroy);
+  const auto used = ReportKind::use_after_destroy;
+  EXPECT_REFUSED(world, world.api.stream_synchronize(gone), cudaErrorContextIsDestroyed, used);
+  EXPECT_REFUSED(world, world.api.event_record(event, gone), cudaErrorContextIsDestroyed, used);
   EXPECT_REFUSED(world, world.api.stream_wait_event(gone, event, 0), cudaErrorInvalidResourceHandle,
-                 ReportKind::use_after_destroy);
+                 used);
   EXPECT_EQ(world.stream(), gone) << "handles are used again";
   EXPECT_CUDA(world.api.event_record(event, gone));
   EXPECT_CUDA(world.api.event_destroy(event));
-  EXPECT_REFUSED(world, world.api.event_record(event, gone), cudaErrorContextIsDestroyed,
-                 ReportKind::use_after_destroy);
+  EXPECT_REFUSED(world, world.api.event_record(event, gone), cudaErrorContextIsDestroyed, used);
+  EXPECT_REFUSED(world, world.query(event), cudaErrorContextIsDestroyed, used);
   EXPECT_EQ(world.event(), event);
   EXPECT_NO_REPORTS(world);
+  for (const cudaStream_t wrong : {reinterpret_cast<cudaStream_t>(0x1234), cudaStreamLegacy})
+    EXPECT_REFUSED(world, world.api.stream_destroy(wrong), cudaErrorInvalidResourceHandle,
+                   ReportKind::bad_argument);
 }
 
 // Streams of one connection run in the order of their calls, which orders nothing.
 TEST(SimConnections, AreSharedInTurn) {
-  Config config;
-  config.connections = 2;
-  World world(config);
+  World world({.connections = 2});
   void* memory = world.sim.device_alloc(3 * kCount);
   auto* at = static_cast<uint8_t*>(memory);
   const cudaStream_t streams[] = {world.stream(), world.stream(), world.stream()};
@@ -373,9 +271,7 @@ TEST(SimConnections, AreSharedInTurn) {
 
 // A driver lock, or running work: either way the call comes back later.
 TEST(SimWaits, RegistrationAndCreationWaitForRunningWork) {
-  Config config;
-  config.waits_for_running = true;
-  CopyWorld world(kCount, config);
+  CopyWorld world(kCount, {.waits_for_running = true});
   const cudaStream_t busy = world.stream();
   world.sim.hold_stream(busy);
   world.sim.enqueue_write(busy, world.memory, pattern(kCount, 1));

@@ -222,10 +222,6 @@ void bind_memory(nb::class_<Gpu>& gpu) {
           },
           WithoutGil())
       .def(
-          "managed_free",
-          [](Gpu& self, uintptr_t memory) { self.sim().managed_free(pointer(memory)); },
-          WithoutGil())
-      .def(
           "register_host",
           [](Gpu& self, uintptr_t memory, size_t bytes) {
             check(self.sim().api().host_register(pointer(memory), bytes, cudaHostRegisterPortable),
