@@ -155,6 +155,7 @@ TEST_F(CApiCuda, ForkedChildIsRefused) {
   const DLManagedTensorVersioned* source = borrow(kept, x);
   Handle first;
   ASSERT_OK(dlb_cuda_stage_to_host(source, kLegacy, nullptr, &first.tensor));
+  cuda_sim::wait_for_other_threads();
   const pid_t child = fork();
   if (child == 0) {
     dlb_tensor* result = nullptr;

@@ -343,22 +343,6 @@ TEST_F(DeviceMemory, FailedCallFreesMemory) {
   EXPECT_GT(struck, 15);
 }
 
-TEST_F(DeviceMemory, RefusesInvalidStreams) {
-  const auto refused = [&](ErrorCode code, Stream given) {
-    expect_error(code, [&] { static_cast<void>(cuda::device_empty(kLike.view(), given)); });
-  };
-  refused(ErrorCode::stream_invalid, numbered(0));
-  refused(ErrorCode::stream_invalid, numbered(-2));
-  refused(ErrorCode::stream_invalid, on(stream(0), 1));
-  refused(ErrorCode::invalid_device, numbered(cuda::kLegacyStream, 2));
-  refused(ErrorCode::invalid_device, numbered(cuda::kLegacyStream, -1));
-  const cudaStream_t captured = stream();
-  ASSERT_EQ(sim().begin_capture(captured), cudaSuccess);
-  refused(ErrorCode::stream_capturing, on(captured));
-  EXPECT_EQ(sim().end_capture(captured), cudaSuccess);
-  EXPECT_EQ(sim().calls("malloc_async"), 0u);
-}
-
 // ---- Contexts
 
 TEST_F(DeviceMemory, CreatesContext) {

@@ -5,6 +5,7 @@
 
 #include <set>
 
+#include "dlbridge/cuda/device_memory.h"
 #include "staging_fixture.h"
 
 namespace dlbridge::test {
@@ -75,34 +76,22 @@ TEST_F(StreamOrder, SkipsSameStreamAndNoSync) {
   EXPECT_TRUE(sim().used_streams().empty());
 }
 
-TEST_F(StreamOrder, RefusesInvalidStreams) {
+// Other refused streams: staging/streams_test.cpp.
+TEST_F(StreamOrder, RefusesOtherDevices) {
   const cudaStream_t user = stream();
-  const cudaStream_t captured = stream();
-  ASSERT_EQ(sim().begin_capture(captured), cudaSuccess);
-  const std::pair<Stream, ErrorCode> refused[] = {
-      {numbered(0), ErrorCode::stream_invalid},
-      {numbered(-2), ErrorCode::stream_invalid},
-      {on(stream(0), 1), ErrorCode::stream_invalid},
-      {on(captured), ErrorCode::stream_capturing},
-  };
-  for (const auto& [given, code] : refused) {
-    expect_error(code, [&] { cuda::order_streams(given, on(user)); });
-    expect_error(code, [&] { cuda::order_streams(on(user), given); });
-    expect_error(code, [&] { static_cast<void>(cuda::when_reached(given)); });
-  }
-  // Of another device, and named so.
   const Stream elsewhere = on(stream(0), 0);
   expect_error(ErrorCode::stream_invalid, [&] { cuda::order_streams(elsewhere, on(user)); });
   expect_error(ErrorCode::stream_invalid, [&] { cuda::order_streams(on(user), elsewhere); });
   for (const int index : {-1, 2}) {
     const Stream nowhere = numbered(cuda::kLegacyStream, index);
-    expect_error(ErrorCode::invalid_device, [&] { cuda::order_streams(nowhere, nowhere); });
-    expect_error(ErrorCode::invalid_device,
-                 [&] { static_cast<void>(cuda::when_reached(nowhere)); });
-    expect_error(ErrorCode::invalid_device, [&] { static_cast<void>(cuda::import_stream(index)); });
+    const std::function<void()> calls[] = {
+        [&] { cuda::order_streams(nowhere, nowhere); },
+        [&] { static_cast<void>(cuda::when_reached(nowhere)); },
+        [&] { static_cast<void>(cuda::import_stream(index)); },
+        [&] { static_cast<void>(cuda::device_empty(Shaped({kSize}).view(), nowhere)); },
+    };
+    for (const auto& call : calls) expect_error(ErrorCode::invalid_device, call);
   }
-  EXPECT_EQ(sim().captured_operations(), 0u);
-  EXPECT_EQ(sim().end_capture(captured), cudaSuccess);
 }
 
 TEST_F(StreamOrder, FailedCallLeavesNothing) {

@@ -279,29 +279,6 @@ TEST_F(StagingHazards, FencePrecedesLaterWork) {
   }
 }
 
-// Held results do not cost a registration each.
-TEST_F(StagingHazards, HeldResultsShareRegistrations) {
-  std::vector<Loan> held;
-  TestTensor& x = device({{kSmall}});
-  const cudaStream_t caller = stream();
-  for (int i = 0; i < 200; ++i) held.push_back(cuda::stage_to_host(x.view(), on(caller)));
-  EXPECT_LE(sim().calls("host_register"), 2u);
-  for (const Loan& each : held) EXPECT_EQ(elements(each), elements_with(x, 1));
-}
-
-// CUDA knows results of the pool as pinned on every device.
-TEST_F(StagingHazards, ResultsPinnedOnEveryDevice) {
-  TestTensor& x = device({{kLarge}});
-  const Loan result = cuda::stage_to_host(x.view(), on(stream()));
-  for (const int index : {0, 1}) {
-    in_context(index, [&] {
-      cudaPointerAttributes attributes{};
-      EXPECT_EQ(sim().api().pointer_get_attributes(&attributes, result.view().data), cudaSuccess);
-      EXPECT_EQ(attributes.type, cudaMemoryTypeHost);
-    });
-  }
-}
-
 // ---- Functions that CUDA calls on the host, of the module's callers and its own
 
 // They may drop results and futures, which calls nothing, while other threads stage.

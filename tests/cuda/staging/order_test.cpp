@@ -80,20 +80,6 @@ TEST_F(StagingOrder, NoSnapshotKeepsProducerRunning) {
   EXPECT_EQ(elements(future.result()), elements_with(x, 1));
 }
 
-// Without the dependency the caller must not write: the simulator reports it.
-TEST_F(StagingOrder, NoSnapshotWriteRaces) {
-  TestTensor& x = device({{kLarge}});
-  const cudaStream_t producer = stream();
-  sim().hold();
-  const cuda::Future future =
-      cuda::stage_to_host_async(x.acquire(), on(producer), {.snapshot = false});
-  produce(producer, x, 2);
-  EXPECT_EQ(sim().reports_of(cuda_sim::ReportKind::race), 1u);
-  sim().clear_reports();
-  sim().go();
-  EXPECT_TRUE(future.wait(10));
-}
-
 TEST_F(StagingOrder, SmallCopiesUseCallersStream) {
   TestTensor& x = device({{kSmall}});
   const cudaStream_t producer = stream();

@@ -2,6 +2,7 @@
 // How callers name streams: DLPack's numbers and handles, and which names are refused.
 #include <string>
 
+#include "dlbridge/cuda/device_memory.h"
 #include "dlbridge/cuda/stream_order.h"
 #include "staging_fixture.h"
 
@@ -134,7 +135,20 @@ class RefusedStreams : public StagingTest {
                   loans[1].owns_memory());
     }
     EXPECT_EQ(x.releases() + source.releases(), 0);
+    if (given.device.device_id == 1) expect_refused_without_copy(given, code);
     EXPECT_TRUE(sim().used_streams().empty());
+  }
+
+  // By the functions that take streams and copy nothing.
+  void expect_refused_without_copy(Stream given, ErrorCode code) {
+    const bool per_thread = given.handle == numbered(cuda::kPerThreadStream).handle;
+    const Stream fine = numbered(per_thread ? cuda::kLegacyStream : cuda::kPerThreadStream);
+    expect_error(code, [&] { cuda::order_streams(given, fine); });
+    expect_error(code, [&] { cuda::order_streams(fine, given); });
+    expect_error(code, [&] { static_cast<void>(cuda::when_reached(given)); });
+    expect_error(code,
+                 [&] { static_cast<void>(cuda::device_empty(Shaped({kSmall}).view(), given)); });
+    EXPECT_EQ(sim().calls("malloc_async"), 0u);
   }
 };
 

@@ -67,7 +67,6 @@ cudaError_t State::begin_capture(ThreadState& thread, StreamState& stream,
   if (stream.kind == StreamState::legacy) return cudaErrorStreamCaptureUnsupported;
   if (stream.capture != nullptr) return cudaErrorIllegalState;
   auto capture = std::make_shared<Capture>();
-  capture->id = ++capture_ids;
   capture->origin = &stream;
   capture->mode = mode;
   capture->thread = thread.id;

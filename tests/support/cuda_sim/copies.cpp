@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "call.h"
-#include "functions.h"
 
 namespace dlbridge::cuda_sim::functions {
 namespace {

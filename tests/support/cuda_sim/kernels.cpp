@@ -7,7 +7,6 @@
 #include <span>
 
 #include "call.h"
-#include "functions.h"
 #include "kernels/pack_body.h"
 
 namespace dlbridge::cuda_sim::functions {

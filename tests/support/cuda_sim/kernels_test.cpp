@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The simulator: pack kernels run their own bodies, and touch what their strides say.
+// The simulator: kernels touch what their parameters say. Their bodies:
+// cuda/kernels/pack_body_test.
 #include "cuda_sim/sim_kit.h"
 
 namespace dlbridge::cuda_sim {
@@ -7,23 +8,6 @@ namespace {
 
 using cuda::KernelId;
 using cuda::PackParams;
-
-// rows x columns of 4 bytes, transposed into a contiguous target.
-PackParams transposed(const void* source, void* target, int64_t rows, int64_t columns) {
-  PackParams params = {};
-  params.source = source;
-  params.target = target;
-  params.rank = 2;
-  params.element_bytes = 4;
-  params.count = rows * columns;
-  params.extent[0] = rows;
-  params.extent[1] = columns;
-  params.source_stride_bytes[0] = 4 * columns;
-  params.source_stride_bytes[1] = 4;
-  params.target_stride_bytes[0] = 4;
-  params.target_stride_bytes[1] = 4 * rows;
-  return params;
-}
 
 // Every `step`-th of `count` elements of 4 bytes, on both sides.
 PackParams every(const void* source, void* target, int64_t count, int64_t step) {
@@ -36,34 +20,6 @@ PackParams every(const void* source, void* target, int64_t count, int64_t step) 
   params.extent[0] = count;
   params.source_stride_bytes[0] = params.target_stride_bytes[0] = 4 * step;
   return params;
-}
-
-TEST(SimKernels, RunTheirOwnBodies) {
-  for (const KernelId kernel : {KernelId::strided, KernelId::transpose}) {
-    World world(schedule(Schedule::lazy));
-    constexpr int64_t kRows = 37, kColumns = 45;
-    constexpr size_t kBytes = 4 * kRows * kColumns;
-    void* source = world.sim.device_alloc(kBytes);
-    void* target = world.sim.device_alloc(kBytes);
-    const Bytes all = pattern(kBytes, 5);
-    world.sim.write(source, all);
-    ASSERT_CUDA(world.api.preload_kernels());
-    const cudaStream_t stream = world.stream();
-    {
-      PackParams params = transposed(source, target, kRows, kColumns);
-      ASSERT_CUDA(world.api.launch(kernel, params, stream));
-      std::memset(&params, 0xFF, sizeof params);  // copied at the call
-    }
-    ASSERT_CUDA(world.api.stream_synchronize(stream));
-    Bytes expected(kBytes);
-    for (size_t row = 0; row < kRows; ++row) {
-      for (size_t column = 0; column < kColumns; ++column) {
-        std::memcpy(&expected[4 * (column * kRows + row)], &all[4 * (row * kColumns + column)], 4);
-      }
-    }
-    EXPECT_EQ(world.read(target, kBytes), expected);
-    EXPECT_NO_REPORTS(world);
-  }
 }
 
 TEST(SimKernels, WantPreload) {
@@ -147,13 +103,15 @@ TEST(SimKernels, GatherRuns) {
 }
 
 TEST(SimKernels, ReachRegisteredMemory) {
-  World world;
+  World world(schedule(Schedule::lazy));
   void* memory = world.sim.device_alloc(64);
   world.sim.write(memory, pattern(64, 2));
   PinnedBytes host(world.api, 64);
   ASSERT_CUDA(world.api.preload_kernels());
   const cudaStream_t stream = world.stream();
-  ASSERT_CUDA(world.api.launch(KernelId::strided, every(memory, host.data(), 16, 1), stream));
+  PackParams params = every(memory, host.data(), 16, 1);
+  ASSERT_CUDA(world.api.launch(KernelId::strided, params, stream));
+  std::memset(&params, 0xFF, sizeof params);  // copied at the call
   ASSERT_CUDA(world.api.stream_synchronize(stream));
   EXPECT_EQ(host.copy(64), pattern(64, 2));
   EXPECT_NO_REPORTS(world);

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stream-ordered allocation and registration, as the table offers them.
 #include "call.h"
-#include "functions.h"
 
 namespace dlbridge::cuda_sim::functions {
 namespace {

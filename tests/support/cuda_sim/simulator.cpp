@@ -12,28 +12,6 @@
 namespace dlbridge::cuda_sim {
 namespace {
 
-void set_default_attributes(State& state) {
-  const std::pair<cudaDeviceAttr, int> defaults[] = {
-      {cudaDevAttrComputeCapabilityMajor, 9},
-      {cudaDevAttrComputeCapabilityMinor, 0},
-      {cudaDevAttrMultiProcessorCount, 132},
-      {cudaDevAttrMaxThreadsPerBlock, 1024},
-      {cudaDevAttrWarpSize, 32},
-      {cudaDevAttrMaxPitch, 2147483647},
-      {cudaDevAttrAsyncEngineCount, 3},
-      {cudaDevAttrUnifiedAddressing, 1},
-      {cudaDevAttrCanMapHostMemory, 1},
-      {cudaDevAttrHostRegisterSupported, 1},
-      {cudaDevAttrCanUseHostPointerForRegisteredMem, 1},
-      {cudaDevAttrMemoryPoolsSupported, 1},
-      {cudaDevAttrManagedMemory, 1},
-      {cudaDevAttrConcurrentManagedAccess, 1},
-  };
-  for (int device = 0; device < state.config.devices; ++device) {
-    for (const auto& [attribute, value] : defaults) state.attributes[{device, attribute}] = value;
-  }
-}
-
 uintptr_t address(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer); }
 
 // Memory that a test names; a mistake of the test itself otherwise.
@@ -49,21 +27,6 @@ Allocation& allocation_at(State& state, const void* memory, size_t count) {
 unsigned char* bytes_at(State& state, const void* memory, size_t count) {
   const Allocation& allocation = allocation_at(state, memory, count);
   return reinterpret_cast<unsigned char*>(address(memory) + allocation.mapping->alias());
-}
-
-int default_device(State& state, const void* memory) {
-  if (memory != nullptr) {
-    const Place place = state.place_of(address(memory), address(memory) + 1, 0);
-    if (place.allocation != nullptr) return place.allocation->device;
-  }
-  if (const ContextState* context = state.current(state.thread())) return context->device;
-  return state.config.active.empty() ? 0 : state.config.active.front();
-}
-
-StreamState& stream_of(State& state, cudaStream_t handle, const void* memory = nullptr) {
-  StreamState* stream = state.find_stream(handle, default_device(state, memory), state.thread());
-  if (stream == nullptr) throw std::invalid_argument("no such stream");
-  return *stream;
 }
 
 }  // namespace
@@ -101,12 +64,27 @@ State*& living_state() {
 State::State(Config wanted) : config(std::move(wanted)), random(config.seed) {
   for (int device = 0; device < config.devices; ++device) {
     contexts[device].device = device;
+    attributes[{device, cudaDevAttrConcurrentManagedAccess}] = 1;
+    attributes[{device, cudaDevAttrWarpSize}] = 32;
   }
   for (const int device : config.active) {
     if (device < config.devices) activate(device);
   }
-  set_default_attributes(*this);
   fill_table(table, config.driver);
+}
+
+StreamState& State::named_stream(cudaStream_t handle, const void* memory) {
+  const ContextState* context = current(thread());
+  int device = context != nullptr      ? context->device
+               : config.active.empty() ? 0
+                                       : config.active.front();
+  if (memory != nullptr) {
+    const Place place = place_of(address(memory), address(memory) + 1, 0);
+    if (place.allocation != nullptr) device = place.allocation->device;
+  }
+  StreamState* stream = find_stream(handle, device, thread());
+  if (stream == nullptr) throw std::invalid_argument("no such stream");
+  return *stream;
 }
 
 State::~State() {
@@ -199,7 +177,7 @@ void Simulator::enqueue_kernel(cudaStream_t stream, std::vector<Range> reads,
                                std::function<void(const std::vector<void*>&)> body) {
   const Lock lock(state_mutex());
   const void* some = !reads.empty() ? reads[0].data : !writes.empty() ? writes[0].data : nullptr;
-  StreamState& on = stream_of(*state_, stream, some);
+  StreamState& on = state_->named_stream(stream, some);
   const OperationPtr kernel = operation("test kernel");
   std::vector<void*> pointers;
   for (const auto* list : {&reads, &writes}) {
@@ -224,35 +202,18 @@ void Simulator::enqueue_host_function(cudaStream_t stream, std::function<void()>
   const Lock lock(state_mutex());
   const OperationPtr function = operation("host function");
   function->host_function = std::move(body);
-  state_->submit(stream_of(*state_, stream), function);
+  state_->submit(state_->named_stream(stream), function);
 }
 
 void Simulator::enqueue_fault(cudaStream_t stream, cudaError_t code) {
   const Lock lock(state_mutex());
-  StreamState& on = stream_of(*state_, stream);
+  StreamState& on = state_->named_stream(stream);
   const OperationPtr fault = operation("fault " + std::to_string(code));
   fault->run = [state = state_.get(), device = on.device, code] { state->kill(device, code); };
   state_->submit(on, fault);
 }
 
 // ---- time
-
-void Simulator::go() {
-  const Lock lock(state_mutex());
-  state_->held = false;
-  state_->go();
-}
-
-void Simulator::hold_stream(cudaStream_t stream) {
-  const Lock lock(state_mutex());
-  stream_of(*state_, stream).held = true;
-}
-
-void Simulator::go_stream(cudaStream_t stream) {
-  const Lock lock(state_mutex());
-  stream_of(*state_, stream).held = false;
-  state_->go();
-}
 
 bool Simulator::wait_until_blocked(int count) const {
   Lock lock(state_mutex());
@@ -274,7 +235,7 @@ void Simulator::finish() {
 
 void Simulator::synchronize(cudaStream_t stream) {
   Lock lock(state_mutex());
-  const OperationPtr target = stream_of(*state_, stream).tail;
+  const OperationPtr target = state_->named_stream(stream).tail;
   ++state_->inside;
   state_->wait_for(lock, target);
   --state_->inside;
@@ -291,19 +252,6 @@ void Simulator::use_device(int device) {
   stack.back() = state_->handle_of(device);
 }
 
-CUcontext Simulator::use_user_context(int device) {
-  const Lock lock(state_mutex());
-  const CUcontext made = state_->make_user_context(device, false);
-  state_->thread().contexts.push_back(made);
-  return made;
-}
-
-CUcontext Simulator::make_green_context(int device) {
-  const Lock lock(state_mutex());
-  state_->activate(device);
-  return state_->make_user_context(device, true);
-}
-
 std::vector<int> Simulator::context_stack() const {
   const Lock lock(state_mutex());
   std::vector<int> devices;
@@ -313,23 +261,12 @@ std::vector<int> Simulator::context_stack() const {
   return devices;
 }
 
-cudaStream_t Simulator::make_stream(unsigned flags, int device) {
-  const Lock lock(state_mutex());
-  state_->activate(device);
-  return state_->new_stream(StreamState::created, state_->handle_of(device), flags, false).handle;
-}
-
 cudaStream_t Simulator::make_stream_in(CUcontext context, unsigned flags) {
   const Lock lock(state_mutex());
   const auto user = state_->user_contexts.find(context);
   if (user != state_->user_contexts.end() && user->second.green && flags != cudaStreamNonBlocking)
     throw std::invalid_argument("streams of green contexts are non-blocking");
   return state_->new_stream(StreamState::created, context, flags, false).handle;
-}
-
-void Simulator::destroy_stream(cudaStream_t stream) {
-  const Lock lock(state_mutex());
-  state_->destroy(stream_of(*state_, stream));
 }
 
 cudaError_t Simulator::order(cudaStream_t earlier, cudaStream_t later, int device) {
@@ -345,18 +282,6 @@ cudaError_t Simulator::order(cudaStream_t earlier, cudaStream_t later, int devic
     return error;
   }
   return cudaSuccess;
-}
-
-// ---- capture
-
-cudaError_t Simulator::begin_capture(cudaStream_t stream, cudaStreamCaptureMode mode) {
-  const Lock lock(state_mutex());
-  return state_->begin_capture(state_->thread(), stream_of(*state_, stream), mode);
-}
-
-cudaError_t Simulator::end_capture(cudaStream_t stream) {
-  const Lock lock(state_mutex());
-  return state_->end_capture(state_->thread(), stream_of(*state_, stream));
 }
 
 void Simulator::set_attribute(cudaDeviceAttr attribute, int value, int device) {

@@ -13,6 +13,14 @@
 namespace dlbridge::cuda_sim {
 
 class Simulator {
+  struct Locked {
+    Lock lock;
+    State* state;
+    State* operator->() const { return state; }
+    State& operator*() const { return *state; }
+  };
+  Locked locked() const { return {Lock(state_mutex()), state_.get()}; }
+
  public:
   explicit Simulator(Config config = {});
   /// Lets everything that is held go. Undelivered reports are lost.
@@ -64,10 +72,18 @@ class Simulator {
   /// The devices stand still: nothing runs, synchronising calls block (pageable copies may),
   /// queries answer NotReady.
   void hold() { locked()->held = true; }
-  void go();
+  void go() {
+    const Locked state = locked();
+    state->held = false;
+    state->go();
+  }
   /// The operations of one stream do not run; what does not depend on them does.
-  void hold_stream(cudaStream_t stream);
-  void go_stream(cudaStream_t stream);
+  void hold_stream(cudaStream_t stream) { locked()->named_stream(stream).held = true; }
+  void go_stream(cudaStream_t stream) {
+    const Locked state = locked();
+    state->named_stream(stream).held = false;
+    state->go();
+  }
   /// Waits until `count` threads are blocked in a synchronising call or by a host function, which
   /// may call this too. False after ten seconds.
   bool wait_until_blocked(int count) const;
@@ -89,10 +105,17 @@ class Simulator {
   void use_device(int device);
   /// A context of `device` besides the primary one, as cuCtxCreate makes it; current on the calling
   /// thread.
-  CUcontext use_user_context(int device);
+  CUcontext use_user_context(int device) {
+    const Locked state = locked();
+    return state->thread().contexts.emplace_back(state->make_user_context(device, false));
+  }
   /// One of a green context, as cuCtxFromGreenCtx gives it: with it the primary context is made,
   /// its streams are non-blocking, and it may be current to one thread only.
-  CUcontext make_green_context(int device);
+  CUcontext make_green_context(int device) {
+    const Locked state = locked();
+    state->activate(device);
+    return state->make_user_context(device, true);
+  }
   /// Empties the calling thread's stack of contexts.
   void use_no_device() { locked()->thread().contexts.clear(); }
   bool context_active(int device) const { return locked()->contexts.at(device).active; }
@@ -103,19 +126,30 @@ class Simulator {
   void reset_device(int device) { locked()->lose(device); }
 
   // Streams of the tests: not counted, not subject to faults, no leak.
-  cudaStream_t make_stream(unsigned flags, int device = 1);
+  cudaStream_t make_stream(unsigned flags, int device = 1) {
+    return make_stream_in(make_context(device), flags);
+  }
   /// The same in a context of use_user_context() or make_green_context().
   cudaStream_t make_stream_in(CUcontext context, unsigned flags);
   /// Its handle is that of the next stream that is made.
-  void destroy_stream(cudaStream_t stream);
+  void destroy_stream(cudaStream_t stream) {
+    const Locked state = locked();
+    state->destroy(state->named_stream(stream));
+  }
   /// `later` waits for what `earlier` has so far, as by an event between them, which joins captures
   /// too. Handles 1 and 2 are those of `device`. No call, no event of anybody.
   cudaError_t order(cudaStream_t earlier, cudaStream_t later, int device = 1);
 
   // Stream capture, as cudaStreamBeginCapture and cudaStreamEndCapture.
   cudaError_t begin_capture(cudaStream_t stream,
-                            cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal);
-  cudaError_t end_capture(cudaStream_t stream);
+                            cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal) {
+    const Locked state = locked();
+    return state->begin_capture(state->thread(), state->named_stream(stream), mode);
+  }
+  cudaError_t end_capture(cudaStream_t stream) {
+    const Locked state = locked();
+    return state->end_capture(state->thread(), state->named_stream(stream));
+  }
   /// Operations that went into captures instead of running.
   size_t captured_operations() const { return locked()->captured; }
   /// The calling thread's mode.
@@ -158,14 +192,6 @@ class Simulator {
   void reset_peaks();
 
  private:
-  struct Locked {
-    Lock lock;
-    State* state;
-    State* operator->() const { return state; }
-    State& operator*() const { return *state; }
-  };
-  Locked locked() const { return {Lock(state_mutex()), state_.get()}; }
-
   std::unique_ptr<State> state_;
 };
 

@@ -126,7 +126,6 @@ inline OperationPtr operation(std::string text) {
 }
 
 struct Capture {
-  uint64_t id = 0;
   StreamState* origin = nullptr;
   cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
   uint64_t thread = 0;
@@ -248,6 +247,9 @@ struct State {
   /// else of the device's primary context. Null: reported, except where `function` only asks.
   StreamState* find_stream(cudaStream_t handle, int device, ThreadState& thread,
                            const char* function = "");
+  /// That which a test names; the default ones are those of the device of `memory` or of the
+  /// thread.
+  StreamState& named_stream(cudaStream_t handle, const void* memory = nullptr);
   EventState* find_event(cudaEvent_t handle);
   /// Enqueues after what the stream itself orders and `after`, unless the stream is captured, and
   /// lets the schedule go on.
@@ -352,7 +354,6 @@ struct State {
   std::vector<std::thread> driver_threads;
 
   std::vector<std::shared_ptr<Capture>> captures;
-  uint64_t capture_ids = 0;
   size_t captured = 0;
 
   std::vector<Fault> faults;
