@@ -31,7 +31,7 @@ class Loan {
  public:
   static constexpr int32_t kInlineRank = 8;
 
-  Loan() noexcept { view_.shape = view_.strides = inline_; }
+  Loan() noexcept { use_inline_dims(); }
   Loan(Loan&& other) noexcept { take(other); }
   Loan& operator=(Loan&& other) noexcept {
     if (this != &other) {
@@ -55,13 +55,9 @@ class Loan {
   /// Makes room for `ndim` extents and strides, whose values are not set. Throws std::bad_alloc
   /// above kInlineRank.
   void set_rank(int32_t ndim) {
-    int64_t* dims = inline_;
-    if (ndim > kInlineRank) [[unlikely]]
-      dims = new int64_t[2 * static_cast<size_t>(ndim)];
-    free_dims();
+    if (ndim > kInlineRank || view_.shape != inline_) [[unlikely]]
+      change_dims(ndim);
     view_.ndim = ndim;
-    view_.shape = dims;
-    view_.strides = dims + (dims == inline_ ? kInlineRank : ndim);
   }
   int64_t* shape() noexcept { return const_cast<int64_t*>(view_.shape); }
   int64_t* strides() noexcept { return const_cast<int64_t*>(view_.strides); }
@@ -101,7 +97,7 @@ class Loan {
     call_deleter();
     free_dims();
     view_ = TensorView{};
-    view_.shape = view_.strides = inline_;
+    use_inline_dims();
     original = Deleter{};
   }
 
@@ -111,6 +107,20 @@ class Loan {
       const Deleter deleter = release_deleter();
       deleter.release(deleter.context);
     }
+  }
+
+  void use_inline_dims() noexcept {
+    view_.shape = inline_;
+    view_.strides = inline_ + kInlineRank;
+  }
+
+  [[gnu::noinline, gnu::cold]] void change_dims(int32_t ndim) {
+    int64_t* dims = ndim > kInlineRank ? new int64_t[2 * static_cast<size_t>(ndim)] : nullptr;
+    free_dims();
+    use_inline_dims();
+    if (dims == nullptr) return;
+    view_.shape = dims;
+    view_.strides = dims + ndim;
   }
 
   void free_dims() noexcept {
@@ -125,10 +135,9 @@ class Loan {
     if (view_.shape == other.inline_) [[likely]] {
       std::copy_n(other.view_.shape, view_.ndim, inline_);
       std::copy_n(other.view_.strides, view_.ndim, inline_ + kInlineRank);
-      view_.shape = inline_;
-      view_.strides = inline_ + kInlineRank;
+      use_inline_dims();
     }
-    other.view_.shape = other.view_.strides = other.inline_;
+    other.use_inline_dims();
     other.view_.ndim = 0;
     other.view_.data = nullptr;
   }

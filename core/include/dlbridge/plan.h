@@ -49,9 +49,9 @@ class DTypeSet {
   [[gnu::always_inline]] static constexpr int slot(DType type) noexcept {
     const auto bits = static_cast<unsigned>(type.bits());
     if (code_of(type) >= 32 || type.lanes() != 1) return -1;
-    const bool single_bit = bits != 0 && (bits & (bits - 1)) == 0;  // no call of popcount
-    if (!single_bit && bits != 6) return -1;
-    return static_cast<int>(code_of(type) * 16) + width_of(bits);
+    if ((bits ^ (bits - 1)) <= bits - 1) [[unlikely]]  // not a single bit; no call of popcount
+      return bits == 6 ? static_cast<int>(code_of(type) * 16) + width_of(bits) : -1;
+    return static_cast<int>(code_of(type) * 16) + std::countr_zero(bits);
   }
 
  private:
@@ -91,7 +91,7 @@ struct TargetTraits {
   bool host_only = false;  ///< lives in host memory: others must be staged with device="cpu"
 
   constexpr bool every_layout() const noexcept {
-    return negative_strides && zero_strides && partial_overlap;
+    return negative_strides & zero_strides & partial_overlap;
   }
   constexpr bool accepts_device(DLDevice device) const noexcept {
     const auto type = static_cast<uint32_t>(device.device_type);
@@ -141,7 +141,7 @@ namespace detail {
 
 /// True if each stride is positive and larger than the reach of the inner dimensions together: no
 /// reversed, broadcast or overlapping dimension. False decides nothing.
-inline bool is_plain_layout(const TensorView& view) noexcept {
+[[gnu::always_inline]] inline bool is_plain_layout(const TensorView& view) noexcept {
   int64_t reach = 0;
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
     const int64_t extent = view.shape[i];
@@ -156,15 +156,15 @@ inline bool is_plain_layout(const TensorView& view) noexcept {
   return true;
 }
 
-/// True in the common case: the call names nothing, and there is no reason against sharing. False
-/// decides nothing.
-inline bool is_plainly_shareable(const TensorView& view, const TargetTraits& target,
-                                 const Request& request) noexcept {
+/// True in the common case: there is no reason against sharing. False decides nothing.
+[[gnu::always_inline]] inline bool is_plainly_shareable(const TensorView& view,
+                                                        const TargetTraits& target) noexcept {
   // Every single-lane type of whole bytes in a DTypeSet has a power of two as its size.
-  const uintptr_t misaligned = reinterpret_cast<uintptr_t>(view.data) & (view.dtype.bits / 8 - 1);
-  return request.names_nothing() && view.reasons.empty() && view.dtype.bits >= 8 &&
-         target.dtypes.contains_bytes(view.dtype) && target.accepts_device(view.device) &&
-         view.ndim <= target.max_ndim && (view.access != Access::read_only || target.read_only) &&
+  const uintptr_t misaligned =
+      reinterpret_cast<uintptr_t>(view.data) & (uintptr_t{view.dtype.bits} / 8 - 1);
+  return view.reasons.empty() && view.dtype.bits >= 8 && target.dtypes.contains_bytes(view.dtype) &&
+         target.accepts_device(view.device) && view.ndim <= target.max_ndim &&
+         (view.access != Access::read_only || target.read_only) &&
          (misaligned == 0 || target.misaligned) && (target.every_layout() || is_plain_layout(view));
 }
 
@@ -178,9 +178,16 @@ DLBRIDGE_API Plan plan_slow(const TensorView& view, const TargetTraits& target,
 inline Plan plan(const TensorView& view, const TargetTraits& target,
                  const Request& request) noexcept {
   assert(view.ndim == 0 || (view.ndim > 0 && view.shape != nullptr && view.strides != nullptr));
-  if (detail::is_plainly_shareable(view, target, request)) [[likely]]
+  if (request.names_nothing() && detail::is_plainly_shareable(view, target)) [[likely]]
     return {};
   return detail::plan_slow(view, target, request);
+}
+
+/// Whether plan() shares where the call names nothing. For hot paths.
+[[gnu::always_inline]] inline bool shares_plainly(const TensorView& view,
+                                                  const TargetTraits& target) noexcept {
+  return detail::is_plainly_shareable(view, target) ||
+         detail::plan_slow(view, target, {}).verdict == Verdict::share;
 }
 
 /// The error of a refused plan: field, found, expected, and the call that works. Requires: reasons.

@@ -12,6 +12,10 @@ constexpr size_t kMaxAdapters = 8;
 std::array<const Adapter*, kMaxAdapters> g_adapters{};
 std::atomic<size_t> g_count{0};
 
+// The exact types of all adapters.
+std::array<KnownType, 2 * kMaxAdapters> g_types{};
+std::atomic<size_t> g_type_count{0};
+
 struct ExpectedAdapter {
   std::string name;
   std::string module;
@@ -65,11 +69,12 @@ std::span<const Adapter* const> adapters() noexcept {
   return {g_adapters.data(), g_count.load(std::memory_order_acquire)};
 }
 
-const Adapter* adapter_by_type(PyTypeObject* type) noexcept {
-  for (const Adapter* adapter : adapters()) {
-    if (adapter->exact_types[0] == type || adapter->exact_types[1] == type) return adapter;
+const KnownType& find_type(PyTypeObject* type) noexcept {
+  const size_t count = g_type_count.load(std::memory_order_acquire);
+  for (const KnownType& known : std::span(g_types.data(), count)) {
+    if (known.type == type) return known;
   }
-  return nullptr;
+  return kNoType;
 }
 
 const Adapter* adapter_for(PyObject* x) {
@@ -124,6 +129,11 @@ void add_adapter(const Adapter* adapter) {
   if (find_loaded(adapter->traits->name) != nullptr) return;
   if (count == kMaxAdapters)
     throw Error(ErrorCode::adapter_unavailable, adapter->traits->name, "too many adapters");
+  size_t types = g_type_count.load();
+  for (PyTypeObject* type : adapter->exact_types) {
+    if (type != nullptr) g_types[types++] = {type, adapter};
+  }
+  g_type_count.store(types, std::memory_order_release);
   g_adapters[count] = adapter;
   g_count.store(count + 1, std::memory_order_release);
 }

@@ -4,6 +4,7 @@
 
 #include <Python.h>
 
+#include <atomic>
 #include <span>
 #include <string>
 #include <string_view>
@@ -12,8 +13,34 @@
 
 namespace dlbridge::python {
 
-/// The adapter whose exact type `type` is, or null. The hot path: a few comparisons.
-const Adapter* adapter_by_type(PyTypeObject* type) noexcept;
+/// An exact type and its adapter.
+struct KnownType {
+  PyTypeObject* type = nullptr;
+  const Adapter* adapter = nullptr;
+};
+
+inline constexpr KnownType kNoType;
+
+/// The entry whose exact type `type` is, or kNoType. Lives as long as the process.
+const KnownType& find_type(PyTypeObject* type) noexcept;
+
+/// The adapter whose exact type `type` is, or null. A few comparisons.
+inline const Adapter* adapter_by_type(PyTypeObject* type) noexcept {
+  return find_type(type).adapter;
+}
+
+/// The same for the hot paths: `recent` holds what the caller was given last, kNoType to begin
+/// with.
+using RecentType = std::atomic<const KnownType*>;
+[[gnu::always_inline]] inline const Adapter* adapter_by_type(PyTypeObject* type,
+                                                             RecentType& recent) noexcept {
+  const KnownType* known = recent.load(std::memory_order_acquire);
+  if (known->type != type) [[unlikely]] {
+    known = &find_type(type);
+    recent.store(known, std::memory_order_release);
+  }
+  return known->adapter;
+}
 
 /// The adapter that takes `x`, subclasses included; null if none does. Loads an expected adapter
 /// whose framework is imported and whose type `x` has. Throws where loading fails.

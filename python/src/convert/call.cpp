@@ -4,7 +4,9 @@
 #include <array>
 #include <span>
 
+#include "bridge/registry.h"
 #include "convert/arguments.h"
+#include "tensor/value.h"
 
 namespace dlbridge::python {
 namespace {
@@ -30,18 +32,26 @@ constexpr Signature signature_of(Function function) noexcept {
   return {"from_dlpack", 3};
 }
 
+const Adapter& target_of(Function function) {
+  if (function == Function::from_dlpack) return tensor_adapter();
+  return adapter_named(function == Function::to_numpy ? "numpy" : "torch");
+}
+
 }  // namespace
 
-PyObject* call_with_keywords(Function function, const Adapter& target, PyObject* const* args,
-                             Py_ssize_t nargs, PyObject* names) {
-  const Signature signature = signature_of(function);
-  const CallArguments call =
-      read_call(signature.name, args, nargs, names, std::span(kKeywords).first(signature.keywords));
-  const Request request = read_request(call, target);
-  const bool into = call.out != nullptr && call.out != Py_None;
-  const Reference array = array_of_scalar(call.x, into || request.copy >= CopyMode::if_needed);
-  PyObject* x = array ? array.get() : call.x;
-  return into ? convert_into(x, target, request, call.out) : convert(x, target, request);
+PyObject* call_slow(Function function, const Adapter*& target, PyObject* const* args,
+                    Py_ssize_t nargs, PyObject* names) noexcept {
+  return translated([&] {
+    if (target == nullptr) target = &target_of(function);
+    const Signature signature = signature_of(function);
+    const CallArguments call = read_call(signature.name, args, nargs, names,
+                                         std::span(kKeywords).first(signature.keywords));
+    const Request request = read_request(call, *target);
+    const bool into = call.out != nullptr && call.out != Py_None;
+    const Reference array = array_of_scalar(call.x, into || request.copy >= CopyMode::if_needed);
+    PyObject* x = array ? array.get() : call.x;
+    return into ? convert_into(x, *target, request, call.out) : convert(x, *target, request);
+  });
 }
 
 }  // namespace dlbridge::python

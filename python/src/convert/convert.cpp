@@ -10,6 +10,7 @@
 #include "dlbridge/layout.h"
 #include "gpu/convert.h"
 #include "gpu/streams.h"
+#include "tensor/value.h"
 
 namespace dlbridge::python {
 namespace {
@@ -61,17 +62,36 @@ PyObject* convert_leaf(PyObject* x, const Adapter& target, const Request& reques
   return convert(array ? array.get() : x, target, request);
 }
 
-}  // namespace
-
-PyObject* convert(PyObject* x, const Adapter& target) {
-  if (const Adapter* own = adapter_by_type(Py_TYPE(x))) [[likely]] {
+[[gnu::always_inline]] inline PyObject* convert_plain(PyObject* x, const Adapter& target,
+                                                      RecentType& recent) {
+  if (const Adapter* own = adapter_by_type(Py_TYPE(x), recent)) [[likely]] {
     Loan loan;
     check(own->describe(x, &loan));
-    if (loan.view().device.device_type == kDLCPU &&
-        plan(loan.view(), *target.traits, kNothingNamed).verdict == Verdict::share) [[likely]]
+    if (loan.view().device.device_type == kDLCPU && shares_plainly(loan.view(), *target.traits))
+        [[likely]]
       return share(x, *own, loan, target);
   }
   return convert(x, target, kNothingNamed);
+}
+
+}  // namespace
+
+[[gnu::noinline]] PyObject* converted(PyObject* x, const Adapter& target,
+                                      RecentType& recent) noexcept {
+  return translated(
+      [&]() __attribute__((always_inline)) { return convert_plain(x, target, recent); });
+}
+
+[[gnu::noinline]] PyObject* handle_of(PyObject* x) noexcept {
+  return translated([&] {
+    PyObject* handle = share_as_tensor(x);
+    return handle != nullptr ? handle : convert(x, tensor_adapter(), kNothingNamed);
+  });
+}
+
+PyObject* convert(PyObject* x, const Adapter& target) {
+  static RecentType recent{&kNoType};  // a container's leaves are of one kind
+  return convert_plain(x, target, recent);
 }
 
 PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {

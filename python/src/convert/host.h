@@ -24,7 +24,8 @@ void copy_elements(const TensorView& src, const TensorView& dst, bool fresh);
 
 /// A new reference to `target`'s object over the memory of `x`, which `own` has described in
 /// `loan`. Inline: the hot path.
-inline PyObject* share(PyObject* x, const Adapter& own, Loan& loan, const Adapter& target) {
+[[gnu::always_inline]] inline PyObject* share(PyObject* x, const Adapter& own, Loan& loan,
+                                              const Adapter& target) {
   PyObject* result = nullptr;
   if (loan.original && target.reuse_storage != nullptr) {
     check(target.reuse_storage(&loan, &result));

@@ -21,6 +21,7 @@
 #include "sources/capsule.h"
 #include "tensor/class.h"
 #include "tensor/exports.h"
+#include "tensor/value.h"
 
 namespace nb = nanobind;
 
@@ -34,7 +35,7 @@ constexpr std::array kExplainKeywords{
 
 template <Function function>
 PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
-  return translated([&] { return call<function>(args, nargs, names); });
+  return call<function>(args, nargs, names);
 }
 
 // The result of explain(): the plan in words.

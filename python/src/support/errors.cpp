@@ -2,6 +2,7 @@
 #include "support/errors.h"
 
 #include <cstring>
+#include <new>
 
 namespace dlbridge::python {
 namespace {
@@ -30,6 +31,8 @@ void throw_type_error(std::string message) {
   throw Error(ErrorCode::unsupported_type, "type", std::move(message));
 }
 
+void throw_taken(Error* error) { throw Error(*std::unique_ptr<Error>(error)); }
+
 void clear_exception() {
   if (PyErr_Occurred() != nullptr && !PyErr_ExceptionMatches(PyExc_Exception)) throw_pending();
   PyErr_Clear();
@@ -40,6 +43,18 @@ std::string repr_of(PyObject* object) {
   if (!repr) clear_exception();
   const auto text = utf8_of(repr.get());
   return std::string(text ? *text : "an object");
+}
+
+Error* current_error() noexcept {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return new Error(error);
+  } catch (const std::bad_alloc&) {
+    return new Error(ErrorCode::out_of_memory, "memory", "no memory left for the exchange");
+  } catch (const std::exception& error) {
+    return new Error(ErrorCode::framework_error, "framework", error.what());
+  }
 }
 
 void set_exception(const Error& error) noexcept {
@@ -68,15 +83,8 @@ void set_exception(const Error& error) noexcept {
 }
 
 void set_current_exception() noexcept {
-  try {
-    throw;
-  } catch (const Error& error) {
-    set_exception(error);
-  } catch (const std::bad_alloc&) {
-    set_exception({ErrorCode::out_of_memory, "memory", "no memory left for the exchange"});
-  } catch (const std::exception& error) {
-    set_exception({ErrorCode::framework_error, "framework", error.what()});
-  }
+  const std::unique_ptr<Error> error(current_error());
+  set_exception(*error);
 }
 
 }  // namespace dlbridge::python

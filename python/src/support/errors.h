@@ -8,7 +8,6 @@
 #include <Python.h>
 
 #include <memory>
-#include <new>
 #include <string>
 #include <utility>
 
@@ -38,9 +37,15 @@ inline Reference checked(PyObject* result) {
 }
 
 /// Throws an Error that crossed a module boundary, if there is one; takes it.
-inline void check(Error* error) {
-  if (error != nullptr) throw Error(*std::unique_ptr<Error>(error));
+[[noreturn]] void throw_taken(Error* error);
+[[gnu::always_inline]] inline void check(Error* error) {
+  if (error != nullptr) [[unlikely]]
+    throw_taken(error);
 }
+
+/// The exception that is being handled, as an Error that the caller owns. Requires: called from a
+/// catch block.
+Error* current_error() noexcept;
 
 /// Runs `body` and returns what it throws as an Error that the caller owns, or null: for functions
 /// that another extension module calls. A thread that the interpreter ends in `body` is parked
@@ -50,12 +55,8 @@ Error* guarded(Body&& body) noexcept {
   try {
     parked_at_exit(std::forward<Body>(body));
     return nullptr;
-  } catch (const Error& error) {
-    return new Error(error);
-  } catch (const std::bad_alloc&) {
-    return new Error(ErrorCode::out_of_memory, "memory", "no memory left for the exchange");
-  } catch (const std::exception& error) {
-    return new Error(ErrorCode::framework_error, "framework", error.what());
+  } catch (...) {
+    return current_error();
   }
 }
 
@@ -70,7 +71,7 @@ void set_current_exception() noexcept;
 /// Runs `body`, which returns a new reference, and returns its result; where it throws, sets the
 /// Python exception and returns null. For entry points that Python calls.
 template <typename Body>
-PyObject* translated(Body&& body) noexcept {
+[[gnu::always_inline]] inline PyObject* translated(Body&& body) noexcept {
   try {
     return parked_at_exit(std::forward<Body>(body));
   } catch (...) {

@@ -85,7 +85,6 @@ void deallocate_tensor(PyObject* self) {
   release_with_gil(tensor.loan.release_deleter());
   std::destroy_at(&tensor.loan);
   Allocation::free(&tensor);
-  Py_DECREF(tensor_type);
 }
 
 void register_tensor_adapter() {
@@ -102,7 +101,8 @@ PyObject* new_tensor(Loan&& loan) {
 }
 
 PyObject* share_as_tensor(PyObject* x) {
-  const Adapter* adapter = adapter_by_type(Py_TYPE(x));
+  static RecentType recent{&kNoType};
+  const Adapter* adapter = adapter_by_type(Py_TYPE(x), recent);
   if (adapter == nullptr) return nullptr;
   Tensor* tensor = Allocation::allocate(tensor_type);
   if (tensor == nullptr) throw_pending();
@@ -110,12 +110,8 @@ PyObject* share_as_tensor(PyObject* x) {
   tensor->stream = 0;
   Reference made(tensor);
   check(adapter->describe(x, &loan));
-  static const TargetTraits& traits = neutral_traits();
-  static constexpr Request kNothingNamed;
-  if (loan.view().device.device_type != kDLCPU ||
-      plan(loan.view(), traits, kNothingNamed).verdict != Verdict::share) {
+  if (loan.view().device.device_type != kDLCPU || !shares_plainly(loan.view(), *g_adapter.traits))
     return nullptr;
-  }
   check(adapter->acquire(x, &loan));
   return made.release();
 }

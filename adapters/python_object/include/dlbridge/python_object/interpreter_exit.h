@@ -14,7 +14,7 @@ namespace dlbridge {
 /// Runs a call that may take the GIL again, as Python code does; a thread that the interpreter ends
 /// there is parked for good instead, which is what Python itself does from 3.14 on.
 template <typename Call>
-decltype(auto) parked_at_exit(Call&& call) {
+[[gnu::always_inline]] inline decltype(auto) parked_at_exit(Call&& call) {
   try {
     return std::forward<Call>(call)();
   } catch (abi::__forced_unwind&) {
