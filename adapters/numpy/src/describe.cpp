@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // ndarray -> Loan.
 #include <algorithm>
-#include <bit>
 #include <cassert>
 
 #include "dlbridge/numpy.h"
@@ -35,26 +34,30 @@ bool is_masked(PyObject* array) noexcept {
 
 // Byte strides to element strides. Returns false where one does not divide, extents of 0 and 1
 // aside.
-bool read_strides(PyArrayObject* array, int64_t itemsize, Loan& loan) noexcept {
+bool read_strides(PyArrayObject* array, int shift, Loan& loan) noexcept {
   const npy_intp* shape = PyArray_DIMS(array);
   const npy_intp* stride_bytes = PyArray_STRIDES(array);
-  const int ndim = PyArray_NDIM(array);
-  const auto size = static_cast<uint64_t>(itemsize);
+  int64_t* extents = loan.shape();
+  int64_t* strides = loan.strides();
   // Every type that can be shared has a power of two as its size: shifting is exact, negative
   // strides included.
-  const int shift = std::countr_zero(size);
+  const int64_t within = (int64_t{1} << shift) - 1;
   int64_t odd = 0;
   bool empty = false;
-  for (int i = 0; i < ndim; ++i) {
-    loan.shape()[i] = shape[i];
-    loan.strides()[i] = stride_bytes[i] >> shift;
-    if (shape[i] > 1)
-      odd |= stride_bytes[i];
-    else if ((static_cast<uint64_t>(stride_bytes[i]) & (size - 1)) != 0)
-      loan.strides()[i] = 0;  // a step that is never taken, and that elements cannot count
-    empty |= shape[i] == 0;
+  for (int i = 0, ndim = PyArray_NDIM(array); i < ndim; ++i) {
+    const int64_t extent = shape[i];
+    const int64_t step = stride_bytes[i];
+    extents[i] = extent;
+    strides[i] = step >> shift;
+    if (extent > 1) {
+      odd |= step;
+      continue;
+    }
+    // A step that is never taken, and that elements may not be able to count.
+    if ((step & within) != 0) strides[i] = 0;
+    empty |= extent == 0;
   }
-  return empty || (static_cast<uint64_t>(odd) & (size - 1)) == 0;
+  return (odd & within) == 0 || empty;
 }
 
 // The loan of an array that dlbridge made, through any number of NumPy views.
@@ -93,11 +96,10 @@ void describe_ndarray(PyObject* object, Loan& loan) {
     return;
   }
   view.dtype = entry.dtype;
-  const DType dtype(entry.dtype);
-  view.subbyte_padded = dtype.is_subbyte();
+  view.subbyte_padded = entry.padded;
   if (!PyArray_ISNOTSWAPPED(array)) [[unlikely]]
     view.reasons.add(ErrorCode::byte_order);
-  if (!read_strides(array, dtype.itemsize(), loan)) [[unlikely]]
+  if (!read_strides(array, entry.shift, loan)) [[unlikely]]
     view.reasons.add(ErrorCode::stride_not_multiple);
   if (PyArray_BASE(array) != nullptr) loan.original = original_of(array);
 }

@@ -106,7 +106,7 @@ void register_packaged(PyObject* module) noexcept {
     if (PyArray_DescrConverter(type, &descriptor) == NPY_SUCCEED) {
       const int slot = descriptor->type_num - kFirstUserType;
       if (slot >= 0 && slot < kUserTypes) {
-        g_maps.user[static_cast<size_t>(slot)] = {row.dtype, true};
+        g_maps.user[static_cast<size_t>(slot)] = NumpyDType(row.dtype);
         put(row.dtype, descriptor);  // kept for good
       } else {
         Py_DECREF(descriptor);
@@ -133,7 +133,7 @@ void initialize_dtype_map() {
     traits.devices |= 1u << static_cast<int>(type);
   for (const Packaged& row : kPackaged) traits.dtypes_missing.add(row.dtype);
   for (const Builtin& row : kBuiltins) {
-    tables.builtin[static_cast<size_t>(row.type_num)] = {row.dtype, true};
+    tables.builtin[static_cast<size_t>(row.type_num)] = NumpyDType(row.dtype);
     put(row.dtype, PyArray_DescrFromType(row.type_num));
   }
 }

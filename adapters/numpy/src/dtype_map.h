@@ -2,6 +2,7 @@
 // NumPy's type numbers <-> DLPack's types.
 #pragma once
 
+#include <bit>
 #include <optional>
 
 #include "dlbridge/plan.h"
@@ -10,9 +11,18 @@
 namespace dlbridge {
 
 /// One row of the map from type number to DLPack type.
-struct NumpyDType {
+struct alignas(8) NumpyDType {
+  constexpr NumpyDType() noexcept = default;
+  constexpr explicit NumpyDType(DType type) noexcept
+      : dtype(type),
+        held(true),
+        padded(type.is_subbyte()),
+        shift(static_cast<uint8_t>(std::countr_zero(static_cast<uint64_t>(type.itemsize())))) {}
+
   DLDataType dtype{};
-  bool held = false;  ///< the type can be exchanged
+  bool held = false;    ///< the type can be exchanged
+  bool padded = false;  ///< elements are smaller than a byte and fill one
+  uint8_t shift = 0;    ///< the size of an element is 1 << shift
 };
 
 /// A type that DLPack does not have: what it is, in words, and what an array of it can be passed

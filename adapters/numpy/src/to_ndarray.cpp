@@ -19,39 +19,52 @@ char g_no_elements = 0;
 
 constexpr int32_t kMaxNdim = 64;
 
-PyArray_Descr* new_descriptor(DLDataType dtype) {
-  PyArray_Descr* descriptor = descriptor_for(dtype);
-  if (descriptor == nullptr) {
-    throw Error(ErrorCode::unsupported_dtype, "dtype",
-                "dtype is " + DType(dtype).name() + ", which NumPy does not have here");
-  }
-  Py_INCREF(descriptor);
-  return descriptor;
+[[noreturn, gnu::cold]] void refuse(DLDataType dtype) {
+  throw Error(ErrorCode::unsupported_dtype, "dtype",
+              "dtype is " + DType(dtype).name() + ", which NumPy does not have here");
 }
 
-// An array over `data`, without a base; `data` null: NumPy allocates.
-PyObject* new_array(const TensorView& view, const int64_t* strides, DLDataType dtype, void* data,
-                    int flags) {
-  PyArray_Descr* descriptor = new_descriptor(dtype);
-  std::array<npy_intp, kMaxNdim> stride_bytes;
+// Writes the strides of `view` in bytes.
+[[gnu::noinline]] void write_stride_bytes(const TensorView& view, DLDataType dtype,
+                                          npy_intp* out) noexcept {
   const auto itemsize = static_cast<uint64_t>(DType(dtype).itemsize());
   // Unsigned: the stride of a dimension without a step (extent 0 or 1) may be any number.
   for (int32_t i = 0; i < view.ndim; ++i)
-    stride_bytes[i] = static_cast<npy_intp>(static_cast<uint64_t>(strides[i]) * itemsize);
-  PyObject* array = PyArray_NewFromDescr(&PyArray_Type, descriptor, view.ndim, view.shape,
-                                         stride_bytes.data(), data, flags, nullptr);
-  if (array == nullptr) throw_python_error();
+    out[i] = static_cast<npy_intp>(static_cast<uint64_t>(view.strides[i]) * itemsize);
+}
+
+// An array of the layout of `view`, without a base. `data` null: NumPy allocates. An array with a
+// broadcast dimension is not writable, whatever `flags` says.
+[[gnu::always_inline]] inline PyObject* new_array(const TensorView& view, DLDataType dtype,
+                                                  void* data, int flags) {
+  PyArray_Descr* descriptor = descriptor_for(dtype);
+  if (descriptor == nullptr) [[unlikely]]
+    refuse(dtype);
+  // Without strides NumPy makes a row-major array and need not find out that it is one.
+  const npy_intp* strides = nullptr;
+  std::array<npy_intp, kMaxNdim> stride_bytes;
+  uint64_t next = 1;
+  int32_t inner = view.ndim;
+  while (inner > 0 && static_cast<uint64_t>(view.strides[inner - 1]) == next)
+    next *= static_cast<uint64_t>(view.shape[--inner]);
+  if (inner > 0 || next == 0) [[unlikely]] {
+    write_stride_bytes(view, dtype, stride_bytes.data());
+    strides = stride_bytes.data();
+    if (broadcast_dimension(view) >= 0) flags &= ~NPY_ARRAY_WRITEABLE;
+  }
+  Py_INCREF(descriptor);
+  PyObject* array = PyArray_NewFromDescr(&PyArray_Type, descriptor, view.ndim, view.shape, strides,
+                                         data, flags, nullptr);
+  if (array == nullptr) [[unlikely]]
+    throw_python_error();
   return array;
 }
 
+void* data_of(const TensorView& view) noexcept { return view.data ? view.data : &g_no_elements; }
+
 // An array over memory that the caller keeps alive while it is used.
 PyObject* borrow(const TensorView& memory, int flags) {
-  return new_array(memory, memory.strides, memory.dtype, memory.data ? memory.data : &g_no_elements,
-                   flags);
-}
-
-bool is_writable(const TensorView& view) noexcept {
-  return view.access == Access::writable && broadcast_dimension(view) < 0;
+  return new_array(memory, memory.dtype, data_of(memory), flags);
 }
 
 }  // namespace
@@ -62,9 +75,8 @@ PyObject* to_ndarray(Loan&& loan) {
     throw Error(ErrorCode::too_many_dimensions, "ndim",
                 "ndim is " + std::to_string(view.ndim) + "; NumPy has at most 64 dimensions");
   }
-  PyObject* array =
-      new_array(view, view.strides, view.dtype, view.data ? view.data : &g_no_elements,
-                is_writable(view) ? NPY_ARRAY_WRITEABLE : 0);
+  PyObject* array = new_array(view, view.dtype, data_of(view),
+                              view.access == Access::writable ? NPY_ARRAY_WRITEABLE : 0);
   LoanBase* base = new_loan_base();
   if (base == nullptr) {
     Py_DECREF(array);
@@ -85,7 +97,7 @@ PyObject* empty_ndarray(const TensorView& like, DLDataType dtype, Loan& memory) 
   TensorView& view = memory.view();
   view.dtype = dtype;
   view.subbyte_padded = DType(dtype).is_subbyte();
-  PyObject* array = new_array(view, view.strides, dtype, nullptr, 0);
+  PyObject* array = new_array(view, dtype, nullptr, 0);
   view.data = PyArray_DATA(as_array(array));
   return array;
 }

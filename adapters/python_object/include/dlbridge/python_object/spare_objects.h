@@ -14,20 +14,25 @@ namespace dlbridge {
 template <typename Object>
 class SpareObjects {
  public:
-  /// A new reference to an object of `type` whose members are not set, or null with a Python
-  /// exception set.
+  /// A new reference to an object of `type`, always the same one, whose members are not set, or
+  /// null with a Python exception set.
   static Object* allocate(PyTypeObject* type) noexcept {
 #ifndef Py_GIL_DISABLED
     if (count_ > 0) [[likely]] {
       Object* object = spares_[--count_];
-      PyObject_Init(as_python(object), type);
+#ifdef Py_REF_DEBUG
+      _Py_NewReference(reinterpret_cast<PyObject*>(object));
+#else
+      Py_SET_REFCNT(reinterpret_cast<PyObject*>(object), 1);
+#endif
       return object;
     }
 #endif
     return PyObject_New(Object, type);
   }
 
-  /// For tp_dealloc. Requires: the members were destroyed.
+  /// For tp_dealloc. A kept object keeps its reference to its type, too. Requires: the members were
+  /// destroyed.
   static void free(Object* object) noexcept {
 #ifndef Py_GIL_DISABLED
     if (count_ < kSpares) [[likely]] {
@@ -35,12 +40,14 @@ class SpareObjects {
       return;
     }
 #endif
-    PyObject_Free(object);
+    free_memory(object);
   }
 
  private:
-  static PyObject* as_python(Object* object) noexcept {
-    return reinterpret_cast<PyObject*>(object);
+  [[gnu::noinline]] static void free_memory(Object* object) noexcept {
+    PyTypeObject* type = Py_TYPE(reinterpret_cast<PyObject*>(object));
+    PyObject_Free(object);
+    if ((type->tp_flags & Py_TPFLAGS_HEAPTYPE) != 0) Py_DECREF(type);
   }
 
 #ifndef Py_GIL_DISABLED
