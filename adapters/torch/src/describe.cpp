@@ -20,12 +20,6 @@ const torch_common::KeyJudge kKeys([](const char* name) {
   return DispatchKeySet(c10::parseDispatchKey(name)).raw_repr();
 });
 
-DLDevice device_of(const c10::TensorImpl& impl) noexcept {
-  if (impl.is_cpu()) [[likely]]
-    return Device(DeviceType::cpu);
-  return Device(DeviceType::cuda, impl.device().index());
-}
-
 // Of a type that DLPack does not have.
 const ReasonDetail* detail_of(at::ScalarType scalar) noexcept {
   static const auto details = [] {
@@ -42,51 +36,87 @@ const ReasonDetail* detail_of(at::ScalarType scalar) noexcept {
   return index < details.size() ? &details[index] : nullptr;
 }
 
-void describe_dtype(at::ScalarType scalar, TensorView& view) noexcept {
-  const auto index = static_cast<size_t>(scalar);
-  if (index < kByScalar.size() && kByScalar[index].held) [[likely]] {
-    view.dtype = kByScalar[index].dtype;
-  } else {
-    view.reasons.add(ErrorCode::unsupported_dtype);
-    view.detail = detail_of(scalar);
-  }
+// Of a type that DLPack does not have. Returns the size of an element.
+[[gnu::noinline, gnu::cold]] int64_t refuse_dtype(caffe2::TypeMeta meta,
+                                                  TensorView& view) noexcept {
+  view.reasons.add(ErrorCode::unsupported_dtype);
+  view.detail = detail_of(c10::typeMetaToScalarType(meta));
+  return static_cast<int64_t>(meta.itemsize());
 }
 
-}  // namespace
+// Null where DLPack does not have the type.
+const TorchDType* find_dtype(caffe2::TypeMeta meta) noexcept {
+  if (!meta.isScalarType()) return nullptr;
+  const TorchDType& found = kByScalar[static_cast<size_t>(meta.toScalarType())];
+  return found.held ? &found : nullptr;
+}
 
-void describe(const at::Tensor& tensor, Loan& loan) {
+[[gnu::always_inline]] inline bool has_size(const c10::Storage& storage) {
+  return storage && !storage.sym_nbytes().is_heap_allocated();
+}
+
+// Dtype, device, layout and memory. Requires: has_size(), sizes that are numbers.
+[[gnu::always_inline]] inline void describe_memory(const c10::TensorImpl& impl, DLDevice device,
+                                                   const TorchDType* dtype, Loan& loan) {
+  TensorView& view = loan.view();
+  const c10::IntArrayRef sizes = impl.sizes();
+  const c10::IntArrayRef strides = impl.strides();
+  const int64_t offset = impl.storage_offset();
+  c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
+  view.device = device;
+  if (dtype != nullptr) [[likely]]
+    view.dtype = dtype->dtype;
+  const int64_t itemsize = dtype != nullptr ? dtype->itemsize : refuse_dtype(impl.dtype(), view);
+  const int64_t reach = torch_common::copy_layout(sizes, strides, loan);
+  if (is_inaccessible(storage)) [[unlikely]] {
+    view.reasons.add(ErrorCode::storage_inaccessible);
+    return;
+  }
+  if (is_copy_on_write(storage)) [[unlikely]]
+    view.reasons.add(ErrorCode::copy_on_write);
+  if (!torch_common::fits(offset, reach, itemsize, static_cast<int64_t>(storage.nbytes())))
+      [[unlikely]]
+    view.reasons.add(ErrorCode::storage_too_small);
+  auto* base = static_cast<char*>(storage._mutable_data_ptr_no_checks().get());
+  view.data = base == nullptr ? nullptr : base + offset * itemsize;
+}
+
+[[gnu::noinline, gnu::cold]] void describe_any(const at::Tensor& tensor, Loan& loan) {
   if (!tensor.defined()) return describe_reason(ErrorCode::undefined_tensor, loan);
   const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
-  TensorView& view = loan.view();
   const uint64_t beyond = kKeys.beyond_plain(impl.key_set().raw_repr());
   if (!torch_common::describe_keys(kKeys, beyond, loan)) return;
   if (impl.has_symbolic_sizes_strides()) return describe_reason(ErrorCode::symbolic_shape, loan);
   // has_storage() of these keys, without a virtual call.
   if (!impl.unsafe_storage()) return describe_reason(ErrorCode::storage_inaccessible, loan);
-
-  const c10::IntArrayRef sizes = impl.sizes();
-  const c10::IntArrayRef strides = impl.strides();
-  const int64_t reach = torch_common::copy_layout(sizes, strides, loan);
-  describe_dtype(tensor.scalar_type(), view);
-  view.device = device_of(impl);
+  if (!has_size(impl.unsafe_storage())) return describe_reason(ErrorCode::symbolic_shape, loan);
   if (impl.requires_grad() && c10::GradMode::is_enabled())
-    view.reasons.add(ErrorCode::requires_grad);
+    loan.view().reasons.add(ErrorCode::requires_grad);
+  const DLDevice device =
+      impl.is_cpu() ? Device(DeviceType::cpu) : Device(DeviceType::cuda, impl.device().index());
+  describe_memory(impl, device, find_dtype(impl.dtype()), loan);
+}
 
-  c10::StorageImpl& storage = *impl.unsafe_storage().unsafeGetStorageImpl();
-  if (is_inaccessible(storage)) {
-    view.reasons.add(ErrorCode::storage_inaccessible);
-    return;
+// Whether `impl` is plain, on the CPU, and holds its sizes and strides itself: then describing it
+// calls nothing, and nothing is saved on the stack.
+struct Usual : c10::TensorImpl {
+  static bool is(const c10::TensorImpl& impl) noexcept {
+    return kKeys.beyond_plain(impl.key_set().raw_repr()) == 0 && !impl.requires_grad() &&
+           impl.is_cpu() && !(impl.*&Usual::matches_policy)(SizesStridesPolicy::CustomStrides) &&
+           !impl.has_symbolic_sizes_strides() && has_size(impl.unsafe_storage());
   }
-  if (is_copy_on_write(storage)) view.reasons.add(ErrorCode::copy_on_write);
-  const auto itemsize = static_cast<int64_t>(impl.dtype().itemsize());
-  const c10::SymInt storage_bytes = storage.sym_nbytes();
-  if (storage_bytes.is_heap_allocated()) [[unlikely]]
-    return describe_reason(ErrorCode::symbolic_shape, loan);
-  if (!torch_common::fits(impl.storage_offset(), reach, itemsize, storage_bytes.as_int_unchecked()))
-      [[unlikely]]
-    view.reasons.add(ErrorCode::storage_too_small);
-  auto* base = static_cast<char*>(storage._mutable_data_ptr_no_checks().get());
-  view.data = base == nullptr ? nullptr : base + impl.storage_offset() * itemsize;
+};
+
+}  // namespace
+
+void describe(const at::Tensor& tensor, Loan& loan) {
+  const c10::TensorImpl& impl = *tensor.unsafeGetTensorImpl();
+  const TorchDType* dtype = nullptr;
+  if (Usual::is(impl)) [[likely]]  // not an undefined tensor, which has no storage
+    dtype = find_dtype(impl.dtype());
+  if (dtype == nullptr) [[unlikely]]
+    return describe_any(tensor, loan);
+  describe_memory(impl, Device(DeviceType::cpu), dtype, loan);
 }
 
 void acquire(const at::Tensor& tensor, Loan& loan) {

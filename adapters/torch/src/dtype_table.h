@@ -44,15 +44,18 @@ inline constexpr std::array kDTypeRows{
 
 inline constexpr auto kScalarTypes = static_cast<size_t>(at::ScalarType::NumOptions);
 
-struct TorchDType {
+struct alignas(8) TorchDType {
   DLDataType dtype{};
   bool held = false;
+  uint8_t itemsize = 0;
 };
 
 inline constexpr auto kByScalar = [] {
   std::array<TorchDType, kScalarTypes> table{};
-  for (const DTypeRow& row : kDTypeRows) table[static_cast<size_t>(row.scalar)] = {row.dtype, true};
-  table[static_cast<size_t>(kFloat4PairScalar)] = {kFloat4Pair, true};
+  for (const DTypeRow& row : kDTypeRows)
+    table[static_cast<size_t>(row.scalar)] = {row.dtype, true,
+                                              static_cast<uint8_t>(row.dtype.itemsize())};
+  table[static_cast<size_t>(kFloat4PairScalar)] = {kFloat4Pair, true, 1};
   table[static_cast<size_t>(at::ScalarType::Undefined)] = {};
   return table;
 }();

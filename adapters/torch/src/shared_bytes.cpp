@@ -20,13 +20,16 @@ namespace {
 // Serialises the first exports of a storage. Striped by address; held for a few instructions.
 class StorageLock {
  public:
-  explicit StorageLock(const void* storage) noexcept
-      : flag_(flags_[reinterpret_cast<uintptr_t>(storage) / 64 % flags_.size()]) {
+  explicit StorageLock(const void* storage) noexcept : flag_(flag_of(storage)) {
     while (flag_.test_and_set(std::memory_order_acquire)) std::this_thread::yield();
   }
   ~StorageLock() { flag_.clear(std::memory_order_release); }
   StorageLock(const StorageLock&) = delete;
   StorageLock& operator=(const StorageLock&) = delete;
+
+  static std::atomic_flag& flag_of(const void* storage) noexcept {
+    return flags_[reinterpret_cast<uintptr_t>(storage) / 64 % flags_.size()];
+  }
 
  private:
   static inline std::array<std::atomic_flag, 64> flags_{};
@@ -92,8 +95,9 @@ struct SharedBytes {
     // The last holder: only a holder can add another.
     if ((state.load(std::memory_order_acquire) & kShares) == kShare ||
         (state.fetch_sub(kShare, std::memory_order_acq_rel) & kShares) == kShare)
-      delete this;
+      end();
   }
+  [[gnu::noinline]] void end() noexcept { delete this; }
 
   void forget_storage() noexcept {
     state.fetch_and(~kStorageExists, std::memory_order_acq_rel);
@@ -167,16 +171,22 @@ SharedBytes* swap_to_shared(c10::StorageImpl& storage) {
 
 }  // namespace
 
-Deleter share_storage(c10::StorageImpl& storage) {
-  if (storage.device_type() == at::kCPU) [[likely]] {
+namespace {
+
+// A further reference to bytes that were shared before, or null. Called under the storage's lock.
+SharedBytes* share_again(c10::StorageImpl& storage) noexcept {
+  const at::DataPtr& data = storage._mutable_data_ptr_no_checks();
+  if (data.get_deleter() != bytes_deleter()) return nullptr;
+  auto* bytes = static_cast<SharedBytes*>(data.get_context());
+  bytes->state.fetch_add(SharedBytes::kShare, std::memory_order_relaxed);
+  return bytes;
+}
+
+[[gnu::noinline]] Deleter share_first(c10::StorageImpl& storage) {
+  if (storage.device_type() == at::kCPU) {
     const StorageLock lock(&storage);
-    const at::DataPtr& data = storage._mutable_data_ptr_no_checks();
-    if (data.get_deleter() == bytes_deleter()) [[likely]] {
-      auto* bytes = static_cast<SharedBytes*>(data.get_context());
-      bytes->state.fetch_add(SharedBytes::kShare, std::memory_order_relaxed);
-      return {bytes, release_bytes};
-    }
-    if (!is_mapped(data)) {
+    if (SharedBytes* bytes = share_again(storage)) return {bytes, release_bytes};
+    if (!is_mapped(storage._mutable_data_ptr_no_checks())) {
       SharedBytes* bytes = swap_to_shared(storage);
       storage.set_resizable(false);
       return {bytes, release_bytes};
@@ -185,6 +195,21 @@ Deleter share_storage(c10::StorageImpl& storage) {
   storage.set_resizable(false);
   c10::raw::intrusive_ptr::incref(&storage);
   return {&storage, release_storage};
+}
+
+}  // namespace
+
+Deleter share_storage(c10::StorageImpl& storage) {
+  // No call and no object with a destructor: nothing to save on the stack.
+  std::atomic_flag& lock = StorageLock::flag_of(&storage);
+  if (storage.device_type() == at::kCPU && !lock.test_and_set(std::memory_order_acquire))
+      [[likely]] {
+    SharedBytes* bytes = share_again(storage);
+    lock.clear(std::memory_order_release);
+    if (bytes != nullptr) [[likely]]
+      return {bytes, release_bytes};
+  }
+  return share_first(storage);
 }
 
 c10::intrusive_ptr<c10::StorageImpl> original_storage(const Deleter& original) noexcept {

@@ -25,29 +25,32 @@ namespace {
 using torch_common::Layout;
 using torch_common::normalize_strides;
 
-caffe2::TypeMeta type_meta(DLDataType dtype) {
+[[noreturn]] void refuse_dtype(DLDataType dtype) {
+  throw Error(ErrorCode::unsupported_dtype, "dtype",
+              "dtype is " + DType(dtype).name() + ", which torch does not have");
+}
+
+[[gnu::always_inline]] inline caffe2::TypeMeta type_meta(DLDataType dtype) {
   const at::ScalarType scalar = lookup_scalar_type(dtype);
-  if (scalar == at::ScalarType::Undefined) [[unlikely]] {
-    throw Error(ErrorCode::unsupported_dtype, "dtype",
-                "dtype is " + DType(dtype).name() + ", which torch does not have");
-  }
+  if (scalar == at::ScalarType::Undefined) [[unlikely]]
+    refuse_dtype(dtype);
   return caffe2::TypeMeta::fromScalarType(scalar);
 }
 
-c10::Device torch_device(DLDevice device) {
-  switch (Device(device).type()) {
-    case DeviceType::cpu:
-    case DeviceType::cuda_host:
-      return c10::Device(c10::kCPU);
-    case DeviceType::cuda:
-    case DeviceType::cuda_managed:
-      if (device.device_id < 0 || device.device_id > INT8_MAX) break;
-      return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device.device_id));
-    default:
-      break;
-  }
+c10::Device other_device(DLDevice device) {
+  const DeviceType type = Device(device).type();
+  if (type == DeviceType::cuda_host) return c10::Device(c10::kCPU);
+  if ((type == DeviceType::cuda || type == DeviceType::cuda_managed) && device.device_id >= 0 &&
+      device.device_id <= INT8_MAX)
+    return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device.device_id));
   throw Error(ErrorCode::unsupported_device, "device",
               "device is " + Device(device).name() + ", which torch does not support");
+}
+
+c10::Device torch_device(DLDevice device) {
+  if (device.device_type == kDLCPU) [[likely]]
+    return c10::Device(c10::kCPU);
+  return other_device(device);
 }
 
 // A TensorImpl made with its layout, which set_sizes_and_strides() would compute again. Without it
@@ -60,8 +63,12 @@ class StridedImpl final : public c10::TensorImpl {
       : TensorImpl(std::move(storage), keys, meta) {
     const auto rank = static_cast<size_t>(view.ndim);
     sizes_and_strides_.resize(rank);
-    std::copy_n(view.shape, rank, sizes_and_strides_.sizes_data());
-    std::copy_n(view.strides, rank, sizes_and_strides_.strides_data());
+    int64_t* sizes = sizes_and_strides_.sizes_data();
+    int64_t* strides = sizes_and_strides_.strides_data();
+    for (size_t i = 0; i < rank; ++i) {  // in one loop: no call of memcpy
+      sizes[i] = view.shape[i];
+      strides[i] = view.strides[i];
+    }
     storage_offset_ = offset;
     numel_ = layout.numel;
     // A new TensorImpl says contiguous and dense. Channels-last begins at rank 4.
@@ -77,8 +84,9 @@ class StridedImpl final : public c10::TensorImpl {
   static void operator delete(void* block) noexcept { SpareBlocks<StridedImpl>::put(block); }
 };
 
-at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl> storage, int64_t offset,
-                       const TensorView& view, const Layout& layout, caffe2::TypeMeta meta) {
+[[gnu::always_inline]] inline at::Tensor make_tensor(c10::intrusive_ptr<c10::StorageImpl>&& storage,
+                                                     int64_t offset, const TensorView& view,
+                                                     const Layout& layout, caffe2::TypeMeta meta) {
   const auto key =
       storage->device_type() == c10::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
   return at::Tensor(c10::make_intrusive<StridedImpl>(
@@ -126,7 +134,9 @@ void box_deleter(Loan& loan) {
   const Deleter deleter = loan.release_deleter();
   at::DataPtr data(view.data, deleter.context, deleter.release, device);
   c10::intrusive_ptr<c10::StorageImpl> storage = c10::make_intrusive<LoanStorage>(
-      c10::StorageImpl::use_byte_size_t(), layout.bytes, std::move(data), allocator,
+      c10::StorageImpl::use_byte_size_t(),
+      c10::SymInt(c10::SymInt::UNCHECKED, std::max<int64_t>(layout.bytes, 0)), std::move(data),
+      allocator,
       /*resizable=*/allocator != nullptr);
   return make_tensor(std::move(storage), 0, view, layout, meta);
 }

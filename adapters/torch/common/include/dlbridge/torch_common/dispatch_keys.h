@@ -50,13 +50,13 @@ class KeyJudge {
   /// `bits_of(name)`: the bits of a key's set; 0 where this torch has no such key.
   template <typename BitsOf>
   explicit KeyJudge(BitsOf&& bits_of) {
-    for (const char* key : kPlainKeys) plain_ |= bits_of(key);
+    for (const char* key : kPlainKeys) beyond_ &= ~bits_of(key);
     for (size_t i = 0; i < reasons_.size(); ++i)
-      reasons_[i] = bits_of(kKeyReasons[i].key) & ~plain_;
+      reasons_[i] = bits_of(kKeyReasons[i].key) & beyond_;
   }
 
   /// The bits beyond the plain ones; 0 for a plain tensor.
-  uint64_t beyond_plain(uint64_t keys) const noexcept { return keys & ~plain_; }
+  uint64_t beyond_plain(uint64_t keys) const noexcept { return keys & beyond_; }
 
   /// The refusals that bits beyond the plain ones stand for. Requires: not 0.
   ReasonSet reasons(uint64_t beyond) const noexcept {
@@ -70,12 +70,12 @@ class KeyJudge {
   }
 
  private:
-  uint64_t plain_ = 0;
+  uint64_t beyond_ = ~uint64_t{0};  // all bits but the plain ones
   std::array<uint64_t, std::size(kKeyReasons)> reasons_{};
 };
 
 /// Describes a tensor whose memory must not be accessed: rank 0 and the reasons.
-inline void describe_reason(ReasonSet reasons, Loan& loan) {
+[[gnu::noinline, gnu::cold]] inline void describe_reason(ReasonSet reasons, Loan& loan) {
   loan.set_rank(0);
   loan.view().reasons = reasons;
 }

@@ -17,16 +17,23 @@ namespace dlbridge::torch_common {
 inline int64_t copy_layout(std::span<const int64_t> sizes, std::span<const int64_t> strides,
                            Loan& loan) {
   loan.set_rank(static_cast<int32_t>(sizes.size()));
+  int64_t* shape = loan.shape();
+  int64_t* steps = loan.strides();
   int64_t end = 1;
   bool empty = false;
   bool overflow = false;
   for (size_t i = 0; i < sizes.size(); ++i) {
-    loan.shape()[i] = sizes[i];
-    loan.strides()[i] = strides[i];
-    empty |= sizes[i] == 0;
-    int64_t step = 0;
-    overflow |= sizes[i] > 1 && (__builtin_mul_overflow(sizes[i] - 1, strides[i], &step) ||
-                                 __builtin_add_overflow(end, step, &end));
+    const int64_t extent = sizes[i];
+    const int64_t step = strides[i];
+    shape[i] = extent;
+    steps[i] = step;
+    int64_t reach = 0;
+    if (extent <= 1) {
+      empty |= extent == 0;
+    } else if (__builtin_mul_overflow(extent - 1, step, &reach) ||
+               __builtin_add_overflow(end, reach, &end)) [[unlikely]] {
+      overflow = true;
+    }
   }
   if (empty) return 0;
   return overflow ? INT64_MAX : end;
@@ -67,10 +74,6 @@ inline Layout normalize_strides(Loan& loan) noexcept {
   const TensorView& view = loan.view();
   assert(negative_stride_dimension(view) < 0);
   int64_t* strides = loan.strides();
-  if (view.is_empty()) [[unlikely]] {
-    compact_strides(view.extents(), strides);
-    return {0, 0, true, true};
-  }
   // Unsigned: the strides of NumPy arrays are not validated and may wrap.
   uint64_t end = 1;
   uint64_t numel = 1;
@@ -78,14 +81,20 @@ inline Layout normalize_strides(Loan& loan) noexcept {
   uint64_t next = 1;  // the stride that a row-major neighbour would have
   for (int32_t i = view.ndim - 1; i >= 0; --i) {
     const auto extent = static_cast<uint64_t>(view.shape[i]);
-    if (extent == 1) {
-      if (strides[i] <= 0) strides[i] = static_cast<int64_t>(next);
-    } else {
-      end += (extent - 1) * static_cast<uint64_t>(strides[i]);
-      contiguous &= static_cast<uint64_t>(strides[i]) == numel;
+    auto stride = static_cast<uint64_t>(strides[i]);
+    if (extent != 1) {
+      end += (extent - 1) * stride;
+      contiguous &= stride == numel;
       numel *= extent;
+    } else if (strides[i] <= 0) {
+      stride = next;
+      strides[i] = static_cast<int64_t>(next);
     }
-    next = extent * static_cast<uint64_t>(strides[i]);
+    next = extent * stride;
+  }
+  if (numel == 0 && view.is_empty()) [[unlikely]] {
+    compact_strides(view.extents(), strides);
+    return {0, 0, true, true};
   }
   return {static_cast<int64_t>(end * static_cast<uint64_t>(view.itemsize())),
           static_cast<int64_t>(numel), contiguous, end == numel};
