@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 TABLE = Path(__file__).with_suffix(".json")
 CALLS = 200
 TOLERANCE = 1.03
-OWN = re.compile(r"/(libdlbridge[^/]*\.so|_(core|numpy|torch|torch_exchange)\.[^/]*\.so)")
+OWN = re.compile(r"/(libdlbridge[^/]*\.so|_(core|numpy|torch\w*)\.[^/]*\.so)")
 
 
 def build_folder() -> Path:
