@@ -204,12 +204,12 @@ class TestFences final : public cuda::FenceSource {
   std::atomic<int> taken{0};             ///< fences
   std::atomic<int> polls{0};
 
-  cuda::Fence fence() noexcept override {
+  cuda::Fence fence(bool) noexcept override {
     if (api_.on_call) api_.on_call();
     ++taken;
     cuda::Fence fence;
     fence.failed = fence_fails;
-    fence.capturing = capturing;
+    fence.later = capturing;
     if (no_device || fence_fails || capturing) return fence;
     try {
       fence.events.push_back(ticket());

@@ -55,28 +55,31 @@ Loan described(const DLManagedTensorVersioned* managed) {
 }
 
 // The descriptors of a batch, and their views.
-class Batch {
- public:
+struct Batch {
   Batch(const DLManagedTensorVersioned* const* managed, size_t count, const char* field) {
     if (count > 0) required(managed, field);
-    loans_.reserve(count);
-    for (size_t i = 0; i < count; ++i) loans_.push_back(described(managed[i]));
-    for (const Loan& loan : loans_) views_.push_back(loan.view());
+    loans.reserve(count);
+    for (size_t i = 0; i < count; ++i)
+      views.push_back(loans.emplace_back(described(managed[i])).view());
   }
-  const std::vector<TensorView>& views() const noexcept { return views_; }
+  // The stream `handle` of the device that the first one is on.
+  Stream stream(intptr_t handle) const {
+    return stream_of(views.empty() ? 0 : views.front().device.device_id, handle);
+  }
 
- private:
-  std::vector<Loan> loans_;
-  std::vector<TensorView> views_;
+  std::vector<Loan> loans;
+  std::vector<TensorView> views;
 };
 
-// The stream `handle` of the device that `on_device` is on.
-Stream stream_beside(const TensorView& on_device, intptr_t handle) {
-  return stream_of(on_device.device.device_id, handle);
+Stream stream_beside(const Loan& on_device, intptr_t handle) {
+  return stream_of(on_device.view().device.device_id, handle);
 }
 
-Stream stream_beside(const std::vector<TensorView>& on_device, intptr_t handle) {
-  return on_device.empty() ? stream_of(0, handle) : stream_beside(on_device.front(), handle);
+// A Future of what `start` starts.
+template <typename Start>
+dlb_status start_into(dlb_future** future, const dlb_cuda_options* options,
+                      Start&& start) noexcept {
+  return make_into(future, "future", [&] { return new dlb_future(start(options_of(options))); });
 }
 
 double seconds_of(double seconds) {
@@ -123,7 +126,7 @@ dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* source, intptr
   return make_into(result, "result", [&] {
     const StageOptions how = options_of(options);
     const Loan from = described(source);
-    return make_handle(stage_to_host(from.view(), stream_beside(from.view(), producer), how));
+    return make_handle(stage_to_host(from.view(), stream_beside(from, producer), how));
   });
 }
 
@@ -135,19 +138,14 @@ dlb_status dlb_cuda_stage_to_host_into(const DLManagedTensorVersioned* source,
     const StageOptions how = options_of(options);
     const Loan from = described(source);
     const Loan to = described(destination);
-    stage_to_host(from.view(), to.view(), stream_beside(from.view(), producer), how);
+    stage_to_host(from.view(), to.view(), stream_beside(from, producer), how);
   });
 }
 
 dlb_status dlb_cuda_stage_to_device(const DLManagedTensorVersioned* source,
                                     const DLManagedTensorVersioned* target, intptr_t consumer,
                                     const dlb_cuda_options* options) noexcept {
-  return guarded([&] {
-    const StageOptions how = options_of(options);
-    const Loan from = described(source);
-    const Loan to = described(target);
-    stage_to_device(from.view(), to.view(), stream_beside(to.view(), consumer), how);
-  });
+  return dlb_cuda_stage_many_to_device(&source, &target, 1, consumer, options);
 }
 
 dlb_status dlb_cuda_stage_many_to_host(const DLManagedTensorVersioned* const* sources, size_t count,
@@ -158,8 +156,7 @@ dlb_status dlb_cuda_stage_many_to_host(const DLManagedTensorVersioned* const* so
     std::fill_n(results, count, nullptr);
     const StageOptions how = options_of(options);
     const Batch from(sources, count, "sources");
-    std::vector<Loan> loans =
-        stage_to_host(from.views(), stream_beside(from.views(), producer), how);
+    std::vector<Loan> loans = stage_to_host(from.views, from.stream(producer), how);
     try {
       for (size_t i = 0; i < count; ++i) results[i] = make_handle(std::move(loans[i]));
     } catch (...) {
@@ -177,7 +174,7 @@ dlb_status dlb_cuda_stage_many_to_device(const DLManagedTensorVersioned* const* 
     const StageOptions how = options_of(options);
     const Batch from(sources, count, "sources");
     const Batch to(targets, count, "targets");
-    stage_to_device(from.views(), to.views(), stream_beside(to.views(), consumer), how);
+    stage_to_device(from.views, to.views, to.stream(consumer), how);
   });
 }
 
@@ -186,50 +183,45 @@ dlb_status dlb_cuda_stage_many_to_device(const DLManagedTensorVersioned* const* 
 dlb_status dlb_cuda_stage_to_host_async(dlb_tensor* source, intptr_t producer,
                                         const dlb_cuda_options* options,
                                         dlb_future** future) noexcept {
-  return make_into(future, "future", [&] {
-    const StageOptions how = options_of(options);
+  return start_into(future, options, [&](const StageOptions& how) {
     Loan from = share_handle(source, "source");
-    const Stream stream = stream_beside(from.view(), producer);
-    return new dlb_future(stage_to_host_async(std::move(from), stream, how));
+    const Stream stream = stream_beside(from, producer);
+    return stage_to_host_async(std::move(from), stream, how);
   });
 }
 
 dlb_status dlb_cuda_stage_to_host_into_async(dlb_tensor* source, dlb_tensor* destination,
                                              intptr_t producer, const dlb_cuda_options* options,
                                              dlb_future** future) noexcept {
-  return make_into(future, "future", [&] {
-    const StageOptions how = options_of(options);
+  return start_into(future, options, [&](const StageOptions& how) {
     Loan from = share_handle(source, "source");
     Loan to = share_handle(destination, "destination");
-    const Stream stream = stream_beside(from.view(), producer);
-    return new dlb_future(stage_to_host_async(std::move(from), std::move(to), stream, how));
+    const Stream stream = stream_beside(from, producer);
+    return stage_to_host_async(std::move(from), std::move(to), stream, how);
   });
 }
 
 dlb_status dlb_cuda_stage_to_device_async(dlb_tensor* source, dlb_tensor* target, intptr_t consumer,
                                           const dlb_cuda_options* options,
                                           dlb_future** future) noexcept {
-  return make_into(future, "future", [&] {
-    const StageOptions how = options_of(options);
+  return start_into(future, options, [&](const StageOptions& how) {
     Loan from = share_handle(source, "source");
     Loan to = share_handle(target, "target");
-    const Stream stream = stream_beside(to.view(), consumer);
-    return new dlb_future(stage_to_device_async(std::move(from), std::move(to), stream, how));
+    const Stream stream = stream_beside(to, consumer);
+    return stage_to_device_async(std::move(from), std::move(to), stream, how);
   });
 }
 
 dlb_status dlb_cuda_stage_many_to_host_async(dlb_tensor* const* sources, size_t count,
                                              intptr_t producer, const dlb_cuda_options* options,
                                              dlb_future** future) noexcept {
-  return make_into(future, "future", [&] {
-    const StageOptions how = options_of(options);
+  return start_into(future, options, [&](const StageOptions& how) {
     if (count > 0) required(sources, "sources");
     std::vector<Loan> from;
-    from.reserve(count);
     for (size_t i = 0; i < count; ++i) from.push_back(share_handle(sources[i], "sources"));
     const Stream stream =
-        count == 0 ? stream_of(0, producer) : stream_beside(from.front().view(), producer);
-    return new dlb_future(stage_to_host_async(std::span(from), stream, how));
+        count == 0 ? stream_of(0, producer) : stream_beside(from.front(), producer);
+    return stage_to_host_async(std::span(from), stream, how);
   });
 }
 

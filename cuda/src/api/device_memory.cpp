@@ -181,15 +181,12 @@ Loan device_empty(const TensorView& like, Stream stream) {
 int32_t device_of_address(const void* address) {
   Engine& engine = Engine::get();
   cudaPointerAttributes found{};
-  found.type = cudaMemoryTypeUnregistered;
-  cudaError_t answer = cudaSuccess;
   // Without a context CUDA would make one on the first device.
   if (const CUcontext context = engine.context_in_use()) {
     const CallGuard guard(engine.api(), context);
-    answer = engine.api().pointer_get_attributes(&found, address);
+    found = engine.attributes_of(address);
   }
-  if (answer != cudaSuccess ||
-      (found.type != cudaMemoryTypeDevice && found.type != cudaMemoryTypeManaged)) {
+  if (found.type != cudaMemoryTypeDevice && found.type != cudaMemoryTypeManaged) {
     throw Error(ErrorCode::invalid_device, "data",
                 "data is not memory of a CUDA device: fix the producer");
   }

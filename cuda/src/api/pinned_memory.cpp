@@ -38,7 +38,7 @@ Loan pinned_empty(const TensorView& like) {
 
 PinnedStats pinned_stats() {
   Engine& engine = Engine::get();
-  engine.poll_pool();  // so that the figures are current
+  engine.pool().poll(false);  // so that the figures are current
   return engine.pool().stats();
 }
 
@@ -78,9 +78,8 @@ int32_t device_of_pinned(const void* address) {
   const CUcontext context = engine.context_in_use();
   if (context == nullptr) return -1;
   const CallGuard guard(engine.api(), context);
-  cudaPointerAttributes found{};
-  const cudaError_t answer = engine.api().pointer_get_attributes(&found, address);
-  return answer == cudaSuccess && found.type == cudaMemoryTypeHost ? found.device : -1;
+  const cudaPointerAttributes found = engine.attributes_of(address);
+  return found.type == cudaMemoryTypeHost ? found.device : -1;
 }
 
 }  // namespace dlbridge::cuda

@@ -30,8 +30,8 @@ struct Walk {
   std::byte* target;
   int64_t itemsize;
   int32_t rank = 0;
-  // Index 0 is innermost in the target. Extents above 1, so there are fewer than 64 of them: their
-  // product is a number of bytes.
+  // As coalesce() has them. Extents above 1, so there are fewer than 64 of them: their product is a
+  // number of bytes.
   std::array<LoopDim, PackParams::kMaxRank> dims;
 
   bool is_run(const LoopDim& dim) const noexcept {
@@ -42,36 +42,33 @@ struct Walk {
 // Target strides become positive; dimensions are sorted by them and merged where both sides allow
 // it. Requires: not empty.
 Walk walk_of(const TensorView& source, const TensorView& target) noexcept {
+  std::array<int64_t, PackParams::kMaxRank> shape;
+  std::array<int64_t, PackParams::kMaxRank> source_strides;
+  std::array<int64_t, PackParams::kMaxRank> target_strides;
+  TensorView from = source;
+  TensorView to = target;
+  from.shape = to.shape = shape.data();
+  from.strides = source_strides.data();
+  to.strides = target_strides.data();
+  int32_t rank = 0;
   Walk walk;
+  walk.itemsize = target.itemsize();
   walk.source = static_cast<std::byte*>(source.data);
   walk.target = static_cast<std::byte*>(target.data);
-  walk.itemsize = target.itemsize();
-  int32_t found = 0;
-  for (int32_t i = target.ndim - 1; i >= 0; --i) {
-    if (target.shape[i] == 1) continue;
-    LoopDim dim{target.shape[i], target.strides[i] * walk.itemsize,
-                source.strides[i] * walk.itemsize};
-    if (dim.dst_stride_bytes < 0) {
-      walk.target += (dim.extent - 1) * dim.dst_stride_bytes;
-      walk.source += (dim.extent - 1) * dim.src_stride_bytes;
-      dim.dst_stride_bytes = -dim.dst_stride_bytes;
-      dim.src_stride_bytes = -dim.src_stride_bytes;
+  for (int32_t i = 0; i < target.ndim; ++i) {
+    const int64_t last = target.shape[i] - 1;
+    if (last == 0) continue;
+    const int64_t sign = target.strides[i] < 0 ? -1 : 1;
+    if (sign < 0) {
+      walk.source += last * source.strides[i] * walk.itemsize;
+      walk.target += last * target.strides[i] * walk.itemsize;
     }
-    int32_t at = found++;
-    for (; at > 0 && walk.dims[at - 1].dst_stride_bytes > dim.dst_stride_bytes; --at)
-      walk.dims[at] = walk.dims[at - 1];
-    walk.dims[at] = dim;
+    shape[rank] = target.shape[i];
+    source_strides[rank] = sign * source.strides[i];
+    target_strides[rank++] = sign * target.strides[i];
   }
-  for (int32_t i = 0; i < found; ++i) {
-    const LoopDim& outer = walk.dims[i];
-    LoopDim& inner = walk.dims[walk.rank == 0 ? 0 : walk.rank - 1];
-    if (walk.rank > 0 && outer.dst_stride_bytes == inner.extent * inner.dst_stride_bytes &&
-        outer.src_stride_bytes == inner.extent * inner.src_stride_bytes) {
-      inner.extent *= outer.extent;
-    } else {
-      walk.dims[walk.rank++] = outer;
-    }
-  }
+  from.ndim = to.ndim = rank;
+  walk.rank = coalesce(to, from, walk.dims.data());
   return walk;
 }
 

@@ -12,7 +12,7 @@
 
 #include "dlbridge/layout.h"
 #include "dlbridge/tensor_view.h"
-#include "kernels/pack_params.h"
+#include "kernels/pack_kernels.h"
 
 namespace dlbridge::cuda {
 
@@ -111,9 +111,5 @@ class Pieces {
 /// element that differs, once. Writes shape and strides, room for view.ndim each.
 TensorView without_broadcast(const TensorView& view, int64_t* shape_out,
                              int64_t* strides_out) noexcept;
-
-// The strides of what arrives where the caller names no target: dense_strides_like (layout.h) of
-// the source, compact_strides for packed sub-byte types. plan_copy from a source that is dense in
-// any order of its dimensions is then flat.
 
 }  // namespace dlbridge::cuda

@@ -1,28 +1,88 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/copy_stream.h"
 
+#include <algorithm>
+#include <bit>
+
 #include "runtime/cuda_error.h"
 
 namespace dlbridge::cuda {
+namespace {
 
-CopyStream::CopyStream(const CudaApi& api) : api_(api), ring_(api) {
-  check(api_.stream_create_with_flags(&copies_, cudaStreamNonBlocking),
-        "cudaStreamCreateWithFlags");
+constexpr int64_t kSmallestSlotBytes = int64_t{64} << 10;
+
+// Powers of two, so that a ring grows a few times only.
+int64_t slot_for(int64_t bytes) {
+  const auto wanted = std::clamp(bytes, kSmallestSlotBytes, DeviceRing::kSlotBytes);
+  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(wanted)));
 }
 
-CopyStream::~CopyStream() {
-  ring_.release(copies_);
-  if (kernels_ != nullptr) api_.stream_destroy(kernels_);
-  api_.stream_destroy(copies_);
+}  // namespace
+
+OwnedStream make_stream(const CudaApi& api) {
+  cudaStream_t stream = nullptr;
+  check(api.stream_create_with_flags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  return {stream, DestroyStream{&api}};
 }
 
-cudaStream_t CopyStream::kernels() {
-  const std::lock_guard lock(mutex_);
-  if (kernels_ == nullptr) {
-    check(api_.stream_create_with_flags(&kernels_, cudaStreamNonBlocking),
-          "cudaStreamCreateWithFlags");
+int64_t DeviceRing::reserve(int64_t bytes, EventPool& events, cudaStream_t allocations,
+                            cudaStream_t copies) {
+  int64_t wanted = slot_for(bytes);
+  if (wanted <= slot_bytes_) return slot_bytes_;
+  for (Slot& slot : slots_) {
+    if (!slot.filled) slot.filled = events.take();
+    if (!slot.read) slot.read = events.take();
   }
-  return kernels_;
+  void* memory = nullptr;
+  while (true) {
+    const cudaError_t answer =
+        api_.malloc_async(&memory, static_cast<size_t>(2 * wanted), allocations);
+    if (answer == cudaSuccess) break;
+    if (answer == cudaErrorMemoryAllocation && wanted > kSmallestSlotBytes) {
+      wanted = std::max(kSmallestSlotBytes, wanted / 4);
+      if (wanted > slot_bytes_) continue;
+    }
+    if (answer == cudaErrorMemoryAllocation && slot_bytes_ > 0) return slot_bytes_;
+    check(answer, "cudaMallocAsync");
+  }
+  try {
+    if (memory_ != nullptr) {
+      for (const Slot& slot : slots_)
+        check(api_.stream_wait_event(copies, slot.read.get(), 0), "cudaStreamWaitEvent");
+      release(copies);
+    }
+    // Until the memory is there, no slot has been read.
+    for (const Slot& slot : slots_)
+      check(api_.event_record(slot.read.get(), allocations), "cudaEventRecord");
+  } catch (...) {
+    api_.free_async(memory, allocations);
+    throw;
+  }
+  memory_ = static_cast<std::byte*>(memory);
+  slot_bytes_ = wanted;
+  return slot_bytes_;
+}
+
+void DeviceRing::release(cudaStream_t copies) noexcept {
+  if (memory_ != nullptr) api_.free_async(memory_, copies);
+  memory_ = nullptr;
+  slot_bytes_ = 0;
+}
+
+std::byte* DeviceRing::enter(cudaStream_t first) {
+  current_ = 1 - current_;
+  check(api_.stream_wait_event(first, slots_[current_].read.get(), 0), "cudaStreamWaitEvent");
+  return memory_ + static_cast<int64_t>(current_) * slot_bytes_;
+}
+
+void DeviceRing::filled(cudaStream_t first, cudaStream_t second) {
+  const PooledEvent& event = slots_[current_].filled;
+  check(api_.event_record(event.get(), first), "cudaEventRecord");
+  if (first != second) check(api_.stream_wait_event(second, event.get(), 0), "cudaStreamWaitEvent");
+}
+
+void DeviceRing::read(cudaStream_t second) {
+  check(api_.event_record(slots_[current_].read.get(), second), "cudaEventRecord");
 }
 
 }  // namespace dlbridge::cuda

@@ -1,37 +1,95 @@
 // SPDX-License-Identifier: Apache-2.0
 // CopyStream: a stream for copies that do not run on the caller's stream, one for their kernels,
 // and the ring between both. A device has two of them, so that a slow producer delays few others.
-// Both streams are non-blocking: they and the legacy stream do not wait for each other. Thread:
-// any.
 #pragma once
 
+#include <array>
+#include <memory>
 #include <mutex>
 
-#include "device/device_ring.h"
+#include "runtime/event_pool.h"
 
 namespace dlbridge::cuda {
 
+struct DestroyStream {
+  const CudaApi* api;
+  void operator()(cudaStream_t stream) const noexcept { api->stream_destroy(stream); }
+};
+/// A non-blocking stream: it and the legacy stream do not wait for each other.
+using OwnedStream = std::unique_ptr<CUstream_st, DestroyStream>;
+
+/// Requires: the device's context is current. Throws Error (device_failed).
+OwnedStream make_stream(const CudaApi& api);
+
+/// Two slots of device memory for strided tensors: one stream packs a slot while the other copies
+/// the slot before. A staging needs no other device memory. Kept for later operations: an
+/// allocation maps memory, which costs more than a piece's copy. Thread: any that holds `mutex`
+/// from enter() to read().
+class DeviceRing {
+ public:
+  static constexpr int64_t kSlotBytes = int64_t{16} << 20;
+
+  explicit DeviceRing(const CudaApi& api) noexcept : api_(api) {}
+  DeviceRing(const DeviceRing&) = delete;
+  DeviceRing& operator=(const DeviceRing&) = delete;
+
+  std::mutex mutex;
+
+  /// Returns the bytes of a slot for pieces of at most min(bytes, kSlotBytes): fewer if the device
+  /// has no room, never fewer than before. Allocates on `allocations`, and frees what was smaller
+  /// on `copies`. Requires: `mutex` is held; the device's context is current. Throws Error
+  /// (out_of_memory, device_failed).
+  int64_t reserve(int64_t bytes, EventPool& events, cudaStream_t allocations, cudaStream_t copies);
+  /// Frees the memory on `copies`. Requires: nothing uses it.
+  void release(cudaStream_t copies) noexcept;
+
+  /// The next slot; the calls that follow are about it. `first` is the stream that will fill it,
+  /// which waits until the slot's last content was read.
+  std::byte* enter(cudaStream_t first);
+  /// `first` has filled it: `second` may read it.
+  void filled(cudaStream_t first, cudaStream_t second);
+  /// The read of it was enqueued on `second`.
+  void read(cudaStream_t second);
+
+ private:
+  struct Slot {
+    PooledEvent filled;
+    PooledEvent read;
+  };
+
+  const CudaApi& api_;
+  std::byte* memory_ = nullptr;
+  int64_t slot_bytes_ = 0;
+  std::array<Slot, 2> slots_;
+  size_t current_ = 1;
+};
+
+/// Thread: any.
 class CopyStream {
  public:
   /// Requires: the device's context is current. Throws Error (device_failed).
-  explicit CopyStream(const CudaApi& api);
+  explicit CopyStream(const CudaApi& api) : api_(api), ring_(api), copies_(make_stream(api)) {}
   CopyStream(const CopyStream&) = delete;
   CopyStream& operator=(const CopyStream&) = delete;
   /// Requires: nothing uses it; the device's context is current.
-  ~CopyStream();
+  ~CopyStream() { ring_.release(copies_.get()); }
 
-  cudaStream_t copies() const noexcept { return copies_; }
+  cudaStream_t copies() const noexcept { return copies_.get(); }
   /// Made by the first call: most operations run no kernel here. Requires: the device's context is
   /// current. Throws Error (device_failed).
-  cudaStream_t kernels();
+  cudaStream_t kernels() {
+    const std::lock_guard lock(mutex_);
+    if (!kernels_) kernels_ = make_stream(api_);
+    return kernels_.get();
+  }
   DeviceRing& ring() noexcept { return ring_; }
 
  private:
   const CudaApi& api_;
-  cudaStream_t copies_ = nullptr;
   std::mutex mutex_;  // held while kernels_ is made
-  cudaStream_t kernels_ = nullptr;
   DeviceRing ring_;
+  OwnedStream copies_;
+  OwnedStream kernels_{nullptr, DestroyStream{nullptr}};
 };
 
 }  // namespace dlbridge::cuda

@@ -2,9 +2,7 @@
 #include "device/device_context.h"
 
 #include <algorithm>
-#include <optional>
 #include <string>
-#include <utility>
 
 #include "pinned/pool.h"
 #include "runtime/cuda_error.h"
@@ -21,13 +19,24 @@ CUcontext retained_context(const CudaApi& api, int device) {
 
 }  // namespace
 
+DeviceContext::Work::Work(const CudaApi& api, CUcontext context)
+    : frees(std::in_place, api, context), allocations(make_stream(api)) {
+  for (size_t i = 0; i < kWaiters; ++i) waiters.emplace_back(api, context, i);
+  for (size_t i = 0; i < kCopyStreams; ++i) copy_streams.emplace_back(api);
+  for (size_t i = 0; i < kImports; ++i) imports.push_back(make_stream(api));
+  const cudaError_t loaded = api.preload_kernels();
+  has_kernels =
+      loaded != cudaErrorNoKernelImageForDevice && loaded != cudaErrorInvalidDeviceFunction;
+  if (has_kernels) check(loaded, "loading the kernels");
+}
+
 DeviceContext::DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
     : api_(api),
       index_(device),
       pool_(pool),
       context_(retained_context(api, device)),
-      events_(std::make_unique<EventPool>(api, 0)),
-      sleeping_events_(std::make_unique<EventPool>(api, cudaEventBlockingSync)) {
+      events_(std::in_place, api, 0u),
+      sleeping_events_(std::in_place, api, unsigned{cudaEventBlockingSync}) {
   if (api_.ctx_get_id(context_, &context_id_) != CUDA_SUCCESS) context_id_ = 0;
 }
 
@@ -38,64 +47,37 @@ DeviceContext::~DeviceContext() {
   } catch (const Error&) {
     // The device is gone; what follows does what is left to do on the host.
   }
-  destroy_streams();  // first: rings have events
+  work_.reset();  // first: rings have events
   sleeping_events_.reset();
   events_.reset();
   guard.reset();
   api_.device_primary_ctx_release(index_);
 }
 
-void DeviceContext::destroy_streams() noexcept {
-  for (auto& copy_stream : copy_streams_) copy_stream.reset();
-  for (cudaStream_t& stream : imports_) {
-    if (stream != nullptr) api_.stream_destroy(std::exchange(stream, nullptr));
-  }
-  if (allocation_stream_ != nullptr)
-    api_.stream_destroy(std::exchange(allocation_stream_, nullptr));
-}
-
 void DeviceContext::start() {
   const std::lock_guard lock(mutex_);
   if (started_) return;
   const CallGuard guard(api_, context_);
-  const auto made = [this] {
-    cudaStream_t stream = nullptr;
-    check(api_.stream_create_with_flags(&stream, cudaStreamNonBlocking),
-          "cudaStreamCreateWithFlags");
-    return stream;
-  };
-  try {
-    frees_ = std::make_unique<Waiter>(api_, context_);
-    for (size_t i = 0; i < kWaiters; ++i) waiters_.emplace_back(api_, context_, i);
-    for (auto& copy_stream : copy_streams_) copy_stream = std::make_unique<CopyStream>(api_);
-    allocation_stream_ = made();
-    for (cudaStream_t& stream : imports_) stream = made();
-    const cudaError_t loaded = api_.preload_kernels();
-    has_kernels_ =
-        loaded != cudaErrorNoKernelImageForDevice && loaded != cudaErrorInvalidDeviceFunction;
-    if (has_kernels_) check(loaded, "loading the kernels");
-  } catch (...) {
-    waiters_.clear();
-    destroy_streams();
-    throw;
-  }
+  work_.emplace(api_, context_);
   started_.store(true, std::memory_order_release);
 }
 
 void DeviceContext::stop() noexcept {
-  waiters_.clear();
-  frees_.reset();
+  if (!started_) return;
+  work_->waiters.clear();
+  work_->frees.reset();
 }
 
 bool DeviceContext::idle() noexcept {
   const std::lock_guard lock(mutex_);
-  return std::ranges::none_of(waiters_, [](const Waiter& each) { return each.in_flight > 0; });
+  return !started_ || std::ranges::none_of(work_->waiters,
+                                           [](const Waiter& each) { return each.in_flight > 0; });
 }
 
 WaiterUse DeviceContext::waiter_for(void* producer) {
   const std::lock_guard lock(mutex_);
-  Waiter* best = &waiters_.front();
-  for (Waiter& waiter : waiters_) {
+  Waiter* best = &work_->waiters.front();
+  for (Waiter& waiter : work_->waiters) {
     const int busy = waiter.in_flight;
     if (busy > 0 && waiter.producer == producer) {
       best = &waiter;
@@ -110,19 +92,21 @@ WaiterUse DeviceContext::waiter_for(void* producer) {
 
 cudaStream_t DeviceContext::import_stream() {
   const std::lock_guard lock(mutex_);
+  const std::vector<OwnedStream>& imports = work_->imports;
   size_t found = kImports;
   for (size_t tried = 0; tried < kImports; ++tried) {
     const size_t i = (next_import_ + tried) % kImports;
     // A producer that is being captured draws the stream that it makes wait into its capture.
-    const Capture capture = capture_of(api_, imports_[i]);
+    const Capture capture = capture_of(api_, imports[i].get());
     if (capture.answer != cudaSuccess || capture.active) continue;
-    const bool idle = api_.stream_query(imports_[i]) == cudaSuccess;  // it waits for no producer
+    const bool idle =
+        api_.stream_query(imports[i].get()) == cudaSuccess;  // it waits for no producer
     if (idle || found == kImports) found = i;
     if (idle) break;
   }
   if (found < kImports) {
     next_import_ = found + 1;
-    return imports_[found];
+    return imports[found].get();
   }
   throw Error(ErrorCode::stream_capturing, "stream",
               "all streams that producers were given are part of captures that have not ended: end "

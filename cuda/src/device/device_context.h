@@ -3,12 +3,11 @@
 // Created on first use of the device, kept until the engine ends. Thread: any.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <deque>
-#include <memory>
 #include <mutex>
-#include <string>
+#include <optional>
+#include <vector>
 
 #include "device/copy_stream.h"
 #include "runtime/event_pool.h"
@@ -41,7 +40,7 @@ class DeviceContext {
   bool started() const noexcept { return started_.load(std::memory_order_acquire); }
   /// Returns false if this build has no kernels for the device: it copies, but packs and gathers
   /// nothing. Requires: started.
-  bool has_kernels() const noexcept { return has_kernels_; }
+  bool has_kernels() const noexcept { return work_->has_kernels; }
 
   const CudaApi& api() const noexcept { return api_; }
   int index() const noexcept { return index_; }
@@ -53,7 +52,7 @@ class DeviceContext {
   /// Returns the copy stream of the operations of `waiter`, so that those of one producer keep
   /// their order. Requires: started.
   CopyStream& copy_stream_of(const Waiter& waiter) noexcept {
-    return *copy_streams_[waiter.index % kCopyStreams];
+    return work_->copy_streams[waiter.index % kCopyStreams];
   }
 
   /// Returns the next stream to pass to a producer, skipping those that are being captured.
@@ -63,9 +62,9 @@ class DeviceContext {
 
   /// Returns the stream on which memory is allocated and freed. It waits for no other stream.
   /// Requires: started.
-  cudaStream_t allocation_stream() const noexcept { return allocation_stream_; }
+  cudaStream_t allocation_stream() const noexcept { return work_->allocations.get(); }
   /// The thread that frees memory when the streams that used it have run.
-  Waiter& frees() noexcept { return *frees_; }
+  Waiter& frees() noexcept { return *work_->frees; }
 
   /// Makes later work of `later` wait for the work that `earlier` has enqueued. Requires: the
   /// context is current. Throws Error (device_failed).
@@ -102,7 +101,16 @@ class DeviceContext {
   bool context_lives() const noexcept;
 
  private:
-  void destroy_streams() noexcept;
+  // What start() makes.
+  struct Work {
+    Work(const CudaApi& api, CUcontext context);
+    std::deque<Waiter> waiters;
+    std::optional<Waiter> frees;
+    std::deque<CopyStream> copy_streams;
+    OwnedStream allocations;
+    std::vector<OwnedStream> imports;
+    bool has_kernels = true;
+  };
 
   const CudaApi& api_;
   int index_;
@@ -110,16 +118,11 @@ class DeviceContext {
   CUcontext context_ = nullptr;
   unsigned long long context_id_ = 0;
   std::atomic<cudaError_t> cause_{cudaSuccess};
-  std::unique_ptr<EventPool> events_;
-  std::unique_ptr<EventPool> sleeping_events_;
+  std::optional<EventPool> events_;
+  std::optional<EventPool> sleeping_events_;
   std::mutex mutex_;
   std::atomic<bool> started_{false};
-  bool has_kernels_ = true;
-  std::array<std::unique_ptr<CopyStream>, kCopyStreams> copy_streams_;
-  std::deque<Waiter> waiters_;
-  std::unique_ptr<Waiter> frees_;
-  cudaStream_t allocation_stream_ = nullptr;
-  std::array<cudaStream_t, kImports> imports_{};
+  std::optional<Work> work_;
   size_t next_import_ = 0;
 };
 

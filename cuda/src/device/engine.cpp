@@ -4,10 +4,8 @@
 #include <dlfcn.h>
 
 #include <algorithm>
-#include <cassert>
 #include <chrono>
 #include <cstdlib>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -22,25 +20,14 @@ namespace {
 std::mutex g_mutex;
 std::atomic<const CudaApi*> g_injected{nullptr};
 std::atomic<Engine*> g_engine{nullptr};  // never destroyed at exit: results may live longer
-std::atomic<pid_t> g_pid{0};
 size_t g_piece_bytes = PinnedSegment::kPieceBytes;  // guarded by g_mutex
 
 constexpr int kSecondsAtExit = 2;
 
 constexpr auto kPoolIdleAge = std::chrono::seconds(30);
 
-// From this much deferred memory on a fence is recorded on a legacy stream that is busy.
-constexpr size_t kFencedBytes = size_t{64} << 20;
-thread_local bool t_records_no_fence = false;
-
 // A copy of getenv() with the type that default_limit() takes.
 const char* variable(const char* name) { return std::getenv(name); }
-
-[[noreturn]] void refuse_fork() {
-  throw Error(ErrorCode::after_fork, "process",
-              "this process is the child of one that uses CUDA, which does not survive a fork: "
-              "start workers with spawn or forkserver");
-}
 
 }  // namespace
 
@@ -96,6 +83,8 @@ void add_reason(Availability& found, cudaError_t error) {
 
 }  // namespace
 
+void start() { Engine::get(); }
+
 bool in_use() noexcept { return Engine::existing() != nullptr; }
 
 Availability driver_presence() {
@@ -118,11 +107,8 @@ Availability availability() {
   api.driver_get_version(&found.driver_version);
   api.runtime_get_version(&found.runtime_version);
   const cudaError_t error = api.get_device_count(&found.device_count);
-  if (error == cudaSuccess && found.device_count > 0) {
-    found.usable = true;
-    return found;
-  }
-  add_reason(found, error);
+  found.usable = error == cudaSuccess && found.device_count > 0;
+  if (!found.usable) add_reason(found, error);
   return found;
 }
 
@@ -133,7 +119,6 @@ Engine::Engine(const CudaApi& api, size_t piece_bytes, const Availability& found
 
 void Engine::end() {
   for_each_device([](DeviceContext& device) { device.stop(); });
-  ended_ = true;
   pool_.end();  // first: its events are those of the devices
   for (auto& slot : devices_) delete slot.exchange(nullptr);
 }
@@ -149,14 +134,16 @@ bool Engine::is_parents() noexcept {
 }
 
 void Engine::require_no_parent() {
-  if (is_parents()) refuse_fork();
+  if (!is_parents()) return;
+  throw Error(ErrorCode::after_fork, "process",
+              "this process is the child of one that uses CUDA, which does not survive a fork: "
+              "start workers with spawn or forkserver");
 }
 
 Engine& Engine::get() {
-  if (Engine* engine = g_engine.load(std::memory_order_acquire)) [[likely]] {
-    if (engine->forks_ != forks()) refuse_fork();
+  require_no_parent();
+  if (Engine* engine = g_engine.load(std::memory_order_acquire)) [[likely]]
     return *engine;
-  }
   const Availability found = availability();
   if (!found.usable) throw Error(found.reason, "device", found.message);
   const std::lock_guard lock(g_mutex);
@@ -171,49 +158,52 @@ Engine& Engine::get() {
   return *g_engine.load();
 }
 
-DeviceContext& Engine::open(int index) {
+DeviceContext& Engine::meet(int index) {
   const std::lock_guard lock(mutex_);
   auto& slot = devices_[static_cast<size_t>(index)];
   if (slot.load() == nullptr)
     slot.store(new DeviceContext(api_, index, pool_), std::memory_order_release);
-  slot.load()->start();
   return *slot.load();
+}
+
+DeviceContext& Engine::open(int index) {
+  DeviceContext& device = meet(index);
+  device.start();
+  return device;
+}
+
+CUresult Engine::primary_context(int index) const noexcept {
+  unsigned flags = 0;
+  int active = 0;
+  const CUresult answer = api_.device_primary_ctx_get_state(index, &flags, &active);
+  return answer == CUDA_SUCCESS && active == 0 ? CUDA_ERROR_INVALID_CONTEXT : answer;
 }
 
 // Returns a device whose primary context is active, made by this module or another library, else
 // null. Makes no streams.
 DeviceContext* Engine::met(int index) {
-  auto& slot = devices_[static_cast<size_t>(index)];
-  if (DeviceContext* known = slot.load(std::memory_order_acquire)) return known;
-  if (ended_) return nullptr;  // the pool ends, and this engine with it
-  unsigned flags = 0;
-  int active = 0;
-  if (api_.device_primary_ctx_get_state(index, &flags, &active) != CUDA_SUCCESS || active == 0)
-    return nullptr;
-  const std::lock_guard lock(mutex_);
-  if (slot.load() == nullptr)
-    slot.store(new DeviceContext(api_, index, pool_), std::memory_order_release);
-  return slot.load();
+  const auto& slot = devices_[static_cast<size_t>(index)];
+  if (DeviceContext* device = slot.load(std::memory_order_acquire)) return device;
+  return primary_context(index) == CUDA_SUCCESS ? &meet(index) : nullptr;
+}
+
+DeviceContext* Engine::known(int index) const noexcept {
+  if (index < 0 || index >= kMaxDevices) return nullptr;
+  DeviceContext* found = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
+  return found != nullptr && found->started() ? found : nullptr;
 }
 
 DeviceContext& Engine::device(int index) {
-  if (index >= 0 && index < kMaxDevices) {
-    DeviceContext* known = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
-    if (known != nullptr && known->started()) [[likely]] {
-      if (!known->context_lives()) known->mark_dead(cudaErrorContextIsDestroyed);
-      known->require_alive();
-      return *known;
-    }
+  if (DeviceContext* found = known(index)) [[likely]] {
+    if (!found->context_lives()) found->mark_dead(cudaErrorContextIsDestroyed);
+    found->require_alive();
+    return *found;
   }
-  unsigned flags = 0;
-  int active = 0;
-  const CUresult answer = index < kMaxDevices
-                              ? api_.device_primary_ctx_get_state(index, &flags, &active)
-                              : CUDA_ERROR_INVALID_DEVICE;
-  if (answer != CUDA_SUCCESS || active == 0) {
+  const CUresult answer = index < kMaxDevices ? primary_context(index) : CUDA_ERROR_INVALID_DEVICE;
+  if (answer != CUDA_SUCCESS) {
     throw Error(ErrorCode::invalid_device, "device",
                 "device is cuda:" + std::to_string(index) +
-                    (answer != CUDA_SUCCESS
+                    (answer != CUDA_ERROR_INVALID_CONTEXT
                          ? ", which this machine does not have"
                          : ", on which the CUDA runtime has allocated nothing yet: what is to be "
                            "staged has to be there first"));
@@ -229,8 +219,8 @@ DeviceContext& Engine::started(int index) {
                 "device is cuda:" + std::to_string(index) + ", which this machine does not have; " +
                     "its devices are cuda:0 to cuda:" + std::to_string(count - 1));
   }
-  DeviceContext* known = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
-  DeviceContext& found = known != nullptr && known->started() ? *known : open(index);
+  DeviceContext* before = known(index);
+  DeviceContext& found = before != nullptr ? *before : open(index);
   found.require_alive();
   return found;
 }
@@ -251,6 +241,13 @@ int Engine::device_with_primary(CUcontext context) noexcept {
     if (device != nullptr && device->context() == context) return i;
   }
   return -1;
+}
+
+cudaPointerAttributes Engine::attributes_of(const void* address) const noexcept {
+  cudaPointerAttributes found{};
+  if (api_.pointer_get_attributes(&found, address) != cudaSuccess)
+    found.type = cudaMemoryTypeUnregistered;
+  return found;
 }
 
 std::span<const std::byte> Engine::allocation_of(const void* address) const noexcept {
@@ -275,10 +272,7 @@ CUcontext Engine::context_in_use() {
   int count = 0;
   check(api_.get_device_count(&count), "cudaGetDeviceCount");
   for (int i = 0; i < std::min(count, kMaxDevices); ++i) {
-    unsigned flags = 0;
-    int active = 0;
-    if (api_.device_primary_ctx_get_state(i, &flags, &active) != CUDA_SUCCESS || active == 0)
-      continue;
+    if (primary_context(i) != CUDA_SUCCESS) continue;
     CUcontext primary = nullptr;
     if (current != nullptr && api_.device_primary_ctx_retain(&primary, i) == CUDA_SUCCESS)
       api_.device_primary_ctx_release(i);
@@ -293,39 +287,6 @@ CUcontext Engine::any_context() {
   DeviceContext& first = open(0);
   first.require_alive();
   return first.context();
-}
-
-HostPlace Engine::host_place(const void* address, size_t bytes) const noexcept {
-  assert(bytes > 0);
-  if (pool_.holds(address)) return {.pinned = true};
-  const RelaxedCapture capture(api_);
-  const auto look_up = [this](const void* at) {
-    cudaPointerAttributes found{};
-    if (api_.pointer_get_attributes(&found, at) != cudaSuccess)
-      found.type = cudaMemoryTypeUnregistered;
-    return found;
-  };
-  const cudaPointerAttributes first = look_up(address);
-  if (first.type == cudaMemoryTypeDevice) return {.device = first.device};
-  if (first.type != cudaMemoryTypeHost) return {};
-  return {.pinned = look_up(static_cast<const std::byte*>(address) + bytes - 1).type ==
-                    cudaMemoryTypeHost};
-}
-
-void Engine::poll_pool() noexcept {
-  DeviceContext* any = nullptr;
-  for_each_device([&](DeviceContext& device) {
-    if (any == nullptr || (device.alive() && !any->alive())) any = &device;
-  });
-  if (any == nullptr) return;  // no memory was allocated
-  try {
-    const CallGuard guard(api_, any->context());
-    t_records_no_fence = true;
-    pool_.poll();
-  } catch (const std::exception&) {
-    // The next poll tries again.
-  }
-  t_records_no_fence = false;
 }
 
 bool Engine::drain(double seconds) noexcept {
@@ -344,25 +305,18 @@ bool drain(double seconds) noexcept {
   return engine == nullptr || engine->drain(seconds);
 }
 
-// Blocking streams wait for a fence on the legacy stream, and it for them, so that it couples
-// streams that have nothing to do with each other. It is recorded when there is something to gain.
-bool Engine::fence_is_due() const noexcept {
-  if (ended_) return true;  // the pool ends
-  if (t_records_no_fence) return false;
-  const PinnedStats pool = pool_.stats();
-  return pool.quarantined >= std::min(kFencedBytes, pool.limit / 4);
-}
-
-// Returns false if the blocks have to go on waiting.
-bool Engine::fence(DeviceContext& device, Fence& fence) {
+// Returns false if the blocks have to go on waiting. Blocking streams wait for an event on the
+// legacy stream, and it for them, so that it couples streams that have nothing to do with each
+// other: if it is not urgent, it is recorded only where they have nothing to do, and one at a time.
+bool Engine::fence(DeviceContext& device, bool urgent, Fence& fence) {
   const CallGuard guard(api_, device.context());
   if (capture_of(api_, cudaStreamLegacy).active) return false;  // recording would end the capture
   // The legacy stream's handle stands for all blocking streams (CUDA programming guide, prohibited
-  // operations of stream capture): where they have nothing to do, an event joins nothing.
+  // operations of stream capture).
   if (api_.stream_query(cudaStreamLegacy) != cudaSuccess) {
     const cudaEvent_t before = device.fence.load();
     if (before != nullptr && api_.event_query(before) == CUDA_ERROR_NOT_READY) return false;
-    if (!fence_is_due()) return false;
+    if (!urgent) return false;
   }
   PooledEvent event = device.events().take();
   const cudaError_t recorded = api_.event_record(event.get(), cudaStreamLegacy);
@@ -373,12 +327,12 @@ bool Engine::fence(DeviceContext& device, Fence& fence) {
   return true;
 }
 
-Fence Engine::fence() noexcept {
+Fence Engine::fence(bool urgent) noexcept {
   Fence all;
   for (int i = 0; i < std::min(found_.device_count, kMaxDevices); ++i) {
     try {
       DeviceContext* device = met(i);
-      if (device != nullptr && device->alive() && !fence(*device, all)) all.capturing = true;
+      if (device != nullptr && device->alive() && !fence(*device, urgent, all)) all.later = true;
     } catch (const std::exception&) {
       all.failed = true;
     }
@@ -387,22 +341,13 @@ Fence Engine::fence() noexcept {
 }
 
 int Engine::passed(const PooledEvent& event) noexcept {
-  const RelaxedCapture capture(api_);
   const CUresult answer = api_.event_query(event.get());
-  if (answer != CUDA_ERROR_NOT_READY) {
-    for_each_device([&](DeviceContext& device) {
-      cudaEvent_t mine = event.get();
-      device.fence.compare_exchange_strong(mine, nullptr);
-    });
-  }
-  switch (answer) {
-    case CUDA_SUCCESS:
-      return 1;
-    case CUDA_ERROR_NOT_READY:
-      return 0;
-    default:
-      return -1;
-  }
+  if (answer == CUDA_ERROR_NOT_READY) return 0;
+  for_each_device([&](DeviceContext& device) {
+    cudaEvent_t mine = event.get();
+    device.fence.compare_exchange_strong(mine, nullptr);
+  });
+  return answer == CUDA_SUCCESS ? 1 : -1;
 }
 
 int Engine::numa_node() noexcept {

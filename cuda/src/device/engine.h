@@ -5,7 +5,6 @@
 
 #include <array>
 #include <atomic>
-#include <memory>
 #include <mutex>
 #include <span>
 
@@ -15,12 +14,6 @@
 #include "runtime/process.h"
 
 namespace dlbridge::cuda {
-
-/// What CUDA knows about memory that is described as host memory.
-struct HostPlace {
-  bool pinned = false;  ///< page-locked: a device copies from and to it directly
-  int device = -1;      ///< the device, if it is device memory
-};
 
 class Engine final : public FenceSource {
  public:
@@ -47,8 +40,6 @@ class Engine final : public FenceSource {
 
   const CudaApi& api() const noexcept { return api_; }
   PinnedPool& pool() noexcept { return pool_; }
-  /// Calls pool().poll() if a device is in use, without recording a fence.
-  void poll_pool() noexcept;
 
   /// Returns a device that has a primary context. Throws Error (invalid_device if it has none,
   /// device_failed if it failed).
@@ -62,6 +53,9 @@ class Engine final : public FenceSource {
   /// Returns the device whose primary context this is, or -1. Does not ask the context: a green one
   /// may be current to another thread, and only to one.
   int device_with_primary(CUcontext context) noexcept;
+  /// What CUDA knows about an address: cudaMemoryTypeUnregistered if nothing. Requires: a context
+  /// is current.
+  cudaPointerAttributes attributes_of(const void* address) const noexcept;
   /// Returns the allocation of device memory that `address` is in; empty if CUDA does not say. All
   /// of it is on one device. Requires: a context is current.
   std::span<const std::byte> allocation_of(const void* address) const noexcept;
@@ -72,23 +66,22 @@ class Engine final : public FenceSource {
   /// The same; creates that of the first device if none has one.
   CUcontext any_context();
 
-  /// Says where memory is that is described as host memory. Requires: at least one byte.
-  HostPlace host_place(const void* address, size_t bytes) const noexcept;
-
   /// Waits until no operation is in flight.
   bool drain(double seconds) noexcept;
 
-  Fence fence() noexcept override;
+  Fence fence(bool urgent) noexcept override;
   int passed(const PooledEvent& event) noexcept override;
   int numa_node() noexcept override;
 
  private:
   static constexpr int kMaxDevices = 64;
 
+  DeviceContext& meet(int index);
   DeviceContext& open(int index);
   DeviceContext* met(int index);
-  bool fence_is_due() const noexcept;
-  bool fence(DeviceContext& device, Fence& fence);
+  DeviceContext* known(int index) const noexcept;
+  CUresult primary_context(int index) const noexcept;
+  bool fence(DeviceContext& device, bool urgent, Fence& fence);
   /// Calls visit(DeviceContext&) for every device of this engine.
   template <typename Visit>
   void for_each_device(Visit&& visit) noexcept {
@@ -100,7 +93,6 @@ class Engine final : public FenceSource {
   const CudaApi& api_;
   const Availability found_;
   const unsigned forks_ = forks();
-  std::atomic<bool> ended_{false};
   std::mutex mutex_;  // held while a device is opened
   std::array<std::atomic<DeviceContext*>, kMaxDevices> devices_{};
   PinnedPool pool_;

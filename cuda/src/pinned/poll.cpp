@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // PinnedPool: tickets and fences.
+#include <algorithm>
 #include <optional>
 
 #include "pinned/pool.h"
@@ -30,7 +31,7 @@ int PinnedPool::poll_events(std::vector<PooledEvent>& events) noexcept {
 
 // Polls the fences, and the tickets of `most` blocks. Without `wait` it leaves the work to a thread
 // that polls already; with it, what another thread is about to find is found on return.
-void PinnedPool::poll(size_t most, bool wait) {
+void PinnedPool::poll(size_t most, bool wait, bool may_be_urgent) {
   std::unique_lock polling(poll_mutex_, std::defer_lock);
   if (wait) {
     polling.lock();
@@ -44,7 +45,7 @@ void PinnedPool::poll(size_t most, bool wait) {
   }
   std::list<Batch> fresh(1);
   Batch& newest = fresh.front();
-  std::optional<ContextGuard> guard;
+  std::optional<CallGuard> guard;
   try {
     guard.emplace(api_, context_.load());
   } catch (const Error&) {
@@ -53,13 +54,16 @@ void PinnedPool::poll(size_t most, bool wait) {
 
   BlockSet passed;
   BlockSet failed;
+  bool urgent = false;
   {
     const Lock lock(mutex_);
+    urgent = stopping_ || (may_be_urgent &&
+                           bytes_in(State::deferred) >= std::min(kUrgentBytes, count_.limit / 4));
     newest.blocks.swap(released_);
     released_bytes_ = 0;
   }
   if (!newest.blocks.empty()) {
-    newest.fence = fences_.fence();
+    newest.fence = fences_.fence(urgent);
     // Of a device that failed the fence says nothing. Read after it: a failure is counted before
     // fences leave the device out.
     const unsigned failures = failures_.load();
@@ -68,7 +72,7 @@ void PinnedPool::poll(size_t most, bool wait) {
       if (newest.fence.failed || (*block)->failures != failures)
         failed.insert(newest.blocks.extract(block));
     }
-    if (!newest.fence.capturing) batches_.splice(batches_.end(), fresh);
+    if (!newest.fence.later) batches_.splice(batches_.end(), fresh);
   }
   for (auto next = batches_.begin(); next != batches_.end();) {
     const auto batch = next++;
@@ -109,7 +113,7 @@ void PinnedPool::poll(size_t most, bool wait) {
 void PinnedPool::poll_if_due() noexcept {
   if (!needs_poll_.load(std::memory_order_relaxed)) return;
   try {
-    poll(kPolledAtEnd, false);
+    poll(kPolledAtEnd, false, true);
   } catch (const std::bad_alloc&) {
     // The next call tries again.
   }

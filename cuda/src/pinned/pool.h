@@ -47,7 +47,7 @@ namespace dlbridge::cuda {
 /// The events that must complete before a released block may be reused.
 struct Fence {
   std::vector<PooledEvent> events;  ///< none: no device is in use, nothing to wait for
-  bool capturing = false;           ///< a capture forbids one now: the blocks go on waiting
+  bool later = false;               ///< not now: the blocks go on waiting
   bool failed = false;              ///< a device failed: the blocks are leaked
 };
 
@@ -55,9 +55,9 @@ struct Fence {
 class FenceSource {
  public:
   virtual ~FenceSource() = default;
-  /// Records an event on the legacy stream of every device in use, except where that stream is
-  /// capturing.
-  virtual Fence fence() noexcept = 0;
+  /// Records an event on the legacy stream of every device in use, unless that stream is capturing,
+  /// or is busy and it is not urgent.
+  virtual Fence fence(bool urgent) noexcept = 0;
   /// 1 done, 0 not yet, -1 the device failed.
   virtual int passed(const PooledEvent& event) noexcept = 0;
   /// The NUMA node of the host that is nearest to the current device; -1: not known.
@@ -204,8 +204,9 @@ class PinnedPool {
   /// may cross; 0 where the pool does not hold it.
   size_t bytes_to_seam(const void* address) const noexcept;
 
-  /// Records a fence for what waits for one, and frees what has passed.
-  void poll() { poll(SIZE_MAX, true); }
+  /// Records a fence for what waits for one, and frees what has passed. `may_be_urgent`: also where
+  /// that makes streams wait for each other, if much memory waits.
+  void poll(bool may_be_urgent = true) { poll(SIZE_MAX, true, may_be_urgent); }
   /// As poll() if much memory waits; otherwise does nothing. Called at the end of every operation.
   void poll_if_due() noexcept;
   /// Leaks the blocks that callers hold or have released so far: a device failed and may still use
@@ -240,6 +241,8 @@ class PinnedPool {
   // From this many deferred bytes on poll_if_due() records a fence, so that it has passed when the
   // blocks are needed.
   static constexpr size_t kWaitingBytes = size_t{1} << 20;
+  // From this many, or a quarter of the limit, on a fence is urgent.
+  static constexpr size_t kUrgentBytes = size_t{64} << 20;
 
   /// Blocks that were released before one fence.
   struct Batch {
@@ -278,7 +281,7 @@ class PinnedPool {
 
   // poll.cpp: tickets and fences
   int poll_events(std::vector<PooledEvent>& events) noexcept;
-  void poll(size_t most, bool wait);
+  void poll(size_t most, bool wait, bool may_be_urgent);
 
   const CudaApi& api_;
   FenceSource& fences_;

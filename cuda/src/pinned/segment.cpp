@@ -144,13 +144,12 @@ void PinnedSegment::shrink() noexcept {
 }
 
 void PinnedSegment::unregister(const CudaApi& api) noexcept {
-  std::optional<ContextGuard> guard;
+  std::optional<CallGuard> guard;
   try {
     guard.emplace(api, context_);
   } catch (const Error&) {
     return;  // the context is gone: what it registered stays mapped
   }
-  const RelaxedCapture relaxed(api);
   while (registered_ > 0) {
     const size_t piece = (registered_ - 1) / piece_bytes_ * piece_bytes_;
     const cudaError_t error = api.host_unregister(data_ + piece);

@@ -7,7 +7,7 @@
 #include <cuda_runtime_api.h>
 
 #include "dlbridge/export.h"
-#include "kernels/pack_params.h"
+#include "kernels/pack_kernels.h"
 
 #ifdef CUDA_API_PER_THREAD_DEFAULT_STREAM
 #error "stream 0 would mean another stream in this module than in its callers"

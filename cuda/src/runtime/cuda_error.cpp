@@ -15,42 +15,28 @@ namespace {
 
 }  // namespace
 
-std::string error_name(cudaError_t error) {
+bool is_sticky(cudaError_t error) noexcept {
   switch (error) {
-#define DLBRIDGE_X(name) \
-  case name:             \
-    return #name;
-    DLBRIDGE_X(cudaErrorInvalidValue)
-    DLBRIDGE_X(cudaErrorMemoryAllocation)
-    DLBRIDGE_X(cudaErrorInitializationError)
-    DLBRIDGE_X(cudaErrorCudartUnloading)
-    DLBRIDGE_X(cudaErrorInsufficientDriver)
-    DLBRIDGE_X(cudaErrorNoDevice)
-    DLBRIDGE_X(cudaErrorInvalidDevice)
-    DLBRIDGE_X(cudaErrorNoKernelImageForDevice)
-    DLBRIDGE_X(cudaErrorDeviceUninitialized)
-    DLBRIDGE_X(cudaErrorContextIsDestroyed)
-    DLBRIDGE_X(cudaErrorECCUncorrectable)
-    DLBRIDGE_X(cudaErrorInvalidResourceHandle)
-    DLBRIDGE_X(cudaErrorIllegalAddress)
-    DLBRIDGE_X(cudaErrorLaunchOutOfResources)
-    DLBRIDGE_X(cudaErrorLaunchTimeout)
-    DLBRIDGE_X(cudaErrorHostMemoryAlreadyRegistered)
-    DLBRIDGE_X(cudaErrorHostMemoryNotRegistered)
-    DLBRIDGE_X(cudaErrorIllegalInstruction)
-    DLBRIDGE_X(cudaErrorMisalignedAddress)
-    DLBRIDGE_X(cudaErrorInvalidAddressSpace)
-    DLBRIDGE_X(cudaErrorInvalidPc)
-    DLBRIDGE_X(cudaErrorLaunchFailure)
-    DLBRIDGE_X(cudaErrorNotPermitted)
-    DLBRIDGE_X(cudaErrorNotSupported)
-    DLBRIDGE_X(cudaErrorStreamCaptureUnsupported)
-    DLBRIDGE_X(cudaErrorStreamCaptureInvalidated)
-    DLBRIDGE_X(cudaErrorStreamCaptureImplicit)
-    DLBRIDGE_X(cudaErrorUnknown)
-#undef DLBRIDGE_X
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorInvalidAddressSpace:
+    case cudaErrorInvalidPc:
+    case cudaErrorLaunchFailure:
+    case cudaErrorAssert:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorExternalDevice:
+    case cudaErrorMpsClientTerminated:
+    case cudaErrorTensorMemoryLeak:
+    case cudaErrorUnknown:
+      return true;
     default:
-      return "error " + std::to_string(static_cast<int>(error));
+      return false;
   }
 }
 

@@ -30,7 +30,12 @@ inline cudaError_t as_runtime_error(CUresult result) noexcept {
   return static_cast<cudaError_t>(result);
 }
 
-/// The name of a code, as in the headers ("cudaErrorIllegalAddress"); "error N" for others.
+/// The name of a code, as in the headers ("cudaErrorIllegalAddress").
 std::string error_name(cudaError_t error);
+
+/// Returns true for errors that a device does not recover from: its work in flight is lost. Not for
+/// cudaErrorContextIsDestroyed, which some drivers answer for the handle of a destroyed stream:
+/// DeviceContext::fails_with() asks the context.
+bool is_sticky(cudaError_t error) noexcept;
 
 }  // namespace dlbridge::cuda

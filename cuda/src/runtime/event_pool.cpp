@@ -2,28 +2,17 @@
 #include "runtime/event_pool.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "runtime/cuda_error.h"
 
 namespace dlbridge::cuda {
 
-PooledEvent::PooledEvent(PooledEvent&& other) noexcept
-    : pool_(std::exchange(other.pool_, nullptr)), event_(std::exchange(other.event_, nullptr)) {}
-
-PooledEvent& PooledEvent::operator=(PooledEvent&& other) noexcept {
-  PooledEvent taken(std::move(other));
-  std::swap(pool_, taken.pool_);
-  std::swap(event_, taken.event_);
-  return *this;
-}
-
-PooledEvent::~PooledEvent() {
-  if (pool_ != nullptr) pool_->give_back(event_);
+void PooledEvent::GiveBack::operator()(cudaEvent_t event) const noexcept {
+  const std::lock_guard lock(pool->mutex_);
+  pool->free_.push_back(event);
 }
 
 EventPool::~EventPool() {
-  if (free_.empty()) return;
   for (const cudaEvent_t event : free_) api_.event_destroy(event);
 }
 
@@ -46,11 +35,6 @@ PooledEvent EventPool::take() {
   }
   check(result, "cudaEventCreateWithFlags");
   return {*this, event};
-}
-
-void EventPool::give_back(cudaEvent_t event) noexcept {
-  const std::lock_guard lock(mutex_);
-  free_.push_back(event);
 }
 
 }  // namespace dlbridge::cuda

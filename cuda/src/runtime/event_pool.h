@@ -5,6 +5,7 @@
 // Owns its events until the pool is destroyed. Thread: any.
 #pragma once
 
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -18,19 +19,19 @@ class EventPool;
 class PooledEvent {
  public:
   PooledEvent() noexcept = default;
-  PooledEvent(EventPool& pool, cudaEvent_t event) noexcept : pool_(&pool), event_(event) {}
-  PooledEvent(PooledEvent&& other) noexcept;
-  PooledEvent& operator=(PooledEvent&& other) noexcept;
-  ~PooledEvent();
+  PooledEvent(EventPool& pool, cudaEvent_t event) noexcept : event_(event, GiveBack{&pool}) {}
 
-  cudaEvent_t get() const noexcept { return event_; }
+  cudaEvent_t get() const noexcept { return event_.get(); }
   explicit operator bool() const noexcept { return event_ != nullptr; }
   /// Drops the event without returning it: after a device error its state is unknown.
-  void leak() noexcept { pool_ = nullptr, event_ = nullptr; }
+  void leak() noexcept { static_cast<void>(event_.release()); }
 
  private:
-  EventPool* pool_ = nullptr;
-  cudaEvent_t event_ = nullptr;
+  struct GiveBack {
+    EventPool* pool;
+    void operator()(cudaEvent_t event) const noexcept;
+  };
+  std::unique_ptr<CUevent_st, GiveBack> event_{nullptr, GiveBack{nullptr}};
 };
 
 /// Events of one device and one kind.
@@ -48,8 +49,6 @@ class EventPool {
 
  private:
   friend class PooledEvent;
-  void give_back(cudaEvent_t event) noexcept;
-
   const CudaApi& api_;
   unsigned flags_;
   std::mutex mutex_;

@@ -3,14 +3,11 @@
 // by one.
 #pragma once
 
+#include <optional>
+
 #include "runtime/cuda_api.h"
 
 namespace dlbridge::cuda {
-
-/// Returns true for errors that a device does not recover from: its work in flight is lost. Not for
-/// cudaErrorContextIsDestroyed, which some drivers answer for the handle of a destroyed stream:
-/// DeviceContext::fails_with() asks the context.
-bool is_sticky(cudaError_t error) noexcept;
 
 /// Whether a stream is being captured into a graph.
 struct Capture {
@@ -20,24 +17,6 @@ struct Capture {
 
 /// For the legacy stream, CUDA's error that a blocking stream is captured counts as capturing.
 Capture capture_of(const CudaApi& api, cudaStream_t stream) noexcept;
-
-/// Makes `context` current and restores what was current before, without creating a context
-/// anywhere (cudaSetDevice would). Costs one query where it is current already.
-class ContextGuard {
- public:
-  /// Throws Error (device_failed).
-  ContextGuard(const CudaApi& api, CUcontext context);
-  ~ContextGuard();
-  ContextGuard(const ContextGuard&) = delete;
-  ContextGuard& operator=(const ContextGuard&) = delete;
-  /// The context that was current before, or null.
-  CUcontext callers() const noexcept { return callers_; }
-
- private:
-  const CudaApi& api_;
-  CUcontext callers_ = nullptr;
-  bool pushed_ = false;
-};
 
 /// Allows this thread allocation, registration, queries and synchronisation while another thread
 /// captures in global mode.
@@ -53,15 +32,23 @@ class RelaxedCapture {
   cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
 };
 
-/// Both together, around one piece of work in `context`.
+/// The same in `context`, which it makes current; restores what was current before, without
+/// creating a context anywhere (cudaSetDevice would). Costs one query where it is current already.
 class CallGuard {
  public:
-  CallGuard(const CudaApi& api, CUcontext context) : context_(api, context), capture_(api) {}
-  CUcontext callers() const noexcept { return context_.callers(); }
+  /// Throws Error (device_failed).
+  CallGuard(const CudaApi& api, CUcontext context);
+  ~CallGuard();
+  CallGuard(const CallGuard&) = delete;
+  CallGuard& operator=(const CallGuard&) = delete;
+  /// The context that was current before, or null.
+  CUcontext callers() const noexcept { return callers_; }
 
  private:
-  ContextGuard context_;  // first: without a context the other would make one
-  RelaxedCapture capture_;
+  const CudaApi& api_;
+  CUcontext callers_ = nullptr;
+  bool pushed_ = false;
+  std::optional<RelaxedCapture> relaxed_;  // after the context: without one it would make one
 };
 
 }  // namespace dlbridge::cuda

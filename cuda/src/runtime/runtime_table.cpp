@@ -5,6 +5,7 @@
 // Filled once, by the first caller. Without a driver its functions return an error.
 #include "kernels/pack_kernels.h"
 #include "runtime/cuda_api.h"
+#include "runtime/cuda_error.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -44,6 +45,8 @@ CudaApi fill() noexcept {
 }
 
 }  // namespace
+
+std::string error_name(cudaError_t error) { return cudaGetErrorName(error); }
 
 const CudaApi& runtime_table() noexcept {
   static const CudaApi api = fill();

@@ -39,19 +39,21 @@ void require_same(const TensorView& source, const TensorView& target) {
     static_cast<void>(plan_copy(source, target));
 }
 
-bool is_pinned(const Engine& engine, const TensorView& view) {
+bool is_pinned(Engine& engine, const TensorView& view) {
   const auto range = byte_range(view.extents(), view.stride_elements(), view.itemsize());
   if (!range || range->after == 0) return false;
-  const auto* first = static_cast<const std::byte*>(view.data) - range->before;
-  const HostPlace place =
-      engine.host_place(first, static_cast<size_t>(range->before + range->after));
-  if (place.device >= 0) {
+  const auto* address = static_cast<const std::byte*>(view.data);
+  const auto* first = address - range->before;
+  if (engine.pool().holds(first)) return true;
+  const cudaPointerAttributes found = engine.attributes_of(first);
+  if (found.type == cudaMemoryTypeDevice) {
     throw Error(ErrorCode::invalid_device, "data",
-                "data is memory of cuda:" + std::to_string(place.device) +
+                "data is memory of cuda:" + std::to_string(found.device) +
                     "; the tensor says that it is on " + Device(view.device).name() +
                     ": fix the producer");
   }
-  return place.pinned;
+  return found.type == cudaMemoryTypeHost &&
+         engine.attributes_of(address + range->after - 1).type == cudaMemoryTypeHost;
 }
 
 }  // namespace dlbridge::cuda

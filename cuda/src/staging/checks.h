@@ -18,6 +18,6 @@ void require_same(const TensorView& source, const TensorView& target);
 
 /// Returns true if all bytes of a host view are page-locked. Throws Error (invalid_device) if the
 /// address is device memory.
-bool is_pinned(const Engine& engine, const TensorView& view);
+bool is_pinned(Engine& engine, const TensorView& view);
 
 }  // namespace dlbridge::cuda

@@ -36,10 +36,7 @@ std::atomic<bool> g_asked{false};  // CUDA has been started, or could not be
 Error* unavailable() noexcept {
   return guarded([] {
     g_asked = true;
-    const cuda::Availability found = cuda::availability();
-    if (!found.usable) throw Error(found.reason, "device", found.message);
-    // Opens the engine, so that plans, which hold the GIL, ask about devices without calling CUDA.
-    cuda::record_stream(nullptr, {});
+    cuda::start();  // so that plans, which hold the GIL, ask about devices without calling CUDA
   });
 }
 

@@ -15,8 +15,8 @@
 
 #include "dlbridge/copy.h"
 #include "errors.h"
-#include "kernels/pack_body.h"
 #include "memory.h"
+#include "pack_on_host.h"
 #include "shaped.h"
 
 namespace dlbridge::cuda {

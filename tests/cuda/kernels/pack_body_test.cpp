@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The kernels' bodies, run on the host, against a naive element loop: every unit, rank, sign of
 // stride and odd extent, whole poisoned buffers compared.
-#include "kernels/pack_body.h"
+#include "pack_on_host.h"
 
 #include <gtest/gtest.h>
 

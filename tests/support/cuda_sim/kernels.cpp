@@ -7,7 +7,7 @@
 #include <span>
 
 #include "call.h"
-#include "kernels/pack_body.h"
+#include "pack_on_host.h"
 
 namespace dlbridge::cuda_sim::functions {
 namespace {

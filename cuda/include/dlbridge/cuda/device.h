@@ -54,6 +54,10 @@ inline std::string version_text(int version) {
 /// std::bad_alloc.
 DLBRIDGE_API Availability availability();
 
+/// Starts CUDA in this process, unless that was done: later questions about devices start nothing.
+/// Throws Error (no_driver, driver_too_old, no_device, after_fork).
+DLBRIDGE_API void start();
+
 /// Returns true if this process uses CUDA through this module. Calls nothing of CUDA.
 DLBRIDGE_API bool in_use() noexcept;
 
