@@ -32,7 +32,7 @@ CORE = [
     for name in (
         *("adapters/test_modes", "convert/test_containers", "convert/test_copies", "convert/test_explain"),
         *("convert/test_lifetime", "convert/test_order", "convert/test_refusals", "convert/test_shares_memory"),
-        *("convert/test_sharing", "documents/test_tiers", "tensor/test_tensor"),
+        *("convert/test_sharing", "tensor/test_tensor"),
     )
 ]
 HEAD = ["combination", "Python", "torch", "NumPy", "torch tier", "passed", "failed", "skipped", "speed", "date"]
@@ -155,7 +155,7 @@ def test(combination: Combination, tests: list[str]) -> list[str]:
     report.unlink(missing_ok=True)
     log = FOLDER / f"{combination.name}.log"
     with log.open("w") as output:
-        options = ["-q", "-p", "no:cacheprovider", "-n", "3", "--dist", "worksteal", f"--junit-xml={report}"]
+        options = ["-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "worksteal", f"--junit-xml={report}"]
         command = [python, "-m", "pytest", *options, *tests]
         subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
     if not report.exists():
