@@ -45,14 +45,14 @@ info = dlbridge.build_info()
 print(json.dumps([platform.python_version(), info["torch"] or "–", numpy.__version__, info["torch_tier"]]))
 print(info["torch_tier_reason"])
 """
-# torch.from_numpy's time divided by to_torch's, in turns: the median of 41 pairs.
+# torch.from_numpy's CPU time divided by to_torch's: the median of 400 pairs. Other processes add little to CPU time.
 SPEED = """
-import statistics, timeit
+import statistics, time, timeit
 import numpy as np, dlbridge, torch
 a = np.zeros((4, 5))
 def measure(function):
-    return timeit.timeit("f(a)", globals={"f": function, "a": a}, number=5000)
-pairs = [(measure(torch.from_numpy), measure(dlbridge.to_torch)) for _ in range(42)][1:]
+    return timeit.timeit("f(a)", globals={"f": function, "a": a}, number=500, timer=time.thread_time)
+pairs = [(measure(torch.from_numpy), measure(dlbridge.to_torch)) for _ in range(410)][10:]
 print(f"{statistics.median(theirs / ours for theirs, ours in pairs):.2f}")
 """
 
