@@ -40,12 +40,11 @@ def run(*command: str | Path) -> str:
 
 
 def find_python(wanted: str) -> str:
-    """An interpreter by path, or by a version that is in PATH or under pyenv."""
-    for name in (wanted, f"python{wanted}"):
-        if found := shutil.which(name):
+    """An interpreter by path, or by a version that pyenv has or PATH."""
+    candidates = sorted(Path.home().glob(f".pyenv/versions/{wanted}.*/bin/python"))
+    for found in (*map(str, reversed(candidates)), shutil.which(wanted), shutil.which(f"python{wanted}")):
+        if found:
             return found
-    if candidates := sorted(Path.home().glob(f".pyenv/versions/{wanted}.*/bin/python")):
-        return str(candidates[-1])
     sys.exit(f"no Python {wanted}: expected an interpreter, or python{wanted} in PATH or under pyenv")
 
 

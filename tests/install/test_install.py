@@ -102,6 +102,7 @@ a = np.arange(6.0)
 assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
 """
 has_toolkit = shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists()
+pytestmark = pytest.mark.timeout(900)
 needs_toolkit = pytest.mark.skipif(not has_toolkit, reason="no CUDA toolkit to build the CUDA module with")
 
 
@@ -162,7 +163,6 @@ def test_sdist_has_one_version(tmp_path):
     assert not [name for name in names if name.startswith((".venv", "build/"))]
 
 
-@pytest.mark.timeout(900)
 def test_pip_install_without_torch(tmp_path):
     environment = tmp_path / "env"
     venv.create(environment, with_pip=True)
@@ -214,7 +214,6 @@ CONTENTS = {
 }
 
 
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", ["core", "lib", pytest.param("cuda", marks=needs_toolkit)])
 def test_wheel_contents(entries, part):
     names = [entry.filename for entry in entries]
