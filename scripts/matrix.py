@@ -130,10 +130,12 @@ def provide_cuda_libraries(python: Path) -> None:
         wheel.run(*pip, "--target", shared, *needs)
     link = platlib / "nvidia"
     link.symlink_to(shared / "nvidia")
+    (platlib / "cusparselt").symlink_to(shared / "nvidia" / "cusparselt")  # where torch 2.7 looks for it
     check = subprocess.run([python, "-c", "import torch"], capture_output=True, text=True, check=False)
     if check.returncode != 0:
         say(f"those of another torch do not fit ({check.stderr.splitlines()[-1]}); installing its own")
         link.unlink()
+        (platlib / "cusparselt").unlink()
         wheel.run(*pip, *needs)
 
 
@@ -151,6 +153,10 @@ def test(combination: Combination, tests: list[str]) -> list[str]:
 
     facts, reason = run(FACTS).splitlines()
     say(f"{combination.name}: {facts}, {reason}")
+    *versions, tier = json.loads(facts)
+    today = datetime.date.today().isoformat()
+    if combination.torch and tier == "none":  # a refusal that says why: nothing to test
+        return [*versions, tier, "–", "0", "–", "–", today]
     report = FOLDER / f"{combination.name}.xml"
     report.unlink(missing_ok=True)
     log = FOLDER / f"{combination.name}.log"
@@ -160,9 +166,8 @@ def test(combination: Combination, tests: list[str]) -> list[str]:
         subprocess.run(command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False)
     if not report.exists():
         sys.exit(f"{combination.name}: the tests did not run: {log}")
-    *versions, tier = json.loads(facts)
     speed = run(SPEED).strip() if tier != "none" else "–"
-    return [*versions, tier, *map(str, counts_of(report)), speed, datetime.date.today().isoformat()]
+    return [*versions, tier, *map(str, counts_of(report)), speed, today]
 
 
 def counts_of(report: Path) -> list[int]:
