@@ -35,6 +35,7 @@ CORE = [
         *("convert/test_sharing", "tensor/test_tensor"),
     )
 ]
+WITHOUT_TORCH = ["tests/python/core", "tests/python/sources", "tests/python/tensor"]
 HEAD = ["combination", "Python", "torch", "NumPy", "torch tier", "passed", "failed", "skipped", "speed", "date"]
 NUMPY_1, NUMPY_2_0, NEWEST = "1.26.4", "2.0.2", ""
 FACTS = """
@@ -217,7 +218,7 @@ def main() -> int:
     for name in arguments.names or known:
         say(f"{name}: installing")
         install(known[name])
-        row = test(known[name], arguments.tests)
+        row = test(known[name], arguments.tests if known[name].torch else WITHOUT_TORCH)
         say(f"{name}: {', '.join(row)}")
         failed += int(row[5])
         if arguments.tests == CORE:
