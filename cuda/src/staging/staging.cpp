@@ -58,9 +58,12 @@ Future::Results shared(std::vector<Loan> loans) {
 // Fewer small tensors are copied one by one: a kernel and a copy cost as much.
 constexpr size_t kFewestGathered = 4;
 
-// Enqueues the copies of a batch. Small tensors that follow each other go together.
+// Enqueues the copies of a batch to its results, loans of any kind. Small tensors that follow each
+// other go together.
+template <typename Results>
 void enqueue_batch(Operation& operation, std::span<const TensorView> sources,
-                   std::span<const Loan> results, bool pinned, Waits waits) {
+                   const Results& results, bool pinned, Waits waits) {
+  operation.begin(largest_bytes(sources));
   std::vector<GatherParams::Run> runs;
   size_t next = 0;
   const auto is_small_run = [&](size_t i) {
@@ -80,11 +83,11 @@ void enqueue_batch(Operation& operation, std::span<const TensorView> sources,
   }
 }
 
-// Results in fresh memory: one block of the pool holds all of them, pageable memory each one if the
-// limit does not allow the block. Each refers to the slab, which owns the block after success.
-std::vector<Loan> enqueue_results(Operation& operation, std::span<const TensorView> sources,
-                                  const StageOptions& options, Waits waits) {
-  std::vector<Loan> results;
+// Allocates results. One block of the pool holds all of them, pageable memory each one if the limit
+// does not allow the block. Each refers to the slab, which owns the block after success. Returns
+// whether they are pinned. Pageable results must outlive the operation, which may write to them.
+bool allocate_results(std::vector<Loan>& results, Operation& operation,
+                      std::span<const TensorView> sources, const StageOptions& options) {
   results.reserve(sources.size());
   PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(total_bytes(sources)));
   const bool pinned = static_cast<bool>(block);
@@ -101,9 +104,7 @@ std::vector<Loan> enqueue_results(Operation& operation, std::span<const TensorVi
     results.push_back(std::move(result));
   }
   operation.hold_results(std::move(block), slab);
-  operation.begin(largest_bytes(sources));
-  enqueue_batch(operation, sources, results, pinned, waits);
-  return results;
+  return pinned;
 }
 
 std::vector<Loan> empty_results(std::span<const TensorView> sources) {
@@ -173,8 +174,10 @@ std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream prod
   if (all_empty(sources)) return empty_results(sources);
   Call call(sources, producer);
   return call.run([&] {
+    std::vector<Loan> results;
     Operation operation(call);
-    std::vector<Loan> results = enqueue_results(operation, sources, options, Waits::allowed);
+    const bool pinned = allocate_results(results, operation, sources, options);
+    enqueue_batch(operation, sources, results, pinned, Waits::allowed);
     operation.end(false);
     operation.wait();
     return results;
@@ -217,10 +220,13 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
   }
   Call call(views, producer);
   return call.run([&] {
+    std::shared_ptr<const Future::Results> results;
     auto operation = std::make_shared<Operation>(call, runs_for(options, total_bytes(views)));
     Waiter::Work work = completion_of(operation);
-    auto results = std::make_shared<const Future::Results>(
-        shared(enqueue_results(*operation, views, options, Waits::avoided)));
+    std::vector<Loan> fresh;
+    const bool pinned = allocate_results(fresh, *operation, views, options);
+    results = std::make_shared<const Future::Results>(shared(std::move(fresh)));
+    enqueue_batch(*operation, views, *results, pinned, Waits::avoided);
     operation->expect_loans(sources.size());
     operation->end(options.snapshot);
     for (Loan& source : sources) operation->hold(source.release_deleter());
