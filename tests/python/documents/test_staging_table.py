@@ -9,7 +9,7 @@ from pages import ROOT, blocks, page, section, tables
 
 DOCUMENT = page("docs/reference/staging.md")
 MISTAKES = page("scripts/mistakes.py")
-GATE = page("docs/measurements/mutants-2026-11-28.md")
+GATE = page("docs/measurements/mutants-2026-11-29.md")
 EXAMPLE = page("examples/cpp/staging/recorder.cpp")
 TEST = re.compile(r"^(?:TEST|TEST_F|TEST_P|TYPED_TEST)\(\s*(\w+),\s*(\w+)\)", re.MULTILINE)
 
