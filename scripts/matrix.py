@@ -81,7 +81,7 @@ COMBINATIONS = [
     *(Combination(f"torch-{torch}", torch) for torch in TORCHES),
     Combination("numpy-1", "2.9", numpy=NUMPY_1),
     Combination("numpy-2.0", "2.11", numpy=NUMPY_2_0),
-    Combination("python-3.10", "2.15", python="3.10"),
+    Combination("python-3.10", "2.14", python="3.10"),  # the last one for it
     Combination("python-3.12", "2.15", python="3.12"),
     Combination("python-3.13", "2.15", python="3.13"),
     Combination("no-torch", ""),
