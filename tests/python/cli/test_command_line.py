@@ -6,7 +6,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import pty
 import re
 import struct
 import subprocess
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import fork_in_terminal
 
 import dlbridge
 from dlbridge import __main__ as command_line
@@ -49,7 +49,7 @@ def array_file(tmp_path):
 
 def in_terminal(*arguments: str, **env: str) -> list[str]:
     """The lines that `python -m dlbridge` writes to a terminal of 80 columns."""
-    child, terminal = pty.fork()
+    child, terminal = fork_in_terminal()
     if child == 0:
         fcntl.ioctl(0, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         clean = {

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import argparse
 import os
-import pty
 import re
 import shutil
 import subprocess
 
 import pytest
+from processes import fork_in_terminal
 
 from dlbridge import _completion
 from dlbridge.__main__ import make_parser
@@ -27,7 +27,7 @@ def bash(tmp_path_factory):
     (folder / "sub").mkdir()
     script = _completion.bash(PARSER) + "dlbridge() { printf '<%s>' \"$@\"; printf '\\n'; echo END; }\n"
     (folder / "rc").write_text(script + "PS1= PS2=; bind 'set enable-bracketed-paste off'\n")
-    child, terminal = pty.fork()
+    child, terminal = fork_in_terminal()
     if child == 0:
         os.chdir(folder)
         os.execvpe("bash", ["bash", "--noprofile", "--rcfile", "rc", "-i"], os.environ | {"TERM": "dumb"})

@@ -2,8 +2,29 @@
 """Commands, in an environment that leads to no other dlbridge."""
 
 import os
+import pty
 import subprocess
 from pathlib import Path
+
+import pytest
+
+
+def fork_in_terminal() -> tuple[int, int]:
+    """pty.fork(); skips the test on a machine without pseudo-terminals, such as a chroot without /dev/pts."""
+    try:
+        return pty.fork()
+    except OSError as error:
+        pytest.skip(f"this machine makes no pseudo-terminal: {error}")
+
+
+def has_terminals() -> bool:
+    """Whether this machine makes pseudo-terminals."""
+    try:
+        for end in pty.openpty():
+            os.close(end)
+    except OSError:
+        return False
+    return True
 
 
 def attempt(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
