@@ -88,19 +88,14 @@ COMBINATIONS = [
 ]
 
 
-def say(text: str) -> None:
-    print(f"== {text}", file=sys.stderr, flush=True)
-
-
 def wheel_for(python: str) -> Path:
     """The wheel for a version of Python, built where there is none."""
     tag = f"cp{python.replace('.', '')}"
-    found = sorted(WHEELS.glob(f"dlbridge-*-{tag}-{tag}-*.whl"))
-    if not found:
-        say(f"building the wheel for Python {python}")
+    pattern = f"dlbridge-*-{tag}-{tag}-*.whl"
+    if not list(WHEELS.glob(pattern)):
+        wheel.say(f"building the wheel for Python {python}")
         wheel.run("scripts/wheel", WHEELS, "--python", python)
-        found = sorted(WHEELS.glob(f"dlbridge-*-{tag}-{tag}-*.whl"))
-    return found[-1]
+    return max(WHEELS.glob(pattern))
 
 
 def install(combination: Combination) -> None:
@@ -127,14 +122,14 @@ def provide_cuda_libraries(python: Path) -> None:
     needs = [line for line in wheel.run(python, "-c", asks).splitlines() if line.startswith(("nvidia", "cuda"))]
     pip = (python, "-m", "pip", "install", "--quiet", "--no-compile", "--no-cache-dir")
     if not shared.exists():
-        say(f"installing NVIDIA's libraries for CUDA {version[1]}")
+        wheel.say(f"installing NVIDIA's libraries for CUDA {version[1]}")
         wheel.run(*pip, "--target", shared, *needs)
     link = platlib / "nvidia"
     link.symlink_to(shared / "nvidia")
     (platlib / "cusparselt").symlink_to(shared / "nvidia" / "cusparselt")  # where torch 2.7 looks for it
     check = subprocess.run([python, "-c", "import torch"], capture_output=True, text=True, check=False)
     if check.returncode != 0:
-        say(f"those of another torch do not fit ({check.stderr.splitlines()[-1]}); installing its own")
+        wheel.say(f"those of another torch do not fit ({check.stderr.splitlines()[-1]}); installing its own")
         link.unlink()
         (platlib / "cusparselt").unlink()
         wheel.run(*pip, *needs)
@@ -153,7 +148,7 @@ def test(combination: Combination, tests: list[str]) -> list[str]:
         ).stdout
 
     facts, reason = run(FACTS).splitlines()
-    say(f"{combination.name}: {facts}, {reason}")
+    wheel.say(f"{combination.name}: {facts}, {reason}")
     *versions, tier = json.loads(facts)
     today = datetime.date.today().isoformat()
     if combination.torch and tier == "none":  # a refusal that says why: nothing to test
@@ -216,10 +211,10 @@ def main() -> int:
     WHEELS.mkdir(parents=True, exist_ok=True)
     failed = 0
     for name in arguments.names or known:
-        say(f"{name}: installing")
+        wheel.say(f"{name}: installing")
         install(known[name])
         row = test(known[name], arguments.tests if known[name].torch else WITHOUT_TORCH)
-        say(f"{name}: {', '.join(row)}")
+        wheel.say(f"{name}: {', '.join(row)}")
         failed += int(row[5])
         if arguments.tests == CORE:
             write(rows_of_document() | {name: [name, *row]})

@@ -12,9 +12,10 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from wheel import MOST_BYTES
+
 ROOT = Path(__file__).resolve().parent.parent
 PYTHONS = ("cp310", "cp311", "cp312", "cp313", "cp314")
-MOST_BYTES = 12 * 2**20  # of a wheel
 # Files that repeat the version of CMakeLists.txt, from which pyproject.toml takes it.
 REPEATED = {
     "CITATION.cff": r"^version: (.+)$",

@@ -44,6 +44,7 @@ class Call {
 
   Engine& engine;
   DeviceContext& device;
+  CheckedStream stream;
 
  private:
   explicit Call(DeviceContext& found)
@@ -51,9 +52,6 @@ class Call {
   void require_address(const TensorView& view) const;
 
   CallGuard guard_;
-
- public:
-  CheckedStream stream;
 };
 
 }  // namespace dlbridge::cuda

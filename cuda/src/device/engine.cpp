@@ -225,7 +225,6 @@ DeviceContext& Engine::started(int index) {
   return found;
 }
 
-// Returns -1 if CUDA does not say. Requires: a context is current.
 int Engine::device_of_context(CUcontext context) const noexcept {
   CUdevice device = -1;
   if (api_.ctx_push_current(context) != CUDA_SUCCESS) return -1;

@@ -9,22 +9,21 @@ from pathlib import Path
 import pytest
 
 
-def fork_in_terminal() -> tuple[int, int]:
-    """pty.fork(); skips the test on a machine without pseudo-terminals, such as a chroot without /dev/pts."""
-    try:
-        return pty.fork()
-    except OSError as error:
-        pytest.skip(f"this machine makes no pseudo-terminal: {error}")
-
-
 def has_terminals() -> bool:
-    """Whether this machine makes pseudo-terminals."""
+    """Whether this machine makes pseudo-terminals; a chroot without /dev/pts does not."""
     try:
         for end in pty.openpty():
             os.close(end)
     except OSError:
         return False
     return True
+
+
+def fork_in_terminal() -> tuple[int, int]:
+    """pty.fork(). Skips the test on a machine without pseudo-terminals."""
+    if not has_terminals():
+        pytest.skip("this machine makes no pseudo-terminal")
+    return pty.fork()
 
 
 def attempt(*command: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
