@@ -27,8 +27,6 @@ elseif(NOT TARGET dlbridge_torch)
 endif()
 if(NOT DLBRIDGE_CUDA)
   set(DLBRIDGE_CUDA_WHY_NOT "DLBRIDGE_CUDA was OFF")
-elseif(NOT DLBRIDGE_CUDA_FOUND)
-  set(DLBRIDGE_CUDA_WHY_NOT "there was no CUDA toolkit")
 endif()
 set(DLBRIDGE_BUILT_FOR_PYTHON "${Python_VERSION_MAJOR}.${Python_VERSION_MINOR}")
 if("${Python_SOABI}" MATCHES "^cpython-[0-9]+t")  # a free-threaded Python has an ABI of its own

@@ -146,7 +146,7 @@ def googletest(log: Path, left: Callable[[], float]) -> list[str]:
     return [f"-DCMAKE_PREFIX_PATH={prefix}"]
 
 
-def build(log: Path, left: Callable[[], float], python: str, architectures: str, programs: bool = True) -> list[str]:
+def build(log: Path, left: Callable[[], float], python: str, programs: bool = True) -> list[str]:
     """Builds in build/gpu what this machine can build, in the seconds `left`. Returns what is left out, and why.
     Raises StepFailed where something that was tried failed; the rest is there nevertheless."""
     BUILD.mkdir(parents=True, exist_ok=True)
@@ -173,13 +173,14 @@ def build(log: Path, left: Callable[[], float], python: str, architectures: str,
         why = f"no package: there is no {python}, or it lacks nanobind or NumPy"
         problems.append(StepSkipped(f"{why}; set DLBRIDGE_PACKAGE to a folder with a built one"))
     options += [f"-DDLBRIDGE_{part}={'ON' if package else 'OFF'}" for part in ("NUMPY", "PYTHON")]
+    toolkit = os.environ.get("DLBRIDGE_CUDA_TOOLKIT_DIR")
     site_folders = [Path(entry) for entry in sys.path if entry and Path(entry).is_dir()]
     dlpack = attempt(dlpack_folder, site_folders)
     if targets and dlpack is not None:
         configure = [
             "cmake", "-S", ".", "-B", str(BUILD), "-G", "Ninja", "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
             f"-DPython_EXECUTABLE={python}", f"-DDLPACK_INCLUDE_DIR={dlpack}", "-DDLBRIDGE_TORCH=OFF",
-            "-DDLBRIDGE_CUDA=ON", "-DDLBRIDGE_WERROR=OFF", f"-DDLBRIDGE_CUDA_ARCHITECTURES={architectures}",
+            "-DDLBRIDGE_CUDA=ON", "-DDLBRIDGE_WERROR=OFF", *([f"-DCUDAToolkit_ROOT={toolkit}"] if toolkit else []),
             *options, *shlex.split(os.environ.get("CMAKE_ARGS", "")),
         ]  # fmt: skip
         make = ["cmake", "--build", str(BUILD), "-j", jobs(), "--target", *targets, "--", "-k", "0"]
@@ -192,13 +193,13 @@ def build(log: Path, left: Callable[[], float], python: str, architectures: str,
 # ---- Beforehand
 
 
-def prepare(folder: Path, python: str, architectures: str) -> int:
+def prepare(folder: Path, python: str) -> int:
     """Builds here, and copies what a run needs into `folder`, stripped. The exit status."""
     log = BUILD / "prepare.log"
     log.unlink(missing_ok=True)
     suffix = extension(python)
     try:
-        lacks = build(log, lambda: 3600, python, architectures)
+        lacks = build(log, lambda: 3600, python)
     except StepFailed as failure:
         print(failure)
         return 1
@@ -210,7 +211,7 @@ def prepare(folder: Path, python: str, architectures: str) -> int:
         for path in BUILD.glob(pattern):
             copy(path, folder / path.relative_to(BUILD))
     copy(BUILD / "dlpack-include" / "dlpack" / "dlpack.h", folder / "dlpack" / "dlpack" / "dlpack.h")
-    facts = {"architectures": architectures, "extension": suffix, **gpu_fingerprint.commit()}
+    facts = {"extension": suffix, **gpu_fingerprint.commit()}
     (folder / "prepared.json").write_text(json.dumps(facts) + "\n")
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print("\n".join([*lacks, f"{folder}: {size / 2**20:.1f} MiB, {facts}"]))
@@ -225,15 +226,13 @@ def copy(source: Path, target: Path) -> None:
         subprocess.run(["strip", str(target)], check=False)
 
 
-def use_prepared(folder: Path, architecture: str) -> str:
+def use_prepared(folder: Path) -> str:
     """Puts a prepared folder in front. Returns what it is; empty where there is none."""
     try:
         facts = json.loads((folder / "prepared.json").read_text())
     except OSError:
         return ""
-    if architecture and architecture not in facts["architectures"].split(";"):
-        return f"not used: its kernels are for {facts['architectures']}, the GPU is {architecture}"
     folders.insert(0, folder)
     libraries = [str(folder / "lib"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)  # their own paths lead to where they were built
-    return f"{facts.get('commit', 'no commit')}, kernels for {facts['architectures']}, {facts['extension']}"
+    return f"{facts.get('commit', 'no commit')}, {facts['extension']}"

@@ -374,13 +374,11 @@ def build(run: Run, seconds: float) -> str:
         package = False
     if gpu_build.folders[0] != gpu_build.BUILD and not programs and package:
         return "everything was brought along"
-    architectures = os.environ.get("DLBRIDGE_CUDA_ARCHITECTURES") or run.architecture or "90"
     if gpu_build.folders[0] == gpu_build.BUILD:
         programs = True  # what is in build/gpu may be old
-    lacks = gpu_build.build(
-        run.out / "build.log", lambda: deadline - time.monotonic(), sys.executable, architectures, programs
+    return "; ".join(
+        gpu_build.build(run.out / "build.log", lambda: deadline - time.monotonic(), sys.executable, programs)
     )
-    return "; ".join([f"kernels for {architectures}", *lacks])
 
 
 STEPS: dict[str, Callable[[Run, float], str]] = {
@@ -474,8 +472,7 @@ def main() -> int:
     options = parse()
     os.chdir(ROOT)
     if options.prepare:
-        architectures = os.environ.get("DLBRIDGE_CUDA_ARCHITECTURES") or "90"
-        return gpu_build.prepare(options.prepared, options.python, architectures)
+        return gpu_build.prepare(options.prepared, options.python)
     out: Path = options.outdir
     out.mkdir(parents=True, exist_ok=True)
     for log in out.glob("*.log"):
@@ -483,7 +480,7 @@ def main() -> int:
     architecture, reason = gpu_fingerprint.capability()
     run = Run(out, Document(out), options, begin + options.seconds, architecture, reason)
     facts = gpu_fingerprint.fingerprint(with_gpu=not reason)
-    if prepared := gpu_build.use_prepared(options.prepared, architecture):
+    if prepared := gpu_build.use_prepared(options.prepared):
         facts["prepared"] = prepared
     run.document.set_fingerprint(facts)
     run.document.set_found(gpu_fingerprint.sentence(facts, reason))

@@ -74,6 +74,7 @@ def main() -> int:
         run(str(TOOLS / "mypy"), "--no-error-summary", str(package)),
     ]
     checks.append(report(licences(ROOT, fix)))
+    checks.append(run(sys.executable, str(ROOT / "scripts" / "ptx.py"), "--check"))
     if "--tidy" in sys.argv:
         sources = [path for path in cpp_files() if "/core/src/" in path]
         checks.append(run("clang-tidy", "-p", "build/release", "--quiet", *sources))

@@ -18,9 +18,9 @@ class Mistake:
     found_by: str
 
 
-RECORD_READY = '  check(api.event_record(ready_.get(), outer_.handle), "cudaEventRecord");\n'
-WAIT_FOR_READY = '  check(api.stream_wait_event(copies_, ready_.get(), 0), "cudaStreamWaitEvent");\n'
-RECORD_DONE = '  check(api.event_record(done_.get(), copies_), "cudaEventRecord");\n'
+RECORD_READY = '  check(api.event_record(ready_.get(), outer_.handle), "cuEventRecord");\n'
+WAIT_FOR_READY = '  check(api.stream_wait_event(copies_, ready_.get(), 0), "cuStreamWaitEvent");\n'
+RECORD_DONE = '  check(api.event_record(done_.get(), copies_), "cuEventRecord");\n'
 OUTER_WAITS = "  if (outer_waits && outer_.ordered && !on_outer_stream_)\n"
 COMPLETE = "void Operation::complete(const std::function<void()>& enqueue) noexcept {\n"
 BESIDE_PRODUCER = "*OrderOfEveryWay.CopiesInOrder/large_async_without_snapshot"
@@ -53,7 +53,7 @@ MISTAKES = [
             "operation/operation.cpp",
             ((RECORD_DONE, ""),
              ("  bytes_ += source.nbytes();\n", "  bytes_ += source.nbytes();\n"
-              "  check(device_.api().event_record(done_.get(), copies_), \"cudaEventRecord\");\n")),
+              "  check(device_.api().event_record(done_.get(), copies_), \"cuEventRecord\");\n")),
             "*OrderOfEveryWay.CopiesInOrder/large"),
     Mistake("release_source_at_submit", "the source is released when the copy is enqueued",
             "staging/staging.cpp",
@@ -69,15 +69,15 @@ MISTAKES = [
               '        "waiting for a slot");\n', ""),), RINGS),
     Mistake("skip_device_ring_reuse_wait", "a device slot is used again at once",
             "device/copy_stream.cpp",
-            (('  check(api_.stream_wait_event(first, slots_[current_].read.get(), 0), "cudaStreamWaitEvent");\n', ""),),
+            (('  check(api_.stream_wait_event(first, slots_[current_].read.get(), 0), "cuStreamWaitEvent");\n', ""),),
             RINGS),
     Mistake("skip_device_ring_filled_wait", "a device slot is read before it is filled",
             "device/copy_stream.cpp",
-            (('  if (first != second) check(api_.stream_wait_event(second, event.get(), 0), "cudaStreamWaitEvent");\n',
+            (('  if (first != second) check(api_.stream_wait_event(second, event.get(), 0), "cuStreamWaitEvent");\n',
               ""),), RINGS),
     Mistake("skip_device_ring_memory_wait", "a device slot is filled before its memory is allocated",
             "device/copy_stream.cpp",
-            (('      check(api_.event_record(slot.read.get(), allocations), "cudaEventRecord");\n',
+            (('      check(api_.event_record(slot.read.get(), allocations), "cuEventRecord");\n',
               "      static_cast<void>(slot);"),),
             "*OrderOfEveryWay.*"),
     Mistake("skip_join", "the end is recorded before the transfers of a copy stream",
@@ -86,15 +86,15 @@ MISTAKES = [
             "*OrderOfEveryWay.*"),
     Mistake("per_thread_handle_on_worker", "the caller's stream is used on the waiting thread",
             "operation/operation.cpp",
-            ((RECORD_DONE, "  if (outer_.handle != cudaStreamPerThread)\n  " + RECORD_DONE),
+            ((RECORD_DONE, "  if (outer_.handle != CU_STREAM_PER_THREAD)\n  " + RECORD_DONE),
              (COMPLETE, COMPLETE + "  device_.api().event_record(done_.get(), copies_);\n")),
             "*NumberedStreams.BelongToCallingThread/per_thread_large"),
     Mistake("blocking_copy_stream", "copy streams are ordinary streams",
-            "device/copy_stream.cpp", (("cudaStreamNonBlocking", "cudaStreamDefault"),),
+            "device/copy_stream.cpp", (("CU_STREAM_NON_BLOCKING", "CU_STREAM_DEFAULT"),),
             "StagingOrder.CopyStreamsAreNonBlocking"),
     Mistake("drop_wait_between_streams", "order_streams() records an event and does not wait for it",
             "device/device_context.cpp",
-            (('  check(api_.stream_wait_event(later, there.get(), 0), "cudaStreamWaitEvent");\n', ""),),
+            (('  check(api_.stream_wait_event(later, there.get(), 0), "cuStreamWaitEvent");\n', ""),),
             "*StreamOrder*:*OrderStreams*"),
     Mistake("no_context_push", "calls are made in the context that is found",
             "runtime/guards.cpp", (("  if (callers_ != context) {\n", "  if (false) {\n"),),
@@ -108,7 +108,7 @@ MISTAKES = [
     Mistake("no_capture_check", "it is not checked whether the stream is being captured",
             "device/call.cpp",
             (("  const Capture capture = capture_of(engine.api(), handle);\n",
-              "  const Capture capture{cudaSuccess, false};\n"),),
+              "  const Capture capture{CUDA_SUCCESS, false};\n"),),
             "RefusedStreams.Captured"),
     Mistake("query_error_is_not_ready", 'an error of a query counts as "not yet"',
             "runtime/waiter.cpp",
@@ -118,7 +118,7 @@ MISTAKES = [
     Mistake("not_ready_is_done", '"not yet" counts as done',
             "runtime/waiter.cpp",
             (("  } while (answer == CUDA_ERROR_NOT_READY && Clock::now() < until);", "  } while (false);"),
-             ("return api.event_synchronize(event);", "return cudaSuccess;")),
+             ("return api.event_synchronize(event);", "return CUDA_SUCCESS;")),
             "StagingOrder.SmallCopiesArePolled"),
     Mistake("not_ready_ticket_has_passed", 'a block is free where a query of its event says "not yet"',
             "device/engine.cpp", (("  if (answer == CUDA_ERROR_NOT_READY) return 0;\n",
@@ -139,7 +139,7 @@ MISTAKES = [
               "  blocks_.clear();\n  result_ = {};\n  return;\n  device_.mark_dead(cause);\n"),),
             "DeadDevice.FailsAndLeaksInFlight"),
     Mistake("skip_seam_split", "copies run over the border of two registrations",
-            "copy/issue.cpp", (("    if (kind == cudaMemcpyDeviceToDevice) return INT64_MAX;\n",
+            "copy/issue.cpp", (("    if (kind == Direction::on_device) return INT64_MAX;\n",
                                 "    return INT64_MAX;\n"),),
             "StagingSeams.SplitFlatCopies"),
     Mistake("one_row_over_the_seam", "one row too many is copied before the border of two registrations",
@@ -168,7 +168,7 @@ MISTAKES = [
     Mistake("destroyed_handle_kills_device", "error 709 counts as the death of the device",
             "device/device_context.cpp",
             (("    if (context_lives()) return false;\n",
-              "    if (error != cudaErrorContextIsDestroyed) return false;\n"),),
+              "    if (error != CUDA_ERROR_CONTEXT_IS_DESTROYED) return false;\n"),),
             "RefusedStreams.Destroyed"),
     Mistake("destroyed_user_leaks", "device memory that a destroyed stream used is leaked",
             "api/device_memory.cpp",
@@ -199,7 +199,7 @@ MISTAKES = [
             "RefusedStreams.OfGreenContext"),
     Mistake("foreign_seam_fails", "memory that others registered in two pieces fails the copy",
             "operation/operation.cpp",
-            (("    if (error.cuda_code() != cudaErrorInvalidValue ||", "    if (true ||"),),
+            (("    if (error.cuda_code() != CUDA_ERROR_INVALID_VALUE ||", "    if (true ||"),),
             "StagingSeams.ForeignPiecesCountAsPageable"),
     Mistake("deleter_calls_cuda", "the deleter of a result calls CUDA",
             "pinned/pool.cpp",

@@ -51,7 +51,7 @@ def load(name: str) -> None:
 def load_device_module() -> str:
     """Loads the CUDA module. Returns why it cannot be loaded, or an empty string."""
     if _build_facts.CUDA_WHY:
-        return f"dlbridge was built without it ({_build_facts.CUDA_WHY}): reinstall dlbridge where a CUDA toolkit is"
+        return f"dlbridge was built without it ({_build_facts.CUDA_WHY}): reinstall dlbridge without that option"
     try:
         module = importlib.import_module("._cuda", __package__)
         _core._register_device_module(module.device)

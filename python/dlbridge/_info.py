@@ -20,7 +20,7 @@ class BuildInfo(TypedDict):
 
 
 def describe_cuda() -> str:
-    """One line about the CUDA runtime, the driver and the devices, or about what is missing."""
+    """One line about the CUDA that is needed, the driver and the devices, or about what is missing."""
     return _core._describe_device_module() or _adapters.load_device_module()
 
 
@@ -29,7 +29,7 @@ def build_info() -> BuildInfo:
 
     ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``exchange`` when they are reached
     through torch's DLPack exchange table, ``none`` when torch cannot be reached; ``torch_tier_reason`` says why.
-    ``dlpack`` is the version of the header this build was made with. ``cuda`` is one line about the CUDA runtime in it,
+    ``dlpack`` is the version of the header this build was made with. ``cuda`` is one line about the CUDA it needs,
     the driver and the devices, or about what is missing.
     Raises ExchangeError where DLBRIDGE_TORCH_TIER names no tier.
     """

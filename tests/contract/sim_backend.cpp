@@ -11,7 +11,7 @@
 namespace dlbridge::contract {
 namespace {
 
-cudaStream_t handle_of(Stream stream) { return static_cast<cudaStream_t>(stream.handle); }
+CUstream handle_of(Stream stream) { return static_cast<CUstream>(stream.handle); }
 
 class SimBackend final : public Backend {
  public:
@@ -36,7 +36,7 @@ class SimBackend final : public Backend {
   Bytes read(const void* memory, size_t bytes) override { return sim_.read(memory, bytes); }
 
   Stream make_stream() override {
-    return cuda::stream_of(1, sim_.make_stream(cudaStreamNonBlocking, 1));
+    return cuda::stream_of(1, sim_.make_stream(CU_STREAM_NON_BLOCKING, 1));
   }
   void enqueue_write(Stream stream, void* memory, Bytes bytes) override {
     sim_.enqueue_write(handle_of(stream), memory, std::move(bytes));
@@ -75,7 +75,7 @@ class SimBackend final : public Backend {
   }
 
   cuda_sim::Simulator sim_;
-  cudaStream_t held_ = nullptr;
+  CUstream held_ = nullptr;
 };
 
 }  // namespace

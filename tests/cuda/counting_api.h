@@ -31,13 +31,13 @@ class CountingApi {
       return g_current->host_register(address, bytes, flags);
     };
     table_.host_unregister = [](void* address) { return g_current->host_unregister(address); };
-    table_.event_create_with_flags = [](cudaEvent_t* event, unsigned flags) {
+    table_.event_create_with_flags = [](CUevent* event, unsigned flags) {
       return g_current->event_create(event, flags);
     };
-    table_.event_destroy = [](cudaEvent_t event) { return g_current->event_destroy(event); };
-    table_.thread_exchange_stream_capture_mode = [](cudaStreamCaptureMode* mode) {
+    table_.event_destroy = [](CUevent event) { return g_current->event_destroy(event); };
+    table_.thread_exchange_stream_capture_mode = [](CUstreamCaptureMode* mode) {
       std::swap(*mode, g_mode);
-      return cudaSuccess;
+      return CUDA_SUCCESS;
     };
     table_.ctx_get_current = [](CUcontext* context) {
       *context = g_context;
@@ -65,28 +65,28 @@ class CountingApi {
   /// Called before every call below, with no lock of this held.
   std::function<void()> on_call;
   /// The call with this number, counted from 1, fails, and so do `failures` - 1 after it.
-  void fail_at(size_t number, cudaError_t error, size_t failures = 1) {
+  void fail_at(size_t number, CUresult error, size_t failures = 1) {
     const std::lock_guard lock(mutex_);
     fail_first_ = calls_ + number;
     fail_last_ = fail_first_ + failures - 1;
     error_ = error;
   }
-  void fail_never() { fail_at(0, cudaSuccess, 0); }
+  void fail_never() { fail_at(0, CUDA_SUCCESS, 0); }
 
   struct Piece {
     std::byte* address;
     size_t bytes;
     unsigned flags;
-    cudaStreamCaptureMode mode;
+    CUstreamCaptureMode mode;
   };
   size_t calls() const { return locked(calls_); }
   size_t registered() const { return locked(registered_bytes_); }
   size_t most_registered() const { return locked(most_registered_); }
   size_t events() const { return locked(events_.size()); }
   std::vector<Piece> pieces() const { return locked(pieces_); }  ///< registered ever, in order
-  static cudaError_t& last_error() { return g_last_error; }
+  static CUresult& last_error() { return g_last_error; }
   static CUcontext& context() { return g_context; }  ///< that is current on this thread
-  static cudaStreamCaptureMode& mode() { return g_mode; }
+  static CUstreamCaptureMode& mode() { return g_mode; }
 
  private:
   template <typename T>
@@ -95,70 +95,70 @@ class CountingApi {
     return value;
   }
 
-  cudaError_t begin() {
+  CUresult begin() {
     if (on_call) on_call();
     const std::lock_guard lock(mutex_);
     ++calls_;
-    if (calls_ < fail_first_ || calls_ > fail_last_) return cudaSuccess;
+    if (calls_ < fail_first_ || calls_ > fail_last_) return CUDA_SUCCESS;
     return error_;
   }
 
-  cudaError_t host_register(void* address, size_t bytes, unsigned flags) {
-    if (const cudaError_t error = begin()) return error;
+  CUresult host_register(void* address, size_t bytes, unsigned flags) {
+    if (const CUresult error = begin()) return error;
     const std::lock_guard lock(mutex_);
     EXPECT_TRUE(registered_.emplace(address, bytes).second);
     registered_bytes_ += bytes;
     most_registered_ = std::max(most_registered_, registered_bytes_);
     pieces_.push_back({static_cast<std::byte*>(address), bytes, flags, g_mode});
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   }
 
-  cudaError_t host_unregister(void* address) {
-    if (const cudaError_t error = begin()) return error;
-    EXPECT_EQ(g_mode, cudaStreamCaptureModeRelaxed);
+  CUresult host_unregister(void* address) {
+    if (const CUresult error = begin()) return error;
+    EXPECT_EQ(g_mode, CU_STREAM_CAPTURE_MODE_RELAXED);
     const std::lock_guard lock(mutex_);
     const auto found = registered_.find(address);
     if (found == registered_.end()) {
       ADD_FAILURE() << "unregistering what is not registered";
-      return cudaErrorHostMemoryNotRegistered;
+      return CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED;
     }
     registered_bytes_ -= found->second;
     registered_.erase(found);
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   }
 
-  cudaError_t event_create(cudaEvent_t* event, unsigned flags) {
-    if (const cudaError_t error = begin()) return error;
-    EXPECT_NE(flags & cudaEventDisableTiming, 0u);
+  CUresult event_create(CUevent* event, unsigned flags) {
+    if (const CUresult error = begin()) return error;
+    EXPECT_NE(flags & CU_EVENT_DISABLE_TIMING, 0u);
     const std::lock_guard lock(mutex_);
-    *event = reinterpret_cast<cudaEvent_t>(++last_event_ * 16);
+    *event = reinterpret_cast<CUevent>(++last_event_ * 16);
     events_.insert(*event);
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   }
 
-  cudaError_t event_destroy(cudaEvent_t event) {
-    if (const cudaError_t error = begin()) return error;
+  CUresult event_destroy(CUevent event) {
+    if (const CUresult error = begin()) return error;
     const std::lock_guard lock(mutex_);
     EXPECT_EQ(events_.erase(event), 1u);
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   }
 
   static inline CountingApi* g_current = nullptr;
-  static inline thread_local cudaError_t g_last_error = cudaSuccess;
+  static inline thread_local CUresult g_last_error = CUDA_SUCCESS;
   static inline thread_local CUcontext g_context = nullptr;
-  static inline thread_local cudaStreamCaptureMode g_mode = cudaStreamCaptureModeGlobal;
+  static inline thread_local CUstreamCaptureMode g_mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 
   cuda::CudaApi table_{};
   mutable std::mutex mutex_;
   size_t calls_ = 0;
   size_t fail_first_ = 0;
   size_t fail_last_ = 0;
-  cudaError_t error_ = cudaSuccess;
+  CUresult error_ = CUDA_SUCCESS;
   std::map<void*, size_t> registered_;
   std::vector<Piece> pieces_;
   size_t registered_bytes_ = 0;
   size_t most_registered_ = 0;
-  std::set<cudaEvent_t> events_;
+  std::set<CUevent> events_;
   uintptr_t last_event_ = 0;
 };
 
@@ -181,8 +181,8 @@ class TestFences final : public cuda::FenceSource {
     pass(event.get());
     return event;
   }
-  void pass(cudaEvent_t event) { set(event, 1); }
-  void fail(cudaEvent_t event) { set(event, -1); }
+  void pass(CUevent event) { set(event, 1); }
+  void fail(CUevent event) { set(event, -1); }
 
   /// From now on fences do not pass, until pass_fences().
   void hold_fences() { new_fences_ = 0; }
@@ -190,7 +190,7 @@ class TestFences final : public cuda::FenceSource {
   void pass_fences() {
     pass_new_fences();
     const std::lock_guard lock(mutex_);
-    for (const cudaEvent_t event : fences_) states_[event] = 1;
+    for (const CUevent event : fences_) states_[event] = 1;
   }
   void fail_fences() { new_fences_ = -1; }
   /// From now on a fence passes when it is asked for `count` times.
@@ -218,7 +218,7 @@ class TestFences final : public cuda::FenceSource {
       return fence;
     }
     const std::lock_guard lock(mutex_);
-    const cudaEvent_t event = fence.events.back().get();
+    const CUevent event = fence.events.back().get();
     states_[event] = new_fences_;
     fences_.insert(event);
     return fence;
@@ -233,7 +233,7 @@ class TestFences final : public cuda::FenceSource {
   }
 
  private:
-  void set(cudaEvent_t event, int state) {
+  void set(CUevent event, int state) {
     const std::lock_guard lock(mutex_);
     states_[event] = state;
   }
@@ -241,8 +241,8 @@ class TestFences final : public cuda::FenceSource {
   const CountingApi& api_;
   cuda::EventPool events_;
   std::mutex mutex_;
-  std::map<cudaEvent_t, int> states_;
-  std::set<cudaEvent_t> fences_;
+  std::map<CUevent, int> states_;
+  std::set<CUevent> fences_;
   std::atomic<int> new_fences_{1};
   int patience_ = 0;
 };

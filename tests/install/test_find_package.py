@@ -44,7 +44,7 @@ pytestmark = [
 needs_libpython = pytest.mark.skipif(
     LIBPYTHON.suffix != ".so" or not LIBPYTHON.exists(), reason="this Python has no shared library to embed"
 )
-needs_cuda = pytest.mark.skipif("cuda" not in COMPONENTS, reason="built without the CUDA module: no CUDA toolkit")
+needs_cuda = pytest.mark.skipif("cuda" not in COMPONENTS, reason="built without the CUDA module")
 needs_toolkit = pytest.mark.skipif(
     "cuda" not in COMPONENTS or not (shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()),
     reason="CMake's own search finds no CUDA toolkit: no nvcc in PATH, none in /usr/local/cuda",
@@ -504,11 +504,11 @@ def test_missing_components_are_named(edited, ask):
     where = edited("dlbridge-config.cmake", f'"{";".join(COMPONENTS)}"', '"core;numpy"')
     config = where.cmake / "dlbridge-config.cmake"
     text = re.sub(r'torch_off ".*"', 'torch_off "there was no torch"', config.read_text())
-    config.write_text(re.sub(r'cuda_off ".*"', 'cuda_off "there was no CUDA toolkit"', text))
+    config.write_text(re.sub(r'cuda_off ".*"', 'cuda_off "DLBRIDGE_CUDA was OFF"', text))
     said = ask(where, "REQUIRED COMPONENTS torch", expect=False)
     assert "component torch: it was not built (there was no torch)" in said
     said = ask(where, "REQUIRED COMPONENTS cuda", expect=False)
-    assert "component cuda: it was not built (there was no CUDA toolkit)" in said
+    assert "component cuda: it was not built (DLBRIDGE_CUDA was OFF)" in said
     said = ask(where, "REQUIRED COMPONENTS metal", expect=False)
     assert "component metal: there is no such component (there are core, numpy, torch and cuda)" in said
 

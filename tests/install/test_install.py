@@ -37,7 +37,7 @@ except dlbridge.ExchangeError as error:
 else:
     raise AssertionError
 said = dlbridge.build_info()["cuda"]
-assert said.startswith(("CUDA runtime ", "dlbridge was built without it")), said
+assert said.startswith(("for CUDA ", "dlbridge was built without it")), said
 print(dlbridge.__file__)
 """
 
@@ -51,7 +51,7 @@ a = np.arange(6.0)
 assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
 """
 
-# Two CUDA runtimes in one process: torch's, shared, and that of the CUDA module, inside it.
+# torch's CUDA runtime, and the CUDA module, which calls the driver, in one process.
 BESIDE_TORCH = """
 import ctypes, sys
 sys.path.insert(0, sys.argv[1])
@@ -89,7 +89,7 @@ def torch_works():
 usable = torch_works()
 said = dlbridge.build_info()["cuda"]
 why = said.split(", ", 1)[1]
-assert said.startswith("CUDA runtime ") and (why in before if before else "driver for CUDA" in said), (said, before)
+assert said.startswith("for CUDA ") and (why in before if before else "driver for CUDA" in said), (said, before)
 assert not (usable and before), "where torch finds a GPU, so do we"
 if torch.version.cuda is not None:
     (theirs,) = loaded("libcudart.so")
@@ -101,9 +101,7 @@ assert reason() == before and torch_works() == usable
 a = np.arange(6.0)
 assert dlbridge.to_torch(a).data_ptr() == a.ctypes.data
 """
-has_toolkit = shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists()
 pytestmark = pytest.mark.timeout(900)
-needs_toolkit = pytest.mark.skipif(not has_toolkit, reason="no CUDA toolkit to build the CUDA module with")
 
 
 @functools.cache
@@ -114,9 +112,7 @@ def made_of() -> str:
         for path in [ROOT / name] if (ROOT / name).is_file() else sorted((ROOT / name).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
                 digest.update(str(path.relative_to(ROOT)).encode() + path.read_bytes())
-    for compiler in ("c++", "nvcc", "/usr/local/cuda/bin/nvcc"):
-        found = shutil.which(compiler)
-        digest.update((run(found, "--version") if found else "none").encode())
+    digest.update(run("c++", "--version").encode())
     digest.update(run(sys.executable, "-m", "pip", "freeze").encode())
     return digest.hexdigest()[:16]
 
@@ -158,7 +154,7 @@ def test_sdist_has_one_version(tmp_path):
     for file in (
         "CMakeLists.txt",
         "cmake/find_torch.py",
-        "cuda/src/kernels/pack_kernels.cu",
+        "cuda/src/kernels/pack_kernels.ptx",
         "LICENSE",
         "scripts/setup",
     ):
@@ -220,7 +216,7 @@ CONTENTS = {
 }
 
 
-@pytest.mark.parametrize("part", ["core", "lib", pytest.param("cuda", marks=needs_toolkit)])
+@pytest.mark.parametrize("part", ["core", "lib", "cuda"])
 def test_wheel_contents(entries, part):
     names = [entry.filename for entry in entries]
     for file in CONTENTS[part].split():
@@ -235,7 +231,6 @@ def test_wheel_with_torch(installed):
     assert "$ORIGIN/lib" in dynamic and str(ROOT) not in dynamic, "found beside itself, not in a build folder"
 
 
-@needs_toolkit
 @pytest.mark.parametrize("order", ["torch first", "torch second"])
 def test_cuda_module_beside_torch(installed, order):
     run(sys.executable, "-X", "faulthandler", "-c", BESIDE_TORCH, installed, order)

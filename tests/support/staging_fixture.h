@@ -194,8 +194,8 @@ class StagingTest : public testing::Test {
     fill(tensor, seed);
     const size_t pages = (tensor.span() + kPage - 1) / kPage * kPage;
     in_context(1, [&] {
-      EXPECT_EQ(sim().api().host_register(tensor.memory(), pages, cudaHostRegisterPortable),
-                cudaSuccess);
+      EXPECT_EQ(sim().api().host_register(tensor.memory(), pages, CU_MEMHOSTREGISTER_PORTABLE),
+                CUDA_SUCCESS);
     });
     registered_.push_back(tensor.memory());
     return tensor;
@@ -244,31 +244,31 @@ class StagingTest : public testing::Test {
   std::vector<uint8_t> elements(const Loan& loan) { return elements(loan.view()); }
 
   /// A kernel on `stream` writes pattern `seed`.
-  void produce(cudaStream_t stream, TestTensor& tensor, uint32_t seed) {
+  void produce(CUstream stream, TestTensor& tensor, uint32_t seed) {
     sim().enqueue_write(stream, tensor.memory(), pattern(tensor.span(), seed));
   }
   /// A kernel on `stream` reads all of it; empty until it has run.
-  std::shared_ptr<std::vector<uint8_t>> consume(cudaStream_t stream, const TestTensor& tensor) {
+  std::shared_ptr<std::vector<uint8_t>> consume(CUstream stream, const TestTensor& tensor) {
     return sim().enqueue_read(stream, tensor.memory(), tensor.span());
   }
 
   // ---- streams and threads
 
   /// Of the kind that frameworks make.
-  cudaStream_t stream(int index = 1, unsigned flags = cudaStreamNonBlocking) {
+  CUstream stream(int index = 1, unsigned flags = CU_STREAM_NON_BLOCKING) {
     streams_.push_back(sim().make_stream(flags, index));
     return streams_.back();
   }
   /// Streams that the module has made and used.
-  std::vector<cudaStream_t> copy_stream_handles() {
-    std::vector<cudaStream_t> copy_streams = sim().used_streams();
-    std::erase_if(copy_streams, [this](cudaStream_t each) {
+  std::vector<CUstream> copy_stream_handles() {
+    std::vector<CUstream> copy_streams = sim().used_streams();
+    std::erase_if(copy_streams, [this](CUstream each) {
       return reinterpret_cast<uintptr_t>(each) <= 2 ||
              std::find(streams_.begin(), streams_.end(), each) != streams_.end();
     });
     return copy_streams;
   }
-  static Stream on(cudaStream_t handle, int index = 1) { return cuda::stream_of(index, handle); }
+  static Stream on(CUstream handle, int index = 1) { return cuda::stream_of(index, handle); }
   static Stream numbered(intptr_t number, int index = 1) { return cuda::stream_of(index, number); }
 
   /// Runs `body` on a thread whose current device is `index` (-1: none) and waits for it.
@@ -336,12 +336,12 @@ class StagingTest : public testing::Test {
   void finish() {
     sim_->clear_faults();
     sim_->go();
-    for (const cudaStream_t each : streams_) sim_->go_stream(each);
-    for (const cudaStream_t each : copy_stream_handles()) sim_->go_stream(each);
+    for (const CUstream each : streams_) sim_->go_stream(each);
+    for (const CUstream each : copy_stream_handles()) sim_->go_stream(each);
     expect_stats_add_up();
     EXPECT_EQ(sim_->context_stack(), stack_) << "the thread's stack of contexts was changed";
     if (!losses_) {  // a dead device does not take it back
-      EXPECT_EQ(sim_->capture_mode(), cudaStreamCaptureModeGlobal);
+      EXPECT_EQ(sim_->capture_mode(), CU_STREAM_CAPTURE_MODE_GLOBAL);
     }
     cuda::inject_cuda_api(nullptr);
     sim_->finish();
@@ -369,7 +369,7 @@ class StagingTest : public testing::Test {
 
   std::unique_ptr<cuda_sim::Simulator> sim_;
   std::vector<int> stack_;
-  std::vector<cudaStream_t> streams_;
+  std::vector<CUstream> streams_;
   std::vector<void*> registered_;
   std::deque<Pages> pages_;
   std::deque<TestTensor> device_tensors_;

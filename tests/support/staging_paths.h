@@ -147,8 +147,8 @@ inline std::vector<StagingPath> staging_paths() {
 
 /// What a walk does besides.
 struct Walk {
-  cudaStream_t stream = nullptr;  ///< a new one where null
-  bool kernels = true;            ///< work of the caller before and after, on that stream
+  CUstream stream = nullptr;  ///< a new one where null
+  bool kernels = true;        ///< work of the caller before and after, on that stream
   std::function<void()> before_call;
   uint32_t seed = 2;
   bool dies = false;  ///< the device may fail: its further work is unknown
@@ -221,13 +221,13 @@ class StagingPathTest : public StagingTest {
     return error;
   }
 
-  Stream outer(const StagingPath& path, cudaStream_t handle) const {
+  Stream outer(const StagingPath& path, CUstream handle) const {
     return path.ordered ? on(handle) : numbered(cuda::kNoSync);
   }
 
  private:
   struct Tensors {
-    cudaStream_t stream = nullptr;
+    CUstream stream = nullptr;
     std::vector<TestTensor*> on_device;
     std::vector<TestTensor*> on_host;
     uint32_t seed = 0;  // of what is to arrive

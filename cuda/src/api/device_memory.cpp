@@ -16,8 +16,8 @@ namespace dlbridge::cuda {
 namespace {
 
 // The per-thread stream differs on the thread that frees; the legacy stream waits for all of them.
-cudaStream_t named(cudaStream_t stream) noexcept {
-  return stream == nullptr || stream == cudaStreamPerThread ? cudaStreamLegacy : stream;
+CUstream named(CUstream stream) noexcept {
+  return stream == nullptr || stream == CU_STREAM_PER_THREAD ? CU_STREAM_LEGACY : stream;
 }
 
 // One piece of device memory, with the streams that have used it.
@@ -27,16 +27,15 @@ class DeviceBlock {
   DeviceBlock(const Call& call, size_t bytes)
       : engine_(call.engine), device_(call.device), device_index_(device_.index()) {
     const CudaApi& api = device_.api();
-    const cudaStream_t first =
-        call.stream.ordered ? call.stream.handle : device_.allocation_stream();
+    const CUstream first = call.stream.ordered ? call.stream.handle : device_.allocation_stream();
     users_.push_back(named(first));
-    const cudaError_t answer = api.malloc_async(&memory_, bytes, first);
-    if (answer == cudaErrorMemoryAllocation) {
+    const CUresult answer = api.malloc_async(&memory_, bytes, first);
+    if (answer == CUDA_ERROR_OUT_OF_MEMORY) {
       throw Error(ErrorCode::out_of_memory, "device memory",
                   std::to_string(bytes) + " bytes do not fit into the memory of cuda:" +
                       std::to_string(device_index_) + ": drop tensors that are held there");
     }
-    check(answer, "cudaMallocAsync");
+    check(answer, "cuMemAllocAsync");
   }
   DeviceBlock(const DeviceBlock&) = delete;
   DeviceBlock& operator=(const DeviceBlock&) = delete;
@@ -45,7 +44,7 @@ class DeviceBlock {
 
   // Waits for the allocation, for callers who order nothing.
   void wait_for_allocation() {
-    check(device_.api().stream_synchronize(device_.allocation_stream()), "cudaStreamSynchronize");
+    check(device_.api().stream_synchronize(device_.allocation_stream()), "cuStreamSynchronize");
     users_.clear();
   }
 
@@ -53,7 +52,7 @@ class DeviceBlock {
     if (reinterpret_cast<intptr_t>(stream.handle) == kNoSync ||
         stream.device.device_id != device_index_)
       return;
-    const cudaStream_t user = named(static_cast<cudaStream_t>(stream.handle));
+    const CUstream user = named(static_cast<CUstream>(stream.handle));
     const std::lock_guard lock(mutex_);
     if (std::ranges::find(users_, user) == users_.end()) users_.push_back(user);
   }
@@ -102,15 +101,16 @@ class DeviceBlock {
  private:
   // Whether a stream that used it is being captured.
   bool is_captured() {
-    for (cudaStream_t& user : users_) {
+    for (CUstream& user : users_) {
       Capture capture = capture_of(device_.api(), user);
-      if (!capture.active && capture.answer != cudaSuccess && !device_.fails_with(capture.answer)) {
+      if (!capture.active && capture.answer != CUDA_SUCCESS &&
+          !device_.fails_with(capture.answer)) {
         // A stream that was destroyed before its tensor. The legacy stream stands for it.
-        user = cudaStreamLegacy;
+        user = CU_STREAM_LEGACY;
         capture = capture_of(device_.api(), user);
       }
       if (capture.active) return true;
-      check(capture.answer, "cudaStreamIsCapturing");
+      check(capture.answer, "cuStreamIsCapturing");
     }
     return false;
   }
@@ -118,9 +118,9 @@ class DeviceBlock {
   // Returns true if all that its users had to do has been done.
   bool record_users() {
     bool passed = true;
-    for (const cudaStream_t user : users_) {
+    for (const CUstream user : users_) {
       PooledEvent event = device_.sleeping_events().take();
-      check(device_.api().event_record(event.get(), user), "cudaEventRecord");
+      check(device_.api().event_record(event.get(), user), "cuEventRecord");
       passed = passed && device_.api().event_query(event.get()) == CUDA_SUCCESS;
       used_.push_back(std::move(event));
     }
@@ -130,8 +130,8 @@ class DeviceBlock {
   // Frees the memory once the events have passed. Requires: the device's context is current.
   void free() noexcept {
     for (const PooledEvent& event : used_) {
-      const cudaError_t answer = device_.api().event_synchronize(event.get());
-      if (answer == cudaSuccess) continue;
+      const CUresult answer = device_.api().event_synchronize(event.get());
+      if (answer == CUDA_SUCCESS) continue;
       device_.fails_with(answer);
       return;  // leaked
     }
@@ -148,7 +148,7 @@ class DeviceBlock {
   const int device_index_;  // valid after the engine's end
   void* memory_ = nullptr;
   std::mutex mutex_;
-  std::vector<cudaStream_t> users_;
+  std::vector<CUstream> users_;
   std::vector<PooledEvent> used_;
   DeviceBlock* next_ = nullptr;
 };
@@ -180,13 +180,13 @@ Loan device_empty(const TensorView& like, Stream stream) {
 
 int32_t device_of_address(const void* address) {
   Engine& engine = Engine::get();
-  cudaPointerAttributes found{};
+  PointerAttributes found;
   // Without a context CUDA would make one on the first device.
   if (const CUcontext context = engine.context_in_use()) {
     const CallGuard guard(engine.api(), context);
     found = engine.attributes_of(address);
   }
-  if (found.type != cudaMemoryTypeDevice && found.type != cudaMemoryTypeManaged) {
+  if (found.kind != MemoryKind::device && found.kind != MemoryKind::managed) {
     throw Error(ErrorCode::invalid_device, "data",
                 "data is not memory of a CUDA device: fix the producer");
   }
@@ -196,14 +196,14 @@ int32_t device_of_address(const void* address) {
 bool shares_managed_memory(int32_t device_id) {
   Engine& engine = Engine::get();
   int concurrent = 0;
-  const cudaError_t answer =
-      engine.api().device_get_attribute(&concurrent, cudaDevAttrConcurrentManagedAccess, device_id);
-  if (answer == cudaErrorInvalidDevice) {
+  const CUresult answer = engine.api().device_get_attribute(
+      &concurrent, CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, device_id);
+  if (answer == CUDA_ERROR_INVALID_DEVICE) {
     throw Error(
         ErrorCode::invalid_device, "device",
         "device is cuda:" + std::to_string(device_id) + ", which this machine does not have");
   }
-  check(answer, "cudaDeviceGetAttribute");
+  check(answer, "cuDeviceGetAttribute");
   return concurrent != 0;
 }
 

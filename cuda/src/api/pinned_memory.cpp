@@ -61,7 +61,7 @@ bool record_stream(const void* address, Stream stream) {
                 "stream is -1; expected the stream that uses the memory");
   }
   PooledEvent event = call.device.events().take();
-  check(engine.api().event_record(event.get(), call.stream.handle), "cudaEventRecord");
+  check(engine.api().event_record(event.get(), call.stream.handle), "cuEventRecord");
   return engine.pool().add_ticket(address, std::move(event));
 }
 
@@ -78,8 +78,8 @@ int32_t device_of_pinned(const void* address) {
   const CUcontext context = engine.context_in_use();
   if (context == nullptr) return -1;
   const CallGuard guard(engine.api(), context);
-  const cudaPointerAttributes found = engine.attributes_of(address);
-  return found.type == cudaMemoryTypeHost ? found.device : -1;
+  const PointerAttributes found = engine.attributes_of(address);
+  return found.kind == MemoryKind::pinned ? found.device : -1;
 }
 
 }  // namespace dlbridge::cuda

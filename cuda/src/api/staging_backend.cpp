@@ -19,7 +19,7 @@ void copy_on_device(const TensorView& source, const TensorView& target, Stream s
   Call call(views, stream);
   Operation operation(call);
   operation.begin();
-  operation.copy(source, target, cudaMemcpyDeviceToDevice);
+  operation.copy(source, target, Direction::on_device);
   operation.end(false);
   if (call.stream.ordered)
     operation.leave();

@@ -17,11 +17,14 @@
 namespace dlbridge::cuda {
 
 /// The one call that makes a copy.
+/// Which side of a copy is host memory.
+enum class Direction : uint8_t { to_host, to_device, on_device };
+
 enum class CopyKind : uint8_t {
   empty,  ///< nothing to do
-  flat,   ///< cudaMemcpyAsync
-  rows,   ///< cudaMemcpy2DAsync
-  boxes,  ///< cudaMemcpy3DAsync
+  flat,   ///< cuMemcpyAsync
+  rows,   ///< cuMemcpy2DAsync
+  boxes,  ///< cuMemcpy3DAsync
   pack,   ///< a kernel on the device: both sides must be device memory
 };
 

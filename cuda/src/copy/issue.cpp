@@ -12,13 +12,13 @@ namespace {
 struct Way {
   const CudaApi& api;
   const PinnedPool& pool;
-  cudaMemcpyKind kind;
-  cudaStream_t stream;
+  Direction kind;
+  CUstream stream;
 
   // Bytes that one call may take from here on.
   int64_t reach(const std::byte* source, const std::byte* target) const {
-    if (kind == cudaMemcpyDeviceToDevice) return INT64_MAX;
-    const void* host = kind == cudaMemcpyDeviceToHost ? target : source;
+    if (kind == Direction::on_device) return INT64_MAX;
+    const void* host = kind == Direction::to_host ? target : source;
     const size_t seam = pool.bytes_to_seam(host);
     return seam == 0 ? INT64_MAX : static_cast<int64_t>(seam);
   }
@@ -27,16 +27,29 @@ struct Way {
 void copy_flat(const Way& way, const std::byte* source, std::byte* target, int64_t bytes) {
   while (bytes > 0) {
     const int64_t now = std::min(bytes, way.reach(source, target));
-    check(way.api.memcpy_async(target, source, static_cast<size_t>(now), way.kind, way.stream),
-          "cudaMemcpyAsync");
+    check(way.api.memcpy_async(target, source, static_cast<size_t>(now), way.stream),
+          "cuMemcpyAsync");
     source += now;
     target += now;
     bytes -= now;
   }
 }
 
+// The addresses of a copy of rows, as host or device memory.
+template <class Parameters>
+Parameters sides(const Way& way, const std::byte* source, std::byte* target) {
+  Parameters parameters{};
+  const bool from_host = way.kind == Direction::to_device;
+  parameters.srcMemoryType = from_host ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
+  (from_host ? parameters.srcHost : parameters.srcDevice) = source;
+  const bool to_host = way.kind == Direction::to_host;
+  parameters.dstMemoryType = to_host ? CU_MEMORYTYPE_HOST : CU_MEMORYTYPE_DEVICE;
+  (to_host ? parameters.dstHost : parameters.dstDevice) = target;
+  return parameters;
+}
+
 void copy_rows(const Way& way, const CopyStep& step, const std::byte* source, std::byte* target) {
-  const bool to_host = way.kind == cudaMemcpyDeviceToHost;
+  const bool to_host = way.kind == Direction::to_host;
   const int64_t host_pitch = to_host ? step.target_pitch : step.source_pitch;
   int64_t left = step.rows;
   while (left > 0) {
@@ -47,11 +60,12 @@ void copy_rows(const Way& way, const CopyStep& step, const std::byte* source, st
     if (fit == 0) {
       copy_flat(way, source, target, step.width);
     } else {
-      check(way.api.memcpy_2d_async(target, static_cast<size_t>(step.target_pitch), source,
-                                    static_cast<size_t>(step.source_pitch),
-                                    static_cast<size_t>(step.width), static_cast<size_t>(now),
-                                    way.kind, way.stream),
-            "cudaMemcpy2DAsync");
+      auto parameters = sides<CUDA_MEMCPY2D>(way, source, target);
+      parameters.srcPitch = static_cast<size_t>(step.source_pitch);
+      parameters.dstPitch = static_cast<size_t>(step.target_pitch);
+      parameters.WidthInBytes = static_cast<size_t>(step.width);
+      parameters.Height = static_cast<size_t>(now);
+      check(way.api.memcpy_2d_async(&parameters, way.stream), "cuMemcpy2DAsync");
     }
     source += now * step.source_pitch;
     target += now * step.target_pitch;
@@ -59,13 +73,8 @@ void copy_rows(const Way& way, const CopyStep& step, const std::byte* source, st
   }
 }
 
-cudaPitchedPtr pitched(const std::byte* address, int64_t pitch, int64_t width, int64_t plane) {
-  return {const_cast<std::byte*>(address), static_cast<size_t>(pitch), static_cast<size_t>(width),
-          static_cast<size_t>(plane / pitch)};
-}
-
 void copy_boxes(const Way& way, const CopyStep& step) {
-  const bool to_host = way.kind == cudaMemcpyDeviceToHost;
+  const bool to_host = way.kind == Direction::to_host;
   const int64_t pitch = to_host ? step.target_pitch : step.source_pitch;
   const int64_t plane = to_host ? step.target_plane_bytes : step.source_plane_bytes;
   const int64_t extent = (step.planes - 1) * plane + (step.rows - 1) * pitch + step.width;
@@ -76,19 +85,21 @@ void copy_boxes(const Way& way, const CopyStep& step) {
     }
     return;
   }
-  cudaMemcpy3DParms parameters{};
-  parameters.srcPtr = pitched(step.source, step.source_pitch, step.width, step.source_plane_bytes);
-  parameters.dstPtr = pitched(step.target, step.target_pitch, step.width, step.target_plane_bytes);
-  parameters.extent = {static_cast<size_t>(step.width), static_cast<size_t>(step.rows),
-                       static_cast<size_t>(step.planes)};
-  parameters.kind = way.kind;
-  check(way.api.memcpy_3d_async(&parameters, way.stream), "cudaMemcpy3DAsync");
+  auto parameters = sides<CUDA_MEMCPY3D>(way, step.source, step.target);
+  parameters.srcPitch = static_cast<size_t>(step.source_pitch);
+  parameters.srcHeight = static_cast<size_t>(step.source_plane_bytes / step.source_pitch);
+  parameters.dstPitch = static_cast<size_t>(step.target_pitch);
+  parameters.dstHeight = static_cast<size_t>(step.target_plane_bytes / step.target_pitch);
+  parameters.WidthInBytes = static_cast<size_t>(step.width);
+  parameters.Height = static_cast<size_t>(step.rows);
+  parameters.Depth = static_cast<size_t>(step.planes);
+  check(way.api.memcpy_3d_async(&parameters, way.stream), "cuMemcpy3DAsync");
 }
 
 }  // namespace
 
-void issue(const CudaApi& api, const PinnedPool& pool, const CopyStep& step, cudaMemcpyKind kind,
-           cudaStream_t stream) {
+void issue(const CudaApi& api, const PinnedPool& pool, const CopyStep& step, Direction kind,
+           CUstream stream) {
   const Way way{api, pool, kind, stream};
   switch (step.kind) {
     case CopyKind::flat:

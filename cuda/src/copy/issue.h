@@ -12,7 +12,7 @@ namespace dlbridge::cuda {
 /// Enqueues `step`, flat, rows or boxes, on `stream`. `kind` says which side is host memory; that
 /// of `pool` is split at its seams. Throws Error (device_failed); some calls may have been accepted
 /// by then.
-void issue(const CudaApi& api, const PinnedPool& pool, const CopyStep& step, cudaMemcpyKind kind,
-           cudaStream_t stream);
+void issue(const CudaApi& api, const PinnedPool& pool, const CopyStep& step, Direction kind,
+           CUstream stream);
 
 }  // namespace dlbridge::cuda

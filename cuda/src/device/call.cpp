@@ -36,12 +36,11 @@ Call::Call(std::span<const TensorView> on_device, Stream given) : Call(device_of
 }
 
 void Call::require_address(const TensorView& view) const {
-  cudaPointerAttributes attributes{};
-  const cudaError_t answer = engine.api().pointer_get_attributes(&attributes, view.data);
-  device.require_alive_after(answer, "cudaPointerGetAttributes");
-  if (answer != cudaSuccess) attributes.type = cudaMemoryTypeUnregistered;
-  const bool on_device = attributes.type == cudaMemoryTypeDevice;
-  if (!on_device && attributes.type != cudaMemoryTypeManaged) {
+  PointerAttributes attributes;
+  const CUresult answer = read_attributes(engine.api(), view.data, attributes);
+  device.require_alive_after(answer, "cuPointerGetAttributes");
+  const bool on_device = attributes.kind == MemoryKind::device;
+  if (!on_device && attributes.kind != MemoryKind::managed) {
     throw Error(
         ErrorCode::invalid_device, "data",
         "data is host memory, or memory that CUDA does not know; the tensor says that it is "
@@ -74,16 +73,16 @@ CheckedStream Call::checked(Stream given) const {
         "0 means either of two default streams: pass 1 for the legacy one, 2 for the per-thread "
         "one");
   }
-  if (number < 0) refuse("expected 1, 2, -1 for no ordering, or a cudaStream_t");
-  auto* handle = static_cast<cudaStream_t>(given.handle);
+  if (number < 0) refuse("expected 1, 2, -1 for no ordering, or a CUstream");
+  auto* handle = static_cast<CUstream>(given.handle);
   const Capture capture = capture_of(engine.api(), handle);
-  device.require_alive_after(capture.answer, "cudaStreamIsCapturing");
+  device.require_alive_after(capture.answer, "cuStreamIsCapturing");
   if (capture.active) {
     throw Error(ErrorCode::stream_capturing, "stream",
                 "the stream is being captured into a CUDA graph, which cannot hold a staging: "
                 "stage before or after the capture");
   }
-  if (capture.answer != cudaSuccess)
+  if (capture.answer != CUDA_SUCCESS)
     refuse("CUDA does not know it (" + error_name(capture.answer) + ")");
   const char* const foreign_context =
       "it belongs to a context that is not the device's primary one, as cuCtxCreate and green "
@@ -97,9 +96,9 @@ CheckedStream Call::checked(Stream given) const {
     return {handle, true};
   }
   CUcontext context = nullptr;
-  const cudaError_t answer = as_runtime_error(engine.api().stream_get_ctx(handle, &context));
+  const CUresult answer = engine.api().stream_get_ctx(handle, &context);
   device.require_alive_after(answer, "cuStreamGetCtx");
-  if (answer != cudaSuccess) refuse("CUDA does not know it (" + error_name(answer) + ")");
+  if (answer != CUDA_SUCCESS) refuse("CUDA does not know it (" + error_name(answer) + ")");
   if (context != device.context()) {
     const int owner = engine.device_with_primary(context);
     if (owner >= 0) refuse_device(owner);

@@ -13,7 +13,7 @@ namespace dlbridge::cuda {
 
 /// A stream that was checked: of this device, not capturing.
 struct CheckedStream {
-  cudaStream_t handle = nullptr;
+  CUstream handle = nullptr;
   bool ordered = true;  ///< false: the caller orders the work (kNoSync)
 };
 

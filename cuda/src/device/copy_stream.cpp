@@ -20,13 +20,13 @@ int64_t slot_for(int64_t bytes) {
 }  // namespace
 
 OwnedStream make_stream(const CudaApi& api) {
-  cudaStream_t stream = nullptr;
-  check(api.stream_create_with_flags(&stream, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  CUstream stream = nullptr;
+  check(api.stream_create_with_flags(&stream, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
   return {stream, DestroyStream{&api}};
 }
 
-int64_t DeviceRing::reserve(int64_t bytes, EventPool& events, cudaStream_t allocations,
-                            cudaStream_t copies) {
+int64_t DeviceRing::reserve(int64_t bytes, EventPool& events, CUstream allocations,
+                            CUstream copies) {
   int64_t wanted = slot_for(bytes);
   if (wanted <= slot_bytes_) return slot_bytes_;
   for (Slot& slot : slots_) {
@@ -35,25 +35,25 @@ int64_t DeviceRing::reserve(int64_t bytes, EventPool& events, cudaStream_t alloc
   }
   void* memory = nullptr;
   while (true) {
-    const cudaError_t answer =
+    const CUresult answer =
         api_.malloc_async(&memory, static_cast<size_t>(2 * wanted), allocations);
-    if (answer == cudaSuccess) break;
-    if (answer == cudaErrorMemoryAllocation && wanted > kSmallestSlotBytes) {
+    if (answer == CUDA_SUCCESS) break;
+    if (answer == CUDA_ERROR_OUT_OF_MEMORY && wanted > kSmallestSlotBytes) {
       wanted = std::max(kSmallestSlotBytes, wanted / 4);
       if (wanted > slot_bytes_) continue;
     }
-    if (answer == cudaErrorMemoryAllocation && slot_bytes_ > 0) return slot_bytes_;
-    check(answer, "cudaMallocAsync");
+    if (answer == CUDA_ERROR_OUT_OF_MEMORY && slot_bytes_ > 0) return slot_bytes_;
+    check(answer, "cuMemAllocAsync");
   }
   try {
     if (memory_ != nullptr) {
       for (const Slot& slot : slots_)
-        check(api_.stream_wait_event(copies, slot.read.get(), 0), "cudaStreamWaitEvent");
+        check(api_.stream_wait_event(copies, slot.read.get(), 0), "cuStreamWaitEvent");
       release(copies);
     }
     // Until the memory is there, no slot has been read.
     for (const Slot& slot : slots_)
-      check(api_.event_record(slot.read.get(), allocations), "cudaEventRecord");
+      check(api_.event_record(slot.read.get(), allocations), "cuEventRecord");
   } catch (...) {
     api_.free_async(memory, allocations);
     throw;
@@ -63,26 +63,26 @@ int64_t DeviceRing::reserve(int64_t bytes, EventPool& events, cudaStream_t alloc
   return slot_bytes_;
 }
 
-void DeviceRing::release(cudaStream_t copies) noexcept {
+void DeviceRing::release(CUstream copies) noexcept {
   if (memory_ != nullptr) api_.free_async(memory_, copies);
   memory_ = nullptr;
   slot_bytes_ = 0;
 }
 
-std::byte* DeviceRing::enter(cudaStream_t first) {
+std::byte* DeviceRing::enter(CUstream first) {
   current_ = 1 - current_;
-  check(api_.stream_wait_event(first, slots_[current_].read.get(), 0), "cudaStreamWaitEvent");
+  check(api_.stream_wait_event(first, slots_[current_].read.get(), 0), "cuStreamWaitEvent");
   return memory_ + static_cast<int64_t>(current_) * slot_bytes_;
 }
 
-void DeviceRing::filled(cudaStream_t first, cudaStream_t second) {
+void DeviceRing::filled(CUstream first, CUstream second) {
   const PooledEvent& event = slots_[current_].filled;
-  check(api_.event_record(event.get(), first), "cudaEventRecord");
-  if (first != second) check(api_.stream_wait_event(second, event.get(), 0), "cudaStreamWaitEvent");
+  check(api_.event_record(event.get(), first), "cuEventRecord");
+  if (first != second) check(api_.stream_wait_event(second, event.get(), 0), "cuStreamWaitEvent");
 }
 
-void DeviceRing::read(cudaStream_t second) {
-  check(api_.event_record(slots_[current_].read.get(), second), "cudaEventRecord");
+void DeviceRing::read(CUstream second) {
+  check(api_.event_record(slots_[current_].read.get(), second), "cuEventRecord");
 }
 
 }  // namespace dlbridge::cuda

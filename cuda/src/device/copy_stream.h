@@ -13,7 +13,7 @@ namespace dlbridge::cuda {
 
 struct DestroyStream {
   const CudaApi* api;
-  void operator()(cudaStream_t stream) const noexcept { api->stream_destroy(stream); }
+  void operator()(CUstream stream) const noexcept { api->stream_destroy(stream); }
 };
 /// A non-blocking stream: it and the legacy stream do not wait for each other.
 using OwnedStream = std::unique_ptr<CUstream_st, DestroyStream>;
@@ -39,17 +39,17 @@ class DeviceRing {
   /// has no room, never fewer than before. Allocates on `allocations`, and frees what was smaller
   /// on `copies`. Requires: `mutex` is held; the device's context is current. Throws Error
   /// (out_of_memory, device_failed).
-  int64_t reserve(int64_t bytes, EventPool& events, cudaStream_t allocations, cudaStream_t copies);
+  int64_t reserve(int64_t bytes, EventPool& events, CUstream allocations, CUstream copies);
   /// Frees the memory on `copies`. Requires: nothing uses it.
-  void release(cudaStream_t copies) noexcept;
+  void release(CUstream copies) noexcept;
 
   /// The next slot; the calls that follow are about it. `first` is the stream that will fill it,
   /// which waits until the slot's last content was read.
-  std::byte* enter(cudaStream_t first);
+  std::byte* enter(CUstream first);
   /// `first` has filled it: `second` may read it.
-  void filled(cudaStream_t first, cudaStream_t second);
+  void filled(CUstream first, CUstream second);
   /// The read of it was enqueued on `second`.
-  void read(cudaStream_t second);
+  void read(CUstream second);
 
  private:
   struct Slot {
@@ -74,10 +74,10 @@ class CopyStream {
   /// Requires: nothing uses it; the device's context is current.
   ~CopyStream() { ring_.release(copies_.get()); }
 
-  cudaStream_t copies() const noexcept { return copies_.get(); }
+  CUstream copies() const noexcept { return copies_.get(); }
   /// Made by the first call: most operations run no kernel here. Requires: the device's context is
   /// current. Throws Error (device_failed).
-  cudaStream_t kernels() {
+  CUstream kernels() {
     const std::lock_guard lock(mutex_);
     if (!kernels_) kernels_ = make_stream(api_);
     return kernels_.get();

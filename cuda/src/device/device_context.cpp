@@ -17,6 +17,14 @@ CUcontext retained_context(const CudaApi& api, int device) {
   return context;
 }
 
+// Whether the driver has no way from the kernels' PTX to the device.
+bool cannot_compile(CUresult answer) {
+  return answer == CUDA_ERROR_NO_BINARY_FOR_GPU || answer == CUDA_ERROR_INVALID_PTX ||
+         answer == CUDA_ERROR_JIT_COMPILER_NOT_FOUND ||
+         answer == CUDA_ERROR_UNSUPPORTED_PTX_VERSION ||
+         answer == CUDA_ERROR_JIT_COMPILATION_DISABLED || answer == CUDA_ERROR_NOT_FOUND;
+}
+
 }  // namespace
 
 DeviceContext::Work::Work(const CudaApi& api, CUcontext context)
@@ -24,9 +32,8 @@ DeviceContext::Work::Work(const CudaApi& api, CUcontext context)
   for (size_t i = 0; i < kWaiters; ++i) waiters.emplace_back(api, context, i);
   for (size_t i = 0; i < kCopyStreams; ++i) copy_streams.emplace_back(api);
   for (size_t i = 0; i < kImports; ++i) imports.push_back(make_stream(api));
-  const cudaError_t loaded = api.preload_kernels();
-  has_kernels =
-      loaded != cudaErrorNoKernelImageForDevice && loaded != cudaErrorInvalidDeviceFunction;
+  const CUresult loaded = api.preload_kernels();
+  has_kernels = !cannot_compile(loaded);
   if (has_kernels) check(loaded, "loading the kernels");
 }
 
@@ -36,7 +43,7 @@ DeviceContext::DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
       pool_(pool),
       context_(retained_context(api, device)),
       events_(std::in_place, api, 0u),
-      sleeping_events_(std::in_place, api, unsigned{cudaEventBlockingSync}) {
+      sleeping_events_(std::in_place, api, unsigned{CU_EVENT_BLOCKING_SYNC}) {
   if (api_.ctx_get_id(context_, &context_id_) != CUDA_SUCCESS) context_id_ = 0;
 }
 
@@ -90,7 +97,7 @@ WaiterUse DeviceContext::waiter_for(void* producer) {
   return WaiterUse(best);
 }
 
-cudaStream_t DeviceContext::import_stream() {
+CUstream DeviceContext::import_stream() {
   const std::lock_guard lock(mutex_);
   const std::vector<OwnedStream>& imports = work_->imports;
   size_t found = kImports;
@@ -98,9 +105,9 @@ cudaStream_t DeviceContext::import_stream() {
     const size_t i = (next_import_ + tried) % kImports;
     // A producer that is being captured draws the stream that it makes wait into its capture.
     const Capture capture = capture_of(api_, imports[i].get());
-    if (capture.answer != cudaSuccess || capture.active) continue;
+    if (capture.answer != CUDA_SUCCESS || capture.active) continue;
     const bool idle =
-        api_.stream_query(imports[i].get()) == cudaSuccess;  // it waits for no producer
+        api_.stream_query(imports[i].get()) == CUDA_SUCCESS;  // it waits for no producer
     if (idle || found == kImports) found = i;
     if (idle) break;
   }
@@ -113,24 +120,24 @@ cudaStream_t DeviceContext::import_stream() {
               "them first, or name a stream");
 }
 
-void DeviceContext::order(cudaStream_t earlier, cudaStream_t later) {
+void DeviceContext::order(CUstream earlier, CUstream later) {
   const PooledEvent there = events().take();
-  check(api_.event_record(there.get(), earlier), "cudaEventRecord");
-  check(api_.stream_wait_event(later, there.get(), 0), "cudaStreamWaitEvent");
+  check(api_.event_record(there.get(), earlier), "cuEventRecord");
+  check(api_.stream_wait_event(later, there.get(), 0), "cuStreamWaitEvent");
 }
 
 void DeviceContext::require_alive() const {
-  const cudaError_t cause = cause_.load();
-  if (cause == cudaSuccess) return;
+  const CUresult cause = cause_.load();
+  if (cause == CUDA_SUCCESS) return;
   throw CudaError(cause, ErrorCode::device_failed,
                   "cuda:" + std::to_string(index_) + " failed earlier with " + error_name(cause) +
                       ", from which a process does not recover: start a new one");
 }
 
-void DeviceContext::mark_dead(cudaError_t cause) noexcept {
+void DeviceContext::mark_dead(CUresult cause) noexcept {
   if (!alive()) return;
   pool_.device_fails();  // first: a fence that leaves the device out is taken after this
-  cudaError_t expected = cudaSuccess;
+  CUresult expected = CUDA_SUCCESS;
   cause_.compare_exchange_strong(expected, cause);
 }
 
@@ -142,17 +149,17 @@ bool DeviceContext::context_lives() const noexcept {
   return answer != CUDA_ERROR_CONTEXT_IS_DESTROYED && answer != CUDA_ERROR_INVALID_CONTEXT;
 }
 
-bool DeviceContext::fails_with(cudaError_t error) noexcept {
-  if (error == cudaSuccess) return false;
+bool DeviceContext::fails_with(CUresult error) noexcept {
+  if (error == CUDA_SUCCESS) return false;
   if (!is_sticky(error)) {
     if (context_lives()) return false;
-    error = cudaErrorContextIsDestroyed;
+    error = CUDA_ERROR_CONTEXT_IS_DESTROYED;
   }
   mark_dead(error);
   return true;
 }
 
-void DeviceContext::require_alive_after(cudaError_t error, const char* call) {
+void DeviceContext::require_alive_after(CUresult error, const char* call) {
   if (fails_with(error)) check(error, call);
 }
 

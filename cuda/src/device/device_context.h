@@ -38,8 +38,8 @@ class DeviceContext {
   /// running work, so it must not come with a copy. Throws Error (device_failed).
   void start();
   bool started() const noexcept { return started_.load(std::memory_order_acquire); }
-  /// Returns false if this build has no kernels for the device: it copies, but packs and gathers
-  /// nothing. Requires: started.
+  /// Returns false if the driver compiles no kernels for the device: it copies, but packs and
+  /// gathers nothing. Requires: started.
   bool has_kernels() const noexcept { return work_->has_kernels; }
 
   const CudaApi& api() const noexcept { return api_; }
@@ -58,21 +58,21 @@ class DeviceContext {
   /// Returns the next stream to pass to a producer, skipping those that are being captured.
   /// Requires: started; the context is current. Throws Error (stream_capturing if all are
   /// captured).
-  cudaStream_t import_stream();
+  CUstream import_stream();
 
   /// Returns the stream on which memory is allocated and freed. It waits for no other stream.
   /// Requires: started.
-  cudaStream_t allocation_stream() const noexcept { return work_->allocations.get(); }
+  CUstream allocation_stream() const noexcept { return work_->allocations.get(); }
   /// The thread that frees memory when the streams that used it have run.
   Waiter& frees() noexcept { return *work_->frees; }
 
   /// Makes later work of `later` wait for the work that `earlier` has enqueued. Requires: the
   /// context is current. Throws Error (device_failed).
-  void order(cudaStream_t earlier, cudaStream_t later);
+  void order(CUstream earlier, CUstream later);
 
   /// Events for polling and for waits of other streams.
   EventPool& events() noexcept { return *events_; }
-  /// Events for a thread that sleeps in cudaEventSynchronize.
+  /// Events for a thread that sleeps in cuEventSynchronize.
   EventPool& sleeping_events() noexcept { return *sleeping_events_; }
 
   /// Waits for the operations and ends the threads. Requires: no operation is begun meanwhile.
@@ -82,20 +82,20 @@ class DeviceContext {
 
   /// The event of the fence that was recorded last, until it has passed: one at a time is in
   /// flight.
-  std::atomic<cudaEvent_t> fence{nullptr};
+  std::atomic<CUevent> fence{nullptr};
 
   /// Throws Error (device_failed) if the device has failed permanently.
   void require_alive() const;
-  bool alive() const noexcept { return cause_.load() == cudaSuccess; }
+  bool alive() const noexcept { return cause_.load() == CUDA_SUCCESS; }
   /// Marks the device as failed: no further call is made on it, and memory that its work may use is
   /// leaked.
-  void mark_dead(cudaError_t cause) noexcept;
+  void mark_dead(CUresult cause) noexcept;
   /// Returns true, and marks the device as failed, if it does not recover from `error` or its
   /// context was destroyed. The answer of a call about a stream of another library is not enough:
   /// its handle may be stale.
-  bool fails_with(cudaError_t error) noexcept;
+  bool fails_with(CUresult error) noexcept;
   /// As fails_with(); throws Error (device_failed) for such an error of `call`.
-  void require_alive_after(cudaError_t error, const char* call);
+  void require_alive_after(CUresult error, const char* call);
   /// Returns false if the primary context was destroyed, as by cudaDeviceReset(), since it was
   /// retained: all handles of this module in it are stale.
   bool context_lives() const noexcept;
@@ -117,7 +117,7 @@ class DeviceContext {
   PinnedPool& pool_;
   CUcontext context_ = nullptr;
   unsigned long long context_id_ = 0;
-  std::atomic<cudaError_t> cause_{cudaSuccess};
+  std::atomic<CUresult> cause_{CUDA_SUCCESS};
   std::optional<EventPool> events_;
   std::optional<EventPool> sleeping_events_;
   std::mutex mutex_;

@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device/engine.h"
 
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cstdlib>
@@ -12,7 +10,6 @@
 
 #include "pinned/limit.h"
 #include "runtime/cuda_error.h"
-#include "runtime/guards.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -33,7 +30,7 @@ const char* variable(const char* name) { return std::getenv(name); }
 
 const CudaApi& cuda_api() noexcept {
   const CudaApi* injected = g_injected.load();
-  return injected != nullptr ? *injected : runtime_table();
+  return injected != nullptr ? *injected : driver_table();
 }
 
 void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
@@ -49,27 +46,16 @@ void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
 
 namespace {
 
-// Asks the driver's own library: the runtime's functions would start the driver.
-int driver_version() noexcept {
-  int version = 0;
-  if (const CudaApi* injected = g_injected.load()) {
-    injected->driver_get_version(&version);
-    return version;
-  }
-  void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);  // stays loaded
-  void* ask = library != nullptr ? dlsym(library, "cuDriverGetVersion") : nullptr;
-  if (ask == nullptr || reinterpret_cast<decltype(&cuDriverGetVersion)>(ask)(&version) != 0)
-    return 0;
-  return version;
-}
+// CUDA 12.0, of drivers from 525: the pack kernels are PTX of that version.
+constexpr int kLeastVersion = 12000;
 
 // Says why `found` is not usable.
-void add_reason(Availability& found, cudaError_t error) {
+void add_reason(Availability& found, CUresult error) {
   found.device_count = 0;
   if (found.driver_version == 0) {
     found.reason = ErrorCode::no_driver;
     found.message = "no CUDA driver: nothing can be staged to or from a GPU on this machine";
-  } else if (error == cudaErrorInsufficientDriver) {
+  } else if (found.driver_version < kLeastVersion) {
     found.reason = ErrorCode::driver_too_old;
     found.message = "the CUDA driver is too old: it knows CUDA " +
                     version_text(found.driver_version) + ", this library needs " +
@@ -77,7 +63,7 @@ void add_reason(Availability& found, cudaError_t error) {
   } else {
     found.reason = ErrorCode::no_device;
     found.message = "there is a CUDA driver, but no device that it lets this process use (" +
-                    error_name(error == cudaSuccess ? cudaErrorNoDevice : error) + ")";
+                    error_name(error == CUDA_SUCCESS ? CUDA_ERROR_NO_DEVICE : error) + ")";
   }
 }
 
@@ -91,23 +77,20 @@ Availability driver_presence() {
   Engine::require_no_parent();
   if (const Engine* engine = Engine::existing()) return engine->found();
   Availability found;
-  found.driver_version = driver_version();
-  found.runtime_version = CUDART_VERSION;
-  // A driver runs what was built for any minor version of its major one.
-  found.usable = found.driver_version / 1000 >= found.runtime_version / 1000;
-  if (!found.usable) add_reason(found, cudaErrorInsufficientDriver);
+  found.runtime_version = kLeastVersion;
+  cuda_api().driver_get_version(&found.driver_version);  // starts nothing
+  found.usable = found.driver_version >= kLeastVersion;
+  if (!found.usable) add_reason(found, CUDA_ERROR_NOT_INITIALIZED);
   return found;
 }
 
 Availability availability() {
-  Engine::require_no_parent();
-  if (const Engine* engine = Engine::existing()) return engine->found();
+  Availability found = driver_presence();
+  if (!found.usable || Engine::existing() != nullptr) return found;
   const CudaApi& api = cuda_api();
-  Availability found;
-  api.driver_get_version(&found.driver_version);
-  api.runtime_get_version(&found.runtime_version);
-  const cudaError_t error = api.get_device_count(&found.device_count);
-  found.usable = error == cudaSuccess && found.device_count > 0;
+  CUresult error = api.init(0);
+  if (error == CUDA_SUCCESS) error = api.get_device_count(&found.device_count);
+  found.usable = error == CUDA_SUCCESS && found.device_count > 0;
   if (!found.usable) add_reason(found, error);
   return found;
 }
@@ -195,7 +178,7 @@ DeviceContext* Engine::known(int index) const noexcept {
 
 DeviceContext& Engine::device(int index) {
   if (DeviceContext* found = known(index)) [[likely]] {
-    if (!found->context_lives()) found->mark_dead(cudaErrorContextIsDestroyed);
+    if (!found->context_lives()) found->mark_dead(CUDA_ERROR_CONTEXT_IS_DESTROYED);
     found->require_alive();
     return *found;
   }
@@ -213,7 +196,7 @@ DeviceContext& Engine::device(int index) {
 
 DeviceContext& Engine::started(int index) {
   int count = 0;
-  check(api_.get_device_count(&count), "cudaGetDeviceCount");
+  check(api_.get_device_count(&count), "cuDeviceGetCount");
   if (index < 0 || index >= std::min(count, kMaxDevices)) {
     throw Error(ErrorCode::invalid_device, "device",
                 "device is cuda:" + std::to_string(index) + ", which this machine does not have; " +
@@ -242,20 +225,17 @@ int Engine::device_with_primary(CUcontext context) noexcept {
   return -1;
 }
 
-cudaPointerAttributes Engine::attributes_of(const void* address) const noexcept {
-  cudaPointerAttributes found{};
-  if (api_.pointer_get_attributes(&found, address) != cudaSuccess)
-    found.type = cudaMemoryTypeUnregistered;
+PointerAttributes Engine::attributes_of(const void* address) const noexcept {
+  PointerAttributes found;
+  read_attributes(api_, address, found);
   return found;
 }
 
 std::span<const std::byte> Engine::allocation_of(const void* address) const noexcept {
-  CUdeviceptr begin = 0;
+  void* begin = nullptr;
   size_t bytes = 0;
-  if (api_.mem_get_address_range(&begin, &bytes, reinterpret_cast<CUdeviceptr>(address)) !=
-      CUDA_SUCCESS)
-    return {};
-  return {reinterpret_cast<const std::byte*>(begin), bytes};
+  if (api_.mem_get_address_range(&begin, &bytes, address) != CUDA_SUCCESS) return {};
+  return {static_cast<const std::byte*>(begin), bytes};
 }
 
 CUcontext Engine::context_in_use() {
@@ -269,7 +249,7 @@ CUcontext Engine::context_in_use() {
   if (found != nullptr) return found;
   int active_device = -1;
   int count = 0;
-  check(api_.get_device_count(&count), "cudaGetDeviceCount");
+  check(api_.get_device_count(&count), "cuDeviceGetCount");
   for (int i = 0; i < std::min(count, kMaxDevices); ++i) {
     if (primary_context(i) != CUDA_SUCCESS) continue;
     CUcontext primary = nullptr;
@@ -309,18 +289,18 @@ bool drain(double seconds) noexcept {
 // other: if it is not urgent, it is recorded only where they have nothing to do, and one at a time.
 bool Engine::fence(DeviceContext& device, bool urgent, Fence& fence) {
   const CallGuard guard(api_, device.context());
-  if (capture_of(api_, cudaStreamLegacy).active) return false;  // recording would end the capture
+  if (capture_of(api_, CU_STREAM_LEGACY).active) return false;  // recording would end the capture
   // The legacy stream's handle stands for all blocking streams (CUDA programming guide, prohibited
   // operations of stream capture).
-  if (api_.stream_query(cudaStreamLegacy) != cudaSuccess) {
-    const cudaEvent_t before = device.fence.load();
+  if (api_.stream_query(CU_STREAM_LEGACY) != CUDA_SUCCESS) {
+    const CUevent before = device.fence.load();
     if (before != nullptr && api_.event_query(before) == CUDA_ERROR_NOT_READY) return false;
     if (!urgent) return false;
   }
   PooledEvent event = device.events().take();
-  const cudaError_t recorded = api_.event_record(event.get(), cudaStreamLegacy);
+  const CUresult recorded = api_.event_record(event.get(), CU_STREAM_LEGACY);
   device.fails_with(recorded);
-  check(recorded, "cudaEventRecord");
+  check(recorded, "cuEventRecord");
   device.fence.store(event.get());
   fence.events.push_back(std::move(event));
   return true;
@@ -343,7 +323,7 @@ int Engine::passed(const PooledEvent& event) noexcept {
   const CUresult answer = api_.event_query(event.get());
   if (answer == CUDA_ERROR_NOT_READY) return 0;
   for_each_device([&](DeviceContext& device) {
-    cudaEvent_t mine = event.get();
+    CUevent mine = event.get();
     device.fence.compare_exchange_strong(mine, nullptr);
   });
   return answer == CUDA_SUCCESS ? 1 : -1;
@@ -355,7 +335,8 @@ int Engine::numa_node() noexcept {
   api_.ctx_get_current(&current);
   for_each_device([&](const DeviceContext& device) {
     if (device.context() == current &&
-        api_.device_get_attribute(&node, cudaDevAttrHostNumaId, device.index()) != cudaSuccess)
+        api_.device_get_attribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, device.index()) !=
+            CUDA_SUCCESS)
       node = -1;  // the driver is older than 12.2
   });
   return node;

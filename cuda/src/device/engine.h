@@ -11,6 +11,7 @@
 #include "device/device_context.h"
 #include "dlbridge/cuda/device.h"
 #include "pinned/pool.h"
+#include "runtime/guards.h"
 #include "runtime/process.h"
 
 namespace dlbridge::cuda {
@@ -53,9 +54,9 @@ class Engine final : public FenceSource {
   /// Returns the device whose primary context this is, or -1. Does not ask the context: a green one
   /// may be current to another thread, and only to one.
   int device_with_primary(CUcontext context) noexcept;
-  /// What CUDA knows about an address: cudaMemoryTypeUnregistered if nothing. Requires: a context
+  /// What CUDA knows about an address: MemoryKind::pageable if nothing. Requires: a context
   /// is current.
-  cudaPointerAttributes attributes_of(const void* address) const noexcept;
+  PointerAttributes attributes_of(const void* address) const noexcept;
   /// Returns the allocation of device memory that `address` is in; empty if CUDA does not say. All
   /// of it is on one device. Requires: a context is current.
   std::span<const std::byte> allocation_of(const void* address) const noexcept;

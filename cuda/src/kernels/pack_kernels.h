@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The kernels' host side: their parameters, passed by value, and what the table's `launch`,
-// `gather` and `preload_kernels` are in the real runtime. Thread: any; the context that is current
-// decides the device.
+// The kernels' parameters, which are passed by value.
 #pragma once
-
-#include <cuda_runtime_api.h>
 
 #include <cstdint>
 
@@ -46,17 +42,5 @@ struct GatherParams {
   Run runs[kMaxRuns];
 };
 static_assert(sizeof(GatherParams) <= 4096);
-
-/// Starts `kernel` in `stream` order. `params` is copied before this returns. An empty copy starts
-/// nothing. Requires: params as plan_copy makes them (copy_plan.h), device addresses.
-cudaError_t launch_pack_kernel(KernelId kernel, const PackParams& params, cudaStream_t stream);
-
-/// Starts the copies of all runs in `stream` order, under the same conditions. Requires: runs that
-/// do not overlap.
-cudaError_t launch_gather_kernel(const GatherParams& params, cudaStream_t stream);
-
-/// Loads every kernel onto the current device: done lazily, the first launch of each would
-/// synchronise.
-cudaError_t preload_pack_kernels();
 
 }  // namespace dlbridge::cuda

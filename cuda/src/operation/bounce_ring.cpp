@@ -65,7 +65,7 @@ void BounceRing::to_host(const TensorView& source, const TensorView& target) {
   for (Pieces pieces(source, target, slot_bytes_); pieces.next();) {
     Slot& slot = next_slot(pieces.target());
     slot.target.describe(pieces.target());
-    operation_.copy(pieces.source(), slot.content.view(), cudaMemcpyDeviceToHost);
+    operation_.copy(pieces.source(), slot.content.view(), Direction::to_host);
     operation_.record_transfer(slot.copied);
     slot.pending = true;
   }
@@ -76,7 +76,7 @@ void BounceRing::to_device(const TensorView& source, const TensorView& target) {
   for (Pieces pieces(source, target, slot_bytes_); pieces.next();) {
     Slot& slot = next_slot(pieces.source());
     copy_host(pieces.source(), slot.content.view());
-    operation_.copy(slot.content.view(), pieces.target(), cudaMemcpyHostToDevice);
+    operation_.copy(slot.content.view(), pieces.target(), Direction::to_device);
     operation_.record_transfer(slot.copied);
     slot.pending = true;
   }

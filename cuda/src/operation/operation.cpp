@@ -84,51 +84,51 @@ void Operation::begin(int64_t largest) {
     return;
   }
   const CudaApi& api = device_.api();
-  check(api.event_record(ready_.get(), outer_.handle), "cudaEventRecord");
+  check(api.event_record(ready_.get(), outer_.handle), "cuEventRecord");
   begun_ = true;
-  check(api.stream_wait_event(copies_, ready_.get(), 0), "cudaStreamWaitEvent");
+  check(api.stream_wait_event(copies_, ready_.get(), 0), "cuStreamWaitEvent");
 }
 
-bool Operation::can_copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind) {
+bool Operation::can_copy(const TensorView& source, const TensorView& target, Direction kind) {
   const CopyStep step = plan_copy(source, target);
-  if (step.kind != CopyKind::pack || kind == cudaMemcpyDeviceToDevice) return true;
-  return is_one_run(kind == cudaMemcpyDeviceToHost ? target : source);
+  if (step.kind != CopyKind::pack || kind == Direction::on_device) return true;
+  return is_one_run(kind == Direction::to_host ? target : source);
 }
 
 bool Operation::copy_pinned(const TensorView& source, const TensorView& target,
-                            const TensorView& host, cudaMemcpyKind kind) {
+                            const TensorView& host, Direction kind) {
   try {
     copy(source, target, kind);
     return true;
   } catch (const CudaError& error) {
     // Of a ring's pieces some may be on their way.
-    if (error.cuda_code() != cudaErrorInvalidValue || engine_.pool().holds(host.data) ||
+    if (error.cuda_code() != CUDA_ERROR_INVALID_VALUE || engine_.pool().holds(host.data) ||
         ring_ != nullptr)
       throw;
     return false;
   }
 }
 
-void Operation::copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind) {
+void Operation::copy(const TensorView& source, const TensorView& target, Direction kind) {
   const CopyStep step = plan_copy(source, target);
   bytes_ += source.nbytes();
-  if (kind != cudaMemcpyDeviceToDevice && step.kind == CopyKind::pack)
-    return copy_through_ring(source, target, kind == cudaMemcpyDeviceToHost);
-  if (kind != cudaMemcpyDeviceToDevice)
+  if (kind != Direction::on_device && step.kind == CopyKind::pack)
+    return copy_through_ring(source, target, kind == Direction::to_host);
+  if (kind != Direction::on_device)
     last_transfer_ = copies_;
   else if (unpacked_ && kernels_ != copies_)
     device_.order(kernels_, copies_);
   enqueue(step, kind, copies_);
 }
 
-void Operation::enqueue(const CopyStep& step, cudaMemcpyKind kind, cudaStream_t stream) {
+void Operation::enqueue(const CopyStep& step, Direction kind, CUstream stream) {
   const CudaApi& api = device_.api();
   if (step.kind != CopyKind::pack) return issue(api, engine_.pool(), step, kind, stream);
   if (!device_.has_kernels()) {
     throw Error(ErrorCode::unsupported_device, "device",
                 "cuda:" + std::to_string(device_.index()) +
-                    " has an architecture that this build of dlbridge has no kernels for, and "
-                    "copies between these strides need one: make x contiguous on the device first");
+                    " is a GPU that the driver cannot compile dlbridge's kernels for, and copies "
+                    "between these strides need one: make x contiguous on the device first");
   }
   check(api.launch(choose_kernel(step.pack), step.pack, stream), "a pack kernel");
 }
@@ -140,7 +140,7 @@ void Operation::prepare_ring(int64_t bytes) {
   if (kernels_ == nullptr) {
     kernels_ = on_outer_stream_ ? copies_ : own.kernels();
     if (!on_outer_stream_ && outer_.ordered)
-      check(device_.api().stream_wait_event(kernels_, ready_.get(), 0), "cudaStreamWaitEvent");
+      check(device_.api().stream_wait_event(kernels_, ready_.get(), 0), "cuStreamWaitEvent");
   }
   if (transfers_ == nullptr || bytes > kNoOverlapBytes)
     transfers_ = bytes > kNoOverlapBytes ? own.copies() : copies_;
@@ -161,19 +161,17 @@ void Operation::copy_through_ring(const TensorView& source, const TensorView& ta
   TensorView slot;
   const TensorView& from = to_host ? pieces.source() : pieces.target();
   const TensorView& to = to_host ? pieces.target() : pieces.source();
-  const cudaStream_t first = to_host ? kernels_ : transfers_;
-  const cudaStream_t second = to_host ? transfers_ : kernels_;
+  const CUstream first = to_host ? kernels_ : transfers_;
+  const CUstream second = to_host ? transfers_ : kernels_;
   while (pieces.next()) {
     slot = pieces.target();
     slot.strides = strides;
     compact_strides(slot.extents(), strides);
     const std::lock_guard lock(ring_->mutex);
     slot.data = ring_->enter(first);
-    enqueue(plan_copy(from, slot), to_host ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice,
-            first);
+    enqueue(plan_copy(from, slot), to_host ? Direction::on_device : Direction::to_device, first);
     ring_->filled(first, second);
-    enqueue(plan_copy(slot, to), to_host ? cudaMemcpyDeviceToHost : cudaMemcpyDeviceToDevice,
-            second);
+    enqueue(plan_copy(slot, to), to_host ? Direction::to_host : Direction::on_device, second);
     ring_->read(second);
   }
   last_transfer_ = transfers_;
@@ -212,7 +210,7 @@ bool Operation::gather(std::span<const GatherParams::Run> runs) {
     transfer.kind = CopyKind::flat;
     transfer.source = slot;
     transfer.target = begin;
-    issue(device_.api(), engine_.pool(), transfer, cudaMemcpyDeviceToHost, transfers_);
+    issue(device_.api(), engine_.pool(), transfer, Direction::to_host, transfers_);
     ring_->read(transfers_);
   }
   last_transfer_ = transfers_;
@@ -220,22 +218,22 @@ bool Operation::gather(std::span<const GatherParams::Run> runs) {
 }
 
 void Operation::record_transfer(const PooledEvent& event) {
-  check(device_.api().event_record(event.get(), last_transfer_), "cudaEventRecord");
+  check(device_.api().event_record(event.get(), last_transfer_), "cuEventRecord");
 }
 
 void Operation::end(bool outer_waits) {
   const CudaApi& api = device_.api();
-  for (const cudaStream_t other : {kernels_, transfers_}) {
+  for (const CUstream other : {kernels_, transfers_}) {
     if (other != nullptr && other != copies_) device_.order(other, copies_);
   }
-  check(api.event_record(done_.get(), copies_), "cudaEventRecord");
+  check(api.event_record(done_.get(), copies_), "cuEventRecord");
   if (outer_waits && outer_.ordered && !on_outer_stream_)
-    check(api.stream_wait_event(outer_.handle, done_.get(), 0), "cudaStreamWaitEvent");
+    check(api.stream_wait_event(outer_.handle, done_.get(), 0), "cuStreamWaitEvent");
   ended_ = true;
 }
 
 void Operation::wait() {
-  const cudaError_t answer = wait_for_event(device_.api(), done_.get(), bytes_);
+  const CUresult answer = wait_for_event(device_.api(), done_.get(), bytes_);
   if (device_.fails_with(answer)) leak(answer);
   check(answer, "waiting for a copy");
   finished_ = true;
@@ -252,7 +250,7 @@ void Operation::leave() {
       ticket = std::move(done_);
     } else if (!ticket) {
       ticket = device_.events().take();
-      check(device_.api().event_record(ticket.get(), copies_), "cudaEventRecord");
+      check(device_.api().event_record(ticket.get(), copies_), "cuEventRecord");
     }
     std::move(block).retire(std::move(ticket));
   }
@@ -266,7 +264,7 @@ void Operation::release_held() noexcept {
 }
 
 // The copies may still run: the memory that they use is never reused.
-void Operation::leak(cudaError_t cause) noexcept {
+void Operation::leak(CUresult cause) noexcept {
   finished_ = true;
   device_.mark_dead(cause);
   for (HeldBlock& held : blocks_) {
@@ -282,21 +280,21 @@ void Operation::leak(cudaError_t cause) noexcept {
 void Operation::quiesce() noexcept {
   finished_ = true;
   const CudaApi& api = device_.api();
-  cudaError_t answer = cudaSuccess;
+  CUresult answer = CUDA_SUCCESS;
   try {
     const CallGuard guard(api, device_.context());
     if (ended_ && done_) {  // perhaps on a waiter's thread, which knows no stream of the caller
       answer = api.event_synchronize(done_.get());
     } else {
-      for (const cudaStream_t each : {kernels_, transfers_, copies_}) {
-        const cudaError_t one = each == nullptr ? cudaSuccess : api.stream_synchronize(each);
-        if (answer == cudaSuccess) answer = one;
+      for (const CUstream each : {kernels_, transfers_, copies_}) {
+        const CUresult one = each == nullptr ? CUDA_SUCCESS : api.stream_synchronize(each);
+        if (answer == CUDA_SUCCESS) answer = one;
       }
     }
   } catch (const CudaError& error) {
     answer = error.cuda_code();
   }
-  if (answer != cudaSuccess) leak(answer);
+  if (answer != CUDA_SUCCESS) leak(answer);
 }
 
 bool Operation::ends_within(double seconds) const noexcept {

@@ -54,16 +54,16 @@ class Operation final : public FutureState {
   void begin(int64_t largest = 0);
   /// Returns true if copy() can do this: by one call, or through the device ring if the host side
   /// is one run.
-  static bool can_copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
+  static bool can_copy(const TensorView& source, const TensorView& target, Direction kind);
   /// Copies between `source` and `target`, of which `host` is memory that another library has
   /// registered or the pool's. Returns false, with nothing that lasts done, if CUDA refuses it
   /// because the memory was registered in several pieces: it counts as pageable then. Otherwise as
   /// copy().
   bool copy_pinned(const TensorView& source, const TensorView& target, const TensorView& host,
-                   cudaMemcpyKind kind);
+                   Direction kind);
   /// Enqueues a copy. Requires: the host side is page-locked. Throws Error (device_failed,
   /// out_of_memory).
-  void copy(const TensorView& source, const TensorView& target, cudaMemcpyKind kind);
+  void copy(const TensorView& source, const TensorView& target, Direction kind);
   /// Copies small runs of device memory to one page-locked block, in which the targets lie one
   /// behind the other: a kernel collects them in the device ring, whence they go as one. Returns
   /// false, with nothing done, if the device has no kernels or no room for a ring. Requires:
@@ -92,12 +92,12 @@ class Operation final : public FutureState {
     PooledEvent ticket;
   };
 
-  void enqueue(const CopyStep& step, cudaMemcpyKind kind, cudaStream_t stream);
+  void enqueue(const CopyStep& step, Direction kind, CUstream stream);
   void copy_through_ring(const TensorView& source, const TensorView& target, bool to_host);
   void prepare_ring(int64_t bytes);
   void release_held() noexcept;
   void release_device() noexcept;
-  void leak(cudaError_t cause) noexcept;
+  void leak(CUresult cause) noexcept;
   void quiesce() noexcept;
   void abandon(const Error& error) noexcept;
 
@@ -106,10 +106,10 @@ class Operation final : public FutureState {
   CheckedStream outer_;
   WaiterUse waiter_;
   const bool on_outer_stream_;
-  cudaStream_t copies_ = nullptr;     // ends last
-  cudaStream_t kernels_ = nullptr;    // of the ring
-  cudaStream_t transfers_ = nullptr;  // between the ring and the host
-  cudaStream_t last_transfer_ = nullptr;
+  CUstream copies_ = nullptr;     // ends last
+  CUstream kernels_ = nullptr;    // of the ring
+  CUstream transfers_ = nullptr;  // between the ring and the host
+  CUstream last_transfer_ = nullptr;
   PooledEvent ready_;
   PooledEvent done_;
   DeviceRing* ring_ = nullptr;

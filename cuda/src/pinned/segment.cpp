@@ -123,9 +123,9 @@ size_t PinnedSegment::register_next(const CudaApi& api) {
   touch_all(piece, bytes);
   const RelaxedCapture relaxed(api);
   if (registered_ == 0) check(api.ctx_get_current(&context_), "cuCtxGetCurrent");
-  const cudaError_t error =
-      api.host_register(piece, bytes, cudaHostRegisterPortable | cudaHostRegisterMapped);
-  if (error != cudaSuccess) {
+  const CUresult error =
+      api.host_register(piece, bytes, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);
+  if (error != CUDA_SUCCESS) {
     if (is_sticky(error)) {
       throw CudaError(error, ErrorCode::device_failed,
                       "registering " + std::to_string(bytes) +
@@ -152,9 +152,9 @@ void PinnedSegment::unregister(const CudaApi& api) noexcept {
   }
   while (registered_ > 0) {
     const size_t piece = (registered_ - 1) / piece_bytes_ * piece_bytes_;
-    const cudaError_t error = api.host_unregister(data_ + piece);
+    const CUresult error = api.host_unregister(data_ + piece);
     // After a reset of the device it is unregistered already.
-    if (error != cudaSuccess && error != cudaErrorHostMemoryNotRegistered) return;
+    if (error != CUDA_SUCCESS && error != CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED) return;
     registered_ = piece;
   }
 }

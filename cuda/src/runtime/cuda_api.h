@@ -1,37 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
-// CudaApi: the table of all CUDA functions that this module calls. runtime_table.cpp fills it with
+// CudaApi: the table of all CUDA functions that this module calls. driver_table.cpp fills it with
 // the real functions; tests inject a simulator's, so they test the shipped library.
 #pragma once
 
-#include <cuda.h>
-#include <cuda_runtime_api.h>
-
 #include "dlbridge/export.h"
 #include "kernels/pack_kernels.h"
-
-#ifdef CUDA_API_PER_THREAD_DEFAULT_STREAM
-#error "stream 0 would mean another stream in this module than in its callers"
-#endif
+#include "runtime/driver.h"
 
 namespace dlbridge::cuda {
 
 struct CudaApi {
-#define RUNTIME(member, symbol) decltype(&::symbol) member;
-#define DRIVER(member, symbol, version) decltype(&::symbol) member;
+#define DRIVER(member, symbol, parameters) CUresult(*member) parameters;
 #include "runtime/cuda_api.def"
-#undef RUNTIME
 #undef DRIVER
 
   /// Starts a kernel of pack_kernels.cu in `stream` order. `params` is copied before the call
-  /// returns.
-  cudaError_t (*launch)(KernelId kernel, const PackParams& params, cudaStream_t stream);
-  cudaError_t (*gather)(const GatherParams& params, cudaStream_t stream);
+  /// returns. An empty copy starts nothing. Requires: params as plan_copy makes them (copy_plan.h),
+  /// device addresses; runs that do not overlap.
+  CUresult (*launch)(KernelId kernel, const PackParams& params, CUstream stream);
+  CUresult (*gather)(const GatherParams& params, CUstream stream);
   /// Loads all kernels on the current device, so that no later launch synchronises to do it.
-  cudaError_t (*preload_kernels)();
+  CUresult (*preload_kernels)();
 };
 
-/// The table of the real runtime. Without a driver its functions answer CUDA_ERROR_NOT_INITIALIZED.
-const CudaApi& runtime_table() noexcept;
+/// The table of the real driver. Without one its functions answer CUDA_ERROR_NOT_INITIALIZED, as
+/// does a function that the driver is too old for.
+const CudaApi& driver_table() noexcept;
 
 /// The table in use: the injected one or the real one.
 const CudaApi& cuda_api() noexcept;

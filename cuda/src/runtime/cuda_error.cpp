@@ -6,8 +6,8 @@
 namespace dlbridge::cuda {
 namespace {
 
-[[noreturn]] void fail(cudaError_t error, const char* call) {
-  const bool memory = error == cudaErrorMemoryAllocation;
+[[noreturn]] void fail(CUresult error, const char* call) {
+  const bool memory = error == CUDA_ERROR_OUT_OF_MEMORY;
   throw CudaError(error, memory ? ErrorCode::out_of_memory : ErrorCode::device_failed,
                   std::string(call) + " failed with " + error_name(error) + " (" +
                       std::to_string(static_cast<int>(error)) + ")");
@@ -15,39 +15,45 @@ namespace {
 
 }  // namespace
 
-bool is_sticky(cudaError_t error) noexcept {
+bool is_sticky(CUresult error) noexcept {
   switch (error) {
-    case cudaErrorIllegalAddress:
-    case cudaErrorLaunchTimeout:
-    case cudaErrorHardwareStackError:
-    case cudaErrorIllegalInstruction:
-    case cudaErrorMisalignedAddress:
-    case cudaErrorInvalidAddressSpace:
-    case cudaErrorInvalidPc:
-    case cudaErrorLaunchFailure:
-    case cudaErrorAssert:
-    case cudaErrorECCUncorrectable:
-    case cudaErrorNvlinkUncorrectable:
-    case cudaErrorContained:
-    case cudaErrorDevicesUnavailable:
-    case cudaErrorExternalDevice:
-    case cudaErrorMpsClientTerminated:
-    case cudaErrorTensorMemoryLeak:
-    case cudaErrorUnknown:
+    case CUDA_ERROR_ILLEGAL_ADDRESS:
+    case CUDA_ERROR_LAUNCH_TIMEOUT:
+    case CUDA_ERROR_HARDWARE_STACK_ERROR:
+    case CUDA_ERROR_ILLEGAL_INSTRUCTION:
+    case CUDA_ERROR_MISALIGNED_ADDRESS:
+    case CUDA_ERROR_INVALID_ADDRESS_SPACE:
+    case CUDA_ERROR_INVALID_PC:
+    case CUDA_ERROR_LAUNCH_FAILED:
+    case CUDA_ERROR_ASSERT:
+    case CUDA_ERROR_ECC_UNCORRECTABLE:
+    case CUDA_ERROR_NVLINK_UNCORRECTABLE:
+    case CUDA_ERROR_CONTAINED:
+    case CUDA_ERROR_DEVICE_UNAVAILABLE:
+    case CUDA_ERROR_EXTERNAL_DEVICE:
+    case CUDA_ERROR_MPS_CLIENT_TERMINATED:
+    case CUDA_ERROR_TENSOR_MEMORY_LEAK:
+    case CUDA_ERROR_UNKNOWN:
       return true;
     default:
       return false;
   }
 }
 
-void check(cudaError_t result, const char* call) {
-  if (result != cudaSuccess) [[unlikely]]
+void check(CUresult result, const char* call) {
+  if (result != CUDA_SUCCESS) [[unlikely]]
     fail(result, call);
 }
 
-void check(CUresult result, const char* call) {
-  if (result != CUDA_SUCCESS) [[unlikely]]
-    fail(as_runtime_error(result), call);
+std::string error_name(CUresult error) {
+  switch (error) {
+#define DLBRIDGE_RESULT(name, number) \
+  case name:                          \
+    return #name;
+    DLBRIDGE_CUDA_RESULTS(DLBRIDGE_RESULT)
+#undef DLBRIDGE_RESULT
+  }
+  return "CUDA error";
 }
 
 }  // namespace dlbridge::cuda

@@ -19,9 +19,9 @@ class EventPool;
 class PooledEvent {
  public:
   PooledEvent() noexcept = default;
-  PooledEvent(EventPool& pool, cudaEvent_t event) noexcept : event_(event, GiveBack{&pool}) {}
+  PooledEvent(EventPool& pool, CUevent event) noexcept : event_(event, GiveBack{&pool}) {}
 
-  cudaEvent_t get() const noexcept { return event_.get(); }
+  CUevent get() const noexcept { return event_.get(); }
   explicit operator bool() const noexcept { return event_ != nullptr; }
   /// Drops the event without returning it: after a device error its state is unknown.
   void leak() noexcept { static_cast<void>(event_.release()); }
@@ -29,7 +29,7 @@ class PooledEvent {
  private:
   struct GiveBack {
     EventPool* pool;
-    void operator()(cudaEvent_t event) const noexcept;
+    void operator()(CUevent event) const noexcept;
   };
   std::unique_ptr<CUevent_st, GiveBack> event_{nullptr, GiveBack{nullptr}};
 };
@@ -37,7 +37,7 @@ class PooledEvent {
 /// Events of one device and one kind.
 class EventPool {
  public:
-  /// `flags` as for cudaEventCreateWithFlags; cudaEventDisableTiming is added.
+  /// `flags` as for cuEventCreate; CU_EVENT_DISABLE_TIMING is added.
   EventPool(const CudaApi& api, unsigned flags) noexcept : api_(api), flags_(flags) {}
   EventPool(const EventPool&) = delete;
   EventPool& operator=(const EventPool&) = delete;
@@ -52,7 +52,7 @@ class EventPool {
   const CudaApi& api_;
   unsigned flags_;
   std::mutex mutex_;
-  std::vector<cudaEvent_t> free_;
+  std::vector<CUevent> free_;
   size_t made_ = 0;  // free_ has room for all of them, so giving back cannot fail
 };
 

@@ -5,11 +5,30 @@
 
 namespace dlbridge::cuda {
 
-Capture capture_of(const CudaApi& api, cudaStream_t stream) noexcept {
-  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-  const cudaError_t answer = api.stream_is_capturing(stream, &status);
+Capture capture_of(const CudaApi& api, CUstream stream) noexcept {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  const CUresult answer = api.stream_is_capturing(stream, &status);
   return {answer,
-          answer == cudaErrorStreamCaptureImplicit || status != cudaStreamCaptureStatusNone};
+          answer == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT || status != CU_STREAM_CAPTURE_STATUS_NONE};
+}
+
+CUresult read_attributes(const CudaApi& api, const void* address,
+                         PointerAttributes& found) noexcept {
+  CUpointer_attribute asked[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_IS_MANAGED,
+                                 CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL};
+  unsigned type = 0;
+  unsigned managed = 0;
+  int device = -1;
+  void* answers[] = {&type, &managed, &device};
+  found = {};
+  // Success, with zeros, for memory that CUDA does not know.
+  const CUresult answer = api.pointer_get_attributes(3, asked, answers, address);
+  if (answer != CUDA_SUCCESS) return answer;
+  if (type == CU_MEMORYTYPE_HOST) found.kind = MemoryKind::pinned;
+  if (type == CU_MEMORYTYPE_DEVICE) found.kind = MemoryKind::device;
+  if (type != 0 && managed != 0) found.kind = MemoryKind::managed;
+  if (type != 0) found.device = device;
+  return answer;
 }
 
 RelaxedCapture::RelaxedCapture(const CudaApi& api) noexcept : api_(api) {

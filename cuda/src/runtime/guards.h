@@ -3,6 +3,7 @@
 // by one.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 
 #include "runtime/cuda_api.h"
@@ -11,12 +12,23 @@ namespace dlbridge::cuda {
 
 /// Whether a stream is being captured into a graph.
 struct Capture {
-  cudaError_t answer;  ///< what CUDA said to the question
+  CUresult answer;  ///< what CUDA said to the question
   bool active;
 };
 
 /// For the legacy stream, CUDA's error that a blocking stream is captured counts as capturing.
-Capture capture_of(const CudaApi& api, cudaStream_t stream) noexcept;
+Capture capture_of(const CudaApi& api, CUstream stream) noexcept;
+
+enum class MemoryKind : uint8_t { pageable, pinned, device, managed };
+
+/// What CUDA knows of an address.
+struct PointerAttributes {
+  MemoryKind kind = MemoryKind::pageable;  ///< also if CUDA does not know it
+  int device = -1;                         ///< that it is on, or was registered with
+};
+/// Returns what CUDA answers to the question.
+CUresult read_attributes(const CudaApi& api, const void* address,
+                         PointerAttributes& found) noexcept;
 
 /// Allows this thread allocation, registration, queries and synchronisation while another thread
 /// captures in global mode.
@@ -29,7 +41,7 @@ class RelaxedCapture {
 
  private:
   const CudaApi& api_;
-  cudaStreamCaptureMode mode_ = cudaStreamCaptureModeRelaxed;
+  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 
 /// The same in `context`, which it makes current; restores what was current before, without

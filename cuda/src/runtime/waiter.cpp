@@ -20,7 +20,7 @@ constexpr std::chrono::microseconds kEarly(100);
 
 }  // namespace
 
-CUresult poll_event(const CudaApi& api, cudaEvent_t event, Clock::time_point until) noexcept {
+CUresult poll_event(const CudaApi& api, CUevent event, Clock::time_point until) noexcept {
   CUresult answer = CUDA_ERROR_NOT_READY;
   do {
     answer = api.event_query(event);
@@ -28,13 +28,13 @@ CUresult poll_event(const CudaApi& api, cudaEvent_t event, Clock::time_point unt
   return answer;
 }
 
-cudaError_t wait_for_event(const CudaApi& api, cudaEvent_t event, int64_t bytes) noexcept {
+CUresult wait_for_event(const CudaApi& api, CUevent event, int64_t bytes) noexcept {
   const auto start = Clock::now();
   const std::chrono::microseconds predicted(bytes / kBytesPerMicrosecond);
   if (predicted > 2 * kEarly) std::this_thread::sleep_for(predicted - kEarly);
   const CUresult answer = poll_event(api, event, start + 2 * predicted + kEarly);
   if (answer == CUDA_ERROR_NOT_READY) return api.event_synchronize(event);
-  return static_cast<cudaError_t>(answer);
+  return answer;
 }
 
 Waiter::~Waiter() {

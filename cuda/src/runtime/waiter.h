@@ -18,13 +18,13 @@
 namespace dlbridge::cuda {
 
 /// Polls an event until it has passed or failed; CUDA_ERROR_NOT_READY after `until`.
-CUresult poll_event(const CudaApi& api, cudaEvent_t event,
+CUresult poll_event(const CudaApi& api, CUevent event,
                     std::chrono::steady_clock::time_point until) noexcept;
 
 /// Waits for an event behind a copy of `bytes`: sleeps until shortly before the end that the bus
-/// predicts, then polls. Sleeps in cudaEventSynchronize if the copy takes twice as long: waking up
-/// from that costs as much as some copies. Requires: an event with cudaEventBlockingSync.
-cudaError_t wait_for_event(const CudaApi& api, cudaEvent_t event, int64_t bytes) noexcept;
+/// predicts, then polls. Sleeps in cuEventSynchronize if the copy takes twice as long: waking up
+/// from that costs as much as some copies. Requires: an event with CU_EVENT_BLOCKING_SYNC.
+CUresult wait_for_event(const CudaApi& api, CUevent event, int64_t bytes) noexcept;
 
 class Waiter {
  public:

@@ -45,15 +45,15 @@ bool is_pinned(Engine& engine, const TensorView& view) {
   const auto* address = static_cast<const std::byte*>(view.data);
   const auto* first = address - range->before;
   if (engine.pool().holds(first)) return true;
-  const cudaPointerAttributes found = engine.attributes_of(first);
-  if (found.type == cudaMemoryTypeDevice) {
+  const PointerAttributes found = engine.attributes_of(first);
+  if (found.kind == MemoryKind::device) {
     throw Error(ErrorCode::invalid_device, "data",
                 "data is memory of cuda:" + std::to_string(found.device) +
                     "; the tensor says that it is on " + Device(view.device).name() +
                     ": fix the producer");
   }
-  return found.type == cudaMemoryTypeHost &&
-         engine.attributes_of(address + range->after - 1).type == cudaMemoryTypeHost;
+  return found.kind == MemoryKind::pinned &&
+         engine.attributes_of(address + range->after - 1).kind == MemoryKind::pinned;
 }
 
 }  // namespace dlbridge::cuda

@@ -86,7 +86,7 @@ bool enqueue_once_to_device(Operation& operation, const TensorView& source,
     to.describe(from.view());
     to.view().data = static_cast<std::byte*>(target.data) + target.strides[i] * target.itemsize();
     from.strides()[i] = 0;
-    operation.copy(from.view(), to.view(), cudaMemcpyDeviceToDevice);
+    operation.copy(from.view(), to.view(), Direction::on_device);
     from.shape()[i] = target.shape[i];
     from.strides()[i] = target.strides[i];
   }
@@ -103,8 +103,8 @@ void enqueue_to_host(Operation& operation, const TensorView& source, const Tenso
   if (source.is_empty()) return;
   if (broadcast_dimension(source) >= 0)
     return enqueue_once_to_host(operation, source, target, waits);
-  const bool at_once = Operation::can_copy(source, target, cudaMemcpyDeviceToHost);
-  if (pinned && at_once && operation.copy_pinned(source, target, target, cudaMemcpyDeviceToHost))
+  const bool at_once = Operation::can_copy(source, target, Direction::to_host);
+  if (pinned && at_once && operation.copy_pinned(source, target, target, Direction::to_host))
     return;
   std::optional<Loan> scratch;
   if (target.nbytes() <= BounceRing::kOneBlockBytes || waits == Waits::avoided)
@@ -112,10 +112,10 @@ void enqueue_to_host(Operation& operation, const TensorView& source, const Tenso
   if (!scratch) {
     BounceRing ring(operation, target);
     if (ring.is_ready()) return ring.to_host(source, target);
-    if (at_once) return operation.copy(source, target, cudaMemcpyDeviceToHost);
+    if (at_once) return operation.copy(source, target, Direction::to_host);
     scratch = pageable_scratch(operation, target);
   }
-  operation.copy(source, scratch->view(), cudaMemcpyDeviceToHost);
+  operation.copy(source, scratch->view(), Direction::to_host);
   operation.copy_on_host(scratch->view(), target);
 }
 
@@ -124,8 +124,8 @@ bool enqueue_to_device(Operation& operation, const TensorView& source, const Ten
   if (source.is_empty()) return true;
   if (broadcast_dimension(source) >= 0)
     return enqueue_once_to_device(operation, source, target, pinned);
-  const bool at_once = Operation::can_copy(source, target, cudaMemcpyHostToDevice);
-  if (pinned && at_once && operation.copy_pinned(source, target, source, cudaMemcpyHostToDevice))
+  const bool at_once = Operation::can_copy(source, target, Direction::to_device);
+  if (pinned && at_once && operation.copy_pinned(source, target, source, Direction::to_device))
     return false;
   std::optional<Loan> scratch;
   if (target.nbytes() <= BounceRing::kOneBlockBytes) scratch = pinned_scratch(operation, target);
@@ -137,13 +137,13 @@ bool enqueue_to_device(Operation& operation, const TensorView& source, const Ten
       return true;
     }
     if (at_once) {
-      operation.copy(source, target, cudaMemcpyHostToDevice);
+      operation.copy(source, target, Direction::to_device);
       return false;
     }
     scratch = pageable_scratch(operation, target);
   }
   copy_host(source, scratch->view());
-  operation.copy(scratch->view(), target, cudaMemcpyHostToDevice);
+  operation.copy(scratch->view(), target, Direction::to_device);
   return read;
 }
 

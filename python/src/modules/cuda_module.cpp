@@ -43,7 +43,7 @@ Error* unavailable() noexcept {
 Error* describe(std::string* out) noexcept {
   return guarded([out] {
     const cuda::Availability found = g_asked ? cuda::availability() : cuda::driver_presence();
-    *out = "CUDA runtime " + cuda::version_text(found.runtime_version) + ", ";
+    *out = "for CUDA " + cuda::version_text(found.runtime_version) + " or later, ";
     if (!found.usable) {
       *out += found.message;
       return;

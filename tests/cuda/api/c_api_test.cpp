@@ -194,7 +194,7 @@ TEST_F(CApiCuda, RegistersStaging) {
 
 TEST_F(CApiCuda, StageToHostMakesHandle) {
   TestTensor& x = device(Layout({4, 6}, {1, 4}));
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   produce(producer, x, 2);
   ManagedTensor source;
   Handle kept_order;
@@ -231,7 +231,7 @@ TEST_F(CApiCuda, StagesIntoGivenMemory) {
   ASSERT_OK(
       dlb_cuda_stage_to_host_into(borrow(source, x), borrow(destination, out), kLegacy, nullptr));
   EXPECT_EQ(elements(out), elements_with(x, 1));
-  const cudaStream_t consumer = stream();
+  const CUstream consumer = stream();
   ASSERT_OK(dlb_cuda_stage_to_device(destination.get(), borrow(to, target),
                                      reinterpret_cast<intptr_t>(consumer), nullptr));
   const auto seen = consume(consumer, target);
@@ -283,7 +283,7 @@ TEST_F(CApiCuda, RefusedBatchMakesNothing) {
 
 TEST_F(CApiCuda, AsyncHoldsItsShare) {
   TestTensor& x = device(Layout({200, 300}));
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   produce(producer, x, 5);
   sim().hold();
   Handle source(x.acquire());
@@ -407,7 +407,7 @@ TEST_F(CApiCuda, ManyGoAsynchronously) {
 TEST_F(CApiCuda, NoSnapshotFlagSkipsWait) {
   for (const uint32_t bits : {0u, uint32_t{DLBRIDGE_CUDA_NO_SNAPSHOT}}) {
     TestTensor& x = device(Layout({200, 300}));
-    const cudaStream_t producer = stream();
+    const CUstream producer = stream();
     Handle source(x.acquire());
     const auto options = flags(bits);
     FutureHandle going;
@@ -426,9 +426,9 @@ TEST_F(CApiCuda, NoSnapshotFlagSkipsWait) {
 TEST_F(CApiCuda, DeviceFailureRepeats) {
   TestTensor& x = device(Layout({200, 300}));
   expect_losses();
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   sim().hold();
-  sim().enqueue_fault(producer, cudaErrorIllegalAddress);
+  sim().enqueue_fault(producer, CUDA_ERROR_ILLEGAL_ADDRESS);
   Handle source(x.acquire());
   // Memory that the device may still read is never released: this keeps it reachable for a leak
   // checker.
@@ -444,7 +444,8 @@ TEST_F(CApiCuda, DeviceFailureRepeats) {
     expect_failure(dlb_future_result(going.future, 0, &result), DLBRIDGE_DEVICE_FAILED,
                    "device_failed", "device");
     EXPECT_EQ(result, nullptr);
-    EXPECT_NE(std::string(last_error().message).find("cudaErrorIllegalAddress"), std::string::npos);
+    EXPECT_NE(std::string(last_error().message).find("CUDA_ERROR_ILLEGAL_ADDRESS"),
+              std::string::npos);
   }
   EXPECT_TRUE(going.done());
   auto* later = poison<dlb_future>();
@@ -495,7 +496,7 @@ TEST_F(CApiCuda, PinnedEmptyUsesPool) {
   EXPECT_EQ(found.misses, 1u);
 
   int32_t held = -1;
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   EXPECT_OK(dlb_cuda_record_stream(tensor.data, 1, reinterpret_cast<intptr_t>(user), &held));
   EXPECT_EQ(held, 1);
   EXPECT_OK(dlb_cuda_record_stream(&held, 1, kLegacy, &held));

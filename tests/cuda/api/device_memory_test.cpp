@@ -24,7 +24,7 @@ class DeviceMemory : public StagingTest {
     start({.schedule = Schedule::lazy});
   }
 
-  Loan empty_on(cudaStream_t handle) { return cuda::device_empty(kLike.view(), on(handle)); }
+  Loan empty_on(CUstream handle) { return cuda::device_empty(kLike.view(), on(handle)); }
 
   // A thread frees what was still in use when it was dropped.
   void expect_all_freed() {
@@ -34,16 +34,16 @@ class DeviceMemory : public StagingTest {
   }
 
   static size_t bytes_of(const Loan& loan) { return static_cast<size_t>(loan.view().nbytes()); }
-  void write(cudaStream_t handle, const Loan& loan, uint32_t seed) {
+  void write(CUstream handle, const Loan& loan, uint32_t seed) {
     sim().enqueue_write(handle, loan.view().data, pattern(bytes_of(loan), seed));
   }
-  std::shared_ptr<std::vector<uint8_t>> read(cudaStream_t handle, const Loan& loan) {
+  std::shared_ptr<std::vector<uint8_t>> read(CUstream handle, const Loan& loan) {
     return sim().enqueue_read(handle, loan.view().data, bytes_of(loan));
   }
 };
 
 TEST_F(DeviceMemory, UsableInStreamOrder) {
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   const Loan loan = empty_on(user);
   write(user, loan, 2);
   const auto seen = read(user, loan);
@@ -54,7 +54,7 @@ TEST_F(DeviceMemory, UsableInStreamOrder) {
 
 TEST_F(DeviceMemory, NoSyncIsUsableAtOnce) {
   Loan loan = cuda::device_empty(kLike.view(), numbered(cuda::kNoSync));
-  const cudaStream_t any = stream();
+  const CUstream any = stream();
   write(any, loan, 2);
   sim().synchronize(any);
   EXPECT_EQ(sim().read(loan.view().data, bytes_of(loan)), pattern(bytes_of(loan), 2));
@@ -88,7 +88,7 @@ TEST_F(DeviceMemory, OfNothingTakesNone) {
 // ---- Freeing
 
 TEST_F(DeviceMemory, FreedWhenItsStreamHasRun) {
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   sim().hold_stream(user);
   Loan loan = empty_on(user);
   const void* const memory = loan.view().data;
@@ -104,12 +104,12 @@ TEST_F(DeviceMemory, FreedWhenItsStreamHasRun) {
 }
 
 TEST_F(DeviceMemory, FreedAfterRecordedStreams) {
-  const cudaStream_t user = stream();
-  const cudaStream_t others[] = {stream(), stream()};
+  const CUstream user = stream();
+  const CUstream others[] = {stream(), stream()};
   Loan loan = empty_on(user);
   write(user, loan, 2);
   std::vector<std::shared_ptr<std::vector<uint8_t>>> seen;
-  for (const cudaStream_t other : others) {
+  for (const CUstream other : others) {
     sim().order(user, other);
     EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(other)));
     EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(other))) << "once more does no harm";
@@ -121,8 +121,8 @@ TEST_F(DeviceMemory, FreedAfterRecordedStreams) {
 }
 
 TEST_F(DeviceMemory, UnrecordedReaderRaces) {
-  const cudaStream_t user = stream();
-  const cudaStream_t other = stream();
+  const CUstream user = stream();
+  const CUstream other = stream();
   Loan loan = empty_on(user);
   write(user, loan, 2);
   sim().order(user, other);
@@ -137,7 +137,7 @@ TEST_F(DeviceMemory, UnrecordedReaderRaces) {
 }
 
 TEST_F(DeviceMemory, RecordsOwnMemoryOnly) {
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   Loan foreign = device({{10}}).acquire();
   EXPECT_FALSE(cuda::record_device_stream(foreign.deleter(), on(user)));
   EXPECT_FALSE(cuda::record_device_stream(Deleter(), on(user)));
@@ -154,20 +154,20 @@ TEST_F(DeviceMemory, PerThreadStreamFreesInOrder) {
   Loan loan;
   in_context(1, [&] {
     loan = cuda::device_empty(kLike.view(), numbered(cuda::kPerThreadStream));
-    write(cudaStreamPerThread, loan, 2);
-    static_cast<void>(read(cudaStreamPerThread, loan));
+    write(CU_STREAM_PER_THREAD, loan, 2);
+    static_cast<void>(read(CU_STREAM_PER_THREAD, loan));
   });
   loan.reset();
   Loan recorded = empty_on(stream());
   in_context(1, [&] {
-    sim().synchronize(cudaStreamPerThread);
-    sim().synchronize(cudaStreamLegacy);
+    sim().synchronize(CU_STREAM_PER_THREAD);
+    sim().synchronize(CU_STREAM_LEGACY);
     cuda::record_device_stream(recorded.deleter(), numbered(cuda::kPerThreadStream));
   });
 }
 
 TEST_F(DeviceMemory, FreedOnAnyThread) {
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   Loan loan = empty_on(user);
   write(user, loan, 2);
   in_context(-1, [&] {
@@ -183,10 +183,10 @@ TEST_F(DeviceMemory, FreedOnAnyThread) {
 
 TEST_F(DeviceMemory, ReuseDoesNotRace) {
   start({.schedule = Schedule::lazy, .reuse_addresses = true});
-  const cudaStream_t first = stream();
-  const cudaStream_t second = stream();
+  const CUstream first = stream();
+  const CUstream second = stream();
   for (uint32_t seed = 1; seed < 20; ++seed) {
-    const cudaStream_t user = seed % 2 == 0 ? first : second;
+    const CUstream user = seed % 2 == 0 ? first : second;
     const Loan loan = empty_on(user);
     write(user, loan, seed);
     const auto seen = read(user, loan);
@@ -199,13 +199,13 @@ TEST_F(DeviceMemory, ReuseDoesNotRace) {
 // What it went back behind stands still; everybody else goes on.
 TEST_F(DeviceMemory, SlowStreamDelaysNoOther) {
   start();
-  const cudaStream_t slow = stream();
+  const CUstream slow = stream();
   Loan loan = empty_on(slow);
   sim().hold_stream(slow);
   write(slow, loan, 2);
   loan.reset();
   TestTensor& x = device({{100'000}}, 3);
-  const cudaStream_t quick = stream();
+  const CUstream quick = stream();
   EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(quick)).wait(10))
       << "a copy_stream stands still";
   const Loan other = empty_on(quick);
@@ -219,18 +219,18 @@ TEST_F(DeviceMemory, SlowStreamDelaysNoOther) {
 TEST_F(DeviceMemory, FreedAfterCapture) {
   for (const bool legacy : {false, true}) {
     SCOPED_TRACE(legacy);
-    const cudaStream_t user = legacy ? cudaStreamLegacy : stream();
-    const cudaStream_t captured = legacy ? sim().make_stream(cudaStreamDefault, 1) : user;
+    const CUstream user = legacy ? CU_STREAM_LEGACY : stream();
+    const CUstream captured = legacy ? sim().make_stream(CU_STREAM_DEFAULT, 1) : user;
     Loan loan = empty_on(user);
     write(user, loan, 2);
     const size_t held = sim().async_bytes();
-    ASSERT_EQ(sim().begin_capture(captured), cudaSuccess);
+    ASSERT_EQ(sim().begin_capture(captured), CUDA_SUCCESS);
     loan.reset();
     EXPECT_EQ(sim().captured_operations(), 0u);
     EXPECT_EQ(sim().async_bytes(), held) << "not yet";
     empty_on(stream()).reset();
     EXPECT_GE(sim().async_bytes(), held) << "not yet";
-    EXPECT_EQ(sim().end_capture(captured), cudaSuccess) << "the capture was broken";
+    EXPECT_EQ(sim().end_capture(captured), CUDA_SUCCESS) << "the capture was broken";
     empty_on(stream()).reset();
     expect_all_freed();
   }
@@ -241,8 +241,8 @@ TEST_F(DeviceMemory, FreedAfterCapture) {
 TEST_F(DeviceMemory, FreedAfterDestroyedStream) {
   for (const bool used_again : {false, true}) {
     SCOPED_TRACE(used_again);
-    const cudaStream_t user = sim().make_stream(cudaStreamNonBlocking, 1);
-    const cudaStream_t other = stream();
+    const CUstream user = sim().make_stream(CU_STREAM_NON_BLOCKING, 1);
+    const CUstream other = stream();
     Loan loan = empty_on(other);
     write(other, loan, 2);
     EXPECT_TRUE(cuda::record_device_stream(loan.deleter(), on(user)));
@@ -274,7 +274,7 @@ TEST_F(DeviceMemory, OutlivesItsEngine) {
 TEST_F(DeviceMemory, DeadDeviceLeaks) {
   expect_losses();
   Loan loan = empty_on(stream());
-  sim().kill_device(1, cudaErrorECCUncorrectable);
+  sim().kill_device(1, CUDA_ERROR_ECC_UNCORRECTABLE);
   expect_error(ErrorCode::device_failed, [&] { static_cast<void>(empty_on(stream())); });
   const uint64_t calls = sim().total_calls();
   loan.reset();
@@ -291,7 +291,7 @@ TEST_F(DeviceMemory, FreeThatKillsTheDeviceLeaks) {
     start();
     expect_losses();
     Loan loan = empty_on(stream());
-    sim().fail({function, 1, cudaErrorIllegalAddress, true});
+    sim().fail({function, 1, CUDA_ERROR_ILLEGAL_ADDRESS, true});
     loan.reset();
     EXPECT_EQ(sim().faults_struck(), 1) << function;
     const auto next = error_of([&] { static_cast<void>(empty_on(stream())); });
@@ -324,7 +324,7 @@ TEST_F(DeviceMemory, FailedCallFreesMemory) {
         SCOPED_TRACE(function + " fails at call " + std::to_string(nth));
         start();
         const Stream user = ordered ? on(stream()) : numbered(cuda::kNoSync);
-        sim().fail({function, nth, cudaErrorInvalidValue});
+        sim().fail({function, nth, CUDA_ERROR_INVALID_VALUE});
         Loan made;
         const auto error = error_of([&] { made = cuda::device_empty(kLike.view(), user); });
         const bool failed = sim().faults_struck() > 0;
@@ -369,7 +369,7 @@ TEST_F(DeviceMemory, LeavesTheThreadsContextsAlone) {
       EXPECT_EQ(sim().context_stack(), stack);
       loan.reset();
       EXPECT_EQ(sim().context_stack(), stack);
-      EXPECT_EQ(sim().capture_mode(), cudaStreamCaptureModeGlobal);
+      EXPECT_EQ(sim().capture_mode(), CU_STREAM_CAPTURE_MODE_GLOBAL);
     }).join();
   }
 }
@@ -390,8 +390,8 @@ TEST_F(DeviceMemory, AddressTellsDevice) {
 }
 
 TEST_F(DeviceMemory, DeviceTellsManagedSharing) {
-  sim().set_attribute(cudaDevAttrConcurrentManagedAccess, 1, 0);
-  sim().set_attribute(cudaDevAttrConcurrentManagedAccess, 0, 1);
+  sim().set_attribute(CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, 1, 0);
+  sim().set_attribute(CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, 0, 1);
   EXPECT_TRUE(cuda::shares_managed_memory(0));
   EXPECT_FALSE(cuda::shares_managed_memory(1));
   for (const int index : {-1, 2}) {

@@ -24,8 +24,8 @@ class StreamOrder : public StagingTest {
 // ---- Dependencies
 
 TEST_F(StreamOrder, LaterStreamWaits) {
-  const cudaStream_t earlier = stream();
-  const cudaStream_t later = stream();
+  const CUstream earlier = stream();
+  const CUstream later = stream();
   TestTensor& x = device({{kSize}});
   produce(earlier, x, 2);
   cuda::order_streams(on(earlier), on(later));
@@ -38,8 +38,8 @@ TEST_F(StreamOrder, LaterStreamWaits) {
 
 TEST_F(StreamOrder, CoversEarlierWorkOnly) {
   start();
-  const cudaStream_t earlier = stream();
-  const cudaStream_t later = stream();
+  const CUstream earlier = stream();
+  const CUstream later = stream();
   TestTensor& x = device({{kSize}});
   TestTensor& y = device({{kSize}});
   produce(earlier, x, 2);
@@ -51,11 +51,11 @@ TEST_F(StreamOrder, CoversEarlierWorkOnly) {
 }
 
 TEST_F(StreamOrder, OfNumberedStreams) {
-  const cudaStream_t other = stream();
+  const CUstream other = stream();
   TestTensor& x = device({{kSize}});
   for (const intptr_t number : {cuda::kLegacyStream, cuda::kPerThreadStream}) {
     in_context(1, [&] {
-      const auto handle = reinterpret_cast<cudaStream_t>(number);
+      const auto handle = reinterpret_cast<CUstream>(number);
       produce(handle, x, 2);
       cuda::order_streams(numbered(number), on(other));
       produce(other, x, 3);
@@ -68,7 +68,7 @@ TEST_F(StreamOrder, OfNumberedStreams) {
 }
 
 TEST_F(StreamOrder, SkipsSameStreamAndNoSync) {
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   cuda::order_streams(on(user), on(user));
   cuda::order_streams(numbered(cuda::kNoSync), on(user));
   cuda::order_streams(on(user), numbered(cuda::kNoSync));
@@ -78,7 +78,7 @@ TEST_F(StreamOrder, SkipsSameStreamAndNoSync) {
 
 // Other refused streams: staging/streams_test.cpp.
 TEST_F(StreamOrder, RefusesOtherDevices) {
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   const Stream elsewhere = on(stream(0), 0);
   expect_error(ErrorCode::stream_invalid, [&] { cuda::order_streams(elsewhere, on(user)); });
   expect_error(ErrorCode::stream_invalid, [&] { cuda::order_streams(on(user), elsewhere); });
@@ -102,11 +102,11 @@ TEST_F(StreamOrder, FailedCallLeavesNothing) {
       if (for_good && std::string(function).starts_with("ctx_")) continue;
       start();
       if (for_good) expect_losses();
-      const cudaStream_t earlier = stream();
-      const cudaStream_t later = stream();
+      const CUstream earlier = stream();
+      const CUstream later = stream();
       const auto order = [&] { cuda::order_streams(on(earlier), on(later)); };
-      sim().fail(
-          {function, 1, for_good ? cudaErrorIllegalAddress : cudaErrorInvalidValue, for_good});
+      sim().fail({function, 1, for_good ? CUDA_ERROR_ILLEGAL_ADDRESS : CUDA_ERROR_INVALID_VALUE,
+                  for_good});
       EXPECT_TRUE(error_of(order));
       EXPECT_EQ(sim().faults_struck(), 1);
       const auto next = error_of(order);
@@ -123,7 +123,7 @@ TEST_F(StreamOrder, FailedCallLeavesNothing) {
 
 TEST_F(StreamOrder, ReachedAfterEnqueuedWork) {
   start();
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   TestTensor& x = device({{kSize}});
   sim().hold_stream(user);
   produce(user, x, 2);
@@ -142,7 +142,7 @@ TEST_F(StreamOrder, ReachedAfterEnqueuedWork) {
 }
 
 TEST_F(StreamOrder, ReachedOrdersTheHost) {
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   TestTensor& x = device({{kSize}});
   produce(user, x, 2);
   EXPECT_TRUE(cuda::when_reached(on(user)).wait(10));
@@ -163,19 +163,19 @@ TEST_F(StreamOrder, PerThreadStreamIsTheCallers) {
   start();
   in_context(1, [&] {
     TestTensor& x = device({{kSize}});
-    produce(cudaStreamPerThread, x, 2);
-    sim().hold_stream(cudaStreamPerThread);
-    produce(cudaStreamPerThread, x, 3);
+    produce(CU_STREAM_PER_THREAD, x, 2);
+    sim().hold_stream(CU_STREAM_PER_THREAD);
+    produce(CU_STREAM_PER_THREAD, x, 3);
     const cuda::Future reached = cuda::when_reached(numbered(cuda::kPerThreadStream));
     EXPECT_FALSE(reached.wait(0.02));
-    sim().go_stream(cudaStreamPerThread);
+    sim().go_stream(CU_STREAM_PER_THREAD);
     EXPECT_TRUE(reached.wait(10));
   });
 }
 
 TEST_F(StreamOrder, DroppedWaitBlocksNothing) {
   start();
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   TestTensor& x = device({{kSize}});
   sim().hold_stream(user);
   produce(user, x, 2);
@@ -190,9 +190,9 @@ TEST_F(StreamOrder, DroppedWaitBlocksNothing) {
 TEST_F(StreamOrder, FailedWaitIsReported) {
   start();
   expect_losses();
-  const cudaStream_t user = stream();
+  const CUstream user = stream();
   sim().hold_stream(user);
-  sim().enqueue_fault(user, cudaErrorIllegalAddress);
+  sim().enqueue_fault(user, CUDA_ERROR_ILLEGAL_ADDRESS);
   const cuda::Future reached = cuda::when_reached(on(user));
   sim().go_stream(user);
   EXPECT_TRUE(reached.wait(10));
@@ -207,8 +207,8 @@ TEST_F(StreamOrder, UnstartedWaitLeavesNothing) {
     for (uint64_t nth = 1; nth <= 3; ++nth) {
       SCOPED_TRACE(std::string(function) + " fails at call " + std::to_string(nth));
       start();
-      const cudaStream_t user = stream();
-      sim().fail({function, nth, cudaErrorInvalidValue});
+      const CUstream user = stream();
+      sim().fail({function, nth, CUDA_ERROR_INVALID_VALUE});
       cuda::Future reached;
       const auto thrown = error_of([&] { reached = cuda::when_reached(on(user)); });
       if (reached) {
@@ -232,7 +232,7 @@ TEST_F(StreamOrder, UnstartedWaitLeavesNothing) {
 
 TEST_F(StreamOrder, ImportStreamServesProducer) {
   const Stream imported = cuda::import_stream(1);
-  const auto handle = static_cast<cudaStream_t>(imported.handle);
+  const auto handle = static_cast<CUstream>(imported.handle);
   for (const int64_t size : {kSize, kLarge}) {
     TestTensor& x = device({{size}});
     produce(handle, x, 2);
@@ -246,7 +246,7 @@ TEST_F(StreamOrder, ImportStreamServesProducer) {
 
 TEST_F(StreamOrder, ImportStreamServesConsumer) {
   const Stream imported = cuda::import_stream(1);
-  const auto handle = static_cast<cudaStream_t>(imported.handle);
+  const auto handle = static_cast<CUstream>(imported.handle);
   for (const int64_t size : {kSize, kLarge}) {
     TestTensor& target = device({{size}});
     TestTensor& source = host({{size}}, 2);
@@ -263,35 +263,35 @@ TEST_F(StreamOrder, ImportStreamIsUnordered) {
   start();
   const intptr_t number = reinterpret_cast<intptr_t>(cuda::import_stream(1).handle);
   EXPECT_TRUE(number < 0 || number > cuda::kPerThreadStream) << "a stream of the module's own";
-  sim().hold_stream(cudaStreamLegacy);
-  produce(cudaStreamLegacy, device({{1}}), 2);
+  sim().hold_stream(CU_STREAM_LEGACY);
+  produce(CU_STREAM_LEGACY, device({{1}}), 2);
   for (const unsigned flags : sim().created_stream_flags())
-    EXPECT_EQ(flags, unsigned{cudaStreamNonBlocking});
+    EXPECT_EQ(flags, unsigned{CU_STREAM_NON_BLOCKING});
   TestTensor& busy = device({{kLarge}});
-  const cudaStream_t slow = stream();
+  const CUstream slow = stream();
   sim().hold_stream(slow);
   produce(slow, busy, 2);
   const cuda::Future waiting = cuda::stage_to_host_async(busy.acquire(), on(slow));
-  const auto handle = static_cast<cudaStream_t>(cuda::import_stream(1).handle);
+  const auto handle = static_cast<CUstream>(cuda::import_stream(1).handle);
   TestTensor& x = device({{kSize}});
   EXPECT_EQ(consume(handle, x)->size(), x.span());
-  sim().go_stream(cudaStreamLegacy);
+  sim().go_stream(CU_STREAM_LEGACY);
   sim().go_stream(slow);
   EXPECT_TRUE(waiting.wait(10));
 }
 
 TEST_F(StreamOrder, BusyImportStreamsTakeTurns) {
   start();
-  const auto next = [] { return static_cast<cudaStream_t>(cuda::import_stream(1).handle); };
-  std::set<cudaStream_t> busy;
+  const auto next = [] { return static_cast<CUstream>(cuda::import_stream(1).handle); };
+  std::set<CUstream> busy;
   for (int i = 0; i < 3; ++i) {
-    const cudaStream_t each = *busy.insert(next()).first;
+    const CUstream each = *busy.insert(next()).first;
     sim().hold_stream(each);
     produce(each, device({{1}}), 2);
   }
   EXPECT_EQ(busy.size(), 3u);
   EXPECT_EQ((std::set{next(), next(), next()}), busy);
-  for (const cudaStream_t each : busy) sim().go_stream(each);
+  for (const CUstream each : busy) sim().go_stream(each);
 }
 
 TEST_F(StreamOrder, ImportStreamCreatesContext) {
@@ -319,18 +319,18 @@ TEST_F(StreamOrder, ImportStreamsRotate) {
 }
 
 TEST_F(StreamOrder, CapturedImportStreamIsSkipped) {
-  const cudaStream_t captured = stream();
-  ASSERT_EQ(sim().begin_capture(captured), cudaSuccess);
-  std::vector<cudaStream_t> drawn;
+  const CUstream captured = stream();
+  ASSERT_EQ(sim().begin_capture(captured), CUDA_SUCCESS);
+  std::vector<CUstream> drawn;
   for (int i = 0; i < 3; ++i) {
-    const auto given = static_cast<cudaStream_t>(cuda::import_stream(1).handle);
+    const auto given = static_cast<CUstream>(cuda::import_stream(1).handle);
     EXPECT_EQ(std::find(drawn.begin(), drawn.end(), given), drawn.end());
     drawn.push_back(given);
-    ASSERT_EQ(sim().order(captured, given), cudaSuccess);
+    ASSERT_EQ(sim().order(captured, given), CUDA_SUCCESS);
   }
   expect_error(ErrorCode::stream_capturing, [&] { static_cast<void>(cuda::import_stream(1)); });
-  for (const cudaStream_t each : drawn) ASSERT_EQ(sim().order(each, captured), cudaSuccess);
-  EXPECT_EQ(sim().end_capture(captured), cudaSuccess);
+  for (const CUstream each : drawn) ASSERT_EQ(sim().order(each, captured), CUDA_SUCCESS);
+  EXPECT_EQ(sim().end_capture(captured), CUDA_SUCCESS);
   EXPECT_NE(cuda::import_stream(1).handle, nullptr);
 }
 

@@ -15,7 +15,7 @@ namespace {
 class Examples : public StagingTest {
  protected:
   // A picture of equal values, drawn by the stream.
-  Loan picture(cudaStream_t stream, float value) {
+  Loan picture(CUstream stream, float value) {
     TestTensor& tensor = device(Layout({8, 4}));
     const std::vector<float> values(32, value);
     std::vector<uint8_t> bytes(sizeof(float) * values.size());
@@ -31,7 +31,7 @@ TEST_F(Examples, RecorderInCpp) {
   Config config;
   config.schedule = Schedule::lazy;
   start(config);
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   {
     const Loan one = picture(producer, 2.5f);
     EXPECT_EQ(recorder::brightest(one.view(), on(producer)), 2.5f);
@@ -51,7 +51,7 @@ std::vector<float> written_by_c;
 TEST_F(Examples, FramesInC) {
   start();
   EXPECT_EQ(gpu_is_usable(), 1);
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   const auto handle = reinterpret_cast<intptr_t>(producer);
   written_by_c.clear();
   dlb_tensor* frames[2] = {};

@@ -43,9 +43,9 @@ class Model {
     size_t size;
     size_t capacity;
     std::byte pattern;
-    std::set<cudaEvent_t> tickets;  // those that have not passed
-    bool ticketed = false;          // there were any: the pool has to look
-    bool fenced = false;            // a fence taken after the release may have passed
+    std::set<CUevent> tickets;  // those that have not passed
+    bool ticketed = false;      // there were any: the pool has to look
+    bool fenced = false;        // a fence taken after the release may have passed
   };
   using Entries = std::map<std::byte*, Entry>;
 
@@ -285,7 +285,7 @@ class Model {
 
   void finish() {
     for (auto& [data, entry] : entries_) {
-      for (const cudaEvent_t ticket : entry.tickets) fences_.pass(ticket);
+      for (const CUevent ticket : entry.tickets) fences_.pass(ticket);
       entry.tickets.clear();
       if (entry.kind == Kind::result) {
         entry.deleter.release(entry.deleter.context);

@@ -62,7 +62,7 @@ class PinnedPoolTest : public ::testing::Test {
   }
   struct Retired {
     const std::byte* place;
-    cudaEvent_t event;
+    CUevent event;
   };
   /// A block of this size in flight until the event passes.
   Retired retire(size_t bytes) {
@@ -217,12 +217,12 @@ TEST_F(PinnedPoolTest, MovedBlockFreesOnce) {
 TEST_F(PinnedPoolTest, RetiredBlockWaitsForTickets) {
   PooledEvent first = fences_->ticket();
   PooledEvent second = fences_->ticket();
-  const cudaEvent_t events[] = {first.get(), second.get()};
+  const CUevent events[] = {first.get(), second.get()};
   PinnedBlock block = pool_->take(20 * kMiB);
   const std::byte* const place = block.data();
   EXPECT_TRUE(pool_->add_ticket(place, std::move(first)));
   std::move(block).retire(std::move(second));
-  for (const cudaEvent_t event : events) {
+  for (const CUevent event : events) {
     pool_->poll();
     expect_bytes(0, 20 * kMiB, 0, 0);
     fences_->pass(event);
@@ -236,12 +236,12 @@ TEST_F(PinnedPoolTest, RetiringWithoutTicketsFrees) {
 }
 
 TEST_F(PinnedPoolTest, StuckTicketsBlockNoOther) {
-  std::vector<cudaEvent_t> stuck;
+  std::vector<CUevent> stuck;
   for (int i = 0; i < 300; ++i) stuck.push_back(retire(64).event);
   const Retired last = retire(20 * kMiB);
   fences_->pass(last.event);
   EXPECT_EQ(pool_->take(20 * kMiB).data(), last.place);
-  for (const cudaEvent_t event : stuck) fences_->pass(event);
+  for (const CUevent event : stuck) fences_->pass(event);
 }
 
 TEST_F(PinnedPoolTest, StuckFenceBlocksNoLater) {
@@ -345,7 +345,7 @@ TEST_F(PinnedPoolTest, NoDeviceNeedsNoFence) {
 
 TEST_F(PinnedPoolTest, AddedTicketDelaysResult) {
   PooledEvent ticket = fences_->ticket();
-  const cudaEvent_t event = ticket.get();
+  const CUevent event = ticket.get();
   PinnedBlock block = pool_->take(20 * kMiB);
   std::byte* const place = block.data();
   const Deleter deleter = std::move(block).into_deleter();
@@ -361,7 +361,7 @@ TEST_F(PinnedPoolTest, AddedTicketDelaysResult) {
 }
 
 TEST_F(PinnedPoolTest, AddedTicketDelaysFreeAndRetire) {
-  std::vector<cudaEvent_t> events;
+  std::vector<CUevent> events;
   const auto take = [&] {
     PinnedBlock block = pool_->take(1024);
     PooledEvent ticket = fences_->ticket();
@@ -373,7 +373,7 @@ TEST_F(PinnedPoolTest, AddedTicketDelaysFreeAndRetire) {
   take().retire(fences_->passed_ticket());
   pool_->poll();
   expect_bytes(0, 2048, 0, 0);
-  for (const cudaEvent_t event : events) fences_->pass(event);
+  for (const CUevent event : events) fences_->pass(event);
   pool_->poll();
   expect_bytes(0, 0, 0, 0);
   free_block(1024);  // the tickets went with the use that they were for
@@ -497,7 +497,7 @@ TEST_F(PinnedPoolTest, LimitRefusesTake) {
   EXPECT_FALSE(pool_->take(12 * kMiB));
 }
 
-// cudaHostUnregister may wait for running kernels.
+// cuMemHostUnregister may wait for running kernels.
 TEST_F(PinnedPoolTest, RefusedTakeUnregistersNothing) {
   pool_->set_limit(40 * kMiB);
   free_block(20 * kMiB);
@@ -545,7 +545,7 @@ TEST_F(PinnedPoolTest, TrimKeepsUsedMemory) {
   const Deleter result = pool_->take(14 * kMiB).into_deleter();
   PinnedBlock lost = pool_->take(16 * kMiB);
   std::optional<PinnedBlock> free(pool_->take(18 * kMiB));
-  const cudaEvent_t event = retire(12 * kMiB).event;
+  const CUevent event = retire(12 * kMiB).event;
   free.reset();
   release(result);
   std::move(lost).leak();
@@ -626,7 +626,7 @@ TEST_F(PinnedPoolTest, ReservationStaysBelowTheLimit) {
 
 TEST_F(PinnedPoolTest, RefusedReservationKeepsItsPieces) {
   pool_.emplace(api_.table(), *fences_, 256 * kMiB, 8 * kMiB);
-  api_.fail_at(3, cudaErrorMemoryAllocation);
+  api_.fail_at(3, CUDA_ERROR_OUT_OF_MEMORY);
   expect_error(ErrorCode::out_of_memory, [&] { pool_->reserve(40 * kMiB); });
   EXPECT_EQ(stats().registered, 16 * kMiB);
   EXPECT_EQ(stats().limit, 16 * kMiB);
@@ -650,7 +650,7 @@ TEST_F(PinnedPoolTest, StopEndsAReservation) {
 // In containers and virtual machines with a cap, asking again would only take time.
 TEST_F(PinnedPoolTest, RefusedRegistrationLowersTheLimit) {
   const PinnedBlock held = pool_->take(20 * kMiB);
-  api_.fail_at(1, cudaErrorMemoryAllocation);
+  api_.fail_at(1, CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_FALSE(pool_->take(64 * kMiB));
   EXPECT_EQ(stats().limit, 20 * kMiB);
   EXPECT_EQ(stats().register_failed, 1u);
@@ -664,13 +664,13 @@ TEST_F(PinnedPoolTest, RefusedRegistrationLowersTheLimit) {
 
 TEST_F(PinnedPoolTest, PartlyRegisteredSegmentIsUsed) {
   pool_.emplace(api_.table(), *fences_, 64 * kMiB, 8 * kMiB);
-  api_.fail_at(3, cudaErrorMemoryAllocation);
+  api_.fail_at(3, CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_FALSE(pool_->take(30 * kMiB));
   EXPECT_EQ(stats().registered, 16 * kMiB);
   EXPECT_EQ(stats().limit, 16 * kMiB);
   EXPECT_TRUE(pool_->take(16 * kMiB));
   pool_.emplace(api_.table(), *fences_, 64 * kMiB, 8 * kMiB);
-  api_.fail_at(2, cudaErrorMemoryAllocation);
+  api_.fail_at(2, CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_FALSE(pool_->take(30 * kMiB));
   const PinnedBlock small = pool_->take(1);
   EXPECT_TRUE(small);
@@ -678,7 +678,7 @@ TEST_F(PinnedPoolTest, PartlyRegisteredSegmentIsUsed) {
 }
 
 TEST_F(PinnedPoolTest, DeadDeviceThrows) {
-  api_.fail_at(1, cudaErrorIllegalAddress);
+  api_.fail_at(1, CUDA_ERROR_ILLEGAL_ADDRESS);
   expect_error(ErrorCode::device_failed, [&] { pool_->take(64); });
   EXPECT_EQ(stats().limit, 256 * kMiB);
   EXPECT_TRUE(pool_->take(64));
@@ -693,14 +693,14 @@ TEST_F(PinnedPoolTest, NoAddressesAreARefusal) {
 
 TEST_F(PinnedPoolTest, FailedUnregisterLeaks) {
   free_block(20 * kMiB);
-  api_.fail_at(1, cudaErrorUnknown);
+  api_.fail_at(1, CUDA_ERROR_UNKNOWN);
   EXPECT_EQ(pool_->trim(0), 0u);
   expect_bytes(0, 0, 0, 20 * kMiB);
 }
 
 // Everything that a pool does, with the n-th call failing, for all n.
 TEST(PinnedPoolFailures, EveryCallFailureIsCounted) {
-  for (const cudaError_t code : {cudaErrorMemoryAllocation, cudaErrorIllegalAddress}) {
+  for (const CUresult code : {CUDA_ERROR_OUT_OF_MEMORY, CUDA_ERROR_ILLEGAL_ADDRESS}) {
     size_t n = 1;
     for (bool failed = true; failed; ++n) {
       ASSERT_LT(n, 1000u);
@@ -772,7 +772,7 @@ TEST_F(PinnedPoolTest, HoldsNoLockOfReleasesInCuda) {
   fences_->pass_fences();
   pool_->trim(0);
   pool_->reserve(20 * kMiB);
-  api_.fail_at(1, cudaErrorMemoryAllocation);
+  api_.fail_at(1, CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_FALSE(pool_->take(40 * kMiB));
   pool_->set_limit(0);
   EXPECT_GE(looks, 9);

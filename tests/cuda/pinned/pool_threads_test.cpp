@@ -182,7 +182,7 @@ TEST_F(PinnedPoolThreads, ConcurrentMissesShareSegment) {
 TEST_F(PinnedPoolThreads, FailedGrowthWakesOthers) {
   PinnedPool pool(api_.table(), fences_, 256 * kMiB);
   for (int round = 0; round < 20; ++round) {
-    api_.fail_at(1, cudaErrorIllegalAddress, 3);
+    api_.fail_at(1, CUDA_ERROR_ILLEGAL_ADDRESS, 3);
     std::atomic<int> failed{0};
     run_threads(4, [&](int) {
       try {

@@ -114,7 +114,8 @@ TEST(PinnedSegment, RegistersAdjacentPieces) {
   for (size_t i = 0; i < 4; ++i) {
     EXPECT_EQ(pieces[i].address, segment.data() + i * 4 * kMiB);
     EXPECT_EQ(pieces[i].bytes, i < 3 ? 4 * kMiB : 2 * kMiB);
-    EXPECT_EQ(pieces[i].flags, unsigned{cudaHostRegisterPortable | cudaHostRegisterMapped});
+    EXPECT_EQ(pieces[i].flags,
+              unsigned{CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP});
   }
   segment.unregister(api.table());
   EXPECT_EQ(api.registered(), 0u);
@@ -151,7 +152,7 @@ TEST(PinnedSegment, RefusedPieceIsUnmapped) {
     PinnedSegment segment(8 * kMiB, 2 * kMiB);
     data = segment.data();
     EXPECT_EQ(segment.register_next(api.table()), 2 * kMiB);
-    api.fail_at(1, cudaErrorMemoryAllocation);
+    api.fail_at(1, CUDA_ERROR_OUT_OF_MEMORY);
     EXPECT_EQ(segment.register_next(api.table()), 0u);
     segment.shrink();
     EXPECT_EQ(segment.size(), 2 * kMiB);
@@ -164,7 +165,7 @@ TEST(PinnedSegment, RefusedPieceIsUnmapped) {
 TEST(PinnedSegment, DeadDeviceThrows) {
   CountingApi api;
   PinnedSegment segment(2 * kMiB);
-  api.fail_at(1, cudaErrorIllegalAddress);
+  api.fail_at(1, CUDA_ERROR_ILLEGAL_ADDRESS);
   expect_error(ErrorCode::device_failed, [&] { segment.register_next(api.table()); });
 }
 
@@ -172,7 +173,7 @@ TEST(PinnedSegment, FailedUnregisterKeepsTheRest) {
   CountingApi api;
   PinnedSegment segment(6 * kMiB, 2 * kMiB);
   register_all(segment, api);
-  api.fail_at(2, cudaErrorUnknown);
+  api.fail_at(2, CUDA_ERROR_UNKNOWN);
   segment.unregister(api.table());
   EXPECT_EQ(segment.registered(), 4 * kMiB);
   segment.unregister(api.table());
@@ -183,7 +184,7 @@ TEST(PinnedSegment, IgnoresAlreadyUnregistered) {
   CountingApi api;
   PinnedSegment segment(2 * kMiB);
   register_all(segment, api);
-  api.fail_at(1, cudaErrorHostMemoryNotRegistered);
+  api.fail_at(1, CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
   segment.unregister(api.table());
   EXPECT_EQ(segment.registered(), 0u);
 }
@@ -222,14 +223,14 @@ TEST(PinnedSegment, UnregisteringKeepsTheContent) {
 
 TEST(PinnedSegment, RegistersInRelaxedCaptureMode) {
   CountingApi api;
-  CountingApi::mode() = cudaStreamCaptureModeThreadLocal;
+  CountingApi::mode() = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
   PinnedSegment segment(2 * kMiB);
   register_all(segment, api);
-  EXPECT_EQ(api.pieces().front().mode, cudaStreamCaptureModeRelaxed);
-  EXPECT_EQ(CountingApi::mode(), cudaStreamCaptureModeThreadLocal);
+  EXPECT_EQ(api.pieces().front().mode, CU_STREAM_CAPTURE_MODE_RELAXED);
+  EXPECT_EQ(CountingApi::mode(), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
   segment.unregister(api.table());  // the table itself looks at the mode
-  EXPECT_EQ(CountingApi::mode(), cudaStreamCaptureModeThreadLocal);
-  CountingApi::mode() = cudaStreamCaptureModeGlobal;
+  EXPECT_EQ(CountingApi::mode(), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
+  CountingApi::mode() = CU_STREAM_CAPTURE_MODE_GLOBAL;
 }
 
 TEST(PinnedSegment, AddressSpaceEndIsOutOfMemory) {

@@ -20,14 +20,14 @@ TEST(EventPool, ReusesReturnedEvents) {
   CountingApi api;
   {
     EventPool pool(api.table(), 0);
-    cudaEvent_t first = nullptr;
+    CUevent first = nullptr;
     {
       const PooledEvent event = pool.take();
       first = event.get();
       EXPECT_TRUE(event);
       EXPECT_NE(pool.take().get(), first);
     }
-    std::set<cudaEvent_t> again;
+    std::set<CUevent> again;
     const PooledEvent a = pool.take();
     const PooledEvent b = pool.take();
     EXPECT_NE(a.get(), b.get());
@@ -42,7 +42,7 @@ TEST(EventPool, MovedEventReturnsOnce) {
   EventPool pool(api.table(), 0);
   {
     PooledEvent a = pool.take();
-    const cudaEvent_t event = a.get();
+    const CUevent event = a.get();
     PooledEvent b = std::move(a);
     EXPECT_FALSE(a);  // NOLINT: what a move leaves is part of the promise
     PooledEvent c = pool.take();
@@ -63,7 +63,7 @@ TEST(EventPool, LeakedEventNeverReturns) {
   {
     EventPool pool(api.table(), 0);
     PooledEvent event = pool.take();
-    const cudaEvent_t leaked = event.get();
+    const CUevent leaked = event.get();
     event.leak();
     EXPECT_FALSE(event);
     EXPECT_NE(pool.take().get(), leaked);
@@ -74,7 +74,7 @@ TEST(EventPool, LeakedEventNeverReturns) {
 TEST(EventPool, FailureLeavesThePoolUsable) {
   CountingApi api;
   EventPool pool(api.table(), 0);
-  api.fail_at(1, cudaErrorLaunchFailure);
+  api.fail_at(1, CUDA_ERROR_LAUNCH_FAILED);
   expect_error(ErrorCode::device_failed, [&] { pool.take(); });
   EXPECT_TRUE(pool.take());
 }
@@ -83,13 +83,13 @@ TEST(EventPool, AddsItsFlags) {
   CountingApi api;
   static unsigned seen = 0;
   CudaApi table = api.table();
-  table.event_create_with_flags = [](cudaEvent_t*, unsigned flags) {
+  table.event_create_with_flags = [](CUevent*, unsigned flags) {
     seen = flags;
-    return cudaErrorNotSupported;
+    return CUDA_ERROR_NOT_SUPPORTED;
   };
-  EventPool pool(table, cudaEventBlockingSync);
+  EventPool pool(table, CU_EVENT_BLOCKING_SYNC);
   expect_error(ErrorCode::device_failed, [&] { pool.take(); });
-  EXPECT_EQ(seen, unsigned{cudaEventBlockingSync | cudaEventDisableTiming});
+  EXPECT_EQ(seen, unsigned{CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING});
 }
 
 TEST(EventPool, ServesThreadsTogether) {

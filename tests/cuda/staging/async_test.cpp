@@ -91,7 +91,7 @@ TEST_P(StagingAsync, BorrowedSourceIsReadLater) {
   TestTensor& target = device({{size()}});
   TestTensor& first = host({{size()}}, 2);
   TestTensor& source = host({{size()}}, 3);
-  const cudaStream_t consumer = stream();
+  const CUstream consumer = stream();
   Held held(sim());
   // The copy stream's thread is busy with this one, so the next one waits for its turn.
   const cuda::Future before =
@@ -142,7 +142,7 @@ TEST_F(StagingFuture, ErrorIsStable) {
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   pollfd polled{future.fd(), POLLIN, 0};
   ASSERT_TRUE(sim().wait_until_blocked(1));
-  sim().kill_device(1, cudaErrorLaunchFailure);
+  sim().kill_device(1, CUDA_ERROR_LAUNCH_FAILED);
   expect_losses();
   EXPECT_EQ(poll(&polled, 1, 10'000), 1);
   std::vector<std::optional<Error>> errors(8);
@@ -155,7 +155,7 @@ TEST_F(StagingFuture, ErrorIsStable) {
     ASSERT_TRUE(error);
     EXPECT_EQ(name(error->code()), "device_failed");
     EXPECT_STREQ(error->what(), errors[0]->what());
-    EXPECT_NE(std::string(error->what()).find("cudaErrorLaunchFailure"), std::string::npos);
+    EXPECT_NE(std::string(error->what()).find("CUDA_ERROR_LAUNCH_FAILED"), std::string::npos);
   }
   EXPECT_TRUE(future.done());
 }
@@ -193,7 +193,7 @@ TEST_F(StagingFuture, SleepsWithoutPolling) {
   TestTensor& x = device({{kLarge}});
   Held held(sim());
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
-  ASSERT_TRUE(sim().wait_until_blocked(1)) << "a thread is to sleep in cudaEventSynchronize";
+  ASSERT_TRUE(sim().wait_until_blocked(1)) << "a thread is to sleep in cuEventSynchronize";
   const uint64_t before = sim().total_calls();
   EXPECT_FALSE(future.wait(0.2));
   EXPECT_EQ(sim().total_calls(), before) << "nothing is called while nothing happens";
@@ -214,7 +214,7 @@ class StagingThreads : public StagingTest {
 
 TEST_F(StagingThreads, StartOncePerProducer) {
   TestTensor& x = device({{kLarge}});
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   static_cast<void>(cuda::stage_to_host(x.view(), on(producer)));
   const size_t before = threads();  // that of the pinned pool included
   static_cast<void>(cuda::stage_to_host(x.view(), on(producer)));
@@ -232,13 +232,13 @@ class SlowProducers : public StagingTest {};
 
 TEST_F(SlowProducers, DelayNoOther) {
   start({.connections = 8});
-  const cudaStream_t slow = stream();
+  const CUstream slow = stream();
   TestTensor& late = device({{kLarge}});
   sim().hold_stream(slow);
   produce(slow, late, 2);
   const cuda::Future waiting = cuda::stage_to_host_async(late.acquire(), on(slow));
   for (int i = 0; i < 3; ++i) {
-    const cudaStream_t quick = stream();
+    const CUstream quick = stream();
     TestTensor& x = device({{kLarge}}, 3);
     EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), on(quick)).result()),
               elements_with(x, 3));
@@ -255,7 +255,7 @@ TEST_F(SlowProducers, DelayNoOther) {
 // As far as the hardware allows: streams that share a connection delay each other.
 TEST_F(SlowProducers, HaveWaitersOfTheirOwn) {
   std::vector<cuda::Future> waiting;
-  std::vector<cudaStream_t> slow;
+  std::vector<CUstream> slow;
   for (int i = 0; i < 7; ++i) {
     slow.push_back(stream());
     TestTensor& x = device({{kLarge}});
@@ -277,8 +277,8 @@ TEST_F(SlowProducers, HaveWaitersOfTheirOwn) {
 
 // One waits for the other's data: on one copy stream for both neither would ever end.
 TEST_F(SlowProducers, DoNotDeadlock) {
-  const cudaStream_t first = stream();
-  const cudaStream_t second = stream();
+  const CUstream first = stream();
+  const CUstream second = stream();
   TestTensor& x = device({{kLarge}});
   TestTensor& y = device({{kLarge}});
   sim().hold_stream(first);
@@ -292,7 +292,7 @@ TEST_F(SlowProducers, DoNotDeadlock) {
 }
 
 TEST_F(SlowProducers, KeepTheirOwnOrder) {
-  const cudaStream_t slow = stream();
+  const CUstream slow = stream();
   TestTensor& x = device({{kLarge}});
   sim().hold_stream(slow);
   std::vector<cuda::Future> futures;
@@ -333,7 +333,7 @@ TEST_F(StagingBatch, ResultsShareABlock) {
 TEST_F(StagingBatch, SmallUsesProducersStream) {
   TestTensor& x = device({{kSmall}});
   TestTensor& y = device({{kSmall}}, 2);
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   const TensorView views[] = {x.view(), y.view()};
   const std::vector<Loan> results = cuda::stage_to_host(views, on(producer));
   EXPECT_EQ(elements(results[1]), elements_with(y, 2));
@@ -351,7 +351,7 @@ TEST_F(StagingBeyondTheLimit, PageableTargetCopiesAtOnce) {
   TestTensor& x = device({{2'000'000}});
   TestTensor& out = host({{2'000'000}});
   cuda::set_pinned_limit(size_t{4} << 20);
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   produce(producer, x, 2);
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), out.acquire(), on(producer));
   produce(producer, x, 3);

@@ -51,7 +51,7 @@ class Calls : public StagingTest {
 
 TEST_F(Calls, AreThoseOfTheTable) {
   start({.max_not_ready = 0});
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   TestTensor& small = device({{64}});
   TestTensor& large = device({{1'000'000}});
   TestTensor& strided = device({{1'000'000}, std::vector<int64_t>{2}});

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a staging leaves behind on its caller's thread: nothing. Its contexts and its capture mode
 // are as they were, and no device gets a context that had none.
+#include "runtime/guards.h"
 #include "staging_paths.h"
 
 namespace dlbridge::test {
@@ -18,7 +19,7 @@ class CallersThread : public StagingPathTest, public testing::WithParamInterface
       const std::optional<Error> error = walk(GetParam());
       EXPECT_FALSE(error) << error->what();
       EXPECT_EQ(sim().context_stack(), stack);
-      EXPECT_EQ(sim().capture_mode(), cudaStreamCaptureModeGlobal);
+      EXPECT_EQ(sim().capture_mode(), CU_STREAM_CAPTURE_MODE_GLOBAL);
     }).join();
   }
 };
@@ -63,8 +64,8 @@ TEST_F(AnyContext, PinnedPrefersCurrentContext) {
   use_device(1);
   TestTensor& like = host({{1000}});
   const Loan memory = cuda::pinned_empty(like.view());
-  cudaPointerAttributes found{};
-  EXPECT_EQ(sim().api().pointer_get_attributes(&found, memory.view().data), cudaSuccess);
+  cuda::PointerAttributes found;
+  EXPECT_EQ(cuda::read_attributes(sim().api(), memory.view().data, found), CUDA_SUCCESS);
   EXPECT_EQ(found.device, 1);
   EXPECT_EQ(sim().leaks().retained_contexts, 1u) << "that of the other device is not retained";
 }
@@ -100,7 +101,7 @@ TEST_F(AnyContext, AvailabilityIsKept) {
   sim().fail({"get_device_count"});
   EXPECT_TRUE(cuda::availability().usable);
   int count = 0;
-  EXPECT_EQ(cuda::cuda_api().get_device_count(&count), cudaErrorUnknown);  // the first call
+  EXPECT_EQ(cuda::cuda_api().get_device_count(&count), CUDA_ERROR_UNKNOWN);  // the first call
 }
 
 TEST_F(AnyContext, UnusedDeviceIsRefused) {

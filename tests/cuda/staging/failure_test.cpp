@@ -77,7 +77,7 @@ TEST_P(FailureOnEveryPath, EveryCallIsCleanedUp) {
       SCOPED_TRACE(std::string(kFunctions[f]) + " fails at call " + std::to_string(nth));
       start(lazy());
       Walk how = quiet();
-      how.before_call = [&] { sim().fail({kFunctions[f], nth, cudaErrorInvalidValue}); };
+      how.before_call = [&] { sim().fail({kFunctions[f], nth, CUDA_ERROR_INVALID_VALUE}); };
       told += walk(GetParam(), how).has_value();
       EXPECT_TRUE(cuda::drain(10));
       struck += sim().faults_struck();
@@ -103,7 +103,7 @@ TEST_P(FailureOnEveryPath, OutOfMemoryIsReported) {
       SCOPED_TRACE(std::string(function) + " fails at call " + std::to_string(nth));
       start(lazy());
       Walk how = quiet();
-      how.before_call = [&] { sim().fail({function, nth, cudaErrorMemoryAllocation}); };
+      how.before_call = [&] { sim().fail({function, nth, CUDA_ERROR_OUT_OF_MEMORY}); };
       const std::optional<Error> error = walk(GetParam(), how);
       if (error) {
         EXPECT_EQ(name(error->code()), "out_of_memory") << error->what();
@@ -136,10 +136,10 @@ TEST_P(FailureOnEveryPath, OtherDeviceGoesOn) {
       use_device(1);
       expect_losses();
       TestTensor& other = device({{5000}}, 3, 0);
-      const cudaStream_t elsewhere = stream(0);
+      const CUstream elsewhere = stream(0);
       Walk how = quiet();
       how.dies = true;
-      how.before_call = [&] { sim().fail({function, nth, cudaErrorIllegalAddress, true}); };
+      how.before_call = [&] { sim().fail({function, nth, CUDA_ERROR_ILLEGAL_ADDRESS, true}); };
       static_cast<void>(walk(GetParam(), how));
       sim().clear_faults();
       if (sim().faults_struck() > 0) {
@@ -178,7 +178,7 @@ TEST_F(DeadDevice, FailsAndLeaksInFlight) {
   const cuda::Future a = cuda::stage_to_host_async(x.acquire(), on(stream()));
   const cuda::Future b = cuda::stage_to_host_async(x.acquire(), on(stream()));
   ASSERT_TRUE(sim().wait_until_blocked(2));
-  sim().kill_device(1, cudaErrorECCUncorrectable);
+  sim().kill_device(1, CUDA_ERROR_ECC_UNCORRECTABLE);
   for (const cuda::Future* each : {&a, &b}) {
     expect_error(ErrorCode::device_failed, [&] { static_cast<void>(each->result()); });
   }
@@ -193,7 +193,7 @@ TEST_F(DeadDevice, FailsAndLeaksInFlight) {
       error_of([&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
   ASSERT_TRUE(next);
   EXPECT_EQ(name(next->code()), "device_failed");
-  EXPECT_NE(std::string(next->what()).find("cudaErrorECCUncorrectable"), std::string::npos);
+  EXPECT_NE(std::string(next->what()).find("CUDA_ERROR_ECC_UNCORRECTABLE"), std::string::npos);
   EXPECT_TRUE(cuda::drain(10));
 }
 
@@ -209,7 +209,7 @@ TEST_F(DeadDevice, HeldResultsAreNotReused) {
   const std::set<const void*> before{held.view().data, held_elsewhere.view().data,
                                      dropped.view().data};
   dropped.reset();
-  sim().kill_device(1, cudaErrorECCUncorrectable);
+  sim().kill_device(1, CUDA_ERROR_ECC_UNCORRECTABLE);
   expect_error(ErrorCode::device_failed,
                [&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
   held.reset();
@@ -235,7 +235,7 @@ TEST_F(DeadDevice, IsNoticedByEveryWait) {
       use_device(1);
       TestTensor& x = device({{size}});
       TestTensor& on_host = foreign_pinned({{size}}, 2);
-      const cudaStream_t caller = stream();
+      const CUstream caller = stream();
       produce(caller, x, 2);
       sim().hold_stream(caller);
       produce(caller, x, 3);
@@ -250,7 +250,7 @@ TEST_F(DeadDevice, IsNoticedByEveryWait) {
       });
       while (sim().calls("event_query") + sim().calls("event_synchronize") == 0)
         std::this_thread::yield();
-      sim().kill_device(1, cudaErrorLaunchFailure);
+      sim().kill_device(1, CUDA_ERROR_LAUNCH_FAILED);
       waiting.join();
       ASSERT_TRUE(error);
       EXPECT_EQ(name(error->code()), "device_failed");
@@ -261,7 +261,7 @@ TEST_F(DeadDevice, IsNoticedByEveryWait) {
 // A polled event that answers an error is not one that is not ready yet.
 TEST_F(DeadDevice, FailedQueryEndsWait) {
   TestTensor& x = device({{100}});
-  sim().fail({"event_query", 1, cudaErrorInvalidValue});
+  sim().fail({"event_query", 1, CUDA_ERROR_INVALID_VALUE});
   expect_error(ErrorCode::device_failed,
                [&] { static_cast<void>(cuda::stage_to_host(x.view(), on(stream()))); });
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(stream()))), elements_with(x, 1));
@@ -271,15 +271,15 @@ TEST_F(DeadDevice, FailedQueryEndsWait) {
 TEST_F(DeadDevice, ProducersFaultIsReported) {
   expect_losses();
   TestTensor& x = device({{kLarge}});
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   sim().hold_stream(producer);
-  sim().enqueue_fault(producer, cudaErrorIllegalAddress);
+  sim().enqueue_fault(producer, CUDA_ERROR_ILLEGAL_ADDRESS);
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
   sim().go_stream(producer);
   const auto error = error_of([&] { static_cast<void>(future.result()); });
   ASSERT_TRUE(error);
   EXPECT_EQ(name(error->code()), "device_failed");
-  EXPECT_NE(std::string(error->what()).find("cudaErrorIllegalAddress"), std::string::npos);
+  EXPECT_NE(std::string(error->what()).find("CUDA_ERROR_ILLEGAL_ADDRESS"), std::string::npos);
 }
 
 TEST_F(DeadDevice, ResetIsReported) {
@@ -312,8 +312,7 @@ TEST_F(DeadDevice, ResetIsReported) {
 class NoKernels : public StagingTest {};
 
 TEST_F(NoKernels, DeviceStillCopies) {
-  for (const cudaError_t answer :
-       {cudaErrorNoKernelImageForDevice, cudaErrorInvalidDeviceFunction}) {
+  for (const CUresult answer : {CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_NOT_FOUND}) {
     start();
     sim().fail({"preload_kernels", 1, answer});
     std::vector<TensorView> sources;

@@ -43,7 +43,7 @@ class StagingHazards : public StagingTest {
   }
 
   // A kernel on `users` reads a result that is dropped: its memory is not used before that is over.
-  void expect_reuse_after(cudaStream_t users, const std::function<void(void*)>& record) {
+  void expect_reuse_after(CUstream users, const std::function<void(void*)>& record) {
     TestTensor& x = device({{kHuge}}, 2);
     TestTensor& y = device({{kHuge}}, 3);
     Loan result = cuda::stage_to_host(x.view(), on(stream()));
@@ -73,7 +73,7 @@ TEST_F(StagingHazards, SlotWaitsForItsCopy) {
     TestTensor& a = device({{size}}, 2);
     TestTensor& b = device({{size}}, 3);
     TestTensor& source = host({{size}}, 4);
-    const cudaStream_t consumer = stream();
+    const CUstream consumer = stream();
     sim().hold_stream(consumer);
     cuda::stage_to_device(source.view(), a.view(), on(consumer));
     fill(source, 5);
@@ -90,11 +90,11 @@ TEST_F(StagingHazards, SlotWaitsForItsCopy) {
 TEST_F(StagingHazards, SlotInFlightBlocksNoOther) {
   TestTensor& a = device({{kSmall}}, 2);
   TestTensor& source = host({{kSmall}}, 4);
-  const cudaStream_t slow = stream();
+  const CUstream slow = stream();
   sim().hold_stream(slow);
   cuda::stage_to_device(source.view(), a.view(), on(slow));
   const size_t registered = cuda::pinned_stats().registered;
-  const cudaStream_t quick = stream();
+  const CUstream quick = stream();
   TestTensor& b = device({{kSmall}}, 3);
   for (int i = 0; i < 2000; ++i) {
     cuda::stage_to_device(source.view(), b.view(), on(quick));
@@ -109,7 +109,7 @@ TEST_F(StagingHazards, SourceIsReusableInStreamOrder) {
   for (const int64_t size : {kSmall, kLarge}) {
     for (const bool held : {false, true}) {
       TestTensor& x = device({{size}});
-      const cudaStream_t producer = stream();
+      const CUstream producer = stream();
       // The allocator's next user writes there, in the order of the stream.
       x.on_release = [&] { produce(producer, x, 9); };
       if (held) sim().hold();
@@ -139,7 +139,7 @@ TEST_F(StagingHazards, SynchronousCopyLeavesNothing) {
 TEST_F(StagingHazards, DroppedResultWaitsForLegacyOrder) {
   allow_one_huge_block();
   for (const bool legacy : {true, false}) {
-    const cudaStream_t users = legacy ? cudaStreamLegacy : sim().make_stream(cudaStreamDefault, 1);
+    const CUstream users = legacy ? CU_STREAM_LEGACY : sim().make_stream(CU_STREAM_DEFAULT, 1);
     expect_reuse_after(users, [&](void* memory) {
       EXPECT_TRUE(cuda::record_stream(memory, numbered(1))) << "it is pinned";
     });
@@ -155,15 +155,15 @@ TEST_F(StagingHazards, DroppedResultWaitsForOtherDevices) {
   Loan result = cuda::stage_to_host(x.view(), on(stream()));
   const void* const memory = result.view().data;
   on_other([&] {
-    sim().hold_stream(cudaStreamLegacy);
-    sim().enqueue_kernel(cudaStreamLegacy, {{memory, x.span()}}, {});
+    sim().hold_stream(CU_STREAM_LEGACY);
+    sim().enqueue_kernel(CU_STREAM_LEGACY, {{memory, x.span()}}, {});
   });
   result.reset();
   Loan other = cuda::stage_to_host(x.view(), on(stream()));
   EXPECT_NE(other.view().data, memory);
   on_other([&] {
-    sim().go_stream(cudaStreamLegacy);
-    sim().synchronize(cudaStreamLegacy);
+    sim().go_stream(CU_STREAM_LEGACY);
+    sim().synchronize(CU_STREAM_LEGACY);
   });
   other = cuda::stage_to_host(x.view(), on(stream()));
   EXPECT_EQ(other.view().data, memory) << "now it is free";
@@ -174,8 +174,8 @@ TEST_F(StagingHazards, DroppedResultWaitsForOtherDevices) {
 TEST_F(StagingHazards, FenceJoinsNoBlockingStreams) {
   TestTensor& x = device({{kLarge}}, 2);
   TestTensor& y = device({{kLarge}}, 3);
-  const cudaStream_t waits = stream(1, cudaStreamDefault);
-  const cudaStream_t works = stream(1, cudaStreamDefault);
+  const CUstream waits = stream(1, CU_STREAM_DEFAULT);
+  const CUstream works = stream(1, CU_STREAM_DEFAULT);
   sim().hold_stream(waits);
   produce(waits, y, 4);
   for (int i = 0; i < 5; ++i) {
@@ -193,11 +193,11 @@ TEST_F(StagingHazards, FenceJoinsNoBlockingStreams) {
 TEST_F(StagingHazards, OneFenceIsInFlight) {
   TestTensor& x = device({{kHuge}}, 2);
   TestTensor& busy = device({{kSmall}}, 3);
-  const cudaStream_t users = sim().make_stream(cudaStreamDefault, 1);
+  const CUstream users = sim().make_stream(CU_STREAM_DEFAULT, 1);
   sim().hold_stream(users);
   produce(users, busy, 4);
   TestTensor& small = device({{kSmall}}, 5);
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   const auto records = [&] { return sim().calls("event_record"); };
   std::vector<Loan> results;
   for (int i = 0; i < 20; ++i) results.push_back(cuda::stage_to_host(x.view(), on(caller)));
@@ -213,7 +213,7 @@ TEST_F(StagingHazards, OneFenceIsInFlight) {
 
 TEST_F(StagingHazards, DroppedResultWaitsForRecorded) {
   allow_one_huge_block();
-  const cudaStream_t users = stream();  // non-blocking
+  const CUstream users = stream();  // non-blocking
   expect_reuse_after(users, [&](void* memory) {
     EXPECT_TRUE(cuda::record_stream(static_cast<std::byte*>(memory) + 1000, on(users)));
     EXPECT_FALSE(cuda::record_stream(device({{kSmall}}).memory(), on(users)));
@@ -224,7 +224,7 @@ TEST_F(StagingHazards, DroppedResultWaitsForRecorded) {
 TEST_F(StagingHazards, UnrecordedStreamRaces) {
   allow_one_huge_block();
   TestTensor& x = device({{kHuge}}, 2);
-  const cudaStream_t users = stream();
+  const CUstream users = stream();
   Loan result = cuda::stage_to_host(x.view(), on(stream()));
   const void* const memory = result.view().data;
   sim().hold_stream(users);
@@ -269,13 +269,13 @@ TEST_F(StagingHazards, FencePrecedesLaterWork) {
     stage_small();
     result.reset();
     stage_small();
-    sim().synchronize(cudaStreamLegacy);
-    sim().hold_stream(cudaStreamLegacy);
-    produce(cudaStreamLegacy, busy, 5);
+    sim().synchronize(CU_STREAM_LEGACY);
+    sim().hold_stream(CU_STREAM_LEGACY);
+    produce(CU_STREAM_LEGACY, busy, 5);
     const Loan next = cuda::stage_to_host(x.view(), on(stream()));
     EXPECT_EQ(next.view().data, memory);
-    sim().go_stream(cudaStreamLegacy);
-    sim().synchronize(cudaStreamLegacy);
+    sim().go_stream(CU_STREAM_LEGACY);
+    sim().synchronize(CU_STREAM_LEGACY);
   }
 }
 
@@ -285,7 +285,7 @@ TEST_F(StagingHazards, FencePrecedesLaterWork) {
 TEST_F(StagingHazards, HostFunctionsDropResults) {
   TestTensor& x = device({{kLarge}});
   TestTensor& small = device({{kSmall}}, 2);
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   std::vector<Loan> results;
   for (const TestTensor* each : {&x, &small, &x, &small})
     results.push_back(cuda::stage_to_host(each->view(), on(caller)));

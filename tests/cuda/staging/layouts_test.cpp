@@ -9,6 +9,7 @@
 #include <sstream>
 
 #include "memory.h"
+#include "runtime/guards.h"
 #include "staging_fixture.h"
 
 namespace dlbridge::test {
@@ -96,11 +97,11 @@ class StagingLayouts : public StagingTest {
   }
 
   bool is_pinned(uintptr_t address) {
-    cudaPointerAttributes attributes{};
+    cuda::PointerAttributes attributes;
     in_context(1, [&] {
-      sim().api().pointer_get_attributes(&attributes, reinterpret_cast<void*>(address));
+      cuda::read_attributes(sim().api(), reinterpret_cast<void*>(address), attributes);
     });
-    return attributes.type == cudaMemoryTypeHost;
+    return attributes.kind == cuda::MemoryKind::pinned;
   }
 
   // Everything is made once, so that later calls are those of copies alone.
@@ -108,13 +109,13 @@ class StagingLayouts : public StagingTest {
     TestTensor& there = device(Layout({10, 10}, {1, 10}));
     const Loan result = cuda::stage_to_host(there.view(), on(warm_stream()), {.row_major = true});
   }
-  cudaStream_t warm_stream() {
+  CUstream warm_stream() {
     if (stream_ == nullptr) stream_ = stream();
     return stream_;
   }
 
  private:
-  cudaStream_t stream_ = nullptr;
+  CUstream stream_ = nullptr;
 };
 
 class StagingCalls : public StagingLayouts, public testing::WithParamInterface<Case> {};

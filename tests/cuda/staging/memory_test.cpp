@@ -116,7 +116,7 @@ class StagingWithoutMemory : public StagingTest {
 
   static Layout broadcast() { return Layout({2, kElements}, {0, 1}); }
 
-  cudaStream_t producer_ = nullptr;
+  CUstream producer_ = nullptr;
 
  private:
   cuda::CudaApi table_{};

@@ -35,7 +35,7 @@ class StagingOrder : public StagingTest {
   static constexpr int64_t kLarge = 40'000;  // floats: above 64 KiB
 
   // Uses copy streams, and tells which there are.
-  std::vector<cudaStream_t> warm_up() {
+  std::vector<CUstream> warm_up() {
     TestTensor& x = device({{kLarge}});
     TestTensor& strided = device({{kLarge}, std::vector<int64_t>{2}});
     for (TestTensor* each : {&x, &strided}) {
@@ -47,19 +47,19 @@ class StagingOrder : public StagingTest {
 };
 
 TEST_F(StagingOrder, SnapshotDelaysProducer) {
-  const std::vector<cudaStream_t> copy_streams = warm_up();
+  const std::vector<CUstream> copy_streams = warm_up();
   ASSERT_FALSE(copy_streams.empty());
   // Of strided elements a copy stream makes the transfers.
   for (const Layout& layout : {Layout({kLarge}), Layout({kLarge}, std::vector<int64_t>{2})}) {
     TestTensor& x = device(layout);
-    const cudaStream_t producer = stream();
-    for (const cudaStream_t copy_stream : copy_streams) sim().hold_stream(copy_stream);
+    const CUstream producer = stream();
+    for (const CUstream copy_stream : copy_streams) sim().hold_stream(copy_stream);
     const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
     produce(producer, x, 2);
     if (layout.strides[0] == 2) {
       EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 1));
     }
-    for (const cudaStream_t copy_stream : copy_streams) sim().go_stream(copy_stream);
+    for (const CUstream copy_stream : copy_streams) sim().go_stream(copy_stream);
     EXPECT_EQ(elements(future.result()), elements_with(x, 1));
     sim().synchronize(producer);
     EXPECT_EQ(sim().read(x.memory(), x.span()), pattern(x.span(), 2));
@@ -67,22 +67,22 @@ TEST_F(StagingOrder, SnapshotDelaysProducer) {
 }
 
 TEST_F(StagingOrder, NoSnapshotKeepsProducerRunning) {
-  const std::vector<cudaStream_t> copy_streams = warm_up();
-  for (const cudaStream_t copy_stream : copy_streams) sim().hold_stream(copy_stream);
+  const std::vector<CUstream> copy_streams = warm_up();
+  for (const CUstream copy_stream : copy_streams) sim().hold_stream(copy_stream);
   TestTensor& x = device({{kLarge}});
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   const cuda::Future future =
       cuda::stage_to_host_async(x.acquire(), on(producer), {.snapshot = false});
   const auto read = consume(producer, x);
   EXPECT_EQ(read->size(), x.span()) << "the producer waits for the copy";
   EXPECT_FALSE(future.done());
-  for (const cudaStream_t copy_stream : copy_streams) sim().go_stream(copy_stream);
+  for (const CUstream copy_stream : copy_streams) sim().go_stream(copy_stream);
   EXPECT_EQ(elements(future.result()), elements_with(x, 1));
 }
 
 TEST_F(StagingOrder, SmallCopiesUseCallersStream) {
   TestTensor& x = device({{kSmall}});
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   produce(producer, x, 2);
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(producer))), elements_with(x, 2));
   TestTensor& out = host({{kSmall}});
@@ -97,7 +97,7 @@ TEST_F(StagingOrder, SmallCopiesUseCallersStream) {
 
 TEST_F(StagingOrder, SmallCopiesArePolled) {
   start({.schedule = Schedule::lazy});
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   TestTensor& x = device({{kSmall}});
   for (uint32_t seed = 1; seed < 30; ++seed) {
     produce(producer, x, seed);
@@ -108,7 +108,7 @@ TEST_F(StagingOrder, SmallCopiesArePolled) {
 
 TEST_F(StagingOrder, LargeCopiesUseCallersStream) {
   TestTensor& x = device({{kLarge}});
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   const Loan held = cuda::stage_to_host(x.view(), on(producer));
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(producer));
   EXPECT_EQ(elements(held), elements_with(x, 1));
@@ -121,7 +121,7 @@ TEST_F(StagingOrder, LargeCopiesUseCallersStream) {
 // work: there are few, and all but those of kernels are there before the first copy.
 TEST_F(StagingOrder, StreamsAreFewAndMadeAtOnce) {
   TestTensor& x = device({{kLarge}});
-  const cudaStream_t producer = stream();
+  const CUstream producer = stream();
   static_cast<void>(cuda::stage_to_host(x.view(), on(producer)));
   const size_t first = sim().created_stream_flags().size();
   EXPECT_LE(first, 6u);
@@ -147,19 +147,19 @@ TEST_F(StagingOrder, StreamsAreFewAndMadeAtOnce) {
 TEST_F(StagingOrder, CopyStreamsAreNonBlocking) {
   warm_up();
   for (const unsigned flags : sim().created_stream_flags())
-    EXPECT_EQ(flags, unsigned{cudaStreamNonBlocking});
+    EXPECT_EQ(flags, unsigned{CU_STREAM_NON_BLOCKING});
 }
 
 TEST_F(StagingOrder, IgnoresHeldLegacyStream) {
   warm_up();
   TestTensor& busy = device({{kSmall}});
-  produce(cudaStreamLegacy, busy, 2);
-  sim().hold_stream(cudaStreamLegacy);
-  produce(cudaStreamLegacy, busy, 3);
+  produce(CU_STREAM_LEGACY, busy, 2);
+  sim().hold_stream(CU_STREAM_LEGACY);
+  produce(CU_STREAM_LEGACY, busy, 3);
   TestTensor& x = device({{kLarge}});
   const cuda::Future future = cuda::stage_to_host_async(x.acquire(), on(stream()));
   EXPECT_TRUE(future.wait(10));
-  sim().go_stream(cudaStreamLegacy);
+  sim().go_stream(CU_STREAM_LEGACY);
   EXPECT_EQ(elements(future.result()), elements_with(x, 1));
 }
 
@@ -167,9 +167,9 @@ TEST_F(StagingOrder, WaitsSleepOnUntimedEvents) {
   warm_up();
   const std::vector<unsigned> flags = sim().created_event_flags();
   EXPECT_THAT(flags, testing::Each(testing::Truly(
-                         [](unsigned each) { return (each & cudaEventDisableTiming) != 0; })));
+                         [](unsigned each) { return (each & CU_EVENT_DISABLE_TIMING) != 0; })));
   EXPECT_THAT(flags, testing::Contains(testing::Truly(
-                         [](unsigned each) { return (each & cudaEventBlockingSync) != 0; })));
+                         [](unsigned each) { return (each & CU_EVENT_BLOCKING_SYNC) != 0; })));
   start({.schedule = Schedule::lazy});
   TestTensor& x = device({{1'000'000}});
   TestTensor& out = host({{1'000'000}});
@@ -187,7 +187,7 @@ TEST_F(StagingOrder, RingSlotsWaitForReuse) {
   const Layout every_second({2'000'000}, std::vector<int64_t>{2});
   TestTensor& x = device(every_second);
   TestTensor& out = host({{2'000'000}});
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   cuda::stage_to_host(x.view(), out.view(), on(caller));
   EXPECT_EQ(elements(out), elements_with(x, 1));
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(caller))), elements_with(x, 1));

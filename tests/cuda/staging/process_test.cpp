@@ -71,8 +71,8 @@ INSTANTIATE_TEST_SUITE_P(
     testing::Values(
         ReasonCase{cuda_sim::Driver::absent, ErrorCode::no_driver, "no CUDA driver"},
         ReasonCase{cuda_sim::Driver::too_old, ErrorCode::driver_too_old,
-                   "it knows CUDA 11.4, this library needs 13.0: install a newer driver"},
-        ReasonCase{cuda_sim::Driver::no_device, ErrorCode::no_device, "cudaErrorNoDevice"}),
+                   "it knows CUDA 11.4, this library needs 12.0: install a newer driver"},
+        ReasonCase{cuda_sim::Driver::no_device, ErrorCode::no_device, "CUDA_ERROR_NO_DEVICE"}),
     testing::PrintToStringParamName());
 
 // ---- Forked
@@ -96,7 +96,7 @@ class Forked : public StagingTest {
 
 TEST_F(Forked, ChildIsRefused) {
   TestTensor& x = device({{kLarge}});
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   static_cast<void>(cuda::stage_to_host(x.view(), on(caller)));
   EXPECT_EQ(in_child([&] {
               const auto error =
@@ -113,7 +113,7 @@ TEST_F(Forked, ChildIsRefused) {
 TEST_F(Forked, ChildsDeletersCallNothing) {
   TestTensor& x = device({{kLarge}});
   TestTensor& small = device({{10}});
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   Loan result = cuda::stage_to_host(x.view(), on(caller));
   Loan tiny = cuda::stage_to_host(small.view(), on(caller));
   cuda::Future done = cuda::stage_to_host_async(x.acquire(), on(caller));
@@ -152,7 +152,7 @@ TEST_F(Forked, ChildsDeletersCallNothing) {
   x.on_release = [] { std::fputs("released\n", stderr); };
   simulator->hold();
   static_cast<void>(cuda::stage_to_host_async(
-      x.acquire(), cuda::stream_of(1, simulator->make_stream(cudaStreamNonBlocking))));
+      x.acquire(), cuda::stream_of(1, simulator->make_stream(CU_STREAM_NON_BLOCKING))));
   if (seconds_until_it_goes_on > 0) {
     std::thread([=] {
       std::this_thread::sleep_for(std::chrono::duration<double>(seconds_until_it_goes_on));

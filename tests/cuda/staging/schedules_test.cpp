@@ -44,7 +44,7 @@ class StagingSchedules : public StagingPathTest {
   void run_threads(uint64_t count, int steps, uint64_t seed,
                    const std::vector<std::function<void(uint64_t)>>& between) {
     const std::vector<StagingPath> paths = light_paths();
-    const cudaStream_t shared = stream();
+    const CUstream shared = stream();
     std::vector<std::thread> threads;
     for (uint64_t thread = 0; thread < count; ++thread) {
       threads.emplace_back([&, thread] {

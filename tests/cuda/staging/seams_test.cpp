@@ -15,7 +15,7 @@ class StagingSeams : public StagingTest {
   // To host and back again through memory of the pool that has several seams.
   void expect_round_trip(const Layout& layout) {
     TestTensor& x = device(layout);
-    const cudaStream_t caller = stream();
+    const CUstream caller = stream();
     produce(caller, x, 2);
     for (const bool row_major : {false, true}) {
       const Loan result = cuda::stage_to_host(x.view(), on(caller), {.row_major = row_major});
@@ -53,7 +53,7 @@ TEST_F(StagingSeams, SplitBatches) {
 TEST_F(StagingSeams, DoNotConcernPageableMemory) {
   TestTensor& x = device({{2'700'001}});
   TestTensor& out = host({{2'700'001}});
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   cuda::stage_to_host(x.view(), out.view(), on(caller));
   EXPECT_TRUE(elements(out) == elements_with(x, 1));
   fill(out, 5);
@@ -82,12 +82,12 @@ TEST_F(StagingSeams, ForeignPiecesCountAsPageable) {
     });
   };
   pieces([&](uint8_t* at, size_t bytes) {
-    EXPECT_EQ(sim().api().host_register(at, bytes, cudaHostRegisterPortable), cudaSuccess);
+    EXPECT_EQ(sim().api().host_register(at, bytes, CU_MEMHOSTREGISTER_PORTABLE), CUDA_SUCCESS);
   });
   cuda::stage_to_host(x.view(), out.view(), on(stream()));
   EXPECT_EQ(elements(out), elements_with(x, 2));
   fill(out, 4);
-  const cudaStream_t consumer = stream();
+  const CUstream consumer = stream();
   cuda::stage_to_device(out.view(), x.view(), on(consumer));
   sim().synchronize(consumer);
   EXPECT_EQ(elements(x), elements_with(out, 4));

@@ -33,8 +33,8 @@ class SpinWait : public StagingTest, public testing::WithParamInterface<Call> {
   cuda::Future stage(Stream outer, int64_t size, const StageOptions& options) {
     x_ = &device(GetParam() == Call::strided ? Layout({size}, std::vector<int64_t>{2})
                                              : Layout({size}));
-    if (static_cast<cudaStream_t>(outer.handle) != cudaStreamPerThread && !to_device())
-      produce(static_cast<cudaStream_t>(outer.handle), *x_, 2);
+    if (static_cast<CUstream>(outer.handle) != CU_STREAM_PER_THREAD && !to_device())
+      produce(static_cast<CUstream>(outer.handle), *x_, 2);
     const auto on_host = [&](bool pinned) -> TestTensor& {
       return *(other_ = pinned ? &foreign_pinned({{size}}, 5) : &host({{size}}, 5));
     };
@@ -87,7 +87,7 @@ class SpinWait : public StagingTest, public testing::WithParamInterface<Call> {
 
 TEST_P(SpinWait, SmallIsDoneOnReturn) {
   start({.schedule = Schedule::lazy});
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
   // Strided elements pass through a ring, whose memory is allocated on a stream of the module.
@@ -100,7 +100,7 @@ TEST_P(SpinWait, SmallIsDoneOnReturn) {
 }
 
 TEST_P(SpinWait, LateOneIsHandedOver) {
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(caller)));
   sim().hold_stream(caller);
   const auto before = Clock::now();
@@ -122,7 +122,7 @@ TEST_P(SpinWait, LateOneIsHandedOver) {
 }
 
 TEST_P(SpinWait, LargeIsWatchedToo) {
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   cuda::Future future = stage(on(caller), kLarge, {.spin_seconds = kLong});
   EXPECT_TRUE(future.done());
   expect_arrived(future);
@@ -135,16 +135,16 @@ TEST_P(SpinWait, PerThreadStreamIsTheCallers) {
     EXPECT_TRUE(future.wait(10));
     expect_arrived(future, 1);
   });
-  const std::vector<cudaStream_t> used = sim().used_streams();
-  EXPECT_EQ(std::count(used.begin(), used.end(), cudaStreamPerThread), 1);
+  const std::vector<CUstream> used = sim().used_streams();
+  EXPECT_EQ(std::count(used.begin(), used.end(), CU_STREAM_PER_THREAD), 1);
 }
 
 // ---- Failures
 
 TEST_P(SpinWait, FailedQueryIsIgnored) {
   start({.schedule = Schedule::lazy});
-  const cudaStream_t caller = stream();
-  sim().fail({"event_query", 1, cudaErrorInvalidValue});
+  const CUstream caller = stream();
+  sim().fail({"event_query", 1, CUDA_ERROR_INVALID_VALUE});
   cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = kLong});
   EXPECT_EQ(sim().faults_struck(), 1);
   EXPECT_TRUE(future.done()) << "the wait has asked again";
@@ -153,10 +153,10 @@ TEST_P(SpinWait, FailedQueryIsIgnored) {
 
 TEST_P(SpinWait, DeathDuringSpinIsReported) {
   expect_losses();
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(caller)));
   sim().hold_stream(caller);
-  sim().enqueue_fault(caller, cudaErrorIllegalAddress);
+  sim().enqueue_fault(caller, CUDA_ERROR_ILLEGAL_ADDRESS);
   std::thread later([&] {
     const uint64_t asked = sim().calls("event_query");
     // The pool asks, too, but not so often.
@@ -178,12 +178,12 @@ TEST_P(SpinWait, DeathDuringSpinIsReported) {
 
 TEST_P(SpinWait, DeathAfterSpinIsReported) {
   expect_losses();
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   static_cast<void>(cuda::stage_to_host(device({{1}}).view(), on(caller)));
   sim().hold_stream(caller);
   const cuda::Future future = stage(on(caller), kSmall, {.spin_seconds = 0.01});
   ASSERT_TRUE(sim().wait_until_blocked(1));
-  sim().kill_device(1, cudaErrorLaunchFailure);
+  sim().kill_device(1, CUDA_ERROR_LAUNCH_FAILED);
   expect_error(ErrorCode::device_failed, [&] { static_cast<void>(future.result()); });
   EXPECT_EQ(x_->releases(), 0);
 }

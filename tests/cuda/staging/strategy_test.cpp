@@ -131,7 +131,7 @@ TEST_P(StagingStrategy, ToDeviceMatchesCalls) {
     EXPECT_EQ(told, pinned ? GetParam().from_pinned : GetParam().from_pageable);
     if (GetParam().layout.empty) continue;
     const uint64_t blocks = blocks_taken();
-    const cudaStream_t consumer = stream();
+    const CUstream consumer = stream();
     TestTensor& target = device(Layout(GetParam().layout.shape));
     cuda::stage_to_device(x.view(), target.view(), on(consumer));
     sim().synchronize(consumer);

@@ -26,7 +26,7 @@ std::ostream& operator<<(std::ostream& out, const Numbered& each) {
 
 class NumberedStreams : public StagingTest, public testing::WithParamInterface<Numbered> {
  protected:
-  cudaStream_t handle() const { return reinterpret_cast<cudaStream_t>(GetParam().number); }
+  CUstream handle() const { return reinterpret_cast<CUstream>(GetParam().number); }
   Stream named() const { return numbered(GetParam().number); }
 };
 
@@ -65,8 +65,8 @@ TEST_P(NumberedStreams, BelongToCallingThread) {
     EXPECT_TRUE(sent.wait(10));
     EXPECT_EQ(elements(x), elements_with(x, 4));
   });
-  const std::vector<cudaStream_t> used = sim().used_streams();
-  EXPECT_LE(std::count(used.begin(), used.end(), cudaStreamPerThread), 1);
+  const std::vector<CUstream> used = sim().used_streams();
+  EXPECT_LE(std::count(used.begin(), used.end(), CU_STREAM_PER_THREAD), 1);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, NumberedStreams,
@@ -169,7 +169,7 @@ TEST_F(RefusedStreams, StreamsDeviceDiffers) {
 // Some drivers answer 709 about a destroyed stream, some 400. Neither says anything of the device.
 TEST_F(RefusedStreams, Destroyed) {
   TestTensor& x = device({{kLarge}});
-  const cudaStream_t gone = sim().make_stream(cudaStreamNonBlocking, 1);
+  const CUstream gone = sim().make_stream(CU_STREAM_NON_BLOCKING, 1);
   cuda::order_streams(on(stream()), numbered(cuda::kNoSync));  // the module makes its streams
   sim().destroy_stream(gone);
   expect_refused(on(gone), "CUDA does not know it");
@@ -180,7 +180,7 @@ TEST_F(RefusedStreams, Destroyed) {
 TEST_F(RefusedStreams, OfAnotherContext) {
   in_context(1, [&] {
     const CUcontext own = sim().use_user_context(1);
-    const cudaStream_t handle = sim().make_stream_in(own, cudaStreamNonBlocking);
+    const CUstream handle = sim().make_stream_in(own, CU_STREAM_NON_BLOCKING);
     for (const Stream given : {numbered(1), numbered(2), on(handle)})
       expect_refused(given, "not the device's primary one");
     sim().use_user_context(0);  // another device's: the tensor's device is meant
@@ -192,7 +192,7 @@ TEST_F(RefusedStreams, OfAnotherContext) {
 // It is current to another thread, and may be to one only.
 TEST_F(RefusedStreams, OfGreenContext) {
   const CUcontext green = sim().make_green_context(1);
-  const cudaStream_t handle = sim().make_stream_in(green, cudaStreamNonBlocking);
+  const CUstream handle = sim().make_stream_in(green, CU_STREAM_NON_BLOCKING);
   in_context(1, [&] {
     ASSERT_EQ(sim().api().ctx_push_current(green), CUDA_SUCCESS);
     in_context(1, [&] { expect_refused(on(handle), "not the device's primary one"); });
@@ -204,35 +204,35 @@ TEST_F(RefusedStreams, OfGreenContext) {
 // ---- Captures
 
 TEST_F(RefusedStreams, Captured) {
-  for (const cudaStreamCaptureMode mode :
-       {cudaStreamCaptureModeGlobal, cudaStreamCaptureModeThreadLocal,
-        cudaStreamCaptureModeRelaxed}) {
+  for (const CUstreamCaptureMode mode :
+       {CU_STREAM_CAPTURE_MODE_GLOBAL, CU_STREAM_CAPTURE_MODE_THREAD_LOCAL,
+        CU_STREAM_CAPTURE_MODE_RELAXED}) {
     start();
-    const cudaStream_t captured = stream();
-    ASSERT_EQ(sim().begin_capture(captured, mode), cudaSuccess);
+    const CUstream captured = stream();
+    ASSERT_EQ(sim().begin_capture(captured, mode), CUDA_SUCCESS);
     expect_refused(on(captured), "CUDA graph", ErrorCode::stream_capturing);
     expect_record_refused(on(captured));
     EXPECT_EQ(sim().captured_operations(), 0u);
-    EXPECT_EQ(sim().end_capture(captured), cudaSuccess) << "the capture was broken";
+    EXPECT_EQ(sim().end_capture(captured), CUDA_SUCCESS) << "the capture was broken";
   }
 }
 
 TEST_F(RefusedStreams, CapturedPerThread) {
   use_device(1);
-  ASSERT_EQ(sim().begin_capture(cudaStreamPerThread), cudaSuccess);
+  ASSERT_EQ(sim().begin_capture(CU_STREAM_PER_THREAD), CUDA_SUCCESS);
   expect_refused(numbered(2), "CUDA graph", ErrorCode::stream_capturing);
   EXPECT_EQ(sim().captured_operations(), 0u);
-  EXPECT_EQ(sim().end_capture(cudaStreamPerThread), cudaSuccess);
+  EXPECT_EQ(sim().end_capture(CU_STREAM_PER_THREAD), CUDA_SUCCESS);
 }
 
 // Of the legacy stream CUDA answers 906 while a blocking stream is captured, and breaks nothing.
 TEST_F(RefusedStreams, LegacyDuringCapture) {
   use_device(1);
-  const cudaStream_t blocking = sim().make_stream(cudaStreamDefault, 1);
-  ASSERT_EQ(sim().begin_capture(blocking), cudaSuccess);
+  const CUstream blocking = sim().make_stream(CU_STREAM_DEFAULT, 1);
+  ASSERT_EQ(sim().begin_capture(blocking), CUDA_SUCCESS);
   expect_refused(numbered(1), "CUDA graph", ErrorCode::stream_capturing);
   EXPECT_EQ(sim().captured_operations(), 0u);
-  EXPECT_EQ(sim().end_capture(blocking), cudaSuccess) << "the capture was broken";
+  EXPECT_EQ(sim().end_capture(blocking), CUDA_SUCCESS) << "the capture was broken";
 }
 
 }  // namespace

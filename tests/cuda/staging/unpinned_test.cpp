@@ -44,7 +44,7 @@ TEST_P(Unpinned, BroadcastSourceCrossesOnce) {
   start_with(Schedule::lazy);
   TestTensor& source = host({{50, 40, 300}, {300, 0, 1}}, 3);
   TestTensor& target = device({{50, 40, 300}}, 9);
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   cuda::stage_to_device(source.view(), target.view(), on(caller));
   fill(source, 4);
   sim().synchronize(caller);
@@ -69,7 +69,7 @@ TEST_P(UnpinnedLimit, IsKeptWithoutBlocking) {
   cuda::set_pinned_limit(GetParam());
   TestTensor& x = device({{400'000}});
   TestTensor& out = host(Layout({400'000}, std::vector<int64_t>{2}));
-  const cudaStream_t caller = stream();
+  const CUstream caller = stream();
   produce(caller, x, 2);
   cuda::stage_to_host(x.view(), out.view(), on(caller));
   EXPECT_TRUE(elements(out) == elements_with(x, 2));

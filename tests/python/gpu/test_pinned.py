@@ -26,7 +26,7 @@ from dlbridge import ExchangeError, from_dlpack, stage, to_numpy
 pytestmark = pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
 
 DEVICE = "cuda:0"
-MEMORY_ALLOCATION = 2  # cudaErrorMemoryAllocation
+MEMORY_ALLOCATION = 2  # CUDA_ERROR_OUT_OF_MEMORY
 
 
 @pytest.mark.parametrize("gpu", [{"piece_bytes": 2 << 20}], indirect=True)

@@ -167,4 +167,4 @@ def test_faults_strike_named_calls(gpu):
 
 def test_faults_need_known_functions(gpu):
     with pytest.raises(ValueError, match="no function of the table"):
-        gpu.fail_next("cudaMemcpyAsync")
+        gpu.fail_next("cuMemcpyAsync")

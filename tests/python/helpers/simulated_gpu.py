@@ -34,7 +34,7 @@ LEGACY, PER_THREAD, NO_SYNC = 1, 2, -1
 CUDA, CUDA_HOST, CUDA_MANAGED = 2, 3, 13  # DLPack's device types
 POISON = 0xDB  # what stands where a write is under way
 
-# cudaError_t
+# CUresult
 OUT_OF_MEMORY, INVALID_VALUE, ILLEGAL_ADDRESS, LAUNCH_FAILURE = 2, 1, 700, 719
 
 

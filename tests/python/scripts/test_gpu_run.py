@@ -421,12 +421,11 @@ class TestBuild:
         for name in (gpu_build.TESTS, *gpu_build.BARS, gpu_build.PROBE):
             program(carried, name)
         program(carried, f"package/dlbridge/_core{gpu_build.extension()}")
-        facts = {"architectures": "90", "extension": ".so", "commit": "abc"}
+        facts = {"extension": ".so", "commit": "abc"}
         (carried / "prepared.json").write_text(json.dumps(facts))
-        assert "not used" in gpu_build.use_prepared(carried, "80")
-        assert gpu_build.use_prepared(folder / "none", "90") == ""
+        assert gpu_build.use_prepared(folder / "none") == ""
         assert gpu_build.folders == [folder]
-        assert gpu_build.use_prepared(carried, "90") == "abc, kernels for 90, .so"
+        assert gpu_build.use_prepared(carried) == "abc, .so"
         assert os.environ["LD_LIBRARY_PATH"] == f"{carried}/lib:/old"
         assert gpu_build.program(gpu_build.PROBE).parent == carried
         assert gpu_build.package_folder() == carried / "package"
@@ -637,7 +636,7 @@ class TestCommand:
     @pytest.mark.skipif(not gpu_fingerprint.capability()[1], reason="this machine has a GPU")
     def test_dry_run(self, tmp_path):
         program(tmp_path / "carried", gpu_build.PROBE, 'printf "versions\\ntime: a\\n"')
-        facts = {"architectures": "90", "extension": ".so", "commit": "abc"}
+        facts = {"extension": ".so", "commit": "abc"}
         (tmp_path / "carried" / "prepared.json").write_text(json.dumps(facts))
         done = self.run(tmp_path, "out", "--prepared", "carried", "--steps", "timings")
         assert done.returncode == 3, done.stdout + done.stderr

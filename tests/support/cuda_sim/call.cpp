@@ -28,7 +28,7 @@ void count(Caller& caller) {
   for (auto fault = state.faults.begin(); fault != state.faults.end(); ++fault) {
     if (!fault->function.empty() && fault->function != function) continue;
     if (--fault->nth > 0) continue;
-    const cudaError_t code = fault->code;
+    const CUresult code = fault->code;
     const ContextState* context = state.current(caller.thread);
     if (fault->sticky && context != nullptr) state.kill(context->device, code);
     state.faults.erase(fault);
@@ -45,7 +45,7 @@ void enter_driver(Caller& caller) {
   if (state.host_functions == 0) return;
   const std::string call(caller.function);
   if (state.driver_thread == caller.thread.id)
-    caller.refuse(ReportKind::driver_locked, "called by a host function", cudaErrorNotPermitted);
+    caller.refuse(ReportKind::driver_locked, "called by a host function", CUDA_ERROR_NOT_PERMITTED);
   ++state.blocked;
   blocked_changed().notify_all();
   for (int asleep = 0; state.host_functions != 0 && !state.driver_stuck && !state.ending;) {
@@ -60,14 +60,14 @@ void enter_driver(Caller& caller) {
 }
 
 // CUDA leaves the use of a destroyed handle undefined. Drivers were seen to answer 709 (of
-// cudaStreamSynchronize: GenomeWorks#393; of cudaEventDestroy: cudf#16018), others 400. No source
+// cuStreamSynchronize: GenomeWorks#393; of cuEventDestroy: cudf#16018), others 400. No source
 // says which call of which driver answers what, so both occur here.
-cudaError_t no_such_handle(std::string_view function, bool destroyed) {
+CUresult no_such_handle(std::string_view function, bool destroyed) {
   for (const std::string_view each : {"stream_synchronize", "stream_is_capturing", "event_record",
                                       "event_query", "event_destroy", "free_async"}) {
-    if (destroyed && function == each) return cudaErrorContextIsDestroyed;
+    if (destroyed && function == each) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
   }
-  return cudaErrorInvalidResourceHandle;
+  return CUDA_ERROR_INVALID_HANDLE;
 }
 
 }  // namespace
@@ -76,45 +76,47 @@ void before_call(Caller& caller, unsigned traits) {
   State& state = caller.state;
   enter_driver(caller);
   count(caller);
-  if ((traits & kDriver) != 0) return;
   if ((traits & kNoDriver) == 0 && state.config.driver != Driver::present)
-    throw state.config.driver == Driver::no_device ? cudaErrorNoDevice
-                                                   : cudaErrorInsufficientDriver;
+    throw CUDA_ERROR_NOT_INITIALIZED;
+  if ((traits & kDriver) != 0) return;
   if ((traits & kContext) != 0) {
-    const cudaError_t dead = state.ensure_current(caller.thread).dead;
-    if (dead != cudaSuccess) throw dead;
+    const ContextState* context = state.current(caller.thread);
+    if (context == nullptr)
+      caller.refuse(ReportKind::wrong_context, "none is current", CUDA_ERROR_INVALID_CONTEXT);
+    if (!context->active) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    if (context->dead != CUDA_SUCCESS) throw context->dead;
   }
   if ((traits & kUnsafe) != 0 && state.forbidden(caller.thread, caller.function))
-    throw cudaErrorStreamCaptureUnsupported;
+    throw CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   state.drift();
 }
 
-void Caller::refuse(ReportKind kind, const std::string& why, cudaError_t code) const {
+void Caller::refuse(ReportKind kind, const std::string& why, CUresult code) const {
   state.report(kind, std::string(function) + ": " + why);
   throw code;
 }
 
-StreamState& Caller::stream(cudaStream_t handle) const {
+StreamState& Caller::stream(CUstream handle) const {
   StreamState* found = state.find_stream(handle, device(), thread, function);
   if (found == nullptr) throw no_such_handle(function, state.stream_handles.contains(handle));
-  if (found->lost) throw cudaErrorContextIsDestroyed;
+  if (found->lost) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
   return *found;
 }
 
-EventState& Caller::event(cudaEvent_t handle) const {
+EventState& Caller::event(CUevent handle) const {
   EventState* found = state.find_event(handle);
   if (found == nullptr) throw no_such_handle(function, state.event_handles.contains(handle));
-  if (found->lost) throw cudaErrorContextIsDestroyed;
+  if (found->lost) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
   return *found;
 }
 
-EventState& Caller::usable_event(cudaEvent_t handle) const {
+EventState& Caller::usable_event(CUevent handle) const {
   EventState& found = event(handle);
-  if (state.dead(found.device) != cudaSuccess) throw state.dead(found.device);
+  if (state.dead(found.device) != CUDA_SUCCESS) throw state.dead(found.device);
   return found;
 }
 
-StreamState& Caller::usable_stream(cudaStream_t handle) const {
+StreamState& Caller::usable_stream(CUstream handle) const {
   StreamState& found = stream(handle);
   state.enter_stream(found, function);
   return found;

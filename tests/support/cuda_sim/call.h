@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What surrounds every call of the table: counting, faults, the driver's state, the context that
-// the runtime makes unasked, captures that forbid the call, dead devices.
+// What surrounds every call of the table: counting, faults, the driver's state, the current
+// context, captures that forbid the call, dead devices.
 #pragma once
 
 #include <type_traits>
@@ -12,13 +12,13 @@ namespace dlbridge::cuda_sim {
 /// What a function needs or risks.
 enum Trait : unsigned {
   kNone = 0,
-  kContext = 1,   // makes the context of device 0 where the thread has none
+  kContext = 1,   // needs a current context
   kUnsafe = 2,    // forbidden to threads that a capture concerns
-  kDriver = 4,    // a function of the driver: makes no context, runs nothing
+  kDriver = 4,    // lets no pending work go on
   kNoDriver = 8,  // answers without a driver
 };
 
-/// A call in progress. The lock is held. What a function refuses it throws as a cudaError_t.
+/// A call in progress. The lock is held. What a function refuses it throws as a CUresult.
 struct Caller {
   State& state;
   Lock& lock;
@@ -28,37 +28,37 @@ struct Caller {
   ContextState& context() const { return *state.current(thread); }
   int device() const { return context().device; }
   /// Those of a handle; refuses handles that name none, or one that was destroyed or is lost.
-  StreamState& stream(cudaStream_t handle) const;
-  EventState& event(cudaEvent_t handle) const;
+  StreamState& stream(CUstream handle) const;
+  EventState& event(CUevent handle) const;
   /// The same, of one that may be used now.
-  EventState& usable_event(cudaEvent_t handle) const;
-  StreamState& usable_stream(cudaStream_t handle) const;
+  EventState& usable_event(CUevent handle) const;
+  StreamState& usable_stream(CUstream handle) const;
   void submit(StreamState& stream, OperationPtr operation) const {
     stream.used_through_table = true;
     state.submit(stream, std::move(operation));
   }
   [[noreturn]] void refuse(ReportKind kind, const std::string& why,
-                           cudaError_t code = cudaErrorInvalidValue) const;
+                           CUresult code = CUDA_ERROR_INVALID_VALUE) const;
 };
 
 /// Everything before the function itself.
 void before_call(Caller& caller, unsigned traits);
 
 template <class F>
-cudaError_t call(const char* function, unsigned traits, F&& body) {
+CUresult call(const char* function, unsigned traits, F&& body) {
   Lock lock(state_mutex());
-  if (living_state() == nullptr) return cudaErrorCudartUnloading;
+  if (living_state() == nullptr) return CUDA_ERROR_DEINITIALIZED;
   State& state = *living_state();
   ++state.inside;
   Caller caller{state, lock, state.thread(), function};
-  cudaError_t result = cudaSuccess;
+  CUresult result = CUDA_SUCCESS;
   try {
     before_call(caller, traits);
     result = body(caller);
-  } catch (cudaError_t refused) {
+  } catch (CUresult refused) {
     result = refused;
   }
-  if (result != cudaSuccess && (traits & kDriver) == 0)
+  if (result != CUDA_SUCCESS && (traits & kDriver) == 0)
     state.note(std::string(function) + " answers " + std::to_string(result));
   --state.inside;
   state_changed().notify_all();
@@ -67,8 +67,7 @@ cudaError_t call(const char* function, unsigned traits, F&& body) {
 
 template <class F>
 CUresult driver_call(const char* function, F&& body) {
-  const auto answer = [&](Caller& caller) { return static_cast<cudaError_t>(body(caller)); };
-  return static_cast<CUresult>(call(function, kDriver, answer));
+  return call(function, kDriver, body);
 }
 
 }  // namespace dlbridge::cuda_sim
@@ -79,10 +78,8 @@ namespace dlbridge::cuda_sim::functions {
 template <class Pointer>
 using Function = std::remove_pointer_t<Pointer>;
 
-#define RUNTIME(member, symbol) Function<decltype(cuda::CudaApi::member)> member;
-#define DRIVER(member, symbol, version) Function<decltype(cuda::CudaApi::member)> member;
+#define DRIVER(member, symbol, parameters) Function<decltype(cuda::CudaApi::member)> member;
 #include "runtime/cuda_api.def"
-#undef RUNTIME
 #undef DRIVER
 Function<decltype(cuda::CudaApi::launch)> launch;
 Function<decltype(cuda::CudaApi::gather)> gather;

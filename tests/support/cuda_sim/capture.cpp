@@ -10,13 +10,13 @@ void State::invalidate(Capture& capture, const std::string& why) {
 }
 
 bool State::forbidden(ThreadState& thread, const char* call) {
-  if (thread.mode == cudaStreamCaptureModeRelaxed) return false;
+  if (thread.mode == CU_STREAM_CAPTURE_MODE_RELAXED) return false;
   bool hit = false;
   for (const auto& capture : captures) {
     const bool own = capture->thread == thread.id;
-    const bool concerned = own ? capture->mode != cudaStreamCaptureModeRelaxed
-                               : thread.mode == cudaStreamCaptureModeGlobal &&
-                                     capture->mode == cudaStreamCaptureModeGlobal;
+    const bool concerned = own ? capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED
+                               : thread.mode == CU_STREAM_CAPTURE_MODE_GLOBAL &&
+                                     capture->mode == CU_STREAM_CAPTURE_MODE_GLOBAL;
     if (!concerned) continue;
     hit = true;
     invalidate(*capture, std::string(call) + " while " + (own ? "this" : "another") +
@@ -26,17 +26,17 @@ bool State::forbidden(ThreadState& thread, const char* call) {
 }
 
 void State::enter_stream(StreamState& stream, const char* call) {
-  if (stream.lost) throw cudaErrorContextIsDestroyed;
-  if (dead(stream.device) != cudaSuccess) throw dead(stream.device);
+  if (stream.lost) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
+  if (dead(stream.device) != CUDA_SUCCESS) throw dead(stream.device);
   if (stream.kind == StreamState::legacy) {
     const bool hit = captures_block(stream, [&](Capture& capture, const StreamState& other) {
       invalidate(capture, std::string(call) + " on the " + stream.name() + " while " +
                               other.name() + " is captured");
     });
-    if (hit) throw cudaErrorStreamCaptureImplicit;
+    if (hit) throw CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
   }
   if (stream.capture != nullptr && stream.capture->invalidated)
-    throw cudaErrorStreamCaptureInvalidated;
+    throw CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
 }
 
 void State::capture_node(StreamState& stream) {
@@ -47,25 +47,24 @@ void State::capture_node(StreamState& stream) {
 
 void State::capture_wait(StreamState& stream, EventState& event) {
   Capture& capture = *event.capture;
-  if (capture.ended) throw cudaErrorCapturedEvent;
+  if (capture.ended) throw CUDA_ERROR_CAPTURED_EVENT;
   if (stream.kind == StreamState::legacy) {
     invalidate(capture, "the legacy stream was made to wait for a captured event");
-    throw cudaErrorStreamCaptureImplicit;
+    throw CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
   }
   if (stream.capture != nullptr && stream.capture != event.capture) {
     invalidate(capture, "two captures were joined");
     invalidate(*stream.capture, "two captures were joined");
-    throw cudaErrorStreamCaptureMerge;
+    throw CUDA_ERROR_STREAM_CAPTURE_MERGE;
   }
-  if (capture.invalidated) throw cudaErrorStreamCaptureInvalidated;
+  if (capture.invalidated) throw CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   stream.capture = event.capture;
   capture.streams[&stream].join(event.captured);
 }
 
-cudaError_t State::begin_capture(ThreadState& thread, StreamState& stream,
-                                 cudaStreamCaptureMode mode) {
-  if (stream.kind == StreamState::legacy) return cudaErrorStreamCaptureUnsupported;
-  if (stream.capture != nullptr) return cudaErrorIllegalState;
+CUresult State::begin_capture(ThreadState& thread, StreamState& stream, CUstreamCaptureMode mode) {
+  if (stream.kind == StreamState::legacy) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  if (stream.capture != nullptr) return CUDA_ERROR_ILLEGAL_STATE;
   auto capture = std::make_shared<Capture>();
   capture->origin = &stream;
   capture->mode = mode;
@@ -74,19 +73,19 @@ cudaError_t State::begin_capture(ThreadState& thread, StreamState& stream,
   stream.capture = capture;
   captures.push_back(capture);
   note("capture of " + stream.name() + " begins");
-  return cudaSuccess;
+  return CUDA_SUCCESS;
 }
 
-cudaError_t State::end_capture(ThreadState& thread, StreamState& stream) {
-  if (stream.capture == nullptr) return cudaErrorIllegalState;
+CUresult State::end_capture(ThreadState& thread, StreamState& stream) {
+  if (stream.capture == nullptr) return CUDA_ERROR_ILLEGAL_STATE;
   const std::shared_ptr<Capture> capture = stream.capture;
   if (capture->origin != &stream) {
     invalidate(*capture, "the capture was ended on another stream than it began on");
-    return cudaErrorStreamCaptureUnmatched;
+    return CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
   }
-  if (capture->mode != cudaStreamCaptureModeRelaxed && capture->thread != thread.id) {
+  if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && capture->thread != thread.id) {
     invalidate(*capture, "the capture was ended by another thread than began it");
-    return cudaErrorStreamCaptureWrongThread;
+    return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
   }
   bool joined = true;
   const Clock& known = capture->streams[&stream];
@@ -97,8 +96,8 @@ cudaError_t State::end_capture(ThreadState& thread, StreamState& stream) {
   capture->ended = true;
   std::erase(captures, capture);
   note("capture of " + stream.name() + " ends");
-  if (capture->invalidated) return cudaErrorStreamCaptureInvalidated;
-  return joined ? cudaSuccess : cudaErrorStreamCaptureUnjoined;
+  if (capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  return joined ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
 }
 
 }  // namespace dlbridge::cuda_sim

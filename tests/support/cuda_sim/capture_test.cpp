@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "cuda_sim/sim_kit.h"
+#include "runtime/guards.h"
 
 namespace dlbridge::cuda_sim {
 namespace {
@@ -17,8 +18,8 @@ void on_another_thread(World& world, F&& body) {
 }
 
 struct ModeCase {
-  cudaStreamCaptureMode capture;
-  cudaStreamCaptureMode thread;
+  CUstreamCaptureMode capture;
+  CUstreamCaptureMode thread;
   bool own;  // the thread that captures asks
   bool forbidden;
 };
@@ -28,14 +29,15 @@ class SimCaptureModes : public ::testing::TestWithParam<ModeCase> {};
 TEST_P(SimCaptureModes, ForbidUnsafeCalls) {
   const ModeCase& each = GetParam();
   World world;
-  const cudaStream_t captured = world.stream();
-  const cudaEvent_t event = world.event();
+  const CUstream captured = world.stream();
+  const CUevent event = world.event();
   ASSERT_CUDA(world.sim.begin_capture(captured, each.capture));
   const auto ask = [&] {
-    cudaStreamCaptureMode mode = each.thread;
+    CUstreamCaptureMode mode = each.thread;
     ASSERT_CUDA(world.api.thread_exchange_stream_capture_mode(&mode));
-    EXPECT_EQ(mode, cudaStreamCaptureModeGlobal);  // a thread's first
-    EXPECT_EQ(world.query(event), each.forbidden ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+    EXPECT_EQ(mode, CU_STREAM_CAPTURE_MODE_GLOBAL);  // a thread's first
+    EXPECT_EQ(world.query(event),
+              each.forbidden ? CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED : CUDA_SUCCESS);
     ASSERT_CUDA(world.api.thread_exchange_stream_capture_mode(&mode));
     EXPECT_EQ(mode, each.thread);
   };
@@ -44,22 +46,22 @@ TEST_P(SimCaptureModes, ForbidUnsafeCalls) {
   } else {
     on_another_thread(world, ask);
   }
-  cudaStreamCaptureStatus status;
+  CUstreamCaptureStatus status;
   ASSERT_CUDA(world.api.stream_is_capturing(captured, &status));
   if (each.forbidden) {
-    EXPECT_EQ(status, cudaStreamCaptureStatusInvalidated);
-    EXPECT_REFUSED(world, world.sim.end_capture(captured), cudaErrorStreamCaptureInvalidated,
+    EXPECT_EQ(status, CU_STREAM_CAPTURE_STATUS_INVALIDATED);
+    EXPECT_REFUSED(world, world.sim.end_capture(captured), CUDA_ERROR_STREAM_CAPTURE_INVALIDATED,
                    ReportKind::capture_broken);
   } else {
-    EXPECT_EQ(status, cudaStreamCaptureStatusActive);
+    EXPECT_EQ(status, CU_STREAM_CAPTURE_STATUS_ACTIVE);
     EXPECT_CUDA(world.sim.end_capture(captured));
     EXPECT_NO_REPORTS(world);
   }
 }
 
-constexpr auto kGlobal = cudaStreamCaptureModeGlobal;
-constexpr auto kLocal = cudaStreamCaptureModeThreadLocal;
-constexpr auto kRelaxed = cudaStreamCaptureModeRelaxed;
+constexpr auto kGlobal = CU_STREAM_CAPTURE_MODE_GLOBAL;
+constexpr auto kLocal = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+constexpr auto kRelaxed = CU_STREAM_CAPTURE_MODE_RELAXED;
 
 INSTANTIATE_TEST_SUITE_P(Sim, SimCaptureModes,
                          ::testing::Values(ModeCase{kGlobal, kGlobal, false, true},
@@ -76,9 +78,9 @@ INSTANTIATE_TEST_SUITE_P(Sim, SimCaptureModes,
 
 TEST(SimCapture, EveryUnsafeCallIsForbidden) {
   World world;
-  const cudaStream_t captured = world.stream();
-  const cudaStream_t stream = world.stream();
-  const cudaEvent_t event = world.event();
+  const CUstream captured = world.stream();
+  const CUstream stream = world.stream();
+  const CUevent event = world.event();
   PinnedBytes host(world.api, 64);
   alignas(4096) static char other[4096];
   void* memory = nullptr;
@@ -103,16 +105,16 @@ TEST(SimCapture, EveryUnsafeCallIsForbidden) {
 
 TEST(SimCapture, SafeCallsAreNot) {
   World world;
-  const cudaStream_t captured = world.stream();
-  const cudaStream_t stream = world.stream();
+  const CUstream captured = world.stream();
+  const CUstream stream = world.stream();
   void* memory = world.sim.device_alloc(64);
   PinnedBytes host(world.api, 64);
   ASSERT_CUDA(world.sim.begin_capture(captured));
   on_another_thread(world, [&] {
     world.copy(host.data(), memory, 64, stream);
     world.order(stream, world.stream());
-    cudaPointerAttributes attributes;
-    EXPECT_CUDA(world.api.pointer_get_attributes(&attributes, memory));
+    cuda::PointerAttributes attributes;
+    EXPECT_CUDA(cuda::read_attributes(world.api, memory, attributes));
   });
   EXPECT_CUDA(world.sim.end_capture(captured));
   world.sim.finish();
@@ -121,7 +123,7 @@ TEST(SimCapture, SafeCallsAreNot) {
 
 TEST(SimCapture, RecordsOperations) {
   World world;
-  const cudaStream_t captured = world.stream();
+  const CUstream captured = world.stream();
   void* memory = world.sim.device_alloc(64);
   world.sim.write(memory, pattern(64, 1));
   ASSERT_CUDA(world.sim.begin_capture(captured));
@@ -135,8 +137,8 @@ TEST(SimCapture, RecordsOperations) {
 
 TEST(SimCapture, RefusesHostWait) {
   World world;
-  const cudaStream_t captured = world.stream();
-  const cudaEvent_t event = world.event();
+  const CUstream captured = world.stream();
+  const CUevent event = world.event();
   const std::pair<std::function<int()>, int> waits[] = {
       {[&] { return world.api.stream_synchronize(captured); }, 900},
       {[&] { return world.query(event); }, 907},
@@ -146,28 +148,28 @@ TEST(SimCapture, RefusesHostWait) {
     ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
     ASSERT_CUDA(world.api.event_record(event, captured));
     EXPECT_NO_REPORTS(world);
-    cudaStreamCaptureMode mode = kRelaxed;
+    CUstreamCaptureMode mode = kRelaxed;
     world.api.thread_exchange_stream_capture_mode(&mode);
     EXPECT_EQ(wait(), answer);
     world.api.thread_exchange_stream_capture_mode(&mode);
-    EXPECT_EQ(world.api.memcpy_async(nullptr, nullptr, 0, cudaMemcpyDefault, captured), 901);
+    EXPECT_EQ(world.api.memcpy_async(nullptr, nullptr, 0, captured), 901);
     EXPECT_REFUSED(world, world.sim.end_capture(captured), 901, ReportKind::capture_broken);
   }
 }
 
 TEST(SimCapture, BlocksTheLegacyStream) {
-  for (const unsigned flags : {unsigned{cudaStreamDefault}, unsigned{cudaStreamNonBlocking}}) {
-    const bool blocking = flags == cudaStreamDefault;
+  for (const unsigned flags : {unsigned{CU_STREAM_DEFAULT}, unsigned{CU_STREAM_NON_BLOCKING}}) {
+    const bool blocking = flags == CU_STREAM_DEFAULT;
     World world;
-    const cudaStream_t captured = world.stream(flags);
-    const cudaEvent_t event = world.event();
+    const CUstream captured = world.stream(flags);
+    const CUevent event = world.event();
     ASSERT_CUDA(world.sim.begin_capture(captured, kRelaxed));
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    EXPECT_EQ(world.api.stream_is_capturing(cudaStreamLegacy, &status), blocking ? 906 : 0);
+    CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+    EXPECT_EQ(world.api.stream_is_capturing(CU_STREAM_LEGACY, &status), blocking ? 906 : 0);
     EXPECT_CUDA(world.api.stream_is_capturing(captured, &status));
-    EXPECT_EQ(status, cudaStreamCaptureStatusActive);  // asking breaks nothing
+    EXPECT_EQ(status, CU_STREAM_CAPTURE_STATUS_ACTIVE);  // asking breaks nothing
     EXPECT_NO_REPORTS(world);
-    EXPECT_EQ(world.api.event_record(event, cudaStreamLegacy), blocking ? 906 : 0);
+    EXPECT_EQ(world.api.event_record(event, CU_STREAM_LEGACY), blocking ? 906 : 0);
     EXPECT_EQ(world.sim.end_capture(captured), blocking ? 901 : 0);
     EXPECT_ONLY_IF(blocking, world, ReportKind::capture_broken);
   }
@@ -176,28 +178,28 @@ TEST(SimCapture, BlocksTheLegacyStream) {
 TEST(SimCapture, JoinsStreamsThroughEvents) {
   for (const bool back : {false, true}) {
     World world;
-    const cudaStream_t origin = world.stream();
-    const cudaStream_t branch = world.stream();
+    const CUstream origin = world.stream();
+    const CUstream branch = world.stream();
     ASSERT_CUDA(world.sim.begin_capture(origin));
     world.order(origin, branch);
-    cudaStreamCaptureStatus status;
+    CUstreamCaptureStatus status;
     ASSERT_CUDA(world.api.stream_is_capturing(branch, &status));
-    EXPECT_EQ(status, cudaStreamCaptureStatusActive);
+    EXPECT_EQ(status, CU_STREAM_CAPTURE_STATUS_ACTIVE);
     world.sim.enqueue_kernel(branch, {}, {});
     if (back) world.order(branch, origin);
     EXPECT_EQ(world.sim.end_capture(origin), back ? 0 : 904);
     ASSERT_CUDA(world.api.stream_is_capturing(branch, &status));
-    EXPECT_EQ(status, cudaStreamCaptureStatusNone);
+    EXPECT_EQ(status, CU_STREAM_CAPTURE_STATUS_NONE);
     EXPECT_NO_REPORTS(world);
   }
 }
 
 TEST(SimCapture, RefusesOrderAcrossItsBorder) {
   World world;
-  const cudaStream_t first = world.stream();
-  const cudaStream_t second = world.stream();
-  const cudaStream_t outside = world.stream();
-  const cudaEvent_t event = world.event();
+  const CUstream first = world.stream();
+  const CUstream second = world.stream();
+  const CUstream outside = world.stream();
+  const CUevent event = world.event();
   ASSERT_CUDA(world.api.event_record(event, outside));
   ASSERT_CUDA(world.sim.begin_capture(first));
   EXPECT_EQ(world.api.stream_wait_event(first, event, 0), 905);
@@ -212,14 +214,14 @@ TEST(SimCapture, RefusesOrderAcrossItsBorder) {
 
   ASSERT_CUDA(world.sim.begin_capture(first));
   ASSERT_CUDA(world.api.event_record(event, first));
-  EXPECT_EQ(world.api.stream_wait_event(cudaStreamLegacy, event, 0), 906);
+  EXPECT_EQ(world.api.stream_wait_event(CU_STREAM_LEGACY, event, 0), 906);
   EXPECT_REFUSED(world, world.sim.end_capture(first), 901, ReportKind::capture_broken);
 }
 
 TEST(SimCapture, EndsWhereItBegan) {
   World world;
-  const cudaStream_t origin = world.stream();
-  const cudaStream_t branch = world.stream();
+  const CUstream origin = world.stream();
+  const CUstream branch = world.stream();
   ASSERT_CUDA(world.sim.begin_capture(origin));
   on_another_thread(world, [&] { EXPECT_EQ(world.sim.end_capture(origin), 908); });
   EXPECT_REFUSED(world, world.sim.end_capture(origin), 901, ReportKind::capture_broken);
@@ -227,11 +229,11 @@ TEST(SimCapture, EndsWhereItBegan) {
   world.order(origin, branch);
   EXPECT_EQ(world.sim.end_capture(branch), 903);
   EXPECT_REFUSED(world, world.sim.end_capture(origin), 901, ReportKind::capture_broken);
-  EXPECT_EQ(world.sim.begin_capture(cudaStreamLegacy), 900);
+  EXPECT_EQ(world.sim.begin_capture(CU_STREAM_LEGACY), 900);
   ASSERT_CUDA(world.sim.begin_capture(origin, kRelaxed));
-  EXPECT_EQ(world.sim.begin_capture(origin), cudaErrorIllegalState);
+  EXPECT_EQ(world.sim.begin_capture(origin), CUDA_ERROR_ILLEGAL_STATE);
   on_another_thread(world, [&] { EXPECT_CUDA(world.sim.end_capture(origin)); });
-  EXPECT_EQ(world.sim.end_capture(origin), cudaErrorIllegalState);
+  EXPECT_EQ(world.sim.end_capture(origin), CUDA_ERROR_ILLEGAL_STATE);
   EXPECT_NO_REPORTS(world);
 }
 

@@ -20,9 +20,9 @@ enum class Schedule : uint8_t {
 
 enum class Driver : uint8_t {
   present,
-  absent,     ///< cudaGetDeviceCount answers 35, the driver's version is 0
-  too_old,    ///< 35, and a version below the runtime's
-  no_device,  ///< 100
+  absent,     ///< every call answers 3, the driver's version is 0
+  too_old,    ///< a version below 12.0
+  no_device,  ///< cuInit answers 100
 };
 
 /// What an "Async" copy from or to pageable memory does; all are allowed.
@@ -114,7 +114,7 @@ struct Range {
 struct Fault {
   std::string function;  ///< a member of CudaApi; empty: any call that can fail
   uint64_t nth = 1;      ///< from 1
-  cudaError_t code = cudaErrorUnknown;
+  CUresult code = CUDA_ERROR_UNKNOWN;
   bool sticky = false;  ///< the device that is current then is dead from there on
 };
 

@@ -86,25 +86,11 @@ void State::activate(int device) {
   if (context.active) return;
   context.active = true;
   context.id = ++context_ids;
-  context.dead = cudaSuccess;
+  context.dead = CUDA_SUCCESS;
   note("context of cuda:" + std::to_string(device) + " made");
 }
 
-ContextState& State::ensure_current(ThreadState& thread) {
-  if (current(thread) == nullptr) {
-    if (thread.contexts.empty()) thread.contexts.push_back(nullptr);
-    thread.contexts.back() = handle_of(0);
-  }
-  ContextState& context = *current(thread);
-  if (!context.active) {
-    report(ReportKind::context_created, "a call made the context of cuda:" +
-                                            std::to_string(context.device) + ", which was unused");
-    activate(context.device);
-  }
-  return context;
-}
-
-void State::kill(int device, cudaError_t code) {
+void State::kill(int device, CUresult code) {
   contexts.at(device).dead = code;
   note("cuda:" + std::to_string(device) + " is dead with " + std::to_string(code));
   state_changed().notify_all();
@@ -117,7 +103,7 @@ void State::lose(int device) {
   for (const auto& [id, operation] : pending) {
     if (operation->stream->device == device) stopped.push_back(operation);
   }
-  context.dead = cudaSuccess;
+  context.dead = CUDA_SUCCESS;
   for (const OperationPtr& operation : stopped) {
     operation->cancelled = true;
     complete(operation);

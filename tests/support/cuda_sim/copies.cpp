@@ -14,6 +14,7 @@ struct Side {
   const void* first = nullptr;
   size_t row = 0;  // bytes from row to row
   size_t slice = 0;
+  unsigned type = 0;  // a CUmemorytype
 };
 
 struct CopyShape {
@@ -42,20 +43,9 @@ void copy_now(const CopyShape& shape, const Side& source, uintptr_t source_alias
   }
 }
 
-bool kind_fits(cudaMemcpyKind kind, const Place& source, const Place& target) {
-  switch (kind) {
-    case cudaMemcpyDefault:
-      return true;
-    case cudaMemcpyHostToDevice:
-      return source.on_host() && target.on_device();
-    case cudaMemcpyDeviceToHost:
-      return source.on_device() && target.on_host();
-    case cudaMemcpyDeviceToDevice:
-      return source.on_device() && target.on_device();
-    case cudaMemcpyHostToHost:
-      return source.on_host() && target.on_host();
-  }
-  return false;
+// Whether memory is where its side of a copy says. A flat copy says nothing.
+bool fits(const Side& side, const Place& place) {
+  return side.type == 0 || (side.type == CU_MEMORYTYPE_HOST ? place.on_host() : place.on_device());
 }
 
 Pageable pageable_way(State& state) {
@@ -65,10 +55,10 @@ Pageable pageable_way(State& state) {
 }
 
 // Reads the source during the call, as a driver's staging buffer does: after the stream's work.
-cudaError_t copy_staged(Caller& caller, StreamState& stream, const CopyShape& shape,
-                        const Side& source, const Side& target, OperationPtr copy) {
+CUresult copy_staged(Caller& caller, StreamState& stream, const CopyShape& shape,
+                     const Side& source, const Side& target, OperationPtr copy) {
   State& state = caller.state;
-  if (const cudaError_t error = state.wait_for(caller.lock, stream.tail); error != cudaSuccess)
+  if (const CUresult error = state.wait_for(caller.lock, stream.tail); error != CUDA_SUCCESS)
     return error;
   const Access& read = copy->accesses[0];
   state.host_access(read.bytes, false, copy->text, ReportKind::race);
@@ -81,7 +71,7 @@ cudaError_t copy_staged(Caller& caller, StreamState& stream, const CopyShape& sh
     copy_now(shape, between, 0, target, to);
   };
   caller.submit(stream, std::move(copy));
-  return cudaSuccess;
+  return CUDA_SUCCESS;
 }
 
 void check_pitch(Caller& caller, size_t pitch, size_t width, const char* which) {
@@ -89,14 +79,14 @@ void check_pitch(Caller& caller, size_t pitch, size_t width, const char* which) 
   caller.refuse(ReportKind::bad_argument,
                 std::string(which) + " pitch " + std::to_string(pitch) + " for rows of " +
                     std::to_string(width) + " bytes",
-                cudaErrorInvalidPitchValue);
+                CUDA_ERROR_INVALID_VALUE);
 }
 
-cudaError_t copy_async(Caller& caller, const CopyShape& shape, const Side& source,
-                       const Side& target, cudaMemcpyKind kind, cudaStream_t handle) {
+CUresult copy_async(Caller& caller, const CopyShape& shape, const Side& source, const Side& target,
+                    CUstream handle) {
   State& state = caller.state;
   StreamState& stream = caller.usable_stream(handle);
-  if (shape.width == 0 || shape.height == 0 || shape.depth == 0) return cudaSuccess;
+  if (shape.width == 0 || shape.height == 0 || shape.depth == 0) return CUDA_SUCCESS;
   const OperationPtr copy = operation(caller.function);
   for (const Side* side : {&source, &target}) {
     if (side->first == nullptr) caller.refuse(ReportKind::bad_argument, "a null pointer");
@@ -106,12 +96,8 @@ cudaError_t copy_async(Caller& caller, const CopyShape& shape, const Side& sourc
   }
   const Access& read = copy->accesses[0];
   const Access& write = copy->accesses[1];
-  if (!kind_fits(kind, read.place, write.place)) {
-    caller.refuse(ReportKind::bad_argument,
-                  "kind " + std::to_string(kind) + " does not fit the pointers",
-                  kind < 0 || kind > cudaMemcpyDefault ? cudaErrorInvalidMemcpyDirection
-                                                       : cudaErrorInvalidValue);
-  }
+  if (!fits(source, read.place) || !fits(target, write.place))
+    caller.refuse(ReportKind::bad_argument, "the types of memory do not fit the addresses");
   if (read.bytes.overlaps(write.bytes))
     caller.refuse(ReportKind::bad_argument, "source and target overlap");
   copy->text += " " + hex(read.bytes.begin()) + " to " + hex(write.bytes.begin()) + ", " +
@@ -127,51 +113,59 @@ cudaError_t copy_async(Caller& caller, const CopyShape& shape, const Side& sourc
   if (way == Pageable::staged && from_pageable && !to_pageable)
     return copy_staged(caller, stream, shape, source, target, copy);
   caller.submit(stream, copy);
-  return way == Pageable::deferred ? cudaSuccess : state.wait_for(caller.lock, stream.tail);
+  return way == Pageable::deferred ? CUDA_SUCCESS : state.wait_for(caller.lock, stream.tail);
+}
+
+Side side_of(Caller& caller, unsigned type, const void* host, const void* device, size_t pitch,
+             size_t height, const CUDA_MEMCPY3D& given, const char* which) {
+  check_pitch(caller, pitch, given.WidthInBytes, which);
+  if (height < given.Height)
+    caller.refuse(ReportKind::bad_argument, std::string(which) + " slices of " +
+                                                std::to_string(height) + " rows, not " +
+                                                std::to_string(given.Height));
+  return {type == CU_MEMORYTYPE_HOST ? host : device, pitch, pitch * height, type};
+}
+
+CUresult copy_boxes(Caller& caller, const CUDA_MEMCPY3D& given, CUstream stream) {
+  const Side source = side_of(caller, given.srcMemoryType, given.srcHost, given.srcDevice,
+                              given.srcPitch, given.srcHeight, given, "source");
+  const Side target = side_of(caller, given.dstMemoryType, given.dstHost, given.dstDevice,
+                              given.dstPitch, given.dstHeight, given, "target");
+  return copy_async(caller, {given.WidthInBytes, given.Height, given.Depth}, source, target,
+                    stream);
 }
 
 }  // namespace
 
-cudaError_t memcpy_async(void* target, const void* source, size_t bytes, cudaMemcpyKind kind,
-                         cudaStream_t stream) {
+CUresult memcpy_async(void* target, const void* source, size_t bytes, CUstream stream) {
   return call("memcpy_async", kContext, [&](Caller& caller) {
-    return copy_async(caller, {.width = bytes}, {source}, {target}, kind, stream);
+    return copy_async(caller, {.width = bytes}, {source}, {target}, stream);
   });
 }
 
-cudaError_t memcpy_2d_async(void* target, size_t target_pitch, const void* source,
-                            size_t source_pitch, size_t width, size_t height, cudaMemcpyKind kind,
-                            cudaStream_t stream) {
+CUresult memcpy_2d_async(const CUDA_MEMCPY2D* given, CUstream stream) {
   return call("memcpy_2d_async", kContext, [&](Caller& caller) {
-    check_pitch(caller, target_pitch, width, "target");
-    check_pitch(caller, source_pitch, width, "source");
-    return copy_async(caller, {.width = width, .height = height}, {source, source_pitch},
-                      {target, target_pitch}, kind, stream);
+    CUDA_MEMCPY3D one{};
+    one.srcMemoryType = given->srcMemoryType;
+    one.srcHost = given->srcHost;
+    one.srcDevice = given->srcDevice;
+    one.srcPitch = given->srcPitch;
+    one.srcHeight = given->Height;
+    one.dstMemoryType = given->dstMemoryType;
+    one.dstHost = given->dstHost;
+    one.dstDevice = given->dstDevice;
+    one.dstPitch = given->dstPitch;
+    one.dstHeight = given->Height;
+    one.WidthInBytes = given->WidthInBytes;
+    one.Height = given->Height;
+    one.Depth = 1;
+    return copy_boxes(caller, one, stream);
   });
 }
 
-cudaError_t memcpy_3d_async(const cudaMemcpy3DParms* given, cudaStream_t stream) {
-  return call("memcpy_3d_async", kContext, [&](Caller& caller) {
-    const cudaMemcpy3DParms parms = *given;
-    if (parms.srcArray != nullptr || parms.dstArray != nullptr)
-      caller.refuse(ReportKind::bad_argument, "arrays are not simulated", cudaErrorNotSupported);
-    const auto side = [&](const cudaPitchedPtr& memory, const cudaPos& from, const char* which) {
-      check_pitch(caller, memory.pitch, parms.extent.width + from.x, which);
-      const size_t rows = parms.extent.height + from.y;
-      if (memory.ysize < rows)
-        caller.refuse(ReportKind::bad_argument, std::string(which) + " slices of " +
-                                                    std::to_string(memory.ysize) + " rows, not " +
-                                                    std::to_string(rows));
-      const size_t slice = memory.pitch * memory.ysize;
-      return Side{
-          static_cast<const char*>(memory.ptr) + from.z * slice + from.y * memory.pitch + from.x,
-          memory.pitch, slice};
-    };
-    const Side source = side(parms.srcPtr, parms.srcPos, "source");
-    const Side target = side(parms.dstPtr, parms.dstPos, "target");
-    return copy_async(caller, {parms.extent.width, parms.extent.height, parms.extent.depth}, source,
-                      target, parms.kind, stream);
-  });
+CUresult memcpy_3d_async(const CUDA_MEMCPY3D* given, CUstream stream) {
+  return call("memcpy_3d_async", kContext,
+              [&](Caller& caller) { return copy_boxes(caller, *given, stream); });
 }
 
 }  // namespace dlbridge::cuda_sim::functions

@@ -6,6 +6,7 @@
 
 #include "cuda_sim/byte_set.h"
 #include "cuda_sim/sim_kit.h"
+#include "runtime/guards.h"
 
 namespace dlbridge::cuda_sim {
 namespace {
@@ -24,54 +25,15 @@ TEST(SimMemoryDeathTest, HostCannotTouchDeviceMemory) {
   EXPECT_DEATH(touch_device_memory(), "");
 }
 
-TEST(SimCopies, AcceptMatchingKinds) {
-  World world;
-  auto* device = static_cast<char*>(world.sim.device_alloc(2 * kCount));
-  PinnedBytes host(world.api, 2 * kCount);
-  void* managed = world.sim.managed_alloc(kCount);
-  const cudaStream_t s = world.stream();
-  struct Case {
-    void* target;
-    const void* source;
-    cudaMemcpyKind kind;
-    bool fits;
-  };
-  const Case cases[] = {
-      {device, host.data(), cudaMemcpyHostToDevice, true},
-      {device, host.data(), cudaMemcpyDefault, true},
-      {device, host.data(), cudaMemcpyDeviceToHost, false},
-      {device, host.data(), cudaMemcpyDeviceToDevice, false},
-      {host.data(), device, cudaMemcpyDeviceToHost, true},
-      {host.data(), device, cudaMemcpyHostToDevice, false},
-      {host.data(), device, cudaMemcpyHostToHost, false},
-      {device, device + kCount, cudaMemcpyDeviceToDevice, true},
-      {host.data(), host.data() + kCount, cudaMemcpyHostToHost, true},
-      {managed, device, cudaMemcpyDeviceToDevice, true},
-      {managed, device, cudaMemcpyDeviceToHost, true},
-      {managed, host.data(), cudaMemcpyHostToDevice, true},
-  };
-  for (const Case& each : cases) {
-    const cudaError_t answer =
-        world.api.memcpy_async(each.target, each.source, kCount, each.kind, s);
-    if (each.fits) {
-      EXPECT_CUDA(answer);
-      EXPECT_NO_REPORTS(world);
-    } else {
-      EXPECT_REFUSED(world, answer, cudaErrorInvalidValue, ReportKind::bad_argument);
-    }
-  }
-  world.sim.finish();
-}
-
 TEST(SimCopies, RefusePastTheEnd) {
   World world;
   auto* device = static_cast<char*>(world.sim.device_alloc(kCount));
   PinnedBytes host(world.api, 2 * kCount);
-  const cudaStream_t s = world.stream();
+  const CUstream s = world.stream();
   const auto copy = [&](void* target, const void* source, size_t count) {
-    return world.api.memcpy_async(target, source, count, cudaMemcpyDefault, s);
+    return world.api.memcpy_async(target, source, count, s);
   };
-  constexpr auto kRefused = cudaErrorInvalidValue;
+  constexpr auto kRefused = CUDA_ERROR_INVALID_VALUE;
   EXPECT_REFUSED(world, copy(device + 1, host.data(), kCount), kRefused, ReportKind::bad_argument);
   EXPECT_REFUSED(world, copy(device, nullptr, kCount), kRefused, ReportKind::bad_argument);
   EXPECT_REFUSED(world, copy(device, device + 8, 16), kRefused, ReportKind::bad_argument);
@@ -79,34 +41,54 @@ TEST(SimCopies, RefusePastTheEnd) {
   EXPECT_NO_REPORTS(world);
 }
 
+// Rows of 8 bytes from the host to every second 8 bytes of the device.
+CUDA_MEMCPY2D rows(void* device, const void* host) {
+  CUDA_MEMCPY2D made{};
+  made.srcMemoryType = CU_MEMORYTYPE_HOST;
+  made.srcHost = host;
+  made.srcPitch = 8;
+  made.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+  made.dstDevice = device;
+  made.dstPitch = 16;
+  made.WidthInBytes = 8;
+  made.Height = 63;
+  return made;
+}
+
+CUDA_MEMCPY3D boxes(void* target, size_t pitch, size_t height, const void* source) {
+  CUDA_MEMCPY3D made{};
+  made.srcMemoryType = CU_MEMORYTYPE_DEVICE;
+  made.srcDevice = source;
+  made.srcPitch = 16;
+  made.srcHeight = 6;
+  made.dstMemoryType = CU_MEMORYTYPE_HOST;
+  made.dstHost = target;
+  made.dstPitch = pitch;
+  made.dstHeight = height;
+  made.WidthInBytes = 5;
+  made.Height = 4;
+  made.Depth = 2;
+  return made;
+}
+
 // What they move: tests/contract.
-TEST(SimCopies, RefusePitchesAndSlicesTooSmall) {
+TEST(SimCopies, RefusePitchesSlicesAndTypesThatDoNotFit) {
   World world;
-  constexpr size_t kWidth = 5, kPitch = 16, kRows = 6;
-  void* device = world.sim.device_alloc(kPitch * kRows * 4);
+  void* device = world.sim.device_alloc(256);
   PinnedBytes host(world.api, 256);
-  const cudaStream_t s = world.stream();
-  for (const size_t pitch : {kWidth - 1, size_t{1} << 31}) {
-    EXPECT_REFUSED(world,
-                   world.api.memcpy_2d_async(host.data(), pitch, device, kPitch, kWidth, 1,
-                                             cudaMemcpyDeviceToHost, s),
-                   cudaErrorInvalidPitchValue, ReportKind::bad_argument);
-  }
-  cudaMemcpy3DParms parms = {};
-  parms.srcPtr = {device, kPitch, kPitch, kRows};
-  parms.srcPos = {4, 3, 1};
-  parms.dstPtr = {host.data(), 3, 3, 2};
-  parms.extent = {3, 2, 2};
-  parms.kind = cudaMemcpyDeviceToHost;
-  EXPECT_CUDA(world.api.memcpy_3d_async(&parms, s));
+  const CUstream s = world.stream();
+  CUDA_MEMCPY3D wrong_type = boxes(host.data(), 8, 4, device);
+  wrong_type.dstMemoryType = CU_MEMORYTYPE_DEVICE;
+  wrong_type.dstDevice = host.data();
+  const CUDA_MEMCPY3D good = boxes(host.data(), 8, 4, device);
+  EXPECT_CUDA(world.api.memcpy_3d_async(&good, s));
   EXPECT_NO_REPORTS(world);
-  parms.dstPtr.ysize = 1;
-  EXPECT_REFUSED(world, world.api.memcpy_3d_async(&parms, s), cudaErrorInvalidValue,
-                 ReportKind::bad_argument);
-  parms.dstPtr.ysize = 2;
-  parms.srcPos.x = kPitch - 2;
-  EXPECT_REFUSED(world, world.api.memcpy_3d_async(&parms, s), cudaErrorInvalidPitchValue,
-                 ReportKind::bad_argument);
+  for (const CUDA_MEMCPY3D& bad :
+       {boxes(host.data(), 4, 4, device), boxes(host.data(), size_t{1} << 31, 4, device),
+        boxes(host.data(), 8, 3, device), wrong_type}) {
+    EXPECT_REFUSED(world, world.api.memcpy_3d_async(&bad, s), CUDA_ERROR_INVALID_VALUE,
+                   ReportKind::bad_argument);
+  }
 }
 
 TEST(SimCopies, InterleavedRowsDoNotRace) {
@@ -115,10 +97,10 @@ TEST(SimCopies, InterleavedRowsDoNotRace) {
     auto* device = static_cast<char*>(world.sim.device_alloc(16 * 64));
     PinnedBytes a(world.api, 8 * 64);
     PinnedBytes b(world.api, 8 * 64);
-    ASSERT_CUDA(world.api.memcpy_2d_async(device, 16, a.data(), 8, 8, 63, cudaMemcpyDefault,
-                                          world.stream()));
-    ASSERT_CUDA(world.api.memcpy_2d_async(device + shift, 16, b.data(), 8, 8, 63, cudaMemcpyDefault,
-                                          world.stream()));
+    const CUDA_MEMCPY2D one = rows(device, a.data());
+    const CUDA_MEMCPY2D other = rows(device + shift, b.data());
+    ASSERT_CUDA(world.api.memcpy_2d_async(&one, world.stream()));
+    ASSERT_CUDA(world.api.memcpy_2d_async(&other, world.stream()));
     EXPECT_ONLY_IF(shift != 8, world, ReportKind::race);
     world.sim.finish();
   }
@@ -128,21 +110,20 @@ TEST(SimCopies, RefuseCrossingASeam) {
   World world;
   void* device = world.sim.device_alloc(4 * kCount);
   auto* pages = static_cast<char*>(std::aligned_alloc(4096, 3 * 4096));
-  ASSERT_CUDA(world.api.host_register(pages, 4096, cudaHostRegisterPortable));
-  ASSERT_CUDA(world.api.host_register(pages + 4096, 4096, cudaHostRegisterPortable));
-  const cudaStream_t s = world.stream();
+  ASSERT_CUDA(world.api.host_register(pages, 4096, CU_MEMHOSTREGISTER_PORTABLE));
+  ASSERT_CUDA(world.api.host_register(pages + 4096, 4096, CU_MEMHOSTREGISTER_PORTABLE));
+  const CUstream s = world.stream();
   world.copy(device, pages, 4096, s);
   world.copy(device, pages + 4096, 4096, s);
   EXPECT_NO_REPORTS(world);
   for (const auto& [from, count] : {std::pair{4095, 2}, {0, 8192}, {8191, 2}}) {
     EXPECT_REFUSED(world,
-                   world.api.memcpy_async(device, pages + from, static_cast<size_t>(count),
-                                          cudaMemcpyDefault, s),
-                   cudaErrorInvalidValue, ReportKind::seam_crossed);
+                   world.api.memcpy_async(device, pages + from, static_cast<size_t>(count), s),
+                   CUDA_ERROR_INVALID_VALUE, ReportKind::seam_crossed);
   }
-  EXPECT_REFUSED(world,
-                 world.api.memcpy_2d_async(device, 4, pages + 4094, 4, 1, 2, cudaMemcpyDefault, s),
-                 cudaErrorInvalidValue, ReportKind::seam_crossed);
+  const CUDA_MEMCPY2D across = rows(device, pages + 4096 - 8);
+  EXPECT_REFUSED(world, world.api.memcpy_2d_async(&across, s), CUDA_ERROR_INVALID_VALUE,
+                 ReportKind::seam_crossed);
   world.sim.finish();
   EXPECT_CUDA(world.api.host_unregister(pages));
   EXPECT_CUDA(world.api.host_unregister(pages + 4096));
@@ -154,18 +135,19 @@ TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
   World world(
       {.max_registration_bytes = 4 * 4096, .max_registered_bytes_total = 4096 + 1 + 10 + 5});
   auto* pages = static_cast<char*>(std::aligned_alloc(4096, 8 * 4096));
-  EXPECT_REFUSED(world, world.api.host_register(pages, 5 * 4096, 0), cudaErrorInvalidValue,
+  EXPECT_REFUSED(world, world.api.host_register(pages, 5 * 4096, 0), CUDA_ERROR_INVALID_VALUE,
                  ReportKind::bad_argument);
   ASSERT_CUDA(world.api.host_register(pages, 4096 + 1, 0));
-  EXPECT_EQ(world.api.host_register(pages, 4096, 0), cudaErrorHostMemoryAlreadyRegistered);
-  EXPECT_EQ(world.api.host_register(pages + 8000, 10, 0), cudaErrorHostMemoryAlreadyRegistered);
+  EXPECT_EQ(world.api.host_register(pages, 4096, 0), CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+  EXPECT_EQ(world.api.host_register(pages + 8000, 10, 0),
+            CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
   EXPECT_CUDA(world.api.host_register(pages + 8192, 10, 0));
   EXPECT_EQ(world.sim.registered_bytes(), 4096u + 1 + 10);
   EXPECT_EQ(world.sim.leaks().registrations, 2u);
-  EXPECT_EQ(world.api.host_register(pages + 4 * 4096, 6, 0), cudaErrorMemoryAllocation);
+  EXPECT_EQ(world.api.host_register(pages + 4 * 4096, 6, 0), CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_CUDA(world.api.host_register(pages + 4 * 4096, 5, 0));
   EXPECT_NO_REPORTS(world);
-  EXPECT_REFUSED(world, world.api.host_unregister(pages + 1), cudaErrorHostMemoryNotRegistered,
+  EXPECT_REFUSED(world, world.api.host_unregister(pages + 1), CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED,
                  ReportKind::bad_argument);
   for (const int at : {0, 8192, 4 * 4096}) EXPECT_CUDA(world.api.host_unregister(pages + at));
   EXPECT_TRUE(world.sim.leaks().none());
@@ -174,13 +156,13 @@ TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
 }
 
 TEST(SimRegistration, NonPortableIsOneContexts) {
-  for (const unsigned flags : {0u, unsigned{cudaHostRegisterPortable}}) {
+  for (const unsigned flags : {0u, unsigned{CU_MEMHOSTREGISTER_PORTABLE}}) {
     World world;
     PinnedBytes host(world.api, kCount, flags);
     world.sim.use_device(0);
-    cudaPointerAttributes attributes;
-    ASSERT_CUDA(world.api.pointer_get_attributes(&attributes, host.data()));
-    EXPECT_EQ(attributes.type, flags != 0 ? cudaMemoryTypeHost : cudaMemoryTypeUnregistered);
+    cuda::PointerAttributes attributes;
+    ASSERT_CUDA(cuda::read_attributes(world.api, host.data(), attributes));
+    EXPECT_EQ(attributes.kind, flags != 0 ? cuda::MemoryKind::pinned : cuda::MemoryKind::pageable);
     world.sim.use_device(1);
   }
 }
@@ -188,7 +170,7 @@ TEST(SimRegistration, NonPortableIsOneContexts) {
 TEST(SimPageable, SynchronousCopyBlocksUntilDone) {
   World world({.schedule = Schedule::lazy, .pageable = Pageable::synchronous});
   void* device = world.sim.device_alloc(kCount);
-  const cudaStream_t s = world.stream();
+  const CUstream s = world.stream();
   Bytes host = pattern(kCount, 1);
   world.sim.hold();
   std::thread copier([&] {
@@ -207,7 +189,7 @@ TEST(SimPageable, SynchronousCopyBlocksUntilDone) {
 TEST(SimPageable, DeferredCopyReadsLater) {
   World world({.schedule = Schedule::lazy, .pageable = Pageable::deferred});
   void* device = world.sim.device_alloc(kCount);
-  const cudaStream_t s = world.stream();
+  const CUstream s = world.stream();
   Bytes host = pattern(kCount, 1);
   world.copy(device, host.data(), kCount, s);
   ++host[77];
@@ -218,7 +200,7 @@ TEST(SimPageable, DeferredCopyReadsLater) {
 TEST(SimPageable, StagedCopyHasReadSource) {
   World world({.schedule = Schedule::lazy, .pageable = Pageable::staged});
   void* device = world.sim.device_alloc(kCount);
-  const cudaStream_t s = world.stream();
+  const CUstream s = world.stream();
   {
     Bytes host = pattern(kCount, 1);
     world.copy(device, host.data(), kCount, s);
@@ -253,14 +235,14 @@ TEST(SimPageable, EachWayIsDrawn) {
 
 TEST(SimMemory, CountsAsyncAllocations) {
   World world;
-  const cudaStream_t s = world.stream();
+  const CUstream s = world.stream();
   void* a = nullptr;
   void* b = nullptr;
   world.sim.set_device_memory_limit(3 * kCount);
   ASSERT_CUDA(world.api.malloc_async(&a, kCount, s));
   ASSERT_CUDA(world.api.malloc_async(&b, 2 * kCount, s));
   void* c = a;
-  EXPECT_EQ(world.api.malloc_async(&c, 1, s), cudaErrorMemoryAllocation);
+  EXPECT_EQ(world.api.malloc_async(&c, 1, s), CUDA_ERROR_OUT_OF_MEMORY);
   EXPECT_EQ(c, nullptr);
   EXPECT_EQ(world.sim.async_bytes(), 3 * kCount);
   EXPECT_EQ(world.sim.leaks().async_allocations, 2u);
@@ -278,7 +260,7 @@ TEST(SimMemory, CountsAsyncAllocations) {
 
 TEST(SimMemory, ReusesFreedAddresses) {
   World world;
-  const cudaStream_t s = world.stream();
+  const CUstream s = world.stream();
   for (int i = 0; i < 40000; ++i) {  // twice as many mappings as a process may have
     void* memory = nullptr;
     ASSERT_CUDA(world.api.malloc_async(&memory, 1, s));

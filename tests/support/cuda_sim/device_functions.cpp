@@ -4,13 +4,9 @@
 
 namespace dlbridge::cuda_sim {
 
-void fill_table(cuda::CudaApi& table, Driver driver) {
-#define RUNTIME(member, symbol) table.member = &functions::member;
-#define DRIVER(member, symbol, version) \
-  table.member =                        \
-      driver == Driver::absent || driver == Driver::too_old ? nullptr : &functions::member;
+void fill_table(cuda::CudaApi& table) {
+#define DRIVER(member, symbol, parameters) table.member = &functions::member;
 #include "runtime/cuda_api.def"
-#undef RUNTIME
 #undef DRIVER
   table.launch = &functions::launch;
   table.gather = &functions::gather;
@@ -20,21 +16,20 @@ void fill_table(cuda::CudaApi& table, Driver driver) {
 namespace functions {
 namespace {
 
-constexpr int kRuntimeVersion = 13000;
+constexpr int kVersion = 13000;
 
 ContextState& context_of(Caller& caller, int device) {
   const auto found = caller.state.contexts.find(device);
-  if (found == caller.state.contexts.end()) throw cudaErrorInvalidDevice;
+  if (found == caller.state.contexts.end()) throw CUDA_ERROR_INVALID_DEVICE;
   return found->second;
 }
 
 // Of a context's handle, which is alive.
 ContextState& context_of(Caller& caller, CUcontext context) {
   const int device = caller.state.device_of(context);
-  if (device < 0)
-    caller.refuse(ReportKind::bad_argument, "no context", cudaErrorDeviceUninitialized);
+  if (device < 0) caller.refuse(ReportKind::bad_argument, "no context", CUDA_ERROR_INVALID_CONTEXT);
   ContextState& found = caller.state.contexts.at(device);
-  if (!found.active) throw cudaErrorContextIsDestroyed;
+  if (!found.active) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
   return found;
 }
 
@@ -50,35 +45,37 @@ bool anything_lives_in(const State& state, int device) {
 
 }  // namespace
 
-cudaError_t driver_get_version(int* version) {
+CUresult driver_get_version(int* version) {
   return call("driver_get_version", kNoDriver, [&](Caller& caller) {
     const Driver driver = caller.state.config.driver;
-    *version = driver == Driver::absent ? 0 : driver == Driver::too_old ? 11040 : kRuntimeVersion;
-    return cudaSuccess;
+    *version = driver == Driver::absent ? 0 : driver == Driver::too_old ? 11040 : kVersion;
+    return CUDA_SUCCESS;
   });
 }
 
-cudaError_t runtime_get_version(int* version) {
-  return call("runtime_get_version", kNoDriver, [&](Caller&) {
-    *version = kRuntimeVersion;
-    return cudaSuccess;
+CUresult init(unsigned) {
+  return call("init", kNoDriver, [&](Caller& caller) {
+    const Driver driver = caller.state.config.driver;
+    return driver == Driver::absent      ? CUDA_ERROR_NOT_INITIALIZED
+           : driver == Driver::no_device ? CUDA_ERROR_NO_DEVICE
+                                         : CUDA_SUCCESS;
   });
 }
 
-cudaError_t get_device_count(int* count) {
+CUresult get_device_count(int* count) {
   *count = 0;
   return call("get_device_count", kNone, [&](Caller& caller) {
     *count = caller.state.config.devices;
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   });
 }
 
-cudaError_t device_get_attribute(int* value, cudaDeviceAttr attribute, int device) {
+CUresult device_get_attribute(int* value, CUdevice_attribute attribute, int device) {
   return call("device_get_attribute", kNone, [&](Caller& caller) {
     context_of(caller, device);
     const auto found = caller.state.attributes.find({device, attribute});
     *value = found == caller.state.attributes.end() ? 0 : found->second;
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   });
 }
 
@@ -110,7 +107,7 @@ CUresult ctx_pop_current(CUcontext* context) {
   return driver_call("ctx_pop_current", [&](Caller& caller) {
     auto& stack = caller.thread.contexts;
     if (stack.empty())
-      caller.refuse(ReportKind::wrong_context, "an empty stack", cudaErrorDeviceUninitialized);
+      caller.refuse(ReportKind::wrong_context, "an empty stack", CUDA_ERROR_INVALID_CONTEXT);
     if (context != nullptr) *context = stack.back();
     stack.pop_back();
     return CUDA_SUCCESS;
@@ -145,7 +142,7 @@ CUresult device_primary_ctx_retain(CUcontext* context, CUdevice device) {
   return driver_call("device_primary_ctx_retain", [&](Caller& caller) {
     State& state = caller.state;
     ContextState& wanted = context_of(caller, device);
-    if (wanted.dead != cudaSuccess) return static_cast<CUresult>(wanted.dead);
+    if (wanted.dead != CUDA_SUCCESS) return static_cast<CUresult>(wanted.dead);
     if (!wanted.active) {
       state.report(ReportKind::context_created,
                    "device_primary_ctx_retain made the context of cuda:" + std::to_string(device));

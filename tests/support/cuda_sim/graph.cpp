@@ -46,14 +46,14 @@ StreamState& State::new_stream(StreamState::Kind kind, CUcontext context, unsign
   stream.flags = flags;
   stream.counted = counted;
   if (kind == StreamState::created) {
-    stream.handle = reinterpret_cast<cudaStream_t>(0x57000000 + 16 * stream.actor);
+    stream.handle = reinterpret_cast<CUstream>(0x57000000 + 16 * stream.actor);
     if (!free_streams.empty()) {  // the driver reuses handles at once (rmm#649)
       stream.handle = free_streams.back();
       free_streams.pop_back();
     }
     stream_handles[stream.handle] = &stream;
   } else {
-    stream.handle = kind == StreamState::legacy ? cudaStreamLegacy : cudaStreamPerThread;
+    stream.handle = kind == StreamState::legacy ? CU_STREAM_LEGACY : CU_STREAM_PER_THREAD;
   }
   return stream;
 }
@@ -63,10 +63,10 @@ void State::destroy(StreamState& stream) {
   free_streams.push_back(stream.handle);
 }
 
-StreamState* State::find_stream(cudaStream_t handle, int device, ThreadState& thread,
+StreamState* State::find_stream(CUstream handle, int device, ThreadState& thread,
                                 const char* function) {
-  const bool legacy = handle == nullptr || handle == cudaStreamLegacy;
-  if (legacy || handle == cudaStreamPerThread) {
+  const bool legacy = handle == nullptr || handle == CU_STREAM_LEGACY;
+  if (legacy || handle == CU_STREAM_PER_THREAD) {
     CUcontext context = thread.contexts.empty() ? nullptr : thread.contexts.back();
     if (context == nullptr || device_of(context) != device) context = handle_of(device);
     DefaultStreams& own = streams_of(context);
@@ -92,7 +92,7 @@ StreamState* State::find_stream(cudaStream_t handle, int device, ThreadState& th
   return found->second;
 }
 
-EventState* State::find_event(cudaEvent_t handle) {
+EventState* State::find_event(CUevent handle) {
   const auto found = event_handles.find(handle);
   if (found == event_handles.end()) {
     report(ReportKind::bad_argument,
@@ -157,7 +157,7 @@ void State::record(EventState& event, StreamState& stream, const char* call) {
     report(ReportKind::wrong_context, "event " + std::to_string(event.id) +
                                           " of cuda:" + std::to_string(event.device) +
                                           " was recorded on the " + stream.name());
-    throw cudaErrorInvalidResourceHandle;
+    throw CUDA_ERROR_INVALID_HANDLE;
   }
   submit(stream, operation("record of event " + std::to_string(event.id)));
   event.capture = stream.capture;
@@ -172,7 +172,7 @@ void State::wait(StreamState& stream, EventState& event, const char* call) {
   if (stream.capture != nullptr) {
     invalidate(*stream.capture,
                "a captured stream was made to wait for an event outside the capture");
-    throw cudaErrorStreamCaptureIsolation;
+    throw CUDA_ERROR_STREAM_CAPTURE_ISOLATION;
   }
   submit(stream, operation("wait for event " + std::to_string(event.id)), event.recorded);
 }

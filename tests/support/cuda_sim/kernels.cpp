@@ -39,26 +39,26 @@ std::string trouble_with(const Place& place, int device) {
   return "";
 }
 
-cudaError_t check_params(const PackParams& params) {
+CUresult check_params(const PackParams& params) {
   const int32_t size = params.element_bytes;
   const bool known_size = size > 0 && size <= 16 && (size & (size - 1)) == 0;
   if (!known_size || params.rank < 0 || params.rank > PackParams::kMaxRank) {
-    return cudaErrorInvalidValue;
+    return CUDA_ERROR_INVALID_VALUE;
   }
   int64_t count = 1;
   for (int32_t i = 0; i < params.rank; ++i) count *= params.extent[i];
-  if (count != params.count) return cudaErrorInvalidValue;
-  return count > 0 ? cudaSuccess : cudaErrorInvalidConfiguration;  // an empty grid
+  if (count != params.count) return CUDA_ERROR_INVALID_VALUE;
+  return count > 0 ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;  // an empty grid
 }
 
 // The stream that a kernel is launched on.
-StreamState& stream_of_kernel(Caller& caller, cudaStream_t handle, KernelId kernel) {
+StreamState& stream_of_kernel(Caller& caller, CUstream handle, KernelId kernel) {
   StreamState& stream = caller.usable_stream(handle);
   if (stream.device != caller.device())
     caller.refuse(ReportKind::wrong_context,
                   "on the " + stream.name() + " while cuda:" + std::to_string(caller.device()) +
                       " is current",
-                  cudaErrorInvalidResourceHandle);
+                  CUDA_ERROR_INVALID_HANDLE);
   if (caller.context().loaded.insert(kernel).second) {
     caller.state.report(ReportKind::lazy_kernel_load,
                         "kernel " + std::to_string(static_cast<int>(kernel)) +
@@ -81,7 +81,7 @@ void add_accesses(const Caller& caller, Operation& kernel, ByteSet reads, From*&
 }
 
 // Enqueues a kernel. It kills the device where it reaches memory that is not there.
-cudaError_t submit_kernel(Caller& caller, StreamState& stream, const OperationPtr& kernel) {
+CUresult submit_kernel(Caller& caller, StreamState& stream, const OperationPtr& kernel) {
   State& state = caller.state;
   const int device = stream.device;
   for (size_t i = 0; i < kernel->accesses.size(); ++i) {
@@ -90,7 +90,7 @@ cudaError_t submit_kernel(Caller& caller, StreamState& stream, const OperationPt
     if (!trouble.empty()) {
       state.report(access.place.report, "launch: " + trouble);
       kernel->accesses.clear();
-      kernel->run = [&state, device] { state.kill(device, cudaErrorIllegalAddress); };
+      kernel->run = [&state, device] { state.kill(device, CUDA_ERROR_ILLEGAL_ADDRESS); };
       break;
     }
     if (access.write && kernel->accesses[i - 1].bytes.overlaps(access.bytes))
@@ -101,20 +101,20 @@ cudaError_t submit_kernel(Caller& caller, StreamState& stream, const OperationPt
       run();
     } catch (const std::exception& thrown) {
       state.report(ReportKind::bad_argument, text + ": " + thrown.what());
-      state.kill(device, cudaErrorMisalignedAddress);
+      state.kill(device, CUDA_ERROR_MISALIGNED_ADDRESS);
     }
   };
   caller.submit(stream, kernel);
-  return cudaSuccess;
+  return CUDA_SUCCESS;
 }
 
 }  // namespace
 
-cudaError_t launch(KernelId kernel, const PackParams& given, cudaStream_t handle) {
+CUresult launch(KernelId kernel, const PackParams& given, CUstream handle) {
   return call("launch", kContext, [&](Caller& caller) {
     StreamState& stream = stream_of_kernel(caller, handle, kernel);
     PackParams mine = given;
-    if (const cudaError_t error = check_params(mine); error != cudaSuccess)
+    if (const CUresult error = check_params(mine); error != CUDA_SUCCESS)
       caller.refuse(ReportKind::bad_argument, "these parameters are not of one copy", error);
     const OperationPtr work = operation("kernel " + std::to_string(static_cast<int>(kernel)) +
                                         " from " + hex(reinterpret_cast<uintptr_t>(mine.source)) +
@@ -126,14 +126,14 @@ cudaError_t launch(KernelId kernel, const PackParams& given, cudaStream_t handle
   });
 }
 
-cudaError_t gather(const GatherParams& given, cudaStream_t handle) {
+CUresult gather(const GatherParams& given, CUstream handle) {
   return call("gather", kContext, [&](Caller& caller) {
     StreamState& stream = stream_of_kernel(caller, handle, KernelId::gather);
     GatherParams mine = given;
     if (mine.count <= 0 || mine.count > GatherParams::kMaxRuns)
       caller.refuse(ReportKind::bad_argument,
                     std::to_string(mine.count) + " runs are not of one grid",
-                    cudaErrorInvalidConfiguration);
+                    CUDA_ERROR_INVALID_VALUE);
     const OperationPtr work = operation("gather of " + std::to_string(mine.count) + " runs");
     for (GatherParams::Run& run : std::span(mine.runs, static_cast<size_t>(mine.count))) {
       const auto bytes = static_cast<size_t>(run.bytes);
@@ -145,10 +145,10 @@ cudaError_t gather(const GatherParams& given, cudaStream_t handle) {
   });
 }
 
-cudaError_t preload_kernels() {
+CUresult preload_kernels() {
   return call("preload_kernels", kContext | kUnsafe, [](Caller& caller) {
     caller.context().loaded = {KernelId::strided, KernelId::transpose, KernelId::gather};
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   });
 }
 

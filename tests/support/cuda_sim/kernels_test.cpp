@@ -29,7 +29,7 @@ TEST(SimKernels, WantPreload) {
     if (preload) {
       ASSERT_CUDA(world.api.preload_kernels());
     }
-    const cudaStream_t stream = world.stream();
+    const CUstream stream = world.stream();
     ASSERT_CUDA(world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream));
     EXPECT_ONLY_IF(!preload, world, ReportKind::lazy_kernel_load);
     ASSERT_CUDA(world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream));
@@ -54,12 +54,12 @@ TEST(SimKernels, InterleavedElementsDoNotRace) {
 TEST(SimKernels, WantTheirStreamsContext) {
   World world;
   auto* memory = static_cast<char*>(world.sim.device_alloc(128));
-  const cudaStream_t stream = world.stream();
+  const CUstream stream = world.stream();
   ASSERT_CUDA(world.api.preload_kernels());
   world.sim.use_device(0);
   EXPECT_REFUSED(world,
                  world.api.launch(KernelId::strided, every(memory, memory + 64, 4, 1), stream),
-                 cudaErrorInvalidResourceHandle, ReportKind::wrong_context);
+                 CUDA_ERROR_INVALID_HANDLE, ReportKind::wrong_context);
 }
 
 TEST(SimKernels, FaultOnUnreachable) {
@@ -67,17 +67,17 @@ TEST(SimKernels, FaultOnUnreachable) {
   auto* memory = static_cast<char*>(world.sim.device_alloc(128));
   char host[64] = {};
   ASSERT_CUDA(world.api.preload_kernels());
-  const cudaStream_t stream = world.stream();
+  const CUstream stream = world.stream();
   EXPECT_REFUSED(world,
                  world.api.launch(KernelId::strided, every(memory, memory + 64, 0, 1), stream),
-                 cudaErrorInvalidConfiguration, ReportKind::bad_argument);
+                 CUDA_ERROR_INVALID_VALUE, ReportKind::bad_argument);
   PackParams wrong = every(memory, memory + 64, 4, 1);
   wrong.count = 5;
-  EXPECT_REFUSED(world, world.api.launch(KernelId::strided, wrong, stream), cudaErrorInvalidValue,
-                 ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.launch(KernelId::strided, wrong, stream),
+                 CUDA_ERROR_INVALID_VALUE, ReportKind::bad_argument);
   EXPECT_CUDA(world.api.launch(KernelId::strided, every(memory, host, 4, 1), stream));
   EXPECT_ONLY(world, ReportKind::bad_argument);
-  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorIllegalAddress);
+  EXPECT_EQ(world.api.stream_synchronize(stream), CUDA_ERROR_ILLEGAL_ADDRESS);
 }
 
 TEST(SimKernels, GatherRuns) {
@@ -86,7 +86,7 @@ TEST(SimKernels, GatherRuns) {
   world.sim.write(memory, pattern(256, 3));
   char host[64] = {};
   ASSERT_CUDA(world.api.preload_kernels());
-  const cudaStream_t stream = world.stream();
+  const CUstream stream = world.stream();
   cuda::GatherParams params{2, {{memory, memory + 128, 16}, {memory + 32, memory + 144, 7}}};
   ASSERT_CUDA(world.api.gather(params, stream));
   ASSERT_CUDA(world.api.stream_synchronize(stream));
@@ -94,12 +94,12 @@ TEST(SimKernels, GatherRuns) {
   EXPECT_EQ(world.read(memory + 144, 7), world.read(memory + 32, 7));
   EXPECT_NO_REPORTS(world);
   params.count = 0;
-  EXPECT_REFUSED(world, world.api.gather(params, stream), cudaErrorInvalidConfiguration,
+  EXPECT_REFUSED(world, world.api.gather(params, stream), CUDA_ERROR_INVALID_VALUE,
                  ReportKind::bad_argument);
   params = {1, {{memory, host, 16}}};
   EXPECT_CUDA(world.api.gather(params, stream));
   EXPECT_ONLY(world, ReportKind::bad_argument);
-  EXPECT_EQ(world.api.stream_synchronize(stream), cudaErrorIllegalAddress);
+  EXPECT_EQ(world.api.stream_synchronize(stream), CUDA_ERROR_ILLEGAL_ADDRESS);
 }
 
 TEST(SimKernels, ReachRegisteredMemory) {
@@ -108,7 +108,7 @@ TEST(SimKernels, ReachRegisteredMemory) {
   world.sim.write(memory, pattern(64, 2));
   PinnedBytes host(world.api, 64);
   ASSERT_CUDA(world.api.preload_kernels());
-  const cudaStream_t stream = world.stream();
+  const CUstream stream = world.stream();
   PackParams params = every(memory, host.data(), 16, 1);
   ASSERT_CUDA(world.api.launch(KernelId::strided, params, stream));
   std::memset(&params, 0xFF, sizeof params);  // copied at the call

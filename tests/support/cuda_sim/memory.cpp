@@ -108,7 +108,7 @@ Place State::place_of(uintptr_t begin, uintptr_t end, int device) {
   }
   // What is registered for one context alone is ordinary memory to the others.
   if (first != nullptr &&
-      ((first->flags & cudaHostRegisterPortable) != 0 || first->device == device)) {
+      ((first->flags & CU_MEMHOSTREGISTER_PORTABLE) != 0 || first->device == device)) {
     place.kind = Place::pinned;
     place.registration = first;
   }

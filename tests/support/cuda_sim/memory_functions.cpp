@@ -19,48 +19,54 @@ std::shared_ptr<Mapping> reusable(State& state, const StreamState& stream, size_
 
 }  // namespace
 
-cudaError_t pointer_get_attributes(cudaPointerAttributes* attributes, const void* pointer) {
+CUresult pointer_get_attributes(unsigned count, CUpointer_attribute* asked, void** answers,
+                                const void* pointer) {
   return call("pointer_get_attributes", kContext, [&](Caller& caller) {
     const auto at = reinterpret_cast<uintptr_t>(pointer);
     const Place place = caller.state.place_of(at, at + 1, caller.device());
-    *attributes = {};
-    attributes->type = cudaMemoryTypeUnregistered;
-    attributes->device = cudaInvalidDeviceId;
-    if (place.on_device()) {
-      attributes->type =
-          place.kind == Place::managed ? cudaMemoryTypeManaged : cudaMemoryTypeDevice;
-      attributes->device = place.allocation->device;
-    } else if (place.kind == Place::pinned) {
-      attributes->type = cudaMemoryTypeHost;
-      attributes->device = place.registration->device;
-    } else {
-      return cudaSuccess;
+    const bool pinned = place.kind == Place::pinned;
+    for (unsigned i = 0; i < count; ++i) {
+      int& answer = *static_cast<int*>(answers[i]);
+      switch (asked[i]) {
+        case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
+          answer = place.on_device() ? int{CU_MEMORYTYPE_DEVICE}
+                   : pinned          ? int{CU_MEMORYTYPE_HOST}
+                                     : 0;
+          break;
+        case CU_POINTER_ATTRIBUTE_IS_MANAGED:
+          answer = place.kind == Place::managed ? 1 : 0;
+          break;
+        case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
+          answer = place.on_device() ? place.allocation->device
+                   : pinned          ? place.registration->device
+                                     : -2;
+          break;
+      }
     }
-    attributes->devicePointer = reinterpret_cast<void*>(at);
-    if (place.on_host()) attributes->hostPointer = attributes->devicePointer;
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   });
 }
 
-CUresult mem_get_address_range(CUdeviceptr* begin, size_t* bytes, CUdeviceptr pointer) {
+CUresult mem_get_address_range(void** begin, size_t* bytes, const void* pointer) {
   return driver_call("mem_get_address_range", [&](Caller& caller) {
-    const Place place = caller.state.place_of(pointer, pointer + 1, caller.device());
+    const auto at = reinterpret_cast<uintptr_t>(pointer);
+    const Place place = caller.state.place_of(at, at + 1, caller.device());
     if (!place.on_device()) return CUDA_ERROR_NOT_FOUND;
-    *begin = place.allocation->begin();
+    *begin = reinterpret_cast<void*>(place.allocation->begin());
     *bytes = place.allocation->bytes;
     return CUDA_SUCCESS;
   });
 }
 
-cudaError_t malloc_async(void** pointer, size_t bytes, cudaStream_t handle) {
+CUresult malloc_async(void** pointer, size_t bytes, CUstream handle) {
   return call("malloc_async", kContext | kUnsafe, [&](Caller& caller) {
     State& state = caller.state;
     StreamState& stream = caller.usable_stream(handle);
     *pointer = nullptr;
-    if (bytes == 0) return cudaSuccess;
+    if (bytes == 0) return CUDA_SUCCESS;
     size_t& in_use = state.contexts.at(stream.device).async_bytes;
     const size_t limit = state.config.device_memory_bytes;
-    if (bytes > limit || in_use > limit - bytes) return cudaErrorMemoryAllocation;
+    if (bytes > limit || in_use > limit - bytes) return CUDA_ERROR_OUT_OF_MEMORY;
     const auto allocation =
         state.allocate(bytes, stream.device, false, reusable(state, stream, bytes));
     allocation->stream_ordered = true;
@@ -72,15 +78,15 @@ cudaError_t malloc_async(void** pointer, size_t bytes, cudaStream_t handle) {
     if (stream.capture == nullptr) allocation->born = {&stream, stream.numbers + 1};
     birth->accesses.push_back(state.access(ByteSet(*pointer, bytes), true, stream.device));
     caller.submit(stream, birth);
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   });
 }
 
-cudaError_t free_async(void* pointer, cudaStream_t handle) {
+CUresult free_async(void* pointer, CUstream handle) {
   return call("free_async", kContext | kUnsafe, [&](Caller& caller) {
     State& state = caller.state;
     StreamState& stream = caller.usable_stream(handle);
-    if (pointer == nullptr) return cudaSuccess;
+    if (pointer == nullptr) return CUDA_SUCCESS;
     const auto found = state.allocations.find(reinterpret_cast<uintptr_t>(pointer));
     if (found == state.allocations.end() || found->second->managed)
       caller.refuse(ReportKind::bad_argument, "no allocation");
@@ -97,18 +103,18 @@ cudaError_t free_async(void* pointer, cudaStream_t handle) {
     allocation->ended = {&stream, stream.numbers + 1};
     state.retire(allocation->begin());
     caller.submit(stream, end);
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   });
 }
 
-cudaError_t host_register(void* pointer, size_t bytes, unsigned flags) {
+CUresult host_register(void* pointer, size_t bytes, unsigned flags) {
   return call("host_register", kContext | kUnsafe, [&](Caller& caller) {
     State& state = caller.state;
-    constexpr unsigned kKnown = cudaHostRegisterPortable | cudaHostRegisterMapped |
-                                cudaHostRegisterIoMemory | cudaHostRegisterReadOnly;
+    constexpr unsigned kKnown = CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP |
+                                CU_MEMHOSTREGISTER_IOMEMORY | CU_MEMHOSTREGISTER_READ_ONLY;
     constexpr uintptr_t kPage = 4096;
     const auto begin = reinterpret_cast<uintptr_t>(pointer);
-    if (pointer == nullptr || bytes == 0 || (flags & ~kKnown) != 0) return cudaErrorInvalidValue;
+    if (pointer == nullptr || bytes == 0 || (flags & ~kKnown) != 0) return CUDA_ERROR_INVALID_VALUE;
     if (bytes > state.config.max_registration_bytes)
       caller.refuse(ReportKind::bad_argument, std::to_string(bytes) + " bytes in one piece");
     // Pages are what is registered.
@@ -116,30 +122,30 @@ cudaError_t host_register(void* pointer, size_t bytes, unsigned flags) {
     const uintptr_t last_page = (begin + bytes - 1) / kPage;
     for (const auto& [other_begin, other] : state.registrations) {
       if (other.begin / kPage <= last_page && first_page <= (other.end() - 1) / kPage) {
-        return cudaErrorHostMemoryAlreadyRegistered;
+        return CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED;
       }
     }
     const size_t registered = state.bytes_registered();
     const size_t limit = state.config.max_registered_bytes_total;
-    if (bytes > limit || registered > limit - bytes) return cudaErrorMemoryAllocation;
+    if (bytes > limit || registered > limit - bytes) return CUDA_ERROR_OUT_OF_MEMORY;
     state.wait_for_running(caller.lock);
     state.registrations[begin] = {begin, bytes, flags, caller.device()};
     state.peak_registered = std::max(state.peak_registered, registered + bytes);
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   });
 }
 
-cudaError_t host_unregister(void* pointer) {
+CUresult host_unregister(void* pointer) {
   return call("host_unregister", kContext | kUnsafe, [&](Caller& caller) {
     State& state = caller.state;
     const auto found = state.registrations.find(reinterpret_cast<uintptr_t>(pointer));
     if (found == state.registrations.end())
       caller.refuse(ReportKind::bad_argument, "memory that is not registered",
-                    cudaErrorHostMemoryNotRegistered);
+                    CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED);
     state.wait_for_running(caller.lock);
     state.release(found->second.begin, found->second.end(), "host_unregister");
     state.registrations.erase(found);
-    return cudaSuccess;
+    return CUDA_SUCCESS;
   });
 }
 

@@ -129,16 +129,16 @@ struct Outcome {
 };
 
 // On a stream of the legacy order an event would add to that order.
-void wait_on_host(World& world, cudaStream_t stream, int way) {
+void wait_on_host(World& world, CUstream stream, int way) {
   if (way == 0) {
     EXPECT_CUDA(world.api.stream_synchronize(stream));
     return;
   }
-  const cudaEvent_t event = world.event();
+  const CUevent event = world.event();
   EXPECT_CUDA(world.api.event_record(event, stream));
-  while (way == 1 && world.query(event) == cudaErrorNotReady) {
+  while (way == 1 && world.query(event) == CUDA_ERROR_NOT_READY) {
   }
-  EXPECT_CUDA(way == 1 ? cudaSuccess : world.api.event_synchronize(event));
+  EXPECT_CUDA(way == 1 ? CUDA_SUCCESS : world.api.event_synchronize(event));
 }
 
 Outcome run(const std::vector<Step>& steps, Schedule which, uint64_t seed) {
@@ -157,14 +157,14 @@ Outcome run(const std::vector<Step>& steps, Schedule which, uint64_t seed) {
     }
     cells.push_back(cell);
   }
-  const cudaStream_t streams[kStreams] = {cudaStreamLegacy, cudaStreamPerThread,
-                                          world.stream(cudaStreamDefault), world.stream(),
-                                          world.stream()};
-  std::map<int, cudaEvent_t> events;
+  const CUstream streams[kStreams] = {CU_STREAM_LEGACY, CU_STREAM_PER_THREAD,
+                                      world.stream(CU_STREAM_DEFAULT), world.stream(),
+                                      world.stream()};
+  std::map<int, CUevent> events;
   int ways = 0;
   for (const Step& step : steps) {
     if (step.dropped) continue;
-    const cudaStream_t stream = streams[step.stream];
+    const CUstream stream = streams[step.stream];
     if (step.event >= 0 && events.count(step.event) == 0) events[step.event] = world.event();
     switch (step.kind) {
       case Step::copy:
@@ -182,7 +182,7 @@ Outcome run(const std::vector<Step>& steps, Schedule which, uint64_t seed) {
         break;
     }
   }
-  for (const cudaStream_t stream : streams) EXPECT_CUDA(world.api.stream_synchronize(stream));
+  for (const CUstream stream : streams) EXPECT_CUDA(world.api.stream_synchronize(stream));
   Outcome outcome;
   for (int i = 0; i < kCells; ++i) {
     const auto* cell = static_cast<const uint8_t*>(cells[static_cast<size_t>(i)]);

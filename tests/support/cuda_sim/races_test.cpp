@@ -53,7 +53,7 @@ TEST(SimHost, IgnoresDeviceWrittenSource) {
   World world(schedule(Schedule::lazy));
   auto* memory = static_cast<char*>(world.sim.device_alloc(2 * kCount));
   PinnedBytes host(world.api, kCount);
-  const cudaStream_t copies = world.stream();
+  const CUstream copies = world.stream();
   world.sim.enqueue_write(copies, memory, pattern(kCount, 1));
   world.copy(host.data(), memory, kCount, copies);
   world.copy(memory + kCount, host.data(), kCount, copies);
@@ -68,7 +68,7 @@ TEST_P(SimRaces, MemoryGoesWhilePending) {
     for (const bool pinned : {false, true}) {
       World world(config());
       void* memory = world.sim.device_alloc(kCount);
-      const cudaStream_t copies = world.stream();
+      const CUstream copies = world.stream();
       {
         PinnedBytes host(world.api, kCount);
         if (pinned) {
@@ -83,9 +83,8 @@ TEST_P(SimRaces, MemoryGoesWhilePending) {
       world.sim.finish();  // touches the memory that is gone no more
       if (pinned) continue;
       Bytes host(kCount);
-      EXPECT_REFUSED(world,
-                     world.api.memcpy_async(host.data(), memory, kCount, cudaMemcpyDefault, copies),
-                     cudaErrorInvalidValue, ReportKind::use_after_destroy);
+      EXPECT_REFUSED(world, world.api.memcpy_async(host.data(), memory, kCount, copies),
+                     CUDA_ERROR_INVALID_VALUE, ReportKind::use_after_destroy);
     }
   }
 }
@@ -93,8 +92,8 @@ TEST_P(SimRaces, MemoryGoesWhilePending) {
 TEST_P(SimRaces, AllocationNeedsStreamOrder) {
   for (const bool ordered : {false, true}) {
     World world(config());
-    const cudaStream_t a = world.stream();
-    const cudaStream_t b = world.stream();
+    const CUstream a = world.stream();
+    const CUstream b = world.stream();
     void* memory = nullptr;
     ASSERT_CUDA(world.api.malloc_async(&memory, kCount, a));
     if (ordered) world.order(a, b);
@@ -105,7 +104,7 @@ TEST_P(SimRaces, AllocationNeedsStreamOrder) {
     EXPECT_ONLY_IF(!ordered, world, ReportKind::freed_while_pending);
     world.sim.enqueue_write(a, memory, Bytes(kCount));
     EXPECT_ONLY(world, ReportKind::use_after_destroy);
-    EXPECT_REFUSED(world, world.api.free_async(memory, a), cudaErrorInvalidValue,
+    EXPECT_REFUSED(world, world.api.free_async(memory, a), CUDA_ERROR_INVALID_VALUE,
                    ReportKind::use_after_destroy);
     EXPECT_EQ(world.sim.leaks().async_allocations, 0u);
   }
@@ -113,7 +112,7 @@ TEST_P(SimRaces, AllocationNeedsStreamOrder) {
 
 TEST_P(SimRaces, AllocatorOrdersReuse) {
   World world({.schedule = GetParam(), .reuse_addresses = true});
-  const cudaStream_t a = world.stream();
+  const CUstream a = world.stream();
   void* first = nullptr;
   ASSERT_CUDA(world.api.malloc_async(&first, kCount, a));
   world.sim.enqueue_write(a, first, pattern(kCount, 1));

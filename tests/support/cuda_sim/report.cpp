@@ -94,9 +94,9 @@ std::vector<unsigned> Simulator::created_event_flags() const {
   return flags;
 }
 
-std::vector<cudaStream_t> Simulator::used_streams() const {
+std::vector<CUstream> Simulator::used_streams() const {
   const Locked state = locked();
-  std::vector<cudaStream_t> used;
+  std::vector<CUstream> used;
   for (const StreamState& stream : state->streams) {
     if (stream.used_through_table) used.push_back(stream.handle);
   }

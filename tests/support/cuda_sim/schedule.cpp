@@ -12,7 +12,7 @@ uint64_t State::draw(uint64_t below) { return below == 0 ? 0 : random() % below;
 
 bool State::runnable(const Operation& operation) const {
   return operation.ready && !operation.running && !operation.done && !held &&
-         !operation.stream->held && dead(operation.stream->device) == cudaSuccess;
+         !operation.stream->held && dead(operation.stream->device) == CUDA_SUCCESS;
 }
 
 void State::become_ready(Operation& operation) {
@@ -53,7 +53,7 @@ void State::run_host_function(const OperationPtr& operation) {
 
 void State::complete(const OperationPtr& operation) {
   // A kernel that killed its device does not end.
-  if (dead(operation->stream->device) != cudaSuccess) return;
+  if (dead(operation->stream->device) != CUDA_SUCCESS) return;
   operation->done = true;
   operation->run = nullptr;
   pending.erase(operation->id);
@@ -128,31 +128,31 @@ void State::drift() {
   }
 }
 
-cudaError_t State::fate(const OperationPtr& target) const {
+CUresult State::fate(const OperationPtr& target) const {
   for (const OperationPtr& operation : closure(target)) {
-    const cudaError_t answer = dead(operation->stream->device);
-    if (answer != cudaSuccess) return answer;
-    if (operation->stream->lost) return cudaErrorContextIsDestroyed;
+    const CUresult answer = dead(operation->stream->device);
+    if (answer != CUDA_SUCCESS) return answer;
+    if (operation->stream->lost) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
   }
-  return cudaSuccess;
+  return CUDA_SUCCESS;
 }
 
-cudaError_t State::wait_for(Lock& lock, OperationPtr target) {
+CUresult State::wait_for(Lock& lock, OperationPtr target) {
   while (target != nullptr && !target->done) {
-    if (ending) return cudaErrorCudartUnloading;
+    if (ending) return CUDA_ERROR_DEINITIALIZED;
     progress(target);
     if (target->done) break;
-    if (const cudaError_t error = fate(target); error != cudaSuccess) return error;
+    if (const CUresult error = fate(target); error != CUDA_SUCCESS) return error;
     ++blocked;
     blocked_changed().notify_all();
     state_changed().wait(lock);
     --blocked;
   }
   if (target != nullptr) {
-    if (target->stream->lost) return cudaErrorContextIsDestroyed;
+    if (target->stream->lost) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
     host_knows(*target);
   }
-  return cudaSuccess;
+  return CUDA_SUCCESS;
 }
 
 void State::wait_for_running(Lock& lock) {
@@ -162,10 +162,10 @@ void State::wait_for_running(Lock& lock) {
   for (const OperationPtr& operation : all) wait_for(lock, operation);
 }
 
-cudaError_t State::query(const OperationPtr& target) {
-  if (target == nullptr) return cudaSuccess;
+CUresult State::query(const OperationPtr& target) {
+  if (target == nullptr) return CUDA_SUCCESS;
   if (!target->done) {
-    if (const cudaError_t error = fate(target); error != cudaSuccess) return error;
+    if (const CUresult error = fate(target); error != CUDA_SUCCESS) return error;
     if (target->not_ready_left < 0) {
       target->not_ready_left =
           static_cast<int>(draw(static_cast<uint64_t>(config.max_not_ready) + 1));
@@ -173,16 +173,16 @@ cudaError_t State::query(const OperationPtr& target) {
     const bool still = held || target->stream->held;
     if (!still && target->not_ready_left > 0) {
       --target->not_ready_left;
-      return cudaErrorNotReady;
+      return CUDA_ERROR_NOT_READY;
     }
     if (!still) progress(target);
     if (!target->done) {
-      const cudaError_t error = fate(target);
-      return error != cudaSuccess ? error : cudaErrorNotReady;
+      const CUresult error = fate(target);
+      return error != CUDA_SUCCESS ? error : CUDA_ERROR_NOT_READY;
     }
   }
   host_knows(*target);
-  return cudaSuccess;
+  return CUDA_SUCCESS;
 }
 
 }  // namespace dlbridge::cuda_sim

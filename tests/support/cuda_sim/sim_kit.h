@@ -14,8 +14,8 @@
 
 namespace dlbridge::cuda_sim {
 
-#define ASSERT_CUDA(expression) ASSERT_EQ(expression, cudaSuccess)
-#define EXPECT_CUDA(expression) EXPECT_EQ(expression, cudaSuccess)
+#define ASSERT_CUDA(expression) ASSERT_EQ(expression, CUDA_SUCCESS)
+#define EXPECT_CUDA(expression) EXPECT_EQ(expression, CUDA_SUCCESS)
 
 using Bytes = std::vector<uint8_t>;
 
@@ -28,7 +28,7 @@ inline Bytes pattern(size_t count, uint8_t seed) {
 /// Pages of its own, registered for as long as it lives.
 class PinnedBytes {
  public:
-  PinnedBytes(const cuda::CudaApi& api, size_t count, unsigned flags = cudaHostRegisterPortable)
+  PinnedBytes(const cuda::CudaApi& api, size_t count, unsigned flags = CU_MEMHOSTREGISTER_PORTABLE)
       : api_(api), pages_(static_cast<uint8_t*>(std::aligned_alloc(4096, rounded(count)))) {
     std::memset(pages_, 0xEE, rounded(count));
     EXPECT_CUDA(api_.host_register(pages_, count, flags));
@@ -54,26 +54,24 @@ class World {
   explicit World(Config config = {}) : sim(std::move(config)), api(sim.api()) { sim.use_device(1); }
   ~World() { sim.use_no_device(); }
 
-  cudaEvent_t event(unsigned flags = cudaEventDisableTiming) {
-    cudaEvent_t event = nullptr;
+  CUevent event(unsigned flags = CU_EVENT_DISABLE_TIMING) {
+    CUevent event = nullptr;
     EXPECT_CUDA(api.event_create_with_flags(&event, flags));
     return event;
   }
-  cudaError_t query(cudaEvent_t event) const {
-    return static_cast<cudaError_t>(api.event_query(event));
-  }
-  cudaStream_t stream(unsigned flags = cudaStreamNonBlocking, int device = 1) {
+  CUresult query(CUevent event) const { return api.event_query(event); }
+  CUstream stream(unsigned flags = CU_STREAM_NON_BLOCKING, int device = 1) {
     return sim.make_stream(flags, device);
   }
   /// Records on `from`, waits on `to`.
-  void order(cudaStream_t from, cudaStream_t to) {
-    cudaEvent_t made = event();
+  void order(CUstream from, CUstream to) {
+    CUevent made = event();
     EXPECT_CUDA(api.event_record(made, from));
     EXPECT_CUDA(api.stream_wait_event(to, made, 0));
     EXPECT_CUDA(api.event_destroy(made));
   }
-  void copy(void* target, const void* source, size_t count, cudaStream_t stream) {
-    EXPECT_CUDA(api.memcpy_async(target, source, count, cudaMemcpyDefault, stream));
+  void copy(void* target, const void* source, size_t count, CUstream stream) {
+    EXPECT_CUDA(api.memcpy_async(target, source, count, stream));
   }
   Bytes read(const void* memory, size_t count) { return sim.read(memory, count); }
 
@@ -88,7 +86,7 @@ struct CopyWorld : World {
 
   void* memory;
   PinnedBytes host;
-  cudaStream_t copies = stream();
+  CUstream copies = stream();
 };
 
 /// Reports of one kind, and no others.

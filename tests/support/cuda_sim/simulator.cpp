@@ -64,16 +64,16 @@ State*& living_state() {
 State::State(Config wanted) : config(std::move(wanted)), random(config.seed) {
   for (int device = 0; device < config.devices; ++device) {
     contexts[device].device = device;
-    attributes[{device, cudaDevAttrConcurrentManagedAccess}] = 1;
-    attributes[{device, cudaDevAttrWarpSize}] = 32;
+    attributes[{device, CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS}] = 1;
+    attributes[{device, CU_DEVICE_ATTRIBUTE_WARP_SIZE}] = 32;
   }
   for (const int device : config.active) {
     if (device < config.devices) activate(device);
   }
-  fill_table(table, config.driver);
+  fill_table(table);
 }
 
-StreamState& State::named_stream(cudaStream_t handle, const void* memory) {
+StreamState& State::named_stream(CUstream handle, const void* memory) {
   const ContextState* context = current(thread());
   int device = context != nullptr      ? context->device
                : config.active.empty() ? 0
@@ -154,7 +154,7 @@ std::vector<uint8_t> Simulator::read(const void* device_memory, size_t count) co
 
 // ---- kernels of the tests
 
-void Simulator::enqueue_write(cudaStream_t stream, void* memory, std::vector<uint8_t> bytes) {
+void Simulator::enqueue_write(CUstream stream, void* memory, std::vector<uint8_t> bytes) {
   const size_t count = bytes.size();
   enqueue_kernel(stream, {}, {{memory, count}},
                  [bytes = std::move(bytes)](const std::vector<void*>& at) {
@@ -162,8 +162,8 @@ void Simulator::enqueue_write(cudaStream_t stream, void* memory, std::vector<uin
                  });
 }
 
-std::shared_ptr<std::vector<uint8_t>> Simulator::enqueue_read(cudaStream_t stream,
-                                                              const void* memory, size_t count) {
+std::shared_ptr<std::vector<uint8_t>> Simulator::enqueue_read(CUstream stream, const void* memory,
+                                                              size_t count) {
   auto result = std::make_shared<std::vector<uint8_t>>();
   enqueue_kernel(stream, {{memory, count}}, {}, [result, count](const std::vector<void*>& at) {
     const auto* bytes = static_cast<const uint8_t*>(at[0]);
@@ -172,8 +172,7 @@ std::shared_ptr<std::vector<uint8_t>> Simulator::enqueue_read(cudaStream_t strea
   return result;
 }
 
-void Simulator::enqueue_kernel(cudaStream_t stream, std::vector<Range> reads,
-                               std::vector<Range> writes,
+void Simulator::enqueue_kernel(CUstream stream, std::vector<Range> reads, std::vector<Range> writes,
                                std::function<void(const std::vector<void*>&)> body) {
   const Lock lock(state_mutex());
   const void* some = !reads.empty() ? reads[0].data : !writes.empty() ? writes[0].data : nullptr;
@@ -198,14 +197,14 @@ void Simulator::enqueue_kernel(cudaStream_t stream, std::vector<Range> reads,
   state_->submit(on, kernel);
 }
 
-void Simulator::enqueue_host_function(cudaStream_t stream, std::function<void()> body) {
+void Simulator::enqueue_host_function(CUstream stream, std::function<void()> body) {
   const Lock lock(state_mutex());
   const OperationPtr function = operation("host function");
   function->host_function = std::move(body);
   state_->submit(state_->named_stream(stream), function);
 }
 
-void Simulator::enqueue_fault(cudaStream_t stream, cudaError_t code) {
+void Simulator::enqueue_fault(CUstream stream, CUresult code) {
   const Lock lock(state_mutex());
   StreamState& on = state_->named_stream(stream);
   const OperationPtr fault = operation("fault " + std::to_string(code));
@@ -233,7 +232,7 @@ void Simulator::finish() {
   }
 }
 
-void Simulator::synchronize(cudaStream_t stream) {
+void Simulator::synchronize(CUstream stream) {
   Lock lock(state_mutex());
   const OperationPtr target = state_->named_stream(stream).tail;
   ++state_->inside;
@@ -261,15 +260,15 @@ std::vector<int> Simulator::context_stack() const {
   return devices;
 }
 
-cudaStream_t Simulator::make_stream_in(CUcontext context, unsigned flags) {
+CUstream Simulator::make_stream_in(CUcontext context, unsigned flags) {
   const Lock lock(state_mutex());
   const auto user = state_->user_contexts.find(context);
-  if (user != state_->user_contexts.end() && user->second.green && flags != cudaStreamNonBlocking)
+  if (user != state_->user_contexts.end() && user->second.green && flags != CU_STREAM_NON_BLOCKING)
     throw std::invalid_argument("streams of green contexts are non-blocking");
   return state_->new_stream(StreamState::created, context, flags, false).handle;
 }
 
-cudaError_t Simulator::order(cudaStream_t earlier, cudaStream_t later, int device) {
+CUresult Simulator::order(CUstream earlier, CUstream later, int device) {
   const Lock lock(state_mutex());
   StreamState* from = state_->find_stream(earlier, device, state_->thread());
   StreamState* to = state_->find_stream(later, device, state_->thread());
@@ -278,13 +277,13 @@ cudaError_t Simulator::order(cudaStream_t earlier, cudaStream_t later, int devic
   try {
     state_->record(event, *from, "a test's record");
     if (from != to) state_->wait(*to, event, "a test's wait");
-  } catch (cudaError_t error) {
+  } catch (CUresult error) {
     return error;
   }
-  return cudaSuccess;
+  return CUDA_SUCCESS;
 }
 
-void Simulator::set_attribute(cudaDeviceAttr attribute, int value, int device) {
+void Simulator::set_attribute(CUdevice_attribute attribute, int value, int device) {
   const Lock lock(state_mutex());
   for (int each = 0; each < state_->config.devices; ++each) {
     if (device < 0 || device == each) state_->attributes[{each, attribute}] = value;

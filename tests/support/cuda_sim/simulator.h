@@ -52,21 +52,21 @@ class Simulator {
   // Kernels of the tests, in stream order. Of a stream handle 1 or 2 the device is that of the
   // memory (of the thread's current context where there is none). None of these counts as a call.
   /// Writes `bytes` at `memory` when it runs: a producer.
-  void enqueue_write(cudaStream_t stream, void* memory, std::vector<uint8_t> bytes);
+  void enqueue_write(CUstream stream, void* memory, std::vector<uint8_t> bytes);
   /// Reads `count` bytes when it runs: a consumer. The result is empty until then.
-  std::shared_ptr<std::vector<uint8_t>> enqueue_read(cudaStream_t stream, const void* memory,
+  std::shared_ptr<std::vector<uint8_t>> enqueue_read(CUstream stream, const void* memory,
                                                      size_t count);
   /// Declares what it touches; `body` (which may be empty, and must not call the simulator) runs
   /// when it runs, and gets pointers through which host code may touch the memory, reads first.
-  void enqueue_kernel(cudaStream_t stream, std::vector<Range> reads, std::vector<Range> writes,
+  void enqueue_kernel(CUstream stream, std::vector<Range> reads, std::vector<Range> writes,
                       std::function<void(const std::vector<void*>&)> body = {});
-  /// A host function as cudaLaunchHostFunc enqueues it. It runs on a thread that holds the driver's
+  /// A host function as cuLaunchHostFunc enqueues it. It runs on a thread that holds the driver's
   /// lock, for which all calls of the table wait. A call by `body` is reported, and where a call
   /// waits while `body` sleeps, that is reported and the call goes on: each may hold what the other
   /// needs (numba-cuda#317, rmm#2028).
-  void enqueue_host_function(cudaStream_t stream, std::function<void()> body);
+  void enqueue_host_function(CUstream stream, std::function<void()> body);
   /// A kernel that kills its device when it runs.
-  void enqueue_fault(cudaStream_t stream, cudaError_t code);
+  void enqueue_fault(CUstream stream, CUresult code);
 
   // Time.
   /// The devices stand still: nothing runs, synchronising calls block (pageable copies may),
@@ -78,8 +78,8 @@ class Simulator {
     state->go();
   }
   /// The operations of one stream do not run; what does not depend on them does.
-  void hold_stream(cudaStream_t stream) { locked()->named_stream(stream).held = true; }
-  void go_stream(cudaStream_t stream) {
+  void hold_stream(CUstream stream) { locked()->named_stream(stream).held = true; }
+  void go_stream(CUstream stream) {
     const Locked state = locked();
     state->named_stream(stream).held = false;
     state->go();
@@ -91,8 +91,8 @@ class Simulator {
   bool step() { return locked()->step_one(); }
   /// Runs everything that may run, and the host knows that it is over.
   void finish();
-  /// The host waits for `stream` as cudaStreamSynchronize does; not counted, never fails.
-  void synchronize(cudaStream_t stream);
+  /// The host waits for `stream` as cuStreamSynchronize does; not counted, never fails.
+  void synchronize(CUstream stream);
   size_t pending_operations() const { return locked()->pending.size(); }
 
   // Contexts.
@@ -126,34 +126,34 @@ class Simulator {
   void reset_device(int device) { locked()->lose(device); }
 
   // Streams of the tests: not counted, not subject to faults, no leak.
-  cudaStream_t make_stream(unsigned flags, int device = 1) {
+  CUstream make_stream(unsigned flags, int device = 1) {
     return make_stream_in(make_context(device), flags);
   }
   /// The same in a context of use_user_context() or make_green_context().
-  cudaStream_t make_stream_in(CUcontext context, unsigned flags);
+  CUstream make_stream_in(CUcontext context, unsigned flags);
   /// Its handle is that of the next stream that is made.
-  void destroy_stream(cudaStream_t stream) {
+  void destroy_stream(CUstream stream) {
     const Locked state = locked();
     state->destroy(state->named_stream(stream));
   }
   /// `later` waits for what `earlier` has so far, as by an event between them, which joins captures
   /// too. Handles 1 and 2 are those of `device`. No call, no event of anybody.
-  cudaError_t order(cudaStream_t earlier, cudaStream_t later, int device = 1);
+  CUresult order(CUstream earlier, CUstream later, int device = 1);
 
-  // Stream capture, as cudaStreamBeginCapture and cudaStreamEndCapture.
-  cudaError_t begin_capture(cudaStream_t stream,
-                            cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal) {
+  // Stream capture, as cuStreamBeginCapture and cuStreamEndCapture.
+  CUresult begin_capture(CUstream stream,
+                         CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL) {
     const Locked state = locked();
     return state->begin_capture(state->thread(), state->named_stream(stream), mode);
   }
-  cudaError_t end_capture(cudaStream_t stream) {
+  CUresult end_capture(CUstream stream) {
     const Locked state = locked();
     return state->end_capture(state->thread(), state->named_stream(stream));
   }
   /// Operations that went into captures instead of running.
   size_t captured_operations() const { return locked()->captured; }
   /// The calling thread's mode.
-  cudaStreamCaptureMode capture_mode() const { return locked()->thread().mode; }
+  CUstreamCaptureMode capture_mode() const { return locked()->thread().mode; }
 
   // Failure.
   void fail(Fault fault) { locked()->faults.push_back(std::move(fault)); }
@@ -161,8 +161,8 @@ class Simulator {
   /// How many of the faults asked for have struck.
   int faults_struck() const { return locked()->struck; }
   /// From now on every call of this device answers `code`; what is pending never ends.
-  void kill_device(int device, cudaError_t code) { locked()->kill(device, code); }
-  void set_attribute(cudaDeviceAttr attribute, int value, int device = -1);  ///< -1: all
+  void kill_device(int device, CUresult code) { locked()->kill(device, code); }
+  void set_attribute(CUdevice_attribute attribute, int value, int device = -1);  ///< -1: all
   void set_device_memory_limit(size_t bytes) { locked()->config.device_memory_bytes = bytes; }
 
   // What was seen.
@@ -179,10 +179,10 @@ class Simulator {
   /// Flags of every stream (event) created through the table so far.
   std::vector<unsigned> created_stream_flags() const;
   std::vector<unsigned> created_event_flags() const;
-  /// event_synchronize on a pending event without cudaEventBlockingSync: burns a core.
+  /// event_synchronize on a pending event without CU_EVENT_BLOCKING_SYNC: burns a core.
   uint64_t spinning_waits() const { return locked()->spinning; }
   /// Streams on which operations were enqueued through the table so far, without repetition.
-  std::vector<cudaStream_t> used_streams() const;
+  std::vector<CUstream> used_streams() const;
   Leaks leaks() const;
   size_t registered_bytes() const { return locked()->bytes_registered(); }
   size_t peak_registered_bytes() const { return locked()->peak_registered; }

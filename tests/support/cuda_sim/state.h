@@ -127,7 +127,7 @@ inline OperationPtr operation(std::string text) {
 
 struct Capture {
   StreamState* origin = nullptr;
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
   uint64_t thread = 0;
   bool invalidated = false;
   bool ended = false;
@@ -137,7 +137,7 @@ struct Capture {
 
 struct StreamState {
   enum Kind { created, legacy, per_thread } kind = created;
-  cudaStream_t handle = nullptr;
+  CUstream handle = nullptr;
   size_t actor = 0;
   int device = 0;
   CUcontext context = nullptr;
@@ -151,12 +151,12 @@ struct StreamState {
   OperationPtr tail;
   std::shared_ptr<Capture> capture;
   uint64_t numbers = 0;
-  bool blocking() const { return kind != legacy && (flags & cudaStreamNonBlocking) == 0; }
+  bool blocking() const { return kind != legacy && (flags & CU_STREAM_NON_BLOCKING) == 0; }
   std::string name() const;
 };
 
 struct EventState {
-  cudaEvent_t handle = nullptr;
+  CUevent handle = nullptr;
   uint64_t id = 0;
   int device = 0;
   CUcontext context = nullptr;
@@ -181,7 +181,7 @@ struct ContextState {
   bool active = false;
   bool used_by_runtime = false;  // which does not give it up before a reset
   int retained = 0;
-  cudaError_t dead = cudaSuccess;
+  CUresult dead = CUDA_SUCCESS;
   DefaultStreams streams;
   std::set<cuda::KernelId> loaded;
   size_t async_bytes = 0;
@@ -199,7 +199,7 @@ struct UserContext {
 struct ThreadState {
   uint64_t id = 0;
   std::vector<CUcontext> contexts;
-  cudaStreamCaptureMode mode = cudaStreamCaptureModeGlobal;
+  CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL;
 };
 
 std::mutex& state_mutex();
@@ -217,13 +217,12 @@ struct State {
   CUcontext make_user_context(int device, bool green);
   bool current_elsewhere(CUcontext context, const ThreadState& thread) const;
   int device_of(CUcontext context) const;  // -1: none of ours
-  cudaError_t dead(int device) const { return contexts.at(device).dead; }
+  CUresult dead(int device) const { return contexts.at(device).dead; }
   ContextState* current(ThreadState& thread);
   DefaultStreams& streams_of(CUcontext context);
   void activate(int device);
   /// The current context, made as the runtime does it where the thread has none; reported.
-  ContextState& ensure_current(ThreadState& thread);
-  void kill(int device, cudaError_t code);
+  void kill(int device, CUresult code);
   void lose(int device);
 
   // memory.cpp
@@ -245,12 +244,12 @@ struct State {
   void destroy(StreamState& stream);
   /// The stream of a handle; 0, 1 and 2 those of the thread's context if that is one of `device`,
   /// else of the device's primary context. Null: reported, except where `function` only asks.
-  StreamState* find_stream(cudaStream_t handle, int device, ThreadState& thread,
+  StreamState* find_stream(CUstream handle, int device, ThreadState& thread,
                            const char* function = "");
   /// That which a test names; the default ones are those of the device of `memory` or of the
   /// thread.
-  StreamState& named_stream(cudaStream_t handle, const void* memory = nullptr);
-  EventState* find_event(cudaEvent_t handle);
+  StreamState& named_stream(CUstream handle, const void* memory = nullptr);
+  EventState* find_event(CUevent handle);
   /// Enqueues after what the stream itself orders and `after`, unless the stream is captured, and
   /// lets the schedule go on.
   void submit(StreamState& stream, OperationPtr operation, const OperationPtr& after = nullptr);
@@ -270,9 +269,9 @@ struct State {
   void go();     // what was held
   void drift();  // what the schedule runs on its own at a call
   /// Blocks until `target` is over; the host knows then.
-  cudaError_t wait_for(Lock& lock, OperationPtr target);
-  cudaError_t query(const OperationPtr& target);
-  cudaError_t fate(const OperationPtr& target) const;  // why it never ends
+  CUresult wait_for(Lock& lock, OperationPtr target);
+  CUresult query(const OperationPtr& target);
+  CUresult fate(const OperationPtr& target) const;  // why it never ends
   /// Registration, unregistration and the creation of streams may wait for all running work
   /// (NCCL#48, mlx#2099, yaksa#228). They do where the configuration says so.
   void wait_for_running(Lock& lock);
@@ -286,7 +285,7 @@ struct State {
   void host_knows(const Operation& operation);
   void poison(const Operation& operation);
 
-  // capture.cpp; what is refused is thrown as a cudaError_t
+  // capture.cpp; what is refused is thrown as a CUresult
   bool forbidden(ThreadState& thread, const char* call);  // invalidates and reports
   void invalidate(Capture& capture, const std::string& why);
   /// Refuses a stream that may not be used now: captures broken and reported.
@@ -307,8 +306,8 @@ struct State {
   }
   void capture_node(StreamState& stream);
   void capture_wait(StreamState& stream, EventState& event);
-  cudaError_t begin_capture(ThreadState& thread, StreamState& stream, cudaStreamCaptureMode mode);
-  cudaError_t end_capture(ThreadState& thread, StreamState& stream);
+  CUresult begin_capture(ThreadState& thread, StreamState& stream, CUstreamCaptureMode mode);
+  CUresult end_capture(ThreadState& thread, StreamState& stream);
 
   // report.cpp
   void report(ReportKind kind, std::string text);
@@ -333,11 +332,11 @@ struct State {
   size_t peak_async = 0;
 
   std::deque<StreamState> streams;  // all there ever were
-  std::map<cudaStream_t, StreamState*> stream_handles;
+  std::map<CUstream, StreamState*> stream_handles;
   std::deque<EventState> events;
-  std::map<cudaEvent_t, EventState*> event_handles;
-  std::vector<cudaStream_t> free_streams;  // handles of destroyed ones
-  std::vector<cudaEvent_t> free_events;
+  std::map<CUevent, EventState*> event_handles;
+  std::vector<CUstream> free_streams;  // handles of destroyed ones
+  std::vector<CUevent> free_events;
   std::map<uint64_t, OperationPtr> pending;
   std::vector<OperationPtr> unobserved;  // with accesses, and not known to the host
   Clock host;
@@ -369,7 +368,7 @@ struct State {
 State*& living_state();
 
 /// Fills the table (api.cpp).
-void fill_table(cuda::CudaApi& table, Driver driver);
+void fill_table(cuda::CudaApi& table);
 
 std::string hex(uintptr_t address);
 

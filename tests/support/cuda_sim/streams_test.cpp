@@ -16,26 +16,26 @@ FOR_EVERY_SCHEDULE(SimStreams);
 TEST_P(SimStreams, DefaultOnesAreTheirOwners) {
   World world(config());
   void* memory = world.sim.device_alloc(kCount);
-  const auto write_twice = [&](cudaStream_t first, cudaStream_t second) {
+  const auto write_twice = [&](CUstream first, CUstream second) {
     world.sim.enqueue_write(first, memory, pattern(kCount, 1));
     world.sim.enqueue_write(second, memory, pattern(kCount, 2));
     EXPECT_NO_REPORTS(world);
     world.sim.synchronize(second);
   };
-  write_twice(nullptr, cudaStreamLegacy);
-  write_twice(cudaStreamPerThread, cudaStreamPerThread);
-  world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 3));
+  write_twice(nullptr, CU_STREAM_LEGACY);
+  write_twice(CU_STREAM_PER_THREAD, CU_STREAM_PER_THREAD);
+  world.sim.enqueue_write(CU_STREAM_PER_THREAD, memory, pattern(kCount, 3));
   std::thread([&] {
     world.sim.use_device(1);
-    world.sim.enqueue_write(cudaStreamPerThread, memory, pattern(kCount, 4));
+    world.sim.enqueue_write(CU_STREAM_PER_THREAD, memory, pattern(kCount, 4));
   }).join();
   EXPECT_ONLY(world, ReportKind::race);
   world.sim.finish();
   PinnedBytes host(world.api, kCount);
   world.sim.use_device(0);
-  world.sim.enqueue_kernel(world.stream(cudaStreamDefault, 0), {}, {{host.data(), kCount}});
+  world.sim.enqueue_kernel(world.stream(CU_STREAM_DEFAULT, 0), {}, {{host.data(), kCount}});
   world.sim.use_device(1);
-  world.sim.enqueue_kernel(cudaStreamLegacy, {{host.data(), kCount}}, {{memory, kCount}});
+  world.sim.enqueue_kernel(CU_STREAM_LEGACY, {{host.data(), kCount}}, {{memory, kCount}});
   EXPECT_ONLY(world, ReportKind::race);
   world.sim.finish();
 }
@@ -43,9 +43,9 @@ TEST_P(SimStreams, DefaultOnesAreTheirOwners) {
 TEST_P(SimStreams, UnrecordedEventOrdersNothing) {
   World world(config());
   void* memory = world.sim.device_alloc(kCount);
-  const cudaStream_t a = world.stream();
-  const cudaStream_t b = world.stream();
-  const cudaEvent_t event = world.event();
+  const CUstream a = world.stream();
+  const CUstream b = world.stream();
+  const CUevent event = world.event();
   EXPECT_CUDA(world.query(event));
   EXPECT_CUDA(world.api.event_synchronize(event));
   ASSERT_CUDA(world.api.stream_wait_event(b, event, 0));
@@ -58,18 +58,17 @@ TEST_P(SimStreams, UnrecordedEventOrdersNothing) {
 TEST_P(SimStreams, DestroyedOnesStillOrder) {
   World world(config());
   auto* memory = static_cast<char*>(world.sim.device_alloc(2 * kCount));
-  cudaStream_t a = nullptr;
-  ASSERT_CUDA(world.api.stream_create_with_flags(&a, cudaStreamDefault));
-  const cudaStream_t b = world.stream();
+  CUstream a = nullptr;
+  ASSERT_CUDA(world.api.stream_create_with_flags(&a, CU_STREAM_DEFAULT));
+  const CUstream b = world.stream();
   world.sim.hold();
   world.sim.enqueue_write(a, memory, pattern(2 * kCount, 1));
   world.order(a, b);                         // destroys its event
   EXPECT_CUDA(world.api.stream_destroy(a));  // neither of the two blocks
   world.sim.enqueue_write(b, memory, pattern(kCount, 2));
-  world.sim.enqueue_write(cudaStreamLegacy, memory + kCount, pattern(kCount, 3));
+  world.sim.enqueue_write(CU_STREAM_LEGACY, memory + kCount, pattern(kCount, 3));
   world.sim.go();
-  for (const cudaStream_t each : {b, cudaStreamLegacy})
-    ASSERT_CUDA(world.api.stream_synchronize(each));
+  for (const CUstream each : {b, CU_STREAM_LEGACY}) ASSERT_CUDA(world.api.stream_synchronize(each));
   EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 2));
   EXPECT_EQ(world.read(memory + kCount, kCount), pattern(kCount, 3));
   EXPECT_NO_REPORTS(world);
@@ -79,9 +78,9 @@ TEST(SimSchedule, LazyRunsOnlyCauses) {
   World world(schedule(Schedule::lazy));
   void* memory = world.sim.device_alloc(3 * kCount);
   auto* bytes = static_cast<char*>(memory);
-  const cudaStream_t a = world.stream();
-  const cudaStream_t b = world.stream();
-  const cudaStream_t unrelated = world.stream();
+  const CUstream a = world.stream();
+  const CUstream b = world.stream();
+  const CUstream unrelated = world.stream();
   world.sim.enqueue_write(a, bytes, pattern(kCount, 1));
   world.order(a, b);
   world.sim.enqueue_write(a, bytes + kCount, pattern(kCount, 2));  // after what b waits for
@@ -107,7 +106,7 @@ TEST(SimSchedule, RandomInterleavesDifferentlyBySeed) {
     World world(schedule(Schedule::random, seed));
     void* memory = world.sim.device_alloc(kCount);
     std::vector<int> order;
-    const cudaStream_t streams[] = {world.stream(), world.stream(), world.stream()};
+    const CUstream streams[] = {world.stream(), world.stream(), world.stream()};
     for (int i = 0; i < 9; ++i) {
       world.sim.enqueue_kernel(streams[i % 3], {{memory, kCount}}, {},
                                [&order, i](const std::vector<void*>&) { order.push_back(i); });
@@ -124,13 +123,13 @@ TEST(SimSchedule, QueryMakesProgress) {
   for (uint64_t seed = 1; seed <= 40; ++seed) {
     World world(schedule(Schedule::lazy, seed));
     void* memory = world.sim.device_alloc(kCount);
-    const cudaStream_t stream = world.stream();
-    const cudaEvent_t event = world.event();
+    const CUstream stream = world.stream();
+    const CUevent event = world.event();
     world.sim.enqueue_write(stream, memory, pattern(kCount, 1));
     ASSERT_CUDA(world.api.event_record(event, stream));
     int refusals = 0;
-    cudaError_t answer;
-    while ((answer = world.query(event)) == cudaErrorNotReady) ++refusals;
+    CUresult answer;
+    while ((answer = world.query(event)) == CUDA_ERROR_NOT_READY) ++refusals;
     ASSERT_CUDA(answer);
     EXPECT_EQ(world.read(memory, kCount), pattern(kCount, 1));
     world.sim.host_wrote(memory, kCount);  // known to be over
@@ -144,8 +143,8 @@ TEST_P(SimStreams, HoldBlocksUntilGo) {
   for (const bool spins : {false, true}) {
     World world(config());
     void* memory = world.sim.device_alloc(kCount);
-    const cudaStream_t stream = world.stream();
-    const cudaEvent_t event = world.event(spins ? cudaEventDisableTiming : cudaEventBlockingSync);
+    const CUstream stream = world.stream();
+    const CUevent event = world.event(spins ? CU_EVENT_DISABLE_TIMING : CU_EVENT_BLOCKING_SYNC);
     world.sim.hold();
     world.sim.enqueue_write(stream, memory, pattern(kCount, 1));
     ASSERT_CUDA(world.api.event_record(event, stream));
@@ -155,7 +154,7 @@ TEST_P(SimStreams, HoldBlocksUntilGo) {
       over = true;
     });
     ASSERT_TRUE(world.sim.wait_until_blocked(1));
-    for (int i = 0; i < 10; ++i) EXPECT_EQ(world.query(event), cudaErrorNotReady);
+    for (int i = 0; i < 10; ++i) EXPECT_EQ(world.query(event), CUDA_ERROR_NOT_READY);
     EXPECT_FALSE(over);
     EXPECT_EQ(world.read(memory, kCount), Bytes(kCount, 0xDB));
     world.sim.go();
@@ -169,8 +168,8 @@ TEST(SimSchedule, HeldStreamStopsNoOther) {
   World world;
   void* memory = world.sim.device_alloc(2 * kCount);
   auto* second = static_cast<char*>(memory) + kCount;
-  const cudaStream_t slow = world.stream();
-  const cudaStream_t quick = world.stream();
+  const CUstream slow = world.stream();
+  const CUstream quick = world.stream();
   world.sim.hold_stream(slow);
   world.sim.enqueue_write(slow, memory, pattern(kCount, 1));
   world.sim.enqueue_write(quick, second, pattern(kCount, 2));
@@ -192,12 +191,12 @@ TEST(SimSchedule, DestructionReleasesWhoIsBlocked) {
   {
     World world;
     world.sim.hold();
-    const cudaStream_t stream = world.stream();
-    const cudaEvent_t event = world.event();
+    const CUstream stream = world.stream();
+    const CUevent event = world.event();
     world.sim.enqueue_kernel(stream, {}, {});
     ASSERT_CUDA(world.api.event_record(event, stream));
     const auto synchronize = world.api.event_synchronize;
-    waiter = std::thread([=] { EXPECT_EQ(synchronize(event), cudaErrorCudartUnloading); });
+    waiter = std::thread([=] { EXPECT_EQ(synchronize(event), CUDA_ERROR_DEINITIALIZED); });
     ASSERT_TRUE(world.sim.wait_until_blocked(1));
   }
   waiter.join();
@@ -206,7 +205,7 @@ TEST(SimSchedule, DestructionReleasesWhoIsBlocked) {
 TEST(SimSchedule, PoisonsTargetsEarly) {
   CopyWorld world(kCount, schedule(Schedule::lazy));
   world.sim.write(world.memory, pattern(kCount, 3));
-  const cudaStream_t producer = world.stream();
+  const CUstream producer = world.stream();
   world.sim.enqueue_kernel(producer, {}, {});
   world.order(producer, world.copies);
   world.copy(world.host.data(), world.memory, kCount, world.copies);
@@ -221,31 +220,31 @@ TEST(SimSchedule, PoisonsTargetsEarly) {
 // What a destroyed handle is good for: 709 of some calls, 400 of others, and to be another stream.
 TEST(SimHandles, OfDestroyedStreamsAndEvents) {
   World world;
-  cudaStream_t gone = nullptr;
-  ASSERT_CUDA(world.api.stream_create_with_flags(&gone, cudaStreamNonBlocking));
-  const cudaEvent_t event = world.event();
+  CUstream gone = nullptr;
+  ASSERT_CUDA(world.api.stream_create_with_flags(&gone, CU_STREAM_NON_BLOCKING));
+  const CUevent event = world.event();
   ASSERT_CUDA(world.api.event_record(event, gone));
   ASSERT_CUDA(world.api.stream_destroy(gone));
   EXPECT_CUDA(world.api.event_synchronize(event));
-  cudaStreamCaptureStatus status;
+  CUstreamCaptureStatus status;
   CUcontext context = nullptr;
-  EXPECT_EQ(world.api.stream_is_capturing(gone, &status), cudaErrorContextIsDestroyed);
+  EXPECT_EQ(world.api.stream_is_capturing(gone, &status), CUDA_ERROR_CONTEXT_IS_DESTROYED);
   EXPECT_EQ(world.api.stream_get_ctx(gone, &context), CUDA_ERROR_INVALID_HANDLE);
   EXPECT_NO_REPORTS(world);  // questions
   const auto used = ReportKind::use_after_destroy;
-  EXPECT_REFUSED(world, world.api.stream_synchronize(gone), cudaErrorContextIsDestroyed, used);
-  EXPECT_REFUSED(world, world.api.event_record(event, gone), cudaErrorContextIsDestroyed, used);
-  EXPECT_REFUSED(world, world.api.stream_wait_event(gone, event, 0), cudaErrorInvalidResourceHandle,
+  EXPECT_REFUSED(world, world.api.stream_synchronize(gone), CUDA_ERROR_CONTEXT_IS_DESTROYED, used);
+  EXPECT_REFUSED(world, world.api.event_record(event, gone), CUDA_ERROR_CONTEXT_IS_DESTROYED, used);
+  EXPECT_REFUSED(world, world.api.stream_wait_event(gone, event, 0), CUDA_ERROR_INVALID_HANDLE,
                  used);
   EXPECT_EQ(world.stream(), gone) << "handles are used again";
   EXPECT_CUDA(world.api.event_record(event, gone));
   EXPECT_CUDA(world.api.event_destroy(event));
-  EXPECT_REFUSED(world, world.api.event_record(event, gone), cudaErrorContextIsDestroyed, used);
-  EXPECT_REFUSED(world, world.query(event), cudaErrorContextIsDestroyed, used);
+  EXPECT_REFUSED(world, world.api.event_record(event, gone), CUDA_ERROR_CONTEXT_IS_DESTROYED, used);
+  EXPECT_REFUSED(world, world.query(event), CUDA_ERROR_CONTEXT_IS_DESTROYED, used);
   EXPECT_EQ(world.event(), event);
   EXPECT_NO_REPORTS(world);
-  for (const cudaStream_t wrong : {reinterpret_cast<cudaStream_t>(0x1234), cudaStreamLegacy})
-    EXPECT_REFUSED(world, world.api.stream_destroy(wrong), cudaErrorInvalidResourceHandle,
+  for (const CUstream wrong : {reinterpret_cast<CUstream>(0x1234), CU_STREAM_LEGACY})
+    EXPECT_REFUSED(world, world.api.stream_destroy(wrong), CUDA_ERROR_INVALID_HANDLE,
                    ReportKind::bad_argument);
 }
 
@@ -254,7 +253,7 @@ TEST(SimConnections, AreSharedInTurn) {
   World world({.connections = 2});
   void* memory = world.sim.device_alloc(3 * kCount);
   auto* at = static_cast<uint8_t*>(memory);
-  const cudaStream_t streams[] = {world.stream(), world.stream(), world.stream()};
+  const CUstream streams[] = {world.stream(), world.stream(), world.stream()};
   world.sim.hold_stream(streams[0]);
   for (size_t i = 0; i < 3; ++i) {
     world.sim.enqueue_write(streams[i], at + i * kCount, pattern(kCount, 1));
@@ -272,13 +271,13 @@ TEST(SimConnections, AreSharedInTurn) {
 // A driver lock, or running work: either way the call comes back later.
 TEST(SimWaits, RegistrationAndCreationWaitForRunningWork) {
   CopyWorld world(kCount, {.waits_for_running = true});
-  const cudaStream_t busy = world.stream();
+  const CUstream busy = world.stream();
   world.sim.hold_stream(busy);
   world.sim.enqueue_write(busy, world.memory, pattern(kCount, 1));
   std::thread creating([&] {
     world.sim.use_device(1);
-    cudaStream_t made = nullptr;
-    EXPECT_CUDA(world.api.stream_create_with_flags(&made, cudaStreamNonBlocking));
+    CUstream made = nullptr;
+    EXPECT_CUDA(world.api.stream_create_with_flags(&made, CU_STREAM_NON_BLOCKING));
     EXPECT_CUDA(world.api.stream_destroy(made));
   });
   EXPECT_TRUE(world.sim.wait_until_blocked(1));

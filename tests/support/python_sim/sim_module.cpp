@@ -30,7 +30,7 @@ using Bytes = std::vector<uint8_t>;
 using WithoutGil = nb::call_guard<nb::gil_scoped_release>;
 
 void* pointer(uintptr_t address) { return reinterpret_cast<void*>(address); }
-cudaStream_t stream(intptr_t handle) { return reinterpret_cast<cudaStream_t>(handle); }
+CUstream stream(intptr_t handle) { return reinterpret_cast<CUstream>(handle); }
 
 template <typename Value>
 Value named(const std::map<std::string, Value>& values, const std::string& name) {
@@ -141,8 +141,8 @@ std::string library_path() {
   return info.dli_fname;
 }
 
-void check(cudaError_t error, const char* what) {
-  if (error == cudaSuccess) return;
+void check(CUresult error, const char* what) {
+  if (error == CUDA_SUCCESS) return;
   throw std::runtime_error(std::string(what) + " answers " + std::to_string(error));
 }
 
@@ -181,7 +181,7 @@ nb::dict counts(const Gpu& gpu) {
 
 nb::list used_streams(const Gpu& gpu) {
   nb::list all;
-  for (const cudaStream_t each : gpu.sim().used_streams()) {
+  for (const CUstream each : gpu.sim().used_streams()) {
     all.append(reinterpret_cast<intptr_t>(each));
   }
   return all;
@@ -224,14 +224,15 @@ void bind_memory(nb::class_<Gpu>& gpu) {
       .def(
           "register_host",
           [](Gpu& self, uintptr_t memory, size_t bytes) {
-            check(self.sim().api().host_register(pointer(memory), bytes, cudaHostRegisterPortable),
-                  "cudaHostRegister");
+            check(
+                self.sim().api().host_register(pointer(memory), bytes, CU_MEMHOSTREGISTER_PORTABLE),
+                "cuMemHostRegister");
           },
           WithoutGil(), "Pages that were pinned outside of dlbridge.")
       .def(
           "unregister_host",
           [](Gpu& self, uintptr_t memory) {
-            check(self.sim().api().host_unregister(pointer(memory)), "cudaHostUnregister");
+            check(self.sim().api().host_unregister(pointer(memory)), "cuMemHostUnregister");
           },
           WithoutGil())
       .def(
@@ -246,7 +247,7 @@ void bind_streams(nb::class_<Gpu>& gpu) {
   gpu.def(
          "make_stream",
          [](Gpu& self, int device, bool blocking) {
-           const unsigned flags = blocking ? cudaStreamDefault : cudaStreamNonBlocking;
+           const unsigned flags = blocking ? CU_STREAM_DEFAULT : CU_STREAM_NON_BLOCKING;
            return reinterpret_cast<intptr_t>(self.sim().make_stream(flags, device));
          },
          WithoutGil())
@@ -261,7 +262,7 @@ void bind_streams(nb::class_<Gpu>& gpu) {
       .def(
           "enqueue_fault",
           [](Gpu& self, intptr_t handle, int code) {
-            self.sim().enqueue_fault(stream(handle), static_cast<cudaError_t>(code));
+            self.sim().enqueue_fault(stream(handle), static_cast<CUresult>(code));
           },
           "A kernel that kills its device when it runs.")
       .def(
@@ -285,14 +286,14 @@ void bind_streams(nb::class_<Gpu>& gpu) {
       .def("used_streams", used_streams)
       .def("begin_capture",
            [](Gpu& self, intptr_t handle) {
-             check(self.sim().begin_capture(stream(handle)), "cudaStreamBeginCapture");
+             check(self.sim().begin_capture(stream(handle)), "cuStreamBeginCapture");
            })
       .def(
           "end_capture",
           [](Gpu& self, intptr_t handle) {
             return static_cast<int>(self.sim().end_capture(stream(handle)));
           },
-          "The code that cudaStreamEndCapture answers.")
+          "The code that cuStreamEndCapture answers.")
       .def("capture_mode", [](Gpu& self) { return static_cast<int>(self.sim().capture_mode()); });
 }
 
@@ -307,13 +308,13 @@ void bind_contexts_and_faults(nb::class_<Gpu>& gpu) {
              if (!function.empty() && !counts(self).contains(function.c_str())) {
                throw std::invalid_argument("no function of the table is called " + function);
              }
-             self.sim().fail({function, nth, static_cast<cudaError_t>(code), sticky});
+             self.sim().fail({function, nth, static_cast<CUresult>(code), sticky});
            })
       .def("clear_faults", forward<&Simulator::clear_faults>)
       .def("faults_struck", forward<&Simulator::faults_struck>)
       .def("kill_device",
            [](Gpu& self, int device, int code) {
-             self.sim().kill_device(device, static_cast<cudaError_t>(code));
+             self.sim().kill_device(device, static_cast<CUresult>(code));
            })
       .def("set_device_memory_limit", forward<&Simulator::set_device_memory_limit>);
 }

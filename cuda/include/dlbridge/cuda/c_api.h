@@ -54,7 +54,7 @@ typedef struct dlb_cuda_info {
   const char* reason;       ///< "no_driver", "driver_too_old", "no_device"; "" where usable; static
   int32_t usable;           ///< 1: there is a GPU to use; 0: not
   int32_t driver_version;   ///< as CUDA counts: 13000 is 13.0; 0 without a driver
-  int32_t runtime_version;  ///< of the runtime that this library contains
+  int32_t runtime_version;  ///< the least that a driver must support
   int32_t device_count;
 } dlb_cuda_info;
 

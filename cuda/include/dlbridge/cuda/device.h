@@ -41,7 +41,7 @@ struct Availability {
   ErrorCode reason{};       ///< no_driver, driver_too_old or no_device where not usable
   std::string message;      ///< says what was found and what is needed; empty where usable
   int driver_version = 0;   ///< as CUDA counts: 13000 is 13.0; 0 without a driver
-  int runtime_version = 0;  ///< of the runtime this library contains
+  int runtime_version = 0;  ///< the least that a driver must support
   int device_count = 0;
 };
 
