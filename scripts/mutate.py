@@ -60,7 +60,7 @@ class Gate:
         self.folder.mkdir(parents=True, exist_ok=True)
         steps = [["cmake", "--build", "--preset", preset, "--target", Path(PROGRAM).name]]
         if not (self.folder / "build.ninja").exists():
-            steps.insert(0, ["cmake", "--preset", preset, "-DDLBRIDGE_CUDA_ARCHITECTURES=90"])
+            steps.insert(0, ["cmake", "--preset", preset])
         with log.open("w") as out:
             for step in steps:
                 if subprocess.run(step, cwd=ROOT, stdout=out, stderr=subprocess.STDOUT, check=False).returncode != 0:
