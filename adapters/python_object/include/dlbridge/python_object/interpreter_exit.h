@@ -12,9 +12,11 @@
 namespace dlbridge {
 
 /// Runs a call that may take the GIL again, as Python code does; a thread that the interpreter ends
-/// there is parked for good instead, which is what Python itself does from 3.14 on.
+/// there is parked for good instead, which is what Python itself does from 3.14 on. Such an
+/// unwinding carries no object, so that the catch binds a null reference: UBSan must not check it.
 template <typename Call>
-[[gnu::always_inline]] inline decltype(auto) parked_at_exit(Call&& call) {
+__attribute__((always_inline, no_sanitize("null"), no_sanitize("alignment"))) inline decltype(auto)
+parked_at_exit(Call&& call) {
   try {
     return std::forward<Call>(call)();
   } catch (abi::__forced_unwind&) {
