@@ -181,7 +181,7 @@ Loan device_empty(const TensorView& like, Stream stream) {
 int32_t device_of_address(const void* address) {
   Engine& engine = Engine::get();
   PointerAttributes found;
-  // Without a context CUDA would make one on the first device.
+  // Without a context there is no device memory.
   if (const CUcontext context = engine.context_in_use()) {
     const CallGuard guard(engine.api(), context);
     found = engine.attributes_of(address);

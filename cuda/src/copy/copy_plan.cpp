@@ -11,7 +11,7 @@
 namespace dlbridge::cuda {
 namespace {
 
-// The largest pitch that the runtime accepts.
+// The largest pitch that the driver accepts.
 constexpr int64_t kMaxPitch = INT_MAX;
 // The largest unit that a thread moves at once.
 constexpr uint64_t kMaxUnit = 16;

@@ -22,7 +22,7 @@ bool cannot_compile(CUresult answer) {
   return answer == CUDA_ERROR_NO_BINARY_FOR_GPU || answer == CUDA_ERROR_INVALID_PTX ||
          answer == CUDA_ERROR_JIT_COMPILER_NOT_FOUND ||
          answer == CUDA_ERROR_UNSUPPORTED_PTX_VERSION ||
-         answer == CUDA_ERROR_JIT_COMPILATION_DISABLED || answer == CUDA_ERROR_NOT_FOUND;
+         answer == CUDA_ERROR_JIT_COMPILATION_DISABLED;
 }
 
 }  // namespace

@@ -49,7 +49,7 @@ void PinnedPool::poll(size_t most, bool wait, bool may_be_urgent) {
   try {
     guard.emplace(api_, context_.load());
   } catch (const Error&) {
-    return;  // without a context CUDA would make one
+    return;  // the context is gone
   }
 
   BlockSet passed;

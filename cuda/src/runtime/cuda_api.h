@@ -3,6 +3,8 @@
 // the real functions; tests inject a simulator's, so they test the shipped library.
 #pragma once
 
+#include <string>
+
 #include "dlbridge/export.h"
 #include "kernels/pack_kernels.h"
 #include "runtime/driver.h"
@@ -22,6 +24,11 @@ struct CudaApi {
   /// Loads all kernels on the current device, so that no later launch synchronises to do it.
   CUresult (*preload_kernels)();
 };
+
+/// pack_kernels.ptx as it is, and the names of its kernels.
+extern const char* const kPackKernelsPtx;
+inline constexpr size_t kPackKernels = 16;
+std::string pack_kernel_name(size_t index);
 
 /// The table of the real driver. Without one its functions answer CUDA_ERROR_NOT_INITIALIZED, as
 /// does a function that the driver is too old for.

@@ -18,8 +18,6 @@ struct CUlib_st;
 
 namespace dlbridge::cuda {
 
-extern const char* const kPackKernelsPtx;  // generated: pack_kernels.ptx as it is
-
 namespace {
 
 using CUfunction = CUfunc_st*;
@@ -59,7 +57,7 @@ class PackKernels {
     }
     for (size_t i = 0; i < kernels_.size(); ++i) {
       CUfunction loaded = nullptr;
-      CUresult answer = library_get_kernel_(&kernels_[i], library_, name_of(i).c_str());
+      CUresult answer = library_get_kernel_(&kernels_[i], library_, pack_kernel_name(i).c_str());
       if (answer == CUDA_SUCCESS) answer = kernel_get_function_(&loaded, kernels_[i]);
       if (answer != CUDA_SUCCESS) return answer;
     }
@@ -76,7 +74,6 @@ class PackKernels {
                           0, stream, arguments, nullptr);
   }
 
-  static constexpr const char* kKinds[] = {"strided_", "long_", "transpose_"};
   static constexpr size_t kWidths = 5;  // of 1, 2, 4, 8 and 16 bytes
   static constexpr size_t kGather = 3 * kWidths;
 
@@ -88,14 +85,9 @@ class PackKernels {
     find(launch_kernel_, "cuLaunchKernel");
   }
 
-  static std::string name_of(size_t kernel) {
-    if (kernel == kGather) return "gather";
-    return kKinds[kernel / kWidths] + std::to_string(1 << kernel % kWidths);
-  }
-
   std::mutex mutex_;  // held while the kernels are loaded
   CUlibrary library_ = nullptr;
-  std::array<CUkernel, kGather + 1> kernels_{};
+  std::array<CUkernel, kPackKernels> kernels_{};
   CUresult (*library_load_data_)(CUlibrary*, const void*, int*, void**, unsigned, int*, void**,
                                  unsigned);
   CUresult (*library_get_kernel_)(CUkernel*, CUlibrary, const char*);
@@ -143,6 +135,12 @@ CudaApi fill() noexcept {
 }
 
 }  // namespace
+
+std::string pack_kernel_name(size_t index) {
+  constexpr const char* kKinds[] = {"strided_", "long_", "transpose_"};
+  if (index == PackKernels::kGather) return "gather";
+  return kKinds[index / PackKernels::kWidths] + std::to_string(1 << index % PackKernels::kWidths);
+}
 
 const CudaApi& driver_table() noexcept {
   static const CudaApi api = fill();

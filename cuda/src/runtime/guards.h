@@ -44,8 +44,8 @@ class RelaxedCapture {
   CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 
-/// The same in `context`, which it makes current; restores what was current before, without
-/// creating a context anywhere (cudaSetDevice would). Costs one query where it is current already.
+/// The same in `context`, which it makes current; restores what was current before. Costs one query
+/// where it is current already.
 class CallGuard {
  public:
   /// Throws Error (device_failed).
@@ -60,7 +60,7 @@ class CallGuard {
   const CudaApi& api_;
   CUcontext callers_ = nullptr;
   bool pushed_ = false;
-  std::optional<RelaxedCapture> relaxed_;  // after the context: without one it would make one
+  std::optional<RelaxedCapture> relaxed_;  // after the context
 };
 
 }  // namespace dlbridge::cuda

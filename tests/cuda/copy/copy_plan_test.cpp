@@ -419,7 +419,7 @@ class RandomPair {
   bool target_is_dense_;
 };
 
-// What the runtime would do with a step, refusals included.
+// What the driver would do with a step, refusals included.
 void execute(const CopyStep& step) {
   const auto copy_rows = [&](const std::byte* source, std::byte* target) {
     ASSERT_LE(step.width, step.source_pitch);

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdlib>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -86,6 +87,15 @@ TEST_F(NoDriver, IsAStatusOfKernels) {
   GatherParams gather{};
   gather.count = 1;
   EXPECT_NE(api_.gather(gather, nullptr), CUDA_SUCCESS);
+}
+
+// A GPU alone would show that a name is wrong.
+TEST(PackKernels, AreInThePtx) {
+  const std::string ptx = kPackKernelsPtx;
+  for (size_t i = 0; i < kPackKernels; ++i) {
+    const std::string entry = ".entry " + pack_kernel_name(i) + "(";
+    EXPECT_NE(ptx.find(entry), std::string::npos) << entry;
+  }
 }
 
 // What a launch refuses, it refuses before any device is asked.

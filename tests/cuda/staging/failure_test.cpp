@@ -312,7 +312,7 @@ TEST_F(DeadDevice, ResetIsReported) {
 class NoKernels : public StagingTest {};
 
 TEST_F(NoKernels, DeviceStillCopies) {
-  for (const CUresult answer : {CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_NOT_FOUND}) {
+  for (const CUresult answer : {CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_JIT_COMPILER_NOT_FOUND}) {
     start();
     sim().fail({"preload_kernels", 1, answer});
     std::vector<TensorView> sources;

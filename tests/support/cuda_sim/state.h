@@ -221,7 +221,6 @@ struct State {
   ContextState* current(ThreadState& thread);
   DefaultStreams& streams_of(CUcontext context);
   void activate(int device);
-  /// The current context, made as the runtime does it where the thread has none; reported.
   void kill(int device, CUresult code);
   void lose(int device);
 

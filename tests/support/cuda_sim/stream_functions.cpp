@@ -107,7 +107,7 @@ CUresult stream_get_ctx(CUstream handle, CUcontext* context) {
 }
 
 CUresult thread_exchange_stream_capture_mode(CUstreamCaptureMode* mode) {
-  // The runtime makes a context even for this.
+  // Not documented: a caller had better have a context even for this.
   return call("thread_exchange_stream_capture_mode", kContext, [&](Caller& caller) {
     std::swap(*mode, caller.thread.mode);
     return CUDA_SUCCESS;
