@@ -66,28 +66,68 @@ PyObject* to_numpy(PyObject*, PyObject* x) {
   return array;
 }
 
+// What a consumer reads without asking the source again: as in a DLTensor, and the arrays of it.
 struct Handle {
-  PyObject_HEAD PyObject* held;
-  char description[240];
+  PyObject_HEAD PyObject* array;  // null: the storage holds the memory
+  c10::StorageImpl* storage;
+  void* data;
+  int64_t shape[8];
+  int64_t strides[8];
+  int32_t device[2];
+  int32_t ndim;
+  int32_t dtype;
 };
 
 void drop_handle(PyObject* self) {
-  Py_DECREF(reinterpret_cast<Handle*>(self)->held);
+  auto* handle = reinterpret_cast<Handle*>(self);
+  if (handle->array != nullptr)
+    Py_DECREF(handle->array);
+  else
+    c10::raw::intrusive_ptr::decref(handle->storage);
   PyObject_Free(self);
 }
 
 PyTypeObject g_handle = make_type("floor.Handle", sizeof(Handle), drop_handle);
 
-// One object with room for the description, and one reference.
-PyObject* from_dlpack(PyObject*, PyObject* x) {
+// One object with a description, whose shape and strides are copied, and one reference.
+PyObject* from_array(PyObject*, PyObject* x) {
+  auto* array = reinterpret_cast<PyArrayObject*>(x);
   auto* handle = PyObject_New(Handle, &g_handle);
-  handle->held = Py_NewRef(x);
+  handle->array = Py_NewRef(x);
+  handle->data = PyArray_DATA(array);
+  handle->device[0] = 1;
+  handle->device[1] = 0;
+  handle->ndim = PyArray_NDIM(array);
+  handle->dtype = PyArray_TYPE(array);
+  for (int i = 0; i < handle->ndim; ++i) {
+    handle->shape[i] = PyArray_DIM(array, i);
+    handle->strides[i] = PyArray_STRIDE(array, i) / static_cast<npy_intp>(sizeof(float));
+  }
+  return reinterpret_cast<PyObject*>(handle);
+}
+
+PyObject* from_tensor(PyObject*, PyObject* x) {
+  const c10::TensorImpl& tensor = *THPVariable_Unpack(x).unsafeGetTensorImpl();
+  auto* handle = PyObject_New(Handle, &g_handle);
+  handle->array = nullptr;
+  handle->storage = tensor.unsafe_storage().unsafeGetStorageImpl();
+  c10::raw::intrusive_ptr::incref(handle->storage);
+  handle->data = const_cast<void*>(tensor.data());
+  handle->device[0] = 1;
+  handle->device[1] = 0;
+  handle->ndim = static_cast<int32_t>(tensor.dim());
+  handle->dtype = static_cast<int32_t>(c10::typeMetaToScalarType(tensor.dtype()));
+  for (int i = 0; i < handle->ndim; ++i) {
+    handle->shape[i] = tensor.sizes()[i];
+    handle->strides[i] = tensor.strides()[i];
+  }
   return reinterpret_cast<PyObject*>(handle);
 }
 
 PyMethodDef g_functions[] = {{"to_torch", to_torch, METH_O, nullptr},
                              {"to_numpy", to_numpy, METH_O, nullptr},
-                             {"from_dlpack", from_dlpack, METH_O, nullptr},
+                             {"from_array", from_array, METH_O, nullptr},
+                             {"from_tensor", from_tensor, METH_O, nullptr},
                              {nullptr, nullptr, 0, nullptr}};
 PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "floor", nullptr, -1, g_functions};
 

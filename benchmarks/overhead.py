@@ -189,8 +189,8 @@ def contests() -> list[Contest]:
             ),
         ]
     table += [
-        Contest("from_dlpack(a)", call(from_dlpack, a), with_floor(handles["a"], "from_dlpack", a), {}),
-        Contest("from_dlpack(t)", call(from_dlpack, t), with_floor(handles["t"], "from_dlpack", t), {}),
+        Contest("from_dlpack(a)", call(from_dlpack, a), with_floor(handles["a"], "from_array", a), {}),
+        Contest("from_dlpack(t)", call(from_dlpack, t), with_floor(handles["t"], "from_tensor", t), {}),
         Contest(
             "h.numpy()",
             call_method(h.numpy),
