@@ -30,8 +30,10 @@ constexpr int64_t kStreamBytes = int64_t{24} << 20;
 constexpr int64_t kHugePageBytes = int64_t{4} << 20;
 // The longest contiguous run that is treated as one element.
 constexpr int64_t kLongestElement = 64;
-// The longest row whose neighbours are taken in the order of the source.
+// The longest row whose neighbours are taken in the order of the source, in copies larger than the
+// caches.
 constexpr int64_t kLongestShortRow = 4096;
+constexpr int64_t kCachedBytes = int64_t{4} << 20;
 // A part of a cast that is brought into the order of the destination first, and how many rows of
 // it.
 constexpr int64_t kCastBuffer = int64_t{16} << 10;
@@ -183,15 +185,17 @@ void take_partner(Loops& loops, int64_t longest) noexcept {
 }
 
 // Chooses the kernel and brings the dimensions into its order.
-void choose_kernel(Loops& loops) noexcept {
+void choose_kernel(Loops& loops, int64_t bytes) noexcept {
   const CopyKernels& kernels = copy_kernels();
   const LoopDim& inner = loops.dims[0];
   const int64_t size = loops.itemsize;
   const bool dense = inner.dst_stride_bytes == loops.dst_itemsize;
   if (dense && inner.src_stride_bytes == size) {
     loops.kernel = kernels.rows;
-    // Short rows are read one after the other: several places are written faster than read.
-    if (inner.extent * size <= kLongestShortRow) take_partner(loops, INT64_MAX);
+    // Short rows are read one after the other: several places of main memory are written faster
+    // than read.
+    if (bytes > kCachedBytes && inner.extent * size <= kLongestShortRow)
+      take_partner(loops, INT64_MAX);
     // The source is read upwards, as prefetchers like it.
     for (int32_t i = 1; i < loops.count; ++i) {
       if (loops.dims[i].src_stride_bytes < 0) flip(loops, loops.dims[i]);
@@ -244,20 +248,23 @@ void run_piece(const void* context, int64_t index) noexcept {
 }
 
 // Cuts the outermost dimension that is long enough, else the longest, into pieces of about
-// kPieceBytes, of whole cache lines.
+// kPieceBytes. The dimensions that a kernel walks in vectors and tiles are cut into whole ones.
 void run_parallel_pieces(const Loops& loops, int64_t bytes, int threads) noexcept {
+  const bool rows = loops.kernel == copy_kernels().rows;
+  const auto unit_of = [&](int32_t dim) { return dim == 0 || (dim == 1 && !rows) ? 64 : 1; };
+  const auto units = [&](int32_t dim) { return loops.dims[dim].extent / unit_of(dim); };
   Pieces pieces{&loops, 0, 0};
   for (int32_t i = loops.count - 1; i >= 0; --i) {
-    if (loops.dims[i].extent >= 4 * threads) {
+    if (units(i) >= 4 * threads) {
       pieces.dim = i;
       break;
     }
-    if (loops.dims[i].extent > loops.dims[pieces.dim].extent) pieces.dim = i;
+    if (units(i) > units(pieces.dim)) pieces.dim = i;
   }
   const int64_t extent = loops.dims[pieces.dim].extent;
-  const int64_t wanted = bytes / kPieceBytes;
-  pieces.grain = (extent + wanted - 1) / wanted;
-  if (pieces.dim < 2) pieces.grain = (pieces.grain + 63) / 64 * 64;
+  const int64_t unit = unit_of(pieces.dim);
+  const int64_t wanted = bytes / kPieceBytes * unit;
+  pieces.grain = (extent + wanted - 1) / wanted * unit;
   run_parallel({run_piece, &pieces, (extent + pieces.grain - 1) / pieces.grain}, threads);
 }
 
@@ -267,9 +274,9 @@ void plan_and_run(Loops& loops, int64_t bytes) noexcept {
     if (loops.dims[i].dst_stride_bytes < 0) flip(loops, loops.dims[i]);
   }
   fold_short_runs(loops);
-  choose_kernel(loops);
+  choose_kernel(loops, bytes);
   if (bytes < kParallelBytes) return run(loops);
-  const int threads = num_threads();
+  const int threads = recent_num_threads();
   if (threads > 1)
     run_parallel_pieces(loops, bytes, threads);
   else

@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 #include <algorithm>
 #include <atomic>
@@ -220,7 +221,7 @@ int quota_cpus() noexcept try {
   return INT_MAX;  // unreadable: the affinity decides
 }
 
-// The CPUs of the calling thread now, within the quota when first asked.
+// The CPUs of the calling thread, within the quota when first asked.
 int usable_cpus() noexcept {
   static const int quota = quota_cpus();
   int count = 0;
@@ -230,6 +231,24 @@ int usable_cpus() noexcept {
 #endif
   if (count == 0) count = static_cast<int>(std::thread::hardware_concurrency());
   return std::max(std::min(count, quota), 1);
+}
+
+// The same, as it was some milliseconds ago at most: the affinity costs a system call.
+int recent_usable_cpus() noexcept {
+#if defined(__linux__)
+  struct Answer {
+    timespec time{-1, 0};
+    int count = 0;
+  };
+  static thread_local Answer last;
+  timespec now{};
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  if (now.tv_sec != last.time.tv_sec || now.tv_nsec != last.time.tv_nsec)
+    last = {now, usable_cpus()};
+  return last.count;
+#else
+  return usable_cpus();
+#endif
 }
 
 // The first number of OMP_NUM_THREADS, or 0.
@@ -256,6 +275,15 @@ int openmp_threads() noexcept {
 std::atomic<int> g_threads = 0;          // 0: not set
 std::atomic<int (*)()> g_ask = nullptr;  // what another library is set to
 
+int threads_within(int most) noexcept {
+  int count = g_threads.load(std::memory_order_relaxed);
+  if (count == 0) {
+    const auto ask = g_ask.load(std::memory_order_relaxed);
+    count = ask != nullptr ? ask() : openmp_threads();
+  }
+  return count <= 0 ? most : std::min(count, most);
+}
+
 }  // namespace
 
 void run_parallel(const ParallelLoop& loop, int threads) noexcept {
@@ -267,15 +295,9 @@ void run_parallel(const ParallelLoop& loop, int threads) noexcept {
   for (int64_t i = 0; i < loop.count; ++i) loop.body(loop.context, i);
 }
 
-int num_threads() noexcept {
-  int count = g_threads.load(std::memory_order_relaxed);
-  if (count == 0) {
-    const auto ask = g_ask.load(std::memory_order_relaxed);
-    count = ask != nullptr ? ask() : openmp_threads();
-  }
-  const int most = usable_cpus();
-  return count <= 0 ? most : std::min(count, most);
-}
+int num_threads() noexcept { return threads_within(usable_cpus()); }
+
+int recent_num_threads() noexcept { return threads_within(recent_usable_cpus()); }
 
 void set_num_threads(int count) {
   if (count < 0) {

@@ -19,4 +19,7 @@ struct ParallelLoop {
 /// process ends. Thread: any.
 void run_parallel(const ParallelLoop& loop, int threads) noexcept;
 
+/// num_threads(), with the affinity that the calling thread had some milliseconds ago at most.
+int recent_num_threads() noexcept;
+
 }  // namespace dlbridge

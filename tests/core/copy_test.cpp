@@ -236,6 +236,29 @@ TEST(CopyHost, AgreesWithNaiveLoopOverRandomLayouts) {
   }
 }
 
+// Shared by threads: few long and many short dimensions, whichever of them is cut.
+TEST(CopyHost, AgreesWithNaiveLoopOverLargeLayouts) {
+  set_num_threads(4);
+  for (const auto& [shape, strides] :
+       {std::pair<Dims, Dims>{{8, 1100, 64}, {64, 512, 1}},
+        {{1100, 8, 64}, {64, 70400, 1}},
+        {{65, 67, 131}, {1, 65, 4355}},
+        {{3, 190000}, {1, 3}},
+        {{190000, 3}, {1, 190000}},
+        {{2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2},
+         {1 << 19, 1 << 17, 1 << 18, 1 << 15, 1 << 16, 1 << 13, 1 << 14, 1 << 11, 1 << 12, 1 << 9,
+          1 << 10, 1 << 7,  1 << 8,  1 << 5,  1 << 6,  1 << 3,  1 << 4,  1 << 1,  1 << 2,  1}}}) {
+    for (const int bits : {8, 16, 64}) {
+      const DType dtype(TypeCode::uint, bits);
+      Placed src(shape, dtype, strides, 0);
+      Placed dst(shape, dtype, test::row_major(shape), 0);
+      Placed expected(shape, dtype, test::row_major(shape), 0);
+      expect_copied(src, dst, expected);
+    }
+  }
+  set_num_threads(0);
+}
+
 // A value of an element type, and how it is written.
 template <typename T>
 struct Plain {
