@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "dlbridge/plan.h"
 
+#include <array>
 #include <limits>
 
 #include "dlbridge/layout.h"
@@ -91,6 +92,16 @@ int64_t result_bytes(const TensorView& view, const TargetTraits& target, const R
   return view.nbytes();
 }
 
+// The common case of a copy or cast in host memory: there is no reason against sharing either.
+bool copies_plainly(const TensorView& view, const TargetTraits& target, const Request& request,
+                    bool casts) noexcept {
+  const bool named = casts
+                         ? request.copy != CopyMode::never && target.dtypes.contains(*request.dtype)
+                         : request.copy == CopyMode::always;
+  return named && !request.device && !request.row_major && !request.into_existing &&
+         view.device.device_type == kDLCPU && detail::is_plainly_shareable(view, target);
+}
+
 }  // namespace
 
 std::string_view name(Verdict verdict) noexcept {
@@ -109,11 +120,38 @@ std::string_view name(Verdict verdict) noexcept {
   return "unknown";
 }
 
+bool detail::is_permuted_plain_layout(const TensorView& view) noexcept {
+  constexpr int32_t kMost = 8;
+  std::array<int64_t, kMost> extents;
+  std::array<int64_t, kMost> strides;
+  TensorView sorted = view;  // longest stride first
+  sorted.ndim = 0;
+  sorted.shape = extents.data();
+  sorted.strides = strides.data();
+  for (int32_t i = 0; i < view.ndim; ++i) {
+    if (view.shape[i] == 1) continue;
+    if (sorted.ndim == kMost) return false;
+    int32_t place = sorted.ndim++;
+    for (; place > 0 && strides[place - 1] < view.strides[i]; --place) {
+      strides[place] = strides[place - 1];
+      extents[place] = extents[place - 1];
+    }
+    strides[place] = view.strides[i];
+    extents[place] = view.shape[i];
+  }
+  return is_plain_layout(sorted);
+}
+
 Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
                        const Request& request) noexcept {
-  ReasonSet reasons = view.reasons;
   Plan result;
   result.casts = request.dtype && !(DType(*request.dtype) == DType(view.dtype));
+  if (copies_plainly(view, target, request, result.casts)) {
+    result.verdict = result.casts ? Verdict::cast : Verdict::copy;
+    result.bytes = result_bytes(view, target, request, result.casts);
+    return result;
+  }
+  ReasonSet reasons = view.reasons;
   const bool reorders = request.row_major && !is_contiguous(view);
   result.stages = request.device && !Device::same_place(*request.device, view.device);
 

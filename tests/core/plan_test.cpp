@@ -9,6 +9,7 @@
 #include <map>
 #include <optional>
 
+#include "dlbridge/layout.h"
 #include "dlbridge/staging_backend.h"
 #include "shaped.h"
 #include "traits.h"
@@ -474,6 +475,47 @@ TEST(Path, NamesTheStepsInOrder) {
   EXPECT_EQ(steps(plain(), torch_like(), {.dtype = kFloat64}), Steps{"cast to float64"});
   EXPECT_EQ(steps(on(kGpu), numpy_like(), {.device = kCpu, .dtype = kFloat64}),
             (Steps{"stage cuda:0 to cpu", "cast to float64"}));
+}
+
+// The shortcut for dimensions in any order says yes to no layout that overlaps or is reversed.
+TEST(PermutedPlainLayout, IsWhatTheSearchFindsFree) {
+  int plain = 0;
+  for (int64_t a : {-1, 0, 1, 2, 3, 4, 6}) {
+    for (int64_t b : {-2, 0, 1, 2, 3, 4, 8}) {
+      for (int64_t c : {0, 1, 2, 5, 9, 24}) {
+        for (const std::vector<int64_t>& shape :
+             {std::vector<int64_t>{2, 3, 4}, {3, 1, 2}, {2, 0, 2}}) {
+          const Shaped source(shape, {a, b, c});
+          if (!detail::is_permuted_plain_layout(source.view())) continue;
+          ++plain;
+          EXPECT_FALSE(has_partial_overlap(source.view())) << a << ' ' << b << ' ' << c;
+          EXPECT_LT(broadcast_dimension(source.view()), 0);
+          EXPECT_LT(negative_stride_dimension(source.view()), 0);
+        }
+      }
+    }
+  }
+  EXPECT_GT(plain, 40);
+  EXPECT_TRUE(detail::is_permuted_plain_layout(Shaped({4, 6, 2}, {2, 8, 1}).view()));
+  EXPECT_FALSE(detail::is_permuted_plain_layout(Shaped(std::vector<int64_t>(9, 2)).view()));
+}
+
+// A plain copy or cast is decided at once; the answer is that of the whole table.
+TEST(Plan, DecidesPlainCopiesAndCasts) {
+  for (CopyMode mode : kModes) {
+    for (DType dtype : {kFloat32, kFloat64, DType(TypeCode::complex, 64)}) {
+      const Request request{.copy = mode, .dtype = dtype};
+      const bool casts = !(dtype == DType(plain().view().dtype));
+      const Plan found = plan(plain().view(), numpy_like(), request);
+      const Verdict copies = mode == CopyMode::always ? Verdict::copy : Verdict::share;
+      const Verdict cast = mode == CopyMode::never ? Verdict::refuse : Verdict::cast;
+      const bool held = numpy_like().dtypes.contains(dtype);
+      EXPECT_EQ(found.verdict, casts ? (held ? cast : Verdict::refuse) : copies);
+      if (found.verdict == Verdict::refuse) continue;
+      const int64_t bytes = found.verdict == Verdict::share ? 0 : 24 * dtype.itemsize();
+      EXPECT_EQ(found.bytes, bytes);
+    }
+  }
 }
 
 TEST(DTypeSet, HoldsEachKnownTypeAlone) {

@@ -13,8 +13,8 @@ namespace dlbridge {
 
 /// Memory blocks for objects of type T, which the thread that freed them reuses. Blocks may come
 /// from other threads. A thread frees its blocks when it ends; objects that destructors of other
-/// thread-local objects free later do not come here.
-template <typename T>
+/// thread-local objects free later do not come here. By default it keeps a batch of tensors.
+template <typename T, size_t kBlocks = 64>
 class SpareBlocks {
  public:
   static void* take(size_t size) {
@@ -33,8 +33,6 @@ class SpareBlocks {
   }
 
  private:
-  static constexpr size_t kBlocks = 64;  // a batch of tensors
-
   struct List {
     size_t count = 0;
     size_t room = 0;

@@ -173,19 +173,24 @@ at::Tensor to_tensor(Loan&& loan) {
 
 namespace {
 
-// Memory of small results, which a thread reuses as it does torch's objects.
-struct SmallBytes {
-  static constexpr int64_t kSize = 1024;
-  static constexpr size_t kAlignment = 64;
-  char bytes[kSize + kAlignment];
-};
+constexpr size_t kAlignment = 64;
 
-Deleter take_small(void*& data) {
-  void* block = SpareBlocks<SmallBytes>::take(sizeof(SmallBytes));
-  data = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(block) + SmallBytes::kAlignment - 1) &
-                                 ~(SmallBytes::kAlignment - 1));
-  return {block, SpareBlocks<SmallBytes>::put};
-}
+// Memory of small results, which a thread reuses as it does torch's objects: up to `blocks` of
+// `bytes` each.
+template <size_t bytes, size_t blocks>
+struct SmallBytes {
+  char memory[bytes + kAlignment];
+  using Spare = SpareBlocks<SmallBytes, blocks>;
+
+  static Deleter take(void*& data) {
+    void* block = Spare::take(sizeof(SmallBytes));
+    data = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(block) + kAlignment - 1) &
+                                   ~(kAlignment - 1));
+    return {block, Spare::put};
+  }
+};
+constexpr size_t kSmall = 1024;
+constexpr size_t kMedium = 32 * 1024;
 
 }  // namespace
 
@@ -194,12 +199,15 @@ at::Tensor empty_tensor(const TensorView& like, DLDataType dtype, Loan& memory) 
   TensorView typed = like;
   typed.dtype = dtype;
   typed.subbyte_padded = false;
-  if (typed.nbytes() <= SmallBytes::kSize) {
+  const auto bytes = static_cast<size_t>(typed.nbytes());
+  if (bytes <= kMedium) {
     memory.set_rank(like.ndim);
     std::copy_n(like.shape, like.ndim, memory.shape());
     dense_strides_like(like, memory.strides());
     memory.view().dtype = dtype;
-    memory.attach(take_small(memory.view().data));
+    void*& data = memory.view().data;
+    memory.attach(bytes <= kSmall ? SmallBytes<kSmall, 64>::take(data)
+                                  : SmallBytes<kMedium, 8>::take(data));
   } else {
     memory = allocate_like(typed);
   }

@@ -156,6 +156,9 @@ namespace detail {
   return true;
 }
 
+/// The same for dimensions in any order.
+DLBRIDGE_API bool is_permuted_plain_layout(const TensorView& view) noexcept;
+
 /// True in the common case: there is no reason against sharing. False decides nothing.
 [[gnu::always_inline]] inline bool is_plainly_shareable(const TensorView& view,
                                                         const TargetTraits& target) noexcept {
@@ -165,7 +168,8 @@ namespace detail {
   return view.reasons.empty() && view.dtype.bits >= 8 && target.dtypes.contains_bytes(view.dtype) &&
          target.accepts_device(view.device) && view.ndim <= target.max_ndim &&
          (view.access != Access::read_only || target.read_only) &&
-         (misaligned == 0 || target.misaligned) && (target.every_layout() || is_plain_layout(view));
+         (misaligned == 0 || target.misaligned) &&
+         (target.every_layout() || is_plain_layout(view) || is_permuted_plain_layout(view));
 }
 
 /// plan(), every case.

@@ -124,7 +124,7 @@ Request read_request(const CallArguments& call, const Adapter& target) {
     throw Error(ErrorCode::invalid_argument, "order",
                 "order=\"C\" and out= were given; the layout is that of out: leave order= out");
   }
-  request.device = parse_device(call.device);
+  if (call.device != nullptr) request.device = parse_device(call.device);
   if (call.dtype != nullptr && call.dtype != Py_None) {
     if (target.parse_dtype == nullptr)
       throw_type_error("dtype= is not taken here: pass it to to_numpy() or to_torch()");

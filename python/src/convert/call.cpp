@@ -37,12 +37,24 @@ const Adapter& target_of(Function function) {
   return adapter_named(function == Function::to_numpy ? "numpy" : "torch");
 }
 
+// Returns true for f(x, copy=True), the most frequent call with a keyword. Names in code are
+// interned; others are read as all keywords are.
+bool names_copy_alone(PyObject* const* args, Py_ssize_t nargs, PyObject* names) noexcept {
+  static PyObject* const copy = PyUnicode_InternFromString("copy");
+  return nargs == 1 && names != nullptr && PyTuple_GET_SIZE(names) == 1 &&
+         PyTuple_GET_ITEM(names, 0) == copy && args[1] == Py_True;
+}
+
 }  // namespace
 
 PyObject* call_slow(Function function, const Adapter*& target, PyObject* const* args,
                     Py_ssize_t nargs, PyObject* names) noexcept {
   return translated([&] {
     if (target == nullptr) target = &target_of(function);
+    if (names_copy_alone(args, nargs, names)) {
+      const Reference array = array_of_scalar(args[0], true);
+      return convert(array ? array.get() : args[0], *target, {.copy = CopyMode::always});
+    }
     const Signature signature = signature_of(function);
     const CallArguments call = read_call(signature.name, args, nargs, names,
                                          std::span(kKeywords).first(signature.keywords));

@@ -13,7 +13,7 @@ namespace dlbridge::python {
 namespace {
 
 // A copy below this size ends before another thread could take the GIL.
-constexpr int64_t kReleaseGilBytes = 64 * 1024;
+constexpr int64_t kReleaseGilBytes = 512 * 1024;
 
 constexpr int kFewestThreadsToCast = 4;
 
