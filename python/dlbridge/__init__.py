@@ -9,6 +9,9 @@ shared is refused with an error that names the call that works.
     >>> a = dlbridge.to_numpy(t)                      # still the same memory
 """
 
+import importlib
+from typing import Any
+
 from . import _adapters
 from ._build_facts import VERSION as __version__
 from ._core import (
@@ -32,15 +35,25 @@ from ._core import (
 )
 from ._errors import ExchangeError
 from ._info import BuildInfo, build_info
+from ._offload import Offload, offload
 from ._paths import cmake_dir, get_include
 from ._pool import PoolStats, pool_stats, reserve_pinned
 
 _adapters.register()
 
+
+def __getattr__(name: str) -> Any:
+    """Import dlbridge.torch and dlbridge.ray, which import these packages, when they are used."""
+    if name in ("ray", "torch"):
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "BuildInfo",
     "ExchangeError",
     "Future",
+    "Offload",
     "Plan",
     "PoolStats",
     "Tensor",
@@ -52,6 +65,7 @@ __all__ = [
     "from_dlpack",
     "get_include",
     "get_num_threads",
+    "offload",
     "pinned_empty",
     "pool_stats",
     "record_stream",

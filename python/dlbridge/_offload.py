@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""offload(): the weights of a module in host memory while they are not needed on the GPU."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from . import _core
+from ._errors import ExchangeError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def _versions(tied: list[torch.Tensor]) -> list[Any]:
+    """How often torch has written to the tensors. Inference tensors are not counted: they equal no earlier answer."""
+    return [object() if x.is_inference() else x._version for x in tied]
+
+
+class Offload:
+    """A module whose weights move between a GPU and host memory: what offload() returns."""
+
+    def __init__(self, module: torch.nn.Module, device: Any) -> None:
+        import torch
+
+        groups: dict[Any, list[torch.Tensor]] = {}
+        devices = set() if device is None else {torch.device(device)}
+        for name, x in [*module.named_parameters(), *module.named_buffers()]:
+            if (
+                type(x.data) is not torch.Tensor
+                or x.layout is not torch.strided
+                or x.device.type not in ("cpu", "cuda")
+            ):
+                raise ExchangeError(
+                    f"{name} is a {type(x.data).__name__} ({x.layout}) on {x.device}, expected a dense torch.Tensor "
+                    "on the CPU or a CUDA device: offload the submodules without it",
+                    "unsupported_type",
+                    "type",
+                )
+            groups.setdefault((x.device, x.data_ptr() or id(x), x.dtype, x.size(), x.stride()), []).append(x)
+            if x.is_cuda:
+                devices.add(x.device)
+        if len(devices) > 1:
+            raise ExchangeError(
+                f"device is {' and '.join(sorted(map(str, devices)))}, expected one: offload the submodules of each "
+                "device",
+                "invalid_device",
+                "device",
+            )
+        self.device = devices.pop() if devices else None
+        """Where onload() moves the weights; None where they are on the CPU and no device= was given."""
+        self._tied = list(groups.values())
+        self._host: dict[int, torch.Tensor] = {}  # copies of weights that are on the device
+        self._seen: dict[int, list[Any]] = {}  # their versions when the copies were equal
+        if self.device is None or self.device.type != "cuda":
+            self.device = None
+            warnings.warn(
+                f"dlbridge.offload: the weights of {type(module).__name__} are on the CPU, and device= names no CUDA "
+                "device: nothing is moved",
+                stacklevel=3,
+            )
+        self.offload()
+
+    def offload(self) -> int:
+        """Move the weights to the host, and return the bytes copied: those of weights without an equal copy there."""
+        moving = {n: tied[0].detach() for n, tied in enumerate(self._tied) if tied[0].is_cuda}
+        written = [n for n in moving if n in self._host and self._seen[n] != _versions(self._tied[n])]
+        fresh = [n for n in moving if n not in self._host]
+        futures = [_core.stage(moving[n], out=_core.from_dlpack(self._host[n])) for n in written]
+        if fresh:
+            arrays = _core.stage_many([moving[n] for n in fresh]).result()
+            self._host.update(zip(fresh, map(_core.to_torch, arrays), strict=True))
+        for future in futures:
+            future.synchronize()
+        for n in moving:
+            self._place(n, self._host.pop(n))
+        return sum(moving[n].nbytes for n in fresh + written)
+
+    def onload(self) -> int:
+        """Move the weights to the device, and return the bytes copied. Their copies on the host are kept."""
+        if self.device is None:
+            return 0
+        moving = {n: tied[0].detach() for n, tied in enumerate(self._tied) if not tied[0].is_cuda}
+        arrived = _core.stage_many(moving, device=str(self.device)).result()
+        for n, x in arrived.items():
+            self._place(n, x)
+            self._host[n], self._seen[n] = moving[n], _versions(self._tied[n])
+        return sum(x.nbytes for x in moving.values())
+
+    def _place(self, n: int, memory: torch.Tensor) -> None:
+        for x in self._tied[n]:
+            x.data = memory
+
+
+def offload(module: torch.nn.Module, *, device: Any = None) -> Offload:
+    """Move the parameters and buffers of a module to pinned host memory. ``.onload()`` of the result moves them back.
+
+        weights = dlbridge.offload(model)  # the memory on the GPU is free
+        weights.onload()
+        weights.offload()  # copies what was written in between
+
+    Parameters stay the same objects, so optimisers keep them; gradients do not move. Tied weights are copied once. The
+    copies on the host are kept, and a weight that torch has not written to since is not copied again. Writes through
+    ``weight.data`` or a raw pointer are not counted by torch: call ``torch.autograd.graph.increment_version(weight)``
+    after them. ``device`` names the GPU for a module on the CPU, such as one over a mapped checkpoint, whose weights
+    stay mapped; without it a module on the CPU is left as it is, with a warning.
+    """
+    return Offload(module, device)
