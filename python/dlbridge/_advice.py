@@ -13,6 +13,11 @@ import numpy
 _EXPECTED = "expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object with __dlpack__"
 # The call that gives an array, for packages whose objects have only __array__.
 _ARRAY_CALLS = {"pandas": "x.to_numpy()", "polars": "x.to_numpy()", "xarray": "x.to_numpy()", "h5py": "x[()]"}
+# The same for objects that have not even that, by the method of their class which makes it.
+_DENSE_CALLS = {
+    ("scipy", "toarray"): "x.toarray(), a dense copy, or x.data, the elements that are stored",
+    ("polars", "collect"): "x.collect().to_numpy()",
+}
 # A copy of an array on a GPU by its own package: on the host, on the GPU.
 _OWN_COPIES = {
     "torch": ("x.cpu()", "x.clone()"),
@@ -82,6 +87,9 @@ def _advice(x: Any) -> str:
         return f"{_EXPECTED}: pass jax.random.key_data(x)"
     if any("__array__" in base.__dict__ for base in type(x).__mro__):
         return f"{_EXPECTED}: pass {_ARRAY_CALLS.get(_package(x), 'numpy.asarray(x)')}"
+    for (package, method), call in _DENSE_CALLS.items():
+        if _package(x) == package and any(method in base.__dict__ for base in type(x).__mro__):
+            return f"{_EXPECTED}: pass {call}"
     return _EXPECTED
 
 

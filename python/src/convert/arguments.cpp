@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <string>
+#include <string_view>
 
 #include "bridge/registry.h"
 #include "sources/capsule.h"
@@ -11,6 +12,12 @@ namespace dlbridge::python {
 namespace {
 
 [[noreturn]] void refuse_device(PyObject* device) {
+  if (std::string_view(Py_TYPE(device)->tp_name) == "torch.device") {
+    throw Error(ErrorCode::unsupported_device, "device",
+                "device is " + repr_of(device) +
+                    ", to which nothing is copied here; expected a CPU or CUDA device: pass "
+                    "dlbridge.to_torch(x).to(device)");
+  }
   throw Error(ErrorCode::invalid_device, "device",
               "device is " + repr_of(device) +
                   "; expected None, \"cpu\", \"cuda:0\" and the like, a torch.device or a DLPack "

@@ -70,6 +70,10 @@ PyGetSetDef g_attributes[] = {
         "ndim", "Number of dimensions."),
     attribute<[](const Tensor& t) { return PyLong_FromLongLong(t.view().nbytes()); }>(
         "nbytes", "Size of all elements in bytes, packed densely."),
+    attribute<[](const Tensor& t) { return PyLong_FromLongLong(t.view().size()); }>(
+        "size", "Number of elements: the product of the extents."),
+    attribute<[](const Tensor& t) { return PyLong_FromLongLong(t.view().itemsize()); }>(
+        "itemsize", "Bytes from one element to the next where they lie densely."),
     attribute<[](const Tensor& t) {
       const TensorView& view = t.view();
       return PyLong_FromUnsignedLongLong(reinterpret_cast<uint64_t>(view.data) + view.byte_offset);
@@ -187,6 +191,15 @@ PyObject* refuse_new(PyTypeObject*, PyObject*, PyObject*) {
   });
 }
 
+Py_ssize_t length(PyObject* self) noexcept {
+  const TensorView& view = unpack_tensor(self).view();
+  if (view.ndim > 0) return static_cast<Py_ssize_t>(view.shape[0]);
+  PyErr_SetString(PyExc_TypeError,
+                  "len() of a dlbridge.Tensor without dimensions: x.size is 1, its element is "
+                  "x.numpy()[()]");
+  return -1;
+}
+
 template <typename Entry>
 PyMethodDef method_def(const char* name, Entry* entry, int flags, const char* doc) {
   return {name, as_c_function(entry), flags, doc};
@@ -196,10 +209,11 @@ constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
 constexpr int kAny = METH_VARARGS | METH_KEYWORDS;
 PyMethodDef g_methods[] = {
     method_def("numpy", method<Function::to_numpy>, kFast,
-               "numpy($self, /, *, device=None, dtype=None, copy='named', out=None)\n--\n\n"
+               "numpy($self, /, *, device=None, dtype=None, order='K', copy='named', "
+               "out=None)\n--\n\n"
                "Return to_numpy(self, ...)."),
     method_def("torch", method<Function::to_torch>, kFast,
-               "torch($self, /, *, device=None, dtype=None, copy='named')\n--\n\n"
+               "torch($self, /, *, device=None, dtype=None, order='K', copy='named')\n--\n\n"
                "Return to_torch(self, ...)."),
     method_def("__dlpack__", dlpack, kAny,
                "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, "
@@ -252,6 +266,7 @@ void bind_tensor(PyObject* module) {
                          {Py_tp_methods, g_methods},
                          {Py_tp_getset, g_attributes},
                          {Py_tp_doc, slot(kDoc)},
+                         {Py_mp_length, slot(length)},
                          {Py_bf_getbuffer, slot(get_buffer)},
                          {Py_bf_releasebuffer, slot(release_buffer)},
                          {0, nullptr}};

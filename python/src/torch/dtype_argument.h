@@ -7,6 +7,8 @@
 #include <cstring>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 
 #include "dlbridge/dtype.h"
 #include "dlbridge/error.h"
@@ -31,8 +33,28 @@ inline Reference dtype_name_of(PyObject* object) {
   constexpr std::string_view kPrefix = "torch.";
   const auto text = utf8_of(name.get());
   if (!text || !text->starts_with(kPrefix)) return name;
-  const std::string_view rest = text->substr(kPrefix.size());
+  std::string_view rest = text->substr(kPrefix.size());
+  // torch's second names, of which NumPy has some for other types.
+  constexpr std::pair<std::string_view, std::string_view> kSecondNames[] = {
+      {"half", "float16"},    {"float", "float32"},    {"double", "float64"},
+      {"short", "int16"},     {"int", "int32"},        {"long", "int64"},
+      {"chalf", "complex32"}, {"cfloat", "complex64"}, {"cdouble", "complex128"}};
+  for (const auto& [second, first] : kSecondNames) {
+    if (rest == second) rest = first;
+  }
   return checked(PyUnicode_FromStringAndSize(rest.data(), static_cast<Py_ssize_t>(rest.size())));
+}
+
+/// The type that NumPy gives to a text such as "f4" or "half"; nothing where it has none, or one of
+/// foreign byte order.
+inline std::optional<DType> dtype_of_numpy(PyObject* text) {
+  const Reference numpy = checked(PyImport_ImportModule("numpy"));
+  const Reference found(PyObject_CallMethod(numpy.get(), "dtype", "(O)", text));
+  const Reference native(found ? PyObject_GetAttrString(found.get(), "isnative") : nullptr);
+  const Reference name(found ? PyObject_GetAttrString(found.get(), "name") : nullptr);
+  if (!native || !name) clear_exception();
+  const auto named = native.get() == Py_True ? utf8_of(name.get()) : std::nullopt;
+  return named ? DType::parse(*named) : std::nullopt;
 }
 
 /// The type that `object` names; Python's int, float, bool and complex are torch's default types.
@@ -44,7 +66,8 @@ inline DLDataType parse_named_dtype(PyObject* object) {
   if (object == reinterpret_cast<PyObject*>(&PyComplex_Type)) return DType(TypeCode::complex, 128);
   const Reference name = dtype_name_of(object);
   const auto text = utf8_of(name.get());
-  const auto dtype = text ? DType::parse(*text) : std::nullopt;
+  auto dtype = text ? DType::parse(*text) : std::nullopt;
+  if (!dtype && PyUnicode_Check(object)) dtype = dtype_of_numpy(name.get());
   if (dtype) return *dtype;
   throw Error(
       ErrorCode::invalid_dtype, "dtype",

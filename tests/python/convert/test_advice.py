@@ -236,6 +236,46 @@ def test_keys_of_jax_are_passed_as_numbers() -> None:
     assert dlbridge.to_numpy(in_advice(key, str(caught.value), jax=jax)).shape == (2,)
 
 
+class CompressedRows:
+    """A stand-in for a sparse array of SciPy, which has no __array__."""
+
+    __module__ = "scipy.sparse._csr"
+    data = np.ones(2)
+
+    def toarray(self) -> np.ndarray[Any, Any]:
+        return np.eye(2)
+
+
+class LazyFrame:
+    """A stand-in for a query of Polars, which has no __array__."""
+
+    __module__ = "polars.lazyframe.frame"
+
+    def collect(self) -> Any:
+        return self
+
+    def to_numpy(self) -> np.ndarray[Any, Any]:
+        return np.eye(2)
+
+
+def of_scipy() -> Any:
+    return pytest.importorskip("scipy.sparse").csr_array(np.eye(2))
+
+
+def of_polars() -> Any:
+    return pytest.importorskip("polars").LazyFrame({"a": [1.0, 0.0], "b": [0.0, 1.0]})
+
+
+@pytest.mark.parametrize("make", [CompressedRows, LazyFrame, of_scipy, of_polars], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("to", TARGETS)
+def test_objects_without_dense_memory_name_their_own_call(make: Any, to: str) -> None:
+    x = make()
+    with pytest.raises(TypeError, match="pass ") as caught:
+        TARGETS[to](x)
+    advised = in_advice(x, str(caught.value).replace(", a dense copy", " or "))
+    assert dlbridge.to_numpy(TARGETS[to](advised)).tolist() == [[1, 0], [0, 1]]
+
+
 # ---- memory on a GPU: the calls are those of the object's own package ----
 
 COPIES = {"torch": "x.cpu()", "cupy": "x.get()", "jaxlib.xla": "jax.device_get(x)", "numba.cuda": "x.copy_to_host()"}

@@ -444,6 +444,16 @@ def test_invalid_devices_are_value_errors(device: Any, target: str) -> None:
     assert isinstance(error, ValueError)
 
 
+@pytest.mark.rule(100)
+@pytest.mark.parametrize("device", ["mps", "xpu:0", "meta"])
+@pytest.mark.parametrize("target", TARGETS)
+def test_devices_of_torch_alone_are_unsupported(device: str, target: str) -> None:
+    x = torch.arange(3.0)
+    error = refusal(lambda: TARGETS[target](x, device=torch.device(device)))
+    assert (error.code, error.field) == ("unsupported_device", "device")
+    assert str(error).endswith("pass dlbridge.to_torch(x).to(device)")
+
+
 # ---- wrong kinds of object ----
 
 
@@ -508,7 +518,9 @@ def test_copied_scalars_are_0d(x: Any, target: str, copy: bool | None) -> None:
 @pytest.mark.parametrize(
     ("dtype", "name"),
     [(int, "int64"), (float, "float64"), (bool, "bool"), (complex, "complex128"), ("torch.float32", "float32"),
-     (torch.float16, "float16"), (np.dtype("f4"), "float32"), (np.float32, "float32"), ("float32", "float32")],
+     ("f4", "float32"), ("half", "float16"), ("double", "float64"), ("uint8", "uint8"), ("torch.float", "float32"),
+     ("torch.short", "int16"), (torch.float16, "float16"), (np.dtype("f4"), "float32"), (np.float32, "float32"),
+     ("float32", "float32")],
     ids=str,
 )  # fmt: skip
 @pytest.mark.parametrize("target", ["torch", "numpy"])

@@ -31,7 +31,7 @@ def test_properties() -> None:
     assert handle.dtype == "float32"
     assert handle.device == "cpu"
     assert handle.ndim == 3
-    assert handle.nbytes == 32
+    assert (handle.nbytes, handle.size, handle.itemsize, len(handle)) == (32, 8, 4, 2)
     assert handle.data_ptr == address(a)
     assert handle.read_only is False
     assert handle.is_copied is False
@@ -43,7 +43,10 @@ def test_properties_of_unusual_layouts() -> None:
     scalar = dlbridge.from_dlpack(np.array(2.5))
     assert (scalar.shape, scalar.strides, scalar.ndim, scalar.nbytes) == ((), (), 0, 8)
     empty = dlbridge.from_dlpack(np.empty((3, 0)))
-    assert (empty.shape, empty.nbytes) == ((3, 0), 0)
+    assert (empty.shape, empty.nbytes, empty.size, len(empty)) == ((3, 0), 0, 0, 3)
+    assert scalar.size == 1
+    with pytest.raises(TypeError, match=r"x\.numpy\(\)\[\(\)\]"):
+        len(scalar)
     flipped = dlbridge.from_dlpack(np.arange(4.0)[::-1])
     assert flipped.strides == (-1,)
     broadcast = dlbridge.from_dlpack(torch.ones(3).expand(2, 3))
@@ -53,7 +56,19 @@ def test_properties_of_unusual_layouts() -> None:
 
 def test_properties_cannot_be_set() -> None:
     handle = dlbridge.from_dlpack(array())
-    for name in ("shape", "strides", "dtype", "device", "ndim", "nbytes", "data_ptr", "read_only", "is_copied"):
+    for name in (
+        "shape",
+        "strides",
+        "dtype",
+        "device",
+        "ndim",
+        "nbytes",
+        "size",
+        "itemsize",
+        "data_ptr",
+        "read_only",
+        "is_copied",
+    ):
         with pytest.raises(AttributeError):
             setattr(handle, name, None)
     with pytest.raises(TypeError):
