@@ -200,6 +200,9 @@ Py_ssize_t length(PyObject* self) noexcept {
   return -1;
 }
 
+/// A handle is true whatever it holds; without this, len() would decide.
+int truth(PyObject*) noexcept { return 1; }
+
 template <typename Entry>
 PyMethodDef method_def(const char* name, Entry* entry, int flags, const char* doc) {
   return {name, as_c_function(entry), flags, doc};
@@ -267,6 +270,7 @@ void bind_tensor(PyObject* module) {
                          {Py_tp_getset, g_attributes},
                          {Py_tp_doc, slot(kDoc)},
                          {Py_mp_length, slot(length)},
+                         {Py_nb_bool, slot(truth)},
                          {Py_bf_getbuffer, slot(get_buffer)},
                          {Py_bf_releasebuffer, slot(release_buffer)},
                          {0, nullptr}};
