@@ -110,8 +110,13 @@ def lift(x: torch.Tensor) -> torch.Tensor:
 
 
 def copy_into(target: torch.Tensor, source: torch.Tensor) -> None:
-    """Writes the elements of `source` into `target`, casting and resolving what its keys promise."""
+    """Writes the elements of `source` into `target`, casting and resolving what its keys promise.
+
+    Takes the real part of complex elements without torch's warning: the caller has warned.
+    """
     with _plain_dispatch():
+        if source.is_complex() and not target.is_complex() and target.dtype != torch.bool:
+            source = source.real
         target.copy_(source)
 
 

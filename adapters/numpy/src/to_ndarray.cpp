@@ -103,11 +103,21 @@ PyObject* empty_ndarray(const TensorView& like, DLDataType dtype, Loan& memory) 
 }
 
 void fill_from_ndarray(PyObject* array, const TensorView& dst) {
+  const int type = PyArray_TYPE(as_array(array));
+  const TypeCode to = DType(dst.dtype).code();
+  // NumPy would warn that the imaginary part is dropped, of which the caller has warned.
+  const bool real = (type == NPY_CFLOAT || type == NPY_CDOUBLE) && to != TypeCode::complex &&
+                    to != TypeCode::boolean;
+  PyObject* source =
+      real ? PyArray_View(as_array(array), nullptr, &PyArray_Type) : Py_NewRef(array);
+  if (real && source != nullptr) Py_SETREF(source, PyObject_GetAttrString(source, "real"));
+  if (source == nullptr) throw_python_error();
   PyObject* target = borrow(dst, NPY_ARRAY_WRITEABLE);
   // Large copies release the GIL meanwhile.
   const int status =
-      parked_at_exit([&] { return PyArray_CopyInto(as_array(target), as_array(array)); });
+      parked_at_exit([&] { return PyArray_CopyInto(as_array(target), as_array(source)); });
   Py_DECREF(target);
+  Py_DECREF(source);
   if (status < 0) throw_python_error();
 }
 

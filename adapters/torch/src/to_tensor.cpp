@@ -2,6 +2,7 @@
 // Loan -> at::Tensor, and torch's memory for copies.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/lift_fresh.h>
+#include <ATen/ops/real.h>
 #include <c10/core/CPUAllocator.h>
 #include <c10/core/GradMode.h>
 
@@ -218,7 +219,9 @@ void fill_from_tensor(const at::Tensor& tensor, const TensorView& dst) {
   const PlainDispatchGuard plain;
   const c10::AutoGradMode no_grad(false);
   try {
-    borrow(dst).copy_(tensor);
+    const at::Tensor target = borrow(dst);
+    const bool real = tensor.is_complex() && !target.is_complex() && target.dtype() != at::kBool;
+    target.copy_(real ? at::real(tensor) : tensor);
   } catch (const c10::Error& error) {
     throw Error(ErrorCode::framework_error, "tensor",
                 std::string("torch could not copy the tensor: ") + error.what_without_backtrace());

@@ -33,6 +33,18 @@ DLBRIDGE_API std::optional<ByteRange> byte_range(std::span<const int64_t> shape,
 /// as 1.
 DLBRIDGE_API void compact_strides(std::span<const int64_t> shape, int64_t* out) noexcept;
 
+/// The strides of `view` with those of extents of 1, which mean nothing, replaced by what a dense
+/// array of the same inner dimensions has; written to `out`, which may be the view's own. Wraps
+/// around instead of overflowing.
+inline void canonical_strides(const TensorView& view, int64_t* out) noexcept {
+  uint64_t dense = 1;
+  for (int32_t i = view.ndim - 1; i >= 0; --i) {
+    const uint64_t stride = view.shape[i] == 1 ? dense : static_cast<uint64_t>(view.strides[i]);
+    out[i] = static_cast<int64_t>(stride);
+    dense = stride * static_cast<uint64_t>(view.shape[i]);
+  }
+}
+
 /// Dense strides in the same dimension order as `view` (NumPy's order "K"), so that a copy of a
 /// permuted array keeps its layout. Broadcast dimensions become real ones. Throws std::bad_alloc
 /// above rank 64.

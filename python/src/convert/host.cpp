@@ -36,6 +36,42 @@ bool can_read(const Adapter& adapter, const TensorView& view) noexcept {
   return plan(readable, traits, {}).verdict == Verdict::share;
 }
 
+// Returns true if a cast to `to` keeps the real part of complex numbers alone.
+bool drops_imaginary(DType from, DType to) noexcept {
+  return from.code() == TypeCode::complex && to.code() != TypeCode::complex &&
+         to.code() != TypeCode::boolean;
+}
+
+// Raises NumPy's ComplexWarning, which a filter may make an error: before anything is cast.
+void warn_of_dropped_imaginary() {
+  const Reference module = checked(PyImport_ImportModule("numpy.exceptions"));
+  const Reference category = checked(PyObject_GetAttrString(module.get(), "ComplexWarning"));
+  if (PyErr_WarnEx(category.get(), "Casting complex values to real discards the imaginary part",
+                   1) < 0)
+    throw_pending();
+}
+
+// Describes the real parts of complex numbers.
+Loan real_part_of(const TensorView& view) {
+  Loan real;
+  real.describe(view);
+  for (int32_t i = 0; i < view.ndim; ++i) real.strides()[i] *= 2;
+  real.view().dtype = DType(TypeCode::float_, DType(view.dtype).bits() / 2);
+  return real;
+}
+
+// Casts memory into `dst`: core where it can, else the framework of `target`, after a plain copy
+// where it cannot read the memory.
+void cast_view(const TensorView& view, const Adapter& target, const TensorView& dst) {
+  bool done = false;
+  run_copy(dst.nbytes(), [&] { done = cast_host(view, dst); });
+  if (done) return;
+  if (can_read(target, view)) return check(target.cast(&view, &dst));
+  Loan plain = allocate_like(view);
+  copy_elements(view, plain.view(), true);
+  check(target.cast(&plain.view(), &dst));
+}
+
 // Casts into `dst` where core can; returns false if it cannot.
 bool cast_by_core(const Source& source, const TensorView& dst) {
   if (source.needs_framework()) return false;
@@ -47,6 +83,11 @@ bool cast_by_core(const Source& source, const TensorView& dst) {
 // Casts into `dst`: core where it can, else the framework that casts on several threads if there
 // are enough of them, else the other.
 void cast_into(const Source& source, const Adapter& target, const TensorView& dst) {
+  if (drops_imaginary(source.view().dtype, dst.dtype)) {
+    warn_of_dropped_imaginary();
+    if (!source.needs_framework())
+      return cast_view(real_part_of(source.view()).view(), target, dst);
+  }
   if (cast_by_core(source, dst)) return;
   const Adapter& own = source.adapter();
   const bool target_can = target.cast != nullptr && target.traits->dtypes.contains(dst.dtype);

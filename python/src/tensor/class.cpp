@@ -13,6 +13,7 @@
 #include "convert/convert.h"
 #include "convert/host.h"
 #include "dlbridge/copy.h"
+#include "dlbridge/layout.h"
 #include "gpu/streams.h"
 #include "sources/capsule.h"
 #include "sources/exchange_table.h"
@@ -83,6 +84,10 @@ PyGetSetDef g_attributes[] = {
         "True if the memory must not be written. Memory of a legacy capsule counts as read-only."),
     attribute<[](const Tensor& t) { return PyBool_FromLong(t.view().is_copied); }>(
         "is_copied", "True if the memory was copied for this exchange."),
+    attribute<[](const Tensor& t) { return offer_array(t.view()); }>(
+        "__array_interface__",
+        "NumPy's array interface, version 3, for Pillow and others. AttributeError for memory of a "
+        "GPU and for types such as bfloat16."),
     attribute<[](const Tensor& t) { return offer_cuda_array(t.view(), t.stream); }>(
         "__cuda_array_interface__",
         "CUDA Array Interface, version 3, for CuPy and numba. AttributeError for other memory."),
@@ -131,6 +136,8 @@ PyObject* dlpack(PyObject* self_object, PyObject* args, PyObject* keywords) {
     Loan loan = loan_for_export(self, mode);
     order_export(stream, view, self.stream, loan);
     loan.view().device = device;
+    // Consumers that compare strides take a dimension of size 1 for a gap otherwise.
+    canonical_strides(loan.view(), loan.strides());
     return to_capsule(std::move(loan), versioned);
   });
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a dlbridge.Tensor offers to consumers: the buffer protocol, pickling, the DLPack exchange
-// table, __cuda_array_interface__.
+// table, __cuda_array_interface__, __array_interface__.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -30,5 +30,10 @@ PyObject* new_exchange_capsule();
 /// The interface of a view on a CUDA device, version 3: a new dict. Throws AttributeError where it
 /// has none: host memory, a type for which NumPy has no code.
 PyObject* offer_cuda_array(const TensorView& view, intptr_t stream);
+
+/// NumPy's array interface, version 3, of a view on the host: a new dict, which owns nothing; its
+/// consumer keeps the Tensor. Broadcast memory is read-only in it. Throws AttributeError where it
+/// has none: memory of a device, a type for which NumPy has no code.
+PyObject* offer_array(const TensorView& view);
 
 }  // namespace dlbridge::python

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,43 @@ def swapped() -> np.ndarray:
 
 def conjugated() -> torch.Tensor:
     return torch.tensor([1 + 2j, 3 - 4j]).conj()
+
+
+# ---- casts of complex numbers to real ones ----
+
+COMPLEX = {
+    "array": lambda: np.array([1 + 2j, 3 - 4j]),
+    "flipped": lambda: np.array([3 - 4j, 1 + 2j])[::-1],
+    "swapped": lambda: np.array([1 + 2j, 3 - 4j], ">c16"),
+    "tensor": lambda: torch.tensor([1 + 2j, 3 - 4j]),
+    "conjugated": conjugated,
+    "handle": lambda: dlbridge.from_dlpack(np.array([1 + 2j, 3 - 4j])),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int16", "bfloat16"])
+@pytest.mark.parametrize("source", COMPLEX)
+@pytest.mark.parametrize("target", ["torch", "numpy"])
+def test_dropped_imaginary_parts_warn_once(
+    target: str, source: str, dtype: str, recwarn: pytest.WarningsRecorder, capfd: pytest.CaptureFixture[str]
+) -> None:
+    result = TARGETS[target](COMPLEX[source](), dtype=dtype)
+    assert values(result) == [1, 3]
+    assert [warning.category for warning in recwarn] == [np.exceptions.ComplexWarning]
+    assert recwarn[0].filename == __file__
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("source", COMPLEX)
+def test_dropped_imaginary_parts_may_be_errors(source: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", np.exceptions.ComplexWarning)
+        with pytest.raises(np.exceptions.ComplexWarning):
+            dlbridge.to_torch(COMPLEX[source](), dtype="float32")
+
+
+def test_complex_to_bool_keeps_imaginary_parts() -> None:
+    assert dlbridge.to_torch(np.array([0j, 1j]), dtype="bool").tolist() == [False, True]
 
 
 # ---- copies ----

@@ -54,6 +54,40 @@ def test_properties_of_unusual_layouts() -> None:
     assert dlbridge.from_dlpack(torch.zeros((1,) * 65)).ndim == 65
 
 
+def test_handles_are_true() -> None:
+    assert all(dlbridge.from_dlpack(np.zeros(shape)) for shape in [(0, 3), (), (2,)])
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint64", "float16", "float32", "complex128"])
+def test_array_interface(dtype: str) -> None:
+    array = np.zeros((4, 6), dtype)[1:3, ::2]
+    interface = dlbridge.from_dlpack(array).__array_interface__
+    expected = array.__array_interface__
+    assert interface == {name: expected[name] for name in ("version", "shape", "typestr", "data", "strides")}
+    assert dlbridge.from_dlpack(np.zeros(3, dtype)).__array_interface__["strides"] is None
+
+
+@pytest.mark.parametrize(
+    "array", [read_only(np.zeros(3)), np.broadcast_to(np.zeros(3), (2, 3))], ids=["read_only", "broadcast"]
+)
+def test_array_interface_is_read_only(array: np.ndarray) -> None:
+    assert dlbridge.from_dlpack(array).__array_interface__["data"] == (address(array), True)
+
+
+def test_array_interface_refuses_other_types() -> None:
+    handle = dlbridge.from_dlpack(torch.zeros(2, dtype=torch.bfloat16))
+    with pytest.raises(AttributeError, match="no __array_interface__ here: NumPy has no code for its dtype"):
+        handle.__array_interface__  # noqa: B018
+
+
+def test_size_one_strides_are_canonical() -> None:
+    array = np.lib.stride_tricks.as_strided(np.zeros(40, "f4"), (1, 3, 1, 4), (4000, 32, 28, 4))
+    handle = dlbridge.from_dlpack(array)
+    assert handle.__array_interface__["strides"] == (96, 32, 16, 4)
+    assert np.from_dlpack(handle).strides == (96, 32, 16, 4)
+    assert handle.strides == (1000, 8, 7, 1)
+
+
 def test_properties_cannot_be_set() -> None:
     handle = dlbridge.from_dlpack(array())
     for name in (

@@ -51,7 +51,8 @@ DLBRIDGE_API PyObject* to_ndarray(Loan&& loan);
 DLBRIDGE_API PyObject* empty_ndarray(const TensorView& like, DLDataType dtype, Loan& memory);
 
 /// Lets NumPy write the elements of `array` into `dst` (same shape), casting like astype: byte
-/// order, alignment and odd strides are resolved on the way. Host memory. Releases the GIL where
+/// order, alignment and odd strides are resolved on the way. Of complex elements that become real
+/// ones the real part is taken, without NumPy's warning. Host memory. Releases the GIL where
 /// NumPy does.
 DLBRIDGE_API void fill_from_ndarray(PyObject* array, const TensorView& dst);
 

@@ -60,7 +60,8 @@ DLBRIDGE_API at::Tensor finish_copy(at::Tensor&& tensor);
 
 /// Lets torch write the elements of `tensor` into `dst` (same shape, host memory), casting and
 /// resolving conj, neg, zero and copy-on-write on the way, outside of autograd and of every
-/// dispatch mode. Throws Error (framework_error).
+/// dispatch mode. Of complex elements that become real ones it takes the real part, without torch's
+/// warning. Throws Error (framework_error).
 DLBRIDGE_API void fill_from_tensor(const at::Tensor& tensor, const TensorView& dst);
 
 /// Lets torch cast between two host memories of the same shape, as fill_from_tensor does. Requires:
