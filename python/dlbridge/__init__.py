@@ -43,9 +43,9 @@ _adapters.register()
 
 
 def __getattr__(name: str) -> Any:
-    """Import dlbridge.torch and dlbridge.ray, which import these packages, when they are used."""
-    if name in ("ray", "torch"):
-        return importlib.import_module(f".{name}", __name__)
+    """Import dlbridge.torch, which imports torch, when it is used."""
+    if name == "torch":
+        return importlib.import_module(".torch", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -13,15 +13,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def _versions(tied: list[torch.Tensor]) -> list[Any]:
-    """How often torch has written to the tensors. Inference tensors are not counted: they equal no earlier answer."""
-    return [object() if x.is_inference() else x._version for x in tied]
-
-
 class Offload:
     """A module whose weights move between a GPU and host memory: what offload() returns."""
 
-    def __init__(self, module: torch.nn.Module, device: Any) -> None:
+    def __init__(self, module: torch.nn.Module, device: Any, frozen: bool) -> None:
         import torch
 
         groups: dict[Any, list[torch.Tensor]] = {}
@@ -51,8 +46,8 @@ class Offload:
         self.device = devices.pop() if devices else None
         """Where onload() moves the weights; None where they are on the CPU and no device= was given."""
         self._tied = list(groups.values())
-        self._host: dict[int, torch.Tensor] = {}  # copies of weights that are on the device
-        self._seen: dict[int, list[Any]] = {}  # their versions when the copies were equal
+        self._host: dict[int, torch.Tensor] = {}  # memory of weights that are on the device
+        self._frozen = frozen
         if self.device is None or self.device.type != "cuda":
             self.device = None
             warnings.warn(
@@ -63,9 +58,9 @@ class Offload:
         self.offload()
 
     def offload(self) -> int:
-        """Move the weights to the host, and return the bytes copied: those of weights without an equal copy there."""
+        """Move the weights to the host, and return the bytes copied: 0 for frozen weights that came from there."""
         moving = {n: tied[0].detach() for n, tied in enumerate(self._tied) if tied[0].is_cuda}
-        written = [n for n in moving if n in self._host and self._seen[n] != _versions(self._tied[n])]
+        written = [] if self._frozen else [n for n in moving if n in self._host]
         fresh = [n for n in moving if n not in self._host]
         futures = [_core.stage(moving[n], out=_core.from_dlpack(self._host[n])) for n in written]
         if fresh:
@@ -78,14 +73,14 @@ class Offload:
         return sum(moving[n].nbytes for n in fresh + written)
 
     def onload(self) -> int:
-        """Move the weights to the device, and return the bytes copied. Their copies on the host are kept."""
+        """Move the weights to the device, and return the bytes copied. Their memory on the host is kept."""
         if self.device is None:
             return 0
         moving = {n: tied[0].detach() for n, tied in enumerate(self._tied) if not tied[0].is_cuda}
         arrived = _core.stage_many(moving, device=str(self.device)).result()
         for n, x in arrived.items():
             self._place(n, x)
-            self._host[n], self._seen[n] = moving[n], _versions(self._tied[n])
+            self._host[n] = moving[n]
         return sum(x.nbytes for x in moving.values())
 
     def _place(self, n: int, memory: torch.Tensor) -> None:
@@ -93,17 +88,17 @@ class Offload:
             x.data = memory
 
 
-def offload(module: torch.nn.Module, *, device: Any = None) -> Offload:
+def offload(module: torch.nn.Module, *, device: Any = None, frozen: bool = False) -> Offload:
     """Move the parameters and buffers of a module to pinned host memory. ``.onload()`` of the result moves them back.
 
         weights = dlbridge.offload(model)  # the memory on the GPU is free
         weights.onload()
-        weights.offload()  # copies what was written in between
+        weights.offload()
 
     Parameters stay the same objects, so optimisers keep them; gradients do not move. Tied weights are copied once. The
-    copies on the host are kept, and a weight that torch has not written to since is not copied again. Writes through
-    ``weight.data`` or a raw pointer are not counted by torch: call ``torch.autograd.graph.increment_version(weight)``
-    after them. ``device`` names the GPU for a module on the CPU, such as one over a mapped checkpoint, whose weights
-    stay mapped; without it a module on the CPU is left as it is, with a warning.
+    memory on the host is kept and used again. ``frozen=True`` says that nothing writes to the weights on the GPU:
+    ``.offload()`` then copies nothing back, and what was written is lost. ``device`` names the GPU for a module on the
+    CPU, such as one over a mapped checkpoint, whose frozen weights stay mapped; without it a module on the CPU is left
+    as it is, with a warning.
     """
-    return Offload(module, device)
+    return Offload(module, device, frozen)

@@ -660,7 +660,9 @@ def test_dtypes_as_requests(name: str, row: dict[str, str], target: str) -> None
             continue
         assert (plan.verdict, plan.bytes) == (expected, 6 * int(row["item"]) if expected == "cast" else 0)
         result = convert(x, dtype=dtype)
-        wanted = torch_dtype(name) if target == "to_torch" else numpy_dtype(name)
+        wanted = numpy_dtype(name)
+        if target == "to_torch":
+            wanted = support.DTYPE_PAIRS[name][1] if name in support.DTYPE_PAIRS else torch_dtype(name)
         assert result.dtype == wanted
         assert (address(result) == address(x)) == (expected == "share")
 
