@@ -108,11 +108,14 @@ void fill_from_ndarray(PyObject* array, const TensorView& dst) {
   // NumPy would warn that the imaginary part is dropped, of which the caller has warned.
   const bool real = (type == NPY_CFLOAT || type == NPY_CDOUBLE) && to != TypeCode::complex &&
                     to != TypeCode::boolean;
+  PyObject* target = borrow(dst, NPY_ARRAY_WRITEABLE);
   PyObject* source =
       real ? PyArray_View(as_array(array), nullptr, &PyArray_Type) : Py_NewRef(array);
   if (real && source != nullptr) Py_SETREF(source, PyObject_GetAttrString(source, "real"));
-  if (source == nullptr) throw_python_error();
-  PyObject* target = borrow(dst, NPY_ARRAY_WRITEABLE);
+  if (source == nullptr) {
+    Py_DECREF(target);
+    throw_python_error();
+  }
   // Large copies release the GIL meanwhile.
   const int status =
       parked_at_exit([&] { return PyArray_CopyInto(as_array(target), as_array(source)); });
