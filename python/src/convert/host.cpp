@@ -60,24 +60,20 @@ Loan real_part_of(const TensorView& view) {
   return real;
 }
 
-// Casts memory into `dst`: core where it can, else the framework of `target`, after a plain copy
-// where it cannot read the memory.
-void cast_view(const TensorView& view, const Adapter& target, const TensorView& dst) {
+// Casts into `dst` where core can; returns false if it cannot.
+bool cast_by_core(const TensorView& view, const TensorView& dst) {
   bool done = false;
   run_copy(dst.nbytes(), [&] { done = cast_host(view, dst); });
-  if (done) return;
+  return done;
+}
+
+// Casts into `dst` by the framework of `target`, after a plain copy where it cannot read the
+// memory.
+void cast_by_target(const TensorView& view, const Adapter& target, const TensorView& dst) {
   if (can_read(target, view)) return check(target.cast(&view, &dst));
   Loan plain = allocate_like(view);
   copy_elements(view, plain.view(), true);
   check(target.cast(&plain.view(), &dst));
-}
-
-// Casts into `dst` where core can; returns false if it cannot.
-bool cast_by_core(const Source& source, const TensorView& dst) {
-  if (source.needs_framework()) return false;
-  bool done = false;
-  run_copy(dst.nbytes(), [&] { done = cast_host(source.view(), dst); });
-  return done;
 }
 
 // Casts into `dst`: core where it can, else the framework that casts on several threads if there
@@ -85,10 +81,13 @@ bool cast_by_core(const Source& source, const TensorView& dst) {
 void cast_into(const Source& source, const Adapter& target, const TensorView& dst) {
   if (drops_imaginary(source.view().dtype, dst.dtype)) {
     warn_of_dropped_imaginary();
-    if (!source.needs_framework())
-      return cast_view(real_part_of(source.view()).view(), target, dst);
+    if (!source.needs_framework() && target.cast != nullptr) {
+      const Loan real = real_part_of(source.view());
+      if (!cast_by_core(real.view(), dst)) cast_by_target(real.view(), target, dst);
+      return;
+    }
   }
-  if (cast_by_core(source, dst)) return;
+  if (!source.needs_framework() && cast_by_core(source.view(), dst)) return;
   const Adapter& own = source.adapter();
   const bool target_can = target.cast != nullptr && target.traits->dtypes.contains(dst.dtype);
   const bool source_can = own.fill != nullptr && own.traits->dtypes.contains(dst.dtype);
@@ -101,11 +100,9 @@ void cast_into(const Source& source, const Adapter& target, const TensorView& ds
   if (source_can) return check(own.fill(source.object(), &dst));
 
   // Neither does it at once: a plain copy first.
+  if (!source.needs_framework()) return cast_by_target(source.view(), target, dst);
   Loan plain = allocate_like(source.view());
-  if (source.needs_framework())
-    check(own.fill(source.object(), &plain.view()));
-  else
-    copy_elements(source.view(), plain.view(), true);
+  check(own.fill(source.object(), &plain.view()));
   check(target.cast(&plain.view(), &dst));
 }
 
