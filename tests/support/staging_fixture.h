@@ -268,6 +268,11 @@ class StagingTest : public testing::Test {
     });
     return copy_streams;
   }
+  /// Until dropped results are free. A busy machine delays the simulator's threads for longer than
+  /// a call waits for a block.
+  static void wait_for_fences() {
+    while (cuda::pinned_stats().quarantined > 0) std::this_thread::yield();
+  }
   static Stream on(CUstream handle, int index = 1) { return cuda::stream_of(index, handle); }
   static Stream numbered(intptr_t number, int index = 1) { return cuda::stream_of(index, number); }
 

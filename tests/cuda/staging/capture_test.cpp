@@ -70,6 +70,7 @@ TEST_F(CapturesOfBlockingStreams, DelayReuseOfResults) {
   EXPECT_NE(next.view().data, block);
   EXPECT_GT(cuda::pinned_stats().quarantined, 0u);
   EXPECT_EQ(sim().end_capture(blocking), CUDA_SUCCESS) << "the capture was broken";
+  wait_for_fences();
   Loan third = cuda::stage_to_host(x.view(), on(caller));
   EXPECT_EQ(third.view().data, block);
 }
