@@ -225,7 +225,10 @@ void PinnedPool::tidy(Clock::time_point before) {
   {
     const Lock lock(mutex_);
     const size_t wanted = std::exchange(wanted_, 0);
-    if (wanted > 0 && wanted <= count_.limit && !allows(wanted))
+    Block* const fits = wanted > 0 ? take_listed(wanted) : nullptr;  // free since it was refused
+    if (fits != nullptr)
+      list_free(fits);
+    else if (wanted > 0 && wanted <= count_.limit && !allows(wanted))
       missing = used() - (count_.limit - wanted);
   }
   unregister_idle(before, SIZE_MAX, false);

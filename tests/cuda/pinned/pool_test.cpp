@@ -511,6 +511,18 @@ TEST_F(PinnedPoolTest, RefusedTakeUnregistersNothing) {
   EXPECT_TRUE(pool_->take(26 * kMiB));
 }
 
+// The block that was missing may be free before the thread makes room for another one.
+TEST_F(PinnedPoolTest, RoomIsMadeForWhatIsStillMissing) {
+  pool_->set_limit(40 * kMiB);
+  {
+    const PinnedBlock held = pool_->take(26 * kMiB);
+    EXPECT_FALSE(pool_->take(26 * kMiB));
+  }
+  pool_->tidy(PinnedPool::Clock::time_point::min());
+  EXPECT_EQ(stats().registered, 26 * kMiB);
+  EXPECT_TRUE(pool_->take(26 * kMiB));
+}
+
 TEST_F(PinnedPoolTest, WaitsForBlocksAtTheLimitOnly) {
   const auto drop_slowly = [&] {
     PinnedBlock block = pool_->take(20 * kMiB);
