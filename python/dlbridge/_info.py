@@ -2,9 +2,9 @@
 """What is active in this process."""
 
 import importlib.util
-from typing import TypedDict
+from typing import TypedDict, cast
 
-from . import _adapters, _build_facts, _core
+from . import _adapters, _build_facts, _core, _html
 
 
 class BuildInfo(TypedDict):
@@ -17,6 +17,13 @@ class BuildInfo(TypedDict):
     torch_tier_reason: str
     cuda: str
     dlpack: str
+
+
+class _Shown(dict[str, object]):
+    """The dict that is a BuildInfo, with a table for notebooks."""
+
+    def _repr_html_(self) -> str:
+        return _html.build_info(self)
 
 
 def describe_cuda() -> str:
@@ -41,7 +48,7 @@ def build_info() -> BuildInfo:
 
         version = str(torch.__version__)
     tier = _adapters.torch_tier()
-    return {
+    info: BuildInfo = {
         "version": _build_facts.VERSION,
         "numpy": numpy.__version__,
         "torch": version,
@@ -50,3 +57,4 @@ def build_info() -> BuildInfo:
         "cuda": describe_cuda(),
         "dlpack": _build_facts.DLPACK_VERSION,
     }
+    return cast(BuildInfo, _Shown(info))

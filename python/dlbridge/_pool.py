@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _core
+from . import _core, _html
 from ._futures import progress_bar
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class PoolStats(NamedTuple):
     """Blocks that the limit or the driver did not allow: such results are pageable."""
     register_failed: int
     """Registrations that the driver refused: each lowered the limit."""
+
+    def _repr_html_(self) -> str:
+        """Return the table of notebooks."""
+        return _html.pool_stats(self)
 
 
 def pool_stats() -> PoolStats:

@@ -215,7 +215,13 @@ NB_MODULE(_core, module) {
               "copy.")
       .def_ro("path", &Explanation::path, "The steps, in order; empty when refused.")
       .def_ro("message", &Explanation::message, "One sentence; when refused, the error's.")
-      .def("__repr__", repr);
+      .def("__repr__", repr)
+      .def(
+          "_repr_html_",
+          [](const nb::object& self) {
+            return nb::module_::import_("dlbridge._html").attr("plan")(self);
+          },
+          nb::sig("def _repr_html_(self) -> str"), "Return the table and drawing of notebooks.");
   bind_tensor(module.ptr());
   bind_pickling(module);
   bind_futures(module);

@@ -46,6 +46,11 @@ PyObject* repr(PyObject* self) {
   });
 }
 
+PyObject* repr_html(PyObject* self, PyObject*) {
+  const Reference module(PyImport_ImportModule("dlbridge._html"));
+  return module ? PyObject_CallMethod(module.get(), "tensor", "O", self) : nullptr;
+}
+
 // ---- Attributes
 
 template <auto get>
@@ -242,6 +247,8 @@ PyMethodDef g_methods[] = {
                "__deepcopy__($self, memo, /)\n--\n\nReturn from_dlpack(self, copy=True)."),
     method_def("__reduce_ex__", reduce, METH_O,
                "__reduce_ex__($self, protocol, /)\n--\n\nSupport pickle."),
+    method_def("_repr_html_", repr_html, METH_NOARGS,
+               "_repr_html_($self, /)\n--\n\nReturn the table of notebooks."),
     {nullptr, nullptr, 0, nullptr},
 };
 

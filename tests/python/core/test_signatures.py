@@ -24,6 +24,15 @@ def test_public_functions_have_signatures() -> None:
     assert {"stage", "stage_many", "pinned_empty", "record_stream", "set_pool_limit"} <= set(BUILTINS)
 
 
+def test_types_without_constructor_have_no_signature() -> None:
+    """A signature would say how to call them; functions make their instances (dict makes those of BuildInfo)."""
+    for made in (dlbridge.Tensor, dlbridge.Plan, dlbridge.Future):
+        with pytest.raises(TypeError):
+            made()
+        with pytest.raises(ValueError, match="no signature"):
+            inspect.signature(made)
+
+
 @pytest.mark.parametrize("name", BUILTINS)
 def test_stub_has_the_signature(name: str) -> None:
     """Names, kinds and, where the stub gives them, defaults of the parameters. The last overload has them all."""
