@@ -16,7 +16,7 @@ import layers
 ROOT = Path(__file__).resolve().parent.parent
 TOOLS = Path(sys.executable).parent
 CPP_FOLDERS = ("core", "adapters", "python", "tests", "examples", "benchmarks", "cuda")
-PYTHON_FOLDERS = ("python", "tests", "examples", "benchmarks", "scripts", "packaging")
+PYTHON_FOLDERS = ("python", "tests", "examples", "benchmarks", "scripts", "packaging", "docs")
 LICENCE = "SPDX-License-Identifier: Apache-2.0"
 CPP_SUFFIXES = {".h", ".cpp", ".cu", ".c", ".def"}
 
