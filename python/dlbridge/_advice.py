@@ -11,12 +11,13 @@ from typing import Any
 import numpy
 
 _EXPECTED = "expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object with __dlpack__"
-# The call that gives an array, for packages whose objects have only __array__.
-_ARRAY_CALLS = {"pandas": "x.to_numpy()", "polars": "x.to_numpy()", "xarray": "x.to_numpy()", "h5py": "x[()]"}
+# The call that gives an array, for packages whose objects have __array__ and no to_numpy().
+_ARRAY_CALLS = {"h5py": "x[()]", "zarr": "x[()]", "xarray": "x.to_dataarray().to_numpy()"}
 # The same for objects that have not even that, by the method of their class which makes it.
 _DENSE_CALLS = {
     ("scipy", "toarray"): "x.toarray(), a dense copy, or x.data, the elements that are stored",
     ("polars", "collect"): "x.collect().to_numpy()",
+    ("cv2", "get"): "x.get()",
 }
 # A copy of an array on a GPU by its own package: on the host, on the GPU.
 _OWN_COPIES = {
@@ -85,12 +86,17 @@ def _advice(x: Any) -> str:
         return f"{_EXPECTED}: pass numpy.asarray(x)"
     if _type_name(x).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":
         return f"{_EXPECTED}: pass jax.random.key_data(x)"
-    if any("__array__" in base.__dict__ for base in type(x).__mro__):
-        return f"{_EXPECTED}: pass {_ARRAY_CALLS.get(_package(x), 'numpy.asarray(x)')}"
+    if _has(x, "__array__"):
+        call = "x.to_numpy()" if _has(x, "to_numpy") else _ARRAY_CALLS.get(_package(x), "numpy.asarray(x)")
+        return f"{_EXPECTED}: pass {call}"
     for (package, method), call in _DENSE_CALLS.items():
-        if _package(x) == package and any(method in base.__dict__ for base in type(x).__mro__):
+        if _package(x) == package and _has(x, method):
             return f"{_EXPECTED}: pass {call}"
     return _EXPECTED
+
+
+def _has(x: Any, method: str) -> bool:
+    return any(method in base.__dict__ for base in type(x).__mro__)
 
 
 def _package(x: Any) -> str:

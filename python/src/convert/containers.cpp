@@ -234,10 +234,12 @@ class Walk {
 bool is_container(PyObject* x) noexcept {
   if (PyDict_CheckExact(x)) return true;
   if (PyList_CheckExact(x) || PyTuple_CheckExact(x)) return !holds_numbers(x);
-  const bool builtin =
-      PyDict_Check(x) || ((PyList_Check(x) || PyTuple_Check(x)) && !holds_numbers(x));
-  return (builtin || has_attribute(Py_TYPE(x), "__dataclass_fields__")) &&
-         !has_attribute(Py_TYPE(x), "__dlpack__");
+  if (has_attribute(Py_TYPE(x), "__dlpack__")) return false;
+  if (PyDict_Check(x)) return true;
+  if (PyList_Check(x) || PyTuple_Check(x)) return !holds_numbers(x);
+  // zarr.Array is a dataclass, and one array.
+  return has_attribute(Py_TYPE(x), "__dataclass_fields__") &&
+         !has_attribute(Py_TYPE(x), "__array__");
 }
 
 PyObject* map_container(PyObject* x, const char* root,

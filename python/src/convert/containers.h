@@ -10,8 +10,9 @@
 
 namespace dlbridge::python {
 
-/// Returns true for a dict, a list or a tuple that does not hold numbers alone, and a dataclass;
-/// subclasses included, unless they are DLPack producers. Calls nothing of the object.
+/// Returns true for a dict, a list or a tuple that does not hold numbers alone, and a dataclass
+/// without __array__; subclasses included, unless they are DLPack producers. Calls nothing of the
+/// object.
 bool is_container(PyObject* x) noexcept;
 
 /// Converts one leaf: a new reference. Throws.

@@ -70,5 +70,5 @@ def test_named_scripts_exist() -> None:
 
 
 def test_readme_says_what_is_downloaded() -> None:
-    for name in ("requirements.txt", "requirements-test.txt"):
+    for name in ("requirements.txt", "requirements-test.txt", "requirements-interop.txt"):
         assert re.match(r"# ([\d.]+ GB) to download", page(name))[1] in page("README.md"), name
