@@ -179,7 +179,7 @@ def explain(options: argparse.Namespace) -> int:
             continue
         try:
             plan = dlbridge.explain(array, options.to, **named)
-        except TypeError as error:  # numpy.dtype knows no such name
+        except TypeError as error:  # handles are not cast
             raise Failure(f"--dtype {options.dtype}: {error}") from None
         rows.append([plan.verdict, f"{name} {array.dtype} {array.shape}", plan.message])
         attributes = ("verdict", "reasons", "bytes", "path", "message")

@@ -11,8 +11,18 @@
 namespace dlbridge::python {
 namespace {
 
+// Returns true for a torch.device, and for its name such as "mps" where torch is imported.
+bool is_device_of_torch(PyObject* device) {
+  if (std::string_view(Py_TYPE(device)->tp_name) == "torch.device") return true;
+  PyObject* torch = PyDict_GetItemString(PyImport_GetModuleDict(), "torch");
+  if (torch == nullptr || !PyUnicode_Check(device)) return false;
+  const Reference made(PyObject_CallMethod(torch, "device", "O", device));
+  if (!made) clear_exception();
+  return static_cast<bool>(made);
+}
+
 [[noreturn]] void refuse_device(PyObject* device) {
-  if (std::string_view(Py_TYPE(device)->tp_name) == "torch.device") {
+  if (is_device_of_torch(device)) {
     throw Error(ErrorCode::unsupported_device, "device",
                 "device is " + repr_of(device) +
                     ", to which nothing is copied here; expected a CPU or CUDA device: pass "

@@ -21,31 +21,23 @@ namespace {
 }
 
 DLDataType parse_dtype(PyObject* object) {
-  std::optional<DType> dtype;
-  if (PyUnicode_Check(object)) {
-    const char* name = PyUnicode_AsUTF8(object);
-    if (name == nullptr) throw_pending();
-    dtype = DType::parse(name);
+  DLDataType parsed;
+  try {
+    check(adapter_named("numpy").parse_dtype(object, &parsed));
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::byte_order) throw;
+    throw Error(error.code(), "dtype",
+                "dtype is " + repr_of(object) +
+                    ", another byte order: pass numpy.frombuffer(x, dtype), which to_numpy() and "
+                    "to_torch() convert with copy=None");
   }
-  if (!dtype) {
-    DLDataType parsed;
-    try {
-      check(adapter_named("numpy").parse_dtype(object, &parsed));
-    } catch (const Error& error) {
-      if (std::string_view(error.what()).find("byte order") == std::string_view::npos) throw;
-      throw Error(error.code(), "dtype",
-                  "dtype is " + repr_of(object) +
-                      ", another byte order: pass numpy.frombuffer(x, dtype), which to_numpy() and "
-                      "to_torch() convert with copy=None");
-    }
-    dtype = parsed;
-  }
-  if (dtype->is_subbyte()) {
+  const DType dtype(parsed);
+  if (dtype.is_subbyte()) {
     throw Error(ErrorCode::invalid_dtype, "dtype",
-                "dtype is " + dtype->name() +
+                "dtype is " + dtype.name() +
                     ", whose elements are no whole bytes: pass dtype=\"uint8\" and unpack it");
   }
-  return *dtype;
+  return dtype;
 }
 
 // An integer or a sequence of integers, of which one may be -1: what is left. `room` counts

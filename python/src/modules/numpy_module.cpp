@@ -49,9 +49,8 @@ Error* cast(const TensorView* src, const TensorView* dst) noexcept {
 
 Error* parse_dtype(PyObject* dtype, DLDataType* out) noexcept {
   return guarded([&] {
-    const bool named = PyUnicode_Check(dtype) || is_torch_dtype(dtype);
-    const Reference name = named ? dtype_name_of(dtype) : Reference();
-    *out = parse_numpy_dtype(name ? name.get() : dtype);
+    *out = parse_named_dtype(dtype, numpy_traits());
+    if (numpy_traits().dtypes_missing.contains(*out)) load_ml_dtypes();
   });
 }
 

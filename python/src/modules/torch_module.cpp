@@ -102,12 +102,12 @@ Error* cast(const TensorView* src, const TensorView* dst) noexcept {
 Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
   return guarded([&] {
     if (!THPDtype_Check(object)) {
-      *out = parse_named_dtype(object);
+      *out = parse_named_dtype(object, torch_traits());
       return;
     }
     const at::ScalarType scalar = reinterpret_cast<THPDtype*>(object)->scalar_type;
     const auto dtype = dtype_of(scalar);
-    if (!dtype) refuse_torch_dtype(c10::toString(scalar));
+    if (!dtype) refuse_dtype(object, true, torch_traits());
     *out = *dtype;
   });
 }

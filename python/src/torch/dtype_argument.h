@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// dtype= arguments of to_torch() that are no torch.dtype: a name, a numpy.dtype, a scalar type.
+// dtype= arguments in every spelling that NumPy or torch takes.
 #pragma once
 
 #include <Python.h>
@@ -9,9 +9,11 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "dlbridge/dtype.h"
 #include "dlbridge/error.h"
+#include "dlbridge/plan.h"
 #include "support/errors.h"
 
 namespace dlbridge::python {
@@ -21,65 +23,82 @@ inline bool is_torch_dtype(PyObject* object) noexcept {
   return std::strcmp(Py_TYPE(object)->tp_name, "torch.dtype") == 0;
 }
 
-/// The name that a string, a torch.dtype, a numpy.dtype or a scalar type such as numpy.float32
-/// gives, without "torch." before it; null where there is none.
-inline Reference dtype_name_of(PyObject* object) {
-  const bool is_text = PyUnicode_Check(object);
-  Reference name(is_text                  ? Py_NewRef(object)
-                 : is_torch_dtype(object) ? PyObject_Str(object)
-                 : PyType_Check(object)   ? PyObject_GetAttrString(object, "__name__")
-                                          : PyObject_GetAttrString(object, "name"));
-  if (!name) clear_exception();
-  constexpr std::string_view kPrefix = "torch.";
-  const auto text = utf8_of(name.get());
-  if (!text || !text->starts_with(kPrefix)) return name;
-  std::string_view rest = text->substr(kPrefix.size());
-  // torch's second names, of which NumPy has some for other types.
+/// The types of DLPack for which `holds` returns true, in the order of its codes.
+template <class Holds>
+std::vector<DType> dtypes_where(Holds holds) {
+  std::vector<DType> found;
+  for (int code = 0; code <= static_cast<int>(TypeCode::float4_e2m1fn); ++code) {
+    for (const int lanes : {1, 2}) {
+      for (const int bits : {1, 2, 4, 6, 8, 16, 32, 64, 128}) {
+        const DType dtype(static_cast<TypeCode>(code), bits, lanes);
+        if (dtype.is_known() && holds(dtype)) found.push_back(dtype);
+      }
+    }
+  }
+  return found;
+}
+
+/// Refuses an argument that names no type, or one that DLPack does not have; lists what `target`
+/// holds.
+[[noreturn]] inline void refuse_dtype(PyObject* object, bool is_type, const TargetTraits& target) {
+  std::string names;
+  for (const DType dtype : dtypes_where([&](DType dtype) {
+         return target.dtypes.contains(dtype) || target.dtypes_missing.contains(dtype);
+       })) {
+    names += (names.empty() ? "" : ", ") + dtype.name();
+  }
+  throw Error(ErrorCode::invalid_dtype, "dtype",
+              "dtype is " + repr_of(object) +
+                  (is_type ? ", which DLPack does not have" : ", which names no type") +
+                  "; expected a dtype of NumPy or torch, or one of the names " + names);
+}
+
+/// The type of a name of torch, without "torch." before it; "float" is float32.
+inline std::optional<DType> dtype_of_torch(std::string_view name) {
   constexpr std::pair<std::string_view, std::string_view> kSecondNames[] = {
       {"half", "float16"},    {"float", "float32"},    {"double", "float64"},
       {"short", "int16"},     {"int", "int32"},        {"long", "int64"},
       {"chalf", "complex32"}, {"cfloat", "complex64"}, {"cdouble", "complex128"}};
   for (const auto& [second, first] : kSecondNames) {
-    if (rest == second) rest = first;
+    if (name == second) name = first;
   }
-  return checked(PyUnicode_FromStringAndSize(rest.data(), static_cast<Py_ssize_t>(rest.size())));
+  return DType::parse(name);
 }
 
-/// The type that NumPy gives to a text such as "f4" or "half"; nothing where it has none, or one of
-/// foreign byte order.
-inline std::optional<DType> dtype_of_numpy(PyObject* text) {
+/// The type that `object` names. Words that both packages know mean what they mean in NumPy, unless
+/// "torch." is before them. Throws Error (invalid_dtype, byte_order).
+inline DLDataType parse_named_dtype(PyObject* object, const TargetTraits& target) {
+  const bool of_torch = is_torch_dtype(object);
+  const Reference text = of_torch                  ? checked(PyObject_Str(object))
+                         : PyUnicode_Check(object) ? Reference(Py_NewRef(object))
+                                                   : Reference();
+  const auto name = utf8_of(text.get());
+  constexpr std::string_view kPrefix = "torch.";
+  if (name && name->starts_with(kPrefix)) {
+    if (const auto dtype = dtype_of_torch(name->substr(kPrefix.size()))) return *dtype;
+    refuse_dtype(object, of_torch, target);
+  }
+  if (name) {  // NumPy knows those of ml_dtypes only after its import
+    if (const auto dtype = DType::parse(*name)) return *dtype;
+  }
   const Reference numpy = checked(PyImport_ImportModule("numpy"));
-  const Reference found(PyObject_CallMethod(numpy.get(), "dtype", "(O)", text));
-  const Reference native(found ? PyObject_GetAttrString(found.get(), "isnative") : nullptr);
-  const Reference name(found ? PyObject_GetAttrString(found.get(), "name") : nullptr);
-  if (!native || !name) clear_exception();
-  const auto named = native.get() == Py_True ? utf8_of(name.get()) : std::nullopt;
-  return named ? DType::parse(*named) : std::nullopt;
-}
-
-/// The type that `object` names; Python's int, float, bool and complex are torch's default types.
-/// Throws Error (invalid_dtype).
-inline DLDataType parse_named_dtype(PyObject* object) {
-  if (object == reinterpret_cast<PyObject*>(&PyLong_Type)) return DType(TypeCode::int_, 64);
-  if (object == reinterpret_cast<PyObject*>(&PyFloat_Type)) return DType(TypeCode::float_, 64);
-  if (object == reinterpret_cast<PyObject*>(&PyBool_Type)) return DType(TypeCode::boolean, 8);
-  if (object == reinterpret_cast<PyObject*>(&PyComplex_Type)) return DType(TypeCode::complex, 128);
-  const Reference name = dtype_name_of(object);
-  const auto text = utf8_of(name.get());
-  auto dtype = text ? DType::parse(*text) : std::nullopt;
-  if (!dtype && PyUnicode_Check(object)) dtype = dtype_of_numpy(name.get());
-  if (dtype) return *dtype;
-  throw Error(
-      ErrorCode::invalid_dtype, "dtype",
-      "dtype is " + repr_of(object) +
-          ", which names no type; expected a torch.dtype or its name, such as torch.float32");
-}
-
-/// Refuses a torch.dtype that DLPack does not have.
-[[noreturn]] inline void refuse_torch_dtype(const std::string& name) {
-  throw Error(
-      ErrorCode::invalid_dtype, "dtype",
-      "dtype is " + name + ", which DLPack does not have; expected one such as torch.float32");
+  const Reference found(PyObject_CallMethod(numpy.get(), "dtype", "(O)", object));
+  if (!found) {
+    clear_exception();
+    if (const auto dtype = name ? dtype_of_torch(*name) : std::nullopt) return *dtype;
+    refuse_dtype(object, false, target);
+  }
+  const Reference its_name = checked(PyObject_GetAttrString(found.get(), "name"));
+  const auto in_words = utf8_of(its_name.get());
+  const auto dtype = in_words ? DType::parse(*in_words) : std::nullopt;
+  if (!dtype) refuse_dtype(object, true, target);
+  const Reference native = checked(PyObject_GetAttrString(found.get(), "isnative"));
+  if (native.get() != Py_True) {
+    throw Error(ErrorCode::byte_order, "dtype",
+                "dtype is " + repr_of(object) +
+                    ", in foreign byte order; expected native: pass \"" + dtype->name() + "\"");
+  }
+  return *dtype;
 }
 
 }  // namespace dlbridge::python

@@ -373,11 +373,11 @@ Error* cast(const TensorView* src, const TensorView* dst) noexcept {
 Error* parse_dtype(PyObject* object, DLDataType* out) noexcept {
   return guarded([&] {
     if (Py_TYPE(object) != Py_TYPE(g_torch->dtypes.front().object)) {
-      *out = parse_named_dtype(object);
+      *out = parse_named_dtype(object, g_torch->traits);
       return;
     }
     const NamedDType& row = named(object);
-    if (!row.held) refuse_torch_dtype(row.name);
+    if (!row.held) refuse_dtype(object, true, g_torch->traits);
     *out = *row.held;
   });
 }

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -206,15 +208,52 @@ def test_complex32_casts_into_numpy() -> None:
     assert dlbridge.to_torch(t.numpy(), dtype=torch.complex32).to(torch.complex64).tolist() == t.tolist()
 
 
-@pytest.mark.parametrize("spelling", [np.float32, np.dtype("f4"), "f4", "float32", "<f4", "single"], ids=repr)
-def test_numpy_dtypes_in_every_spelling(spelling: Any) -> None:
-    result = dlbridge.to_numpy(f8(), dtype=spelling)
-    assert result.dtype == np.float32
-    assert result.tolist() == f8().tolist()
+SPELLINGS = {
+    "float32": ["float32", "f4", "f", "<f4", "=f4", "single", "torch.float32", "torch.float", np.float32,
+                np.dtype("f4"), torch.float32, torch.float, ctypes.c_float],
+    "float16": ["half", "e", "torch.half", np.half, torch.half],
+    "float64": ["float", "double", "d", "torch.double", float, np.double, torch.double],
+    "int32": ["i", "intc", "torch.int", np.intc, torch.int],
+    "int64": ["int", "long", "longlong", "intp", "torch.long", int, np.longlong, np.dtype("q"), torch.long],
+    "uint64": ["ulonglong", np.ulonglong],
+    "bool": ["bool", "?", "torch.bool", bool, np.bool_, torch.bool],
+    "complex64": ["csingle", "cfloat", "torch.cfloat", np.csingle, torch.cfloat],
+    "complex128": ["complex", "cdouble", complex],
+    "bfloat16": ["bfloat16", "torch.bfloat16", torch.bfloat16, ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16)],
+}  # fmt: skip
 
 
-def test_swapped_dtype_request_is_refused() -> None:
-    assert refusal(lambda: dlbridge.to_numpy(f8(), dtype=">f8")).code == "byte_order"
+@pytest.mark.parametrize("target", ["numpy", "torch"])
+@pytest.mark.parametrize(("name", "spelling"), [(name, each) for name, all_ in SPELLINGS.items() for each in all_])
+def test_both_sides_take_every_spelling(name: str, spelling: Any, target: str) -> None:
+    result = TARGETS[target](np.ones(3), dtype=spelling)
+    assert str(result.dtype).removeprefix("torch.") == name == dlbridge.from_buffer(bytes(16), spelling).dtype
+    assert result.tolist() == [1, 1, 1]
+
+
+NO_SPELLINGS = ["float31", "f32", "", "torch.", "torch.single", "f4,f4", "M8[s]", "é", 5, [], np.longdouble, object,
+                torch.quint8, torch.nn, np.zeros(2)]  # fmt: skip
+
+
+@pytest.mark.parametrize("target", ["numpy", "torch"])
+@pytest.mark.parametrize("spelling", NO_SPELLINGS, ids=lambda x: repr(x)[:20])
+def test_wrong_spellings_are_told_which_are_known(spelling: Any, target: str) -> None:
+    error = refusal(lambda: TARGETS[target](np.ones(3), dtype=spelling))
+    assert (error.code, error.field) == ("invalid_dtype", "dtype")
+    said = re.fullmatch(r"dtype is (.+), which (.+); expected .*, or one of the names (.+)", str(error), re.DOTALL)
+    assert said and said[1] == repr(spelling) and said[2] in ("names no type", "DLPack does not have")
+    names = said[3].split(", ")
+    assert {"bool", "int8", "float32", "bfloat16", "complex64"} < set(names)
+    for name in names:
+        if name != "bool" and not re.search(r"int[124]$", name):  # casts to those are torch's and NumPy's
+            assert str(TARGETS[target](np.zeros(3), dtype=name).dtype).endswith(name)
+
+
+@pytest.mark.parametrize("spelling", [">f8", np.dtype(">f8")], ids=repr)
+@pytest.mark.parametrize("target", ["numpy", "torch"])
+def test_swapped_dtype_request_is_refused(target: str, spelling: Any) -> None:
+    error = refusal(lambda: TARGETS[target](f8(), dtype=spelling))
+    assert error.code == "byte_order" and str(error).endswith('pass "float64"')
 
 
 def test_huge_copies_are_refused() -> None:

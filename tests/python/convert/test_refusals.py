@@ -445,11 +445,11 @@ def test_invalid_devices_are_value_errors(device: Any, target: str) -> None:
 
 
 @pytest.mark.rule(100)
-@pytest.mark.parametrize("device", ["mps", "xpu:0", "meta"])
+@pytest.mark.parametrize("device", ["mps", "xpu:0", "meta", torch.device("mps")], ids=repr)
 @pytest.mark.parametrize("target", TARGETS)
-def test_devices_of_torch_alone_are_unsupported(device: str, target: str) -> None:
+def test_devices_of_torch_alone_are_unsupported(device: Any, target: str) -> None:
     x = torch.arange(3.0)
-    error = refusal(lambda: TARGETS[target](x, device=torch.device(device)))
+    error = refusal(lambda: TARGETS[target](x, device=device))
     assert (error.code, error.field) == ("unsupported_device", "device")
     assert str(error).endswith("pass dlbridge.to_torch(x).to(device)")
 
