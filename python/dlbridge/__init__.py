@@ -33,6 +33,7 @@ from ._core import (
     to_torch,
     trim_pinned,
 )
+from ._dtypes import DType, dtypes
 from ._errors import ExchangeError
 from ._info import BuildInfo, build_info
 from ._offload import Offload, offload
@@ -51,6 +52,7 @@ def __getattr__(name: str) -> Any:
 
 __all__ = [
     "BuildInfo",
+    "DType",
     "ExchangeError",
     "Future",
     "Offload",
@@ -60,6 +62,7 @@ __all__ = [
     "__version__",
     "build_info",
     "cmake_dir",
+    "dtypes",
     "explain",
     "from_buffer",
     "from_dlpack",

@@ -22,6 +22,7 @@
 #include "tensor/class.h"
 #include "tensor/exports.h"
 #include "tensor/value.h"
+#include "torch/dtype_argument.h"
 
 namespace nb = nanobind;
 
@@ -133,6 +134,21 @@ PyObject* set_threads(PyObject*, PyObject* count) {
 
 PyObject* get_threads(PyObject*, PyObject*) { return PyLong_FromLong(num_threads()); }
 
+// Name, code, bits and lanes of each type that the target called `name` holds.
+nb::list dtypes_of(const std::string& name) {
+  const Adapter& target = adapter_named(name.c_str());
+  if (target.extend != nullptr) target.extend();
+  const TargetTraits& traits = *target.traits;
+  const auto holds = [&](DType dtype) {
+    return traits.every_dtype || traits.dtypes.contains(dtype) ||
+           (dtype == kFloat4Pair && traits.float4 == Float4::pairs);
+  };
+  nb::list rows;
+  for (const DType dtype : dtypes_where(holds))
+    rows.append(nb::make_tuple(dtype.name(), DLDataType(dtype).code, dtype.bits(), dtype.lanes()));
+  return rows;
+}
+
 PyObject* register_capsule(PyObject*, PyObject* capsule) {
   return translated([&] {
     register_adapter(capsule);
@@ -207,6 +223,9 @@ NB_MODULE(_core, module) {
              "Announce an adapter that dlbridge._adapters.load(name) registers when it is needed.");
   module.def("_add_immutable_module", add_immutable_module, nb::arg("name"),
              "Announce a module whose arrays are never writable.");
+  module.def("_dtypes", dtypes_of, nb::arg("target"),
+             nb::sig("def _dtypes(target: str) -> list[tuple[str, int, int, int]]"),
+             "Name, code, bits and lanes of each type that the target holds.");
   nb::class_<Explanation>(module, "Plan", "What a conversion will do: the result of explain().")
       .def_ro("verdict", &Explanation::verdict, "'share', 'copy', 'cast', 'stage' or 'refuse'.")
       .def_ro("reasons", &Explanation::reasons, "Codes of the reasons against sharing.")

@@ -37,6 +37,7 @@ def test_import_is_cheap():
         # What importing costs: few modules beyond NumPy's, and none that is slow to import.
         loaded = {name for name in set(sys.modules) - before if not name.startswith("dlbridge")}
         assert len(loaded) <= 12, sorted(loaded)
+        assert dlbridge.dtypes["bfloat16"].bits == 16
         assert "torch" not in sys.modules and "ml_dtypes" not in sys.modules
         dlbridge.to_numpy(dlbridge.from_dlpack(numpy.zeros(3)))
         assert "torch" not in sys.modules and "ml_dtypes" not in sys.modules

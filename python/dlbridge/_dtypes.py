@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dtypes of DLPack, and which of NumPy and torch are the same."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from . import _core
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+class DType(NamedTuple):
+    """An element type: its name, and DLPack's code, bits and lanes."""
+
+    name: str
+    code: int
+    bits: int
+    lanes: int
+
+    @property
+    def numpy(self) -> np.dtype[Any] | None:
+        """NumPy's dtype, of ml_dtypes where NumPy has none; None where arrays of it cannot be exchanged."""
+        if self not in _held("numpy"):
+            return None
+        import numpy as np
+
+        try:
+            found: np.dtype[Any] = np.dtype(self.name)
+        except TypeError:
+            found = np.dtype(getattr(importlib.import_module("ml_dtypes"), self.name))
+        return found
+
+    @property
+    def torch(self) -> torch.dtype | None:
+        """torch's dtype; None where tensors of it cannot be exchanged, and where torch is not installed."""
+        if importlib.util.find_spec("torch") is None or self not in _held("torch"):
+            return None
+        import torch
+
+        found: torch.dtype = getattr(torch, self.name)
+        return found
+
+
+@functools.cache
+def _held(target: str) -> frozenset[DType]:
+    return frozenset(DType(*row) for row in _core._dtypes(target))
+
+
+dtypes: Mapping[str, DType] = MappingProxyType({row[0]: DType(*row) for row in _core._dtypes("dlpack")})
