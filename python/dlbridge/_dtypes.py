@@ -18,7 +18,15 @@ if TYPE_CHECKING:
 
 
 class DType(NamedTuple):
-    """An element type: its name, and DLPack's code, bits and lanes."""
+    """An element type of ``dlbridge.dtypes``: its name, and DLPack's code, bits and lanes.
+
+    >>> dlbridge.dtypes["float32"]
+    DType(name='float32', code=2, bits=32, lanes=1)
+    >>> dlbridge.dtypes["float32"].numpy, dlbridge.dtypes["float32"].torch
+    (dtype('float32'), torch.float32)
+
+    .. versionadded:: 0.1.0
+    """
 
     name: str
     code: int

@@ -11,6 +11,14 @@ class ExchangeError(BufferError, ValueError):
     Attributes:
         code: what is wrong, a fixed lower-case string such as ``negative_stride``.
         field: where, such as ``strides``.
+
+    >>> try:
+    ...     dlbridge.to_torch(np.arange(3.0)[::-1])
+    ... except dlbridge.ExchangeError as error:
+    ...     print(error.code, error.field)
+    negative_stride strides
+
+    .. versionadded:: 0.1.0
     """
 
     code: str

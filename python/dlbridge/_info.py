@@ -8,7 +8,14 @@ from . import _adapters, _build_facts, _core, _html
 
 
 class BuildInfo(TypedDict):
-    """The result of build_info()."""
+    """The result of build_info(): a dict, which notebooks show as a table.
+
+    >>> info: dlbridge.BuildInfo = dlbridge.build_info()
+    >>> info["torch_tier"] in ("direct", "exchange", "none")
+    True
+
+    .. versionadded:: 0.1.0
+    """
 
     version: str
     numpy: str
@@ -39,6 +46,11 @@ def build_info() -> BuildInfo:
     ``dlpack`` is the version of the header this build was made with. ``cuda`` is one line about the CUDA it needs,
     the driver and the devices, or about what is missing.
     Raises ExchangeError where DLBRIDGE_TORCH_TIER names no tier.
+
+    >>> dlbridge.build_info()["numpy"] == np.__version__
+    True
+
+    .. versionadded:: 0.1.0
     """
     import numpy
 

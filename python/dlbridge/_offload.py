@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 
 class Offload:
-    """A module whose weights move between a GPU and host memory: what offload() returns."""
+    """A module whose weights move between a GPU and host memory: what offload() returns.
+
+    >>> weights = dlbridge.offload(torch.nn.Linear(2, 2), device="cuda:0")
+    >>> weights.device
+    device(type='cuda', index=0)
+
+    .. versionadded:: 0.1.0
+    """
 
     def __init__(self, module: torch.nn.Module, device: Any, frozen: bool) -> None:
         import torch
@@ -91,14 +98,19 @@ class Offload:
 def offload(module: torch.nn.Module, *, device: Any = None, frozen: bool = False) -> Offload:
     """Move the parameters and buffers of a module to pinned host memory. ``.onload()`` of the result moves them back.
 
-        weights = dlbridge.offload(model)  # the memory on the GPU is free
-        weights.onload()
-        weights.offload()
-
     Parameters stay the same objects, so optimisers keep them; gradients do not move. Tied weights are copied once. The
     memory on the host is kept and used again. ``frozen=True`` says that nothing writes to the weights on the GPU:
     ``.offload()`` then copies nothing back, and what was written is lost. ``device`` names the GPU for a module on the
     CPU, such as one over a mapped checkpoint, whose frozen weights stay mapped; without it a module on the CPU is left
     as it is, with a warning.
+
+    Raises ExchangeError for weights that are not dense tensors of the CPU or of one CUDA device.
+
+    >>> model = torch.nn.Linear(2, 2)  # or one on a GPU, whose memory is free afterwards
+    >>> weights = dlbridge.offload(model, device="cuda:0")
+    >>> weights.offload()  # returns the bytes that moved to the host; weights.onload() moves them back
+    0
+
+    .. versionadded:: 0.1.0
     """
     return Offload(module, device, frozen)

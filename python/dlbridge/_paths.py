@@ -17,6 +17,11 @@ def cmake_dir() -> str:
     """Return the folder to pass to CMake as ``-Ddlbridge_DIR=...``, for ``find_package(dlbridge)``.
 
     Raises FileNotFoundError for the package in a build tree, which is not installed.
+
+    >>> os.path.basename(dlbridge.cmake_dir())
+    'dlbridge'
+
+    .. versionadded:: 0.1.0
     """
     return _folder("lib", "cmake", "dlbridge")
 
@@ -25,6 +30,11 @@ def get_include() -> str:
     """Return the folder of the C and C++ headers, those of DLPack included, to pass to a compiler as ``-I...``.
 
     Raises FileNotFoundError for the package in a build tree, which is not installed.
+
+    >>> os.path.basename(dlbridge.get_include())
+    'include'
+
+    .. versionadded:: 0.1.0
     """
     return _folder("include")
 

@@ -16,7 +16,14 @@ _STEP_S = 0.1  # between two updates of a progress bar
 
 
 class PoolStats(NamedTuple):
-    """The pool's bytes: registered = free + owned + in_flight + quarantined + leaked (docs/reference/staging.md)."""
+    """The pool's bytes: registered = free + owned + in_flight + quarantined + leaked. Notebooks show a table.
+
+    >>> stats = dlbridge.pool_stats()
+    >>> stats.leaked, stats.registered <= stats.limit
+    (0, True)
+
+    .. versionadded:: 0.1.0
+    """
 
     registered: int
     """Bytes that the pool has page-locked."""
@@ -44,7 +51,15 @@ class PoolStats(NamedTuple):
 
 
 def pool_stats() -> PoolStats:
-    """Return the state of the pool. Raises ExchangeError (no_driver, driver_too_old, no_device, no_staging)."""
+    """Return the state of the pool: bytes, and counts since the start of the process.
+
+    Raises ExchangeError (no_driver, driver_too_old, no_device, no_staging) without a GPU.
+
+    >>> dlbridge.pool_stats().limit > 0
+    True
+
+    .. versionadded:: 0.1.0
+    """
     return PoolStats(*_core._pool_stats())
 
 
@@ -56,7 +71,12 @@ def reserve_pinned(bytes: int, background: bool = True, progress: bool = False) 
     memory stays until ``trim_pinned`` or ``set_pool_limit``. ``progress=True`` draws a tqdm bar.
 
     The result raises ExchangeError (out_of_memory) if the limit does not allow `bytes`, or if the driver refuses; what
-    was locked before the refusal stays.
+    was locked before the refusal stays. The call itself raises what pool_stats() does.
+
+    >>> dlbridge.reserve_pinned(1 << 20).result()
+    1048576
+
+    .. versionadded:: 0.1.0
     """
     from concurrent.futures import Future, wait  # here, since few programs reserve
 

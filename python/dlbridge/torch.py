@@ -72,6 +72,12 @@ class DcpStager(AsyncStager):
     Only the elements of a view are copied, and tied tensors once. Of a DTensor the local tensor is copied.
     ``share_memory=True`` puts the results into one block of torch's shared memory, which
     ``AsyncCheckpointerType.PROCESS`` does not copy; CUDA tensors are then copied once more on the host.
+
+    >>> stager = dlbridge.torch.DcpStager()
+    >>> stager.stage({"w": torch.ones(2), "step": 3}).result()
+    {'w': tensor([1., 1.]), 'step': 3}
+
+    .. versionadded:: 0.1.0
     """
 
     _synchronize_after_execute = False

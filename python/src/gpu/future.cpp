@@ -157,19 +157,44 @@ PyObject* stage_many(PyObject*, PyObject* args, PyObject* keywords) {
 
 PyMethodDef g_functions[] = {
     {"stage", as_c_function(stage), METH_VARARGS | METH_KEYWORDS,
-     "stage(x, /, *, device=None, stream=None, out=None, to=None, snapshot=True, borrow=False)"
-     "\n--\n\nStart a copy of x to another device and return a Future at once."},
+     R"(stage(x, /, *, device=None, stream=None, out=None, to=None, snapshot=True, borrow=False)
+--
+
+Start a copy of `x` between host and GPU, and return a Future of the result at once.
+
+The result has the shape and dtype of `x`: `out`, if it is given, or a new object on `device` of the
+framework `to`, by default NumPy's on the host and torch's, else dlbridge's, on a GPU. `stream` is the stream that `x` is
+used on: of torch, CuPy or Numba, or a number as in DLPack. Work that follows on it waits for the copy;
+with `snapshot=False` it does not, and must not write to `x` before the Future is done. `borrow=True`
+reads pageable memory after the call has returned.
+
+Raises ExchangeError (no_driver, device_not_named, shape_mismatch ...) before anything is copied.
+
+>>> future = dlbridge.stage(np.arange(3.0), device="cuda:0", to="dlpack")
+>>> dlbridge.stage(future.result(), device="cpu").result()
+array([0., 1., 2.])
+
+.. versionadded:: 0.1.0)"},
     {"stage_many", as_c_function(stage_many), METH_VARARGS | METH_KEYWORDS,
-     "stage_many(xs, /, *, device='cpu', stream=None, snapshot=True, progress=False)\n--\n\n"
-     "Start a copy of every tensor in xs and return one Future, whose result has the structure of "
-     "xs.\n\n"
-     "xs is a dict, list, tuple or dataclass, nested at will, or another iterable, which becomes "
-     "a\n"
-     "list. Leaves that are no tensors are passed through. To the host the tensors of one device "
-     "and\n"
-     "stream are copied as one operation into one pinned block; to a device those of up to 64 KiB\n"
-     "go through one block. The same elements of the same memory are copied once. progress=True\n"
-     "draws a tqdm bar during the wait, and copies in pieces of 64 MiB."},
+     R"(stage_many(xs, /, *, device='cpu', stream=None, snapshot=True, progress=False)
+--
+
+Start a copy of every tensor in `xs` and return one Future, whose result has the structure of `xs`.
+
+`xs` is a dict, list, tuple or dataclass, nested at will, or another iterable, which becomes a
+list. Leaves that are no tensors are passed through. To the host the tensors of one device and
+stream are copied as one operation into one pinned block; to a device those of up to 64 KiB
+go through one block. The same elements of the same memory are copied once. `progress=True`
+draws a tqdm bar during the wait, and copies in pieces of 64 MiB.
+
+`stream` and `snapshot` are those of stage(). Raises ExchangeError before anything is copied; the
+message names the leaf.
+
+>>> x = dlbridge.from_dlpack(np.ones(2), device="cuda:0")
+>>> dlbridge.stage_many({"x": [x, x], "step": 3}).result()
+{'x': [array([1., 1.]), array([1., 1.])], 'step': 3}
+
+.. versionadded:: 0.1.0)"},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -191,7 +216,15 @@ constexpr const char* kFutureDoc =
     R"(An asynchronous copy between host and device: what stage() and stage_many() return.
 
 Dropping a Future neither waits nor cancels: the copy holds what it needs until it is done. Several
-threads may use one Future. `await` waits for it in asyncio.)";
+threads may use one Future. `await` waits for it in asyncio. Timeouts are in seconds.
+
+>>> future = dlbridge.stage(np.arange(3.0), device="cuda:0", to="dlpack")
+>>> future.result(timeout=60).device
+'cuda:0'
+>>> future.done()
+True
+
+.. versionadded:: 0.1.0)";
 
 }  // namespace
 

@@ -149,21 +149,61 @@ nb::object describe_device_module() {
 constexpr int kKeywords = METH_VARARGS | METH_KEYWORDS;
 PyMethodDef g_functions[] = {
     {"pinned_empty", as_c_function(pinned_empty), kKeywords,
-     "pinned_empty(shape, dtype='float64')\n--\n\n"
-     "Return an uninitialised array in page-locked memory of dlbridge's pool."},
+     R"(pinned_empty(shape, dtype='float64')
+--
+
+Return an uninitialised array in page-locked memory of dlbridge's pool.
+
+`shape` is an integer or several; strides are row-major. Beyond the limit of the pool the memory is
+pageable. Raises ExchangeError without a GPU (no_driver, no_device ...), for a dtype that DLPack does
+not have and for a negative extent.
+
+>>> dlbridge.pinned_empty((2, 3), "float32").shape
+(2, 3)
+
+.. versionadded:: 0.1.0)"},
     {"set_pool_limit", as_c_function(set_pool_limit), kKeywords,
-     "set_pool_limit(bytes)\n--\n\n"
-     "Set how many bytes stay page-locked at most. Free memory above the limit is released at "
-     "once."},
+     R"(set_pool_limit(bytes)
+--
+
+Set how many bytes stay page-locked at most. Free memory above the limit is released at once.
+
+Raises ExchangeError without a GPU and for a negative number, TypeError for no integer.
+
+>>> dlbridge.set_pool_limit(1 << 30)
+>>> dlbridge.pool_stats().limit
+1073741824
+
+.. versionadded:: 0.1.0)"},
     {"_reserve_pinned", reserve_pinned, METH_O, nullptr},
     {"trim_pinned", as_c_function(trim_pinned), kKeywords,
-     "trim_pinned(keep_bytes=0)\n--\n\n"
-     "Release free page-locked memory, reserved memory too, until at most keep_bytes stay. Return "
-     "the bytes that were released."},
+     R"(trim_pinned(keep_bytes=0)
+--
+
+Release free page-locked memory, reserved memory too, until at most `keep_bytes` bytes stay.
+
+Returns the bytes that were released. Raises ExchangeError without a GPU.
+
+>>> dlbridge.reserve_pinned(1 << 20).result()
+1048576
+>>> dlbridge.trim_pinned() >= 1 << 20
+True
+
+.. versionadded:: 0.1.0)"},
     {"record_stream", as_c_function(record_stream), kKeywords,
-     "record_stream(array, stream, device='cuda:0')\n--\n\n"
-     "Keep the memory of a pinned array from being reused before the work that the stream holds "
-     "now has ended. Return True if it is an array of dlbridge's pool."},
+     R"(record_stream(array, stream, device='cuda:0')
+--
+
+Keep the memory of a pinned array from being reused before the work that a stream holds now has ended.
+
+`stream` is an object of torch, CuPy or Numba, or a number as in DLPack; `device` is its device. Returns
+True if `array` lies in dlbridge's pool, else nothing is done. Raises ExchangeError without a GPU and
+for a stream that is no stream.
+
+>>> dlbridge.record_stream(dlbridge.pinned_empty(3), 1)
+True
+
+.. versionadded:: 0.1.0)"},
     {nullptr, nullptr, 0, nullptr},
 };
 

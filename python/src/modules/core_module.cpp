@@ -166,37 +166,123 @@ PyObject* register_device(PyObject*, PyObject* capsule) {
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
 PyMethodDef g_functions[] = {
     {"to_torch", as_c_function(entry<Function::to_torch>), kFast,
-     "to_torch(x, /, *, device=None, dtype=None, order='K', copy='named')\n--\n\n"
-     "Return a torch.Tensor that shares memory with x. Raises ExchangeError if that needs a copy "
-     "that was not requested. A dict, list, tuple or dataclass is converted leaf by leaf."},
+     R"(to_torch(x, /, *, device=None, dtype=None, order='K', copy='named')
+--
+
+Return a torch.Tensor that shares memory with `x`: the same shape, dtype and elements.
+
+`x` is an array or tensor of any framework, a DLPack capsule or producer, or a buffer. A dict, list,
+tuple or dataclass is converted leaf by leaf. Nothing is copied unless it is named: `device` and
+`dtype` (in any spelling of torch or NumPy) name a copy or cast where they differ from those of `x`,
+`order="C"` a row-major result. `copy` is "named", True (always), None (where needed) or False (never).
+
+Raises ExchangeError if sharing needs a copy that is not named; its message names the call that works.
+Raises TypeError for an object without elements to share.
+
+>>> dlbridge.to_torch(np.zeros((2, 3), "float32")).shape
+torch.Size([2, 3])
+>>> dlbridge.to_torch(np.arange(3)[::-1], copy=None)
+tensor([2, 1, 0])
+
+.. versionadded:: 0.1.0)"},
     {"to_numpy", as_c_function(entry<Function::to_numpy>), kFast,
-     "to_numpy(x, /, *, device=None, dtype=None, order='K', copy='named', out=None)\n--\n\n"
-     "Return a numpy.ndarray that shares memory with x. Raises ExchangeError if that needs a copy "
-     "that was not requested. A dict, list, tuple or dataclass is converted leaf by leaf."},
+     R"(to_numpy(x, /, *, device=None, dtype=None, order='K', copy='named', out=None)
+--
+
+Return a numpy.ndarray that shares memory with `x`: the same shape, dtype and elements.
+
+Arguments and errors are those of to_torch(). `device="cpu"` copies from a GPU and waits for it. `out`
+is a writable array of the shape of `x` in host memory: `x` is copied into it, cast to its dtype, and
+`out` is returned.
+
+>>> dlbridge.to_numpy(torch.zeros(2, 3)).shape
+(2, 3)
+>>> dlbridge.to_numpy(torch.ones(2), dtype="int8")
+array([1, 1], dtype=int8)
+
+.. versionadded:: 0.1.0)"},
     {"from_dlpack", as_c_function(entry<Function::from_dlpack>), kFast,
-     "from_dlpack(x, /, *, device=None, order='K', copy='named')\n--\n\n"
-     "Return a dlbridge.Tensor that shares memory with x: an array, a tensor, any DLPack producer "
-     "or capsule. A dict, list, tuple or dataclass is converted leaf by leaf."},
+     R"(from_dlpack(x, /, *, device=None, order='K', copy='named')
+--
+
+Return a dlbridge.Tensor that shares memory with `x`: the same shape, dtype and elements.
+
+Arguments and errors are those of to_torch(), without `dtype`. `device="cuda:0"` copies to a GPU.
+
+>>> dlbridge.from_dlpack(np.zeros((2, 3))).strides
+(3, 1)
+
+.. versionadded:: 0.1.0)"},
     {"from_buffer", as_c_function(from_buffer), METH_VARARGS | METH_KEYWORDS,
-     "from_buffer(x, /, dtype, shape=None, offset=0)\n--\n\n"
-     "Return a dlbridge.Tensor over the bytes of x, read as elements of dtype from offset (in "
-     "bytes) "
-     "on. x is bytes, any buffer, or any contiguous source in host memory; nothing is copied."},
+     R"(from_buffer(x, /, dtype, shape=None, offset=0)
+--
+
+Return a dlbridge.Tensor over the bytes of `x`, read as elements of `dtype` from `offset` on.
+
+`x` is bytes, any buffer, or any contiguous source in host memory; nothing is copied. `offset` counts
+bytes. `shape` counts elements, and one extent may be -1; None is one dimension of all that follow.
+Raises ExchangeError if `shape` does not fit, if `dtype` has no whole bytes or another byte order, and
+if `x` is not contiguous or on a GPU.
+
+>>> dlbridge.from_buffer(bytes(24), "float32", shape=(2, -1)).shape
+(2, 3)
+
+.. versionadded:: 0.1.0)"},
     {"explain", as_c_function(explain), kFast,
-     "explain(x, /, to, *, device=None, dtype=None, order='K', copy='named')\n--\n\n"
-     "Return a Plan: what a conversion would do and why, without doing it."},
+     R"(explain(x, /, to, *, device=None, dtype=None, order='K', copy='named')
+--
+
+Return a Plan: what a conversion would do and why, without doing it.
+
+`to` is "torch", "numpy" or "dlpack"; the other arguments are those of to_torch(). Refusals are plans
+too. Raises ExchangeError for wrong arguments, and TypeError for an object without elements.
+
+>>> plan = dlbridge.explain(np.arange(3.0)[::-1], "torch")
+>>> plan.verdict, plan.reasons, plan.bytes
+('refuse', ['negative_stride'], 24)
+
+.. versionadded:: 0.1.0)"},
     {"shares_memory", as_c_function(shares_memory), METH_FASTCALL,
-     "shares_memory(a, b, /)\n--\n\nReturn True if two objects of any frameworks have a byte of an "
-     "element in common."},
+     R"(shares_memory(a, b, /)
+--
+
+Return True if two objects of any frameworks have a byte of an element in common.
+
+Gaps between elements do not count. Raises ExchangeError for memory whose layout is unknown.
+
+>>> a = np.arange(6.0)
+>>> dlbridge.shares_memory(a[::2], dlbridge.to_torch(a)), dlbridge.shares_memory(a[::2], a[1::2])
+(True, False)
+
+.. versionadded:: 0.1.0)"},
     {"set_num_threads", set_threads, METH_O,
-     "set_num_threads(n, /)\n--\n\n"
-     "Set how many threads one large copy in host memory uses, the calling one included; 0: the "
-     "default. No more than the CPUs that the process may use are taken."},
+     R"(set_num_threads(n, /)
+--
+
+Set how many threads one large copy in host memory uses, the calling one included.
+
+0 is the default. No more than the CPUs that the process may use are taken. Raises ExchangeError for a
+negative `n` and TypeError for one that is no integer.
+
+>>> dlbridge.set_num_threads(1)
+>>> dlbridge.get_num_threads()
+1
+>>> dlbridge.set_num_threads(0)
+
+.. versionadded:: 0.1.0)"},
     {"get_num_threads", get_threads, METH_NOARGS,
-     "get_num_threads()\n--\n\n"
-     "Return how many threads one large copy in host memory uses: what set_num_threads() was "
-     "given, else torch's or OpenMP's setting, OMP_NUM_THREADS, or the CPUs that the process may "
-     "use."},
+     R"(get_num_threads()
+--
+
+Return how many threads one large copy in host memory uses.
+
+This is what set_num_threads() was given, else torch's or OpenMP's setting, OMP_NUM_THREADS, or the
+CPUs that the process may use.
+
+>>> dlbridge.get_num_threads() >= 1
+True
+
+.. versionadded:: 0.1.0)"},
     {"_register_adapter", register_capsule, METH_O, "Register the adapter of a module's capsule."},
     {"_register_device_module", register_device, METH_O,
      "Register the device module of a capsule."},
@@ -226,7 +312,16 @@ NB_MODULE(_core, module) {
   module.def("_dtypes", dtypes_of, nb::arg("target"),
              nb::sig("def _dtypes(target: str) -> list[tuple[str, int, int, int]]"),
              "Name, code, bits and lanes of each type that the target holds.");
-  nb::class_<Explanation>(module, "Plan", "What a conversion will do: the result of explain().")
+  nb::class_<Explanation>(module, "Plan",
+                          R"(What a conversion will do: the result of explain().
+
+A notebook shows it as a table and a drawing.
+
+>>> plan = dlbridge.explain(np.zeros(3), "torch", dtype="float32")
+>>> plan.verdict, plan.bytes, plan.path
+('cast', 12, ['cast to float32'])
+
+.. versionadded:: 0.1.0)")
       .def_ro("verdict", &Explanation::verdict, "'share', 'copy', 'cast', 'stage' or 'refuse'.")
       .def_ro("reasons", &Explanation::reasons, "Codes of the reasons against sharing.")
       .def_ro("bytes", &Explanation::bytes,

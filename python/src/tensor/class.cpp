@@ -268,7 +268,15 @@ band; the loaded Tensor then shares the buffers it is given, and is read-only wh
 is_copied is False after loading.
 
 copy.copy() returns another handle over the same memory, copy.deepcopy() a handle over writable
-memory of its own.)";
+memory of its own.
+
+>>> h = dlbridge.from_dlpack(np.zeros((2, 3), "float32"))
+>>> h.shape, h.strides, h.nbytes, h.device
+((2, 3), (3, 1), 24, 'cpu')
+>>> h.torch().shape, np.asarray(h).shape
+(torch.Size([2, 3]), (2, 3))
+
+.. versionadded:: 0.1.0)";
 
 }  // namespace
 
