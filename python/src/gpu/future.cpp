@@ -163,10 +163,10 @@ PyMethodDef g_functions[] = {
 Start a copy of `x` between host and GPU, and return a Future of the result at once.
 
 The result has the shape and dtype of `x`: `out`, if it is given, or a new object on `device` of the
-framework `to`, by default NumPy's on the host and torch's, else dlbridge's, on a GPU. `stream` is the stream that `x` is
-used on: of torch, CuPy or Numba, or a number as in DLPack. Work that follows on it waits for the copy;
-with `snapshot=False` it does not, and must not write to `x` before the Future is done. `borrow=True`
-reads pageable memory after the call has returned.
+framework `to`, by default NumPy's on the host and torch's, else dlbridge's, on a GPU. `stream` is the
+stream that `x` is used on: of torch, CuPy or Numba, or a number as in DLPack. Work that follows on it
+waits for the copy; with `snapshot=False` it does not, and must not write to `x` before the Future is
+done. `borrow=True` reads pageable memory after the call has returned.
 
 Raises ExchangeError (no_driver, device_not_named, shape_mismatch ...) before anything is copied.
 
