@@ -3,11 +3,14 @@
 
 import os
 import re
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 # The folder with Doxygen's XML of the public headers; "" builds the site without the reference of C and C++.
+DOXYGEN_PROJECTS = ("core", "cuda")
 DOXYGEN_XML = os.environ.get("DLBRIDGE_DOXYGEN_XML", "")
 
 project = "dlbridge"
@@ -28,7 +31,7 @@ autodoc_typehints = "none"  # the signatures of the extension modules have no an
 
 if DOXYGEN_XML:
     extensions.append("breathe")
-    breathe_projects = {name: f"{DOXYGEN_XML}/{name}/xml" for name in ("core", "cuda")}
+    breathe_projects = {name: f"{DOXYGEN_XML}/{name}/xml" for name in DOXYGEN_PROJECTS}
     breathe_default_project = "core"
     breathe_domain_by_extension = {"h": "cpp"}
     breathe_domain_by_file_pattern = {"*c_api.h": "c"}
@@ -48,11 +51,12 @@ copybutton_prompt_is_regexp = True
 
 # Pages of the site that stand for files outside docs/.
 STANDS_FOR = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
+PAGE_NAME = re.compile(r"\[[\w./-]+\.md\]\(")  # a link's text that is a file name: the title of the page replaces it
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
 def site_links(app, docname: str, content: list[str], folder: Path | None = None) -> None:
-    """Point links that leave docs/ to the page that stands for the file; a folder keeps its name without a link."""
+    """Point links that leave docs/ to the page that stands for the file; a folder keeps its name, without a link."""
     folder = folder or (HERE / docname).parent
     page = (HERE / docname).parent
 
@@ -65,7 +69,19 @@ def site_links(app, docname: str, content: list[str], folder: Path | None = None
             return "]{.file}"  # no page of the site: a name without a link
         return f"]({os.path.relpath(target, page)}{anchor})"
 
-    content[0] = LINK.sub(link, content[0])
+    content[0] = LINK.sub(link, PAGE_NAME.sub("[](", content[0]))
+    if docname == "api/cpp" and DOXYGEN_XML:
+        content[0] += "".join(header_sections())
+
+
+def header_sections() -> Iterator[str]:
+    """A section for each public header of C++."""
+    for name in DOXYGEN_PROJECTS:
+        index = ElementTree.parse(f"{DOXYGEN_XML}/{name}/xml/index.xml")
+        for header in sorted(file.findtext("name", "") for file in index.iterfind("compound[@kind='file']")):
+            if header not in ("c_api.h", "dlpack.h", "export.h"):
+                path = f"dlbridge/{'cuda/' if name == 'cuda' else ''}{header}"
+                yield f"\n## {path}\n\n```{{doxygenfile}} {header}\n:project: {name}\n```\n"
 
 
 def site_links_of_include(app, relative_path: Path, parent: str, content: list[str]) -> None:
