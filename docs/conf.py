@@ -41,6 +41,7 @@ else:
     exclude_patterns += ["api/cpp.md", "api/c.md"]
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = f"dlbridge {release}"
 html_static_path = ["static"]
 html_css_files = ["site.css"]
