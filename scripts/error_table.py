@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the tables of docs/reference/errors.md from core/include/dlbridge/detail/reasons.def.
+"""Writes the entries of docs/reference/errors.md from core/include/dlbridge/detail/reasons.def.
 
     .venv/bin/python scripts/error_table.py [--check]
 
@@ -46,42 +46,27 @@ def codes() -> list[Code]:
     return found
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A table in Markdown."""
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join("| " + " | ".join(cell or NOTHING for cell in line) + " |\n" for line in lines)
-
-
-def ticked(words: list[str]) -> str:
-    return ", ".join(f"`{word}`" for word in words)
+def entry(code: Code) -> str:
+    """The section of a code."""
+    fields = ", ".join(f"`{name}`" for name in code.fields) or NOTHING
+    finding = code.finding.replace("__", r"\_\_")  # else bold
+    lines = [("found" if code.remedy_kind else "means", finding), ("do", code.remedy), ("field", fields)]
+    if code.remedy_kind not in ("", "never"):
+        lines.append(("remedy kind", f"`{code.remedy_kind}`"))
+    if code.example:
+        lines.append(("example", f"`{code.example}`"))
+    return f"### {code.code}\n\n" + "".join(f"- **{name}**: {text}\n" for name, text in lines)
 
 
 def page(old: str) -> str:
-    """The page with its tables written anew."""
-    reasons = [code for code in codes() if code.remedy_kind]
-    others = [code for code in codes() if not code.remedy_kind]
-    tables = {
-        "Reasons of a plan": table(
-            ["code", "field", "remedy kind", "finding", "remedy"],
-            [
-                [f"`{c.code}`", ticked(c.fields), c.remedy_kind.replace("never", ""), c.finding, c.remedy]
-                for c in reasons
-            ],
-        ),
-        "Arguments, foreign descriptors, the environment": table(
-            ["code", "field", "meaning", "remedy"],
-            [[f"`{c.code}`", ticked(c.fields), c.finding, c.remedy] for c in others],
-        ),
-        "Examples": table(
-            ["code", "example"], [[f"`{c.code}`", f"`{c.example}`"] for c in reasons + others if c.example]
-        ),
-    }
-    for title, written in tables.items():
-        before, section = old.split(f"\n## {title}\n")
-        text, _, after = section.partition("\n## ")
-        prose = text[: text.index("\n| ")] + "\n"
-        old = f"{before}\n## {title}\n{prose}{written}" + (f"\n## {after}" if after else "")
-    return old
+    """The page with its entries written anew; what stands before the first entry of a section is kept."""
+    sections = re.split(r"^(?=## )", old, flags=re.M)
+    for title, reasons in (("Reasons of a plan", True), ("Arguments, foreign descriptors, the environment", False)):
+        (place,) = (i for i, section in enumerate(sections) if section.startswith(f"## {title}\n"))
+        prose = sections[place].partition("\n### ")[0].rstrip("\n")
+        entries = [entry(code) for code in codes() if bool(code.remedy_kind) == reasons]
+        sections[place] = "\n".join([prose + "\n", *entries, ""])
+    return "".join(sections).rstrip("\n") + "\n"
 
 
 def main() -> int:
