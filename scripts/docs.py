@@ -54,6 +54,16 @@ def broken_links(folder: Path) -> list[str]:
     return broken
 
 
+def leave_out_private(path: Path) -> None:
+    """Remove private members from a class: Doxygen writes them into XML whatever its settings say."""
+    tree = ElementTree.parse(path)
+    for parent in tree.iterfind("compounddef"):
+        for section in parent.findall("sectiondef"):
+            if section.get("kind", "").startswith("private"):
+                parent.remove(section)
+    tree.write(path)
+
+
 def run_doxygen() -> str:
     """Write the XML of the headers; returns why not, or nothing."""
     shutil.rmtree(SITE / "doxygen", ignore_errors=True)
@@ -65,6 +75,8 @@ def run_doxygen() -> str:
         output.mkdir(parents=True)
         text = f"{settings}\nINPUT = {folders}\nOUTPUT_DIRECTORY = {output}\n"
         subprocess.run(["doxygen", "-"], input=text, cwd=ROOT, text=True, check=True)
+        for path in output.rglob("class*.xml"):
+            leave_out_private(path)
     os.environ["DLBRIDGE_DOXYGEN_XML"] = str(SITE / "doxygen")
     return ""
 
