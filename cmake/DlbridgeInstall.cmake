@@ -53,6 +53,9 @@ function(dlbridge_install_layout)
     install(TARGETS dlbridge_${component} LIBRARY DESTINATION ${libraries} ${how} ${namelinks})
     install(DIRECTORY $<TARGET_PROPERTY:dlbridge_${component},SOURCE_DIR>/include/dlbridge DESTINATION ${headers} ${how})
   endforeach()
+  if(DLBRIDGE_PYTHON)  # for extension modules: needs no library of its own
+    install(DIRECTORY ${PROJECT_SOURCE_DIR}/python/include/dlbridge DESTINATION ${headers} ${how})
+  endif()
   # dlpack.h comes with its licence, which is ours too (Apache-2.0).
   install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${headers}/dlpack ${how})
   install(DIRECTORY ${DLBRIDGE_DLPACK_INCLUDE_DIR}/dlpack DESTINATION ${headers} ${how})

@@ -92,6 +92,16 @@ TEST(DType, PrintsUnknownCodes) {
   EXPECT_EQ(back.code, 200);
 }
 
+TEST(DType, OfTypesOfCpp) {
+  EXPECT_EQ(dtype_of<bool>().name(), "bool");
+  EXPECT_EQ(dtype_of<int8_t>().name(), "int8");
+  EXPECT_EQ(dtype_of<uint16_t>().name(), "uint16");
+  EXPECT_EQ(dtype_of<long long>().name(), "int64");
+  EXPECT_EQ(dtype_of<float>().name(), "float32");
+  EXPECT_EQ(dtype_of<double>().name(), "float64");
+  EXPECT_EQ(dtype_of<std::complex<float>>().name(), "complex64");
+}
+
 TEST(DType, ComparesAllFields) {
   const DType base{TypeCode::float_, 32};
   EXPECT_TRUE(base == DType(DLDataType{2, 32, 1}));

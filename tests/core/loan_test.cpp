@@ -5,10 +5,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <array>
 #include <memory>
 #include <thread>
 #include <type_traits>
+#include <vector>
 
+#include "dlbridge/loan_over.h"
 #include "memory.h"
 
 namespace dlbridge {
@@ -192,4 +196,24 @@ TEST(Loan, ChangesRank) {
 }
 
 }  // namespace
+
+TEST(LoanOver, OwnsWhatKeepsTheMemory) {
+  std::vector<int32_t> values{1, 2, 3};
+  const void* data = values.data();
+  const Loan vector = loan_over(std::move(values));
+  EXPECT_EQ(vector.view().data, data);
+  EXPECT_EQ(vector.view().size(), 3);
+  EXPECT_EQ(DType(vector.view().dtype), dtype_of<int32_t>());
+
+  const auto memory = std::make_shared<std::array<float, 24>>();
+  {
+    const Loan loan = loan_over(memory, memory->data(), dtype_of<float>(), {2, 3, 4});
+    EXPECT_EQ(memory.use_count(), 2);
+    EXPECT_TRUE(std::ranges::equal(loan.view().extents(), std::array{2, 3, 4}));
+    EXPECT_TRUE(std::ranges::equal(loan.view().stride_elements(), std::array{12, 4, 1}));
+    EXPECT_EQ(loan.view().access, Access::writable);
+  }
+  EXPECT_EQ(memory.use_count(), 1);
+}
+
 }  // namespace dlbridge

@@ -5,10 +5,12 @@
 // printed. Only name() allocates.
 #pragma once
 
+#include <complex>
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "dlbridge/dlpack.h"
 #include "dlbridge/export.h"
@@ -78,6 +80,30 @@ class DLBRIDGE_API DType {
  private:
   DLDataType value_;
 };
+
+namespace detail {
+template <typename T>
+inline constexpr bool kIsComplex = false;
+template <typename T>
+inline constexpr bool kIsComplex<std::complex<T>> = true;
+}  // namespace detail
+
+/// The type of bool, of the integers and of the floating-point and complex types of C++.
+template <typename T>
+constexpr DType dtype_of() noexcept {
+  constexpr int bits = static_cast<int>(8 * sizeof(T));
+  if constexpr (std::is_same_v<T, bool>) {
+    return {TypeCode::boolean, bits};
+  } else if constexpr (detail::kIsComplex<T>) {
+    return {TypeCode::complex, bits};
+  } else if constexpr (std::is_integral_v<T>) {
+    return {std::is_signed_v<T> ? TypeCode::int_ : TypeCode::uint, bits};
+  } else {
+    static_assert(std::is_floating_point_v<T> && bits <= 64,
+                  "expected a number: name the DType instead");
+    return {TypeCode::float_, bits};
+  }
+}
 
 inline constexpr DType kFloat4Padded{TypeCode::float4_e2m1fn, 4, 1};
 inline constexpr DType kFloat4Pair{TypeCode::float4_e2m1fn, 4, 2};

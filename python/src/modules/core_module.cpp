@@ -337,6 +337,7 @@ A notebook shows it as a table and a drawing.
           },
           nb::sig("def _repr_html_(self) -> str"), "Return the table and drawing of notebooks.");
   bind_tensor(module.ptr());
+  bind_extension_api(module.ptr());
   bind_pickling(module);
   bind_futures(module);
   bind_pinned(module);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a dlbridge.Tensor offers to consumers: the buffer protocol, pickling, the DLPack exchange
-// table, __cuda_array_interface__, __array_interface__.
+// table, __cuda_array_interface__, __array_interface__; and what the package offers to extension
+// modules.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -26,6 +27,9 @@ void bind_pickling(nanobind::module_& module);
 /// A new capsule of the table of dlbridge.Tensor, which has the same address for the life of the
 /// process. Throws.
 PyObject* new_exchange_capsule();
+
+/// Adds the capsule of dlbridge/python.h to the module. Throws.
+void bind_extension_api(PyObject* module);
 
 /// The interface of a view on a CUDA device, version 3: a new dict. Throws AttributeError where it
 /// has none: host memory, a type for which NumPy has no code.
