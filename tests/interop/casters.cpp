@@ -86,7 +86,9 @@ void forget_on_thread() {
   std::thread([] { g_kept.clear(); }).join();  // one that Python does not know
 }
 
-std::vector<uintptr_t> addresses(const std::vector<TensorView>& xs) {
+// Their addresses, read after `call` has run.
+std::vector<uintptr_t> addresses(const std::vector<TensorView>& xs, const py::object& call) {
+  call();
   std::vector<uintptr_t> found;
   for (const TensorView& x : xs) found.push_back(address(x));
   return found;

@@ -174,12 +174,17 @@ def test_optional_parameters_and_results(casters: Any) -> None:
     assert casters.make_some(0) is None and casters.make_some(2).shape == (2,)
 
 
-def test_views_in_containers_live_for_the_call(casters: Any) -> None:
+def test_views_live_until_the_function_returns(casters: Any) -> None:
+    def capsule() -> Any:
+        return casters.make(3).__dlpack__(max_version=(1, 3))
+
+    before, during = casters.released(), []
+    casters.addresses([capsule(), capsule()], lambda: during.append(casters.released()))
+    assert during == [before] and casters.released() == before + 2
     arrays = [matrix(), matrix()[1:]]
-    capsules = [a.__dlpack__(max_version=(1, 3)) for a in arrays]
-    assert casters.addresses(arrays) == casters.addresses(capsules) == [a.ctypes.data for a in arrays]
+    assert casters.addresses(arrays, gc.collect) == [a.ctypes.data for a in arrays]
     with pytest.raises((TypeError, dlbridge.ExchangeError)):
-        casters.addresses([np.zeros(3, ">f4")])
+        casters.addresses([np.zeros(3, ">f4")], gc.collect)
 
 
 FILL_REFUSALS = {
@@ -208,7 +213,7 @@ def test_calls_leak_nothing(casters: Any) -> None:
     a, wrong = matrix(), np.zeros(3, ">f4")
 
     def calls() -> None:
-        casters.seen(a), casters.same(a), casters.make_like(a, 2), casters.addresses([a]), casters.maybe(a)
+        casters.seen(a), casters.same(a), casters.make_like(a, 2), casters.addresses([a], int), casters.maybe(a)
         refusal(lambda: casters.seen(wrong))
         refusal(lambda: casters.same(wrong))
 

@@ -12,11 +12,11 @@
 namespace dlbridge {
 
 struct Requirements {
-  std::optional<DType> dtype;  ///< none: any
-  int32_t ndim = -1;           ///< negative: any
-  bool row_major = false;      ///< without gaps between the elements
-  bool writable = false;       ///< Access::unknown does not suffice
-  bool host = true;            ///< the CPU reads the memory: ordinary or pinned
+  std::optional<DType> dtype = std::nullopt;  ///< none: any
+  int32_t ndim = -1;                          ///< negative: any
+  bool row_major = false;                     ///< without gaps between the elements
+  bool writable = false;                      ///< Access::unknown does not suffice
+  bool host = true;                           ///< the CPU reads the memory: ordinary or pinned
 };
 
 /// Throws Error (unsupported_device, unsupported_dtype, shape_mismatch, invalid_argument of field

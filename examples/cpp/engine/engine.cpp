@@ -10,13 +10,13 @@
 #include <array>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
 #include <memory>
+#include <span>
 #include <stdexcept>
-#include <utility>
 
-#include "dlbridge/error.h"
+#include "dlbridge/loan_over.h"
 #include "dlbridge/numpy.h"
+#include "dlbridge/require.h"
 
 namespace {
 
@@ -25,9 +25,7 @@ struct DropReference {
 };
 using Reference = std::unique_ptr<PyObject, DropReference>;
 
-// The engine's memory: a picture that the script may draw on while the engine holds it.
-using Frame = std::array<float, 12>;
-int frames_alive = 0;
+std::weak_ptr<std::array<float, 12>> watched;  // to see when the script lets a frame go
 
 void check(bool holds, const char* claim) {
   std::printf("%s: %s\n", claim, holds ? "yes" : "no");
@@ -59,42 +57,37 @@ uintptr_t address_of(PyObject* names, const char* expression) {
 
 // Python to C++: the loan holds a reference to the array, so the address is valid until the loan is
 // destroyed. It may be destroyed on any thread, with or without the GIL.
-void read_and_write_an_array(PyObject* names) {
-  run(names, "pixels = numpy.arange(12, dtype='float32').reshape(3, 4)", Py_file_input);
-  const Reference array = run(names, "pixels", Py_eval_input);
-  const dlbridge::Loan loan = dlbridge::share_ndarray(array.get());
+void brighten(PyObject* array, float by) {
+  const dlbridge::Loan loan = dlbridge::share_ndarray(array);
   const dlbridge::TensorView& view = loan.view();
-
-  check(reinterpret_cast<uintptr_t>(view.data) == address_of(names, "pixels.ctypes.data"),
-        "the engine reads the array where it is");
-  check(view.ndim == 2 && view.shape[0] == 3 && view.shape[1] == 4, "with its shape");
-  static_cast<float*>(view.data)[5] = 500.0f;
-  run(names, "assert pixels[1, 1] == 500", Py_file_input);
+  dlbridge::require(view,
+                    {.dtype = dlbridge::dtype_of<float>(), .row_major = true, .writable = true});
+  for (float& pixel : std::span(static_cast<float*>(view.data), view.size())) pixel += by;
 }
 
-// C++ to Python: the array's base owns the loan, and the loan a reference to the frame.
-void lend_a_frame(PyObject* names) {
-  ++frames_alive;
-  std::shared_ptr<Frame> frame(new Frame{}, [](Frame* last) {
-    --frames_alive;
-    delete last;
-  });
+// C++ to Python: the array's base owns the loan, and the loan a reference to the frame. Returns a
+// new reference.
+PyObject* array_over(const std::shared_ptr<std::array<float, 12>>& frame) {
+  return dlbridge::to_ndarray(
+      dlbridge::loan_over(frame, frame->data(), dlbridge::dtype_of<float>(), {3, 4}));
+}
 
-  dlbridge::Loan loan;
-  loan.set_rank(2);
-  loan.shape()[0] = 3, loan.shape()[1] = 4;
-  loan.strides()[0] = 4, loan.strides()[1] = 1;  // in elements
-  loan.view().data = frame->data();
-  loan.view().dtype = {kDLFloat, 32, 1};
-  loan.attach({new std::shared_ptr<Frame>(frame),
-               [](void* share) noexcept { delete static_cast<std::shared_ptr<Frame>*>(share); }});
-  const Reference array(dlbridge::to_ndarray(std::move(loan)));
+void read_and_write_an_array(PyObject* names) {
+  run(names, "pixels = numpy.arange(12, dtype='float32').reshape(3, 4)", Py_file_input);
+  brighten(run(names, "pixels", Py_eval_input).get(), 0.5f);
+  check(run(names, "float(pixels.sum()) == 72", Py_eval_input).get() == Py_True,
+        "the engine writes into the array where it is");
+}
+
+void share_a_frame(PyObject* names) {
+  const auto frame = std::make_shared<std::array<float, 12>>();
+  const Reference array(array_over(frame));
   PyDict_SetItemString(names, "frame", array.get());
-
   check(reinterpret_cast<uintptr_t>(frame->data()) == address_of(names, "frame.ctypes.data"),
         "the script gets the frame where it is");
   run(names, "frame[2, 3] = 7", Py_file_input);
   check((*frame)[11] == 7.0f, "the engine sees what the script drew");
+  watched = frame;
 }
 
 }  // namespace
@@ -110,10 +103,10 @@ int main(int argc, char** argv) try {
     dlbridge::initialize_numpy();  // once, before anything else of the adapter
 
     read_and_write_an_array(names.get());
-    lend_a_frame(names.get());
-    check(frames_alive == 1, "the script keeps the frame after the engine dropped it");
+    share_a_frame(names.get());
+    check(!watched.expired(), "the script keeps the frame after the engine dropped it");
     run(names.get(), "del frame", Py_file_input);
-    check(frames_alive == 0, "and gave it back");
+    check(watched.expired(), "and gave it back");
   }
   return Py_FinalizeEx() == 0 ? 0 : 1;
 } catch (const std::exception& error) {

@@ -29,7 +29,7 @@ def main() -> int:
     for value in range(10, 20):
         engine.draw(value)
         frames.append(engine.frame())  # does not wait: the next picture is drawn behind the copy
-    arrays = [frame.array() for frame in frames]
+    arrays = [frame.pixels().numpy() for frame in frames]
     drawn = [int(array[0, 0]) for array in arrays]
     print(f"ten frames, each as it was when it was asked for: {drawn}")
     return 0 if drawn == list(range(10, 20)) and np.unique(seen).tolist() == [7, 248] else 1

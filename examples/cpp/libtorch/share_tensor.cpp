@@ -4,11 +4,11 @@
 #include <ATen/ops/arange.h>
 
 #include <cstdio>
-#include <memory>
 #include <stdexcept>
 #include <utility>
 #include <vector>
 
+#include "dlbridge/loan_over.h"
 #include "dlbridge/managed_tensor.h"
 #include "dlbridge/torch.h"
 
@@ -22,24 +22,14 @@ void check(bool holds, const char* claim) {
 // Exports a tensor as a DLManagedTensorVersioned, which any DLPack library accepts, and imports it.
 at::Tensor there_and_back(at::Tensor tensor) {
   dlbridge::ManagedTensor managed(dlbridge::share(tensor));
-  const DLTensor& described = managed.get()->dl_tensor;
-  check(described.data == tensor.const_data_ptr(), "the descriptor names the tensor's address");
   tensor.reset();                                            // the export keeps the memory
   return dlbridge::to_tensor(std::move(managed).to_loan());  // checks every field; copies nothing
 }
 
-// Returns a tensor over a vector. The loan owns the vector, later the tensor's storage does. The
-// deleter is called once, on any thread.
-at::Tensor tensor_over(std::unique_ptr<std::vector<float>> values) {
-  dlbridge::Loan loan;
-  loan.set_rank(1);
-  loan.shape()[0] = static_cast<int64_t>(values->size());
-  loan.strides()[0] = 1;  // in elements
-  loan.view().data = values->data();
-  loan.view().dtype = {kDLFloat, 32, 1};
-  loan.attach({values.release(),
-               [](void* context) noexcept { delete static_cast<std::vector<float>*>(context); }});
-  return dlbridge::to_tensor(std::move(loan));
+// Returns a tensor over a vector, which the tensor's storage owns. It is destroyed once, on any
+// thread.
+at::Tensor tensor_over(std::vector<float> values) {
+  return dlbridge::to_tensor(dlbridge::loan_over(std::move(values)));
 }
 
 }  // namespace
@@ -50,8 +40,8 @@ int main() try {
   check(back.const_data_ptr() == tensor.const_data_ptr(), "the tensor came back to its memory");
   check(back.sizes() == tensor.sizes(), "and to its shape");
 
-  auto values = std::make_unique<std::vector<float>>(6, 1.5f);
-  const float* address = values->data();
+  std::vector<float> values(6, 1.5f);
+  const float* address = values.data();
   const at::Tensor wrapped = tensor_over(std::move(values));
   check(wrapped.const_data_ptr() == address, "the vector became a tensor where it is");
 

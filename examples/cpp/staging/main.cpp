@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "dlbridge/cuda/device.h"
 #include "recorder.h"
 
 namespace {
@@ -37,14 +38,17 @@ dlbridge::Loan picture(int byte, cudaStream_t stream) {
   return loan;
 }
 
+// Returns whether there is a usable GPU; prints what is missing where there is none.
+bool has_gpu() {
+  const dlbridge::cuda::Availability found = dlbridge::cuda::availability();
+  if (!found.usable) std::printf("%s\n", found.message.c_str());
+  return found.usable;
+}
+
 }  // namespace
 
 int main() try {
-  const dlbridge::cuda::Availability found = dlbridge::cuda::availability();
-  if (!found.usable) {
-    std::printf("%s\n", found.message.c_str());
-    return 0;
-  }
+  if (!has_gpu()) return 0;
   cudaStream_t handle = nullptr;
   check(cudaSetDevice(0));
   check(cudaStreamCreateWithFlags(&handle, cudaStreamNonBlocking));

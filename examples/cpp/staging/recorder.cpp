@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "dlbridge/cuda/pinned_memory.h"
+#include "dlbridge/cuda/staging.h"
 
 namespace recorder {
 

@@ -74,9 +74,7 @@ bool take(const ExtensionApi& api, PyObject* source, cleanup_list* cleanup,
 
 inline nanobind::handle give(Loan&& loan) noexcept {
   const ExtensionApi* api = extension_api();
-  PyObject* object = api != nullptr ? api->to_object(&loan, nullptr) : nullptr;
-  if (object == nullptr) loan.reset();
-  return object;
+  return api != nullptr ? api->to_object(&loan, nullptr) : nullptr;
 }
 
 /// What the casters below share. nanobind drops the exception that from_python() leaves, so it is

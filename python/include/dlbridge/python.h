@@ -73,14 +73,12 @@ inline Loan share_object(PyObject* x) {
 
 /// A new reference to an object over the loan's memory, which owns the loan: an ndarray or a
 /// torch.Tensor where `like` is one, else a dlbridge.Tensor. Throws Error (python_exception), also
-/// where that framework cannot share the memory; the memory is freed then.
+/// where that framework cannot share the memory; the memory is freed then, at the latest when
+/// `loan` is destroyed.
 inline PyObject* to_object(Loan&& loan, PyObject* like = nullptr) {
   const detail::ExtensionApi* api = detail::extension_api();
   PyObject* object = api != nullptr ? api->to_object(&loan, like) : nullptr;
-  if (object == nullptr) {
-    loan.reset();
-    detail::throw_python_exception();
-  }
+  if (object == nullptr) detail::throw_python_exception();
   return object;
 }
 
