@@ -49,12 +49,15 @@ py::dict seen(const TensorView& x) {
 }
 
 std::atomic<int> g_released = 0;
+std::atomic<int> g_released_with_gil = 0;
 
 struct CountedVector : std::vector<float> {
   using std::vector<float>::vector;
   CountedVector(CountedVector&&) = default;
   ~CountedVector() {
-    if (!empty()) ++g_released;  // the one that was not moved from
+    if (empty()) return;  // moved from
+    ++g_released;
+    g_released_with_gil += PyGILState_Check();
   }
 };
 
@@ -110,6 +113,7 @@ CASTERS_MODULE(m) {
   m.def("make_some",
         [](int64_t count) { return count == 0 ? std::nullopt : std::optional(make(count)); });
   m.def("released", [] { return g_released.load(); });
+  m.def("released_with_gil", [] { return g_released_with_gil.load(); });
   m.def("fill", fill, py::arg("x"), py::arg("value"));
   m.def("keep", [](Loan x) { g_kept.push_back(std::move(x)); });
   m.def("forget", [] { g_kept.clear(); }, py::call_guard<py::gil_scoped_release>());

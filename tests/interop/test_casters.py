@@ -109,6 +109,7 @@ def test_result_calls_the_deleter_once(casters: Any) -> None:
     array += 1
     del array
     assert casters.released() == before + 1
+    assert casters.released_with_gil() == 0, "a deleter that calls CUDA would wait for a thread that wants the GIL"
     assert casters.make_read_only(2).read_only
 
 

@@ -72,9 +72,9 @@ inline Loan share_object(PyObject* x) {
 }
 
 /// A new reference to an object over the loan's memory, which owns the loan: an ndarray or a
-/// torch.Tensor where `like` is one, else a dlbridge.Tensor. Throws Error (python_exception), also
-/// where that framework cannot share the memory; the memory is freed then, at the latest when
-/// `loan` is destroyed.
+/// torch.Tensor where `like` is one, else a dlbridge.Tensor. It calls the deleter without the GIL.
+/// Throws Error (python_exception), also where that framework cannot share the memory; the memory
+/// is freed then, at the latest when `loan` is destroyed.
 inline PyObject* to_object(Loan&& loan, PyObject* like = nullptr) {
   const detail::ExtensionApi* api = detail::extension_api();
   PyObject* object = api != nullptr ? api->to_object(&loan, like) : nullptr;

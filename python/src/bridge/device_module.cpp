@@ -32,6 +32,14 @@ void release_without_gil(void* context) noexcept {
   without_gil([&] { deleter->release(deleter->context); });
 }
 
+// Leaves the deleter as it is where there is no memory left.
+void wrap_deleter(Loan& loan) noexcept {
+  if (auto* inner = new (std::nothrow) Deleter(loan.deleter())) {
+    static_cast<void>(loan.release_deleter());
+    loan.attach({inner, release_without_gil});
+  }
+}
+
 // The same for a function whose last argument is a Loan that it fills.
 template <auto kSlot>
 struct LoanWithoutGil;
@@ -40,12 +48,8 @@ struct LoanWithoutGil<kSlot> {
   static Error* call(Arguments... arguments) noexcept {
     Error* error = WithoutGil<kSlot>::call(arguments...);
     Loan& loan = *std::get<sizeof...(Arguments) - 1>(std::tie(arguments...));
-    if (error != nullptr || !loan.owns_memory()) return error;
-    if (auto* inner = new (std::nothrow) Deleter(loan.deleter())) {
-      static_cast<void>(loan.release_deleter());
-      loan.attach({inner, release_without_gil});
-    }
-    return nullptr;
+    if (error == nullptr && loan.owns_memory()) wrap_deleter(loan);
+    return error;
   }
 };
 
@@ -111,6 +115,12 @@ std::unique_ptr<Error> error_of(const DeviceModule& module) noexcept {
 }
 
 }  // namespace
+
+void call_deleter_without_gil(Loan& loan) noexcept {
+  if (!loan.owns_memory()) return;
+  if (!loan.original) loan.original = loan.deleter();
+  wrap_deleter(loan);
+}
 
 const DeviceModule* device_module() noexcept {
   if (const DeviceModule* module = g_module.load(std::memory_order_acquire)) return module;

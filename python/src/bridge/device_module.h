@@ -128,6 +128,10 @@ struct DeviceModule {
   bool (*shares_managed)(int32_t device) noexcept = nullptr;
 };
 
+/// The deleter of `loan`, which may call CUDA, is called without the GIL from here on. Where there
+/// was no `original`, it is what the deleter was.
+void call_deleter_without_gil(Loan& loan) noexcept;
+
 /// The module, loaded now if need be; null where there is none in this build, or it cannot be
 /// loaded. No exception is set. Does not call CUDA. Needs the GIL.
 const DeviceModule* device_module() noexcept;

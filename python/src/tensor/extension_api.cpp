@@ -2,6 +2,7 @@
 // The capsule for extension modules: what dlbridge/python.h calls.
 #include <string>
 
+#include "bridge/device_module.h"
 #include "bridge/registry.h"
 #include "convert/convert.h"
 #include "dlbridge/python.h"
@@ -47,6 +48,7 @@ PyObject* borrow(PyObject* x, const TensorView** view) noexcept {
 PyObject* to_object(Loan* loan, PyObject* like) noexcept {
   return translated([&] {
     const Adapter* target = like != nullptr ? adapter_for(like) : nullptr;
+    call_deleter_without_gil(*loan);
     Reference handle(new_tensor(std::move(*loan)));
     if (target == nullptr || target == &tensor_adapter()) return handle.release();
     return convert(handle.get(), *target);
