@@ -19,7 +19,6 @@ project_copyright = "The dlbridge authors, Apache License 2.0"
 release = re.search(r"project\(dlbridge VERSION ([0-9.]+)", (ROOT / "CMakeLists.txt").read_text())[1]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
-exclude_patterns = []
 nitpicky = False
 default_role = "code"  # docstrings put code between single backticks
 
@@ -37,8 +36,6 @@ if DOXYGEN_XML:
     breathe_domain_by_file_pattern = {"*c_api.h": "c"}
     # Each header opens the namespace again; unnamed enums of C count from 0 in each project.
     suppress_warnings = ["duplicate_declaration.cpp", "duplicate_declaration.c"]
-else:
-    exclude_patterns += ["api/cpp.md", "api/c.md"]
 
 html_theme = "furo"
 pygments_dark_style = "github-dark"
@@ -71,16 +68,18 @@ def site_links(app, docname: str, content: list[str], folder: Path | None = None
         return f"]({os.path.relpath(target, page)}{anchor})"
 
     content[0] = LINK.sub(link, PAGE_NAME.sub("[](", content[0]))
-    if docname == "api/cpp" and DOXYGEN_XML:
-        content[0] += "".join(header_sections())
+    if docname in ("api/cpp", "api/c"):
+        content[0] += (
+            "".join(header_sections(docname)) if DOXYGEN_XML else "\nDoxygen was not there when this site was built.\n"
+        )
 
 
-def header_sections() -> Iterator[str]:
-    """A section for each public header of C++."""
+def header_sections(docname: str) -> Iterator[str]:
+    """A section for each public header of C++, or of C."""
     for name in DOXYGEN_PROJECTS:
         index = ElementTree.parse(f"{DOXYGEN_XML}/{name}/xml/index.xml")
         for header in sorted(file.findtext("name", "") for file in index.iterfind("compound[@kind='file']")):
-            if header not in ("c_api.h", "dlpack.h", "export.h"):
+            if header not in ("dlpack.h", "export.h") and (header == "c_api.h") == (docname == "api/c"):
                 path = f"dlbridge/{'cuda/' if name == 'cuda' else ''}{header}"
                 yield f"\n## {path}\n\n```{{doxygenfile}} {header}\n:project: {name}\n```\n"
 
