@@ -61,13 +61,23 @@ bool can_hold(DType type, const TargetTraits& target) noexcept {
   return target.dtypes.contains(type) || (target.every_dtype && type.is_known());
 }
 
-ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target) noexcept {
+ReasonSet access_reasons(const TensorView& view, const TargetTraits& target,
+                         OnWrite on_write) noexcept {
+  if (view.access != Access::read_only || target.read_only) return {};
+  if (on_write == OnWrite::unset || !Device(view.device).is_host()) return ErrorCode::read_only;
+  const bool held = on_write == OnWrite::raise ? target.raises_on_write : target.copies_on_write;
+  return held ? ReasonSet{} : ErrorCode::on_write_unsupported;
+}
+
+ReasonSet layout_reasons(const TensorView& view, const TargetTraits& target,
+                         OnWrite on_write) noexcept {
+  const bool written = view.access != Access::read_only || on_write == OnWrite::copy;
   ReasonSet reasons;
   if (!is_contiguous(view)) {
     if (!target.negative_strides && negative_stride_dimension(view) >= 0)
       reasons.add(ErrorCode::negative_stride);
     if (!target.zero_strides && broadcast_dimension(view) >= 0) reasons.add(ErrorCode::overlap);
-    if (!target.partial_overlap && view.access != Access::read_only && has_partial_overlap(view))
+    if (!target.partial_overlap && written && has_partial_overlap(view))
       reasons.add(ErrorCode::overlap);
   }
   if (!target.misaligned && !is_aligned(view) && view.size() != 0) [[unlikely]]
@@ -164,8 +174,8 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
   } else if (!target.accepts_device(view.device)) {
     reasons.add(target.host_only ? ErrorCode::device_not_named : ErrorCode::unsupported_device);
   }
-  if (view.access == Access::read_only && !target.read_only) reasons.add(ErrorCode::read_only);
-  reasons.add(layout_reasons(view, target));
+  reasons.add(access_reasons(view, target, request.on_write));
+  reasons.add(layout_reasons(view, target, request.on_write));
 
   if (reasons.empty() && request.copy <= CopyMode::if_needed && !request.into_existing &&
       !result.casts && !result.stages && !reorders) [[likely]] {

@@ -123,6 +123,12 @@ const char* finding(ErrorCode code, const TensorView& view, const Request& reque
   return row_of(code).finding;
 }
 
+const char* read_only_remedy(const TensorView& view, const TargetTraits& target) {
+  if (!target.raises_on_write || !Device(view.device).is_host())
+    return row_of(ErrorCode::read_only).remedy;
+  return "pass on_write=\"raise\" to share it all the same, or pass copy=None to copy {bytes}";
+}
+
 // The call that works, with words to be filled in.
 const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& target,
                    const Request& request) {
@@ -147,6 +153,12 @@ const char* remedy(ErrorCode code, const TensorView& view, const TargetTraits& t
       break;
     case ErrorCode::unsupported_dtype:
       return dtype_remedy(view, target, request);
+    case ErrorCode::read_only:
+      return read_only_remedy(view, target);
+    case ErrorCode::on_write_unsupported:
+      if (target.raises_on_write)
+        return "pass on_write=\"raise\", or pass copy=None to copy {bytes}";
+      break;
     case ErrorCode::missing_ml_dtypes:
       if (is_float4(view) || !(request.source_casts || target.dtypes.contains(view.dtype)))
         return "install ml_dtypes";
@@ -178,6 +190,7 @@ std::string word_for(std::string_view word, const TensorView& view, const Target
   if (word == "target") return title(target);
   if (word == "holder") return holder(target);
   if (word == "bytes") return byte_text(bytes);
+  if (word == "on_write") return request.on_write == OnWrite::raise ? "raise" : "copy";
   if (word == "ndim") return std::to_string(view.ndim);
   if (word == "max_ndim") return std::to_string(target.max_ndim);
   if (word == "dim") return std::to_string(dim);
@@ -219,6 +232,9 @@ std::string describe(const TensorView& view, const TargetTraits& target, const R
   if (plan.verdict == Verdict::refuse) return refusal(view, target, request, plan).what();
   if (plan.verdict == Verdict::share) {
     std::string text = "shares " + byte_text(view.nbytes()) + " at " + address_text(view.data);
+    if (request.on_write != OnWrite::unset && view.access != Access::writable)
+      return text + (request.on_write == OnWrite::raise ? "; a write raises"
+                                                        : "; the first write copies them");
     if (view.access == Access::unknown)
       text += "; whether they are read-only is unknown (a legacy capsule cannot say)";
     return text;

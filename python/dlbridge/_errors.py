@@ -31,3 +31,10 @@ class ExchangeError(BufferError, ValueError):
 
     def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return type(self), (str(self), self.code, self.field)
+
+
+class WriteRefused(ExchangeError):
+    """An ExchangeError that torch makes of its type and the message alone."""
+
+    def __init__(self, message: str, code: str = "read_only", field: str = "storage") -> None:
+        super().__init__(message, code, field)

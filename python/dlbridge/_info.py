@@ -22,6 +22,7 @@ class BuildInfo(TypedDict):
     torch: str | None
     torch_tier: str
     torch_tier_reason: str
+    on_write: str
     cuda: str
     dlpack: str
 
@@ -38,11 +39,19 @@ def describe_cuda() -> str:
     return _core._describe_device_module() or _adapters.load_device_module()
 
 
+def _on_write() -> str:
+    memory = _core.from_dlpack(b"1234")
+    raises = _core.explain(memory, "torch", on_write="raise").verdict == "share"
+    copies = _core.explain(memory, "torch", on_write="copy").verdict == "share"
+    return "raise, copy" if copies else "raise" if raises else "none"
+
+
 def build_info() -> BuildInfo:
     """Return versions, and which adapters and paths are active. Imports torch if it is installed.
 
     ``torch_tier`` is ``direct`` when tensors are reached through LibTorch itself, ``exchange`` when they are reached
     through torch's DLPack exchange table, ``none`` when torch cannot be reached; ``torch_tier_reason`` says why.
+    ``on_write`` names the values of to_torch(on_write=) that share read-only memory here.
     ``dlpack`` is the version of the header this build was made with. ``cuda`` is one line about the CUDA it needs,
     the driver and the devices, or about what is missing.
     Raises ExchangeError where DLBRIDGE_TORCH_TIER names no tier.
@@ -66,6 +75,7 @@ def build_info() -> BuildInfo:
         "torch": version,
         "torch_tier": tier.name,
         "torch_tier_reason": tier.reason,
+        "on_write": "none" if tier.name == "none" else _on_write(),
         "cuda": describe_cuda(),
         "dlpack": _build_facts.DLPACK_VERSION,
     }

@@ -42,7 +42,12 @@ _shape = _C.TensorBase.shape
 _strides = _C.TensorBase.stride
 _device = _C.TensorBase.device
 _address = _C.TensorBase.data_ptr
-_address_of_copy_on_write = _C._data_address
+_address_of_storage = _C._data_address
+_element_size = _C.TensorBase.element_size
+
+# Private, and not in every torch: without it read-only memory is not shared.
+set_guard = getattr(_C, "_set_throw_on_mutable_data_ptr", None)
+_GUARD = "_dlbridge_guarded"
 
 
 def _plain_state() -> tuple[Any, Any]:
@@ -80,15 +85,20 @@ def _plain_dispatch() -> Iterator[None]:
 def look(x: torch.Tensor) -> tuple[Any, ...]:
     """Shape, strides, offset in elements, dtype, device type and index, grad wanted, copy-on-write, storage, address.
 
-    The address is None where the storage does not let anybody have its memory. Read past what a subclass overrides.
+    The address is None where the storage does not let anybody have its memory. Whether `guard` marked the storage is
+    last. Read past what a subclass overrides.
     """
     with _C.DisableTorchFunction():
         device = _device.__get__(x)
-        copy_on_write, storage, address = False, None, None
+        copy_on_write, storage, address, guarded = False, None, None, False
         with contextlib.suppress(RuntimeError):
             storage = untyped_storage(x)
             copy_on_write = is_copy_on_write(x)
-            address = (_address_of_copy_on_write if copy_on_write else _address)(x)
+            guarded = hasattr(storage, _GUARD)
+            if copy_on_write or guarded:
+                address = _address_of_storage(x) + storage_offset(x) * _element_size(x)
+            else:
+                address = _address(x)
         return (
             tuple(_shape.__get__(x)),
             _strides(x),
@@ -100,7 +110,15 @@ def look(x: torch.Tensor) -> tuple[Any, ...]:
             copy_on_write,
             storage,
             address,
+            guarded,
         )
+
+
+def guard(x: torch.Tensor) -> None:
+    """Lets torch refuse writes to the storage of `x`. The storage's Python object, which torch keeps, has the mark."""
+    assert set_guard is not None
+    set_guard(x)
+    setattr(untyped_storage(x), _GUARD, True)
 
 
 def lift(x: torch.Tensor) -> torch.Tensor:

@@ -55,6 +55,19 @@ const TorchDType* find_dtype(caffe2::TypeMeta meta) noexcept {
   return storage && !storage.sym_nbytes().is_heap_allocated();
 }
 
+// Describes what is special about a storage that is guarded, copy-on-write or inaccessible. Returns
+// false if its memory must not be looked at.
+[[gnu::noinline, gnu::cold]] bool describe_special(c10::StorageImpl& storage,
+                                                   TensorView& view) noexcept {
+  if (guard_of(storage) != OnWrite::unset) {
+    view.access = Access::read_only;
+    return true;
+  }
+  const bool accessible = !is_inaccessible(storage);
+  view.reasons.add(accessible ? ErrorCode::copy_on_write : ErrorCode::storage_inaccessible);
+  return accessible;
+}
+
 // Dtype, device, layout and memory. Requires: has_size(), sizes that are numbers.
 [[gnu::always_inline]] inline void describe_memory(const c10::TensorImpl& impl, DLDevice device,
                                                    const TorchDType* dtype, Loan& loan) {
@@ -68,12 +81,9 @@ const TorchDType* find_dtype(caffe2::TypeMeta meta) noexcept {
     view.dtype = dtype->dtype;
   const int64_t itemsize = dtype != nullptr ? dtype->itemsize : refuse_dtype(impl.dtype(), view);
   const int64_t reach = torch_common::copy_layout(sizes, strides, loan);
-  if (is_inaccessible(storage)) [[unlikely]] {
-    view.reasons.add(ErrorCode::storage_inaccessible);
+  if ((is_inaccessible(storage) || is_copy_on_write(storage)) && !describe_special(storage, view))
+      [[unlikely]]
     return;
-  }
-  if (is_copy_on_write(storage)) [[unlikely]]
-    view.reasons.add(ErrorCode::copy_on_write);
   if (!torch_common::fits(offset, reach, itemsize, static_cast<int64_t>(storage.nbytes())))
       [[unlikely]]
     view.reasons.add(ErrorCode::storage_too_small);

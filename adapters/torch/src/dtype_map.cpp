@@ -10,6 +10,8 @@ namespace {
 
 constexpr TargetTraits kTraits = [] {
   TargetTraits traits = torch_common::kTraitsWithoutDTypes;
+  traits.raises_on_write = true;
+  traits.copies_on_write = kHasMaterializers;
   if (kFloat4PairScalar != at::ScalarType::Undefined) traits.float4 = Float4::pairs;
   for (const DTypeRow& row : kDTypeRows) {
     if (row.scalar != at::ScalarType::Undefined) traits.dtypes.add(row.dtype);

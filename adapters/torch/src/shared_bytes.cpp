@@ -2,12 +2,19 @@
 #include "shared_bytes.h"
 
 #include <ATen/MapAllocator.h>
+#include <c10/core/CPUAllocator.h>
 
 #include <array>
 #include <atomic>
 #include <cassert>
+#include <memory>
+#include <mutex>
 #include <thread>
 #include <typeinfo>
+
+#include "dlbridge/copy.h"
+#include "dlbridge/torch.h"
+#include "torch_versions.h"
 
 // THManagedMapAllocator::fromDataPtr lives in libshm, which torch's Python package loads and a
 // LibTorch program need not have: then no such memory exists, and the weak symbol is null.
@@ -56,6 +63,7 @@ struct SharedBytes {
   at::DataPtr original;
   c10::StorageImpl* const storage;
   const bool weak;
+  OnWrite guard = OnWrite::unset;
 
   // Two shares: the storage's and the first export's. Called under the storage's lock.
   explicit SharedBytes(c10::StorageImpl& original_impl) noexcept
@@ -173,10 +181,66 @@ SharedBytes* swap_to_shared(c10::StorageImpl& storage) {
 
 namespace {
 
+// The deleter of a guarded storage, which marks it. Its exports have release_bytes.
+void release_guarded(void* context) noexcept { release_bytes(context); }
+
+c10::DeleterFnPtr guarded_deleter() noexcept { return release_guarded; }
+
+bool is_guarded(const at::DataPtr& data) noexcept {
+  return data.get_deleter() == guarded_deleter();
+}
+
+std::atomic<void (*)()> g_refuse_write{nullptr};
+
+void refuse_write(c10::StorageImpl*) {
+  if (auto* refuse = g_refuse_write.load(std::memory_order_acquire)) refuse();
+  throw Error(ErrorCode::read_only, "storage", kWriteRefused);
+}
+
+// What owns the memory of a storage after its first write. Readers may have the address of the
+// memory before, which therefore stays.
+struct WrittenBytes {
+  at::DataPtr copy;
+  SharedBytes* before;
+};
+
+void release_written(void* context) noexcept {
+  const std::unique_ptr<WrittenBytes> owner(static_cast<WrittenBytes*>(context));
+  owner->before->drop_share();
+}
+
+// Copies the memory of a guarded storage before its first write. Torch calls it on every thread
+// that is about to write; all but the first wait for the copy and find it done.
+void copy_before_write(c10::StorageImpl* storage) {
+  static std::array<std::mutex, 16> locks;
+  const std::lock_guard once(locks[reinterpret_cast<uintptr_t>(storage) / 64 % locks.size()]);
+  at::DataPtr& data = storage->_mutable_data_ptr_no_checks();
+  if (!is_guarded(data)) return;
+  auto size = static_cast<int64_t>(storage->nbytes());
+  auto owner = std::make_unique<WrittenBytes>(
+      c10::GetCPUAllocator()->allocate(static_cast<size_t>(size)), nullptr);
+  int64_t stride = 1;
+  TensorView before;
+  before.data = data.get();
+  before.shape = &size;
+  before.strides = &stride;
+  before.ndim = 1;
+  before.dtype = DType(TypeCode::uint, 8);
+  TensorView copy = before;
+  copy.data = owner->copy.get();
+  copy_host(before, copy, /*fresh=*/true);
+  const StorageLock lock(storage);
+  owner->before = static_cast<SharedBytes*>(data.release_context());
+  storage->set_data_ptr_noswap(
+      at::DataPtr(copy.data, owner.release(), release_written, data.device()));
+  // Before torch clears the materializer, which other threads read without a lock.
+  std::atomic_thread_fence(std::memory_order_release);
+}
+
 // A further reference to bytes that were shared before, or null. Called under the storage's lock.
-SharedBytes* share_again(c10::StorageImpl& storage) noexcept {
+SharedBytes* share_again(c10::StorageImpl& storage, c10::DeleterFnPtr deleter) noexcept {
   const at::DataPtr& data = storage._mutable_data_ptr_no_checks();
-  if (data.get_deleter() != bytes_deleter()) return nullptr;
+  if (data.get_deleter() != deleter) return nullptr;
   auto* bytes = static_cast<SharedBytes*>(data.get_context());
   bytes->state.fetch_add(SharedBytes::kShare, std::memory_order_relaxed);
   return bytes;
@@ -185,7 +249,8 @@ SharedBytes* share_again(c10::StorageImpl& storage) noexcept {
 [[gnu::noinline]] Deleter share_first(c10::StorageImpl& storage) {
   if (storage.device_type() == at::kCPU) {
     const StorageLock lock(&storage);
-    if (SharedBytes* bytes = share_again(storage)) return {bytes, release_bytes};
+    for (const c10::DeleterFnPtr deleter : {bytes_deleter(), guarded_deleter()})
+      if (SharedBytes* bytes = share_again(storage, deleter)) return {bytes, release_bytes};
     if (!is_mapped(storage._mutable_data_ptr_no_checks())) {
       SharedBytes* bytes = swap_to_shared(storage);
       storage.set_resizable(false);
@@ -199,12 +264,42 @@ SharedBytes* share_again(c10::StorageImpl& storage) noexcept {
 
 }  // namespace
 
+const char* const kWriteRefused =
+    "the tensor shares read-only memory, and on_write=\"raise\" refuses to write it: write to "
+    "x.clone(), or convert with on_write=\"copy\" or copy=None. Calls that ask for a writable "
+    "pointer, such as x.numpy(), x.data_ptr() and code of torch.compile, are refused, too: "
+    "dlbridge.to_numpy(x) returns a read-only array";
+
+void set_write_refusal(void (*refuse)()) noexcept {
+  g_refuse_write.store(refuse, std::memory_order_release);
+}
+
+void guard_storage(c10::StorageImpl& storage, OnWrite on_write) {
+  SharedBytes* bytes = swap_to_shared(storage);
+  at::DataPtr& data = storage._mutable_data_ptr_no_checks();
+  (void)data.release_context();
+  storage.set_data_ptr_noswap(at::DataPtr(data.get(), bytes, release_guarded, data.device()));
+  bytes->guard = on_write;
+  bytes->drop_share();  // that of an export
+  set_materializer(storage, on_write == OnWrite::raise ? refuse_write : copy_before_write);
+}
+
+OnWrite guard_of(c10::StorageImpl& storage) noexcept {
+  const at::DataPtr& data = storage._mutable_data_ptr_no_checks();
+  return is_guarded(data) ? static_cast<SharedBytes*>(data.get_context())->guard : OnWrite::unset;
+}
+
+OnWrite guard_of(const Deleter& original) noexcept {
+  if (original.release != release_bytes) return OnWrite::unset;
+  return static_cast<SharedBytes*>(original.context)->guard;
+}
+
 Deleter share_storage(c10::StorageImpl& storage) {
   // No call and no object with a destructor: nothing to save on the stack.
   std::atomic_flag& lock = StorageLock::flag_of(&storage);
   if (storage.device_type() == at::kCPU && !lock.test_and_set(std::memory_order_acquire))
       [[likely]] {
-    SharedBytes* bytes = share_again(storage);
+    SharedBytes* bytes = share_again(storage, bytes_deleter());
     lock.clear(std::memory_order_release);
     if (bytes != nullptr) [[likely]]
       return {bytes, release_bytes};

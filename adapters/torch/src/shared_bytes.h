@@ -8,6 +8,7 @@
 #include <atomic>
 
 #include "dlbridge/loan.h"
+#include "dlbridge/plan.h"
 #include "spare_blocks.h"
 
 namespace dlbridge {
@@ -38,6 +39,16 @@ class LoanStorage final : public c10::StorageImpl {
 /// shared bytes; of shared, mapped and CUDA storages the StorageImpl is held. Makes the storage not
 /// resizable. Throws std::bad_alloc.
 Deleter share_storage(c10::StorageImpl& storage);
+
+/// Guards a storage whose memory must not be written: see to_guarded_tensor(). Requires: a fresh
+/// LoanStorage. Throws std::bad_alloc.
+void guard_storage(c10::StorageImpl& storage, OnWrite on_write);
+
+/// What a write to the storage does; unset where it has no guard (any more).
+OnWrite guard_of(c10::StorageImpl& storage) noexcept;
+
+/// The same of the storage that share_storage made `original` of, before it was written.
+OnWrite guard_of(const Deleter& original) noexcept;
 
 /// The storage that share_storage made `original` of, if it still holds those bytes.
 c10::intrusive_ptr<c10::StorageImpl> original_storage(const Deleter& original) noexcept;

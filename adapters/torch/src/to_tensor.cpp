@@ -172,6 +172,18 @@ at::Tensor to_tensor(Loan&& loan) {
   return finish_copy(new_storage(loan, layout, meta));
 }
 
+at::Tensor to_guarded_tensor(Loan&& loan, OnWrite on_write) {
+  if (guard_of(loan.original) != on_write) loan.original = {};
+  at::Tensor tensor;
+  {
+    const PlainDispatchGuard plain;
+    tensor = to_tensor(std::move(loan));
+  }
+  c10::StorageImpl& storage = *tensor.storage().unsafeGetStorageImpl();
+  if (storage.nbytes() > 0 && guard_of(storage) == OnWrite::unset) guard_storage(storage, on_write);
+  return finish_copy(std::move(tensor));
+}
+
 namespace {
 
 constexpr size_t kAlignment = 64;

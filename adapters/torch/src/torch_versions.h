@@ -33,6 +33,23 @@ bool is_copy_on_write(const Storage& storage) {
   return c10::impl::cow::is_cow_data_ptr(storage.data_ptr());
 }
 
+/// Whether torch tells the owner of a storage about its first write.
+template <typename Storage>
+constexpr bool has_materializers() {
+  return requires(Storage& storage) { storage.set_materializer(nullptr); };
+}
+inline constexpr bool kHasMaterializers = has_materializers<c10::StorageImpl>();
+
+/// Sets what is called before the first write; older torch throws its own error instead.
+template <typename Storage>
+void set_materializer([[maybe_unused]] Storage& storage,
+                      [[maybe_unused]] void (*materialize)(c10::StorageImpl*)) {
+  if constexpr (has_materializers<Storage>())
+    storage.set_materializer(materialize);
+  else
+    storage.set_throw_on_mutable_data_ptr();
+}
+
 /// Whether the storage throws when its memory is accessed.
 template <typename Storage>
 bool is_inaccessible(const Storage& storage) {

@@ -88,7 +88,9 @@ struct TargetTraits {
   DTypeSet dtypes_missing;             ///< held once an optional package is installed (ml_dtypes)
   uint32_t devices = 0;                ///< bit n: device type n
   uint32_t max_device_id = INT32_MAX;  ///< of devices other than the host
-  bool host_only = false;  ///< lives in host memory: others must be staged with device="cpu"
+  bool host_only = false;        ///< lives in host memory: others must be staged with device="cpu"
+  bool raises_on_write = false;  ///< holds read-only host memory where on_write="raise" is named
+  bool copies_on_write = false;  ///< the same for on_write="copy"
 
   constexpr bool every_layout() const noexcept {
     return negative_strides & zero_strides & partial_overlap;
@@ -108,11 +110,19 @@ enum class CopyMode : uint8_t {
   always,     ///< True: copy
 };
 
+/// `on_write=`: what a write to a result over read-only memory does.
+enum class OnWrite : uint8_t {
+  unset,  ///< such memory is shared only with a target that marks it
+  raise,  ///< raises
+  copy,   ///< copies the memory first
+};
+
 /// What the call names.
 struct Request {
   CopyMode copy = CopyMode::unset;
   bool into_existing = false;  ///< out= was given: a copy (and a cast to its dtype) is named
   bool row_major = false;      ///< order="C": the result lies row-major, without gaps
+  OnWrite on_write = OnWrite::unset;
   bool source_casts = false;  ///< the source's framework casts: to the named dtype, if there is one
   std::optional<DLDevice> device;
   std::optional<DLDataType> dtype;

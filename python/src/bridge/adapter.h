@@ -43,6 +43,9 @@ struct Adapter {
   Error* (*reuse_storage)(Loan* loan, PyObject** out) noexcept = nullptr;
   /// Writes a new reference to an object over the loan's memory; consumes the loan.
   Error* (*wrap)(Loan* loan, PyObject** out) noexcept = nullptr;
+  /// Optional; where the traits have raises_on_write. The same over read-only host memory, or
+  /// memory that may be: a write to it does what `on_write` says.
+  Error* (*wrap_guarded)(Loan* loan, OnWrite on_write, PyObject** out) noexcept = nullptr;
   /// Allocates host memory: a new reference, and a borrowed writable view of it.
   Error* (*empty)(const TensorView* like, DLDataType dtype, PyObject** out,
                   Loan* memory) noexcept = nullptr;

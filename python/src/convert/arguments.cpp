@@ -110,6 +110,17 @@ bool parse_row_major(PyObject* order) {
                   "; expected \"C\", row-major, or \"K\", the default: the order of x");
 }
 
+OnWrite parse_on_write(PyObject* on_write) {
+  if (on_write == Py_None) return OnWrite::unset;
+  if (PyUnicode_Check(on_write)) {
+    if (PyUnicode_CompareWithASCIIString(on_write, "raise") == 0) return OnWrite::raise;
+    if (PyUnicode_CompareWithASCIIString(on_write, "copy") == 0) return OnWrite::copy;
+  }
+  throw Error(
+      ErrorCode::invalid_argument, "on_write",
+      "on_write is " + repr_of(on_write) + "; expected \"raise\", \"copy\" or None, the default");
+}
+
 std::optional<DLDevice> parse_device(PyObject* device) {
   if (device == nullptr || device == Py_None) return std::nullopt;
   std::optional<DLDevice> parsed;
@@ -141,6 +152,9 @@ Request read_request(const CallArguments& call, const Adapter& target) {
     throw Error(ErrorCode::invalid_argument, "order",
                 "order=\"C\" and out= were given; the layout is that of out: leave order= out");
   }
+  if (call.on_write != nullptr) request.on_write = parse_on_write(call.on_write);
+  if (request.on_write != OnWrite::unset && target.wrap_guarded == nullptr)
+    throw_type_error("on_write= is not taken here: pass it to to_torch()");
   if (call.device != nullptr) request.device = parse_device(call.device);
   if (call.dtype != nullptr && call.dtype != Py_None) {
     if (target.parse_dtype == nullptr)

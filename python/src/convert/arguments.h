@@ -35,6 +35,7 @@ struct CallArguments {
   PyObject* copy = nullptr;
   PyObject* out = nullptr;
   PyObject* order = nullptr;
+  PyObject* on_write = nullptr;
 };
 
 /// One keyword that a function takes, and where its value goes.
@@ -50,6 +51,9 @@ CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t 
 
 /// True: always. False: never. None: if_needed. "named": unset. Throws Error (unsupported_type).
 CopyMode parse_copy(PyObject* copy);
+
+/// "raise", "copy" or None. Throws Error (invalid_argument).
+OnWrite parse_on_write(PyObject* on_write);
 
 /// "C": true. "K": false. Throws Error (invalid_argument).
 bool parse_row_major(PyObject* order);

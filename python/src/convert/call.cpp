@@ -11,25 +11,27 @@
 namespace dlbridge::python {
 namespace {
 
+// Those of to_numpy, of to_torch and of from_dlpack lie side by side.
 constexpr std::array kKeywords{
-    Keyword{"copy", &CallArguments::copy}, Keyword{"device", &CallArguments::device},
-    Keyword{"order", &CallArguments::order}, Keyword{"dtype", &CallArguments::dtype},
-    Keyword{"out", &CallArguments::out}};
+    Keyword{"out", &CallArguments::out},          Keyword{"dtype", &CallArguments::dtype},
+    Keyword{"copy", &CallArguments::copy},        Keyword{"device", &CallArguments::device},
+    Keyword{"order", &CallArguments::order},      Keyword{"dtype", &CallArguments::dtype},
+    Keyword{"on_write", &CallArguments::on_write}};
 
 struct Signature {
   const char* name;
-  size_t keywords;  // how many of kKeywords it takes
+  std::span<const Keyword> keywords;
 };
 constexpr Signature signature_of(Function function) noexcept {
   switch (function) {
     case Function::to_numpy:
-      return {"to_numpy", 5};
+      return {"to_numpy", std::span(kKeywords).first(5)};
     case Function::to_torch:
-      return {"to_torch", 4};
+      return {"to_torch", std::span(kKeywords).last(5)};
     case Function::from_dlpack:
       break;
   }
-  return {"from_dlpack", 3};
+  return {"from_dlpack", std::span(kKeywords).subspan(2, 3)};
 }
 
 const Adapter& target_of(Function function) {
@@ -56,8 +58,7 @@ PyObject* call_slow(Function function, const Adapter*& target, PyObject* const* 
       return convert(array ? array.get() : args[0], *target, {.copy = CopyMode::always});
     }
     const Signature signature = signature_of(function);
-    const CallArguments call = read_call(signature.name, args, nargs, names,
-                                         std::span(kKeywords).first(signature.keywords));
+    const CallArguments call = read_call(signature.name, args, nargs, names, signature.keywords);
     const Request request = read_request(call, *target);
     const bool into = call.out != nullptr && call.out != Py_None;
     const Reference array = array_of_scalar(call.x, into || request.copy >= CopyMode::if_needed);

@@ -17,10 +17,10 @@ namespace {
 
 // Shares memory that a device may still write: the consumer's stream waits for the producer's, the
 // host waits for it. The original storage, too, is reused only after that.
-PyObject* share_ordered(Source& source, const Adapter& target) {
+PyObject* share_ordered(Source& source, const Adapter& target, OnWrite on_write) {
   const intptr_t stream = order_for(source, target);
   wait_for_host_access(source);
-  Reference result(share(source, target));
+  Reference result(share(source, target, on_write));
   if (target.set_stream != nullptr) target.set_stream(result.get(), stream);
   return result.release();
 }
@@ -31,7 +31,8 @@ PyObject* convert_opened(Source& source, const Adapter& target, Request request)
   if (decision.stages) return convert_by_staging(source, target, request, decision);
   if (decision.verdict == Verdict::share) {
     const bool plain = source.view().device.device_type == kDLCPU && source.managed_by() < 0;
-    return plain ? share(source, target) : share_ordered(source, target);
+    return plain ? share(source, target, request.on_write)
+                 : share_ordered(source, target, request.on_write);
   }
   if (!Device(source.view().device).is_host()) return copy_on_device(source, target);
   wait_for_host_access(source);

@@ -305,10 +305,22 @@ void copy_elements(const TensorView& src, const TensorView& dst, bool fresh) {
   run_copy(dst.nbytes(), [&] { copy_host(src, dst, fresh); });
 }
 
+PyObject* share_guarded(Source& source, const Adapter& target, OnWrite on_write) {
+  source.acquire();
+  PyObject* result = nullptr;
+  Error* error = target.wrap_guarded(&source.loan(), on_write, &result);
+  if (error != nullptr) [[unlikely]] {
+    const PendingException aside;
+    source.loan().reset();
+  }
+  check(error);
+  return result;
+}
+
 PyObject* convert_on_host(Source& source, const Adapter& target, const Request& request,
                           const Plan& decision) {
   if (decision.verdict == Verdict::refuse) throw refusal_of(source, target, request, decision);
-  if (decision.verdict == Verdict::share) return share(source, target);
+  if (decision.verdict == Verdict::share) return share(source, target, request.on_write);
   return copy_of(source, target, request, decision);
 }
 

@@ -45,6 +45,16 @@ inline PyObject* share(Source& source, const Adapter& target) {
   return share(source.object(), source.adapter(), source.loan(), target);
 }
 
+/// The same by wrap_guarded.
+PyObject* share_guarded(Source& source, const Adapter& target, OnWrite on_write);
+
+/// The same where the call may say what a write to memory that is not known to be writable does.
+inline PyObject* share(Source& source, const Adapter& target, OnWrite on_write) {
+  const bool guarded = on_write != OnWrite::unset && source.view().access != Access::writable &&
+                       Device(source.view().device).is_host();
+  return guarded ? share_guarded(source, target, on_write) : share(source, target);
+}
+
 /// Does what a plan says that neither stages nor concerns device memory. Returns a new reference.
 PyObject* convert_on_host(Source& source, const Adapter& target, const Request& request,
                           const Plan& decision);

@@ -30,9 +30,9 @@ namespace dlbridge::python {
 namespace {
 
 constexpr std::array kExplainKeywords{
-    Keyword{"to", &CallArguments::to}, Keyword{"device", &CallArguments::device},
+    Keyword{"to", &CallArguments::to},       Keyword{"device", &CallArguments::device},
     Keyword{"dtype", &CallArguments::dtype}, Keyword{"copy", &CallArguments::copy},
-    Keyword{"order", &CallArguments::order}};
+    Keyword{"order", &CallArguments::order}, Keyword{"on_write", &CallArguments::on_write}};
 
 template <Function function>
 PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
@@ -166,7 +166,7 @@ PyObject* register_device(PyObject*, PyObject* capsule) {
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
 PyMethodDef g_functions[] = {
     {"to_torch", as_c_function(entry<Function::to_torch>), kFast,
-     R"(to_torch(x, /, *, device=None, dtype=None, order='K', copy='named')
+     R"(to_torch(x, /, *, device=None, dtype=None, order='K', copy='named', on_write=None)
 --
 
 Return a torch.Tensor that shares memory with `x`: the same shape, dtype and elements.
@@ -175,6 +175,8 @@ Return a torch.Tensor that shares memory with `x`: the same shape, dtype and ele
 tuple or dataclass is converted leaf by leaf. Nothing is copied unless it is named: `device` and
 `dtype` (in any spelling of torch or NumPy) name a copy or cast where they differ from those of `x`,
 `order="C"` a row-major result. `copy` is "named", True (always), None (where needed) or False (never).
+Read-only memory is shared if `on_write` says what a write to the result does: "raise" an
+ExchangeError, or "copy" the memory once, before it is written.
 
 Raises ExchangeError if sharing needs a copy that is not named; its message names the call that works.
 Raises TypeError for an object without elements to share.
@@ -229,7 +231,7 @@ if `x` is not contiguous or on a GPU.
 
 .. versionadded:: 0.1.0)"},
     {"explain", as_c_function(explain), kFast,
-     R"(explain(x, /, to, *, device=None, dtype=None, order='K', copy='named')
+     R"(explain(x, /, to, *, device=None, dtype=None, order='K', copy='named', on_write=None)
 --
 
 Return a Plan: what a conversion would do and why, without doing it.

@@ -4,6 +4,7 @@
 // (dlbridge/_adapters.py); torch is imported first, so its libraries are found by name.
 #include <ATen/Parallel.h>
 #include <torch/csrc/Dtype.h>
+#include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
 #include "bridge/capsule_module.h"
@@ -68,6 +69,17 @@ Error* wrap(Loan* loan, PyObject** out) noexcept {
   return guarded([&] { *out = wrap_tensor(to_tensor(std::move(*loan))); });
 }
 
+Error* wrap_guarded(Loan* loan, OnWrite on_write, PyObject** out) noexcept {
+  return guarded([&] { *out = wrap_tensor(to_guarded_tensor(std::move(*loan), on_write)); });
+}
+
+// What a write to a guarded tensor throws, without the GIL: torch makes the Python exception.
+struct WriteRefused final : torch::PyTorchError {
+  WriteRefused() : PyTorchError(kWriteRefused) {}
+  PyObject* python_type() override { return type; }
+  static inline PyObject* type = nullptr;  // kept for good
+};
+
 Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
   return guarded([&] { *out = wrap_tensor(empty_tensor(*like, dtype, *memory)); });
 }
@@ -123,6 +135,7 @@ Adapter make_adapter() noexcept {
   adapter.acquire = acquire;
   adapter.reuse_storage = reuse_storage;
   adapter.wrap = wrap;
+  adapter.wrap_guarded = wrap_guarded;
   adapter.empty = empty;
   adapter.finish = finish;
   adapter.fill = fill;
@@ -155,6 +168,11 @@ PyMODINIT_FUNC DLBRIDGE_INIT(DLBRIDGE_TORCH_MODULE)() {
     return nullptr;
   }
   dlbridge::set_default_num_threads([] { return at::get_num_threads(); });
+  PyObject* errors = PyImport_ImportModule("dlbridge._errors");
+  WriteRefused::type = errors ? PyObject_GetAttrString(errors, "WriteRefused") : nullptr;
+  Py_XDECREF(errors);
+  if (WriteRefused::type == nullptr) return nullptr;
+  dlbridge::set_write_refusal([] { throw WriteRefused(); });
   static Adapter adapter = make_adapter();
   return translated([] { return new_adapter_module(g_module, adapter); });
 }

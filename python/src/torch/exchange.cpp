@@ -78,6 +78,7 @@ class Torch {
   PyObject* lift;
   PyObject* look;
   PyObject* copy_into;
+  PyObject* guard;
 
   const DLPackExchangeAPI* table;
   std::optional<torch_common::KeyJudge> keys;
@@ -113,6 +114,7 @@ Torch::Torch() {
       {&lift, "lift"},
       {&look, "look"},
       {&copy_into, "copy_into"},
+      {&guard, "guard"},
   };
   for (const auto& [member, name] : names) *member = attribute(name);
 
@@ -124,6 +126,7 @@ Torch::Torch() {
                     "or later");
     throw_pending();
   }
+  traits.raises_on_write = Reference(attribute("set_guard")).get() != Py_None;
   const Reference key_bits(attribute("key_bits"));
   keys.emplace([&](const char* name) {
     return static_cast<uint64_t>(to_int(checked(PyObject_CallFunction(key_bits.get(), "s", name))));
@@ -214,10 +217,10 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
   PyObject *shape, *strides, *dtype, *storage, *address;
   const char* device;
   long long offset, index;
-  int required, copy_on_write;
-  if (!PyArg_ParseTuple(seen.get(), "O!O!LOsLppOO", &PyTuple_Type, &shape, &PyTuple_Type, &strides,
+  int required, copy_on_write, guarded;
+  if (!PyArg_ParseTuple(seen.get(), "O!O!LOsLppOOp", &PyTuple_Type, &shape, &PyTuple_Type, &strides,
                         &offset, &dtype, &device, &index, &required, &copy_on_write, &storage,
-                        &address)) {
+                        &address, &guarded)) {
     throw_pending();
   }
   TensorView& view = loan.view();
@@ -231,6 +234,7 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
     return;
   }
   if (copy_on_write) view.reasons.add(ErrorCode::copy_on_write);
+  if (guarded) view.access = Access::read_only;
   view.data = PyLong_AsVoidPtr(address);
   if (view.data == nullptr && PyErr_Occurred()) throw_pending();
   describe_storage(storage, offset, reach, loan);
@@ -323,6 +327,16 @@ Error* wrap(Loan* loan, PyObject** out) noexcept {
   return guarded([&] { *out = lifted(make_tensor(std::move(*loan))).release(); });
 }
 
+// on_write="raise" alone: the traits have no other.
+Error* wrap_guarded(Loan* loan, OnWrite, PyObject** out) noexcept {
+  return guarded([&] {
+    const bool empty = loan->view().is_empty();  // then there is nothing to write
+    Reference tensor = make_tensor(std::move(*loan));
+    if (!empty) call(g_torch->guard, tensor.get());
+    *out = lifted(std::move(tensor)).release();
+  });
+}
+
 Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
   return guarded([&] {
     TensorView shape = *like;
@@ -392,6 +406,7 @@ Adapter make_adapter() noexcept {
   adapter.describe = describe;
   adapter.acquire = acquire;
   adapter.wrap = wrap;
+  adapter.wrap_guarded = wrap_guarded;
   adapter.empty = empty;
   adapter.finish = finish;
   adapter.fill = fill;

@@ -223,7 +223,7 @@ def numpy_to_torch_rows() -> Iterator[Row]:
               make=lambda: misaligned_array(np.complex64), **common)  # fmt: skip
     yield Row("misaligned_bfloat16", "misaligned", "data", rf"bfloat16 needs alignment to 2 bytes: {COPY}",
               make=lambda: misaligned_array(ml_dtypes.bfloat16), **common)  # fmt: skip
-    locked = rf"read-only; .*: {COPY}"
+    locked = rf"read-only; .*{COPY}"
     yield Row("read_only_flag", "read_only", "flags", locked, make=lambda: read_only(np.arange(6.0)), **common)
     yield Row("read_only_broadcast", "read_only", "flags", locked,
               make=lambda: np.broadcast_to(np.arange(3.0), (2, 3)), **common)  # fmt: skip

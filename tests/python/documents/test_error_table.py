@@ -22,9 +22,10 @@ sys.path[:0] = [str(ROOT / "scripts")]
 import error_table  # noqa: E402
 
 CODES = error_table.codes()
-# Codes that take C++, a tensor of another accelerator, a foreign exchange table, or the CUDA module.
+# Codes that take C++, another tier, a tensor of another accelerator, a foreign exchange table, or the CUDA module.
 WITHOUT_EXAMPLE = {
     "undefined_tensor",
+    "on_write_unsupported",
     "unsupported_keys",
     "symbolic_shape",
     "framework_error",

@@ -43,6 +43,17 @@ DLBRIDGE_API Loan share(const at::Tensor& tensor);
 /// this throws, its deleter is called once, at the latest by the loan's destructor.
 DLBRIDGE_API at::Tensor to_tensor(Loan&& loan);
 
+/// The same for memory that must not be written: reading operators run on it, and a write raises or
+/// copies it once, under a lock; tensors that share the storage follow. The memory stays as long as
+/// the storage, for readers that have its address. Memory that came from such a storage, guarded in
+/// the same way, comes back as it. Requires: host memory; torch_traits() has `on_write`.
+DLBRIDGE_API at::Tensor to_guarded_tensor(Loan&& loan, OnWrite on_write);
+
+/// What on_write="raise" tells of a write, which throws Error (read_only) unless
+/// set_write_refusal() was called: with a function that throws. Torch ignores it before 2.13.
+DLBRIDGE_API extern const char* const kWriteRefused;
+DLBRIDGE_API void set_write_refusal(void (*refuse)()) noexcept;
+
 /// A tensor over the original storage, the one that `loan.original` was exported from, if it still
 /// holds the loan's bytes; undefined otherwise. to_tensor() tries it first; a caller that tries it
 /// before acquire() saves acquire(). Leaves the loan's deleter. Requires: the source of `loan`
