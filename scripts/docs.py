@@ -16,8 +16,8 @@ SITE = ROOT / "build" / "site"
 HTML = SITE / "html"
 # Doxygen has one project for each header of a name: both have a device.h and a c_api.h.
 HEADERS = {
-    "core": "core/include/dlbridge adapters/numpy/include/dlbridge adapters/torch/include/dlbridge",
-    "cuda": "cuda/include/dlbridge/cuda",
+    "core": [f"{module}/include/dlbridge" for module in ("core", "adapters/numpy", "adapters/torch", "python")],
+    "cuda": ["cuda/include/dlbridge/cuda"],
 }
 
 
@@ -73,7 +73,7 @@ def run_doxygen() -> str:
     for name, folders in HEADERS.items():
         output = SITE / "doxygen" / name
         output.mkdir(parents=True)
-        text = f"{settings}\nINPUT = {folders}\nOUTPUT_DIRECTORY = {output}\n"
+        text = f"{settings}\nINPUT = {' '.join(folders)}\nOUTPUT_DIRECTORY = {output}\n"
         subprocess.run(["doxygen", "-"], input=text, cwd=ROOT, text=True, check=True)
         for path in output.rglob("class*.xml"):
             leave_out_private(path)

@@ -24,7 +24,7 @@ from isolated import HELPERS
 
 EXAMPLES = ROOT / "examples" / "cpp"
 C_EXAMPLE = ROOT / "examples" / "c"
-GUIDE = page("docs/cpp.md")
+GUIDE = page("docs/cpp.md") + page("docs/embedding.md")
 TORCH_DIR = Path(torch.__file__).parent
 PLATLIB = sysconfig.get_path("platlib")
 LIBPYTHON = Path(sysconfig.get_config_var("LIBDIR"), sysconfig.get_config_var("LDLIBRARY"))
