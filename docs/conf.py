@@ -50,6 +50,9 @@ copybutton_prompt_is_regexp = True
 # Pages of the site that stand for files outside docs/.
 STANDS_FOR = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 PAGE_NAME = re.compile(r"\[[\w./-]+\.md\]\(")  # a link's text that is a file name: the title of the page replaces it
+CONTENTS = re.compile(
+    r"(?:^- \[[^\]\n]+\]\(#[^)\n]+\)\n){2,}\n", re.M
+)  # a list of a page's sections: the site has its own
 LINK = re.compile(r"\]\((?!https?:|mailto:|#)([^)\s#]+)(#[^)\s]*)?\)")
 
 
@@ -67,7 +70,7 @@ def site_links(app, docname: str, content: list[str], folder: Path | None = None
             return "]{.file}"  # no page of the site: a name without a link
         return f"]({os.path.relpath(target, page)}{anchor})"
 
-    content[0] = LINK.sub(link, PAGE_NAME.sub("[](", content[0]))
+    content[0] = LINK.sub(link, PAGE_NAME.sub("[](", CONTENTS.sub("", content[0], count=1)))
     if docname in ("api/cpp", "api/c"):
         content[0] += (
             "".join(header_sections(docname)) if DOXYGEN_XML else "\nDoxygen was not there when this site was built.\n"
