@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m dlbridge.testing gpu: tests dlbridge's way between GPU and NumPy on this machine.
+"""Tests dlbridge's way between GPU and NumPy on this machine (gpu), or a framework's arrays in host memory (cpu).
 
 Ends with 0 where no case failed, 1 where one did, 2 for wrong arguments, and 3 where nothing could be run: no GPU, no
 framework, or no case that the framework supports. docs/gpu.md tells what is tested.
@@ -13,8 +13,7 @@ import sys
 from pathlib import Path
 
 from . import report
-from .choice import UnknownName, chosen_cases, make_provider
-from .frameworks import FRAMEWORKS
+from .choice import SUITES, UnknownName, chosen_cases, make_provider
 from .runner import Outcome, Runner
 
 NOTHING_RUN = 3
@@ -25,8 +24,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
     parser = argparse.ArgumentParser(
         prog="python -m dlbridge.testing", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("suite", choices=["gpu"])
-    parser.add_argument("--frameworks", metavar=",".join(FRAMEWORKS), help="those to test; all where not given")
+    parser.add_argument("suite", choices=list(SUITES))
+    parser.add_argument("--frameworks", metavar="NAME,...", help="those to test; all where not given")
     parser.add_argument("--provider", action="append", default=[], metavar="module:Class", help="one of your own")
     parser.add_argument("--only", default="", metavar="REGEX", help="cases whose names match")
     parser.add_argument("--seconds", type=float, default=600, help="no case begins after them; 600 where not given")
@@ -44,10 +43,10 @@ def main(arguments: list[str] | None = None) -> int:
     if options.frameworks is not None:
         specs += [name for name in options.frameworks.split(",") if name]
     elif not options.provider:
-        specs += list(FRAMEWORKS)
+        specs += list(SUITES[options.suite])
     try:
-        cases = chosen_cases(options.only)
-        providers = [(make_provider(spec), spec) for spec in specs]
+        cases = chosen_cases(options.only, options.suite)
+        providers = [(make_provider(spec, options.suite), spec) for spec in specs]
     except UnknownName as error:
         parser.error(str(error))
     if options.list:

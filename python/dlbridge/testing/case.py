@@ -33,6 +33,7 @@ class Case:
     function: str
     arguments: dict[str, Any]
     run: Callable[..., None] = field(compare=False)
+    suite: str = "gpu"
 
     @property
     def name(self) -> str:
@@ -45,13 +46,19 @@ class Case:
 CASES: list[Case] = []
 
 
-def case(**parameters: Iterable[Any]) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a function of a Bench: once for every combination of its parameters."""
+def case(
+    suite: str = "gpu", topic: str = "", /, **parameters: Iterable[Any]
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Registers a function of a Bench: once for every combination of its parameters.
+
+    Without a topic it is that of the module's name.
+    """
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        topic = function.__module__.rpartition(".cases_")[2]
+        named = topic or function.__module__.rpartition(".cases_")[2]
         for values in itertools.product(*parameters.values()):
-            CASES.append(Case(topic, function.__name__, dict(zip(parameters, values, strict=True)), function))
+            arguments = dict(zip(parameters, values, strict=True))
+            CASES.append(Case(named, function.__name__, arguments, function, suite))
         return function
 
     return register

@@ -9,9 +9,10 @@ A framework of your own is a class like this:
         def array(self, buffer, layout, stream): return mine.from_numpy(buffer)[...]
         def read(self, x): mine.synchronize(); return mine.to_numpy(x)
 
-and is tested by `python -m dlbridge.testing gpu --provider my_module:MyProvider`. Each further method that it has makes
-more cases run; without it they are skipped, and the reason is printed. A provider is used by one thread at a time, but
-for array(), read() and synchronize(), which the cases about threads call from several.
+and is tested by `python -m dlbridge.testing gpu --provider my_module:MyProvider`. With `device = "cpu"` it is one of
+arrays in host memory, which have no streams (`stream` is None), and is tested by `python -m dlbridge.testing cpu`. Each
+further method that it has makes more cases run; without it they are skipped, and the reason is printed. A provider is
+used by one thread at a time, but for array(), read() and synchronize(), which cases about threads call from several.
 """
 
 from __future__ import annotations
@@ -39,11 +40,11 @@ class Hold(Protocol):
 
 
 class Provider:
-    """A framework with arrays on a GPU."""
+    """A framework with arrays on a GPU, or in host memory."""
 
     #: Stands in the names of the cases.
     name: str
-    #: What `device=` names its device.
+    #: What `device=` names its device; "cpu" for host memory.
     device = "cuda:0"
 
     # ---- Must be there
@@ -53,7 +54,7 @@ class Provider:
         raise NotImplementedError
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
-        """A new array of the framework on the GPU, that sees `buffer` (one dimension, host memory) as `layout` says.
+        """A new array of the framework on its device, that sees `buffer` (one dimension, host memory) as `layout` says.
 
         The elements have to get there by work that is enqueued on `stream`, without waiting for it; `buffer` is not
         changed and may be kept. `stream` is what new_stream() gave, or None for the current one. Raises Unsupported for
@@ -84,6 +85,14 @@ class Provider:
         """An array of the framework over the memory of a dlbridge.Tensor, to be used on `stream`."""
         raise Unsupported(f"{self.name} takes no tensors of others")
 
+    def address(self, x: Any) -> int:
+        """Where the first element of one of its arrays lies in host memory, by the framework's own means."""
+        raise Unsupported(f"{self.name} does not say where an array lies")
+
+    def lock(self, x: Any) -> Any:
+        """An array of the framework over the same host memory that must not be written."""
+        raise Unsupported(f"{self.name} has no read-only arrays")
+
     def to_device(self, host: Array) -> Any:
         """An array of the framework by the call of dlbridge that makes such a one, where there is a special one."""
         raise Unsupported(f"dlbridge has no call of its own that makes arrays of {self.name}")
@@ -101,7 +110,7 @@ class Provider:
         raise Unsupported(f"{self.name} has no current stream")
 
     def overwrite(self, x: Any, byte: int, stream: Any) -> None:
-        """Enqueues work on `stream` that sets every byte of the array's buffer to `byte`."""
+        """Enqueues work on `stream` that sets every byte of the buffer (on the host: of the elements) to `byte`."""
         raise Unsupported(f"arrays of {self.name} cannot be written")
 
     def hold(self, stream: Any) -> Hold:

@@ -13,7 +13,6 @@ from typing import Any
 
 import dlbridge
 
-from .choice import TOPICS
 from .runner import Outcome
 
 STATES = ("passed", "failed", "skipped")
@@ -47,8 +46,7 @@ def skips(outcomes: Sequence[Outcome]) -> list[str]:
 def table(outcomes: Sequence[Outcome]) -> list[str]:
     """A row for each framework and a column for each topic: what passed, and what did not."""
     frameworks = list(dict.fromkeys(outcome.framework for outcome in outcomes))
-    found = {outcome.topic for outcome in outcomes}
-    topics = [topic for topic in (*TOPICS, "provider") if topic in found]
+    topics = sorted(dict.fromkeys(outcome.topic for outcome in outcomes), key="provider".__eq__)
     rows = [["framework", *topics, *STATES]]
     for framework in frameworks:
         own = [outcome for outcome in outcomes if outcome.framework == framework]
@@ -93,7 +91,7 @@ def to_json(outcomes: Sequence[Outcome], reasons: dict[str, str]) -> str:
 
 def to_junit(outcomes: Sequence[Outcome]) -> str:
     """A suite for each framework."""
-    root = ElementTree.Element("testsuites", name="dlbridge.testing gpu")
+    root = ElementTree.Element("testsuites", name="dlbridge.testing")
     for framework in dict.fromkeys(outcome.framework for outcome in outcomes):
         own = [outcome for outcome in outcomes if outcome.framework == framework]
         counted = counts(own)

@@ -151,7 +151,9 @@ class Runner:
 
 
 def staging_error(device: str) -> str | None:
-    """Why dlbridge cannot stage to this device, in its own words; None where it can."""
+    """Why dlbridge cannot stage to this device, in its own words; None where it can, or need not."""
+    if device == "cpu":
+        return None
     if not hasattr(dlbridge, "stage"):
         return f"this build of dlbridge has no CUDA module: build_info()['cuda'] is {dlbridge.build_info()['cuda']!r}"
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m dlbridge.testing gpu: all of its cases on the simulated GPU, its reports, and that its cases can fail."""
+"""python -m dlbridge.testing: all cases on the simulated GPU and of host memory, reports, and that cases can fail."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 import simulated_gpu
 
 from dlbridge.testing import LAYOUTS, Unsupported, driver, report
-from dlbridge.testing.choice import TOPICS, UnknownName, all_cases, make_provider
+from dlbridge.testing.choice import TOPICS, UnknownName, all_cases, chosen_cases, make_provider
 from dlbridge.testing.frameworks import FRAMEWORKS
 from dlbridge.testing.runner import Outcome, Runner
 from isolated import HELPERS
@@ -240,6 +240,64 @@ def test_no_mistake_no_failure():
     only = "|".join(f"^{re.escape(name)}$" for name in FOUND_BY.values() if not name.startswith("provider"))
     done = suite("--provider", "wrong_providers:Unreported", "--only", only)
     assert done.returncode == 0, done.stdout[-2000:]
+
+
+HOST_MISTAKES = {  # case -> a mistake that it has to find
+    "exchange.export[offset-float32]": "IgnoresOffset",
+    "exchange.export_shares[dense]": "ExportsCopies",
+    "exchange.export_device": "NamesGpu",
+    "exchange.take[dense-uint8]": "ReadsOtherBits",
+    "exchange.take_shares": "TakesCopies",
+    "exchange.writes_show[dense]": "ExportsCopies",
+    "flags.writable": "ExportsReadOnly",
+    "flags.read_only": "HidesReadOnly",
+    "flags.read_only_taken": "WritesReadOnly",
+    "flags.export_copy[True]": "IgnoresCopy",
+    "flags.export_copy[False]": "AlwaysCopies",
+    "lifetime.array_first": "FreesEarly",
+    "lifetime.exports_are_dropped[True]": "LeaksExports",
+    "lifetime.exports_on_another_thread": "ZeroesExports",
+    "lifetime.taken_memory[True]": "KeepsTaken",
+    "refusals.other_device": "IgnoresDevice",
+    "refusals.newer_version": "RefusesNewer",
+    "refusals.refused_memory[float8_e3m4]": "KeepsRefused",
+}
+
+
+def host_states(spec: str, only: str = "") -> dict[str, str]:
+    """The states of the cases of the suite cpu, run in this process."""
+    runner = Runner(60, lambda outcome: None)
+    runner.run(make_provider(spec, "cpu"), spec, chosen_cases(only, "cpu"))
+    return {outcome.name: outcome.state for outcome in runner.outcomes}
+
+
+@pytest.mark.parametrize("case", HOST_MISTAKES)
+def test_host_mistakes_are_found(case):
+    only = f"^{re.escape(case)}$"
+    assert host_states(f"host_providers:{HOST_MISTAKES[case]}", only) == {case: "failed"}
+    assert host_states("host_providers:Right", only) == {case: "passed"}
+
+
+def test_every_host_case_can_fail():
+    assert {case.split("[")[0] for case in HOST_MISTAKES} == {
+        f"{case.topic}.{case.function}" for case in all_cases("cpu")
+    }
+
+
+def test_host_frameworks_pass():
+    done = python("-m", "dlbridge.testing", "cpu", "--only", r"float32|bfloat16|bool|^(flags|lifetime|refusals)")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    header, _, *rows = done.stdout.split("\n\n")[1].splitlines()
+    assert [cell.strip() for cell in header.split("|")][:5] == [
+        *("framework", "exchange", "flags", "lifetime", "refusals"),
+    ]
+    assert [row.split("|")[0].strip() for row in rows] == ["numpy", "torch", "jax"]
+
+
+def test_suites_refuse_providers_of_each_other():
+    for suite_name, spec in (("gpu", "host_providers:Right"), ("cpu", "wrong_providers:NoGpu")):
+        done = python("-m", "dlbridge.testing", suite_name, "--provider", spec)
+        assert done.returncode == 2 and f"for the suite {suite_name}" in done.stderr, done.stderr
 
 
 HANGING = """
