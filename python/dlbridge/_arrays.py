@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays over memory that NumPy reads: buffers (PEP 3118) and objects with __array_interface__."""
+"""Arrays over memory that NumPy reads: buffers (PEP 3118) and objects with __array_interface__; arrays for JAX."""
 
 from typing import Any
 
@@ -38,6 +38,24 @@ def array_over(x: Any, memory: memoryview | None) -> tuple[Any, bool] | str | No
     if isinstance(found, str):
         return f"NumPy cannot read x.__array_interface__: {found}"
     return found, isinstance(interface.get("data"), bytes)
+
+
+def jax_array(tensor: Any) -> Any:
+    """The jax.Array over the memory of a dlbridge.Tensor; a copy of memory on the host that JAX cannot share."""
+    import jax
+
+    try:
+        return jax.dlpack.from_dlpack(tensor)
+    except Exception:  # read-only, with gaps, of a dtype without capsules: JAX's errors have no type of their own
+        if tensor.device.startswith("cuda:"):
+            raise
+        return jax.numpy.asarray(tensor.numpy())
+
+
+def to_bytes(tensor: Any) -> bytes:
+    """What `tensor.tobytes()` returns."""
+    copied: bytes = tensor.numpy().tobytes()
+    return copied
 
 
 def _as_array(x: Any) -> Any:

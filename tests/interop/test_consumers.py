@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 import gc
+import importlib
+import io
+import re
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from typing import Any
 
 import ml_dtypes
@@ -197,11 +201,76 @@ def test_jax_copies_misaligned_memory() -> None:
     assert taken.unsafe_buffer_pointer() != address(a)
 
 
-def test_jax_takes_read_only_arrays() -> None:
+@pytest.mark.parametrize("name", ["jax.dlpack.from_dlpack", "warp.from_dlpack"])
+def test_message_of_read_only_memory_names_calls_of_the_consumer(name: str) -> None:
     a = floats()
     a.flags.writeable = False
-    taken = jax().numpy.asarray(dlbridge.from_dlpack(a).numpy())
+    x = dlbridge.from_dlpack(a)
+    take = attrgetter(name.partition(".")[2])(library(name))
+    message = str(refusal(lambda: take(x)))
+    calls = re.findall(r"[\w.]+\(x(?:, copy=True)?\)", message)
+    assert calls == ["jax.numpy.asarray(x)", "numpy.asarray(x)", "dlbridge.from_dlpack(x, copy=True)"]
+    for call in calls:
+        taken = eval(call, {"jax": jax(), "numpy": np, "dlbridge": dlbridge, "x": x})
+        assert np.asarray(taken).tolist() == a.tolist()
+    assert np.asarray(take(taken)).tolist() == a.tolist()  # the last one
+
+
+def test_jax_copies_on_request() -> None:
+    h = dlbridge.from_dlpack(floats())
+    copied = jax().numpy.array(h, copy=True)
+    h.numpy()[3] = 50
+    assert copied[3] == 3
+
+
+# ---- other libraries ----
+
+
+def library(name: str) -> Any:
+    package = name.partition(".")[0]
+    found = pytest.importorskip(package, reason=f"{package} is not installed: scripts/test interop has most of them")
+    if package == "warp":
+        found.init()
+    return found
+
+
+def of_zarr(h: dlbridge.Tensor) -> np.ndarray:
+    made = library("zarr").zeros(h.shape, dtype=h.dtype)
+    made[:] = h.numpy()
+    return made[:]
+
+
+# What docs/tensor.md names: what each makes of a handle as an array, and whether it shares dense memory.
+LIBRARIES: dict[str, tuple[Callable[[dlbridge.Tensor], Any], bool]] = {
+    "jax.numpy.asarray": (lambda h: jax().numpy.asarray(h), True),
+    "warp.array": (lambda h: library("warp").array(h, device="cpu"), False),
+    "warp.array(copy=False)": (lambda h: library("warp").array(h, copy=False, device="cpu"), True),
+    "PIL.Image.fromarray": (
+        lambda h: library("PIL") and importlib.import_module("PIL.Image").fromarray(h, "F"), False),
+    "xarray.DataArray": (lambda h: library("xarray").DataArray(h).values, True),
+    "h5py": (lambda h: library("h5py").File(io.BytesIO(), "w").create_dataset("x", data=h)[()], False),
+    "zarr": (of_zarr, False),
+    "pandas": (lambda h: library("pandas").DataFrame(h.numpy()).to_numpy(), False),
+    "polars": (lambda h: library("polars").DataFrame(h.numpy()).to_numpy(), False),
+    "cv2": (lambda h: library("cv2").flip(library("cv2").flip(h.numpy(), 0), 0), False),
+    "pyarrow": (
+        lambda h: np.frombuffer(library("pyarrow").py_buffer(h), np.float32).reshape(h.shape), True),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("layout", ["matrix", "sliced", "read_only"])
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_libraries_take_handles(name: str, layout: str) -> None:
+    take, shares = LIBRARIES[name]
+    a = LAYOUTS[layout if layout == "sliced" else "matrix"]()
+    a.flags.writeable = layout != "read_only"
+    if (name, layout) == ("pyarrow", "sliced"):
+        pytest.skip("a buffer of Arrow has no strides")
+    taken = np.asarray(take(dlbridge.from_dlpack(a)))
     assert taken.tolist() == a.tolist()
+    if layout == "matrix":
+        assert np.shares_memory(taken, a) == shares
 
 
 # ---- TVM FFI ----

@@ -46,9 +46,22 @@ PyObject* repr(PyObject* self) {
   });
 }
 
+// The methods that Python writes.
+PyObject* call_python(const char* module_name, const char* function, PyObject* self) {
+  const Reference module(PyImport_ImportModule(module_name));
+  return module ? PyObject_CallMethod(module.get(), function, "O", self) : nullptr;
+}
+
 PyObject* repr_html(PyObject* self, PyObject*) {
-  const Reference module(PyImport_ImportModule("dlbridge._html"));
-  return module ? PyObject_CallMethod(module.get(), "tensor", "O", self) : nullptr;
+  return call_python("dlbridge._html", "tensor", self);
+}
+
+PyObject* jax_array(PyObject* self, PyObject*) {
+  return call_python("dlbridge._arrays", "jax_array", self);
+}
+
+PyObject* to_bytes(PyObject* self, PyObject*) {
+  return call_python("dlbridge._arrays", "to_bytes", self);
 }
 
 // ---- Attributes
@@ -124,6 +137,19 @@ PyObject* copy_for_export(PyObject* self, PyObject* stream, bool versioned) {
   return checked(PyObject_Call(method.get(), none.get(), keywords.get())).release();
 }
 
+// A refusal reaches the user of a consumer that asks for a legacy capsule, such as JAX.
+PyObject* legacy_capsule(Loan&& loan) {
+  try {
+    return to_capsule(std::move(loan), false);
+  } catch (const Error& error) {
+    std::string text = error.what();
+    text += "; jax.numpy.asarray(x) and numpy.asarray(x) take it as it is";
+    if (error.code() == ErrorCode::read_only)
+      text += ", every consumer takes dlbridge.from_dlpack(x, copy=True)";
+    throw Error(error.code(), error.field(), text);
+  }
+}
+
 PyObject* dlpack(PyObject* self_object, PyObject* args, PyObject* keywords) {
   static constexpr const char* kNames[] = {"stream", "max_version", "dl_device", "copy", nullptr};
   return translated([&] {
@@ -143,7 +169,7 @@ PyObject* dlpack(PyObject* self_object, PyObject* args, PyObject* keywords) {
     loan.view().device = device;
     // Consumers that compare strides take a dimension of size 1 for a gap otherwise.
     canonical_strides(loan.view(), loan.strides());
-    return to_capsule(std::move(loan), versioned);
+    return versioned ? to_capsule(std::move(loan), true) : legacy_capsule(std::move(loan));
   });
 }
 
@@ -230,6 +256,10 @@ PyMethodDef g_methods[] = {
     method_def("torch", method<Function::to_torch>, kFast,
                "torch($self, /, *, device=None, dtype=None, order='K', copy='named')\n--\n\n"
                "Return to_torch(self, ...)."),
+    method_def(
+        "tobytes", to_bytes, METH_NOARGS,
+        "tobytes($self, /)\n--\n\n"
+        "Return a copy of the elements as bytes, in row-major order. Memory on a GPU is refused."),
     method_def("__dlpack__", dlpack, kAny,
                "__dlpack__($self, /, *, stream=None, max_version=None, dl_device=None, "
                "copy=None)\n--\n\n"
@@ -247,6 +277,9 @@ PyMethodDef g_methods[] = {
                "__deepcopy__($self, memo, /)\n--\n\nReturn from_dlpack(self, copy=True)."),
     method_def("__reduce_ex__", reduce, METH_O,
                "__reduce_ex__($self, protocol, /)\n--\n\nSupport pickle."),
+    method_def("__jax_array__", jax_array, METH_NOARGS,
+               "__jax_array__($self, /)\n--\n\n"
+               "Support jax.numpy: an array over the same memory, or a copy where JAX needs one."),
     method_def("_repr_html_", repr_html, METH_NOARGS,
                "_repr_html_($self, /)\n--\n\nReturn the table of notebooks."),
     {nullptr, nullptr, 0, nullptr},

@@ -41,8 +41,8 @@ std::string typestr_of(DType type) {
   return std::string{order, kind} + std::to_string(type.itemsize());
 }
 
-[[noreturn]] void refuse_attribute(const char* name, const char* why) {
-  PyErr_Format(PyExc_AttributeError, "dlbridge.Tensor has no %s here: %s", name, why);
+[[noreturn]] void refuse_attribute(const char* name, const std::string& why) {
+  PyErr_Format(PyExc_AttributeError, "dlbridge.Tensor has no %s here: %s", name, why.c_str());
   throw_pending();
 }
 
@@ -58,7 +58,13 @@ Reference strides_in_bytes(const TensorView& view) {
 // What both interfaces have; `name` is the attribute that is asked for.
 Reference interface_of(const TensorView& view, const char* name, bool read_only) {
   const std::string typestr = typestr_of(view.dtype);
-  if (typestr.empty()) refuse_attribute(name, "NumPy has no code for its dtype");
+  if (typestr.empty()) {
+    const bool real = DType(view.dtype).code() != TypeCode::complex;
+    refuse_attribute(name, "NumPy has no code for its dtype " + DType(view.dtype).name() +
+                               (real && Device(view.device).is_host()
+                                    ? ": pass x.numpy(dtype=\"float32\"), a copy"
+                                    : ""));
+  }
   const Reference shape = checked(tuple_of(view.extents()));
   const Reference strides = strides_in_bytes(view);
   const Reference address = checked(PyLong_FromVoidPtr(view.is_empty() ? nullptr : view.data));
@@ -71,7 +77,9 @@ Reference interface_of(const TensorView& view, const char* name, bool read_only)
 
 PyObject* offer_cuda_array(const TensorView& view, intptr_t stream) {
   if (!Device(view.device).is_cuda())
-    refuse_attribute(kCudaArrayAttribute, "its memory is not on a CUDA device");
+    refuse_attribute(kCudaArrayAttribute,
+                     "its memory is not on a CUDA device: pass "
+                     "dlbridge.from_dlpack(x, device=\"cuda:0\"), a copy");
   const bool read_only = view.access != Access::writable;
   Reference interface = interface_of(view, kCudaArrayAttribute, read_only);
   const Reference after = stream == kNoSync
@@ -83,7 +91,8 @@ PyObject* offer_cuda_array(const TensorView& view, intptr_t stream) {
 
 PyObject* offer_array(const TensorView& view) {
   constexpr const char* kName = "__array_interface__";
-  if (!Device(view.device).is_host()) refuse_attribute(kName, "its memory is not on the host");
+  if (!Device(view.device).is_host())
+    refuse_attribute(kName, "its memory is not on the host: pass x.numpy(device=\"cpu\"), a copy");
   const bool read_only = view.access != Access::writable || broadcast_dimension(view) >= 0;
   return interface_of(view, kName, read_only).release();
 }

@@ -50,6 +50,7 @@ def handles(a: Array) -> None:
     assert_type((h.read_only, h.is_copied), tuple[bool, bool])
     assert_type(h.numpy(dtype="f4", copy=None), NDArray[Any])
     assert_type(h.torch(order="C"), torch.Tensor)
+    assert_type(h.tobytes(), bytes)
     assert_type(h.__dlpack_device__(), tuple[int, int])
     assert np.from_dlpack(h).shape == torch.utils.dlpack.from_dlpack(h).shape == h.shape
     assert_type(np.asarray(h).ndim, int)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import enum
 import itertools
+import re
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -75,9 +76,17 @@ def test_array_interface_is_read_only(array: np.ndarray) -> None:
 
 
 def test_array_interface_refuses_other_types() -> None:
-    handle = dlbridge.from_dlpack(torch.zeros(2, dtype=torch.bfloat16))
-    with pytest.raises(AttributeError, match="no __array_interface__ here: NumPy has no code for its dtype"):
-        handle.__array_interface__  # noqa: B018
+    x = dlbridge.from_dlpack(torch.ones(2, dtype=torch.bfloat16))
+    with pytest.raises(AttributeError, match="no __array_interface__ here: NumPy has no code for its dtype") as raised:
+        x.__array_interface__  # noqa: B018
+    call = re.search(r"pass (.+), a copy$", str(raised.value))
+    assert call and eval(call[1]).__array_interface__["typestr"] == "<f4"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_tobytes_is_row_major(dtype: str) -> None:
+    array = np.arange(12).reshape(3, 4).astype(dtype if dtype != "bfloat16" else ml_dtypes.bfloat16)[::-1, ::2].T
+    assert dlbridge.from_dlpack(array).tobytes() == array.tobytes()
 
 
 def test_size_one_strides_are_canonical() -> None:
