@@ -9,12 +9,14 @@ import pytest
 from pages import ROOT, page
 
 import dlbridge
+import dlbridge.testing
 
 
 def test_every_public_name_is_there() -> None:
-    named = re.findall(r"^\.\. auto\w+:: dlbridge\.([\w.]+)$", page("docs/api/python.md"), re.MULTILINE)
+    named = re.findall(r"^\.\. (?:auto\w+|py:data):: dlbridge\.([\w.]+)$", page("docs/api/python.md"), re.MULTILINE)
     torch = pytest.importorskip("dlbridge.torch", reason="torch is not installed")
-    assert sorted(named) == sorted([*dlbridge.__all__, *(f"torch.{name}" for name in torch.__all__)])
+    parts = {"": dlbridge, "torch.": torch, "testing.": dlbridge.testing}
+    assert sorted(named) == sorted(prefix + name for prefix, part in parts.items() for name in part.__all__)
 
 
 def test_every_page_is_in_the_contents() -> None:
