@@ -37,6 +37,7 @@ if DOXYGEN_XML:
     # Each header opens the namespace again; unnamed enums of C count from 0 in each project.
     suppress_warnings = ["duplicate_declaration.cpp", "duplicate_declaration.c"]
 
+highlight_language = "text"  # of a block that names none
 html_theme = "furo"
 pygments_dark_style = "github-dark"
 html_title = f"dlbridge {release}"
