@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
 from typing import Any
@@ -11,11 +12,14 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import simulated_gpu
 import torch
 from build_tree import BUILD, load_module, module_file
 from peers import jax
+from processes import run
 
 import dlbridge
+from isolated import HELPERS
 from support import address, assert_no_growth, refusal
 
 LOADED: dict[str, Any] = {}
@@ -246,3 +250,47 @@ def test_dtypes_of_ml_dtypes_pass_both_ways(casters: Any) -> None:
 
 def test_signatures_name_types(casters: Any) -> None:
     assert "-> dlbridge.Tensor" in casters.same.__doc__ and "typing.Any" in casters.same.__doc__
+
+
+@pytest.mark.skipif(simulated_gpu.why_not() is not None, reason=str(simulated_gpu.why_not()))
+def test_gpu_memory_is_ordered_on_the_legacy_stream(casters: Any) -> None:
+    elements = np.arange(6, dtype=np.float32)
+    with simulated_gpu.simulated_gpu() as gpu:
+        for take in (casters.same, casters.same_like, casters.through_managed):
+            x = gpu.array(elements, stream=gpu.stream(), late=True)
+            assert casters.seen(x)["address"] == x.address
+            same = take(x)
+            assert same.device == "cuda:0" and same.data_ptr == x.address
+            assert dlbridge.to_numpy(same, device="cpu").tolist() == elements.tolist()
+            del x, same
+        casters.keep(gpu.array(elements))
+        casters.forget()
+        error = refusal(lambda: casters.fill(gpu.array(elements), 1))
+        assert error.code == "unsupported_device" and 'device="cpu"' in str(error)
+
+
+OTHER_VERSION = """
+import ctypes, sys
+import dlbridge._core as core
+class Api(ctypes.Structure):
+    _fields_ = [("struct_size", ctypes.c_uint32), ("loan_size", ctypes.c_uint32)]
+new = ctypes.pythonapi.PyCapsule_New
+new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+other, name = Api(8, 8), b"dlbridge._core._extension_api"
+core._extension_api = new(ctypes.addressof(other), name, None)
+from build_tree import load_module, module_file
+casters = load_module(module_file("tests/interop", sys.argv[1]), sys.argv[1])
+for call in (lambda: casters.seen(b"abc"), lambda: casters.same(b"abc"), lambda: casters.make(3)):
+    try:
+        call()
+    except ImportError as error:
+        assert "rebuild the module" in str(error), error
+    else:
+        raise AssertionError
+"""
+
+
+def test_another_version_is_an_import_error(casters: Any) -> None:
+    run(
+        sys.executable, "-c", OTHER_VERSION, casters.__name__, env={"PYTHONPATH": os.pathsep.join([HELPERS, *sys.path])}
+    )
