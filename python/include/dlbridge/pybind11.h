@@ -64,7 +64,11 @@ namespace pybind11::detail {
 
 template <>
 struct type_caster<dlbridge::Loan> {
+#if PYBIND11_VERSION_MAJOR >= 3
   PYBIND11_TYPE_CASTER(dlbridge::Loan, io_name("typing.Any", "dlbridge.Tensor"));
+#else
+  PYBIND11_TYPE_CASTER(dlbridge::Loan, const_name("dlbridge.Tensor"));
+#endif
 
   bool load(handle source, bool convert) {
     value.reset();
