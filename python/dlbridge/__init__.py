@@ -43,11 +43,22 @@ from ._pool import PoolStats, pool_stats, reserve_pinned
 _adapters.register()
 
 
+_CALLS = {  # what is looked for under the names of other packages
+    "from_numpy": "dlbridge.to_torch(x)",
+    "from_torch": "dlbridge.to_numpy(x)",
+    "as_tensor": "dlbridge.to_torch(x)",
+    "asarray": "dlbridge.to_numpy(x)",
+    "to_dlpack": "dlbridge.from_dlpack(x).__dlpack__()",
+    "to_jax": "jax.numpy.asarray(dlbridge.from_dlpack(x))",
+}
+
+
 def __getattr__(name: str) -> Any:
     """Import dlbridge.torch, which imports torch, when it is used."""
     if name == "torch":
         return importlib.import_module(".torch", __name__)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    call = f": call {_CALLS[name]}" if name in _CALLS else ""
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}{call}", name=name)
 
 
 __all__ = [

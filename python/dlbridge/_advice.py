@@ -82,6 +82,8 @@ def _advice(x: Any) -> str:
             return f"a scalar of this kind has no element type in DLPack; {_EXPECTED}"
         dtype = {"g": ', "float64"', "G": ', "complex128"'}.get(array.dtype.char, "")
         return f"a scalar has no memory to share: pass numpy.asarray(x{dtype}), a new array of it"
+    if _is_a(x, (set, frozenset, range)):
+        return f"{_EXPECTED}: pass numpy.asarray(list(x))"
     if _is_a(x, (list, tuple)) and _holds_numbers(x):
         return f"{_EXPECTED}: pass numpy.asarray(x)"
     if _type_name(x).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":

@@ -26,6 +26,11 @@ class Offload:
     def __init__(self, module: torch.nn.Module, device: Any, frozen: bool) -> None:
         import torch
 
+        if not isinstance(module, torch.nn.Module):
+            raise TypeError(
+                f"module is {type(module).__name__}, expected a torch.nn.Module: call "
+                'dlbridge.to_numpy(x, device="cpu") for a tensor'
+            )
         groups: dict[Any, list[torch.Tensor]] = {}
         devices = set() if device is None else {torch.device(device)}
         for name, x in [*module.named_parameters(), *module.named_buffers()]:

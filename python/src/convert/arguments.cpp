@@ -60,6 +60,18 @@ std::optional<DLDevice> parse_device_object(PyObject* object) {
   return Device(device->type(), static_cast<int32_t>(id));
 }
 
+[[noreturn]] void refuse_keyword(const char* function, PyObject* name,
+                                 std::span<const Keyword> keywords) {
+  std::string text =
+      std::string(function) + "() got an unexpected keyword argument " + repr_of(name);
+  for (const Keyword& keyword : keywords)
+    text += (&keyword == keywords.data() ? "; expected " : ", ") + std::string(keyword.name) + "=";
+  if (PyUnicode_CompareWithASCIIString(name, "dtype") == 0)
+    text += ": call to_numpy(x, dtype=...) or to_torch(x, dtype=...)";
+  if (PyUnicode_CompareWithASCIIString(name, "out") == 0) text += ": call to_numpy(x, out=...)";
+  throw_type_error(text);
+}
+
 }  // namespace
 
 CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t nargs,
@@ -75,7 +87,7 @@ CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t 
   }
   if (nargs > taken) {
     throw_type_error(called() + " takes one positional argument, x, but " + std::to_string(nargs) +
-                     " were given: name the others");
+                     " were given: name the others, as in " + function + "(x, device=...)");
   }
   const Py_ssize_t named = names ? PyTuple_GET_SIZE(names) : 0;
   for (Py_ssize_t i = 0; i < named; ++i) {
@@ -83,7 +95,8 @@ CallArguments read_call(const char* function, PyObject* const* args, Py_ssize_t 
     const auto match = std::ranges::find_if(keywords, [&](const Keyword& keyword) {
       return PyUnicode_CompareWithASCIIString(name, keyword.name) == 0;
     });
-    if (match == keywords.end() || call.*(match->member) != nullptr)
+    if (match == keywords.end()) refuse_keyword(function, name, keywords);
+    if (call.*(match->member) != nullptr)
       throw_type_error(called() + " got an unexpected keyword argument " + repr_of(name));
     call.*(match->member) = args[nargs + i];
   }

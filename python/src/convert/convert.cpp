@@ -45,9 +45,9 @@ std::string shape_text(std::span<const int64_t> extents) {
 
 void check_out(const TensorView& out) {
   if (!out.reasons.empty() || out.access != Access::writable) {
-    throw Error(
-        out.access != Access::writable ? ErrorCode::read_only : out.reasons.first(), "out",
-        "out is not a writable array that DLPack can describe: pass a plain, writable ndarray");
+    throw Error(out.access != Access::writable ? ErrorCode::read_only : out.reasons.first(), "out",
+                "out is not a writable array that DLPack can describe: pass a plain, writable "
+                "ndarray such as numpy.empty(x.shape, dtype)");
   }
   if (has_partial_overlap(out) || broadcast_dimension(out) >= 0) {
     throw Error(ErrorCode::overlap, "out",
@@ -106,7 +106,9 @@ PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {
 
 PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) {
   if (Py_TYPE(out) != target.exact_types[0] && !target.accepts(out)) {
-    throw_type_error(std::string("out is ") + Py_TYPE(out)->tp_name + "; expected a numpy.ndarray");
+    throw_type_error(std::string("out is ") + Py_TYPE(out)->tp_name +
+                     "; expected a numpy.ndarray: "
+                     "pass numpy.empty(x.shape, dtype)");
   }
   Source source;
   source.open(x);

@@ -37,7 +37,12 @@ class Future {
   /// Returns true if it is done. Throws Error.
   bool wait(const nb::object& timeout) {
     using Clock = std::chrono::steady_clock;
-    const double seconds = timeout.is_none() ? -1 : nb::cast<double>(timeout);
+    const double seconds = timeout.is_none() ? -1 : PyFloat_AsDouble(timeout.ptr());
+    if (PyErr_Occurred()) {
+      clear_exception();
+      throw_type_error("timeout is " + repr_of(timeout.ptr()) +
+                       "; expected None or a number of seconds, such as 1.5");
+    }
     if (!timeout.is_none() && !(seconds >= 0)) {
       throw Error(ErrorCode::invalid_argument, "timeout",
                   "timeout is " + repr_of(timeout.ptr()) + "; expected None or seconds from 0 on");

@@ -17,6 +17,19 @@ namespace nb = nanobind;
 namespace dlbridge::python {
 namespace {
 
+// Throws the error, if there is one, with Python's name of the function that it names.
+void check_pool(Error* error) {
+  try {
+    check(error);
+  } catch (const Error& found) {
+    std::string text = found.what();
+    const std::string named = "set_pinned_limit";
+    if (const size_t at = text.find(named); at != std::string::npos)
+      text.replace(at, named.size(), "dlbridge.set_pool_limit(bytes)");
+    throw Error(found.code(), found.field(), text);
+  }
+}
+
 // The shape of pinned_empty: an integer or an iterable of them.
 std::vector<int64_t> parse_shape(PyObject* shape) {
   const Reference items =
@@ -56,7 +69,7 @@ PyObject* pinned_empty(PyObject*, PyObject* args, PyObject* keywords) {
                   "the array would have more than 2**63 bytes");
     compact_strides(like.view().extents(), like.strides());
     Loan memory;
-    check(module.pinned_empty(&like.view(), &memory));
+    check_pool(module.pinned_empty(&like.view(), &memory));
     return wrapped(numpy, std::move(memory)).release();
   });
 }
@@ -99,7 +112,7 @@ PyObject* set_pool_limit(PyObject*, PyObject* args, PyObject* keywords) {
 PyObject* reserve_pinned(PyObject*, PyObject* bytes) {
   return translated([&] {
     const size_t count = parse_bytes(bytes, "bytes", "1 << 30 for 1 GiB");
-    check(require_device_module().reserve_pinned(count));
+    check_pool(require_device_module().reserve_pinned(count));
     return Py_NewRef(Py_None);
   });
 }

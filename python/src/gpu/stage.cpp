@@ -350,6 +350,10 @@ StartedCopies start_stagings(PyObject* xs, const StagingRequest& request, bool i
   StartedCopies copies;
   copies.target = &default_target(*request.device);
   const bool kept = is_tensor(xs) || is_container(xs);
+  if (!kept && Py_TYPE(xs)->tp_iter == nullptr && !PySequence_Check(xs)) {
+    throw_type_error(std::string("xs is ") + Py_TYPE(xs)->tp_name +
+                     "; expected a dict, list, tuple or dataclass of tensors: pass [x] for one");
+  }
   const Reference root = kept ? Reference(Py_NewRef(xs)) : checked(PySequence_List(xs));
   Leaves leaves;
   Source::CommonStream common;

@@ -125,7 +125,10 @@ PyObject* shares_memory(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 PyObject* set_threads(PyObject*, PyObject* count) {
   return translated([&] {
     const long n = PyLong_AsLong(count);
-    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) throw_pending();
+    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
+      clear_exception();
+      throw_type_error("n is " + repr_of(count) + "; expected an integer, such as 4");
+    }
     PyErr_Clear();
     set_num_threads(n < 0 ? -1 : static_cast<int>(std::min(n, long{INT_MAX})));
     return Py_NewRef(Py_None);

@@ -149,7 +149,7 @@ def test_bar_needs_tqdm(gpu, monkeypatch):
 def test_refused_reservations(gpu):
     with pool_limit(8 << 20):
         error = refusal(lambda: dlbridge.reserve_pinned(9 << 20).result(timeout=20))
-        assert error.code == "out_of_memory" and "set_pinned_limit" in str(error)
+        assert error.code == "out_of_memory" and "dlbridge.set_pool_limit(bytes)" in str(error)
     for wrong in (-1, 1 << 63):
         assert refusal(lambda wrong=wrong: dlbridge.reserve_pinned(wrong).result(timeout=20)).code == "invalid_argument"
     with pytest.raises(TypeError, match="expected an integer"):
