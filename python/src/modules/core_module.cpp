@@ -177,9 +177,9 @@ Return a torch.Tensor that shares memory with `x`: the same shape, dtype and ele
 `x` is an array or tensor of any framework, a DLPack capsule or producer, or a buffer. A dict, list,
 tuple or dataclass is converted leaf by leaf. Nothing is copied unless it is named: `device` and
 `dtype` (in any spelling of torch or NumPy) name a copy or cast where they differ from those of `x`,
-`order="C"` a row-major result. `copy` is "named", True (always), None (where needed) or False (never).
-Read-only memory is shared if `on_write` says what a write to the result does: "raise" an
-ExchangeError, or "copy" the memory once, before it is written.
+`order="C"` a row-major result. `copy` is `"named"`, `True` (always), `None` (where needed) or `False` (never).
+Read-only memory is shared if `on_write` says what a write to the result does: `"raise"` an
+ExchangeError, or `"copy"` the memory once, before it is written.
 
 Raises ExchangeError if sharing needs a copy that is not named; its message names the call that works.
 Raises TypeError for an object without elements to share.
@@ -239,7 +239,7 @@ if `x` is not contiguous or on a GPU.
 
 Return a Plan: what a conversion would do and why, without doing it.
 
-`to` is "torch", "numpy" or "dlpack"; the other arguments are those of to_torch(). Refusals are plans
+`to` is `"torch"`, `"numpy"` or `"dlpack"`; the other arguments are those of to_torch(). Refusals are plans
 too. Raises ExchangeError for wrong arguments, and TypeError for an object without elements.
 
 >>> plan = dlbridge.explain(np.arange(3.0)[::-1], "torch")
@@ -327,7 +327,7 @@ A notebook shows it as a table and a drawing.
 ('cast', 12, ['cast to float32'])
 
 .. versionadded:: 0.1.0)")
-      .def_ro("verdict", &Explanation::verdict, "'share', 'copy', 'cast', 'stage' or 'refuse'.")
+      .def_ro("verdict", &Explanation::verdict, "`share`, `copy`, `cast`, `stage` or `refuse`.")
       .def_ro("reasons", &Explanation::reasons, "Codes of the reasons against sharing.")
       .def_ro("bytes", &Explanation::bytes,
               "Bytes written into new memory; 0 when shared. When refused: what the remedy would "

@@ -82,9 +82,9 @@ PyGetSetDef g_attributes[] = {
     attribute<[](const Tensor& t) { return tuple_of(t.view().stride_elements()); }>(
         "strides", "Strides in elements (not bytes), one for each dimension."),
     attribute<[](const Tensor& t) { return text_of(DType(t.view().dtype).name()); }>(
-        "dtype", "Name of the element type, such as 'float32'."),
+        "dtype", "Name of the element type, such as `float32`."),
     attribute<[](const Tensor& t) { return text_of(Device(t.view().device).name()); }>(
-        "device", "Device of the memory, such as 'cpu' or 'cuda:0'."),
+        "device", "Device of the memory, such as `cpu` or `cuda:0`."),
     attribute<[](const Tensor& t) { return PyLong_FromLong(t.view().ndim); }>(
         "ndim", "Number of dimensions."),
     attribute<[](const Tensor& t) { return PyLong_FromLongLong(t.view().nbytes()); }>(

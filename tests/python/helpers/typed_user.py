@@ -103,7 +103,9 @@ async def gpu(a: Array, module: torch.nn.Module) -> None:
     stats = dlbridge.pool_stats()
     assert_type(stats, dlbridge.PoolStats)
     assert_type((stats.registered, stats.limit), tuple[int, int])
-    assert_type(dlbridge.reserve_pinned(1 << 20, background=True), ThreadFuture[int])
+    reservation = dlbridge.reserve_pinned(1 << 20, background=True)
+    assert_type(reservation, ThreadFuture[int])
+    assert reservation.result() == 1 << 20
     dlbridge.set_pool_limit(bytes=stats.limit)
     assert_type(dlbridge.trim_pinned(keep_bytes=0), int)
     weights = dlbridge.offload(module, device="cuda:0", frozen=True)
