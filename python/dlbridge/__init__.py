@@ -54,9 +54,9 @@ _CALLS = {  # what is looked for under the names of other packages
 
 
 def __getattr__(name: str) -> Any:
-    """Import dlbridge.torch, which imports torch, when it is used."""
-    if name == "torch":
-        return importlib.import_module(".torch", __name__)
+    """Import dlbridge.torch and dlbridge.ray, which import torch, when they are used."""
+    if name in ("torch", "ray"):
+        return importlib.import_module(f".{name}", __name__)
     call = f": call {_CALLS[name]}" if name in _CALLS else ""
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}{call}", name=name)
 

@@ -15,7 +15,7 @@ import dlbridge.testing
 def test_every_public_name_is_there() -> None:
     named = re.findall(r"^\.\. (?:auto\w+|py:data):: dlbridge\.([\w.]+)$", page("docs/api/python.md"), re.MULTILINE)
     torch = pytest.importorskip("dlbridge.torch", reason="torch is not installed")
-    parts = {"": dlbridge, "torch.": torch, "testing.": dlbridge.testing}
+    parts = {"": dlbridge, "torch.": torch, "ray.": dlbridge.ray, "testing.": dlbridge.testing}
     assert sorted(named) == sorted(prefix + name for prefix, part in parts.items() for name in part.__all__)
 
 
