@@ -236,7 +236,9 @@ std::string describe(const TensorView& view, const TargetTraits& target, const R
       return text + (request.on_write == OnWrite::raise ? "; a write raises"
                                                         : "; the first write copies them");
     if (view.access == Access::unknown)
-      text += "; whether they are read-only is unknown (a legacy capsule cannot say)";
+      text +=
+          "; whether they are read-only is unknown (a legacy capsule cannot say): "
+          "assume_writable=True says that they are not";
     return text;
   }
   std::string text;

@@ -33,7 +33,7 @@ def register() -> None:
     """Registers NumPy's adapter and announces what `load` registers later. Called once, by `import dlbridge`."""
     load("numpy")
     _core._expect_adapter("torch", "torch", "Tensor")
-    for module in ("jax", "jaxlib"):  # their legacy capsules cannot say that the arrays are read-only
+    for module in ("jax", "jaxlib", "tensorflow"):  # their legacy capsules cannot say that the arrays are read-only
         _core._add_immutable_module(module)
 
 

@@ -123,6 +123,7 @@ struct Request {
   bool into_existing = false;  ///< out= was given: a copy (and a cast to its dtype) is named
   bool row_major = false;      ///< order="C": the result lies row-major, without gaps
   OnWrite on_write = OnWrite::unset;
+  bool assume_writable = false;  ///< memory of unknown access may be written
   bool source_casts = false;  ///< the source's framework casts: to the named dtype, if there is one
   std::optional<DLDevice> device;
   std::optional<DLDataType> dtype;

@@ -165,6 +165,12 @@ Request read_request(const CallArguments& call, const Adapter& target) {
     throw Error(ErrorCode::invalid_argument, "order",
                 "order=\"C\" and out= were given; the layout is that of out: leave order= out");
   }
+  if (call.assume_writable != nullptr) {
+    if (!PyBool_Check(call.assume_writable))
+      throw_type_error("assume_writable is " + repr_of(call.assume_writable) +
+                       "; expected True or False, the default");
+    request.assume_writable = call.assume_writable == Py_True;
+  }
   if (call.on_write != nullptr) request.on_write = parse_on_write(call.on_write);
   if (request.on_write != OnWrite::unset && target.wrap_guarded == nullptr)
     throw_type_error("on_write= is not taken here: pass it to to_torch()");

@@ -36,6 +36,7 @@ struct CallArguments {
   PyObject* out = nullptr;
   PyObject* order = nullptr;
   PyObject* on_write = nullptr;
+  PyObject* assume_writable = nullptr;
 };
 
 /// One keyword that a function takes, and where its value goes.

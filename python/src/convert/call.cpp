@@ -12,11 +12,15 @@ namespace dlbridge::python {
 namespace {
 
 // Those of to_numpy, of to_torch and of from_dlpack lie side by side.
-constexpr std::array kKeywords{
-    Keyword{"out", &CallArguments::out},          Keyword{"dtype", &CallArguments::dtype},
-    Keyword{"copy", &CallArguments::copy},        Keyword{"device", &CallArguments::device},
-    Keyword{"order", &CallArguments::order},      Keyword{"dtype", &CallArguments::dtype},
-    Keyword{"on_write", &CallArguments::on_write}};
+constexpr std::array kKeywords{Keyword{"out", &CallArguments::out},
+                               Keyword{"dtype", &CallArguments::dtype},
+                               Keyword{"assume_writable", &CallArguments::assume_writable},
+                               Keyword{"copy", &CallArguments::copy},
+                               Keyword{"device", &CallArguments::device},
+                               Keyword{"order", &CallArguments::order},
+                               Keyword{"dtype", &CallArguments::dtype},
+                               Keyword{"assume_writable", &CallArguments::assume_writable},
+                               Keyword{"on_write", &CallArguments::on_write}};
 
 struct Signature {
   const char* name;
@@ -25,13 +29,13 @@ struct Signature {
 constexpr Signature signature_of(Function function) noexcept {
   switch (function) {
     case Function::to_numpy:
-      return {"to_numpy", std::span(kKeywords).first(5)};
+      return {"to_numpy", std::span(kKeywords).first(6)};
     case Function::to_torch:
-      return {"to_torch", std::span(kKeywords).last(5)};
+      return {"to_torch", std::span(kKeywords).last(6)};
     case Function::from_dlpack:
       break;
   }
-  return {"from_dlpack", std::span(kKeywords).subspan(2, 3)};
+  return {"from_dlpack", std::span(kKeywords).subspan(3, 3)};
 }
 
 const Adapter& target_of(Function function) {

@@ -195,6 +195,8 @@ void add_missing_driver(Source& source, const Adapter& target, const Request& re
 // Completes what a plan depends on.
 void prepare(Source& source, const Adapter& target, Request& request) {
   take_managed_as_host(source, target);
+  if (request.assume_writable && source.view().access == Access::unknown)
+    source.view().access = Access::writable;
   const bool on_device = !Device(source.view().device).is_host();
   const bool to_device = request.device && !Device(*request.device).is_host();
   if (request.row_major && (on_device || to_device)) {

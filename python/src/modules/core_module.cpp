@@ -29,10 +29,13 @@ namespace nb = nanobind;
 namespace dlbridge::python {
 namespace {
 
-constexpr std::array kExplainKeywords{
-    Keyword{"to", &CallArguments::to},       Keyword{"device", &CallArguments::device},
-    Keyword{"dtype", &CallArguments::dtype}, Keyword{"copy", &CallArguments::copy},
-    Keyword{"order", &CallArguments::order}, Keyword{"on_write", &CallArguments::on_write}};
+constexpr std::array kExplainKeywords{Keyword{"to", &CallArguments::to},
+                                      Keyword{"device", &CallArguments::device},
+                                      Keyword{"dtype", &CallArguments::dtype},
+                                      Keyword{"copy", &CallArguments::copy},
+                                      Keyword{"order", &CallArguments::order},
+                                      Keyword{"on_write", &CallArguments::on_write},
+                                      Keyword{"assume_writable", &CallArguments::assume_writable}};
 
 template <Function function>
 PyObject* entry(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* names) {
@@ -169,7 +172,7 @@ PyObject* register_device(PyObject*, PyObject* capsule) {
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
 PyMethodDef g_functions[] = {
     {"to_torch", as_c_function(entry<Function::to_torch>), kFast,
-     R"(to_torch(x, /, *, device=None, dtype=None, order='K', copy='named', on_write=None)
+     R"(to_torch(x, /, *, device=None, dtype=None, order='K', copy='named', on_write=None, assume_writable=False)
 --
 
 Return a torch.Tensor that shares memory with `x`: the same shape, dtype and elements.
@@ -179,7 +182,8 @@ tuple or dataclass is converted leaf by leaf. Nothing is copied unless it is nam
 `dtype` (in any spelling of torch or NumPy) name a copy or cast where they differ from those of `x`,
 `order="C"` a row-major result. `copy` is `"named"`, `True` (always), `None` (where needed) or `False` (never).
 Read-only memory is shared if `on_write` says what a write to the result does: `"raise"` an
-ExchangeError, or `"copy"` the memory once, before it is written.
+ExchangeError, or `"copy"` the memory once, before it is written. `assume_writable=True` says
+that memory of a legacy capsule, which cannot say it, may be written.
 
 Raises ExchangeError if sharing needs a copy that is not named; its message names the call that works.
 Raises TypeError for an object without elements to share.
@@ -191,14 +195,14 @@ tensor([2, 1, 0])
 
 .. versionadded:: 0.1.0)"},
     {"to_numpy", as_c_function(entry<Function::to_numpy>), kFast,
-     R"(to_numpy(x, /, *, device=None, dtype=None, order='K', copy='named', out=None)
+     R"(to_numpy(x, /, *, device=None, dtype=None, order='K', copy='named', out=None, assume_writable=False)
 --
 
 Return a numpy.ndarray that shares memory with `x`: the same shape, dtype and elements.
 
 Arguments and errors are those of to_torch(). `device="cpu"` copies from a GPU and waits for it. `out`
 is a writable array of the shape of `x` in host memory: `x` is copied into it, cast to its dtype, and
-`out` is returned.
+`out` is returned. Memory of a legacy capsule is a read-only array unless `assume_writable` is True.
 
 >>> dlbridge.to_numpy(torch.zeros(2, 3)).shape
 (2, 3)
@@ -234,7 +238,7 @@ if `x` is not contiguous or on a GPU.
 
 .. versionadded:: 0.1.0)"},
     {"explain", as_c_function(explain), kFast,
-     R"(explain(x, /, to, *, device=None, dtype=None, order='K', copy='named', on_write=None)
+     R"(explain(x, /, to, *, device=None, dtype=None, order='K', copy='named', on_write=None, assume_writable=False)
 --
 
 Return a Plan: what a conversion would do and why, without doing it.

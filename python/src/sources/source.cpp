@@ -28,6 +28,19 @@ constexpr ReasonSet kNeedsFramework =
   throw_type_error_of(text.get());
 }
 
+// Returns true if the buffer of x is read-only.
+bool has_read_only_buffer(PyObject* x) {
+  if (PyObject_CheckBuffer(x) == 0) return false;
+  Py_buffer buffer;
+  if (parked_at_exit([&] { return PyObject_GetBuffer(x, &buffer, PyBUF_FULL_RO); }) < 0) {
+    PyErr_Clear();
+    return false;
+  }
+  const bool read_only = buffer.readonly != 0;
+  PyBuffer_Release(&buffer);
+  return read_only;
+}
+
 }  // namespace
 
 bool Source::open_known(PyObject* x) {
@@ -67,8 +80,10 @@ void Source::open_by_protocol(PyObject* x) {
   object_ = capsule_.get();
   adapter_ = &capsule_adapter();
   check(adapter_->describe(object_, &loan_));
-  if (loan_.view().access != Access::read_only && is_immutable_producer(Py_TYPE(x)))
-    loan_.view().access = Access::read_only;
+  Access& access = loan_.view().access;
+  if (access != Access::read_only &&
+      (is_immutable_producer(Py_TYPE(x)) || (access == Access::unknown && has_read_only_buffer(x))))
+    access = Access::read_only;
 }
 
 // Buffers (PEP 3118) and objects with __array_interface__, which NumPy reads.

@@ -251,10 +251,11 @@ constexpr int kAny = METH_VARARGS | METH_KEYWORDS;
 PyMethodDef g_methods[] = {
     method_def("numpy", method<Function::to_numpy>, kFast,
                "numpy($self, /, *, device=None, dtype=None, order='K', copy='named', "
-               "out=None)\n--\n\n"
+               "out=None, assume_writable=False)\n--\n\n"
                "Return to_numpy(self, ...)."),
     method_def("torch", method<Function::to_torch>, kFast,
-               "torch($self, /, *, device=None, dtype=None, order='K', copy='named')\n--\n\n"
+               "torch($self, /, *, device=None, dtype=None, order='K', copy='named', "
+               "on_write=None, assume_writable=False)\n--\n\n"
                "Return to_torch(self, ...)."),
     method_def(
         "tobytes", to_bytes, METH_NOARGS,
