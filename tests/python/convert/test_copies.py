@@ -217,7 +217,7 @@ SPELLINGS = {
     "int64": ["int", "long", "longlong", "intp", "torch.long", int, np.longlong, np.dtype("q"), torch.long],
     "uint64": ["ulonglong", np.ulonglong],
     "bool": ["bool", "?", "torch.bool", bool, np.bool_, torch.bool],
-    "complex64": ["csingle", "cfloat", "torch.cfloat", np.csingle, torch.cfloat],
+    "complex64": ["csingle", "cfloat" if np.__version__ >= "2" else "F", "torch.cfloat", np.csingle, torch.cfloat],
     "complex128": ["complex", "cdouble", complex],
     "bfloat16": ["bfloat16", "torch.bfloat16", torch.bfloat16, ml_dtypes.bfloat16, np.dtype(ml_dtypes.bfloat16)],
 }  # fmt: skip

@@ -246,7 +246,9 @@ def test_other_memory_is_refused() -> None:
     ("package", "call"), [("pandas", "x.to_numpy()"), ("h5py", "x[()]"), ("other", "numpy.asarray(x)")]
 )
 def test_arrays_by_a_call_are_named(package: str, call: str) -> None:
-    kind = type("Series", (), {"__array__": lambda self: np.zeros(2), "__module__": f"{package}.core"})
+    names = ["__array__", "to_numpy"] if "to_numpy" in call else ["__array__"]
+    methods = dict.fromkeys(names, lambda self: np.zeros(2))
+    kind = type("Series", (), {**methods, "__module__": f"{package}.core"})
     with pytest.raises(TypeError) as caught:
         dlbridge.to_torch(kind())
     assert str(caught.value).endswith(f"pass {call}")
