@@ -308,6 +308,7 @@ void copy_elements(const TensorView& src, const TensorView& dst, bool fresh) {
 }
 
 PyObject* share_guarded(Source& source, const Adapter& target, OnWrite on_write) {
+  static const Reference reducers = checked(PyImport_ImportModule("dlbridge._guarded"));
   source.acquire();
   PyObject* result = nullptr;
   Error* error = target.wrap_guarded(&source.loan(), on_write, &result);

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pickling, saving, copying and sending of tensors over read-only memory: the memory is read, not written."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing
+
+from dlbridge import to_torch
+from support import direct_tier, read_only
+
+
+def load(data: bytes) -> Any:
+    return torch.load(io.BytesIO(data))
+
+
+def save(x: Any) -> Any:
+    file = io.BytesIO()
+    torch.save(x, file)
+    return load(file.getvalue())
+
+
+def send(x: Any) -> Any:
+    """Through a queue, in one process."""
+    queue = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    queue.put(x)
+    return queue.get()
+
+
+WAYS: dict[str, Callable[[Any], Any]] = {
+    "pickle": lambda x: pickle.loads(pickle.dumps(x)),
+    "save": save,
+    "deepcopy": copy.deepcopy,
+    "queue": send,
+}
+
+
+@pytest.mark.parametrize("mode", ["raise", pytest.param("copy", marks=direct_tier)])
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_it_arrives_as_an_ordinary_tensor(way: Callable[[Any], Any], mode: Any) -> None:
+    """Twice: what the receiver writes does not come back."""
+    t = to_torch(read_only(np.arange(12, dtype=np.float32).reshape(3, 4)), on_write=mode)
+    address = torch._C._data_address(t)
+    parameter = torch.nn.Parameter(t)
+    sent = {"whole": t, "part": t[1:, ::2], "parameter": parameter}
+    for _ in range(2):
+        found = way(sent)
+        assert torch.equal(found["whole"], t) and torch.equal(found["part"], t[1:, ::2])
+        assert isinstance(found["parameter"], torch.nn.Parameter) and found["parameter"].requires_grad
+        found["whole"][1, 0] = 7
+        if way in (save, copy.deepcopy):  # as with ordinary tensors, which share their storage then
+            assert found["part"][0, 0] == 7
+    assert t[1, 0] == 4 and torch._C._data_address(t) == address
+
+
+def test_complex_views_keep_their_bits() -> None:
+    t = to_torch(read_only(np.array([1 + 2j, 3 - 4j])), on_write="raise")
+    assert torch.equal(WAYS["pickle"](t.conj()), t.conj().clone())
+    assert torch.equal(WAYS["pickle"](t.conj().imag), t.conj().imag.clone())
+
+
+def test_other_tensors_pickle_as_before() -> None:
+    to_torch(read_only(np.zeros(3)), on_write="raise")
+    t = torch.zeros(3)
+    assert torch.equal(WAYS["pickle"](t), t) and t.untyped_storage().resizable()
+    assert WAYS["pickle"](torch.eye(2).to_sparse()).is_sparse
