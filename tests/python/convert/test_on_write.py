@@ -255,3 +255,19 @@ def test_readers_keep_the_memory_before_the_first_write() -> None:
     t[0] = 5
     assert address_of(t) != address
     assert (np.ctypeslib.as_array((np.ctypeslib.ctypes.c_float * (1 << 20)).from_address(address)) == 1).all()
+
+
+@direct_tier
+def test_inductor_refuses_or_copies_once() -> None:
+    """Its code takes writable pointers. An address is never built in: a further array gives its own values."""
+    compiled = torch.compile(lambda t: t * 2)
+    with pytest.raises(RuntimeError, match="code of torch.compile"):
+        compiled(to_torch(array(), on_write="raise"))
+    for source in (array(), read_only(array() + 1)):
+        t = to_torch(source, on_write="copy")
+        for _ in range(2):
+            np.testing.assert_array_equal(compiled(t), source * 2)
+        assert address_of(t) != source.__array_interface__["data"][0]
+        copied = address_of(t)
+        compiled(t)
+        assert address_of(t) == copied

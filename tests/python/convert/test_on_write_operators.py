@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Torch's own samples of its operators, every tensor argument over memory that the processor protects: what reads it
+copies nothing, what asks for a writable pointer is in REFUSED. The first sample of each operator is run: all samples
+take minutes, and add the mask of torch.ops.aten._scaled_dot_product_flash_attention_for_cpu to the refusals.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import sys
+import types
+import unittest
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._pytree import tree_map_only
+
+from dlbridge import ExchangeError, to_torch
+from support import direct_tier
+
+REFUSED = {
+    "_batch_norm_with_update", "_native_batch_norm_legit", "cauchy", "exponential", "geometric", "log_normal",
+    "native_batch_norm", "nn.functional.batch_norm", "nn.functional.channel_shuffle", "nn.functional.instance_norm",
+    "normal.in_place", "uniform",
+}  # fmt: skip
+
+
+def protected(t: torch.Tensor) -> torch.Tensor:
+    """The same tensor over a storage of pages that cannot be written."""
+    if t.layout is not torch.strided or t.numel() == 0 or t.is_conj() or t.is_neg():
+        return t
+    pages = mmap.mmap(-1, t.untyped_storage().nbytes())
+    pages.write(bytes(t.untyped_storage()))
+    memory = np.frombuffer(pages, np.uint8)
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(memory.ctypes.data), len(pages), mmap.PROT_READ) == 0
+    memory.flags.writeable = False
+    storage = to_torch(memory, on_write="raise").untyped_storage()
+    return torch.empty(0, dtype=t.dtype).set_(storage, t.storage_offset(), t.size(), t.stride())
+
+
+def operators() -> Iterator[tuple[str, Any]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sys.modules.setdefault("expecttest", types.ModuleType("expecttest")).TestCase = unittest.TestCase  # type: ignore[attr-defined]
+        from torch.testing._internal.common_methods_invocations import op_db
+    for operator in op_db:
+        if torch.float32 in operator.dtypes and not operator.name.startswith("jiterator"):  # those need a GPU
+            yield ".".join(filter(None, [operator.name, operator.variant_test_name])), operator
+
+
+@direct_tier
+@pytest.mark.filterwarnings("ignore")
+def test_operators_that_read_are_not_refused() -> None:
+    refused, untouched = set(), 0
+    for name, operator in operators():
+        sample = next(iter(operator.sample_inputs("cpu", torch.float32)))
+        x, args, kwargs = tree_map_only(torch.Tensor, protected, (sample.input, sample.args, sample.kwargs))
+        try:
+            operator.op(x, *args, **kwargs)
+            untouched += 1
+        except ExchangeError:
+            refused.add(name)
+    assert refused == REFUSED
+    assert untouched >= 640
