@@ -14,7 +14,7 @@ import torch
 
 from . import _core
 
-__all__ = ["register"]
+__all__ = ["register", "register_transport"]
 
 _OnWrite = Literal["raise", "copy"]
 
@@ -42,6 +42,23 @@ def register(on_write: _OnWrite = "copy", device: str | None = None) -> None:
     register_serializer(
         torch.Tensor, serializer=functools.partial(_reduce, on_write=on_write, device=device), deserializer=_rebuild
     )
+
+
+def register_transport() -> None:
+    """Make ``"dlbridge"`` a tensor transport of Ray: ``@ray.method(tensor_transport="dlbridge")``.
+
+    What such a method returns stays with its actor, on the GPU or in host memory, until a reader asks for it. It is
+    then staged through the pinned pool and read from the object store, as with ``register(on_write="copy")``. Call it
+    once, before the actors are made, which need ``@ray.remote(enable_tensor_transport=True)``.
+
+    Raises ``ImportError`` where Ray has no ``register_tensor_transport``, and ``ValueError`` when it is
+    called twice.
+
+    .. versionadded:: 0.1.0
+    """
+    from . import _ray_transport
+
+    _ray_transport.register()
 
 
 def _is_dense(t: torch.Tensor) -> bool:

@@ -166,6 +166,34 @@ def test_gpu_tensors_are_staged(cluster: None) -> None:
     ray.util.deregister_serializer(torch.Tensor)
 
 
+def test_tensors_stay_with_their_actor_until_they_are_read(cluster: None) -> None:
+    pytest.importorskip("ray.experimental.rdt.util", reason="this Ray has no tensor transports")
+    dlbridge.ray.register_transport()
+
+    @ray.remote(enable_tensor_transport=True)
+    class Actor:
+        @ray.method(tensor_transport="dlbridge")
+        def make(self) -> dict[str, torch.Tensor]:
+            self.made = torch.arange(BIG)
+            return {"a": self.made, "b": torch.ones(3).bfloat16()}
+
+        def read(self, x: dict[str, torch.Tensor]) -> tuple[bool, int, float]:
+            return not dlbridge.to_numpy(x["a"]).flags.writeable, int(x["a"].sum()), float(x["b"].sum())
+
+        def held(self) -> int:
+            from ray.experimental.rdt.util import get_tensor_transport_manager
+
+            return len(get_tensor_transport_manager("DLBRIDGE").tensors)
+
+    maker, reader = Actor.remote(), Actor.remote()
+    made = maker.make.remote()
+    assert ray.get(reader.read.remote(made)) == (True, BIG * (BIG - 1) // 2, 3)
+    assert ray.get(made)["a"].sum() == BIG * (BIG - 1) // 2
+    assert ray.get(maker.held.remote()) == 1
+    del made
+    simulated_gpu.eventually(lambda: ray.get(maker.held.remote()) == 0)
+
+
 def test_example(capsys: pytest.CaptureFixture[str]) -> None:
     """In processes of their own: four readers of 32 MiB have less of their own than one copy."""
     out = run_isolated(f"import runpy; runpy.run_path({str(EXAMPLE)!r})['main'](32)")
