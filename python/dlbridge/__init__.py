@@ -12,7 +12,7 @@ shared is refused with an error that names the call that works.
 import importlib
 from typing import Any
 
-from . import _adapters
+from . import _adapters, _dynamo
 from ._build_facts import VERSION as __version__
 from ._core import (
     Future,
@@ -41,6 +41,7 @@ from ._paths import cmake_dir, get_include
 from ._pool import PoolStats, pool_stats, reserve_pinned
 
 _adapters.register()
+_dynamo.register()
 
 
 _CALLS = {  # what is looked for under the names of other packages

@@ -264,13 +264,3 @@ def test_results_take_part_in_autograd() -> None:
     with torch.no_grad():
         t.add_(1)
     assert t._version == version + 1
-
-
-def test_compiled_functions_call_to_torch() -> None:
-    a = array()
-
-    def function(x: torch.Tensor) -> torch.Tensor:
-        return dlbridge.to_torch(a) * x
-
-    compiled = torch.compile(function, backend="eager")
-    assert compiled(torch.full((3,), 2.0)).tolist() == [2, 4, 6]
