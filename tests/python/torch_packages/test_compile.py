@@ -22,6 +22,7 @@ import dlbridge
 Function = Callable[[torch.Tensor, np.ndarray], torch.Tensor]
 
 FIXED = np.ones(1)
+BYTES = FIXED.tobytes()  # Python code of dlbridge makes an array over it
 # Of a tensor and an array, which is another one in every call.
 BREAKS: dict[str, Function] = {
     "to_torch": lambda x, a: x * dlbridge.to_torch(a) + 1,
@@ -32,7 +33,7 @@ BREAKS: dict[str, Function] = {
     "from_dlpack": lambda x, a: dlbridge.from_dlpack(a).torch() * x,
     "handle.numpy": lambda x, a: x * float(dlbridge.from_dlpack(a).numpy()[0]),
     "handle.tobytes": lambda x, a: x * len(dlbridge.from_dlpack(FIXED).tobytes()) + float(a[0]),  # Dynamo guards bytes
-    "from_buffer": lambda x, a: x * dlbridge.from_buffer(a, "float64").torch(),
+    "from_buffer": lambda x, a: x * dlbridge.from_buffer(BYTES, "float64").torch(copy=True) + float(a[0]),
     "explain": lambda x, a: x * len(dlbridge.explain(a, "torch").verdict) + float(a[0]),
     "shares_memory": lambda x, a: x + float(a[0]) if dlbridge.shares_memory(x, x) else x,
 }
