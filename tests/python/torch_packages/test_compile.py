@@ -8,7 +8,6 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,32 +171,6 @@ def test_array_in_exported_program_is_a_constant() -> None:
     file.seek(0)
     assert torch.export.load(file).module()(torch.ones(3)).tolist() == [0, 1, 2]
     assert dlbridge.shares_memory(next(iter(program.constants.values())), a)  # held, as of torch.from_numpy(a)
-
-
-def read_only(path: Path) -> np.ndarray:
-    """Memory that ends the process if it is written."""
-    np.save(path, np.arange(8.0))
-    mapped: np.ndarray = np.load(path, mmap_mode="r")
-    return mapped
-
-
-@pytest.mark.skipif("copy" not in dlbridge.build_info()["on_write"], reason="on_write= needs torch 2.13")
-@pytest.mark.parametrize("on_write", ["raise", "copy"])
-def test_inductor_and_protected_tensors(on_write: Any, tmp_path: Path) -> None:
-    warnings.simplefilter("default")  # of Inductor
-    mapped = read_only(tmp_path / "a.npy")
-    t = dlbridge.to_torch(mapped, on_write=on_write)
-    compiled = torch.compile(lambda x, n: x.mul_(2).add(n))
-    if on_write == "raise":
-        with pytest.raises(RuntimeError, match='on_write="raise" refuses'):
-            compiled(t, 1)
-    else:
-        places = set()
-        for n in range(1, 4):
-            assert compiled(t, 1).tolist() == (mapped * 2**n + 1).tolist()
-            places.add(dlbridge.to_numpy(t).ctypes.data)
-        assert len(places) == 1
-    assert mapped.tolist() == list(range(8))
 
 
 def test_dynamo_may_be_imported_first() -> None:
