@@ -34,8 +34,8 @@ class _WhenImported:
 
 
 def _tell() -> None:
-    """Registers the calls. An older torch that cannot keeps its way: it breaks the graph, with a warning."""
-    with contextlib.suppress(ImportError, AttributeError, TypeError):
+    """Registers the calls. A torch that cannot breaks the graph with a warning: its import must not fail for it."""
+    with contextlib.suppress(Exception):
         importlib.import_module("._dynamo_calls", __package__)
 
 

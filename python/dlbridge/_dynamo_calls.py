@@ -35,6 +35,11 @@ def _(x: torch.Tensor, dtype: torch.dtype | None = None, device: torch.device | 
     return torch.empty_like(x, dtype=dtype, device=device)
 
 
+@copy_tensor.register_vmap
+def _(info: Any, in_dims: Any, x: torch.Tensor, dtype: Any = None, device: Any = None) -> tuple[torch.Tensor, Any]:
+    return copy_tensor(x, dtype, device), in_dims[0]
+
+
 def _graph_break(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
     """What Dynamo traces in place of `call`: a break before it, which is silent."""
 
@@ -56,9 +61,9 @@ _eager_to_torch = _graph_break("dlbridge.to_torch", _core.to_torch)
 def _traced_to_torch(x: Any, /, *, device: Any = None, dtype: Any = None, copy: Any = "named", **others: Any) -> Any:
     """to_torch as Dynamo traces it: the operator where the call copies a tensor for certain, else a break."""
     if (
-        isinstance(x, torch.Tensor)
+        type(x) in (torch.Tensor, torch.nn.Parameter)
         and not (x.requires_grad and torch.is_grad_enabled())
-        and (device is None or isinstance(device, (str, torch.device)))
+        and (device is None or isinstance(device, torch.device) or device in ("cpu", "cuda"))
         and (dtype is None or isinstance(dtype, torch.dtype))
         and not others
     ):

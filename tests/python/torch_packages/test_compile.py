@@ -128,6 +128,22 @@ def test_tensor_that_requires_grad_is_refused() -> None:
         assert compiled(w).tolist() == [2, 2, 2]
 
 
+class Subclass(torch.Tensor):
+    pass
+
+
+def test_calls_that_are_no_operator_are_as_outside() -> None:
+    compiled = torch.compile(lambda x, device: dlbridge.to_torch(x, copy=True, device=device), backend="eager")
+    assert type(compiled(torch.ones(2).as_subclass(Subclass), None)) is torch.Tensor
+    with pytest.raises(dlbridge.ExchangeError, match="device is 'gpu'"):
+        compiled(torch.ones(2), "gpu")
+
+
+def test_operator_inside_vmap() -> None:
+    compiled = torch.compile(torch.vmap(lambda x: dlbridge.to_torch(x, copy=True) + 1), backend="eager", fullgraph=True)
+    assert compiled(torch.arange(6.0).view(3, 2).t()).tolist() == [[1, 3, 5], [2, 4, 6]]
+
+
 class Program(torch.nn.Module):
     def __init__(self, function: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
