@@ -57,13 +57,12 @@ const TorchDType* find_dtype(caffe2::TypeMeta meta) noexcept {
 
 // Describes what is special about a storage that is guarded, copy-on-write or inaccessible. Returns
 // false if its memory must not be looked at.
-[[gnu::noinline, gnu::cold]] bool describe_special(c10::StorageImpl& storage,
+[[gnu::noinline, gnu::cold]] bool describe_special(c10::StorageImpl& storage, bool accessible,
                                                    TensorView& view) noexcept {
   if (guard_of(storage) != OnWrite::unset) {
     view.access = Access::read_only;
     return true;
   }
-  const bool accessible = !is_inaccessible(storage);
   view.reasons.add(accessible ? ErrorCode::copy_on_write : ErrorCode::storage_inaccessible);
   return accessible;
 }
@@ -81,7 +80,8 @@ const TorchDType* find_dtype(caffe2::TypeMeta meta) noexcept {
     view.dtype = dtype->dtype;
   const int64_t itemsize = dtype != nullptr ? dtype->itemsize : refuse_dtype(impl.dtype(), view);
   const int64_t reach = torch_common::copy_layout(sizes, strides, loan);
-  if ((is_inaccessible(storage) || is_copy_on_write(storage)) && !describe_special(storage, view))
+  const bool accessible = !is_inaccessible(storage);
+  if ((!accessible || is_copy_on_write(storage)) && !describe_special(storage, accessible, view))
       [[unlikely]]
     return;
   if (!torch_common::fits(offset, reach, itemsize, static_cast<int64_t>(storage.nbytes())))

@@ -211,7 +211,7 @@ void release_written(void* context) noexcept {
 
 // Copies the memory of a guarded storage before its first write. Torch calls it on every thread
 // that is about to write; all but the first wait for the copy and find it done.
-void copy_before_write(c10::StorageImpl* storage) {
+[[gnu::cold]] void copy_before_write(c10::StorageImpl* storage) {
   static std::array<std::mutex, 16> locks;
   const std::lock_guard once(locks[reinterpret_cast<uintptr_t>(storage) / 64 % locks.size()]);
   at::DataPtr& data = storage->_mutable_data_ptr_no_checks();
@@ -274,7 +274,7 @@ void set_write_refusal(void (*refuse)()) noexcept {
   g_refuse_write.store(refuse, std::memory_order_release);
 }
 
-void guard_storage(c10::StorageImpl& storage, OnWrite on_write) {
+[[gnu::cold]] void guard_storage(c10::StorageImpl& storage, OnWrite on_write) {
   SharedBytes* bytes = swap_to_shared(storage);
   at::DataPtr& data = storage._mutable_data_ptr_no_checks();
   (void)data.release_context();

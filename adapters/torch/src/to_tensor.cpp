@@ -172,7 +172,7 @@ at::Tensor to_tensor(Loan&& loan) {
   return finish_copy(new_storage(loan, layout, meta));
 }
 
-at::Tensor to_guarded_tensor(Loan&& loan, OnWrite on_write) {
+[[gnu::cold]] at::Tensor to_guarded_tensor(Loan&& loan, OnWrite on_write) {
   if (guard_of(loan.original) != on_write) loan.original = {};
   at::Tensor tensor;
   {

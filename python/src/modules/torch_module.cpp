@@ -51,7 +51,7 @@ Error* acquire(PyObject* x, Loan* loan) noexcept {
   return guarded([&] { dlbridge::acquire(THPVariable_Unpack(x), *loan); });
 }
 
-PyObject* wrap_tensor(at::Tensor&& tensor) {
+[[gnu::always_inline]] inline PyObject* wrap_tensor(at::Tensor&& tensor) {
   PyObject* wrapped = THPVariable_Wrap(std::move(tensor));
   if (wrapped == nullptr)
     throw Error(ErrorCode::python_exception, "", "torch could not wrap a tensor");

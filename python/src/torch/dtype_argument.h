@@ -40,12 +40,14 @@ std::vector<DType> dtypes_where(Holds holds) {
 
 /// Refuses an argument that names no type, or one that DLPack does not have; lists what `target`
 /// holds.
-[[noreturn]] inline void refuse_dtype(PyObject* object, bool is_type, const TargetTraits& target) {
+[[noreturn, gnu::cold]] inline void refuse_dtype(PyObject* object, bool is_type,
+                                                 const TargetTraits& target) {
   std::string names;
   for (const DType dtype : dtypes_where([&](DType dtype) {
          return target.dtypes.contains(dtype) || target.dtypes_missing.contains(dtype);
        })) {
-    names += (names.empty() ? "" : ", ") + dtype.name();
+    if (!names.empty()) names += ", ";
+    names += dtype.name();
   }
   throw Error(ErrorCode::invalid_dtype, "dtype",
               "dtype is " + repr_of(object) +
@@ -54,7 +56,7 @@ std::vector<DType> dtypes_where(Holds holds) {
 }
 
 /// The type of a name of torch, without "torch." before it; "float" is float32.
-inline std::optional<DType> dtype_of_torch(std::string_view name) {
+[[gnu::cold]] inline std::optional<DType> dtype_of_torch(std::string_view name) {
   constexpr std::pair<std::string_view, std::string_view> kSecondNames[] = {
       {"half", "float16"},    {"float", "float32"},    {"double", "float64"},
       {"short", "int16"},     {"int", "int32"},        {"long", "int64"},
@@ -67,7 +69,7 @@ inline std::optional<DType> dtype_of_torch(std::string_view name) {
 
 /// The type that `object` names. Words that both packages know mean what they mean in NumPy, unless
 /// "torch." is before them. Throws Error (invalid_dtype, byte_order).
-inline DLDataType parse_named_dtype(PyObject* object, const TargetTraits& target) {
+[[gnu::cold]] inline DLDataType parse_named_dtype(PyObject* object, const TargetTraits& target) {
   const bool of_torch = is_torch_dtype(object);
   const Reference text = of_torch                  ? checked(PyObject_Str(object))
                          : PyUnicode_Check(object) ? Reference(Py_NewRef(object))

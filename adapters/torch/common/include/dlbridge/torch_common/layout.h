@@ -70,7 +70,7 @@ struct Layout {
 /// Replaces strides without a meaning that torch cannot hold by canonical ones: those of size 1
 /// that are negative or zero, and all of an empty tensor. Requires: no negative strides on extents
 /// above 1.
-inline Layout normalize_strides(Loan& loan) noexcept {
+[[gnu::always_inline]] inline Layout normalize_strides(Loan& loan) noexcept {
   const TensorView& view = loan.view();
   assert(negative_stride_dimension(view) < 0);
   int64_t* strides = loan.strides();
