@@ -251,7 +251,7 @@ TEST(Describe, DescribesSharing) {
   EXPECT_EQ(
       describe(source.view(), torch_like(), {}, {}),
       "shares 96 bytes at 0x10000; whether they are read-only is unknown (a legacy capsule cannot "
-      "say)");
+      "say): assume_writable=True says that they are not");
 }
 
 TEST(Describe, DescribesCopies) {

@@ -101,12 +101,12 @@ def sources(file: Path) -> list[Any]:
     a = np.ones(1000, np.float32)
     found = [to_torch(a), from_dlpack(a), to_torch(a)[::2], from_dlpack(np.load(file, mmap_mode="r")[0])]
     if dlbridge.build_info()["on_write"] != "none":
-        found.append(to_torch(np.load(file, mmap_mode="r")[0], on_write="copy"))
+        found += [to_torch(np.load(file, mmap_mode="r")[0], on_write=on_write) for on_write in ("raise", "copy")]
     return found
 
 
 ROW_0 = COLUMNS * (COLUMNS - 1) / 2
-TOTALS = [1000, 1000, 500, ROW_0, ROW_0]
+TOTALS = [1000, 1000, 500, ROW_0, ROW_0, ROW_0]
 
 
 @pytest.mark.parametrize("method", METHODS)
