@@ -5,7 +5,9 @@ Torch asks for a writable pointer to pickle, to save and to send a tensor, which
 a copy. The reducers here give torch a tensor over the same memory without the guard.
 """
 
+import copy
 import copyreg
+from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
@@ -17,7 +19,7 @@ from . import _core
 _ALIAS = "_dlbridge_alias"
 
 
-def _is_guarded(t: torch.Tensor) -> bool:
+def is_guarded(t: torch.Tensor) -> bool:
     if t.layout is not torch.strided or t.device.type != "cpu" or t.is_quantized:
         return False
     return "read_only" in _core.explain(t.detach(), "torch").reasons
@@ -44,7 +46,7 @@ def _like(plain: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _reduce(t: torch.Tensor) -> Any:
     """Pickles a tensor without a guard over the same memory."""
-    if _is_guarded(t):
+    if is_guarded(t):
         layout = (_alias_of(t.untyped_storage()), t.storage_offset(), t.size(), t.stride())
         plain = torch.empty(0, dtype=t.dtype).set_(*layout)
         plain = torch._neg_view(plain) if t.is_neg() else plain
@@ -55,12 +57,23 @@ def _reduce(t: torch.Tensor) -> Any:
 @torch.no_grad()
 def _send(t: torch.Tensor) -> Any:
     """Sends a copy of its elements in shared memory, which the receiver may write."""
-    if _is_guarded(t):
+    if is_guarded(t):
         storage = torch.UntypedStorage._new_shared(max(t.nbytes, 1))  # type: ignore[no-untyped-call]
         t = _like(torch.empty(0, dtype=t.dtype).set_(storage, 0, t.size()).copy_(t), t)  # type: ignore[call-overload]
+        popen = get_spawning_popen()
+        if popen is not None:  # the child inherits the descriptor, which has to be open until then
+            popen.__dict__.setdefault("_dlbridge_sent", []).append(storage)
     return reductions.reduce_tensor(t)  # type: ignore[no-untyped-call]
 
 
+def _copy(t: torch.Tensor) -> torch.Tensor:
+    """copy.copy(), which asks copyreg, too: another tensor over the same storage, guarded as that is."""
+    rebuild, arguments = t.__reduce_ex__(2)  # type: ignore[no-untyped-call]
+    result: torch.Tensor = rebuild(*arguments)
+    return result
+
+
 copyreg.pickle(torch.Tensor, _reduce)
+copy._copy_dispatch[torch.Tensor] = _copy  # type: ignore[attr-defined]
 for _type in (torch.Tensor, torch.nn.Parameter):
     ForkingPickler.register(_type, _send)

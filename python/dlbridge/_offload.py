@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,14 @@ from ._errors import ExchangeError
 
 if TYPE_CHECKING:
     import torch
+
+
+def memory_key(x: torch.Tensor) -> Any:
+    """Where the elements of `x` begin. Asking a tensor over read-only memory for its pointer would be a write."""
+    guards = sys.modules.get("dlbridge._guarded")
+    if guards is not None and guards.is_guarded(x):
+        return x.untyped_storage()._cdata, x.storage_offset()
+    return x.data_ptr()
 
 
 class Offload:
@@ -45,7 +54,7 @@ class Offload:
                     "unsupported_type",
                     "type",
                 )
-            groups.setdefault((x.device, x.data_ptr() or id(x), x.dtype, x.size(), x.stride()), []).append(x)
+            groups.setdefault((x.device, memory_key(x) or id(x), x.dtype, x.size(), x.stride()), []).append(x)
             if x.is_cuda:
                 devices.add(x.device)
         if len(devices) > 1:

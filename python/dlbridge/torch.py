@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from . import _core
+from ._offload import memory_key
 
 __all__ = ["DcpStager"]
 
@@ -49,7 +50,7 @@ class _Tensors:
         contiguous = _is_plain(x) and x.is_contiguous()
         if _is_plain(x):
             x = x.resolve_conj().resolve_neg()
-            key = (x.device, x.data_ptr(), x.dtype, x.numel() if contiguous else (x.size(), x.stride()))
+            key = (x.device, memory_key(x), x.dtype, x.numel() if contiguous else (x.size(), x.stride()))
         number = self._seen.setdefault(key, len(self.all))
         if number == len(self.all):
             self.all.append(x)

@@ -308,7 +308,9 @@ void copy_elements(const TensorView& src, const TensorView& dst, bool fresh) {
 }
 
 PyObject* share_guarded(Source& source, const Adapter& target, OnWrite on_write) {
-  static const Reference reducers = checked(PyImport_ImportModule("dlbridge._guarded"));
+  // Kept for good: a destructor would run after Python has ended.
+  static PyObject* const reducers = checked(PyImport_ImportModule("dlbridge._guarded")).release();
+  static_cast<void>(reducers);
   source.acquire();
   PyObject* result = nullptr;
   Error* error = target.wrap_guarded(&source.loan(), on_write, &result);

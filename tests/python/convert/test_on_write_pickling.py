@@ -6,6 +6,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from dlbridge import to_torch
+from dlbridge import ExchangeError, to_torch
 from support import direct_tier, read_only
 
 
@@ -72,3 +74,21 @@ def test_other_tensors_pickle_as_before() -> None:
     t = torch.zeros(3)
     assert torch.equal(WAYS["pickle"](t), t) and t.untyped_storage().resizable()
     assert WAYS["pickle"](torch.eye(2).to_sparse()).is_sparse
+
+
+@pytest.mark.parametrize("mode", ["raise", pytest.param("copy", marks=direct_tier)])
+def test_a_shallow_copy_is_guarded(mode: Any) -> None:
+    memory = bytes(16)
+    t = to_torch(memory, on_write=mode)
+    shallow = copy.copy(t)
+    assert shallow.is_set_to(t)
+    try:
+        shallow.fill_(1)
+    except (ExchangeError, RuntimeError):
+        assert mode == "raise"
+    assert memory == bytes(16)
+
+
+def test_the_process_ends_well() -> None:
+    code = "import dlbridge; t = dlbridge.to_torch(bytes(64), on_write='raise')"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -144,6 +144,18 @@ def test_saving_in_another_process(group, tmp_path):
     assert all(map(torch.equal, tensors_of(state), expected))
 
 
+@pytest.mark.skipif(dlbridge.build_info()["on_write"] == "none", reason="this tier cannot share read-only memory")
+@pytest.mark.parametrize("on_write", ["raise", "copy"])
+def test_read_only_weights_are_staged_once_and_stay_shared(on_write):
+    if on_write not in dlbridge.build_info()["on_write"]:
+        pytest.skip("this tier does not copy on write")
+    weights = dlbridge.to_torch(np.arange(6.0).tobytes(), on_write=on_write)
+    staged = DcpStager().stage({"w": weights, "tied": weights}).result()
+    assert staged["w"].tolist() == weights.tolist()
+    assert staged["w"].data_ptr() == staged["tied"].data_ptr()
+    assert not dlbridge.to_numpy(weights).flags.writeable
+
+
 # ---- on the simulated GPU
 
 
