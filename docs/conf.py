@@ -26,7 +26,7 @@ myst_heading_anchors = 4
 myst_enable_extensions = ["attrs_inline", "fieldlist"]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"  # the signatures of the extension modules have no annotations; the stub has
+autodoc_typehints = "none"  # the signatures of the extension modules have no annotations; those are in the stub
 
 if DOXYGEN_XML:
     extensions.append("breathe")

@@ -19,7 +19,7 @@ from . import _core
 _ALIAS = "_dlbridge_alias"
 
 
-def is_guarded(t: torch.Tensor) -> bool:
+def _is_guarded(t: torch.Tensor) -> bool:
     if t.layout is not torch.strided or t.device.type != "cpu" or t.is_quantized:
         return False
     return "read_only" in _core.explain(t.detach(), "torch").reasons
@@ -46,7 +46,7 @@ def _like(plain: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def _reduce(t: torch.Tensor) -> Any:
     """Pickles a tensor without a guard over the same memory."""
-    if is_guarded(t):
+    if _is_guarded(t):
         layout = (_alias_of(t.untyped_storage()), t.storage_offset(), t.size(), t.stride())
         plain = torch.empty(0, dtype=t.dtype).set_(*layout)
         plain = torch._neg_view(plain) if t.is_neg() else plain
@@ -57,7 +57,7 @@ def _reduce(t: torch.Tensor) -> Any:
 @torch.no_grad()
 def _send(t: torch.Tensor) -> Any:
     """Sends a copy of its elements in shared memory, which the receiver may write."""
-    if is_guarded(t):
+    if _is_guarded(t):
         storage = torch.UntypedStorage._new_shared(max(t.nbytes, 1))  # type: ignore[no-untyped-call]
         t = _like(torch.empty(0, dtype=t.dtype).set_(storage, 0, t.size()).copy_(t), t)  # type: ignore[call-overload]
         popen = get_spawning_popen()

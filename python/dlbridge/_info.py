@@ -4,7 +4,7 @@
 import importlib.util
 from typing import TypedDict, cast
 
-from . import _adapters, _build_facts, _core, _html
+from . import _adapters, _build_facts, _core
 
 
 class BuildInfo(TypedDict):
@@ -31,6 +31,8 @@ class _Shown(dict[str, object]):
     """The dict that is a BuildInfo, with a table for notebooks."""
 
     def _repr_html_(self) -> str:
+        from . import _html
+
         return _html.build_info(self)
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +13,12 @@ if TYPE_CHECKING:
     import torch
 
 
-def memory_key(x: torch.Tensor) -> Any:
-    """Where the elements of `x` begin. Asking a tensor over read-only memory for its pointer would be a write."""
-    guards = sys.modules.get("dlbridge._guarded")
-    if guards is not None and guards.is_guarded(x):
-        return x.untyped_storage()._cdata, x.storage_offset()
-    return x.data_ptr()
+def memory_key(x: torch.Tensor) -> int:
+    """The address of the first element, 0 where there is none. To guarded memory x.data_ptr() would be a write."""
+    import torch
+
+    storage: int = torch._C._data_address(x)  # type: ignore[attr-defined]
+    return storage + int(x.storage_offset()) * x.element_size() if x.numel() else 0
 
 
 class Offload:

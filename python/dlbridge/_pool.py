@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from . import _core, _html
+from . import _core
 from ._futures import progress_bar
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class PoolStats(NamedTuple):
 
     def _repr_html_(self) -> str:
         """Return the table of notebooks."""
+        from . import _html
+
         return _html.pool_stats(self)
 
 

@@ -97,7 +97,7 @@ def export_device(bench: Bench) -> None:
 def take(bench: Bench, layout: str, dtype: str) -> None:
     """The elements arrive in the framework. It may refuse what it does not have."""
     array, tensor = foreign(bench, layout, dtype)
-    plain = (layout, dtype) == ("dense", "float32")  # what nobody may refuse
+    plain = (layout, dtype) == ("dense", "float32")  # every framework must take it
     got = bench.provider.take(tensor, None) if plain else taken(bench, tensor)
     bench.same(bench.provider.read(got), array)
 
@@ -189,7 +189,7 @@ def array_first(bench: Bench) -> None:
 
 @cpu_case("lifetime", used=(True, False))
 def exports_are_dropped(bench: Bench, used: bool) -> None:
-    """Dropped exports, also capsules that nobody takes, leave the array as it was: no reference more, none less."""
+    """Dropped exports, and capsules without a consumer, leave the array's reference count as it was."""
     x, expected = bench.on_device()
     exported(x)
     before = sys.getrefcount(x)

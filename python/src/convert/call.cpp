@@ -13,8 +13,6 @@ namespace {
 
 // Those of to_numpy, of to_torch and of from_dlpack lie side by side.
 constexpr std::array kKeywords{Keyword{"out", &CallArguments::out},
-                               Keyword{"dtype", &CallArguments::dtype},
-                               Keyword{"assume_writable", &CallArguments::assume_writable},
                                Keyword{"copy", &CallArguments::copy},
                                Keyword{"device", &CallArguments::device},
                                Keyword{"order", &CallArguments::order},
@@ -35,7 +33,7 @@ constexpr Signature signature_of(Function function) noexcept {
     case Function::from_dlpack:
       break;
   }
-  return {"from_dlpack", std::span(kKeywords).subspan(3, 3)};
+  return {"from_dlpack", std::span(kKeywords).subspan(1, 3)};
 }
 
 const Adapter& target_of(Function function) {

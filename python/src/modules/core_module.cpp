@@ -19,10 +19,10 @@
 #include "dlbridge/layout.h"
 #include "gpu/bindings.h"
 #include "sources/capsule.h"
+#include "support/dtype_argument.h"
 #include "tensor/class.h"
 #include "tensor/exports.h"
 #include "tensor/value.h"
-#include "torch/dtype_argument.h"
 
 namespace nb = nanobind;
 

@@ -2,9 +2,9 @@
 // dlbridge._numpy: puts the NumPy adapter into a capsule. No types of its own, so plain C API.
 #include "bridge/capsule_module.h"
 #include "dlbridge/numpy.h"
+#include "support/dtype_argument.h"
 #include "support/errors.h"
 #include "support/reference.h"
-#include "torch/dtype_argument.h"
 
 namespace dlbridge::python {
 namespace {

@@ -10,10 +10,10 @@
 #include "bridge/capsule_module.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/torch.h"
+#include "support/dtype_argument.h"
 #include "support/reference.h"
 #include "torch/abi_probe.h"
 #include "torch/device_slots.h"
-#include "torch/dtype_argument.h"
 #include "torch/subclasses.h"
 
 namespace dlbridge::python {

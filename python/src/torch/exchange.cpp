@@ -17,8 +17,8 @@
 #include "dlbridge/torch_common/dispatch_keys.h"
 #include "dlbridge/torch_common/layout.h"
 #include "dlbridge/torch_common/traits.h"
+#include "support/dtype_argument.h"
 #include "torch/device_slots.h"
-#include "torch/dtype_argument.h"
 #include "torch/subclasses.h"
 
 namespace dlbridge::python {
