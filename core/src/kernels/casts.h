@@ -101,25 +101,35 @@ template <typename From, typename To>
 bool cast_float_run(char* dst, const char* src, int64_t count) noexcept {
   auto* __restrict to = reinterpret_cast<typename Unaligned<To>::Type*>(dst);
   const auto* __restrict from = reinterpret_cast<const typename Unaligned<From>::Type*>(src);
-  using Mask = typename Bits<sizeof(From)>::Type;
+  using Pattern = typename Bits<sizeof(From)>::Type;
+  const auto* patterns = reinterpret_cast<const typename Unaligned<Pattern>::Type*>(src);
   constexpr bool kSigned = static_cast<To>(-1) < To{0};
   constexpr auto kEnd = power<From>(8 * sizeof(To) - kSigned);
   constexpr auto kNarrowEnd = power<From>(31);
   constexpr From kAboveMinusOne = -1 + 1 / power<From>(sizeof(From) == 4 ? 24 : 53);
-  constexpr int64_t kBlock = 256;
+  constexpr int64_t kBlock = 1024;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t end = smaller(count, begin + kBlock);
+    // Magnitudes are ordered as their bit patterns are; those of NaN come last.
+    constexpr Pattern kMagnitude = kSigned ? ~Pattern{0} >> 1 : ~Pattern{0};
+    Pattern largest = 0;
+    for (int64_t i = begin; i < end; ++i) {
+      const Pattern magnitude = patterns[i] & kMagnitude;
+      largest = largest < magnitude ? magnitude : largest;
+    }
+    const auto all_below = [largest](From past) {
+      return largest < __builtin_bit_cast(Pattern, past);
+    };
     const auto all_within = [&](From least, From past) {
-      Mask within = 1;
+      Pattern within = 1;
       for (int64_t i = begin; i < end; ++i)
-        within &= static_cast<Mask>(from[i] >= least) & static_cast<Mask>(from[i] < past);
+        within &= static_cast<Pattern>(from[i] >= least) & static_cast<Pattern>(from[i] < past);
       return within != 0;
     };
     // Through 32 bits where they are enough.
-    if (!kCastsLong && kEnd > kNarrowEnd &&
-        all_within(kSigned ? -kNarrowEnd : kAboveMinusOne, kNarrowEnd)) {
+    if (!kCastsLong && kEnd > kNarrowEnd && all_below(kNarrowEnd)) {
       for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(static_cast<int32_t>(from[i]));
-    } else if (all_within(kSigned ? -kEnd : kAboveMinusOne, kEnd)) {
+    } else if (all_below(kEnd) || all_within(kSigned ? -kEnd : kAboveMinusOne, kEnd)) {
       for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(from[i]);
     } else {
       return false;
