@@ -32,6 +32,15 @@ PyObject* to_torch(PyObject*, PyObject* x) {
   return THPVariable_Wrap(std::move(tensor));
 }
 
+// The same of each array of a list.
+PyObject* to_torch_list(PyObject*, PyObject* arrays) {
+  const Py_ssize_t count = PyList_GET_SIZE(arrays);
+  PyObject* list = PyList_New(count);
+  for (Py_ssize_t i = 0; i < count; ++i)
+    PyList_SET_ITEM(list, i, to_torch(nullptr, PyList_GET_ITEM(arrays, i)));
+  return list;
+}
+
 PyTypeObject make_type(const char* name, Py_ssize_t size, destructor dealloc) {
   PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
   type.tp_name = name;
@@ -125,6 +134,7 @@ PyObject* from_tensor(PyObject*, PyObject* x) {
 }
 
 PyMethodDef g_functions[] = {{"to_torch", to_torch, METH_O, nullptr},
+                             {"to_torch_list", to_torch_list, METH_O, nullptr},
                              {"to_numpy", to_numpy, METH_O, nullptr},
                              {"from_array", from_array, METH_O, nullptr},
                              {"from_tensor", from_tensor, METH_O, nullptr},

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of what overhead.py and copies.py have measured.
+"""Plots and tables of what overhead.py and copies.py have measured.
 
     .venv/bin/python benchmarks/plots.py OVERHEAD.json COPIES.json [--into FOLDER]
 
-Writes overhead.svg (cost against rank and size) and copies.svg (each race of host copies). Needs matplotlib.
+Writes overhead.svg (cost against rank and size), copies.svg (each race of host copies) and tables.md, the tables of
+docs/performance.md. Needs matplotlib.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,16 +76,77 @@ def copies(tables: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, metadata=NO_DATE)
 
 
+def _table(head: Iterable[object], rows: Iterable[Iterable[object]]) -> Iterator[str]:
+    head = list(head)
+    for cells in (head, ["---"] * len(head), *rows):
+        yield "| " + " | ".join(str(cell) for cell in cells) + " |"
+    yield ""
+
+
+def _number(ratio: float) -> str:
+    return f"{ratio:.2f}" if ratio < 2 else f"{ratio:.1f}"
+
+
+def _grid(corner: str, cells: dict[tuple[str, str], list[float]], pick: str) -> Iterator[str]:
+    """A row for each first part of a key, a column for each second one."""
+    rows, columns = dict.fromkeys(row for row, _ in cells), dict.fromkeys(column for _, column in cells)
+
+    def text(ratios: list[float]) -> str:
+        return " / ".join(map(_number, ratios)) if pick == "all" else _number(statistics.median(ratios))
+
+    yield from _table([corner, *columns], [[row, *(text(cells[row, column]) for column in columns)] for row in rows])
+
+
+def tables(overhead: dict[str, Any], copies: dict[str, list[dict[str, Any]]]) -> Iterator[str]:
+    """Lines of Markdown."""
+    rows = overhead["rows"]
+    yield from _table(
+        ("conversion", "dlbridge, ns", "floor, ns", "dlbridge / floor"),
+        (
+            (row["name"], f"{row['dlbridge_ns']:.0f}", f"{row['peer_ns']:.0f}", f"{1 / row['ratio']:.2f}")
+            for row in rows
+            if row["peer"] == "floor"
+        ),
+    )
+    yield from _table(
+        ("conversion", "beside", "ratio"),
+        ((row["name"], row["peer"], f"{row['ratio']:.2f}") for row in rows if row["peer"] != "floor"),
+    )
+    for by in ("rank", "bytes"):
+        found = {name: points for name, points in overhead["flatness"].items() if name.endswith(by)}
+        yield from _table(
+            (by, *(x for x, _ in next(iter(found.values())))),
+            ((f"`{name.split()[0]}`, ns", *(f"{y:.0f}" for _, y in points)) for name, points in found.items()),
+        )
+    ratios = {table: [race["ratio"] for race in races] for table, races in copies.items()}
+    yield from _table(
+        ("table", "races", "lost", "median"),
+        (
+            (name, len(all_), sum(r < 1 for r in all_), _number(statistics.median(all_)))
+            for name, all_ in ratios.items()
+        ),
+    )
+    for table, pick in (("layouts", "all"), ("contiguous", "median"), ("casts", "median")):
+        cells: dict[tuple[str, str], list[float]] = {}
+        for race in copies[table]:
+            call, kind, size = race["name"].rsplit(", ", 2)
+            key = (kind, f"{call.partition('(')[0]}, {size}") if table == "casts" else (call, size)
+            cells.setdefault(key, []).append(race["ratio"])
+        yield from _grid({"layouts": "layout", "contiguous": "call", "casts": "cast"}[table], cells, pick)
+
+
 def main() -> None:
-    """Reads the results, writes the plots."""
+    """Reads the results, writes plots and tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overhead", type=Path)
     parser.add_argument("copies", type=Path)
     parser.add_argument("--into", type=Path, default=Path())
     options = parser.parse_args()
     options.into.mkdir(parents=True, exist_ok=True)
-    overhead(json.loads(options.overhead.read_text())["flatness"], options.into / "overhead.svg")
-    copies(json.loads(options.copies.read_text())["tables"], options.into / "copies.svg")
+    exchange, races = json.loads(options.overhead.read_text()), json.loads(options.copies.read_text())["tables"]
+    overhead(exchange["flatness"], options.into / "overhead.svg")
+    copies(races, options.into / "copies.svg")
+    (options.into / "tables.md").write_text("\n".join(tables(exchange, races)))
 
 
 if __name__ == "__main__":
