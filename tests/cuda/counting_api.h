@@ -165,7 +165,7 @@ class CountingApi {
 /// Fences of one device, and tickets: both pass at once unless held back.
 class TestFences final : public cuda::FenceSource {
  public:
-  explicit TestFences(const CountingApi& api) : api_(api), events_(api.table(), 0) {}
+  explicit TestFences(const CountingApi& api) : api_(api), events_(api.table()) {}
   ~TestFences() override = default;
 
   /// A ticket that passes when the test says pass(), or fail().

@@ -119,7 +119,7 @@ class DeviceBlock {
   bool record_users() {
     bool passed = true;
     for (const CUstream user : users_) {
-      PooledEvent event = device_.sleeping_events().take();
+      PooledEvent event = device_.events().take();
       check(device_.api().event_record(event.get(), user), "cuEventRecord");
       passed = passed && device_.api().event_query(event.get()) == CUDA_SUCCESS;
       used_.push_back(std::move(event));

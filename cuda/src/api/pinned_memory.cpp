@@ -5,7 +5,7 @@
 
 #include "device/call.h"
 #include "dlbridge/copy.h"
-#include "staging/checks.h"
+#include "staging/enqueue.h"
 
 namespace dlbridge::cuda {
 

@@ -5,7 +5,7 @@
 #include "device/call.h"
 #include "dlbridge/cuda/staging.h"
 #include "operation/operation.h"
-#include "staging/checks.h"
+#include "staging/enqueue.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -34,12 +34,13 @@ class CudaStagingBackend final : public StagingBackend {
                       (from.is_cuda() && from == to);
     if (!ways) return false;
     try {
-      if (Engine::is_parents()) return true;  // the staging reports the error
       const Availability found = availability();
       const auto is_there = [&](Device device) {
         return !device.is_cuda() || device.id() < found.device_count;
       };
       return is_there(from) && is_there(to);
+    } catch (const Error& error) {
+      return error.code() == ErrorCode::after_fork;  // the staging reports it
     } catch (const std::exception&) {
       return false;
     }

@@ -282,18 +282,4 @@ bool Pieces::next() noexcept {
   return true;
 }
 
-TensorView without_broadcast(const TensorView& view, int64_t* shape_out,
-                             int64_t* strides_out) noexcept {
-  TensorView rest = view;
-  rest.shape = shape_out;
-  rest.strides = strides_out;
-  rest.ndim = 0;
-  for (int32_t i = 0; i < view.ndim; ++i) {
-    if (view.shape[i] == 1 || (view.strides[i] == 0 && view.shape[i] != 0)) continue;
-    shape_out[rest.ndim] = view.shape[i];
-    strides_out[rest.ndim++] = view.strides[i];
-  }
-  return rest;
-}
-
 }  // namespace dlbridge::cuda

@@ -16,10 +16,10 @@
 
 namespace dlbridge::cuda {
 
-/// The one call that makes a copy.
 /// Which side of a copy is host memory.
 enum class Direction : uint8_t { to_host, to_device, on_device };
 
+/// The one call that makes a copy.
 enum class CopyKind : uint8_t {
   empty,  ///< nothing to do
   flat,   ///< cuMemcpyAsync
@@ -70,8 +70,8 @@ KernelId choose_kernel(const PackParams& params) noexcept;
 /// Both views of a piece have the same shape; dimensions are coalesced, in the target's memory
 /// order, with positive target strides, so a piece of a dense target is contiguous (row-major) and
 /// begins where the last one ended. Pieces of packed sub-byte types are views of their bytes
-/// (uint8). To cut in the
-/// source's order, swap the two. Refers only to the memory of the views, not to their arrays.
+/// (uint8). To cut in the source's order, swap the two. Refers only to the memory of the views, not
+/// to their arrays.
 class Pieces {
  public:
   /// Requires and throws what plan_copy does; max_bytes > 0.
@@ -109,10 +109,5 @@ class Pieces {
   std::array<int64_t, PackParams::kMaxRank> source_strides_;
   std::array<int64_t, PackParams::kMaxRank> target_strides_;
 };
-
-/// `view` without dimensions of stride 0 or extent 1 (an empty view keeps its extents of 0): every
-/// element that differs, once. Writes shape and strides, room for view.ndim each.
-TensorView without_broadcast(const TensorView& view, int64_t* shape_out,
-                             int64_t* strides_out) noexcept;
 
 }  // namespace dlbridge::cuda

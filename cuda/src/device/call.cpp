@@ -30,7 +30,11 @@ Call::Call(std::span<const TensorView> on_device, Stream given) : Call(device_of
     const auto* const address = static_cast<const std::byte*>(view.data);
     if (!asked.empty() && address >= &asked.front() && address <= &asked.back()) continue;
     require_address(view);
-    if (on_device.size() > 1) asked = engine.allocation_of(address);
+    void* begin = nullptr;
+    size_t bytes = 0;
+    if (on_device.size() > 1 &&
+        engine.api().mem_get_address_range(&begin, &bytes, address) == CUDA_SUCCESS)
+      asked = {static_cast<const std::byte*>(begin), bytes};
   }
   stream = checked(given);
 }

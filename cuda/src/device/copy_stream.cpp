@@ -11,12 +11,6 @@ namespace {
 
 constexpr int64_t kSmallestSlotBytes = int64_t{64} << 10;
 
-// Powers of two, so that a ring grows a few times only.
-int64_t slot_for(int64_t bytes) {
-  const auto wanted = std::clamp(bytes, kSmallestSlotBytes, DeviceRing::kSlotBytes);
-  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(wanted)));
-}
-
 }  // namespace
 
 OwnedStream make_stream(const CudaApi& api) {
@@ -25,31 +19,33 @@ OwnedStream make_stream(const CudaApi& api) {
   return {stream, DestroyStream{&api}};
 }
 
-int64_t DeviceRing::reserve(int64_t bytes, EventPool& events, CUstream allocations,
-                            CUstream copies) {
-  int64_t wanted = slot_for(bytes);
-  if (wanted <= slot_bytes_) return slot_bytes_;
+CUstream CopyStream::kernels() {
+  if (!kernels_) kernels_ = make_stream(api_);
+  return kernels_.get();
+}
+
+int64_t CopyStream::reserve(int64_t bytes, EventPool& events, CUstream allocations) {
+  // A power of two, so that the slots grow a few times only.
+  auto wanted = static_cast<int64_t>(
+      std::bit_ceil(static_cast<uint64_t>(std::clamp(bytes, kSmallestSlotBytes, kSlotBytes))));
   for (Slot& slot : slots_) {
     if (!slot.filled) slot.filled = events.take();
     if (!slot.read) slot.read = events.take();
   }
   void* memory = nullptr;
-  while (true) {
-    const CUresult answer =
-        api_.malloc_async(&memory, static_cast<size_t>(2 * wanted), allocations);
-    if (answer == CUDA_SUCCESS) break;
-    if (answer == CUDA_ERROR_OUT_OF_MEMORY && wanted > kSmallestSlotBytes) {
-      wanted = std::max(kSmallestSlotBytes, wanted / 4);
-      if (wanted > slot_bytes_) continue;
-    }
-    if (answer == CUDA_ERROR_OUT_OF_MEMORY && slot_bytes_ > 0) return slot_bytes_;
-    check(answer, "cuMemAllocAsync");
+  CUresult answer = CUDA_ERROR_OUT_OF_MEMORY;
+  while (wanted > slot_bytes_) {
+    answer = api_.malloc_async(&memory, static_cast<size_t>(2 * wanted), allocations);
+    if (answer != CUDA_ERROR_OUT_OF_MEMORY || wanted == kSmallestSlotBytes) break;
+    wanted = std::max(kSmallestSlotBytes, wanted / 4);
   }
+  if (answer == CUDA_ERROR_OUT_OF_MEMORY && slot_bytes_ > 0) return slot_bytes_;
+  check(answer, "cuMemAllocAsync");
   try {
     if (memory_ != nullptr) {
       for (const Slot& slot : slots_)
-        check(api_.stream_wait_event(copies, slot.read.get(), 0), "cuStreamWaitEvent");
-      release(copies);
+        check(api_.stream_wait_event(copies(), slot.read.get(), 0), "cuStreamWaitEvent");
+      free_slots();
     }
     // Until the memory is there, no slot has been read.
     for (const Slot& slot : slots_)
@@ -63,25 +59,25 @@ int64_t DeviceRing::reserve(int64_t bytes, EventPool& events, CUstream allocatio
   return slot_bytes_;
 }
 
-void DeviceRing::release(CUstream copies) noexcept {
-  if (memory_ != nullptr) api_.free_async(memory_, copies);
+void CopyStream::free_slots() noexcept {
+  if (memory_ != nullptr) api_.free_async(memory_, copies());
   memory_ = nullptr;
   slot_bytes_ = 0;
 }
 
-std::byte* DeviceRing::enter(CUstream first) {
+std::byte* CopyStream::enter(CUstream first) {
   current_ = 1 - current_;
   check(api_.stream_wait_event(first, slots_[current_].read.get(), 0), "cuStreamWaitEvent");
   return memory_ + static_cast<int64_t>(current_) * slot_bytes_;
 }
 
-void DeviceRing::filled(CUstream first, CUstream second) {
+void CopyStream::filled(CUstream first, CUstream second) {
   const PooledEvent& event = slots_[current_].filled;
   check(api_.event_record(event.get(), first), "cuEventRecord");
   if (first != second) check(api_.stream_wait_event(second, event.get(), 0), "cuStreamWaitEvent");
 }
 
-void DeviceRing::read(CUstream second) {
+void CopyStream::read(CUstream second) {
   check(api_.event_record(slots_[current_].read.get(), second), "cuEventRecord");
 }
 

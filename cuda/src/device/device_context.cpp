@@ -42,8 +42,7 @@ DeviceContext::DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
       index_(device),
       pool_(pool),
       context_(retained_context(api, device)),
-      events_(std::in_place, api, 0u),
-      sleeping_events_(std::in_place, api, unsigned{CU_EVENT_BLOCKING_SYNC}) {
+      events_(std::in_place, api) {
   if (api_.ctx_get_id(context_, &context_id_) != CUDA_SUCCESS) context_id_ = 0;
 }
 
@@ -55,7 +54,6 @@ DeviceContext::~DeviceContext() {
     // The device is gone; what follows does what is left to do on the host.
   }
   work_.reset();  // first: rings have events
-  sleeping_events_.reset();
   events_.reset();
   guard.reset();
   api_.device_primary_ctx_release(index_);
@@ -99,22 +97,18 @@ WaiterUse DeviceContext::waiter_for(void* producer) {
 
 CUstream DeviceContext::import_stream() {
   const std::lock_guard lock(mutex_);
-  const std::vector<OwnedStream>& imports = work_->imports;
-  size_t found = kImports;
-  for (size_t tried = 0; tried < kImports; ++tried) {
-    const size_t i = (next_import_ + tried) % kImports;
+  const size_t turn = next_import_++;
+  CUstream found = nullptr;
+  for (size_t i = 0; i < kImports; ++i) {
+    const CUstream stream = work_->imports[(turn + i) % kImports].get();
     // A producer that is being captured draws the stream that it makes wait into its capture.
-    const Capture capture = capture_of(api_, imports[i].get());
+    const Capture capture = capture_of(api_, stream);
     if (capture.answer != CUDA_SUCCESS || capture.active) continue;
-    const bool idle =
-        api_.stream_query(imports[i].get()) == CUDA_SUCCESS;  // it waits for no producer
-    if (idle || found == kImports) found = i;
+    const bool idle = api_.stream_query(stream) == CUDA_SUCCESS;  // it waits for no producer
+    if (idle || found == nullptr) found = stream;
     if (idle) break;
   }
-  if (found < kImports) {
-    next_import_ = found + 1;
-    return imports[found].get();
-  }
+  if (found != nullptr) return found;
   throw Error(ErrorCode::stream_capturing, "stream",
               "all streams that producers were given are part of captures that have not ended: end "
               "them first, or name a stream");

@@ -70,19 +70,12 @@ class DeviceContext {
   /// context is current. Throws Error (device_failed).
   void order(CUstream earlier, CUstream later);
 
-  /// Events for polling and for waits of other streams.
   EventPool& events() noexcept { return *events_; }
-  /// Events for a thread that sleeps in cuEventSynchronize.
-  EventPool& sleeping_events() noexcept { return *sleeping_events_; }
 
   /// Waits for the operations and ends the threads. Requires: no operation is begun meanwhile.
   void stop() noexcept;
   /// Whether no operation is in flight.
   bool idle() noexcept;
-
-  /// The event of the fence that was recorded last, until it has passed: one at a time is in
-  /// flight.
-  std::atomic<CUevent> fence{nullptr};
 
   /// Throws Error (device_failed) if the device has failed permanently.
   void require_alive() const;
@@ -119,7 +112,6 @@ class DeviceContext {
   unsigned long long context_id_ = 0;
   std::atomic<CUresult> cause_{CUDA_SUCCESS};
   std::optional<EventPool> events_;
-  std::optional<EventPool> sleeping_events_;
   std::mutex mutex_;
   std::atomic<bool> started_{false};
   std::optional<Work> work_;

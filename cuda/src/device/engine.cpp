@@ -98,6 +98,7 @@ Availability availability() {
 Engine::Engine(const CudaApi& api, size_t piece_bytes, const Availability& found)
     : api_(api),
       found_(found),
+      devices_(static_cast<size_t>(found.device_count)),
       pool_(api, *this, pinned::default_limit("/", variable), piece_bytes, kPoolIdleAge) {}
 
 void Engine::end() {
@@ -111,13 +112,9 @@ Engine* Engine::existing() noexcept {
   return engine != nullptr && engine->forks_ == forks() ? engine : nullptr;
 }
 
-bool Engine::is_parents() noexcept {
-  const Engine* engine = g_engine.load(std::memory_order_acquire);
-  return engine != nullptr && engine->forks_ != forks();
-}
-
 void Engine::require_no_parent() {
-  if (!is_parents()) return;
+  const Engine* engine = g_engine.load(std::memory_order_acquire);
+  if (engine == nullptr || engine->forks_ == forks()) return;
   throw Error(ErrorCode::after_fork, "process",
               "this process is the child of one that uses CUDA, which does not survive a fork: "
               "start workers with spawn or forkserver");
@@ -170,19 +167,17 @@ DeviceContext* Engine::met(int index) {
   return primary_context(index) == CUDA_SUCCESS ? &meet(index) : nullptr;
 }
 
-DeviceContext* Engine::known(int index) const noexcept {
-  if (index < 0 || index >= kMaxDevices) return nullptr;
-  DeviceContext* found = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
-  return found != nullptr && found->started() ? found : nullptr;
-}
-
 DeviceContext& Engine::device(int index) {
-  if (DeviceContext* found = known(index)) [[likely]] {
+  DeviceContext* found = nullptr;
+  if (index >= 0 && index < device_count())
+    found = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
+  if (found != nullptr && found->started()) [[likely]] {
     if (!found->context_lives()) found->mark_dead(CUDA_ERROR_CONTEXT_IS_DESTROYED);
     found->require_alive();
     return *found;
   }
-  const CUresult answer = index < kMaxDevices ? primary_context(index) : CUDA_ERROR_INVALID_DEVICE;
+  const CUresult answer =
+      index < device_count() ? primary_context(index) : CUDA_ERROR_INVALID_DEVICE;
   if (answer != CUDA_SUCCESS) {
     throw Error(ErrorCode::invalid_device, "device",
                 "device is cuda:" + std::to_string(index) +
@@ -195,15 +190,12 @@ DeviceContext& Engine::device(int index) {
 }
 
 DeviceContext& Engine::started(int index) {
-  int count = 0;
-  check(api_.get_device_count(&count), "cuDeviceGetCount");
-  if (index < 0 || index >= std::min(count, kMaxDevices)) {
+  if (index < 0 || index >= device_count()) {
     throw Error(ErrorCode::invalid_device, "device",
                 "device is cuda:" + std::to_string(index) + ", which this machine does not have; " +
-                    "its devices are cuda:0 to cuda:" + std::to_string(count - 1));
+                    "its devices are cuda:0 to cuda:" + std::to_string(device_count() - 1));
   }
-  DeviceContext* before = known(index);
-  DeviceContext& found = before != nullptr ? *before : open(index);
+  DeviceContext& found = open(index);
   found.require_alive();
   return found;
 }
@@ -218,7 +210,7 @@ int Engine::device_of_context(CUcontext context) const noexcept {
 }
 
 int Engine::device_with_primary(CUcontext context) noexcept {
-  for (int i = 0; i < std::min(found_.device_count, kMaxDevices); ++i) {
+  for (int i = 0; i < device_count(); ++i) {
     const DeviceContext* device = met(i);
     if (device != nullptr && device->context() == context) return i;
   }
@@ -231,33 +223,19 @@ PointerAttributes Engine::attributes_of(const void* address) const noexcept {
   return found;
 }
 
-std::span<const std::byte> Engine::allocation_of(const void* address) const noexcept {
-  void* begin = nullptr;
-  size_t bytes = 0;
-  if (api_.mem_get_address_range(&begin, &bytes, address) != CUDA_SUCCESS) return {};
-  return {static_cast<const std::byte*>(begin), bytes};
-}
-
 CUcontext Engine::context_in_use() {
-  CUcontext current = nullptr;
-  check(api_.ctx_get_current(&current), "cuCtxGetCurrent");
+  CUdevice current = -1;
+  api_.ctx_get_device(&current);  // fails where none is current
   CUcontext found = nullptr;
   for_each_device([&](const DeviceContext& device) {
-    if (device.alive() && (found == nullptr || device.context() == current))
-      found = device.context();
+    if (device.alive() && (found == nullptr || device.index() == current)) found = device.context();
   });
   if (found != nullptr) return found;
-  int active_device = -1;
-  int count = 0;
-  check(api_.get_device_count(&count), "cuDeviceGetCount");
-  for (int i = 0; i < std::min(count, kMaxDevices); ++i) {
-    if (primary_context(i) != CUDA_SUCCESS) continue;
-    CUcontext primary = nullptr;
-    if (current != nullptr && api_.device_primary_ctx_retain(&primary, i) == CUDA_SUCCESS)
-      api_.device_primary_ctx_release(i);
-    if (active_device < 0 || primary == current) active_device = i;
+  int chosen = -1;
+  for (int i = 0; i < device_count(); ++i) {
+    if (primary_context(i) == CUDA_SUCCESS && (chosen < 0 || i == current)) chosen = i;
   }
-  return active_device < 0 ? nullptr : device(active_device).context();
+  return chosen < 0 ? nullptr : device(chosen).context();
 }
 
 CUcontext Engine::any_context() {
@@ -286,29 +264,24 @@ bool drain(double seconds) noexcept {
 
 // Returns false if the blocks have to go on waiting. Blocking streams wait for an event on the
 // legacy stream, and it for them, so that it couples streams that have nothing to do with each
-// other: if it is not urgent, it is recorded only where they have nothing to do, and one at a time.
+// other: if it is not urgent, it is recorded only where they have nothing to do.
 bool Engine::fence(DeviceContext& device, bool urgent, Fence& fence) {
   const CallGuard guard(api_, device.context());
   if (capture_of(api_, CU_STREAM_LEGACY).active) return false;  // recording would end the capture
   // The legacy stream's handle stands for all blocking streams (CUDA programming guide, prohibited
   // operations of stream capture).
-  if (api_.stream_query(CU_STREAM_LEGACY) != CUDA_SUCCESS) {
-    const CUevent before = device.fence.load();
-    if (before != nullptr && api_.event_query(before) == CUDA_ERROR_NOT_READY) return false;
-    if (!urgent) return false;
-  }
+  if (api_.stream_query(CU_STREAM_LEGACY) != CUDA_SUCCESS && !urgent) return false;
   PooledEvent event = device.events().take();
   const CUresult recorded = api_.event_record(event.get(), CU_STREAM_LEGACY);
   device.fails_with(recorded);
   check(recorded, "cuEventRecord");
-  device.fence.store(event.get());
   fence.events.push_back(std::move(event));
   return true;
 }
 
 Fence Engine::fence(bool urgent) noexcept {
   Fence all;
-  for (int i = 0; i < std::min(found_.device_count, kMaxDevices); ++i) {
+  for (int i = 0; i < device_count(); ++i) {
     try {
       DeviceContext* device = met(i);
       if (device != nullptr && device->alive() && !fence(*device, urgent, all)) all.later = true;
@@ -322,24 +295,17 @@ Fence Engine::fence(bool urgent) noexcept {
 int Engine::passed(const PooledEvent& event) noexcept {
   const CUresult answer = api_.event_query(event.get());
   if (answer == CUDA_ERROR_NOT_READY) return 0;
-  for_each_device([&](DeviceContext& device) {
-    CUevent mine = event.get();
-    device.fence.compare_exchange_strong(mine, nullptr);
-  });
   return answer == CUDA_SUCCESS ? 1 : -1;
 }
 
 int Engine::numa_node() noexcept {
+  CUdevice device = -1;
   int node = -1;
-  CUcontext current = nullptr;
-  api_.ctx_get_current(&current);
-  for_each_device([&](const DeviceContext& device) {
-    if (device.context() == current &&
-        api_.device_get_attribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, device.index()) !=
-            CUDA_SUCCESS)
-      node = -1;  // the driver is older than 12.2
-  });
-  return node;
+  if (api_.ctx_get_device(&device) != CUDA_SUCCESS) return -1;
+  // Fails before CUDA 12.2.
+  const CUresult answer =
+      api_.device_get_attribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, device);
+  return answer == CUDA_SUCCESS ? node : -1;
 }
 
 }  // namespace dlbridge::cuda

@@ -3,10 +3,9 @@
 // pool. Created on first use; not destroyed at process exit.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <mutex>
-#include <span>
+#include <vector>
 
 #include "device/device_context.h"
 #include "dlbridge/cuda/device.h"
@@ -36,8 +35,6 @@ class Engine final : public FenceSource {
   /// Throws Error (after_fork) in the child of a process that has an engine: no call of CUDA is
   /// safe there.
   static void require_no_parent();
-  /// Returns true if require_no_parent() throws.
-  static bool is_parents() noexcept;
 
   const CudaApi& api() const noexcept { return api_; }
   PinnedPool& pool() noexcept { return pool_; }
@@ -45,7 +42,6 @@ class Engine final : public FenceSource {
   /// Returns a device that has a primary context. Throws Error (invalid_device if it has none,
   /// device_failed if it failed).
   DeviceContext& device(int index);
-
   /// The same; creates the primary context if there is none.
   DeviceContext& started(int index);
 
@@ -57,9 +53,6 @@ class Engine final : public FenceSource {
   /// What CUDA knows about an address: MemoryKind::pageable if nothing. Requires: a context
   /// is current.
   PointerAttributes attributes_of(const void* address) const noexcept;
-  /// Returns the allocation of device memory that `address` is in; empty if CUDA does not say. All
-  /// of it is on one device. Requires: a context is current.
-  std::span<const std::byte> allocation_of(const void* address) const noexcept;
 
   /// Returns a context for queries and registrations: of a device of this engine, else of a device
   /// that has one, the current device first. Null if none has. Throws Error (device_failed).
@@ -75,12 +68,10 @@ class Engine final : public FenceSource {
   int numa_node() noexcept override;
 
  private:
-  static constexpr int kMaxDevices = 64;
-
+  int device_count() const noexcept { return static_cast<int>(devices_.size()); }
   DeviceContext& meet(int index);
   DeviceContext& open(int index);
   DeviceContext* met(int index);
-  DeviceContext* known(int index) const noexcept;
   CUresult primary_context(int index) const noexcept;
   bool fence(DeviceContext& device, bool urgent, Fence& fence);
   /// Calls visit(DeviceContext&) for every device of this engine.
@@ -95,7 +86,7 @@ class Engine final : public FenceSource {
   const Availability found_;
   const unsigned forks_ = forks();
   std::mutex mutex_;  // held while a device is opened
-  std::array<std::atomic<DeviceContext*>, kMaxDevices> devices_{};
+  std::vector<std::atomic<DeviceContext*>> devices_;
   PinnedPool pool_;
 };
 

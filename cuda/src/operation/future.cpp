@@ -9,7 +9,7 @@
 #include <cstring>
 #include <string>
 
-#include "operation/future_state.h"
+#include "operation/operation.h"
 
 namespace dlbridge::cuda {
 namespace {

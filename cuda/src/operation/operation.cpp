@@ -49,21 +49,17 @@ Operation::Operation(const Call& call, Runs runs)
       device_(call.device),
       outer_(call.stream),
       waiter_(device_.waiter_for(outer_.handle)),
+      own_(device_.copy_stream_of(*waiter_)),
       on_outer_stream_(outer_.ordered && runs == Runs::on_outer_stream) {
-  copies_ = on_outer_stream_ ? outer_.handle : device_.copy_stream_of(waiter()).copies();
+  copies_ = on_outer_stream_ ? outer_.handle : own_.copies();
   last_transfer_ = copies_;
   if (outer_.ordered && !on_outer_stream_) ready_ = device_.events().take();
-  done_ = device_.sleeping_events().take();
+  done_ = device_.events().take();
 }
 
 Operation::~Operation() {
   if (begun_ && !finished_) quiesce();
   release_held();
-}
-
-std::byte* Operation::hold(PinnedBlock&& block, PooledEvent ticket) {
-  blocks_.push_back({std::move(block), std::move(ticket)});
-  return blocks_.back().block.data();
 }
 
 void Operation::hold_results(PinnedBlock&& block, SharedLoan slab) noexcept {
@@ -77,8 +73,7 @@ void Operation::copy_on_host(const TensorView& from, const TensorView& to) {
   other.describe(to);
 }
 
-void Operation::begin(int64_t largest) {
-  largest_ = largest;
+void Operation::begin() {
   if (on_outer_stream_ || !outer_.ordered) {
     begun_ = true;
     return;
@@ -95,15 +90,15 @@ bool Operation::can_copy(const TensorView& source, const TensorView& target, Dir
   return is_one_run(kind == Direction::to_host ? target : source);
 }
 
-bool Operation::copy_pinned(const TensorView& source, const TensorView& target,
-                            const TensorView& host, Direction kind) {
+bool Operation::copy_pinned(const TensorView& source, const TensorView& target, Direction kind) {
   try {
     copy(source, target, kind);
     return true;
   } catch (const CudaError& error) {
-    // Of a ring's pieces some may be on their way.
+    const TensorView& host = kind == Direction::to_host ? target : source;
+    // Of the pieces that pass through slots some may be on their way.
     if (error.cuda_code() != CUDA_ERROR_INVALID_VALUE || engine_.pool().holds(host.data) ||
-        ring_ != nullptr)
+        kernels_ != nullptr)
       throw;
     return false;
   }
@@ -113,7 +108,7 @@ void Operation::copy(const TensorView& source, const TensorView& target, Directi
   const CopyStep step = plan_copy(source, target);
   bytes_ += source.nbytes();
   if (kind != Direction::on_device && step.kind == CopyKind::pack)
-    return copy_through_ring(source, target, kind == Direction::to_host);
+    return copy_through_slots(source, target, kind == Direction::to_host);
   if (kind != Direction::on_device)
     last_transfer_ = copies_;
   else if (unpacked_ && kernels_ != copies_)
@@ -135,25 +130,22 @@ void Operation::enqueue(const CopyStep& step, Direction kind, CUstream stream) {
 
 // On the outer stream kernels run there, and a copy stream makes the transfers meanwhile, unless
 // there is too little to overlap. Otherwise both are streams of the copy stream.
-void Operation::prepare_ring(int64_t bytes) {
-  CopyStream& own = device_.copy_stream_of(waiter());
+void Operation::prepare_slots(int64_t bytes) {
+  const std::lock_guard lock(own_.mutex);
   if (kernels_ == nullptr) {
-    kernels_ = on_outer_stream_ ? copies_ : own.kernels();
+    kernels_ = on_outer_stream_ ? copies_ : own_.kernels();
     if (!on_outer_stream_ && outer_.ordered)
       check(device_.api().stream_wait_event(kernels_, ready_.get(), 0), "cuStreamWaitEvent");
   }
   if (transfers_ == nullptr || bytes > kNoOverlapBytes)
-    transfers_ = bytes > kNoOverlapBytes ? own.copies() : copies_;
-  ring_ = &own.ring();
-  const std::lock_guard lock(ring_->mutex);
-  slot_bytes_ = ring_->reserve(std::max(bytes, largest_), device_.events(),
-                               device_.allocation_stream(), own.copies());
+    transfers_ = bytes > kNoOverlapBytes ? own_.copies() : copies_;
+  slot_bytes_ = own_.reserve(bytes, device_.events(), device_.allocation_stream());
 }
 
 // Packs piece after piece into a slot and copies it to the host, or the reverse.
-void Operation::copy_through_ring(const TensorView& source, const TensorView& target,
-                                  bool to_host) {
-  prepare_ring(target.nbytes());
+void Operation::copy_through_slots(const TensorView& source, const TensorView& target,
+                                   bool to_host) {
+  prepare_slots(target.nbytes());
   // The host side is passed as the target, so that its pieces are one run each.
   const TensorView& host = to_host ? target : source;
   Pieces pieces(to_host ? source : target, host, slot_bytes_);
@@ -167,12 +159,12 @@ void Operation::copy_through_ring(const TensorView& source, const TensorView& ta
     slot = pieces.target();
     slot.strides = strides;
     compact_strides(slot.extents(), strides);
-    const std::lock_guard lock(ring_->mutex);
-    slot.data = ring_->enter(first);
+    const std::lock_guard lock(own_.mutex);
+    slot.data = own_.enter(first);
     enqueue(plan_copy(from, slot), to_host ? Direction::on_device : Direction::to_device, first);
-    ring_->filled(first, second);
+    own_.filled(first, second);
     enqueue(plan_copy(slot, to), to_host ? Direction::to_host : Direction::on_device, second);
-    ring_->read(second);
+    own_.read(second);
   }
   last_transfer_ = transfers_;
   unpacked_ |= !to_host;
@@ -183,15 +175,15 @@ bool Operation::gather(std::span<const GatherParams::Run> runs) {
   auto* const first = static_cast<std::byte*>(runs.front().target);
   auto* const end = static_cast<std::byte*>(runs.back().target) + runs.back().bytes;
   try {
-    prepare_ring(end - first);
+    prepare_slots(end - first);
   } catch (const CudaError& error) {
     if (error.code() != ErrorCode::out_of_memory) throw;
     return false;
   }
   bytes_ += end - first;
   for (size_t i = 0; i < runs.size();) {
-    const std::lock_guard lock(ring_->mutex);
-    std::byte* const slot = ring_->enter(kernels_);
+    const std::lock_guard lock(own_.mutex);
+    std::byte* const slot = own_.enter(kernels_);
     auto* const begin = static_cast<std::byte*>(runs[i].target);
     const auto place_of = [&](size_t k) { return static_cast<std::byte*>(runs[k].target) - begin; };
     const auto is_in_slot = [&](size_t k) {
@@ -206,12 +198,12 @@ bool Operation::gather(std::span<const GatherParams::Run> runs) {
       }
       check(device_.api().gather(params, kernels_), "a gather kernel");
     }
-    ring_->filled(kernels_, transfers_);
+    own_.filled(kernels_, transfers_);
     transfer.kind = CopyKind::flat;
     transfer.source = slot;
     transfer.target = begin;
     issue(device_.api(), engine_.pool(), transfer, Direction::to_host, transfers_);
-    ring_->read(transfers_);
+    own_.read(transfers_);
   }
   last_transfer_ = transfers_;
   return true;
@@ -238,17 +230,14 @@ void Operation::wait() {
   check(answer, "waiting for a copy");
   finished_ = true;
   for (const auto& [from, to] : host_copies_) copy_host(from.view(), to.view());
-  blocks_.clear();
   if (result_) slab_.loan().attach(std::move(result_).into_deleter());
   slab_ = {};
-  release_held();
 }
 
 void Operation::leave() {
-  for (auto& [block, ticket] : blocks_) {
-    if (!ticket && done_) {
-      ticket = std::move(done_);
-    } else if (!ticket) {
+  for (PinnedBlock& block : blocks_) {
+    PooledEvent ticket = std::move(done_);
+    if (!ticket) {
       ticket = device_.events().take();
       check(device_.api().event_record(ticket.get(), copies_), "cuEventRecord");
     }
@@ -267,9 +256,8 @@ void Operation::release_held() noexcept {
 void Operation::leak(CUresult cause) noexcept {
   finished_ = true;
   device_.mark_dead(cause);
-  for (HeldBlock& held : blocks_) {
-    if (held.block) std::move(held.block).leak();  // leave() may have moved some away
-    held.ticket.leak();
+  for (PinnedBlock& block : blocks_) {
+    if (block) std::move(block).leak();  // leave() may have moved some away
   }
   if (result_) std::move(result_).leak();
   for (const Deleter& deleter : std::exchange(held_, {})) leak_memory(deleter);
@@ -308,29 +296,25 @@ void Operation::complete(const std::function<void()>& enqueue) noexcept {
   try {
     if (enqueue) enqueue();
     wait();
+    finish(nullptr);
   } catch (const Error& error) {
-    return abandon(error);
+    finish(&error);
   } catch (const std::exception&) {
-    return abandon(Error(ErrorCode::out_of_memory, "memory", "no memory left to finish a copy"));
+    const Error error(ErrorCode::out_of_memory, "memory", "no memory left to finish a copy");
+    finish(&error);
   }
-  release_device();
-  FutureState::end();
 }
 
-void Operation::abandon(const Error& error) noexcept {
+// Releases all before the end becomes visible: Futures may outlive the device.
+void Operation::finish(const Error* error) noexcept {
   if (begun_ && !finished_) quiesce();
-  release_held();  // before the failure becomes visible
-  release_device();
-  FutureState::end(&error);
-}
-
-// Futures may outlive the device.
-void Operation::release_device() noexcept {
+  release_held();
   blocks_.clear();
   result_ = {};
   ready_ = {};
   done_ = {};
   waiter_.reset();
+  FutureState::end(error);
 }
 
 }  // namespace dlbridge::cuda

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Operation: one staging from its first event to the release of its memory. Owns everything that
-// its copies use: source, target, pinned blocks, events, device memory. Its caller waits for it, or
-// a waiter does, and Futures share it.
+// its copies use: source, target, pinned blocks, events. Its caller waits for it, or a waiter does,
+// and Futures share it.
 //
 //   made -> begin() -> copy()... -> end() -> wait(), leave() or complete()
 // On an exception before end() it waits for the enqueued work before it releases memory; if that
@@ -9,17 +9,51 @@
 // FutureState.
 #pragma once
 
+#include <atomic>
+#include <condition_variable>
 #include <functional>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <utility>
 #include <vector>
 
 #include "copy/copy_plan.h"
 #include "device/call.h"
-#include "operation/future_state.h"
+#include "dlbridge/cuda/future.h"
 
 namespace dlbridge::cuda {
+
+/// Whether an operation has ended, and how. Thread: any.
+class FutureState {
+ public:
+  FutureState() noexcept = default;
+  FutureState(const FutureState&) = delete;
+  FutureState& operator=(const FutureState&) = delete;
+  ~FutureState();
+
+  bool done() const noexcept { return done_.load(std::memory_order_acquire); }
+  bool wait(double seconds) const noexcept;
+  int fd();
+  /// Returns the error, or null. Requires: done.
+  const Error* error() const noexcept { return error_ ? &*error_ : nullptr; }
+
+  /// Called once, by the operation. Wakes all waiting threads. Keeps only the code of `error` if
+  /// there is no memory for the message.
+  void end(const Error* error = nullptr) noexcept;
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::condition_variable changed_;
+  std::atomic<bool> done_{false};
+  std::optional<Error> error_;
+  int fd_ = -1;
+  const unsigned forks_ = forks();  // of the process in which the operation runs
+};
+
+/// A Future that is done, of copies that move nothing.
+Future ended_with(Future::Results results);
 
 class Operation final : public FutureState {
  public:
@@ -38,35 +72,30 @@ class Operation final : public FutureState {
 
   /// Calls the deleter at the end. Null deleters are ignored.
   void hold(Deleter deleter) { held_.push_back(deleter); }
-  /// Holds a block and frees it when the copies have ended; after leave() when `ticket` has passed,
-  /// if there is one. Returns its memory.
-  std::byte* hold(PinnedBlock&& block, PooledEvent ticket = {});
   /// Reserves room, so that holding cannot fail.
   void expect_loans(size_t count) { held_.reserve(held_.size() + count); }
-  void expect_blocks(size_t count) { blocks_.reserve(blocks_.size() + count); }
+  /// Holds a block and frees it when the copies have ended. Returns its memory.
+  std::byte* hold(PinnedBlock&& block) { return blocks_.emplace_back(std::move(block)).data(); }
   /// Holds the block of the results and attaches it to `slab` when the copies have succeeded.
   void hold_results(PinnedBlock&& block, SharedLoan slab) noexcept;
   /// Copies `from` to `to` on the host when the copies have ended. Throws std::bad_alloc.
   void copy_on_host(const TensorView& from, const TensorView& to);
 
-  /// Makes a copy stream wait for the work that the outer stream has enqueued. `largest`: bytes of
-  /// the largest copy() to come, if that is known.
-  void begin(int64_t largest = 0);
-  /// Returns true if copy() can do this: by one call, or through the device ring if the host side
-  /// is one run.
+  /// Makes a copy stream wait for the work that the outer stream has enqueued.
+  void begin();
+  /// Returns true if copy() can do this: by one call, or through the device's slots if the host
+  /// side is one run.
   static bool can_copy(const TensorView& source, const TensorView& target, Direction kind);
-  /// Copies between `source` and `target`, of which `host` is memory that another library has
-  /// registered or the pool's. Returns false, with nothing that lasts done, if CUDA refuses it
-  /// because the memory was registered in several pieces: it counts as pageable then. Otherwise as
-  /// copy().
-  bool copy_pinned(const TensorView& source, const TensorView& target, const TensorView& host,
-                   Direction kind);
+  /// As copy(), where another library may have registered the host side. Returns false, with
+  /// nothing that lasts done, if CUDA refuses it because that was done in several pieces: it counts
+  /// as pageable then.
+  bool copy_pinned(const TensorView& source, const TensorView& target, Direction kind);
   /// Enqueues a copy. Requires: the host side is page-locked. Throws Error (device_failed,
   /// out_of_memory).
   void copy(const TensorView& source, const TensorView& target, Direction kind);
   /// Copies small runs of device memory to one page-locked block, in which the targets lie one
-  /// behind the other: a kernel collects them in the device ring, whence they go as one. Returns
-  /// false, with nothing done, if the device has no kernels or no room for a ring. Requires:
+  /// behind the other: a kernel collects them in the device's slots, whence they go as one. Returns
+  /// false, with nothing done, if the device has no kernels or no room for slots. Requires:
   /// kGatherBytes at most in each. Throws Error (device_failed).
   bool gather(std::span<const GatherParams::Run> runs);
   static constexpr int64_t kGatherBytes = 64 * 1024;
@@ -87,38 +116,31 @@ class Operation final : public FutureState {
   bool ends_within(double seconds) const noexcept;
 
  private:
-  struct HeldBlock {
-    PinnedBlock block;
-    PooledEvent ticket;
-  };
-
   void enqueue(const CopyStep& step, Direction kind, CUstream stream);
-  void copy_through_ring(const TensorView& source, const TensorView& target, bool to_host);
-  void prepare_ring(int64_t bytes);
+  void copy_through_slots(const TensorView& source, const TensorView& target, bool to_host);
+  void prepare_slots(int64_t bytes);
   void release_held() noexcept;
-  void release_device() noexcept;
   void leak(CUresult cause) noexcept;
   void quiesce() noexcept;
-  void abandon(const Error& error) noexcept;
+  void finish(const Error* error) noexcept;
 
   Engine& engine_;
   DeviceContext& device_;
   CheckedStream outer_;
   WaiterUse waiter_;
+  CopyStream& own_;
   const bool on_outer_stream_;
   CUstream copies_ = nullptr;     // ends last
-  CUstream kernels_ = nullptr;    // of the ring
-  CUstream transfers_ = nullptr;  // between the ring and the host
+  CUstream kernels_ = nullptr;    // of the slots
+  CUstream transfers_ = nullptr;  // between the slots and the host
   CUstream last_transfer_ = nullptr;
   PooledEvent ready_;
   PooledEvent done_;
-  DeviceRing* ring_ = nullptr;
   int64_t slot_bytes_ = 0;
-  int64_t largest_ = 0;
   int64_t bytes_ = 0;  // moved so far
 
   std::vector<Deleter> held_;
-  std::vector<HeldBlock> blocks_;
+  std::vector<PinnedBlock> blocks_;
   PinnedBlock result_;
   SharedLoan slab_;
   std::vector<std::pair<Loan, Loan>> host_copies_;

@@ -152,14 +152,6 @@ bool PinnedPool::grow(Lock& lock, size_t bytes, bool whole, bool reserved) {
   if (left < bytes) ++count_.grows;
   if (shared) shared_growth_ = false;
   changed_.notify_all();
-  if (idle_age_ > Clock::duration::zero() && !thread_runs_ && !stopping_) {
-    try {
-      thread_ = start_thread([this] { run_thread(); });
-      thread_runs_ = true;
-    } catch (const std::exception&) {
-      // Idle memory stays registered; the next growth tries again.
-    }
-  }
   if (failure) std::rethrow_exception(failure);
   return left == 0;
 }

@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // PinnedPool: reuses page-locked host memory that any device may copy to and from.
 //
-// A block is in exactly one state: free, owned, in flight, deferred or leaked, and the bytes of
-// the five add up to the bytes registered, which never exceed the limit.
-//   owned      a PinnedBlock, or the Deleter made from it, holds it
-//   in flight  retired with tickets: events that the host has not seen complete yet
-//   deferred   released by a caller, whose own asynchronous copies may still use it: it waits for a
-//              fence, which the next poll records
-//   leaked     a failed device may still write to it: never used again; so is a block that a caller
-//              held when the device failed, once it is released
-//
-// Blocks up to 8 MiB are cut from shared segments and from reserved ones; neighbours are merged
-// where a take finds nothing else. A larger block is a segment of its own, or is cut from a
-// reserved segment.
+// A block is in exactly one State, and the bytes of the five add up to the bytes registered, which
+// never exceed the limit. Blocks up to 8 MiB are cut from shared segments and from reserved ones;
+// neighbours are merged where a take finds nothing else. A larger block is a segment of its own, or
+// is cut from a reserved segment.
 //
 // Owns: the segments. Thread: any. CUDA is called by take, reserve, trim, set_limit, poll and
-// poll_if_due only, with no lock held that a release takes; take and reserve require a current
-// context. In the child of a fork releases do nothing, and nothing else may be called.
+// poll_if_due only, with no lock held that a release takes; take and reserve require a CallGuard.
+// In the child of a fork releases do nothing, and nothing else may be called.
 #pragma once
 
 #include <array>
@@ -92,7 +84,13 @@ constexpr size_t served_by(size_t bytes) noexcept {
   return bytes / step * step;
 }
 
-enum class State : uint8_t { free, owned, in_flight, deferred, leaked };
+enum class State : uint8_t {
+  free,
+  owned,      ///< by a PinnedBlock, or the Deleter made from it
+  in_flight,  ///< retired with tickets: events that the host has not seen complete yet
+  deferred,   ///< released by a caller, whose own copies may still use it: waits for a fence
+  leaked      ///< a failed device may still write to it, or could when a caller held it
+};
 
 struct Segment {
   PinnedSegment memory;
@@ -252,7 +250,6 @@ class PinnedPool {
 
   bool forked() const noexcept { return forks() != forks_; }
   void free(Block* block, PooledEvent ticket) noexcept;
-  void leak(Block* block) noexcept;
   static void release_result(void* block) noexcept;
 
   // pool.cpp: blocks. Require: the lock.
@@ -273,15 +270,15 @@ class PinnedPool {
   }
   size_t bytes_in(State state) const noexcept { return bytes_[static_cast<size_t>(state)]; }
 
+  // pool.cpp: tickets and fences
+  int poll_events(std::vector<PooledEvent>& events) noexcept;
+  void poll(size_t most, bool wait, bool may_be_urgent);
+
   // growth.cpp: segments, the limit, the thread
   Block* take_slowly(size_t capacity);
   bool grow(Lock& lock, size_t bytes, bool whole, bool reserved);
   size_t unregister_idle(Clock::time_point before, size_t bytes, bool reserved_too);
   void run_thread() noexcept;
-
-  // poll.cpp: tickets and fences
-  int poll_events(std::vector<PooledEvent>& events) noexcept;
-  void poll(size_t most, bool wait, bool may_be_urgent);
 
   const CudaApi& api_;
   FenceSource& fences_;

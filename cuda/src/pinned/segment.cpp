@@ -121,7 +121,6 @@ size_t PinnedSegment::register_next(const CudaApi& api) {
   std::byte* const piece = data_ + registered_;
   const size_t bytes = std::min(piece_bytes_, size_ - registered_);
   touch_all(piece, bytes);
-  const RelaxedCapture relaxed(api);
   if (registered_ == 0) check(api.ctx_get_current(&context_), "cuCtxGetCurrent");
   const CUresult error =
       api.host_register(piece, bytes, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);

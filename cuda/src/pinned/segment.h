@@ -43,7 +43,7 @@ class PinnedSegment {
   size_t bytes_to_seam(size_t offset) const noexcept;
 
   /// Touches the next piece, on several threads where that pays, and registers it for all devices.
-  /// Returns its bytes, or 0 where the driver refuses. Requires: a current context. Throws Error
+  /// Returns its bytes, or 0 where the driver refuses. Requires: a CallGuard. Throws Error
   /// (device_failed) if the device failed.
   size_t register_next(const CudaApi& api);
 

@@ -4,17 +4,6 @@
 #include <string>
 
 namespace dlbridge::cuda {
-namespace {
-
-[[noreturn]] void fail(CUresult error, const char* call) {
-  const bool memory = error == CUDA_ERROR_OUT_OF_MEMORY;
-  throw CudaError(error, memory ? ErrorCode::out_of_memory : ErrorCode::device_failed,
-                  std::string(call) + " failed with " + error_name(error) + " (" +
-                      std::to_string(static_cast<int>(error)) + ")");
-}
-
-}  // namespace
-
 bool is_sticky(CUresult error) noexcept {
   switch (error) {
     case CUDA_ERROR_ILLEGAL_ADDRESS:
@@ -41,8 +30,12 @@ bool is_sticky(CUresult error) noexcept {
 }
 
 void check(CUresult result, const char* call) {
-  if (result != CUDA_SUCCESS) [[unlikely]]
-    fail(result, call);
+  if (result == CUDA_SUCCESS) [[likely]]
+    return;
+  const bool memory = result == CUDA_ERROR_OUT_OF_MEMORY;
+  throw CudaError(result, memory ? ErrorCode::out_of_memory : ErrorCode::device_failed,
+                  std::string(call) + " failed with " + error_name(result) + " (" +
+                      std::to_string(static_cast<int>(result)) + ")");
 }
 
 std::string error_name(CUresult error) {

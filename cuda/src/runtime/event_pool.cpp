@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/event_pool.h"
 
-#include <algorithm>
-
 #include "runtime/cuda_error.h"
 
 namespace dlbridge::cuda {
@@ -17,23 +15,18 @@ EventPool::~EventPool() {
 }
 
 PooledEvent EventPool::take() {
+  CUevent event = nullptr;
   {
     const std::lock_guard lock(mutex_);
     if (!free_.empty()) {
-      const CUevent event = free_.back();
+      event = free_.back();
       free_.pop_back();
       return {*this, event};
     }
-    if (free_.capacity() <= made_) free_.reserve(std::max<size_t>(16, 2 * made_));
-    ++made_;
+    free_.reserve(++made_);
   }
-  CUevent event = nullptr;
-  const CUresult result = api_.event_create_with_flags(&event, flags_ | CU_EVENT_DISABLE_TIMING);
-  if (result != CUDA_SUCCESS) {
-    const std::lock_guard lock(mutex_);
-    --made_;
-  }
-  check(result, "cuEventCreate");
+  check(api_.event_create_with_flags(&event, CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING),
+        "cuEventCreate");
   return {*this, event};
 }
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// EventPool: reuses events without timing. Creating an event costs a microsecond and may
-// synchronise; taking one from the pool does neither.
+// EventPool: reuses events. Creating an event costs a microsecond and may synchronise; taking one
+// from the pool does neither.
 //
 // Owns its events until the pool is destroyed. Thread: any.
 #pragma once
@@ -34,14 +34,13 @@ class PooledEvent {
   std::unique_ptr<CUevent_st, GiveBack> event_{nullptr, GiveBack{nullptr}};
 };
 
-/// Events of one device and one kind.
+/// Events of one device, without timing; a thread that waits for one sleeps.
 class EventPool {
  public:
-  /// `flags` as for cuEventCreate; CU_EVENT_DISABLE_TIMING is added.
-  EventPool(const CudaApi& api, unsigned flags) noexcept : api_(api), flags_(flags) {}
+  explicit EventPool(const CudaApi& api) noexcept : api_(api) {}
   EventPool(const EventPool&) = delete;
   EventPool& operator=(const EventPool&) = delete;
-  /// Destroys the events. Requires: all are back; the device's context is current.
+  /// Requires: all are back; the device's context is current.
   ~EventPool();
 
   /// Requires: the device's context is current. Throws Error (device_failed), std::bad_alloc.
@@ -50,7 +49,6 @@ class EventPool {
  private:
   friend class PooledEvent;
   const CudaApi& api_;
-  unsigned flags_;
   std::mutex mutex_;
   std::vector<CUevent> free_;
   size_t made_ = 0;  // free_ has room for all of them, so giving back cannot fail

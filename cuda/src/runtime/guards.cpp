@@ -31,23 +31,17 @@ CUresult read_attributes(const CudaApi& api, const void* address,
   return answer;
 }
 
-RelaxedCapture::RelaxedCapture(const CudaApi& api) noexcept : api_(api) {
-  api_.thread_exchange_stream_capture_mode(&mode_);
-}
-
-RelaxedCapture::~RelaxedCapture() { api_.thread_exchange_stream_capture_mode(&mode_); }
-
 CallGuard::CallGuard(const CudaApi& api, CUcontext context) : api_(api) {
   check(api_.ctx_get_current(&callers_), "cuCtxGetCurrent");
   if (callers_ != context) {
     check(api_.ctx_push_current(context), "cuCtxPushCurrent");
     pushed_ = true;
   }
-  relaxed_.emplace(api_);
+  api_.thread_exchange_stream_capture_mode(&mode_);
 }
 
 CallGuard::~CallGuard() {
-  relaxed_.reset();
+  api_.thread_exchange_stream_capture_mode(&mode_);
   if (!pushed_) return;
   CUcontext mine = nullptr;
   api_.ctx_pop_current(&mine);

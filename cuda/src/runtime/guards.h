@@ -1,10 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
-// RAII guards around calls of CUDA: the right context, a relaxed capture mode. Thread: each is used
-// by one.
+// What surrounds calls of CUDA: questions about streams and addresses, the right context, a relaxed
+// capture mode.
 #pragma once
 
 #include <cstdint>
-#include <optional>
 
 #include "runtime/cuda_api.h"
 
@@ -30,22 +29,9 @@ struct PointerAttributes {
 CUresult read_attributes(const CudaApi& api, const void* address,
                          PointerAttributes& found) noexcept;
 
-/// Allows this thread allocation, registration, queries and synchronisation while another thread
-/// captures in global mode.
-class RelaxedCapture {
- public:
-  explicit RelaxedCapture(const CudaApi& api) noexcept;
-  ~RelaxedCapture();
-  RelaxedCapture(const RelaxedCapture&) = delete;
-  RelaxedCapture& operator=(const RelaxedCapture&) = delete;
-
- private:
-  const CudaApi& api_;
-  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
-};
-
-/// The same in `context`, which it makes current; restores what was current before. Costs one query
-/// where it is current already.
+/// Makes `context` current, at the cost of one query where it is already, and allows this thread
+/// allocation, registration, queries and synchronisation while another thread captures in global
+/// mode. Restores both.
 class CallGuard {
  public:
   /// Throws Error (device_failed).
@@ -60,7 +46,7 @@ class CallGuard {
   const CudaApi& api_;
   CUcontext callers_ = nullptr;
   bool pushed_ = false;
-  std::optional<RelaxedCapture> relaxed_;  // after the context
+  CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 
 }  // namespace dlbridge::cuda

@@ -1,14 +1,85 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "staging/enqueue.h"
 
+#include <algorithm>
 #include <optional>
+#include <string>
 
 #include "copy/copy_plan.h"
 #include "dlbridge/copy.h"
-#include "operation/bounce_ring.h"
+#include "dlbridge/layout.h"
+#include "runtime/cuda_error.h"
 
 namespace dlbridge::cuda {
 namespace {
+
+constexpr size_t kSlots = 4;
+// 4 MiB reach the speed of the bus; smaller transfers are cut so that both sides overlap.
+constexpr int64_t kLargestSlot = int64_t{4} << 20;
+constexpr int64_t kPiecesAimedAt = 8;
+
+int64_t slot_bytes_for(int64_t bytes) {
+  const int64_t even = (bytes / kPiecesAimedAt + 4095) / 4096 * 4096;
+  return std::clamp(even, kSmallestSlot, kLargestSlot);
+}
+
+// Copies between a device and pageable memory through a ring of pinned slots, so that the transfer
+// and the host's copy, which this thread makes, overlap. Returns when all has arrived on the host,
+// or the source there has been read; false, with nothing done, if the pool's limit does not allow
+// at least two small slots.
+bool copy_through_ring(Operation& operation, const TensorView& source, const TensorView& target,
+                       Direction kind) {
+  struct Slot {
+    std::byte* memory;
+    PooledEvent copied;
+    Loan content;
+    Loan target;  // where the host is to copy the content, if anywhere
+    bool pending = false;
+  };
+  const bool to_host = kind == Direction::to_host;
+  std::vector<PinnedBlock> blocks;
+  int64_t slot_bytes = 0;
+  for (const int64_t bytes : {slot_bytes_for(target.nbytes()), kSmallestSlot}) {
+    if (blocks.size() >= 2) break;
+    blocks.clear();
+    slot_bytes = std::max(bytes, target.itemsize());  // an element passes whole
+    while (blocks.size() < kSlots) {
+      PinnedBlock block = operation.engine().pool().take(static_cast<size_t>(slot_bytes));
+      if (!block) break;
+      blocks.push_back(std::move(block));
+    }
+  }
+  if (blocks.size() < 2) return false;
+  std::vector<Slot> slots;
+  for (PinnedBlock& block : blocks)
+    slots.push_back({operation.hold(std::move(block)), operation.device().events().take()});
+
+  const auto wait_for = [&](Slot& slot) {
+    if (!std::exchange(slot.pending, false)) return;
+    check(wait_for_event(operation.device().api(), slot.copied.get(), slot_bytes),
+          "waiting for a slot");
+    if (to_host) copy_host(slot.content.view(), slot.target.view());
+  };
+  size_t next = 0;
+  for (Pieces pieces(source, target, slot_bytes); pieces.next(); next = (next + 1) % slots.size()) {
+    Slot& slot = slots[next];
+    wait_for(slot);
+    const TensorView& host = to_host ? pieces.target() : pieces.source();
+    slot.content.describe(host);
+    slot.content.view().data = slot.memory;
+    compact_strides(host.extents(), slot.content.strides());
+    if (to_host)
+      slot.target.describe(host);
+    else
+      copy_host(host, slot.content.view());
+    operation.copy(to_host ? pieces.source() : slot.content.view(),
+                   to_host ? slot.content.view() : pieces.target(), kind);
+    operation.record_transfer(slot.copied);
+    slot.pending = true;
+  }
+  for (size_t i = 0; to_host && i < slots.size(); ++i) wait_for(slots[(next + i) % slots.size()]);
+  return true;
+}
 
 // Memory that the operation holds, dense in the order of `like`: a description without an owner.
 std::optional<Loan> pinned_scratch(Operation& operation, const TensorView& like) {
@@ -26,19 +97,15 @@ Loan pageable_scratch(Operation& operation, const TensorView& like) {
   return scratch;
 }
 
-bool is_spread(const TensorView& view, int32_t dim) {
-  return view.strides[dim] == 0 && view.shape[dim] != 1;
-}
-
-// `once` (as without_broadcast(like) has it) seen with the shape of `like`.
+// `once` (as each_once(like) has it) seen with the shape of `like`.
 Loan spread_out(const TensorView& once, const TensorView& like) {
   Loan spread;
-  spread.describe(like);
-  spread.view().data = once.data;
-  spread.view().device = once.device;
-  int32_t next = 0;
-  for (int32_t i = 0; i < like.ndim; ++i)
-    spread.strides()[i] = is_spread(like, i) || like.shape[i] == 1 ? 0 : once.strides[next++];
+  spread.describe(once);
+  for (int32_t i = 0; i < like.ndim; ++i) {
+    if (once.shape[i] == like.shape[i]) continue;
+    spread.shape()[i] = like.shape[i];
+    spread.strides()[i] = 0;
+  }
   return spread;
 }
 
@@ -46,13 +113,11 @@ Loan spread_out(const TensorView& once, const TensorView& like) {
 void enqueue_once_to_host(Operation& operation, const TensorView& source, const TensorView& target,
                           Waits waits) {
   static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
-  int64_t shape[PackParams::kMaxRank];
-  int64_t strides[PackParams::kMaxRank];
-  const TensorView once = without_broadcast(source, shape, strides);
-  std::optional<Loan> scratch = pinned_scratch(operation, once);
+  const Loan once = each_once(source);
+  std::optional<Loan> scratch = pinned_scratch(operation, once.view());
   const bool pinned = scratch.has_value();
-  if (!pinned) scratch = pageable_scratch(operation, once);
-  enqueue_to_host(operation, once, scratch->view(), pinned, waits);
+  if (!pinned) scratch = pageable_scratch(operation, once.view());
+  enqueue_to_host(operation, once.view(), scratch->view(), pinned, waits);
   operation.copy_on_host(spread_out(scratch->view(), source).view(), target);
 }
 
@@ -60,28 +125,14 @@ void enqueue_once_to_host(Operation& operation, const TensorView& source, const 
 // there, one dimension after the other, so that no copy reads what it writes.
 bool enqueue_once_to_device(Operation& operation, const TensorView& source,
                             const TensorView& target, bool pinned) {
-  static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
-  int64_t shape[PackParams::kMaxRank];
-  int64_t strides[PackParams::kMaxRank];
-  int64_t slice_strides[PackParams::kMaxRank];
-  const TensorView once = without_broadcast(source, shape, strides);
+  const Loan once = each_once(source);
   Loan from;
   from.describe(target);
-  int32_t next = 0;
-  for (int32_t i = 0; i < source.ndim; ++i) {
-    if (is_spread(source, i))
-      from.shape()[i] = 1;
-    else if (source.shape[i] != 1)
-      slice_strides[next++] = target.strides[i];
-  }
-  TensorView slice = target;
-  slice.ndim = once.ndim;
-  slice.shape = once.shape;
-  slice.strides = slice_strides;
-  const bool read = enqueue_to_device(operation, once, slice, pinned);
-  for (int32_t i = 0; i < source.ndim; ++i) {
-    if (!is_spread(source, i)) continue;
-    from.shape()[i] = source.shape[i] - 1;  // the first one is there
+  std::copy_n(once.view().shape, target.ndim, from.shape());
+  const bool read = enqueue_to_device(operation, once.view(), from.view(), pinned);
+  for (int32_t i = 0; i < target.ndim; ++i) {
+    if (from.shape()[i] == target.shape[i]) continue;
+    from.shape()[i] = target.shape[i] - 1;  // the first one is there
     Loan to;
     to.describe(from.view());
     to.view().data = static_cast<std::byte*>(target.data) + target.strides[i] * target.itemsize();
@@ -95,6 +146,62 @@ bool enqueue_once_to_device(Operation& operation, const TensorView& source,
 
 }  // namespace
 
+void require_device_memory(const TensorView& view, const char* field) {
+  if (Device(view.device).is_cuda()) return;
+  throw Error(
+      ErrorCode::unsupported_device, field,
+      std::string(field) + " is on " + Device(view.device).name() +
+          "; expected memory of a CUDA device" +
+          (Device(view.device).is_host() ? ": make it there, or copy on the host with copy_host"
+                                         : ": copy it to the host first, with its own library"));
+}
+
+void require_host_memory(const TensorView& view, const char* field) {
+  if (Device(view.device).is_host()) return;
+  throw Error(ErrorCode::unsupported_device, field,
+              std::string(field) + " is on " + Device(view.device).name() +
+                  "; expected host memory" +
+                  (Device(view.device).is_cuda() ? ": copy it there with stage_to_host"
+                                                 : ": copy it there first, with its own library"));
+}
+
+void require_same(const TensorView& source, const TensorView& target) {
+  // Both count as host memory: managed memory has one address on both sides.
+  TensorView from = source;
+  TensorView to = target;
+  from.device = to.device = Device(DeviceType::cpu);
+  require_copyable(from, to);
+  // Refuses packed sub-byte elements without addresses.
+  if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
+    static_cast<void>(plan_copy(source, target));
+}
+
+bool is_pinned(Engine& engine, const TensorView& view) {
+  const auto range = byte_range(view.extents(), view.stride_elements(), view.itemsize());
+  if (!range || range->after == 0) return false;
+  const auto* address = static_cast<const std::byte*>(view.data);
+  const auto* first = address - range->before;
+  if (engine.pool().holds(first)) return true;
+  const PointerAttributes found = engine.attributes_of(first);
+  if (found.kind == MemoryKind::device) {
+    throw Error(ErrorCode::invalid_device, "data",
+                "data is memory of cuda:" + std::to_string(found.device) +
+                    "; the tensor says that it is on " + Device(view.device).name() +
+                    ": fix the producer");
+  }
+  return found.kind == MemoryKind::pinned &&
+         engine.attributes_of(address + range->after - 1).kind == MemoryKind::pinned;
+}
+
+Loan each_once(const TensorView& view) {
+  Loan once;
+  once.describe(view);
+  for (int32_t i = 0; i < view.ndim; ++i) {
+    if (view.strides[i] == 0) once.shape()[i] = 1;
+  }
+  return once;
+}
+
 // The last resort of both, where the pool's limit allows not even a ring: the driver copies through
 // memory of its own, slowly.
 
@@ -104,14 +211,12 @@ void enqueue_to_host(Operation& operation, const TensorView& source, const Tenso
   if (broadcast_dimension(source) >= 0)
     return enqueue_once_to_host(operation, source, target, waits);
   const bool at_once = Operation::can_copy(source, target, Direction::to_host);
-  if (pinned && at_once && operation.copy_pinned(source, target, target, Direction::to_host))
-    return;
+  if (pinned && at_once && operation.copy_pinned(source, target, Direction::to_host)) return;
   std::optional<Loan> scratch;
-  if (target.nbytes() <= BounceRing::kOneBlockBytes || waits == Waits::avoided)
+  if (target.nbytes() <= kOneBlockBytes || waits == Waits::avoided)
     scratch = pinned_scratch(operation, target);
   if (!scratch) {
-    BounceRing ring(operation, target);
-    if (ring.is_ready()) return ring.to_host(source, target);
+    if (copy_through_ring(operation, source, target, Direction::to_host)) return;
     if (at_once) return operation.copy(source, target, Direction::to_host);
     scratch = pageable_scratch(operation, target);
   }
@@ -125,17 +230,13 @@ bool enqueue_to_device(Operation& operation, const TensorView& source, const Ten
   if (broadcast_dimension(source) >= 0)
     return enqueue_once_to_device(operation, source, target, pinned);
   const bool at_once = Operation::can_copy(source, target, Direction::to_device);
-  if (pinned && at_once && operation.copy_pinned(source, target, source, Direction::to_device))
+  if (pinned && at_once && operation.copy_pinned(source, target, Direction::to_device))
     return false;
   std::optional<Loan> scratch;
-  if (target.nbytes() <= BounceRing::kOneBlockBytes) scratch = pinned_scratch(operation, target);
+  if (target.nbytes() <= kOneBlockBytes) scratch = pinned_scratch(operation, target);
   const bool read = scratch.has_value();  // else the driver may still read what it is given
   if (!scratch) {
-    BounceRing ring(operation, target);
-    if (ring.is_ready()) {
-      ring.to_device(source, target);
-      return true;
-    }
+    if (copy_through_ring(operation, source, target, Direction::to_device)) return true;
     if (at_once) {
       operation.copy(source, target, Direction::to_device);
       return false;

@@ -12,7 +12,6 @@
 #include "dlbridge/copy.h"
 #include "dlbridge/layout.h"
 #include "operation/operation.h"
-#include "staging/checks.h"
 #include "staging/enqueue.h"
 
 namespace dlbridge::cuda {
@@ -42,12 +41,6 @@ int64_t total_bytes(std::span<const TensorView> views) {
                                aligned_bytes);
 }
 
-int64_t largest_bytes(std::span<const TensorView> views) {
-  int64_t bytes = 0;
-  for (const TensorView& view : views) bytes = std::max(bytes, view.nbytes());
-  return bytes;
-}
-
 Future::Results shared(std::vector<Loan> loans) {
   Future::Results results;
   results.reserve(loans.size());
@@ -63,7 +56,7 @@ constexpr size_t kFewestGathered = 4;
 template <typename Results>
 void enqueue_batch(Operation& operation, std::span<const TensorView> sources,
                    const Results& results, bool pinned, Waits waits) {
-  operation.begin(largest_bytes(sources));
+  operation.begin();
   std::vector<GatherParams::Run> runs;
   size_t next = 0;
   const auto is_small_run = [&](size_t i) {
@@ -284,7 +277,7 @@ void stage_to_device(std::span<const TensorView> sources, std::span<const Tensor
   for (const TensorView& source : sources) pinned.push_back(is_pinned(call.engine, source));
   call.run([&] {
     Operation operation(call);
-    operation.begin(largest_bytes(targets));
+    operation.begin();
     bool read = true;
     for (size_t i = 0; i < sources.size(); ++i)
       read &= enqueue_to_device(operation, sources[i], targets[i], pinned[i]);

@@ -4,7 +4,7 @@
 #include "dlbridge/copy.h"
 #include "dlbridge/cuda/pinned_memory.h"
 #include "dlbridge/cuda/staging.h"
-#include "operation/bounce_ring.h"
+#include "staging/enqueue.h"
 
 namespace dlbridge::cuda {
 namespace {
@@ -27,9 +27,9 @@ const char* words_for(CopyKind kind) {
 
 // What pageable memory passes through.
 const char* passage_for(const PinnedStats& pool, int64_t bytes) {
-  if (bytes <= BounceRing::kOneBlockBytes && pool.has_room_for(static_cast<size_t>(bytes)))
+  if (bytes <= kOneBlockBytes && pool.has_room_for(static_cast<size_t>(bytes)))
     return " through a pinned block";
-  return pool.has_room_for(2 * BounceRing::kSmallestSlot) ? " through a ring" : "";
+  return pool.has_room_for(2 * kSmallestSlot) ? " through a ring" : "";
 }
 
 }  // namespace
@@ -38,13 +38,10 @@ std::vector<std::string> staging_strategy(const TensorView& source, DLDevice tar
   if (source.is_empty()) return {words_for(CopyKind::empty)};
   const PinnedStats pool = Engine::get().pool().stats();
   std::vector<std::string> steps;
-  int64_t shape[PackParams::kMaxRank];
-  int64_t strides[PackParams::kMaxRank];
-  TensorView moved = source;
-  if (broadcast_dimension(source) >= 0) {
-    moved = without_broadcast(source, shape, strides);
-    steps.emplace_back("repeated elements once");
-  }
+  const bool repeats = broadcast_dimension(source) >= 0;
+  const Loan once = repeats ? each_once(source) : Loan();
+  const TensorView& moved = repeats ? once.view() : source;
+  if (repeats) steps.emplace_back("repeated elements once");
   const Loan dense = dense_like(moved);
   const CopyKind kind = plan_copy(moved, dense.view()).kind;
   if (Device(target).is_host()) {

@@ -629,29 +629,5 @@ TEST(PackedSubbyte, MovesNothingWhenEmpty) {
   EXPECT_EQ(plan_copy(source.view(), target.view()).kind, CopyKind::empty);
 }
 
-// ---- Broadcast ----------------------------------------------------------------------------------
-
-TEST(WithoutBroadcast, KeepsTheDimensionsThatMove) {
-  struct Row {
-    Dims shape, strides;
-    bool broadcast;
-    Dims kept, kept_strides;
-  };
-  for (const Row& row :
-       {Row{{2, 3}, {3, 1}, false, {2, 3}, {3, 1}}, Row{{2, 3}, {0, 1}, true, {3}, {1}},
-        Row{{2, 3}, {0, 0}, true, {}, {}}, Row{{2, 1, 3}, {-3, 0, 1}, false, {2, 3}, {-3, 1}},
-        Row{{2, 1, 3}, {3, 5, 0}, true, {2}, {3}}, Row{{2, 0, 3}, {0, 0, 1}, false, {0, 3}, {0, 1}},
-        Row{{}, {}, false, {}, {}}}) {
-    SCOPED_TRACE(testing::PrintToString(row.shape) + testing::PrintToString(row.strides));
-    const Shaped view(row.shape, row.strides, test::kFloat32, address());
-    EXPECT_EQ(broadcast_dimension(view.view()) >= 0, row.broadcast);
-    Dims shape(row.shape.size()), strides(row.shape.size());
-    const TensorView rest = without_broadcast(view.view(), shape.data(), strides.data());
-    EXPECT_EQ(Dims(rest.extents().begin(), rest.extents().end()), row.kept);
-    EXPECT_EQ(Dims(rest.stride_elements().begin(), rest.stride_elements().end()), row.kept_strides);
-    EXPECT_EQ(rest.data, view.view().data);
-  }
-}
-
 }  // namespace
 }  // namespace dlbridge::cuda

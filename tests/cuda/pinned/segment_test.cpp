@@ -221,18 +221,6 @@ TEST(PinnedSegment, UnregisteringKeepsTheContent) {
     ASSERT_EQ(segment.data()[at], std::byte{0x5a});
 }
 
-TEST(PinnedSegment, RegistersInRelaxedCaptureMode) {
-  CountingApi api;
-  CountingApi::mode() = CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
-  PinnedSegment segment(2 * kMiB);
-  register_all(segment, api);
-  EXPECT_EQ(api.pieces().front().mode, CU_STREAM_CAPTURE_MODE_RELAXED);
-  EXPECT_EQ(CountingApi::mode(), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-  segment.unregister(api.table());  // the table itself looks at the mode
-  EXPECT_EQ(CountingApi::mode(), CU_STREAM_CAPTURE_MODE_THREAD_LOCAL);
-  CountingApi::mode() = CU_STREAM_CAPTURE_MODE_GLOBAL;
-}
-
 TEST(PinnedSegment, AddressSpaceEndIsOutOfMemory) {
   for (const size_t bytes : {size_t{1} << 50, SIZE_MAX - SIZE_MAX % (2 * kMiB)}) {
     const auto error = error_of([&] { PinnedSegment segment(bytes); });

@@ -19,7 +19,7 @@ using test::expect_error;
 TEST(EventPool, ReusesReturnedEvents) {
   CountingApi api;
   {
-    EventPool pool(api.table(), 0);
+    EventPool pool(api.table());
     CUevent first = nullptr;
     {
       const PooledEvent event = pool.take();
@@ -39,7 +39,7 @@ TEST(EventPool, ReusesReturnedEvents) {
 
 TEST(EventPool, MovedEventReturnsOnce) {
   CountingApi api;
-  EventPool pool(api.table(), 0);
+  EventPool pool(api.table());
   {
     PooledEvent a = pool.take();
     const CUevent event = a.get();
@@ -61,7 +61,7 @@ TEST(EventPool, MovedEventReturnsOnce) {
 TEST(EventPool, LeakedEventNeverReturns) {
   CountingApi api;
   {
-    EventPool pool(api.table(), 0);
+    EventPool pool(api.table());
     PooledEvent event = pool.take();
     const CUevent leaked = event.get();
     event.leak();
@@ -73,13 +73,13 @@ TEST(EventPool, LeakedEventNeverReturns) {
 
 TEST(EventPool, FailureLeavesThePoolUsable) {
   CountingApi api;
-  EventPool pool(api.table(), 0);
+  EventPool pool(api.table());
   api.fail_at(1, CUDA_ERROR_LAUNCH_FAILED);
   expect_error(ErrorCode::device_failed, [&] { pool.take(); });
   EXPECT_TRUE(pool.take());
 }
 
-TEST(EventPool, AddsItsFlags) {
+TEST(EventPool, EventsSleepAndHaveNoTiming) {
   CountingApi api;
   static unsigned seen = 0;
   CudaApi table = api.table();
@@ -87,7 +87,7 @@ TEST(EventPool, AddsItsFlags) {
     seen = flags;
     return CUDA_ERROR_NOT_SUPPORTED;
   };
-  EventPool pool(table, CU_EVENT_BLOCKING_SYNC);
+  EventPool pool(table);
   expect_error(ErrorCode::device_failed, [&] { pool.take(); });
   EXPECT_EQ(seen, unsigned{CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING});
 }
@@ -95,7 +95,7 @@ TEST(EventPool, AddsItsFlags) {
 TEST(EventPool, ServesThreadsTogether) {
   CountingApi api;
   {
-    EventPool pool(api.table(), 0);
+    EventPool pool(api.table());
     std::vector<std::thread> threads;
     for (int t = 0; t < 8; ++t) {
       threads.emplace_back([&pool] {
