@@ -179,13 +179,7 @@ Loan device_empty(const TensorView& like, Stream stream) {
 }
 
 int32_t device_of_address(const void* address) {
-  Engine& engine = Engine::get();
-  PointerAttributes found;
-  // Without a context there is no device memory.
-  if (const CUcontext context = engine.context_in_use()) {
-    const CallGuard guard(engine.api(), context);
-    found = engine.attributes_of(address);
-  }
+  const PointerAttributes found = Engine::get().find(address);
   if (found.kind != MemoryKind::device && found.kind != MemoryKind::managed) {
     throw Error(ErrorCode::invalid_device, "data",
                 "data is not memory of a CUDA device: fix the producer");

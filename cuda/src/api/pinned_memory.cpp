@@ -74,11 +74,7 @@ bool is_page_locked(const TensorView& view) {
 }
 
 int32_t device_of_pinned(const void* address) {
-  Engine& engine = Engine::get();
-  const CUcontext context = engine.context_in_use();
-  if (context == nullptr) return -1;
-  const CallGuard guard(engine.api(), context);
-  const PointerAttributes found = engine.attributes_of(address);
+  const PointerAttributes found = Engine::get().find(address);
   return found.kind == MemoryKind::pinned ? found.device : -1;
 }
 

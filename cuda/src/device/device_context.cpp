@@ -11,12 +11,6 @@
 namespace dlbridge::cuda {
 namespace {
 
-CUcontext retained_context(const CudaApi& api, int device) {
-  CUcontext context = nullptr;
-  check(api.device_primary_ctx_retain(&context, device), "cuDevicePrimaryCtxRetain");
-  return context;
-}
-
 // Whether the driver has no way from the kernels' PTX to the device.
 bool cannot_compile(CUresult answer) {
   return answer == CUDA_ERROR_NO_BINARY_FOR_GPU || answer == CUDA_ERROR_INVALID_PTX ||
@@ -38,11 +32,8 @@ DeviceContext::Work::Work(const CudaApi& api, CUcontext context)
 }
 
 DeviceContext::DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
-    : api_(api),
-      index_(device),
-      pool_(pool),
-      context_(retained_context(api, device)),
-      events_(std::in_place, api) {
+    : api_(api), index_(device), pool_(pool), events_(std::in_place, api) {
+  check(api_.device_primary_ctx_retain(&context_, device), "cuDevicePrimaryCtxRetain");
   if (api_.ctx_get_id(context_, &context_id_) != CUDA_SUCCESS) context_id_ = 0;
 }
 

@@ -223,6 +223,13 @@ PointerAttributes Engine::attributes_of(const void* address) const noexcept {
   return found;
 }
 
+PointerAttributes Engine::find(const void* address) {
+  const CUcontext context = context_in_use();
+  if (context == nullptr) return {};  // then CUDA knows no memory
+  const CallGuard guard(api_, context);
+  return attributes_of(address);
+}
+
 CUcontext Engine::context_in_use() {
   CUdevice current = -1;
   api_.ctx_get_device(&current);  // fails where none is current

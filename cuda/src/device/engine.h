@@ -53,6 +53,8 @@ class Engine final : public FenceSource {
   /// What CUDA knows about an address: MemoryKind::pageable if nothing. Requires: a context
   /// is current.
   PointerAttributes attributes_of(const void* address) const noexcept;
+  /// The same in a context_in_use(), if there is one.
+  PointerAttributes find(const void* address);
 
   /// Returns a context for queries and registrations: of a device of this engine, else of a device
   /// that has one, the current device first. Null if none has. Throws Error (device_failed).

@@ -35,24 +35,19 @@ constexpr int kPopulateWrite = MADV_POPULATE_WRITE;
 constexpr int kPopulateWrite = 23;
 #endif
 
-[[noreturn]] void fail_map(size_t bytes) {
-  throw Error(ErrorCode::out_of_memory, "pinned memory",
-              "mapping " + std::to_string(bytes) +
-                  " bytes of host memory failed: " + std::generic_category().message(errno) +
-                  "; free memory, or stage into memory of your own with out=");
-}
-
 std::byte* map_aligned(size_t bytes) {
   static const int flags = [] {
     utsname system{};
     return uname(&system) == 0 ? mapping_flags(system.release) : MAP_PRIVATE | MAP_ANONYMOUS;
   }();
-  if (bytes > SIZE_MAX - kGrain) {
-    errno = ENOMEM;
-    fail_map(bytes);
+  const size_t room = bytes <= SIZE_MAX - kGrain ? bytes + kGrain : SIZE_MAX;
+  void* mapped = mmap(nullptr, room, PROT_READ | PROT_WRITE, flags, -1, 0);
+  if (mapped == MAP_FAILED) {
+    throw Error(ErrorCode::out_of_memory, "pinned memory",
+                "mapping " + std::to_string(bytes) +
+                    " bytes of host memory failed: " + std::generic_category().message(errno) +
+                    "; free memory, or stage into memory of your own with out=");
   }
-  void* mapped = mmap(nullptr, bytes + kGrain, PROT_READ | PROT_WRITE, flags, -1, 0);
-  if (mapped == MAP_FAILED) fail_map(bytes);
   const auto address = reinterpret_cast<uintptr_t>(mapped);
   const size_t head = (kGrain - address % kGrain) % kGrain;
   auto* const base = static_cast<std::byte*>(mapped) + head;

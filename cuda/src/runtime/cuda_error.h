@@ -27,9 +27,7 @@ void check(CUresult result, const char* call);
 /// The name of a code, as in cuda.h ("CUDA_ERROR_ILLEGAL_ADDRESS").
 std::string error_name(CUresult error);
 
-/// Returns true for errors that a device does not recover from: its work in flight is lost. Not for
-/// CUDA_ERROR_CONTEXT_IS_DESTROYED, which some drivers answer for the handle of a destroyed stream:
-/// DeviceContext::fails_with() asks the context.
+/// Returns true for DLBRIDGE_CUDA_STICKY_RESULTS.
 bool is_sticky(CUresult error) noexcept;
 
 }  // namespace dlbridge::cuda

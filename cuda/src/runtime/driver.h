@@ -18,6 +18,28 @@ using CUcontext = CUctx_st*;
 using CUevent = CUevent_st*;
 using CUstream = CUstream_st*;
 
+// Errors that a device does not recover from: its work in flight is lost. Without
+// CUDA_ERROR_CONTEXT_IS_DESTROYED, which some drivers answer for the handle of a destroyed stream:
+// DeviceContext::fails_with() asks the context.
+#define DLBRIDGE_CUDA_STICKY_RESULTS(X)    \
+  X(CUDA_ERROR_DEVICE_UNAVAILABLE, 46)     \
+  X(CUDA_ERROR_ECC_UNCORRECTABLE, 214)     \
+  X(CUDA_ERROR_NVLINK_UNCORRECTABLE, 220)  \
+  X(CUDA_ERROR_CONTAINED, 226)             \
+  X(CUDA_ERROR_ILLEGAL_ADDRESS, 700)       \
+  X(CUDA_ERROR_LAUNCH_TIMEOUT, 702)        \
+  X(CUDA_ERROR_ASSERT, 710)                \
+  X(CUDA_ERROR_HARDWARE_STACK_ERROR, 714)  \
+  X(CUDA_ERROR_ILLEGAL_INSTRUCTION, 715)   \
+  X(CUDA_ERROR_MISALIGNED_ADDRESS, 716)    \
+  X(CUDA_ERROR_INVALID_ADDRESS_SPACE, 717) \
+  X(CUDA_ERROR_INVALID_PC, 718)            \
+  X(CUDA_ERROR_LAUNCH_FAILED, 719)         \
+  X(CUDA_ERROR_TENSOR_MEMORY_LEAK, 721)    \
+  X(CUDA_ERROR_MPS_CLIENT_TERMINATED, 810) \
+  X(CUDA_ERROR_EXTERNAL_DEVICE, 911)       \
+  X(CUDA_ERROR_UNKNOWN, 999)
+
 // The codes that this module distinguishes, and others that its calls were seen to answer.
 #define DLBRIDGE_CUDA_RESULTS(X)                    \
   X(CUDA_SUCCESS, 0)                                \
@@ -25,43 +47,28 @@ using CUstream = CUstream_st*;
   X(CUDA_ERROR_OUT_OF_MEMORY, 2)                    \
   X(CUDA_ERROR_NOT_INITIALIZED, 3)                  \
   X(CUDA_ERROR_DEINITIALIZED, 4)                    \
-  X(CUDA_ERROR_DEVICE_UNAVAILABLE, 46)              \
   X(CUDA_ERROR_NO_DEVICE, 100)                      \
   X(CUDA_ERROR_INVALID_DEVICE, 101)                 \
   X(CUDA_ERROR_INVALID_CONTEXT, 201)                \
   X(CUDA_ERROR_NO_BINARY_FOR_GPU, 209)              \
-  X(CUDA_ERROR_ECC_UNCORRECTABLE, 214)              \
   X(CUDA_ERROR_INVALID_PTX, 218)                    \
-  X(CUDA_ERROR_NVLINK_UNCORRECTABLE, 220)           \
   X(CUDA_ERROR_JIT_COMPILER_NOT_FOUND, 221)         \
   X(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, 222)        \
   X(CUDA_ERROR_JIT_COMPILATION_DISABLED, 223)       \
-  X(CUDA_ERROR_CONTAINED, 226)                      \
   X(CUDA_ERROR_OPERATING_SYSTEM, 304)               \
   X(CUDA_ERROR_INVALID_HANDLE, 400)                 \
   X(CUDA_ERROR_ILLEGAL_STATE, 401)                  \
   X(CUDA_ERROR_NOT_FOUND, 500)                      \
   X(CUDA_ERROR_NOT_READY, 600)                      \
-  X(CUDA_ERROR_ILLEGAL_ADDRESS, 700)                \
   X(CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES, 701)        \
-  X(CUDA_ERROR_LAUNCH_TIMEOUT, 702)                 \
   X(CUDA_ERROR_CONTEXT_IS_DESTROYED, 709)           \
-  X(CUDA_ERROR_ASSERT, 710)                         \
   X(CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED, 712) \
   X(CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED, 713)     \
-  X(CUDA_ERROR_HARDWARE_STACK_ERROR, 714)           \
-  X(CUDA_ERROR_ILLEGAL_INSTRUCTION, 715)            \
-  X(CUDA_ERROR_MISALIGNED_ADDRESS, 716)             \
-  X(CUDA_ERROR_INVALID_ADDRESS_SPACE, 717)          \
-  X(CUDA_ERROR_INVALID_PC, 718)                     \
-  X(CUDA_ERROR_LAUNCH_FAILED, 719)                  \
-  X(CUDA_ERROR_TENSOR_MEMORY_LEAK, 721)             \
   X(CUDA_ERROR_NOT_PERMITTED, 800)                  \
   X(CUDA_ERROR_NOT_SUPPORTED, 801)                  \
   X(CUDA_ERROR_SYSTEM_NOT_READY, 802)               \
   X(CUDA_ERROR_SYSTEM_DRIVER_MISMATCH, 803)         \
   X(CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE, 804) \
-  X(CUDA_ERROR_MPS_CLIENT_TERMINATED, 810)          \
   X(CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED, 900)     \
   X(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, 901)     \
   X(CUDA_ERROR_STREAM_CAPTURE_MERGE, 902)           \
@@ -71,8 +78,7 @@ using CUstream = CUstream_st*;
   X(CUDA_ERROR_STREAM_CAPTURE_IMPLICIT, 906)        \
   X(CUDA_ERROR_CAPTURED_EVENT, 907)                 \
   X(CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD, 908)    \
-  X(CUDA_ERROR_EXTERNAL_DEVICE, 911)                \
-  X(CUDA_ERROR_UNKNOWN, 999)
+  DLBRIDGE_CUDA_STICKY_RESULTS(X)
 
 enum CUresult : int {
 #define DLBRIDGE_RESULT(name, number) name = number,
