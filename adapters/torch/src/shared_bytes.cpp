@@ -191,8 +191,16 @@ bool is_guarded(const at::DataPtr& data) noexcept {
 }
 
 std::atomic<void (*)()> g_refuse_write{nullptr};
+std::atomic<bool (*)()> g_is_replaced{nullptr};
+
+// Torch calls the materializer also before it replaces the memory, which writes nothing.
+bool is_replaced() {
+  const auto asked = g_is_replaced.load(std::memory_order_acquire);
+  return asked != nullptr && asked();
+}
 
 void refuse_write(c10::StorageImpl*) {
+  if (is_replaced()) return;
   if (auto* refuse = g_refuse_write.load(std::memory_order_acquire)) refuse();
   throw Error(ErrorCode::read_only, "storage", kWriteRefused);
 }
@@ -215,7 +223,7 @@ void release_written(void* context) noexcept {
   static std::array<std::mutex, 16> locks;
   const std::lock_guard once(locks[reinterpret_cast<uintptr_t>(storage) / 64 % locks.size()]);
   at::DataPtr& data = storage->_mutable_data_ptr_no_checks();
-  if (!is_guarded(data)) return;
+  if (!is_guarded(data) || is_replaced()) return;
   auto size = static_cast<int64_t>(storage->nbytes());
   auto owner = std::make_unique<WrittenBytes>(
       c10::GetCPUAllocator()->allocate(static_cast<size_t>(size)), nullptr);
@@ -270,8 +278,9 @@ const char* const kWriteRefused =
     "pointer, such as x.numpy(), x.data_ptr() and code of torch.compile, are refused, too: "
     "dlbridge.to_numpy(x) returns a read-only array";
 
-void set_write_refusal(void (*refuse)()) noexcept {
+void set_write_refusal(void (*refuse)(), bool (*is_replaced)()) noexcept {
   g_refuse_write.store(refuse, std::memory_order_release);
+  g_is_replaced.store(is_replaced, std::memory_order_release);
 }
 
 [[gnu::cold]] void guard_storage(c10::StorageImpl& storage, OnWrite on_write) {

@@ -80,6 +80,17 @@ struct WriteRefused final : torch::PyTorchError {
   static inline PyObject* type = nullptr;  // kept for good
 };
 
+// Whether this thread is in the methods in which torch moves a storage to shared memory. Torch
+// copies the memory with the GIL released and replaces it with the GIL held
+// (torch/csrc/StorageSharing.cpp).
+bool is_replaced() {
+  if (PyGILState_Check() == 0 || PyEval_GetFrame() == nullptr) return false;
+  PyCodeObject* code = PyFrame_GetCode(PyEval_GetFrame());
+  const Reference owner(reinterpret_cast<PyObject*>(code));
+  return PyUnicode_CompareWithASCIIString(code->co_name, "_share_fd_cpu_") == 0 ||
+         PyUnicode_CompareWithASCIIString(code->co_name, "_share_filename_cpu_") == 0;
+}
+
 Error* empty(const TensorView* like, DLDataType dtype, PyObject** out, Loan* memory) noexcept {
   return guarded([&] { *out = wrap_tensor(empty_tensor(*like, dtype, *memory)); });
 }
@@ -172,7 +183,7 @@ PyMODINIT_FUNC DLBRIDGE_INIT(DLBRIDGE_TORCH_MODULE)() {
   WriteRefused::type = errors ? PyObject_GetAttrString(errors, "WriteRefused") : nullptr;
   Py_XDECREF(errors);
   if (WriteRefused::type == nullptr) return nullptr;
-  dlbridge::set_write_refusal([] { throw WriteRefused(); });
+  dlbridge::set_write_refusal([] { throw WriteRefused(); }, is_replaced);
   static Adapter adapter = make_adapter();
   return translated([] { return new_adapter_module(g_module, adapter); });
 }

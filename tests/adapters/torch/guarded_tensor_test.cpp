@@ -15,6 +15,7 @@ namespace dlbridge {
 namespace {
 
 using test::CountedMemory;
+using test::storage_of;
 
 TEST(GuardedTensor, RaisesAndStaysGuarded) {
   CountedMemory counted;
@@ -63,6 +64,22 @@ TEST(GuardedTensor, ThreadsThatWriteFirstCopyOnce) {
     for (std::thread& thread : threads) thread.join();
     for (int i = 0; i < 16; ++i) EXPECT_EQ(tensor[i].item<float>(), i / 2 + 1);
   }
+}
+
+TEST(GuardedTensor, ReplacesItsMemoryWithoutACopy) {
+  if (!torch_traits().copies_on_write) GTEST_SKIP() << "this torch has no materializers";
+  set_write_refusal(nullptr, [] { return true; });
+  for (const OnWrite on_write : {OnWrite::raise, OnWrite::copy}) {
+    CountedMemory counted;
+    const at::Tensor tensor = to_guarded_tensor(counted.loan(), on_write);
+    at::DataPtr before = storage_of(tensor).set_data_ptr(at::getCPUAllocator()->allocate(64));
+    EXPECT_EQ(before.get(), counted.data());
+    tensor.fill_(1);
+    EXPECT_EQ(share(tensor).view().access, Access::writable);
+    before.clear();
+    EXPECT_EQ(counted.releases(), 1);
+  }
+  set_write_refusal(nullptr);
 }
 
 TEST(GuardedTensor, HasNoGuardWithoutElements) {

@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.multiprocessing
 
-from dlbridge import ExchangeError, to_torch
+from dlbridge import ExchangeError, from_dlpack, to_numpy, to_torch
 from support import direct_tier, read_only
 
 
@@ -87,6 +87,37 @@ def test_a_shallow_copy_is_guarded(mode: Any) -> None:
     except (ExchangeError, RuntimeError):
         assert mode == "raise"
     assert memory == bytes(16)
+
+
+@direct_tier
+@pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
+@pytest.mark.parametrize("mode", ["raise", "copy"])
+def test_share_memory_moves_the_elements(mode: Any, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends the guard of this storage alone. What was shared before keeps the memory before."""
+    monkeypatch.setattr(torch.multiprocessing, "_sharing_strategy", strategy)
+    source = read_only(np.arange(12, dtype=np.float32).reshape(3, 4))
+    address = source.__array_interface__["data"][0]
+    t, other = to_torch(source, on_write=mode), to_torch(source, on_write=mode)
+    view, exported = t[1:], to_numpy(t)
+    assert t.share_memory_() is t
+    shared = torch._C._data_address(t)
+    assert shared != address and t.is_shared() and view.is_shared() and torch.equal(t, other)
+    send(t)[1, 0] = 7
+    view[0, 1] = 8
+    assert t[1].tolist() == [7, 8, 6, 7] and torch._C._data_address(t.share_memory_()) == shared
+    assert not from_dlpack(t).read_only
+    assert exported.__array_interface__["data"][0] == address and exported[1, 0] == source[1, 0] == 4
+    assert torch._C._data_address(other) == address and from_dlpack(other).read_only
+
+
+@direct_tier
+def test_modules_share_their_memory() -> None:
+    layer = torch.nn.Linear(4, 3)
+    layer.weight = torch.nn.Parameter(to_torch(read_only(np.ones((3, 4), np.float32)), on_write="raise"))
+    layer.share_memory()
+    layer(torch.ones(4)).sum().backward()
+    torch.optim.SGD(layer.parameters(), lr=1.0).step()
+    assert layer.weight.is_shared() and layer.weight.eq(0).all()
 
 
 def test_the_process_ends_well() -> None:

@@ -50,9 +50,11 @@ DLBRIDGE_API at::Tensor to_tensor(Loan&& loan);
 DLBRIDGE_API at::Tensor to_guarded_tensor(Loan&& loan, OnWrite on_write);
 
 /// What on_write="raise" tells of a write, which throws Error (read_only) unless
-/// set_write_refusal() was called: with a function that throws. Torch ignores it before 2.13.
+/// set_write_refusal() was called: with a function that throws, and one that tells whether torch
+/// replaces the memory of the storage in place of writing to it (share_memory_). Torch calls
+/// neither before 2.13.
 DLBRIDGE_API extern const char* const kWriteRefused;
-DLBRIDGE_API void set_write_refusal(void (*refuse)()) noexcept;
+DLBRIDGE_API void set_write_refusal(void (*refuse)(), bool (*is_replaced)() = nullptr) noexcept;
 
 /// A tensor over the original storage, the one that `loan.original` was exported from, if it still
 /// holds the loan's bytes; undefined otherwise. to_tensor() tries it first; a caller that tries it
