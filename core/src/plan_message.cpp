@@ -126,6 +126,7 @@ const char* finding(ErrorCode code, const TensorView& view, const Request& reque
 const char* read_only_remedy(const TensorView& view, const TargetTraits& target) {
   if (!target.raises_on_write || !Device(view.device).is_host())
     return row_of(ErrorCode::read_only).remedy;
+  if (view.reasons.empty() && view.remedy() != nullptr) return view.remedy();
   return "pass on_write=\"raise\" to share it all the same, or pass copy=None to copy {bytes}";
 }
 

@@ -61,6 +61,7 @@ const TorchDType* find_dtype(caffe2::TypeMeta meta) noexcept {
                                                    TensorView& view) noexcept {
   if (guard_of(storage) != OnWrite::unset) {
     view.access = Access::read_only;
+    if (view.detail == nullptr) view.detail = &torch_common::kGuarded;
     return true;
   }
   view.reasons.add(accessible ? ErrorCode::copy_on_write : ErrorCode::storage_inaccessible);

@@ -234,7 +234,10 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
     return;
   }
   if (copy_on_write) view.reasons.add(ErrorCode::copy_on_write);
-  if (guarded) view.access = Access::read_only;
+  if (guarded) {
+    view.access = Access::read_only;
+    if (view.detail == nullptr) view.detail = &torch_common::kGuarded;
+  }
   view.data = PyLong_AsVoidPtr(address);
   if (view.data == nullptr && PyErr_Occurred()) throw_pending();
   describe_storage(storage, offset, reach, loan);

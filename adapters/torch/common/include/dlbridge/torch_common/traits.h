@@ -28,6 +28,11 @@ constexpr const char* remedy_for_itemsize(int64_t itemsize) noexcept {
                          : "pass x.view(torch.int32)";
 }
 
+/// Said of a tensor over read-only memory, where another one is asked for.
+inline constexpr ReasonDetail kGuarded{
+    nullptr,
+    "use x itself, which guards it, or pass on_write= again, or copy=None to copy {bytes}"};
+
 /// The traits without the dtypes, which depend on torch's version.
 inline constexpr TargetTraits kTraitsWithoutDTypes = [] {
   TargetTraits traits;
