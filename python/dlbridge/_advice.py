@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy
 
+from ._errors import ExchangeError
+
 _EXPECTED = "expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object with __dlpack__"
 # The call that gives an array, for packages whose objects have __array__ and no to_numpy().
 _ARRAY_CALLS = {"h5py": "x[()]", "zarr": "x[()]", "xarray": "x.to_dataarray().to_numpy()"}
@@ -27,6 +29,12 @@ _OWN_COPIES = {
     "jaxlib": ("jax.device_get(x)", "jax.numpy.copy(x)"),
     "numba": ("x.copy_to_host()", ""),
     "tensorflow": ("x.cpu()", "tensorflow.identity(x)"),
+}
+# Elements of TensorFlow that are no plain memory, and what to pass in their place.
+_OPAQUE = {
+    "string": "pass tensorflow.strings.to_number(x)",
+    "resource": "pass the value of the variable, such as variable.value()",
+    "variant": "expected a tensor of numbers",
 }
 _SAMPLE = 1000  # longer sequences are not looked through
 
@@ -51,6 +59,17 @@ def array_of_scalar(x: Any) -> Any:
 def no_producer(x: Any) -> str:
     """The message for an object that no conversion can start from."""
     return f"x is {_type_name(x)}; {_advice(x)}"
+
+
+def refuse_opaque_elements(x: Any) -> None:
+    """Raises for tensors of TensorFlow whose elements are objects of its own: its __dlpack__ ends the process."""
+    if _package(x) != "tensorflow":
+        return
+    name = getattr(getattr(x, "dtype", None), "name", None)
+    if name in _OPAQUE:
+        raise ExchangeError(
+            f"dtype is {name}, which DLPack does not have: {_OPAQUE[name]}", "unsupported_dtype", "dtype"
+        )
 
 
 def own_copy(x: Any, to_host: bool) -> str:

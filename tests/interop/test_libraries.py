@@ -16,7 +16,7 @@ import pytest
 
 import dlbridge
 from isolated import run_isolated
-from support import address
+from support import address, refusal
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/libraries.md"
 ROWS = [
@@ -203,3 +203,19 @@ def advised(x: Any) -> Any:
 )
 def test_refused_objects_name_their_call(source: str, tmp_path: Path) -> None:
     check("check_advice", source, tmp_path)
+
+
+def check_opaque(_: str) -> None:
+    tensorflow = library("tensorflow")
+    strings, variable = tensorflow.constant(["1", "2"]), tensorflow.Variable(1.0)
+    variant = tensorflow.raw_ops.EmptyTensorList(element_shape=[1], max_num_elements=3, element_dtype="float32")
+    for x in (strings, strings[:0], variable.handle, variant):
+        for convert in (dlbridge.to_numpy, dlbridge.to_torch, dlbridge.from_dlpack):
+            error = refusal(lambda: convert(x))  # noqa: B023
+            assert (error.code, error.field) == ("unsupported_dtype", "dtype") and x.dtype.name in str(error)
+    assert dlbridge.to_numpy(tensorflow.strings.to_number(strings)).tolist() == [1, 2]
+
+
+def test_elements_that_are_no_numbers_are_refused() -> None:
+    """TensorFlow's own __dlpack__ ends the process."""
+    check("check_opaque", "tensorflow.Tensor")

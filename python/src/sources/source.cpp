@@ -28,6 +28,12 @@ constexpr ReasonSet kNeedsFramework =
   throw_type_error_of(text.get());
 }
 
+// TensorFlow's __dlpack__ ends the process for some dtypes (dlbridge/_advice.py).
+void refuse_opaque_elements(PyObject* x) {
+  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
+  checked(PyObject_CallMethod(module.get(), "refuse_opaque_elements", "(O)", x));
+}
+
 // Returns true if the buffer of x is read-only.
 bool has_read_only_buffer(PyObject* x) {
   if (PyObject_CheckBuffer(x) == 0) return false;
@@ -74,6 +80,8 @@ void Source::open_by_protocol(PyObject* x) {
     adapter_ = &cuda_array_adapter();
     return describe_cuda_array(interface.get(), loan_, stream_);
   }
+  const bool immutable = is_immutable_producer(Py_TYPE(x));
+  if (immutable) refuse_opaque_elements(x);
   choose_stream(x);
   capsule_ = call_dlpack(x, method.get(), stream_);
   original_ = x;
@@ -82,7 +90,7 @@ void Source::open_by_protocol(PyObject* x) {
   check(adapter_->describe(object_, &loan_));
   Access& access = loan_.view().access;
   if (access != Access::read_only &&
-      (is_immutable_producer(Py_TYPE(x)) || (access == Access::unknown && has_read_only_buffer(x))))
+      (immutable || (access == Access::unknown && has_read_only_buffer(x))))
     access = Access::read_only;
 }
 
