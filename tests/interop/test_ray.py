@@ -84,6 +84,7 @@ def test_readers_share_the_store(registered: None) -> None:
     assert all(is_shared(t) for t in (first["a"], second["a"], first["b"][1]))
     assert first["b"][0] is first["a"]
     assert dlbridge.shares_memory(first["a"], second["a"])
+    assert not dlbridge.shares_memory(first["a"], first["b"][1])  # one storage arrives apart
 
 
 def test_workers_share_what_they_send_and_get(registered: None) -> None:
@@ -110,6 +111,9 @@ def test_writes_are_refused_on_request(cluster: None) -> None:
     assert ray.get(stored).sum() == 0
     with pytest.raises(ValueError, match="on_write"):
         dlbridge.ray.register(on_write="no")
+    for device in ("gpu", "meta", 3.5):
+        error = refusal(lambda device=device: dlbridge.ray.register(device=device))
+        assert error.code == "invalid_device" and repr(device) in str(error)
     ray.util.deregister_serializer(torch.Tensor)
 
 
