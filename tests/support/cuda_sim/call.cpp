@@ -1,20 +1,37 @@
 // SPDX-License-Identifier: Apache-2.0
+// What surrounds every call of the table: counting, faults, the driver's state, the current
+// context, captures that forbid the call, dead devices.
 #include "call.h"
 
 #include <atomic>
-#include <chrono>
-#include <string_view>
 
 namespace dlbridge::cuda_sim {
 namespace {
 
 std::atomic<bool (*)()> g_holds_interpreter_lock{nullptr};
 
-}  // namespace
+template <class... Names>
+bool is_one_of(std::string_view function, Names... names) {
+  return ((function == names) || ...);
+}
 
-void set_interpreter_check(bool (*holds_lock)()) { g_holds_interpreter_lock = holds_lock; }
+// Asks about the driver, devices or contexts, whatever state these are in; pending work stays.
+bool only_asks(std::string_view function) {
+  return function.starts_with("ctx_") || function.starts_with("device_") ||
+         is_one_of(function, "init", "driver_get_version", "get_device_count", "stream_get_ctx",
+                   "mem_get_address_range");
+}
 
-namespace {
+bool needs_context(std::string_view function) {
+  return !only_asks(function) && !is_one_of(function, "event_query", "event_synchronize");
+}
+
+// Forbidden to threads that a capture concerns.
+bool is_unsafe(std::string_view function) {
+  return is_one_of(function, "stream_synchronize", "stream_query", "event_query",
+                   "event_synchronize", "malloc_async", "free_async", "host_register",
+                   "host_unregister", "preload_kernels");
+}
 
 // Counts the call, which a fault may strike.
 void count(Caller& caller) {
@@ -29,8 +46,8 @@ void count(Caller& caller) {
     if (!fault->function.empty() && fault->function != function) continue;
     if (--fault->nth > 0) continue;
     const CUresult code = fault->code;
-    const ContextState* context = state.current(caller.thread);
-    if (fault->sticky && context != nullptr) state.kill(context->device, code);
+    const DeviceState* current = state.current(caller.thread);
+    if (fault->sticky && current != nullptr) state.kill(current->device, code);
     state.faults.erase(fault);
     ++state.struck;
     state.note("FAULT in " + function + ": " + std::to_string(code));
@@ -40,55 +57,96 @@ void count(Caller& caller) {
 
 // Waits while a host function holds the driver's lock.
 void enter_driver(Caller& caller) {
-  constexpr int kSleepsForGood = 100;  // looks, a millisecond apart
   State& state = caller.state;
   if (state.host_functions == 0) return;
-  const std::string call(caller.function);
   if (state.driver_thread == caller.thread.id)
     caller.refuse(ReportKind::driver_locked, "called by a host function", CUDA_ERROR_NOT_PERMITTED);
   ++state.blocked;
   blocked_changed().notify_all();
-  for (int asleep = 0; state.host_functions != 0 && !state.driver_stuck && !state.ending;) {
-    state_changed().wait_for(caller.lock, std::chrono::milliseconds(1));
-    asleep = !state.driver_watches && sleeps(state.driver_task) ? asleep + 1 : 0;
-    if (asleep < kSleepsForGood) continue;
-    state.driver_stuck = true;
-    state.report(ReportKind::driver_locked,
-                 call + " waits for the end of a host function, which waits for something itself");
-  }
+  const bool over = state_changed().wait_for(caller.lock, state.config.patience, [&] {
+    return state.host_functions == 0 || state.ending;
+  });
   --state.blocked;
+  if (!over)
+    state.report(ReportKind::driver_locked,
+                 std::string(caller.function) + " waits for a host function that does not end");
+}
+
+// Everything before the function itself.
+void before_call(Caller& caller) {
+  State& state = caller.state;
+  enter_driver(caller);
+  count(caller);
+  if (state.config.driver != Driver::present &&
+      !is_one_of(caller.function, "init", "driver_get_version"))
+    throw CUDA_ERROR_NOT_INITIALIZED;
+  if (only_asks(caller.function)) return;
+  if (needs_context(caller.function)) {
+    const DeviceState* current = state.current(caller.thread);
+    if (current == nullptr)
+      caller.refuse(ReportKind::wrong_context, "none is current", CUDA_ERROR_INVALID_CONTEXT);
+    if (!current->active) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
+    check(current->dead);
+  }
+  if (is_unsafe(caller.function) && state.forbidden(caller.thread, caller.function))
+    throw CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
+  state.drift();
+}
+
+template <class F>
+CUresult call(std::string_view function, F&& body) {
+  Lock lock(state_mutex());
+  if (living_state() == nullptr) return CUDA_ERROR_DEINITIALIZED;
+  State& state = *living_state();
+  ++state.inside;
+  Caller caller{state, lock, state.thread(), function};
+  CUresult answer = CUDA_SUCCESS;
+  try {
+    before_call(caller);
+    body(caller);
+  } catch (CUresult refused) {
+    answer = refused;
+  }
+  if (answer != CUDA_SUCCESS && answer != CUDA_ERROR_NOT_READY)
+    state.note(std::string(function) + " answers " + std::to_string(answer));
+  --state.inside;
+  state_changed().notify_all();
+  return answer;
 }
 
 // CUDA leaves the use of a destroyed handle undefined. Drivers were seen to answer 709 (of
 // cuStreamSynchronize: GenomeWorks#393; of cuEventDestroy: cudf#16018), others 400. No source
 // says which call of which driver answers what, so both occur here.
-CUresult no_such_handle(std::string_view function, bool destroyed) {
-  for (const std::string_view each : {"stream_synchronize", "stream_is_capturing", "event_record",
-                                      "event_query", "event_destroy", "free_async"}) {
-    if (destroyed && function == each) return CUDA_ERROR_CONTEXT_IS_DESTROYED;
-  }
-  return CUDA_ERROR_INVALID_HANDLE;
+template <class Found>
+Found& alive(const Caller& caller, Found* found) {
+  if (found == nullptr)
+    caller.refuse(ReportKind::bad_argument, "no such handle", CUDA_ERROR_INVALID_HANDLE);
+  if (found->lost) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
+  if (!found->destroyed) return *found;
+  const auto answer = is_one_of(caller.function, "stream_synchronize", "stream_is_capturing",
+                                "event_record", "event_query", "event_destroy", "free_async")
+                          ? CUDA_ERROR_CONTEXT_IS_DESTROYED
+                          : CUDA_ERROR_INVALID_HANDLE;
+  if (is_one_of(caller.function, "stream_is_capturing", "stream_get_ctx")) throw answer;
+  caller.refuse(ReportKind::use_after_destroy, hex(found->handle) + " is destroyed", answer);
 }
 
 }  // namespace
 
-void before_call(Caller& caller, unsigned traits) {
-  State& state = caller.state;
-  enter_driver(caller);
-  count(caller);
-  if ((traits & kNoDriver) == 0 && state.config.driver != Driver::present)
-    throw CUDA_ERROR_NOT_INITIALIZED;
-  if ((traits & kDriver) != 0) return;
-  if ((traits & kContext) != 0) {
-    const ContextState* context = state.current(caller.thread);
-    if (context == nullptr)
-      caller.refuse(ReportKind::wrong_context, "none is current", CUDA_ERROR_INVALID_CONTEXT);
-    if (!context->active) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
-    if (context->dead != CUDA_SUCCESS) throw context->dead;
-  }
-  if ((traits & kUnsafe) != 0 && state.forbidden(caller.thread, caller.function))
-    throw CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
-  state.drift();
+void set_interpreter_check(bool (*holds_lock)()) { g_holds_interpreter_lock = holds_lock; }
+
+void fill_table(cuda::CudaApi& table) {
+#define FUNCTION(member)                                                                \
+  table.member = [](auto... arguments) {                                                \
+    return call(#member, [&](Caller& each) { functions::member(each, arguments...); }); \
+  };
+#define DRIVER(member, symbol, parameters) FUNCTION(member)
+#include "runtime/cuda_api.def"
+#undef DRIVER
+  FUNCTION(launch)
+  FUNCTION(gather)
+  FUNCTION(preload_kernels)
+#undef FUNCTION
 }
 
 void Caller::refuse(ReportKind kind, const std::string& why, CUresult code) const {
@@ -97,22 +155,12 @@ void Caller::refuse(ReportKind kind, const std::string& why, CUresult code) cons
 }
 
 StreamState& Caller::stream(CUstream handle) const {
-  StreamState* found = state.find_stream(handle, device(), thread, function);
-  if (found == nullptr) throw no_such_handle(function, state.stream_handles.contains(handle));
-  if (found->lost) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
-  return *found;
+  return alive(*this, state.find_stream(handle, device()));
 }
 
 EventState& Caller::event(CUevent handle) const {
-  EventState* found = state.find_event(handle);
-  if (found == nullptr) throw no_such_handle(function, state.event_handles.contains(handle));
-  if (found->lost) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
-  return *found;
-}
-
-EventState& Caller::usable_event(CUevent handle) const {
-  EventState& found = event(handle);
-  if (state.dead(found.device) != CUDA_SUCCESS) throw state.dead(found.device);
+  EventState& found = alive(*this, state.events.find(handle));
+  check(state.dead(found.device));
   return found;
 }
 

@@ -1,37 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// What surrounds every call of the table: counting, faults, the driver's state, the current
-// context, captures that forbid the call, dead devices.
+// The functions of the table, and the call that they are part of.
 #pragma once
-
-#include <type_traits>
 
 #include "state.h"
 
 namespace dlbridge::cuda_sim {
-
-/// What a function needs or risks.
-enum Trait : unsigned {
-  kNone = 0,
-  kContext = 1,   // needs a current context
-  kUnsafe = 2,    // forbidden to threads that a capture concerns
-  kDriver = 4,    // lets no pending work go on
-  kNoDriver = 8,  // answers without a driver
-};
 
 /// A call in progress. The lock is held. What a function refuses it throws as a CUresult.
 struct Caller {
   State& state;
   Lock& lock;
   ThreadState& thread;
-  const char* function;
+  std::string_view function;
 
-  ContextState& context() const { return *state.current(thread); }
-  int device() const { return context().device; }
+  DeviceState& device_state() const { return *state.current(thread); }
+  int device() const { return device_state().device; }
   /// Those of a handle; refuses handles that name none, or one that was destroyed or is lost.
   StreamState& stream(CUstream handle) const;
   EventState& event(CUevent handle) const;
-  /// The same, of one that may be used now.
-  EventState& usable_event(CUevent handle) const;
+  /// One that something may be enqueued on now.
   StreamState& usable_stream(CUstream handle) const;
   void submit(StreamState& stream, OperationPtr operation) const {
     stream.used_through_table = true;
@@ -41,48 +28,24 @@ struct Caller {
                            CUresult code = CUDA_ERROR_INVALID_VALUE) const;
 };
 
-/// Everything before the function itself.
-void before_call(Caller& caller, unsigned traits);
+template <class Member>
+struct WithCaller;
+template <class... Parameters>
+struct WithCaller<CUresult (*)(Parameters...)> {
+  using Function = void(Caller&, Parameters...);
+};
 
-template <class F>
-CUresult call(const char* function, unsigned traits, F&& body) {
-  Lock lock(state_mutex());
-  if (living_state() == nullptr) return CUDA_ERROR_DEINITIALIZED;
-  State& state = *living_state();
-  ++state.inside;
-  Caller caller{state, lock, state.thread(), function};
-  CUresult result = CUDA_SUCCESS;
-  try {
-    before_call(caller, traits);
-    result = body(caller);
-  } catch (CUresult refused) {
-    result = refused;
-  }
-  if (result != CUDA_SUCCESS && (traits & kDriver) == 0)
-    state.note(std::string(function) + " answers " + std::to_string(result));
-  --state.inside;
-  state_changed().notify_all();
-  return result;
-}
+/// One function for each member of CudaApi, of its name and parameters.
+namespace functions {
 
-template <class F>
-CUresult driver_call(const char* function, F&& body) {
-  return call(function, kDriver, body);
-}
-
-}  // namespace dlbridge::cuda_sim
-
-// The functions of the table, one for each member of CudaApi, of the same name and type.
-namespace dlbridge::cuda_sim::functions {
-
-template <class Pointer>
-using Function = std::remove_pointer_t<Pointer>;
-
-#define DRIVER(member, symbol, parameters) Function<decltype(cuda::CudaApi::member)> member;
+#define FUNCTION(member) WithCaller<decltype(cuda::CudaApi::member)>::Function member;
+#define DRIVER(member, symbol, parameters) FUNCTION(member)
 #include "runtime/cuda_api.def"
 #undef DRIVER
-Function<decltype(cuda::CudaApi::launch)> launch;
-Function<decltype(cuda::CudaApi::gather)> gather;
-Function<decltype(cuda::CudaApi::preload_kernels)> preload_kernels;
+FUNCTION(launch)
+FUNCTION(gather)
+FUNCTION(preload_kernels)
+#undef FUNCTION
 
-}  // namespace dlbridge::cuda_sim::functions
+}  // namespace functions
+}  // namespace dlbridge::cuda_sim

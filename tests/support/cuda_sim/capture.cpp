@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Stream capture: what it forbids, to whom, and what breaks it.
+#include <stdexcept>
+
 #include "state.h"
 
 namespace dlbridge::cuda_sim {
@@ -9,7 +11,7 @@ void State::invalidate(Capture& capture, const std::string& why) {
   capture.invalidated = true;
 }
 
-bool State::forbidden(ThreadState& thread, const char* call) {
+bool State::forbidden(const ThreadState& thread, std::string_view call) {
   if (thread.mode == CU_STREAM_CAPTURE_MODE_RELAXED) return false;
   bool hit = false;
   for (const auto& capture : captures) {
@@ -25,24 +27,28 @@ bool State::forbidden(ThreadState& thread, const char* call) {
   return hit;
 }
 
-void State::enter_stream(StreamState& stream, const char* call) {
-  if (stream.lost) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
-  if (dead(stream.device) != CUDA_SUCCESS) throw dead(stream.device);
-  if (stream.kind == StreamState::legacy) {
-    const bool hit = captures_block(stream, [&](Capture& capture, const StreamState& other) {
-      invalidate(capture, std::string(call) + " on the " + stream.name() + " while " +
-                              other.name() + " is captured");
-    });
-    if (hit) throw CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+std::vector<Capture*> State::captures_in_the_way(const StreamState& legacy) const {
+  std::vector<Capture*> found;
+  if (legacy.kind != StreamState::legacy) return found;
+  for (const auto& capture : captures) {
+    if (std::any_of(capture->streams.begin(), capture->streams.end(), [&](const auto& item) {
+          return item.first->blocking() && item.first->device == legacy.device;
+        }))
+      found.push_back(capture.get());
   }
-  if (stream.capture != nullptr && stream.capture->invalidated)
-    throw CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
+  return found;
 }
 
-void State::capture_node(StreamState& stream) {
-  Capture& capture = *stream.capture;
-  ++captured;
-  capture.streams[&stream].set(stream.actor, ++capture.nodes[&stream]);
+void State::enter_stream(StreamState& stream, std::string_view call) {
+  if (stream.lost) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
+  check(dead(stream.device));
+  const std::vector<Capture*> broken = captures_in_the_way(stream);
+  for (Capture* each : broken)
+    invalidate(*each, std::string(call) + " on the " + stream.name() +
+                          " while a blocking stream is captured");
+  if (!broken.empty()) throw CUDA_ERROR_STREAM_CAPTURE_IMPLICIT;
+  if (stream.capture != nullptr && stream.capture->invalidated)
+    throw CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
 }
 
 void State::capture_wait(StreamState& stream, EventState& event) {
@@ -62,40 +68,29 @@ void State::capture_wait(StreamState& stream, EventState& event) {
   capture.streams[&stream].join(event.captured);
 }
 
-CUresult State::begin_capture(ThreadState& thread, StreamState& stream, CUstreamCaptureMode mode) {
+CUresult State::begin_capture(StreamState& stream, CUstreamCaptureMode mode) {
   if (stream.kind == StreamState::legacy) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (stream.capture != nullptr) return CUDA_ERROR_ILLEGAL_STATE;
-  auto capture = std::make_shared<Capture>();
-  capture->origin = &stream;
-  capture->mode = mode;
-  capture->thread = thread.id;
-  capture->streams[&stream];
-  stream.capture = capture;
-  captures.push_back(capture);
-  note("capture of " + stream.name() + " begins");
+  stream.capture = std::make_shared<Capture>();
+  stream.capture->origin = &stream;
+  stream.capture->mode = mode;
+  stream.capture->thread = thread().id;
+  stream.capture->streams[&stream];
+  captures.push_back(stream.capture);
   return CUDA_SUCCESS;
 }
 
-CUresult State::end_capture(ThreadState& thread, StreamState& stream) {
-  if (stream.capture == nullptr) return CUDA_ERROR_ILLEGAL_STATE;
+CUresult State::end_capture(StreamState& stream) {
   const std::shared_ptr<Capture> capture = stream.capture;
-  if (capture->origin != &stream) {
-    invalidate(*capture, "the capture was ended on another stream than it began on");
-    return CUDA_ERROR_STREAM_CAPTURE_UNMATCHED;
-  }
-  if (capture->mode != CU_STREAM_CAPTURE_MODE_RELAXED && capture->thread != thread.id) {
-    invalidate(*capture, "the capture was ended by another thread than began it");
-    return CUDA_ERROR_STREAM_CAPTURE_WRONG_THREAD;
-  }
+  if (capture == nullptr || capture->origin != &stream) throw std::invalid_argument("no capture");
   bool joined = true;
   const Clock& known = capture->streams[&stream];
   for (auto& [other, clock] : capture->streams) {
-    joined = joined && known.covers(other->actor, capture->nodes[other]);
+    joined = joined && known.at(other->actor) >= clock.at(other->actor);
     other->capture = nullptr;
   }
   capture->ended = true;
   std::erase(captures, capture);
-  note("capture of " + stream.name() + " ends");
   if (capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   return joined ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
 }

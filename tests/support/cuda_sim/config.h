@@ -2,8 +2,10 @@
 // What a simulator is made with and what it answers.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -49,30 +51,36 @@ struct Config {
   int connections = 1 << 20;
   /// Registration, unregistration and the creation of streams wait for all running work.
   bool waits_for_running = false;
+  /// How long a call waits for a host function before that is reported as a deadlock.
+  std::chrono::milliseconds patience{10'000};
   size_t max_registration_bytes = size_t{1} << 30;
   size_t max_registered_bytes_total = SIZE_MAX;
-  /// What malloc_async may have in use on a device.
+  /// What malloc_async may have in use.
   size_t device_memory_bytes = SIZE_MAX;
-  uint8_t poison = 0xDB;
   /// The device gives out one block again after the other, as an allocator does; otherwise no
   /// address twice.
   bool reuse_addresses = false;
 };
 
+#define DLBRIDGE_SIM_REPORTS(REPORT)                                                          \
+  REPORT(race)                /* overlapping bytes, one side writing, not ordered */          \
+  REPORT(host_source_changed) /* the host wrote to what an enqueued copy had still to read */ \
+  REPORT(freed_while_pending) /* memory freed while work on it might still run */             \
+  REPORT(seam_crossed)        /* one copy over the border of a registration */                \
+  REPORT(capture_broken)      /* a call that a stream capture forbids */                      \
+  REPORT(context_created)     /* a context that the test did not announce */                  \
+  REPORT(context_destroyed)   /* the last reference to a context in use was released */       \
+  REPORT(wrong_context)       /* a handle used in another context than its own */             \
+  REPORT(lazy_kernel_load)    /* a launch of what was not preloaded: loading synchronises */  \
+  REPORT(bad_argument)                                                                        \
+  REPORT(use_after_destroy)  /* a handle or memory that is no more */                         \
+  REPORT(interpreter_locked) /* a call of a thread that holds Python's GIL */                 \
+  REPORT(driver_locked)      /* a call by a host function, or each waits for the other */
+
 enum class ReportKind : uint8_t {
-  race,                 ///< overlapping bytes, one side writing, no order between the two
-  host_source_changed,  ///< the host wrote to what an enqueued copy had still to read
-  freed_while_pending,  ///< memory freed while work on it might still run
-  seam_crossed,         ///< one copy over the border of a registration
-  capture_broken,       ///< a call that a stream capture forbids
-  context_created,      ///< a context that the test did not announce
-  context_destroyed,    ///< the last reference to a context in use was released
-  wrong_context,        ///< a handle used in another context than its own
-  lazy_kernel_load,     ///< a first launch that had not been preloaded: loading synchronises
-  bad_argument,
-  use_after_destroy,   ///< a handle or memory that is no more
-  interpreter_locked,  ///< a call of a thread that holds Python's GIL
-  driver_locked,       ///< a call by a host function, or one that waits for it and it for the call
+#define DLBRIDGE_SIM_REPORT(kind) kind,
+  DLBRIDGE_SIM_REPORTS(DLBRIDGE_SIM_REPORT)
+#undef DLBRIDGE_SIM_REPORT
 };
 const char* name(ReportKind kind);
 
@@ -90,17 +98,16 @@ struct Report {
   std::string text;
 };
 
-/// What was created through the table and not freed, and what the tests allocated.
+/// What was created through the table and not freed.
 struct Leaks {
   size_t async_allocations = 0;
   size_t streams = 0;
   size_t events = 0;
   size_t registrations = 0;
   size_t retained_contexts = 0;
-  size_t test_allocations = 0;  ///< of device_alloc and managed_alloc
-  bool none() const {
-    return async_allocations + streams + events + registrations + retained_contexts == 0;
-  }
+  /// Those that are not 0, by name.
+  std::map<std::string, size_t> named() const;
+  bool none() const { return named().empty(); }
   std::string text() const;
 };
 

@@ -1,132 +1,192 @@
 // SPDX-License-Identifier: Apache-2.0
-// A context for each device, a stack of them for each thread.
-#include <unistd.h>
-
-#include <algorithm>
+// The driver, devices and contexts: what they are, and what the table says of them.
 #include <atomic>
-#include <filesystem>
-#include <fstream>
-#include <thread>
 
-#include "state.h"
+#include "call.h"
 
 namespace dlbridge::cuda_sim {
-namespace {
-
-uint64_t this_thread() {
-  static std::atomic<uint64_t> threads{0};
-  thread_local const uint64_t mine = ++threads;
-  return mine;
-}
-
-}  // namespace
-
-bool sleeps(int task) {
-  std::ifstream file("/proc/self/task/" + std::to_string(task) + "/stat");
-  std::string line;
-  std::getline(file, line);
-  const size_t name_ends = line.rfind(')');
-  return name_ends != std::string::npos && line.compare(name_ends, 4, ") S ") == 0;
-}
-
-void wait_for_other_threads() {
-  const auto awake = [](const std::filesystem::directory_entry& entry) {
-    const int task = std::stoi(entry.path().filename());
-    return task != gettid() && !sleeps(task);
-  };
-  const auto tasks = [] { return std::filesystem::directory_iterator("/proc/self/task"); };
-  while (std::any_of(begin(tasks()), end(tasks()), awake)) std::this_thread::yield();
-}
 
 ThreadState& State::thread() {
-  ThreadState& mine = threads[this_thread()];
-  mine.id = this_thread();
-  return mine;
+  static std::atomic<uint64_t> made{0};
+  thread_local const uint64_t mine = ++made;
+  ThreadState& found = threads[mine];
+  found.id = mine;
+  return found;
 }
 
-CUcontext State::handle_of(int device) const {
+CUcontext State::primary_context(int device) const {
   return reinterpret_cast<CUcontext>(uintptr_t{0xC0000000} + 16 * static_cast<uintptr_t>(device));
 }
 
-CUcontext State::make_user_context(int device, bool green) {
-  const auto made = reinterpret_cast<CUcontext>(uintptr_t{0xD0000000} + 16 * user_contexts.size());
-  user_contexts[made] = {.device = device, .green = green, .streams = {}};
+CUcontext State::make_context(int device, bool green) {
+  const auto made = reinterpret_cast<CUcontext>(uintptr_t{0xD0000000} + 16 * contexts.size());
+  contexts[made] = {device, green};
   return made;
 }
 
-bool State::current_elsewhere(CUcontext context, const ThreadState& thread) const {
-  return std::any_of(threads.begin(), threads.end(), [&](const auto& item) {
-    const auto& [id, other] = item;
-    return id != thread.id && !other.contexts.empty() && other.contexts.back() == context;
-  });
-}
-
-int State::device_of(CUcontext context) const {
-  for (const auto& [device, primary] : contexts) {
-    if (handle_of(device) == context) return device;
-  }
-  const auto found = user_contexts.find(context);
-  return found == user_contexts.end() ? -1 : found->second.device;
-}
-
-DefaultStreams& State::streams_of(CUcontext context) {
-  const auto found = user_contexts.find(context);
-  if (found != user_contexts.end()) return found->second.streams;
-  return contexts.at(device_of(context)).streams;
-}
-
-ContextState* State::current(ThreadState& thread) {
+DeviceState* State::current(const ThreadState& thread) {
   if (thread.contexts.empty() || thread.contexts.back() == nullptr) return nullptr;
-  return &contexts.at(device_of(thread.contexts.back()));
+  return &devices.at(contexts.at(thread.contexts.back()).device);
 }
 
 void State::activate(int device) {
-  ContextState& context = contexts.at(device);
-  context.used_by_runtime = true;
-  if (context.active) return;
-  context.active = true;
-  context.id = ++context_ids;
-  context.dead = CUDA_SUCCESS;
-  note("context of cuda:" + std::to_string(device) + " made");
+  DeviceState& made = devices.at(device);
+  made.used_by_runtime = true;
+  if (made.active) return;
+  made.active = true;
+  made.id = ++context_ids;
+  made.dead = CUDA_SUCCESS;
 }
 
 void State::kill(int device, CUresult code) {
-  contexts.at(device).dead = code;
+  devices.at(device).dead = code;
   note("cuda:" + std::to_string(device) + " is dead with " + std::to_string(code));
   state_changed().notify_all();
 }
 
 void State::lose(int device) {
-  ContextState& context = contexts.at(device);
   note("context of cuda:" + std::to_string(device) + " destroyed");
-  std::vector<OperationPtr> stopped;
-  for (const auto& [id, operation] : pending) {
-    if (operation->stream->device == device) stopped.push_back(operation);
-  }
-  context.dead = CUDA_SUCCESS;
-  for (const OperationPtr& operation : stopped) {
+  DeviceState& lost = devices.at(device);
+  lost.dead = CUDA_SUCCESS;
+  for (const OperationPtr& operation : all_pending()) {
+    if (operation->stream->device != device) continue;
     operation->cancelled = true;
     complete(operation);
   }
-  for (StreamState& stream : streams) {
+  for (StreamState& stream : streams.all) {
     if (stream.device != device) continue;
     // What ran there is over for everybody.
     if (stream.tail != nullptr) host_knows(*stream.tail);
     stream.lost = true;
   }
-  for (EventState& event : events) {
-    if (event.device == device) event.lost = true;
-  }
+  for (EventState& event : events.all) event.lost = event.lost || event.device == device;
   for (auto& [begin, allocation] : allocations) {
-    if (allocation->device == device) allocation->freed = true;
+    if (allocation->device != device || allocation->freed) continue;
+    if (allocation->stream_ordered) async_bytes -= allocation->bytes;
+    allocation->freed = true;
   }
   std::erase_if(registrations, [&](const auto& item) { return item.second.device == device; });
-  context.streams = {};
-  context.loaded.clear();
-  context.async_bytes = 0;
-  context.active = false;
-  context.used_by_runtime = false;  // what others have retained is still theirs to release
+  std::erase_if(default_streams, [&](const auto& item) { return item.second->device == device; });
+  lost.loaded.clear();
+  lost.active = false;
+  lost.used_by_runtime = false;  // what others have retained is still theirs to release
   state_changed().notify_all();
 }
 
+namespace functions {
+namespace {
+
+DeviceState& state_of(Caller& caller, CUdevice device) {
+  const auto found = caller.state.devices.find(device);
+  if (found == caller.state.devices.end()) throw CUDA_ERROR_INVALID_DEVICE;
+  return found->second;
+}
+
+// Of a context's handle, which is alive.
+DeviceState& state_of(Caller& caller, CUcontext context) {
+  const auto found = caller.state.contexts.find(context);
+  if (found == caller.state.contexts.end())
+    caller.refuse(ReportKind::bad_argument, "no context", CUDA_ERROR_INVALID_CONTEXT);
+  DeviceState& device = caller.state.devices.at(found->second.device);
+  if (!device.active) throw CUDA_ERROR_CONTEXT_IS_DESTROYED;
+  return device;
+}
+
+}  // namespace
+
+void driver_get_version(Caller& caller, int* version) {
+  const Driver driver = caller.state.config.driver;
+  *version = driver == Driver::absent ? 0 : driver == Driver::too_old ? 11040 : 13000;
+}
+
+void init(Caller& caller, unsigned) {
+  const Driver driver = caller.state.config.driver;
+  if (driver == Driver::absent) throw CUDA_ERROR_NOT_INITIALIZED;
+  if (driver == Driver::no_device) throw CUDA_ERROR_NO_DEVICE;
+}
+
+void get_device_count(Caller& caller, int* count) { *count = caller.state.config.devices; }
+
+void device_get_attribute(Caller& caller, int* value, CUdevice_attribute attribute,
+                          CUdevice device) {
+  *value = caller.state.attributes[{state_of(caller, device).device, attribute}];
+}
+
+void ctx_get_current(Caller& caller, CUcontext* context) {
+  const auto& stack = caller.thread.contexts;
+  *context = stack.empty() ? nullptr : stack.back();
+}
+
+void ctx_push_current(Caller& caller, CUcontext context) {
+  State& state = caller.state;
+  if (context != nullptr) {
+    static_cast<void>(state_of(caller, context));
+    for (const auto& [id, other] : state.threads) {
+      if (state.contexts.at(context).green && id != caller.thread.id && !other.contexts.empty() &&
+          other.contexts.back() == context)
+        state.report(ReportKind::wrong_context, "a green context is current to two threads");
+    }
+  }
+  caller.thread.contexts.push_back(context);
+}
+
+void ctx_pop_current(Caller& caller, CUcontext* context) {
+  auto& stack = caller.thread.contexts;
+  if (stack.empty())
+    caller.refuse(ReportKind::wrong_context, "an empty stack", CUDA_ERROR_INVALID_CONTEXT);
+  if (context != nullptr) *context = stack.back();
+  stack.pop_back();
+}
+
+void ctx_get_id(Caller& caller, CUcontext context, unsigned long long* id) {
+  *id = state_of(caller, context).id;
+}
+
+void ctx_get_device(Caller& caller, CUdevice* device) {
+  const DeviceState* current = caller.state.current(caller.thread);
+  if (current == nullptr) throw CUDA_ERROR_INVALID_CONTEXT;
+  *device = current->device;
+}
+
+void device_primary_ctx_get_state(Caller& caller, CUdevice device, unsigned* flags, int* active) {
+  *flags = 0;
+  *active = state_of(caller, device).active ? 1 : 0;
+}
+
+void device_primary_ctx_retain(Caller& caller, CUcontext* context, CUdevice device) {
+  State& state = caller.state;
+  DeviceState& wanted = state_of(caller, device);
+  check(wanted.dead);
+  if (!wanted.active) {
+    state.report(ReportKind::context_created,
+                 "device_primary_ctx_retain made the context of cuda:" + std::to_string(device));
+    wanted.active = true;
+    wanted.id = ++state.context_ids;
+  }
+  ++wanted.retained;
+  *context = state.primary_context(device);
+}
+
+void device_primary_ctx_release(Caller& caller, CUdevice device) {
+  State& state = caller.state;
+  DeviceState& released = state_of(caller, device);
+  if (released.retained == 0) {
+    if (!released.active) throw CUDA_ERROR_INVALID_CONTEXT;
+    caller.refuse(ReportKind::bad_argument, "the context was not retained",
+                  CUDA_ERROR_INVALID_CONTEXT);
+  }
+  if (--released.retained > 0 || released.used_by_runtime) return;
+  bool in_use = false;
+  state.streams.each_alive(
+      [&](const StreamState& each) { in_use = in_use || (each.counted && each.device == device); });
+  state.events.each_alive(
+      [&](const EventState& each) { in_use = in_use || each.device == device; });
+  if (in_use)
+    state.report(ReportKind::context_destroyed,
+                 "the last reference to the context of cuda:" + std::to_string(device) +
+                     " was released while streams or events lived in it");
+  state.lose(device);
+}
+
+}  // namespace functions
 }  // namespace dlbridge::cuda_sim

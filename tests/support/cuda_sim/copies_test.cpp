@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// The simulator: memory and copies.
+// The simulator: memory, copies and kernels.
 #include <algorithm>
 #include <random>
-#include <thread>
 
 #include "cuda_sim/byte_set.h"
 #include "cuda_sim/sim_kit.h"
@@ -11,107 +10,70 @@
 namespace dlbridge::cuda_sim {
 namespace {
 
-constexpr size_t kCount = 4096;
+using cuda::GatherParams;
+using cuda::KernelId;
+using cuda::PackParams;
 
-// In a child, which must not return into the test.
-void touch_device_memory() {
-  World world;
-  auto* memory = static_cast<volatile char*>(world.sim.device_alloc(kCount));
-  memory[0] = 1;
-}
+constexpr size_t kCount = 4096;
 
 TEST(SimMemoryDeathTest, HostCannotTouchDeviceMemory) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_DEATH(touch_device_memory(), "");
+  World world;
+  volatile uint8_t* memory = world.alloc(kCount);
+  EXPECT_DEATH(*memory = 1, "");
 }
 
-TEST(SimCopies, RefusePastTheEnd) {
-  World world;
-  auto* device = static_cast<char*>(world.sim.device_alloc(kCount));
-  PinnedBytes host(world.api, 2 * kCount);
-  const CUstream s = world.stream();
+TEST(SimCopies, RefuseWhatIsNoCopy) {
+  CopyWorld world(kCount);
+  auto* device = static_cast<char*>(world.memory);
   const auto copy = [&](void* target, const void* source, size_t count) {
-    return world.api.memcpy_async(target, source, count, s);
+    return world.api.memcpy_async(target, source, count, world.copies);
   };
   constexpr auto kRefused = CUDA_ERROR_INVALID_VALUE;
-  EXPECT_REFUSED(world, copy(device + 1, host.data(), kCount), kRefused, ReportKind::bad_argument);
+  EXPECT_REFUSED(world, copy(device + 1, world.host.data(), kCount), kRefused,
+                 ReportKind::bad_argument);
   EXPECT_REFUSED(world, copy(device, nullptr, kCount), kRefused, ReportKind::bad_argument);
   EXPECT_REFUSED(world, copy(device, device + 8, 16), kRefused, ReportKind::bad_argument);
   EXPECT_CUDA(copy(nullptr, nullptr, 0));
   EXPECT_NO_REPORTS(world);
 }
 
-// Rows of 8 bytes from the host to every second 8 bytes of the device.
-CUDA_MEMCPY2D rows(void* device, const void* host) {
-  CUDA_MEMCPY2D made{};
-  made.srcMemoryType = CU_MEMORYTYPE_HOST;
-  made.srcHost = host;
-  made.srcPitch = 8;
-  made.dstMemoryType = CU_MEMORYTYPE_DEVICE;
-  made.dstDevice = device;
-  made.dstPitch = 16;
-  made.WidthInBytes = 8;
-  made.Height = 63;
-  return made;
-}
-
-CUDA_MEMCPY3D boxes(void* target, size_t pitch, size_t height, const void* source) {
-  CUDA_MEMCPY3D made{};
-  made.srcMemoryType = CU_MEMORYTYPE_DEVICE;
-  made.srcDevice = source;
-  made.srcPitch = 16;
-  made.srcHeight = 6;
-  made.dstMemoryType = CU_MEMORYTYPE_HOST;
-  made.dstHost = target;
-  made.dstPitch = pitch;
-  made.dstHeight = height;
-  made.WidthInBytes = 5;
-  made.Height = 4;
-  made.Depth = 2;
-  return made;
+// A box of 5 bytes, 4 rows and 2 slices from the device to the host.
+CUDA_MEMCPY3D box(const CopyWorld& world, size_t pitch, size_t height) {
+  return {.srcMemoryType = CU_MEMORYTYPE_DEVICE,
+          .srcDevice = world.memory,
+          .srcPitch = 16,
+          .srcHeight = 6,
+          .dstMemoryType = CU_MEMORYTYPE_HOST,
+          .dstHost = world.host.data(),
+          .dstDevice = world.host.data(),
+          .dstPitch = pitch,
+          .dstHeight = height,
+          .WidthInBytes = 5,
+          .Height = 4,
+          .Depth = 2};
 }
 
 // What they move: tests/contract.
 TEST(SimCopies, RefusePitchesSlicesAndTypesThatDoNotFit) {
-  World world;
-  void* device = world.sim.device_alloc(256);
-  PinnedBytes host(world.api, 256);
-  const CUstream s = world.stream();
-  CUDA_MEMCPY3D wrong_type = boxes(host.data(), 8, 4, device);
+  CopyWorld world(256);
+  const CUDA_MEMCPY3D good = box(world, 8, 4);
+  CUDA_MEMCPY3D wrong_type = good;
   wrong_type.dstMemoryType = CU_MEMORYTYPE_DEVICE;
-  wrong_type.dstDevice = host.data();
-  const CUDA_MEMCPY3D good = boxes(host.data(), 8, 4, device);
-  EXPECT_CUDA(world.api.memcpy_3d_async(&good, s));
+  EXPECT_CUDA(world.api.memcpy_3d_async(&good, world.copies));
   EXPECT_NO_REPORTS(world);
   for (const CUDA_MEMCPY3D& bad :
-       {boxes(host.data(), 4, 4, device), boxes(host.data(), size_t{1} << 31, 4, device),
-        boxes(host.data(), 8, 3, device), wrong_type}) {
-    EXPECT_REFUSED(world, world.api.memcpy_3d_async(&bad, s), CUDA_ERROR_INVALID_VALUE,
+       {box(world, 4, 4), box(world, size_t{1} << 31, 4), box(world, 8, 3), wrong_type})
+    EXPECT_REFUSED(world, world.api.memcpy_3d_async(&bad, world.copies), CUDA_ERROR_INVALID_VALUE,
                    ReportKind::bad_argument);
-  }
-}
-
-TEST(SimCopies, InterleavedRowsDoNotRace) {
-  for (const size_t shift : {size_t{8}, size_t{7}}) {
-    World world;
-    auto* device = static_cast<char*>(world.sim.device_alloc(16 * 64));
-    PinnedBytes a(world.api, 8 * 64);
-    PinnedBytes b(world.api, 8 * 64);
-    const CUDA_MEMCPY2D one = rows(device, a.data());
-    const CUDA_MEMCPY2D other = rows(device + shift, b.data());
-    ASSERT_CUDA(world.api.memcpy_2d_async(&one, world.stream()));
-    ASSERT_CUDA(world.api.memcpy_2d_async(&other, world.stream()));
-    EXPECT_ONLY_IF(shift != 8, world, ReportKind::race);
-    world.sim.finish();
-  }
 }
 
 TEST(SimCopies, RefuseCrossingASeam) {
   World world;
-  void* device = world.sim.device_alloc(4 * kCount);
-  auto* pages = static_cast<char*>(std::aligned_alloc(4096, 3 * 4096));
-  ASSERT_CUDA(world.api.host_register(pages, 4096, CU_MEMHOSTREGISTER_PORTABLE));
-  ASSERT_CUDA(world.api.host_register(pages + 4096, 4096, CU_MEMHOSTREGISTER_PORTABLE));
+  void* device = world.alloc(4 * kCount);
+  alignas(4096) static char pages[3 * 4096];
+  for (const size_t at : {0, 4096})
+    EXPECT_CUDA(world.api.host_register(pages + at, 4096, CU_MEMHOSTREGISTER_PORTABLE));
   const CUstream s = world.stream();
   world.copy(device, pages, 4096, s);
   world.copy(device, pages + 4096, 4096, s);
@@ -121,38 +83,31 @@ TEST(SimCopies, RefuseCrossingASeam) {
                    world.api.memcpy_async(device, pages + from, static_cast<size_t>(count), s),
                    CUDA_ERROR_INVALID_VALUE, ReportKind::seam_crossed);
   }
-  const CUDA_MEMCPY2D across = rows(device, pages + 4096 - 8);
-  EXPECT_REFUSED(world, world.api.memcpy_2d_async(&across, s), CUDA_ERROR_INVALID_VALUE,
-                 ReportKind::seam_crossed);
   world.sim.finish();
-  EXPECT_CUDA(world.api.host_unregister(pages));
-  EXPECT_CUDA(world.api.host_unregister(pages + 4096));
-  std::free(pages);
-  EXPECT_NO_REPORTS(world);
 }
 
 TEST(SimRegistration, RefusesOverlapsAndHugePieces) {
   World world(
       {.max_registration_bytes = 4 * 4096, .max_registered_bytes_total = 4096 + 1 + 10 + 5});
-  auto* pages = static_cast<char*>(std::aligned_alloc(4096, 8 * 4096));
-  EXPECT_REFUSED(world, world.api.host_register(pages, 5 * 4096, 0), CUDA_ERROR_INVALID_VALUE,
-                 ReportKind::bad_argument);
-  ASSERT_CUDA(world.api.host_register(pages, 4096 + 1, 0));
-  EXPECT_EQ(world.api.host_register(pages, 4096, 0), CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
-  EXPECT_EQ(world.api.host_register(pages + 8000, 10, 0),
-            CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
-  EXPECT_CUDA(world.api.host_register(pages + 8192, 10, 0));
+  alignas(4096) static char pages[8 * 4096];
+  const auto add = [&](size_t at, size_t bytes) {
+    return world.api.host_register(pages + at, bytes, 0);
+  };
+  EXPECT_REFUSED(world, add(0, 5 * 4096), CUDA_ERROR_INVALID_VALUE, ReportKind::bad_argument);
+  EXPECT_CUDA(add(0, 4096 + 1));
+  EXPECT_EQ(add(0, 4096), CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+  EXPECT_EQ(add(8000, 10), CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED);
+  EXPECT_CUDA(add(8192, 10));
   EXPECT_EQ(world.sim.registered_bytes(), 4096u + 1 + 10);
   EXPECT_EQ(world.sim.leaks().registrations, 2u);
-  EXPECT_EQ(world.api.host_register(pages + 4 * 4096, 6, 0), CUDA_ERROR_OUT_OF_MEMORY);
-  EXPECT_CUDA(world.api.host_register(pages + 4 * 4096, 5, 0));
+  EXPECT_EQ(add(4 * 4096, 6), CUDA_ERROR_OUT_OF_MEMORY);
+  EXPECT_CUDA(add(4 * 4096, 5));
   EXPECT_NO_REPORTS(world);
   EXPECT_REFUSED(world, world.api.host_unregister(pages + 1), CUDA_ERROR_HOST_MEMORY_NOT_REGISTERED,
                  ReportKind::bad_argument);
   for (const int at : {0, 8192, 4 * 4096}) EXPECT_CUDA(world.api.host_unregister(pages + at));
   EXPECT_TRUE(world.sim.leaks().none());
   EXPECT_EQ(world.sim.peak_registered_bytes(), 4096u + 1 + 10 + 5);
-  std::free(pages);
 }
 
 TEST(SimRegistration, NonPortableIsOneContexts) {
@@ -167,95 +122,52 @@ TEST(SimRegistration, NonPortableIsOneContexts) {
   }
 }
 
-TEST(SimPageable, SynchronousCopyBlocksUntilDone) {
-  World world({.schedule = Schedule::lazy, .pageable = Pageable::synchronous});
-  void* device = world.sim.device_alloc(kCount);
-  const CUstream s = world.stream();
+class SimPageable : public testing::Test {
+ protected:
+  static Config config(Pageable way) { return {.schedule = Schedule::lazy, .pageable = way}; }
   Bytes host = pattern(kCount, 1);
+};
+
+TEST_F(SimPageable, SynchronousCopyBlocksUntilDone) {
+  CopyWorld world(kCount, config(Pageable::synchronous));
   world.sim.hold();
-  std::thread copier([&] {
-    world.sim.use_device(1);
-    world.copy(device, host.data(), kCount, s);
+  std::thread copier = world.thread([&] {
+    world.copy(world.memory, host.data(), kCount, world.copies);
     EXPECT_EQ(world.sim.pending_operations(), 0u);
   });
-  ASSERT_TRUE(world.sim.wait_until_blocked(1));
+  EXPECT_TRUE(world.sim.wait_until_blocked(1));
   world.sim.go();
   copier.join();
   world.sim.host_wrote(host.data(), kCount);
-  EXPECT_EQ(world.read(device, kCount), host);
+  EXPECT_EQ(world.read(world.memory, kCount), host);
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimPageable, DeferredCopyReadsLater) {
-  World world({.schedule = Schedule::lazy, .pageable = Pageable::deferred});
-  void* device = world.sim.device_alloc(kCount);
-  const CUstream s = world.stream();
-  Bytes host = pattern(kCount, 1);
-  world.copy(device, host.data(), kCount, s);
-  ++host[77];
-  world.sim.synchronize(s);
-  EXPECT_ONLY(world, ReportKind::host_source_changed);
-}
-
-TEST(SimPageable, StagedCopyHasReadSource) {
-  World world({.schedule = Schedule::lazy, .pageable = Pageable::staged});
-  void* device = world.sim.device_alloc(kCount);
-  const CUstream s = world.stream();
-  {
-    Bytes host = pattern(kCount, 1);
-    world.copy(device, host.data(), kCount, s);
-    world.sim.host_wrote(host.data(), kCount);
-    std::fill(host.begin(), host.end(), uint8_t{0});
-  }
+TEST_F(SimPageable, StagedCopyHasReadSource) {
+  CopyWorld world(kCount, config(Pageable::staged));
+  world.copy(world.memory, host.data(), kCount, world.copies);
+  world.sim.host_wrote(host.data(), kCount);
+  std::fill(host.begin(), host.end(), uint8_t{0});
   EXPECT_EQ(world.sim.pending_operations(), 1u);
-  world.sim.host_wrote(device, kCount);
+  world.sim.host_wrote(world.memory, kCount);
   EXPECT_ONLY(world, ReportKind::race);
-  world.sim.synchronize(s);
-  EXPECT_EQ(world.read(device, kCount), pattern(kCount, 1));
-  Bytes back(kCount);  // the other way is synchronous
-  world.copy(back.data(), device, kCount, s);
-  EXPECT_EQ(back, pattern(kCount, 1));
+  world.sim.synchronize(world.copies);
+  EXPECT_EQ(world.read(world.memory, kCount), pattern(kCount, 1));
+  world.copy(host.data(), world.memory, kCount, world.copies);  // the other way is synchronous
+  EXPECT_EQ(host, pattern(kCount, 1));
   EXPECT_NO_REPORTS(world);
 }
 
-TEST(SimPageable, EachWayIsDrawn) {
+TEST_F(SimPageable, EachWayIsDrawn) {
   int pending = 0;
-  int over = 0;
   for (uint64_t seed = 1; seed <= 30; ++seed) {
-    World world(schedule(Schedule::lazy, seed));
-    void* device = world.sim.device_alloc(kCount);
-    Bytes host(kCount);
-    world.copy(device, host.data(), kCount, world.stream());
-    ++(world.sim.pending_operations() == 0 ? over : pending);
+    CopyWorld world(kCount, schedule(Schedule::lazy, seed));
+    world.copy(world.memory, host.data(), kCount, world.copies);
+    pending += world.sim.pending_operations() != 0;
     world.sim.finish();
   }
   EXPECT_GT(pending, 5);
-  EXPECT_GT(over, 3);
-}
-
-TEST(SimMemory, CountsAsyncAllocations) {
-  World world;
-  const CUstream s = world.stream();
-  void* a = nullptr;
-  void* b = nullptr;
-  world.sim.set_device_memory_limit(3 * kCount);
-  ASSERT_CUDA(world.api.malloc_async(&a, kCount, s));
-  ASSERT_CUDA(world.api.malloc_async(&b, 2 * kCount, s));
-  void* c = a;
-  EXPECT_EQ(world.api.malloc_async(&c, 1, s), CUDA_ERROR_OUT_OF_MEMORY);
-  EXPECT_EQ(c, nullptr);
-  EXPECT_EQ(world.sim.async_bytes(), 3 * kCount);
-  EXPECT_EQ(world.sim.leaks().async_allocations, 2u);
-  EXPECT_EQ(world.read(a, kCount), Bytes(kCount, 0xDB));
-  ASSERT_CUDA(world.api.free_async(b, s));
-  ASSERT_CUDA(world.api.malloc_async(&b, 2 * kCount, s));
-  ASSERT_CUDA(world.api.free_async(a, s));
-  ASSERT_CUDA(world.api.free_async(b, s));
-  EXPECT_CUDA(world.api.free_async(nullptr, s));
-  EXPECT_EQ(world.sim.peak_async_bytes(), 3 * kCount);
-  EXPECT_EQ(world.sim.async_bytes(), 0u);
-  EXPECT_TRUE(world.sim.leaks().none());
-  EXPECT_NO_REPORTS(world);
+  EXPECT_LT(pending, 27);
 }
 
 TEST(SimMemory, ReusesFreedAddresses) {
@@ -265,10 +177,98 @@ TEST(SimMemory, ReusesFreedAddresses) {
     void* memory = nullptr;
     ASSERT_CUDA(world.api.malloc_async(&memory, 1, s));
     ASSERT_CUDA(world.api.free_async(memory, s));
-    if (i % 100 == 0) {
-      ASSERT_CUDA(world.api.stream_synchronize(s));
-    }
+    if (i % 100 == 0) world.sim.synchronize(s);
   }
+  EXPECT_NO_REPORTS(world);
+}
+
+// ---- kernels; their bodies: cuda/kernels/pack_body_test
+
+// Every `step`-th of `count` elements of 4 bytes, on both sides.
+PackParams every(const void* source, void* target, int64_t count, int64_t step) {
+  PackParams params = {};
+  params.source = source;
+  params.target = target;
+  params.rank = 1;
+  params.element_bytes = 4;
+  params.count = count;
+  params.extent[0] = count;
+  params.source_stride_bytes[0] = params.target_stride_bytes[0] = 4 * step;
+  return params;
+}
+
+struct KernelWorld : World {
+  explicit KernelWorld(Config config = {}) : World(std::move(config)) {
+    sim.write(memory, pattern(1024, 3));
+    EXPECT_CUDA(api.preload_kernels());
+  }
+  CUresult launch(const PackParams& params, CUstream on) {
+    return api.launch(KernelId::strided, params, on);
+  }
+  uint8_t* const memory = alloc(1024);
+  const CUstream kernels = stream();
+};
+
+TEST(SimKernels, WantPreloadAndTheirStreamsContext) {
+  KernelWorld world;
+  const CUstream elsewhere = world.stream(CU_STREAM_NON_BLOCKING, 0);
+  EXPECT_CUDA(world.launch(every(world.memory, world.memory + 64, 4, 1), world.kernels));
+  EXPECT_NO_REPORTS(world);
+  EXPECT_REFUSED(world, world.launch(every(world.memory, world.memory + 64, 4, 1), elsewhere),
+                 CUDA_ERROR_INVALID_HANDLE, ReportKind::wrong_context);
+  world.sim.use_device(0);
+  world.launch(every(world.memory, world.memory + 64, 4, 1), elsewhere);
+  EXPECT_GE(world.sim.reports_of(ReportKind::lazy_kernel_load), 1u);
+}
+
+TEST(SimKernels, InterleavedElementsDoNotRace) {
+  for (const bool meet : {false, true}) {
+    KernelWorld world;
+    auto* target = world.alloc(1024);
+    EXPECT_CUDA(world.launch(every(world.memory, target, 50, 2), world.kernels));
+    PackParams backwards = every(world.memory, target + (meet ? 8 * 49 : 8 * 49 + 4), 50, 2);
+    backwards.target_stride_bytes[0] = -8;
+    EXPECT_CUDA(world.launch(backwards, world.stream()));
+    EXPECT_ONLY_IF(meet, world, ReportKind::race);
+  }
+}
+
+TEST(SimKernels, RefuseWhatIsNoCopy) {
+  KernelWorld world;
+  PackParams wrong = every(world.memory, world.memory + 64, 4, 1);
+  wrong.count = 5;
+  for (const PackParams& each : {wrong, every(world.memory, world.memory + 64, 0, 1)})
+    EXPECT_REFUSED(world, world.launch(each, world.kernels), CUDA_ERROR_INVALID_VALUE,
+                   ReportKind::bad_argument);
+  EXPECT_REFUSED(world, world.api.gather(GatherParams{0, {}}, world.kernels),
+                 CUDA_ERROR_INVALID_VALUE, ReportKind::bad_argument);
+}
+
+TEST(SimKernels, FaultOnUnreachableMemory) {
+  for (const bool gather : {false, true}) {
+    KernelWorld world;
+    char host[64] = {};
+    EXPECT_CUDA(gather ? world.api.gather({1, {{world.memory, host, 16}}}, world.kernels)
+                       : world.launch(every(world.memory, host, 4, 1), world.kernels));
+    EXPECT_ONLY(world, ReportKind::bad_argument);
+    EXPECT_EQ(world.api.stream_synchronize(world.kernels), CUDA_ERROR_ILLEGAL_ADDRESS);
+  }
+}
+
+TEST(SimKernels, CopyTheirParametersAtTheCall) {
+  KernelWorld world(schedule(Schedule::lazy));
+  PinnedBytes host(world.api, 256);
+  PackParams params = every(world.memory, host.data(), 16, 1);
+  GatherParams runs{
+      2, {{world.memory, host.data() + 128, 16}, {world.memory + 32, host.data() + 144, 7}}};
+  EXPECT_CUDA(world.launch(params, world.kernels));
+  EXPECT_CUDA(world.api.gather(runs, world.kernels));
+  std::memset(&params, 0xFF, sizeof params);
+  std::memset(&runs, 0xFF, sizeof runs);
+  EXPECT_CUDA(world.api.stream_synchronize(world.kernels));
+  EXPECT_EQ(host.copy(64), world.read(world.memory, 64));
+  EXPECT_EQ(Bytes(host.data() + 128, host.data() + 144), world.read(world.memory, 16));
+  EXPECT_EQ(Bytes(host.data() + 144, host.data() + 151), world.read(world.memory + 32, 7));
   EXPECT_NO_REPORTS(world);
 }
 
@@ -277,42 +277,40 @@ TEST(SimByteSet, OverlapIsExact) {
   const auto draw = [&](int below) {
     return static_cast<int64_t>(random() % static_cast<unsigned>(below));
   };
+  // A set of bytes and the same, each byte for itself.
+  const auto make = [&] {
+    const auto base = static_cast<uintptr_t>(1000 + draw(60));
+    const auto run = static_cast<size_t>(1 + draw(4));
+    ByteSet set(reinterpret_cast<const void*>(base), run);
+    std::set<uintptr_t> bytes;
+    for (size_t i = 0; i < run; ++i) bytes.insert(base + i);
+    for (int64_t rank = draw(3); rank > 0; --rank) {
+      const int64_t count = draw(8) == 0 ? 0 : 1 + draw(4);
+      const int64_t stride = draw(40) - 20;
+      set.repeat(count, stride);
+      std::set<uintptr_t> all;
+      for (int64_t i = 0; i < count; ++i) {
+        for (const uintptr_t at : bytes) all.insert(at + static_cast<uintptr_t>(i * stride));
+      }
+      bytes = all;
+    }
+    std::set<uintptr_t> visited;
+    for (const ByteSet::Run& each : set.runs()) {
+      for (uintptr_t at = each.begin; at < each.end; ++at) visited.insert(at);
+    }
+    EXPECT_EQ(visited, bytes);
+    EXPECT_TRUE(bytes.empty() || set.end() == *bytes.rbegin() + 1);
+    return std::pair{set, bytes};
+  };
   int overlapping = 0;
   for (int round = 0; round < 3000; ++round) {
-    std::vector<ByteSet> sets;
-    std::vector<std::set<uintptr_t>> bytes;
-    for (int which = 0; which < 2; ++which) {
-      const auto base = static_cast<uintptr_t>(1000 + draw(60));
-      const auto run = static_cast<size_t>(1 + draw(4));
-      ByteSet set(reinterpret_cast<const void*>(base), run);
-      std::set<uintptr_t> expected;
-      for (size_t i = 0; i < run; ++i) expected.insert(base + i);
-      for (int64_t rank = draw(3); rank > 0; --rank) {
-        const int64_t count = draw(8) == 0 ? 0 : 1 + draw(4);
-        const int64_t stride = draw(40) - 20;
-        set.repeat(count, stride);
-        std::set<uintptr_t> all;
-        for (int64_t i = 0; i < count; ++i) {
-          for (const uintptr_t at : expected) all.insert(at + static_cast<uintptr_t>(i * stride));
-        }
-        expected = all;
-      }
-      std::set<uintptr_t> visited;
-      set.each_run([&](uintptr_t at, size_t n) {
-        for (size_t i = 0; i < n; ++i) visited.insert(at + i);
-      });
-      ASSERT_EQ(visited, expected);
-      if (!expected.empty()) {
-        ASSERT_EQ(set.begin(), *expected.begin());
-        ASSERT_EQ(set.end(), *expected.rbegin() + 1);
-      }
-      sets.push_back(set);
-      bytes.push_back(expected);
-    }
-    const bool meet = std::any_of(bytes[0].begin(), bytes[0].end(),
-                                  [&](uintptr_t at) { return bytes[1].count(at) != 0; });
-    ASSERT_EQ(sets[0].overlaps(sets[1]), meet);
-    ASSERT_EQ(sets[1].overlaps(sets[0]), meet);
+    const auto [one, bytes] = make();
+    const auto [other, others] = make();
+    const bool meet = std::any_of(bytes.begin(), bytes.end(), [&, &others = others](uintptr_t at) {
+      return others.contains(at);
+    });
+    ASSERT_EQ(one.overlaps(other), meet);
+    ASSERT_EQ(other.overlaps(one), meet);
     overlapping += meet;
   }
   EXPECT_GT(overlapping, 300);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // What is not ordered, and sources that changed.
-#include <algorithm>
 #include <cstring>
 
 #include "state.h"
@@ -8,22 +7,11 @@
 namespace dlbridge::cuda_sim {
 namespace {
 
-uint64_t hash_of(const ByteSet& bytes, uintptr_t alias) {
-  uint64_t hash = 0x9E3779B97F4A7C15u;
-  const auto mix = [&](uint64_t word) {
-    hash = (hash ^ word) * 0xD6E8FEB86659FD93u;
-    hash ^= hash >> 32;
-  };
-  bytes.each_run([&](uintptr_t at, size_t count) {
-    const auto* data = reinterpret_cast<const unsigned char*>(at + alias);
-    for (; count >= sizeof(uint64_t); count -= sizeof(uint64_t), data += sizeof(uint64_t)) {
-      uint64_t word;
-      std::memcpy(&word, data, sizeof word);
-      mix(word);
-    }
-    for (; count > 0; --count, ++data) mix(*data);
-  });
-  return hash;
+std::string content_of(const Access& access) {
+  std::string content;
+  for (const ByteSet::Run& run : access.bytes.runs())
+    content.append(reinterpret_cast<const char*>(run.begin + access.alias()), run.bytes());
+  return content;
 }
 
 const Access* conflict(const Operation& operation, const ByteSet& bytes, bool write) {
@@ -35,20 +23,21 @@ const Access* conflict(const Operation& operation, const ByteSet& bytes, bool wr
 
 std::string bytes_of(const ByteSet& bytes) { return hex(bytes.begin()) + ".." + hex(bytes.end()); }
 
+std::string text_of(const Access& access) {
+  return (access.write ? "writes " : "reads ") + bytes_of(access.bytes);
+}
+
 }  // namespace
 
-void State::check_races(const OperationPtr& operation) {
+void State::check_races(const Operation& operation) {
+  const auto kind = operation.releases ? ReportKind::freed_while_pending : ReportKind::race;
   for (const OperationPtr& earlier : unobserved) {
-    if (operation->clock.covers(earlier->stream->actor, earlier->number)) continue;
-    for (const Access& access : operation->accesses) {
+    if (operation.clock.at(earlier->stream->actor) >= earlier->number) continue;
+    for (const Access& access : operation.accesses) {
       const Access* other = conflict(*earlier, access.bytes, access.write);
       if (other == nullptr) continue;
-      const ReportKind kind =
-          operation->releases ? ReportKind::freed_while_pending : ReportKind::race;
-      report(kind, operation->text + " and " + earlier->text + " are not ordered; the one " +
-                       (access.write ? "writes " : "reads ") + bytes_of(access.bytes) +
-                       ", the other " + (other->write ? "writes " : "reads ") +
-                       bytes_of(other->bytes));
+      report(kind, operation.text + " and " + earlier->text + " are not ordered; the one " +
+                       text_of(access) + ", the other " + text_of(*other));
       break;
     }
   }
@@ -60,55 +49,44 @@ void State::host_access(const ByteSet& bytes, bool write, const std::string& wha
     const Access* other = conflict(*earlier, bytes, write);
     if (other == nullptr) continue;
     report(kind, what + " of " + bytes_of(bytes) + " by the host, which has not waited for " +
-                     earlier->text + ", which " + (other->write ? "writes " : "reads ") +
-                     bytes_of(other->bytes));
+                     earlier->text + ", which " + text_of(*other));
   }
 }
 
-void State::hash_sources(Operation& operation) {
+void State::keep_sources(Operation& operation) {
   for (size_t i = 0; i < operation.accesses.size(); ++i) {
     const Access& access = operation.accesses[i];
     if (access.write || !access.place.on_host()) continue;
     const bool will_change = std::any_of(pending.begin(), pending.end(), [&](const auto& item) {
-      const auto& others = item.second->accesses;
-      return std::any_of(others.begin(), others.end(), [&](const Access& other) {
-        return other.write && other.bytes.overlaps(access.bytes);
-      });
+      return conflict(*item.second, access.bytes, false) != nullptr;
     });
-    if (!will_change) operation.sources.push_back({i, hash_of(access.bytes, access.alias())});
+    if (!will_change) operation.sources[i] = content_of(access);
   }
 }
 
 void State::check_sources(const Operation& operation) {
-  for (const auto& [index, hash] : operation.sources) {
+  for (const auto& [index, content] : operation.sources) {
     const Access& access = operation.accesses[index];
-    if (hash_of(access.bytes, access.alias()) == hash) continue;
-    report(
-        ReportKind::host_source_changed,
-        bytes_of(access.bytes) + " was written between the call and the run of " + operation.text);
+    if (content_of(access) != content)
+      report(ReportKind::host_source_changed, bytes_of(access.bytes) +
+                                                  " was written between the call and the run of " +
+                                                  operation.text);
   }
 }
 
 void State::host_knows(const Operation& operation) {
   host.join(operation.clock);
   std::erase_if(unobserved, [&](const OperationPtr& earlier) {
-    return host.covers(earlier->stream->actor, earlier->number);
+    return host.at(earlier->stream->actor) >= earlier->number;
   });
 }
 
 void State::poison(const Operation& operation) {
-  // Filling all of a huge fresh block would only make its pages exist.
-  constexpr size_t kEnough = size_t{64} << 20;
-  if (operation.cancelled) return;
   for (const Access& access : operation.accesses) {
     if (!access.write) continue;
-    const auto& allocation = access.place.allocation;
-    const bool fresh = allocation != nullptr && allocation->born.stream == operation.stream &&
-                       allocation->born.number == operation.number;
-    access.bytes.each_run([&](uintptr_t at, size_t count) {
-      std::memset(reinterpret_cast<void*>(at + access.alias()), config.poison,
-                  fresh ? std::min(count, kEnough) : count);
-    });
+    for (const ByteSet::Run& run : access.bytes.runs())
+      std::memset(reinterpret_cast<void*>(run.begin + access.alias()), kPoison,
+                  std::min(run.bytes(), operation.poison_bytes));
   }
 }
 

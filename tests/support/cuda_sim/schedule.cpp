@@ -1,30 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
 // Which operation runs when.
-#include <unistd.h>
-
-#include <algorithm>
-
 #include "state.h"
 
 namespace dlbridge::cuda_sim {
 
-uint64_t State::draw(uint64_t below) { return below == 0 ? 0 : random() % below; }
-
 bool State::runnable(const Operation& operation) const {
-  return operation.ready && !operation.running && !operation.done && !held &&
-         !operation.stream->held && dead(operation.stream->device) == CUDA_SUCCESS;
+  return operation.ready && !operation.done && !held && !operation.stream->held &&
+         dead(operation.stream->device) == CUDA_SUCCESS;
 }
 
 void State::become_ready(Operation& operation) {
   operation.ready = true;
   // From here on the device may have begun: what was there before cannot be counted on.
-  if (operation.poisons) poison(operation);
+  if (!operation.cancelled) poison(operation);
 }
 
 void State::execute(const OperationPtr& operation) {
   note("run #" + std::to_string(operation->id));
   if (operation->host_function) {
-    operation->running = true;
+    operation->ready = false;  // but once
     ++host_functions;
     driver_threads.emplace_back([this, operation] { run_host_function(operation); });
     return;
@@ -40,8 +34,6 @@ void State::run_host_function(const OperationPtr& operation) {
   Lock lock(state_mutex());
   state_changed().wait(lock, [this] { return driver_thread == 0; });
   driver_thread = thread().id;
-  driver_task = gettid();
-  driver_stuck = false;
   lock.unlock();
   operation->host_function();
   lock.lock();
@@ -90,42 +82,35 @@ void State::progress(const OperationPtr& target) {
 }
 
 bool State::step_one() {
-  constexpr size_t kEnough = 32;
-  std::vector<OperationPtr> candidates;
-  for (const auto& [id, operation] : pending) {
-    if (runnable(*operation)) candidates.push_back(operation);
-    if (candidates.size() == kEnough) break;
-  }
-  if (candidates.empty()) return false;
-  execute(candidates[draw(candidates.size())]);
-  return true;
+  std::vector<OperationPtr> candidates = all_pending();
+  std::erase_if(candidates, [this](const OperationPtr& each) { return !runnable(*each); });
+  if (!candidates.empty()) execute(candidates[draw(candidates.size())]);
+  return !candidates.empty();
+}
+
+std::vector<OperationPtr> State::all_pending() const {
+  std::vector<OperationPtr> all;
+  for (const auto& [id, operation] : pending) all.push_back(operation);
+  return all;
 }
 
 void State::run_all() {
-  std::vector<OperationPtr> all;
-  for (const auto& [id, operation] : pending) all.push_back(operation);
-  for (const OperationPtr& operation : all) {
+  for (const OperationPtr& operation : all_pending()) {
     if (runnable(*operation)) execute(operation);
   }
 }
 
-void State::go() {
-  drift();
-  state_changed().notify_all();
+void State::drift() {
+  if (config.schedule == Schedule::eager) run_all();
+  if (config.schedule != Schedule::random) return;
+  for (uint64_t steps = draw(4); steps > 0 && step_one(); --steps) {
+  }
 }
 
-void State::drift() {
-  switch (config.schedule) {
-    case Schedule::eager:
-      run_all();
-      return;
-    case Schedule::lazy:
-      return;
-    case Schedule::random:
-      for (uint64_t steps = draw(4); steps > 0 && step_one(); --steps) {
-      }
-      return;
-  }
+void State::go(bool& which) {
+  which = false;
+  drift();
+  state_changed().notify_all();
 }
 
 CUresult State::fate(const OperationPtr& target) const {
@@ -157,29 +142,23 @@ CUresult State::wait_for(Lock& lock, OperationPtr target) {
 
 void State::wait_for_running(Lock& lock) {
   if (!config.waits_for_running) return;
-  std::vector<OperationPtr> all;
-  for (const auto& [id, operation] : pending) all.push_back(operation);
-  for (const OperationPtr& operation : all) wait_for(lock, operation);
+  for (const OperationPtr& operation : all_pending()) wait_for(lock, operation);
 }
 
 CUresult State::query(const OperationPtr& target) {
   if (target == nullptr) return CUDA_SUCCESS;
   if (!target->done) {
     if (const CUresult error = fate(target); error != CUDA_SUCCESS) return error;
-    if (target->not_ready_left < 0) {
-      target->not_ready_left =
-          static_cast<int>(draw(static_cast<uint64_t>(config.max_not_ready) + 1));
-    }
-    const bool still = held || target->stream->held;
-    if (!still && target->not_ready_left > 0) {
-      --target->not_ready_left;
+    if (held || target->stream->held) return CUDA_ERROR_NOT_READY;
+    int& left = target->not_ready_left;
+    if (left < 0) left = static_cast<int>(draw(static_cast<uint64_t>(config.max_not_ready) + 1));
+    if (left > 0) {
+      --left;
       return CUDA_ERROR_NOT_READY;
     }
-    if (!still) progress(target);
-    if (!target->done) {
-      const CUresult error = fate(target);
-      return error != CUDA_SUCCESS ? error : CUDA_ERROR_NOT_READY;
-    }
+    progress(target);
+    if (const CUresult error = fate(target); error != CUDA_SUCCESS) return error;
+    if (!target->done) return CUDA_ERROR_NOT_READY;
   }
   host_knows(*target);
   return CUDA_SUCCESS;

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <set>
+#include <thread>
 #include <vector>
 
 #include "cuda_sim/simulator.h"
@@ -54,6 +55,7 @@ class World {
   explicit World(Config config = {}) : sim(std::move(config)), api(sim.api()) { sim.use_device(1); }
   ~World() { sim.use_no_device(); }
 
+  uint8_t* alloc(size_t count) { return static_cast<uint8_t*>(sim.device_alloc(count)); }
   CUevent event(unsigned flags = CU_EVENT_DISABLE_TIMING) {
     CUevent event = nullptr;
     EXPECT_CUDA(api.event_create_with_flags(&event, flags));
@@ -62,6 +64,16 @@ class World {
   CUresult query(CUevent event) const { return api.event_query(event); }
   CUstream stream(unsigned flags = CU_STREAM_NON_BLOCKING, int device = 1) {
     return sim.make_stream(flags, device);
+  }
+  CUcontext context_of(CUstream stream) const {
+    CUcontext context = nullptr;
+    EXPECT_CUDA(api.stream_get_ctx(stream, &context));
+    return context;
+  }
+  CUstreamCaptureStatus status_of(CUstream stream) const {
+    CUstreamCaptureStatus status;
+    EXPECT_CUDA(api.stream_is_capturing(stream, &status));
+    return status;
   }
   /// Records on `from`, waits on `to`.
   void order(CUstream from, CUstream to) {
@@ -74,6 +86,22 @@ class World {
     EXPECT_CUDA(api.memcpy_async(target, source, count, stream));
   }
   Bytes read(const void* memory, size_t count) { return sim.read(memory, count); }
+
+  /// A thread of the same device.
+  template <class F>
+  std::thread thread(F body) {
+    return std::thread([this, body] {
+      sim.use_device(1);
+      body();
+    });
+  }
+
+  /// Reports of one kind and no others, if `expected`, else none. They are forgotten.
+  void expect_only(ReportKind kind, bool expected) {
+    EXPECT_EQ(sim.reports_of(kind) > 0, expected) << sim.trace();
+    EXPECT_EQ(sim.reports_of(kind), sim.reports().size()) << sim.complaint();
+    sim.clear_reports();
+  }
 
   Simulator sim;
   const cuda::CudaApi& api;
@@ -89,15 +117,12 @@ struct CopyWorld : World {
   CUstream copies = stream();
 };
 
-/// Reports of one kind, and no others.
-#define EXPECT_ONLY(world, expected_kind)                                        \
-  do {                                                                           \
-    EXPECT_GE((world).sim.reports_of(expected_kind), 1u) << (world).sim.trace(); \
-    for (const auto& reported : (world).sim.reports()) {                         \
-      EXPECT_EQ(reported.kind, expected_kind) << reported.text;                  \
-    }                                                                            \
-    (world).sim.clear_reports();                                                 \
+#define EXPECT_ONLY_IF(condition, world, expected_kind) \
+  do {                                                  \
+    SCOPED_TRACE("reports");                            \
+    (world).expect_only(expected_kind, condition);      \
   } while (false)
+#define EXPECT_ONLY(world, expected_kind) EXPECT_ONLY_IF(true, world, expected_kind)
 #define EXPECT_NO_REPORTS(world) EXPECT_EQ((world).sim.complaint(), "")
 /// A call that answers `error` and is reported.
 #define EXPECT_REFUSED(world, call, error, expected_kind) \
@@ -105,43 +130,19 @@ struct CopyWorld : World {
     EXPECT_EQ(call, error);                               \
     EXPECT_ONLY(world, expected_kind);                    \
   } while (false)
-#define EXPECT_ONLY_IF(condition, world, expected_kind) \
-  do {                                                  \
-    if (condition) {                                    \
-      EXPECT_ONLY(world, expected_kind);                \
-    } else {                                            \
-      EXPECT_NO_REPORTS(world);                         \
-    }                                                   \
-  } while (false)
 
 inline Config schedule(Schedule which, uint64_t seed = 1) {
-  Config config;
-  config.schedule = which;
-  config.seed = seed;
-  return config;
+  return {.schedule = which, .seed = seed};
 }
 
 /// A test for each schedule.
 class EverySchedule : public ::testing::TestWithParam<Schedule> {
  protected:
-  Config config(uint64_t seed = 1) const { return schedule(GetParam(), seed); }
+  Config config() const { return schedule(GetParam()); }
 };
 
-inline std::string schedule_name(const ::testing::TestParamInfo<Schedule>& info) {
-  switch (info.param) {
-    case Schedule::eager:
-      return "Eager";
-    case Schedule::lazy:
-      return "Lazy";
-    case Schedule::random:
-      return "Random";
-  }
-  return "";
-}
-
-#define FOR_EVERY_SCHEDULE(suite)                                                                \
-  INSTANTIATE_TEST_SUITE_P(Sim, suite,                                                           \
-                           ::testing::Values(Schedule::eager, Schedule::lazy, Schedule::random), \
-                           schedule_name)
+#define FOR_EVERY_SCHEDULE(suite)      \
+  INSTANTIATE_TEST_SUITE_P(Sim, suite, \
+                           ::testing::Values(Schedule::eager, Schedule::lazy, Schedule::random))
 
 }  // namespace dlbridge::cuda_sim

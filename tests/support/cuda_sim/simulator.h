@@ -17,7 +17,6 @@ class Simulator {
     Lock lock;
     State* state;
     State* operator->() const { return state; }
-    State& operator*() const { return *state; }
   };
   Locked locked() const { return {Lock(state_mutex()), state_.get()}; }
 
@@ -28,7 +27,7 @@ class Simulator {
   Simulator(const Simulator&) = delete;
   Simulator& operator=(const Simulator&) = delete;
 
-  /// For inject_cuda_api(). The driver's functions are null without a usable driver.
+  /// For inject_cuda_api().
   const cuda::CudaApi& api() const noexcept { return state_->table; }
 
   // Memory. device_free, for both kinds, may be called only when all work on the memory is known to
@@ -38,7 +37,9 @@ class Simulator {
   void* managed_alloc(size_t bytes, int device = 1);
   /// Device memory behind the back of all streams; no access in the sense of the race detection.
   void write(void* device_memory, const void* bytes, size_t count);
-  void write(void* device_memory, const std::vector<uint8_t>& bytes);
+  void write(void* device_memory, const std::vector<uint8_t>& bytes) {
+    write(device_memory, bytes.data(), bytes.size());
+  }
   std::vector<uint8_t> read(const void* device_memory, size_t count) const;
 
   // The host as an actor. Says what test code (or code under test) does with memory itself.
@@ -61,8 +62,8 @@ class Simulator {
   void enqueue_kernel(CUstream stream, std::vector<Range> reads, std::vector<Range> writes,
                       std::function<void(const std::vector<void*>&)> body = {});
   /// A host function as cuLaunchHostFunc enqueues it. It runs on a thread that holds the driver's
-  /// lock, for which all calls of the table wait. A call by `body` is reported, and where a call
-  /// waits while `body` sleeps, that is reported and the call goes on: each may hold what the other
+  /// lock, for which all calls of the table wait. A call by `body` is reported, and where `body`
+  /// does not end, a call that waits for it is reported and goes on: each may hold what the other
   /// needs (numba-cuda#317, rmm#2028).
   void enqueue_host_function(CUstream stream, std::function<void()> body);
   /// A kernel that kills its device when it runs.
@@ -74,21 +75,17 @@ class Simulator {
   void hold() { locked()->held = true; }
   void go() {
     const Locked state = locked();
-    state->held = false;
-    state->go();
+    state->go(state->held);
   }
   /// The operations of one stream do not run; what does not depend on them does.
   void hold_stream(CUstream stream) { locked()->named_stream(stream).held = true; }
   void go_stream(CUstream stream) {
     const Locked state = locked();
-    state->named_stream(stream).held = false;
-    state->go();
+    state->go(state->named_stream(stream).held);
   }
   /// Waits until `count` threads are blocked in a synchronising call or by a host function, which
   /// may call this too. False after ten seconds.
   bool wait_until_blocked(int count) const;
-  /// Runs one operation that may run. False if there is none.
-  bool step() { return locked()->step_one(); }
   /// Runs everything that may run, and the host knows that it is over.
   void finish();
   /// The host waits for `stream` as cuStreamSynchronize does; not counted, never fails.
@@ -98,8 +95,9 @@ class Simulator {
   // Contexts.
   /// The device's context, made if there is none; nothing is reported.
   CUcontext make_context(int device) {
-    locked()->activate(device);
-    return state_->handle_of(device);
+    const Locked state = locked();
+    state->activate(device);
+    return state->primary_context(device);
   }
   /// make_context, and the calling thread's current one from now on.
   void use_device(int device);
@@ -107,18 +105,18 @@ class Simulator {
   /// thread.
   CUcontext use_user_context(int device) {
     const Locked state = locked();
-    return state->thread().contexts.emplace_back(state->make_user_context(device, false));
+    return state->thread().contexts.emplace_back(state->make_context(device, false));
   }
   /// One of a green context, as cuCtxFromGreenCtx gives it: with it the primary context is made,
   /// its streams are non-blocking, and it may be current to one thread only.
   CUcontext make_green_context(int device) {
     const Locked state = locked();
     state->activate(device);
-    return state->make_user_context(device, true);
+    return state->make_context(device, true);
   }
   /// Empties the calling thread's stack of contexts.
   void use_no_device() { locked()->thread().contexts.clear(); }
-  bool context_active(int device) const { return locked()->contexts.at(device).active; }
+  bool context_active(int device) const { return locked()->devices.at(device).active; }
   /// The devices of the calling thread's stack of contexts, the current one last.
   std::vector<int> context_stack() const;
   /// Destroys the device's context with all that lives in it, as cudaDeviceReset does: memory,
@@ -134,21 +132,22 @@ class Simulator {
   /// Its handle is that of the next stream that is made.
   void destroy_stream(CUstream stream) {
     const Locked state = locked();
-    state->destroy(state->named_stream(stream));
+    state->streams.destroy(state->named_stream(stream));
   }
   /// `later` waits for what `earlier` has so far, as by an event between them, which joins captures
   /// too. Handles 1 and 2 are those of `device`. No call, no event of anybody.
   CUresult order(CUstream earlier, CUstream later, int device = 1);
 
-  // Stream capture, as cuStreamBeginCapture and cuStreamEndCapture.
+  // Stream capture, as cuStreamBeginCapture and cuStreamEndCapture, the latter on the stream where
+  // the capture began.
   CUresult begin_capture(CUstream stream,
                          CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL) {
     const Locked state = locked();
-    return state->begin_capture(state->thread(), state->named_stream(stream), mode);
+    return state->begin_capture(state->named_stream(stream), mode);
   }
   CUresult end_capture(CUstream stream) {
     const Locked state = locked();
-    return state->end_capture(state->thread(), state->named_stream(stream));
+    return state->end_capture(state->named_stream(stream));
   }
   /// Operations that went into captures instead of running.
   size_t captured_operations() const { return locked()->captured; }
@@ -162,7 +161,7 @@ class Simulator {
   int faults_struck() const { return locked()->struck; }
   /// From now on every call of this device answers `code`; what is pending never ends.
   void kill_device(int device, CUresult code) { locked()->kill(device, code); }
-  void set_attribute(CUdevice_attribute attribute, int value, int device = -1);  ///< -1: all
+  void set_attribute(CUdevice_attribute attribute, int value, int device);
   void set_device_memory_limit(size_t bytes) { locked()->config.device_memory_bytes = bytes; }
 
   // What was seen.
@@ -184,10 +183,10 @@ class Simulator {
   /// Streams on which operations were enqueued through the table so far, without repetition.
   std::vector<CUstream> used_streams() const;
   Leaks leaks() const;
-  size_t registered_bytes() const { return locked()->bytes_registered(); }
+  size_t registered_bytes() const { return locked()->registered_bytes(); }
   size_t peak_registered_bytes() const { return locked()->peak_registered; }
   /// Of malloc_async and not yet of free_async, in the order of the calls.
-  size_t async_bytes() const { return locked()->bytes_allocated(); }
+  size_t async_bytes() const { return locked()->async_bytes; }
   size_t peak_async_bytes() const { return locked()->peak_async; }
   void reset_peaks();
 

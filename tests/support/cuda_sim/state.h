@@ -6,15 +6,14 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
-#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
 #include <set>
+#include <string_view>
 #include <thread>
 
 #include "byte_set.h"
-#include "clock.h"
 #include "config.h"
 
 namespace dlbridge::cuda_sim {
@@ -22,6 +21,11 @@ namespace dlbridge::cuda_sim {
 struct Operation;
 struct StreamState;
 using OperationPtr = std::shared_ptr<Operation>;
+
+constexpr uint8_t kPoison = 0xDB;
+
+std::string hex(uintptr_t address);
+inline std::string hex(const void* pointer) { return hex(reinterpret_cast<uintptr_t>(pointer)); }
 
 // ---- memory.cpp
 
@@ -52,13 +56,7 @@ struct Allocation {
   bool managed = false;
   bool stream_ordered = false;
   bool freed = false;
-  /// An operation by its place in its stream's order; of malloc_async and free_async.
-  struct Moment {
-    const StreamState* stream = nullptr;
-    uint64_t number = 0;
-  };
-  Moment born;
-  Moment ended;
+  const StreamState* freed_on = nullptr;  // by free_async
   uintptr_t begin() const { return mapping->begin(); }
   uintptr_t end() const { return begin() + bytes; }
 };
@@ -73,21 +71,40 @@ struct Registration {
 
 /// What memory a range of bytes lies in.
 struct Place {
-  enum Kind { pageable, pinned, device, managed, freed, broken } kind = pageable;
+  enum Kind { pageable, pinned, device, managed, none } kind = pageable;
   std::shared_ptr<Allocation> allocation;
   const Registration* registration = nullptr;
-  std::string trouble;  // of broken
+  std::string trouble;  // of none
   ReportKind report = ReportKind::bad_argument;
   bool on_device() const { return kind == device || kind == managed; }
   bool on_host() const { return kind == pageable || kind == pinned || kind == managed; }
 };
 
-// ---- graph.cpp
+// ---- streams.cpp
+
+/// What an operation, or the host, knows to be over: of each actor (a stream) the number of its
+/// last operation.
+class Clock {
+ public:
+  uint64_t at(size_t actor) const { return actor < known_.size() ? known_[actor] : 0; }
+  void set(size_t actor, uint64_t number) {
+    if (actor >= known_.size()) known_.resize(actor + 1);
+    known_[actor] = number;
+  }
+  void join(const Clock& other) {
+    if (known_.size() < other.known_.size()) known_.resize(other.known_.size());
+    for (size_t i = 0; i < other.known_.size(); ++i)
+      known_[i] = std::max(known_[i], other.known_[i]);
+  }
+
+ private:
+  std::vector<uint64_t> known_;
+};
 
 /// Bytes that an operation reads or writes.
 struct Access {
   ByteSet bytes;
-  bool write = false;
+  bool write;
   Place place;
   uintptr_t alias() const {
     return place.allocation != nullptr ? place.allocation->mapping->alias() : 0;
@@ -105,18 +122,13 @@ struct Operation {
   std::vector<Access> accesses;
   std::function<void()> run;
   std::function<void()> host_function;
-  bool running = false;   // its host function is
-  bool releases = false;  // ends the life of the memory that it writes
-  bool poisons = true;
+  bool releases = false;           // ends the life of the memory that it writes
+  size_t poison_bytes = SIZE_MAX;  // of each run that it writes
   bool ready = false;
   bool done = false;
   bool cancelled = false;  // its memory is gone: does nothing
   int not_ready_left = -1;
-  struct Hashed {
-    size_t access;
-    uint64_t hash;
-  };
-  std::vector<Hashed> sources;
+  std::map<size_t, std::string> sources;  // of accesses to host memory: the bytes at the call
 };
 
 inline OperationPtr operation(std::string text) {
@@ -132,7 +144,6 @@ struct Capture {
   bool invalidated = false;
   bool ended = false;
   std::map<StreamState*, Clock> streams;  // what each of them has joined
-  std::map<StreamState*, uint64_t> nodes;
 };
 
 struct StreamState {
@@ -152,12 +163,14 @@ struct StreamState {
   std::shared_ptr<Capture> capture;
   uint64_t numbers = 0;
   bool blocking() const { return kind != legacy && (flags & CU_STREAM_NON_BLOCKING) == 0; }
-  std::string name() const;
+  std::string name() const {
+    return (blocking() ? "blocking stream " : "stream ") + hex(handle) +
+           " of cuda:" + std::to_string(device);
+  }
 };
 
 struct EventState {
   CUevent handle = nullptr;
-  uint64_t id = 0;
   int device = 0;
   CUcontext context = nullptr;
   unsigned flags = 0;
@@ -168,32 +181,55 @@ struct EventState {
   Clock captured;                    // what its record in the capture has joined
 };
 
-/// The streams 1 and 2 of a context.
-struct DefaultStreams {
-  StreamState* legacy = nullptr;
-  std::map<uint64_t, StreamState*> per_thread;
+/// All streams, or events, there ever were. A handle is used again as soon as its owner has
+/// destroyed what it named, as the driver does (rmm#649).
+template <class Handle, class Each>
+struct Handles {
+  std::deque<Each> all;
+  std::map<Handle, Each*> named;
+  std::vector<Handle> free;
+
+  void give_handle(Each& each) {
+    if (free.empty()) free.push_back(reinterpret_cast<Handle>(0x57000000 + 16 * all.size()));
+    each.handle = free.back();
+    free.pop_back();
+    named[each.handle] = &each;
+  }
+  Each* find(Handle handle) const {
+    const auto found = named.find(handle);
+    return found == named.end() ? nullptr : found->second;
+  }
+  void destroy(Each& each) {
+    each.destroyed = true;
+    free.push_back(each.handle);
+  }
+  /// Calls `f` with each that is neither destroyed nor lost.
+  template <class F>
+  void each_alive(F&& f) const {
+    for (const Each& each : all) {
+      if (!each.destroyed && !each.lost) f(each);
+    }
+  }
 };
 
-/// A device's primary context.
-struct ContextState {
+// ---- contexts.cpp
+
+/// A device and its primary context.
+struct DeviceState {
   int device = 0;
-  uint64_t id = 0;  // another one after each time that it was made
+  uint64_t id = 0;  // of the context: another one after each time that it was made
   bool active = false;
   bool used_by_runtime = false;  // which does not give it up before a reset
   int retained = 0;
   CUresult dead = CUDA_SUCCESS;
-  DefaultStreams streams;
   std::set<cuda::KernelId> loaded;
-  size_t async_bytes = 0;
   size_t made_streams = 0;                          // they take the connections in turn
   std::map<size_t, OperationPtr> connection_tails;  // the last operation of each connection
 };
 
-/// A context that a program made itself.
-struct UserContext {
+struct ContextState {
   int device = 0;
   bool green = false;
-  DefaultStreams streams;
 };
 
 struct ThreadState {
@@ -207,19 +243,21 @@ std::condition_variable& state_changed();
 std::condition_variable& blocked_changed();
 using Lock = std::unique_lock<std::mutex>;
 
+/// Throws an answer that is an error.
+inline void check(CUresult answer) {
+  if (answer != CUDA_SUCCESS) throw answer;
+}
+
 struct State {
   explicit State(Config wanted);
   ~State();
 
   // contexts.cpp
   ThreadState& thread();
-  CUcontext handle_of(int device) const;
-  CUcontext make_user_context(int device, bool green);
-  bool current_elsewhere(CUcontext context, const ThreadState& thread) const;
-  int device_of(CUcontext context) const;  // -1: none of ours
-  CUresult dead(int device) const { return contexts.at(device).dead; }
-  ContextState* current(ThreadState& thread);
-  DefaultStreams& streams_of(CUcontext context);
+  CUcontext primary_context(int device) const;
+  CUcontext make_context(int device, bool green);  // besides the primary one
+  CUresult dead(int device) const { return devices.at(device).dead; }
+  DeviceState* current(const ThreadState& thread);
   void activate(int device);
   void kill(int device, CUresult code);
   void lose(int device);
@@ -231,29 +269,23 @@ struct State {
   Place place_of(uintptr_t begin, uintptr_t end, int device);
   Access access(ByteSet bytes, bool write, int device);
   void release(uintptr_t begin, uintptr_t end, const char* how);
-  /// Frees memory on which nothing is pending.
-  void bury(Allocation& allocation);
   /// Freed memory keeps its addresses for long, so that its use is noticed.
-  void retire(uintptr_t begin);
-  size_t bytes_registered() const;
-  size_t bytes_allocated() const;  // by malloc_async and not yet freed
+  void retire(Allocation& allocation);
+  size_t registered_bytes() const;
 
-  // graph.cpp
+  // streams.cpp
   StreamState& new_stream(StreamState::Kind kind, CUcontext context, unsigned flags, bool counted);
-  void destroy(StreamState& stream);
-  /// The stream of a handle; 0, 1 and 2 those of the thread's context if that is one of `device`,
-  /// else of the device's primary context. Null: reported, except where `function` only asks.
-  StreamState* find_stream(CUstream handle, int device, ThreadState& thread,
-                           const char* function = "");
-  /// That which a test names; the default ones are those of the device of `memory` or of the
-  /// thread.
-  StreamState& named_stream(CUstream handle, const void* memory = nullptr);
-  EventState* find_event(CUevent handle);
+  /// The stream of a handle, null if there is none; 0, 1 and 2 are those of the thread's context if
+  /// that is one of `device`, else of the device's primary context.
+  StreamState* find_stream(CUstream handle, int device);
+  /// That which a test names; the default ones are those of `device`, if not negative, or of the
+  /// thread's.
+  StreamState& named_stream(CUstream handle, int device = -1);
   /// Enqueues after what the stream itself orders and `after`, unless the stream is captured, and
   /// lets the schedule go on.
   void submit(StreamState& stream, OperationPtr operation, const OperationPtr& after = nullptr);
-  void record(EventState& event, StreamState& stream, const char* call);
-  void wait(StreamState& stream, EventState& event, const char* call);
+  void record(EventState& event, StreamState& stream, std::string_view call);
+  void wait(StreamState& stream, EventState& event, std::string_view call);
 
   // schedule.cpp
   bool runnable(const Operation& operation) const;
@@ -264,9 +296,10 @@ struct State {
   void progress(const OperationPtr& target);  // runs its closure as far as it may
   void run_host_function(const OperationPtr& operation);
   bool step_one();
+  std::vector<OperationPtr> all_pending() const;
   void run_all();
-  void go();     // what was held
-  void drift();  // what the schedule runs on its own at a call
+  void drift();          // what the schedule runs on its own at a call
+  void go(bool& which);  // no longer
   /// Blocks until `target` is over; the host knows then.
   CUresult wait_for(Lock& lock, OperationPtr target);
   CUresult query(const OperationPtr& target);
@@ -274,41 +307,28 @@ struct State {
   /// Registration, unregistration and the creation of streams may wait for all running work
   /// (NCCL#48, mlx#2099, yaksa#228). They do where the configuration says so.
   void wait_for_running(Lock& lock);
-  uint64_t draw(uint64_t below);
+  uint64_t draw(uint64_t below) { return random() % below; }
 
   // races.cpp
-  void check_races(const OperationPtr& operation);
+  void check_races(const Operation& operation);
   void host_access(const ByteSet& bytes, bool write, const std::string& what, ReportKind kind);
-  void hash_sources(Operation& operation);
+  void keep_sources(Operation& operation);
   void check_sources(const Operation& operation);
   void host_knows(const Operation& operation);
   void poison(const Operation& operation);
 
   // capture.cpp; what is refused is thrown as a CUresult
-  bool forbidden(ThreadState& thread, const char* call);  // invalidates and reports
+  bool forbidden(const ThreadState& thread, std::string_view call);  // invalidates and reports
   void invalidate(Capture& capture, const std::string& why);
   /// Refuses a stream that may not be used now: captures broken and reported.
-  void enter_stream(StreamState& stream, const char* call);
-  /// Calls `found` with each capture of a blocking stream, which forbids the use of the legacy one.
-  template <class F>
-  bool captures_block(const StreamState& legacy, F&& found) const {
-    bool any = false;
-    for (const auto& capture : captures) {
-      for (const auto& [stream, clock] : capture->streams) {
-        if (!stream->blocking() || stream->device != legacy.device) continue;
-        any = true;
-        found(*capture, *stream);
-        break;
-      }
-    }
-    return any;
-  }
-  void capture_node(StreamState& stream);
+  void enter_stream(StreamState& stream, std::string_view call);
+  /// The captures of blocking streams, which forbid the use of the legacy one.
+  std::vector<Capture*> captures_in_the_way(const StreamState& legacy) const;
   void capture_wait(StreamState& stream, EventState& event);
-  CUresult begin_capture(ThreadState& thread, StreamState& stream, CUstreamCaptureMode mode);
-  CUresult end_capture(ThreadState& thread, StreamState& stream);
+  CUresult begin_capture(StreamState& stream, CUstreamCaptureMode mode);
+  CUresult end_capture(StreamState& stream);
 
-  // report.cpp
+  // simulator.cpp
   void report(ReportKind kind, std::string text);
   void note(std::string line);
 
@@ -319,8 +339,8 @@ struct State {
   bool ending = false;
 
   std::map<uint64_t, ThreadState> threads;
-  std::map<int, ContextState> contexts;
-  std::map<CUcontext, UserContext> user_contexts;
+  std::map<int, DeviceState> devices;
+  std::map<CUcontext, ContextState> contexts;
   uint64_t context_ids = 0;
   std::map<std::pair<int, int>, int> attributes;
 
@@ -328,14 +348,12 @@ struct State {
   std::deque<uintptr_t> graveyard;
   std::map<uintptr_t, Registration> registrations;
   size_t peak_registered = 0;
+  size_t async_bytes = 0;  // of malloc_async and not yet of free_async
   size_t peak_async = 0;
 
-  std::deque<StreamState> streams;  // all there ever were
-  std::map<CUstream, StreamState*> stream_handles;
-  std::deque<EventState> events;
-  std::map<CUevent, EventState*> event_handles;
-  std::vector<CUstream> free_streams;  // handles of destroyed ones
-  std::vector<CUevent> free_events;
+  Handles<CUstream, StreamState> streams;
+  std::map<std::pair<CUcontext, uint64_t>, StreamState*> default_streams;  // of a thread; 0: legacy
+  Handles<CUevent, EventState> events;
   std::map<uint64_t, OperationPtr> pending;
   std::vector<OperationPtr> unobserved;  // with accesses, and not known to the host
   Clock host;
@@ -346,9 +364,6 @@ struct State {
 
   int host_functions = 0;      // begun and not over
   uint64_t driver_thread = 0;  // that runs one of them
-  int driver_task = 0;
-  bool driver_watches = false;  // the function waits for calls that it blocks
-  bool driver_stuck = false;    // reported: calls go on
   std::vector<std::thread> driver_threads;
 
   std::vector<std::shared_ptr<Capture>> captures;
@@ -366,12 +381,7 @@ struct State {
 /// The simulator's state of which the table is in use; null outside a simulator's life.
 State*& living_state();
 
-/// Fills the table (api.cpp).
+/// Fills the table (call.cpp).
 void fill_table(cuda::CudaApi& table);
-
-std::string hex(uintptr_t address);
-
-/// Whether a thread, by its number in /proc, waits for something.
-bool sleeps(int task);
 
 }  // namespace dlbridge::cuda_sim

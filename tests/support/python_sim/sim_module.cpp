@@ -6,6 +6,7 @@
 // that was not uninstalled is never destroyed: the library goes on calling it.
 #include <dlfcn.h>
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/map.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
@@ -62,8 +63,8 @@ class PendingRead {
 class Gpu {
  public:
   Gpu(const std::string& schedule, uint64_t seed, int devices, std::vector<int> active,
-      const std::string& driver, const std::string& pageable, bool reuse_addresses) {
-    using cuda_sim::Driver, cuda_sim::Pageable, cuda_sim::Schedule;
+      const std::string& driver) {
+    using cuda_sim::Driver, cuda_sim::Schedule;
     cuda_sim::Config config;
     config.schedule = named<Schedule>(
         {{"eager", Schedule::eager}, {"lazy", Schedule::lazy}, {"random", Schedule::random}},
@@ -73,15 +74,9 @@ class Gpu {
                                    {"too_old", Driver::too_old},
                                    {"no_device", Driver::no_device}},
                                   driver);
-    config.pageable = named<Pageable>({{"drawn", Pageable::drawn},
-                                       {"synchronous", Pageable::synchronous},
-                                       {"staged", Pageable::staged},
-                                       {"deferred", Pageable::deferred}},
-                                      pageable);
     config.seed = seed;
     config.devices = devices;
     config.active = std::move(active);
-    config.reuse_addresses = reuse_addresses;
     sim_ = std::make_shared<Simulator>(std::move(config));
   }
   Gpu(const Gpu&) = delete;
@@ -154,28 +149,13 @@ nb::list reports(const Gpu& gpu) {
   return all;
 }
 
-nb::dict leaks(const Gpu& gpu) {
-  const cuda_sim::Leaks left = gpu.sim().leaks();
-  nb::dict all;
-  all["async_allocations"] = left.async_allocations;
-  all["streams"] = left.streams;
-  all["events"] = left.events;
-  all["registrations"] = left.registrations;
-  all["retained_contexts"] = left.retained_contexts;
-  all["test_allocations"] = left.test_allocations;
-  return all;
-}
-
 nb::dict counts(const Gpu& gpu) {
   nb::dict all;
-#define RUNTIME(member, symbol) all[#member] = gpu.sim().calls(#member);
-#define DRIVER(member, symbol, version) all[#member] = gpu.sim().calls(#member);
+#define DRIVER(member, symbol, parameters) all[#member] = gpu.sim().calls(#member);
 #include "runtime/cuda_api.def"
-#undef RUNTIME
 #undef DRIVER
-  all["gather"] = gpu.sim().calls("gather");
-  all["launch"] = gpu.sim().calls("launch");
-  all["preload_kernels"] = gpu.sim().calls("preload_kernels");
+  for (const char* each : {"gather", "launch", "preload_kernels"})
+    all[each] = gpu.sim().calls(each);
   return all;
 }
 
@@ -274,14 +254,12 @@ void bind_streams(nb::class_<Gpu>& gpu) {
       .def(
           "synchronize", [](Gpu& self, intptr_t handle) { self.sim().synchronize(stream(handle)); },
           WithoutGil())
-      .def("hold", forward<&Simulator::hold>)
       .def("go", forward<&Simulator::go>, WithoutGil())
       .def("hold_stream",
            [](Gpu& self, intptr_t handle) { self.sim().hold_stream(stream(handle)); })
       .def(
           "go_stream", [](Gpu& self, intptr_t handle) { self.sim().go_stream(stream(handle)); },
           WithoutGil())
-      .def("step", forward<&Simulator::step>, WithoutGil())
       .def("finish", forward<&Simulator::finish>, WithoutGil())
       .def("used_streams", used_streams)
       .def("begin_capture",
@@ -323,10 +301,9 @@ void bind_observation(nb::class_<Gpu>& gpu) {
   gpu.def("reports", reports, "Pairs of a kind and a text.")
       .def("complaint", forward<&Simulator::complaint>)
       .def("clear_reports", forward<&Simulator::clear_reports>)
-      .def("trace", forward<&Simulator::trace>)
       .def("counts", counts)
       .def("spinning_waits", forward<&Simulator::spinning_waits>)
-      .def("leaks", leaks)
+      .def("leaks", [](Gpu& self) { return self.sim().leaks().named(); })
       .def("async_bytes", forward<&Simulator::async_bytes>);
 }
 
@@ -361,11 +338,9 @@ NB_MODULE(dlbridge_sim, module) {
              nb::arg("byte_offset") = 0, nb::arg("flags") = 0, nb::arg("versioned") = true);
 
   nb::class_<Gpu> gpu(module, "Gpu");
-  gpu.def(nb::init<const std::string&, uint64_t, int, std::vector<int>, const std::string&,
-                   const std::string&, bool>(),
+  gpu.def(nb::init<const std::string&, uint64_t, int, std::vector<int>, const std::string&>(),
           nb::arg("schedule") = "lazy", nb::arg("seed") = 1, nb::arg("devices") = 1,
-          nb::arg("active") = std::vector<int>{0}, nb::arg("driver") = "present",
-          nb::arg("pageable") = "drawn", nb::arg("reuse_addresses") = false)
+          nb::arg("active") = std::vector<int>{0}, nb::arg("driver") = "present")
       .def("install", &Gpu::install, nb::arg("piece_bytes") = 0, WithoutGil())
       .def("uninstall", &Gpu::uninstall, WithoutGil())
       .def("destroy", &Gpu::destroy, WithoutGil());
