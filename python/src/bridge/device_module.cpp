@@ -92,21 +92,14 @@ bool g_tried = false;
 
 void load() noexcept {
   const PendingException aside;
-  const Reference loader(PyImport_ImportModule("dlbridge._adapters"));
-  const Reference reason(loader ? PyObject_CallMethod(loader.get(), "load_device_module", nullptr)
-                                : nullptr);
-  const char* text =
-      reason && PyUnicode_Check(reason.get()) ? PyUnicode_AsUTF8(reason.get()) : nullptr;
-  if (text != nullptr) {
-    try {
-      g_reason = text;
-    } catch (const std::bad_alloc&) {
-      // The message will be short.
-    }
+  try {
+    const Reference reason = call_python("dlbridge._adapters", "load_device_module", "()");
+    g_reason = text_of(reason.get());
+    g_tried = true;
+  } catch (const std::exception&) {
+    if (PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) PyErr_SetInterrupt();
+    PyErr_Clear();
   }
-  g_tried = PyErr_Occurred() == nullptr;
-  if (!g_tried && PyErr_ExceptionMatches(PyExc_KeyboardInterrupt)) PyErr_SetInterrupt();
-  PyErr_Clear();
 }
 
 // Why nothing can be staged on this machine; null where something can.

@@ -40,8 +40,7 @@ const Adapter* find_loaded(std::string_view name) noexcept {
 
 // Imports the module of an adapter. Its load() registers the adapter.
 const Adapter* load(const char* name) {
-  const Reference loader = checked(PyImport_ImportModule("dlbridge._adapters"));
-  checked(PyObject_CallMethod(loader.get(), "load", "s", name));
+  call_python("dlbridge._adapters", "load", "(s)", name);
   const Adapter* adapter = find_loaded(name);
   if (adapter == nullptr)
     throw Error(ErrorCode::adapter_unavailable, name, std::string(name) + " was not registered");
@@ -158,13 +157,8 @@ void add_immutable_module(const char* name) { immutable_modules().push_back(name
 
 bool is_immutable_producer(PyTypeObject* type) {
   const Reference module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
-  const char* text =
-      module && PyUnicode_Check(module.get()) ? PyUnicode_AsUTF8(module.get()) : nullptr;
-  if (text == nullptr) {
-    PyErr_Clear();
-    return false;
-  }
-  const std::string_view found(text);
+  if (!module) PyErr_Clear();
+  const std::string_view found = utf8_of(module.get()).value_or("");
   for (const std::string& name : immutable_modules()) {
     if (found == name || (found.starts_with(name) && found[name.size()] == '.')) return true;
   }

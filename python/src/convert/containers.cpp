@@ -74,9 +74,7 @@ std::string path_of(const Step* step, const char* root) {
   const std::string outer = path_of(step->outer, root);
   if (step->key == nullptr) return outer + "[" + std::to_string(step->index) + "]";
   if (!step->field) return outer + "[" + repr_of(step->key) + "]";
-  const char* name = PyUnicode_AsUTF8(step->key);
-  if (name == nullptr) PyErr_Clear();
-  return outer + "." + (name != nullptr ? name : "?");
+  return outer + "." + std::string(utf8_of(step->key).value_or("?"));
 }
 
 // Throws the error of a leaf with its path; a Python exception gets a note.
@@ -92,12 +90,9 @@ std::string path_of(const Step* step, const char* root) {
 #endif
     throw_pending();
   }
-  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
   const Reference text =
-      checked(PyObject_CallMethod(module.get(), "at_path", "ss", error.what(), path.c_str()));
-  const char* message = PyUnicode_AsUTF8(text.get());
-  if (message == nullptr) throw_pending();
-  throw Error(error.code(), error.field(), message);
+      call_python("dlbridge._advice", "at_path", "(ss)", error.what(), path.c_str());
+  throw Error(error.code(), error.field(), text_of(text.get()));
 }
 
 // Whether a type has the attribute; no code of a metaclass runs.
@@ -163,8 +158,7 @@ class Walk {
   static Reference copy_of(PyObject* x) {
     if (PyDict_CheckExact(x)) return checked(PyDict_Copy(x));
     if (PyList_CheckExact(x)) return checked(PyList_GetSlice(x, 0, PyList_GET_SIZE(x)));
-    const Reference module = checked(PyImport_ImportModule("copy"));
-    return checked(PyObject_CallMethod(module.get(), "copy", "(O)", x));
+    return call_python("copy", "copy", "(O)", x);
   }
 
   Reference convert_dict(PyObject* x, const Step* step) {
@@ -212,8 +206,7 @@ class Walk {
   // Fields are set as object.__setattr__ sets them: frozen dataclasses are converted, too.
   Reference convert_dataclass(PyObject* x, const Step* step) {
     Reference result = copy_of(x);
-    const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
-    const Reference names = checked(PyObject_CallMethod(module.get(), "field_names", "(O)", x));
+    const Reference names = call_python("dlbridge._advice", "field_names", "(O)", x);
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(names.get()); ++i) {
       const Step here{
           .outer = step, .key = PyList_GET_ITEM(names.get(), i), .index = 0, .field = true};

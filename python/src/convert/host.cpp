@@ -44,8 +44,7 @@ bool drops_imaginary(DType from, DType to) noexcept {
 
 // Raises NumPy's ComplexWarning, which a filter may make an error: before anything is cast.
 void warn_of_dropped_imaginary() {
-  const Reference module = checked(PyImport_ImportModule("numpy.exceptions"));
-  const Reference category = checked(PyObject_GetAttrString(module.get(), "ComplexWarning"));
+  const Reference category = python_attribute("numpy.exceptions", "ComplexWarning");
   if (PyErr_WarnEx(category.get(), "Casting complex values to real discards the imaginary part",
                    1) < 0)
     throw_pending();
@@ -239,10 +238,9 @@ void name_missing_driver(const Source& source, const Request& request, Plan& dec
 // ", such as x.get()": the call with which the source's own framework copies it; empty where that
 // is unknown.
 std::string own_copy(const Source& source, bool to_host) {
-  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
-  const Reference call = checked(
-      PyObject_CallMethod(module.get(), "own_copy", "Oi", source.original(), to_host ? 1 : 0));
-  const std::string text(utf8_of(call.get()).value_or(""));
+  const Reference call =
+      call_python("dlbridge._advice", "own_copy", "(Oi)", source.original(), to_host ? 1 : 0);
+  const std::string text = text_of(call.get());
   return text.empty() ? text : ", such as " + text;
 }
 

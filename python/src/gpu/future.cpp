@@ -147,10 +147,7 @@ PyObject* stage_many(PyObject*, PyObject* args, PyObject* keywords) {
     request.stream = parse_stream(stream);
     request.options.snapshot = snapshot == Py_True;
     Reference tqdm;
-    if (progress == Py_True) {
-      const Reference module = checked(PyImport_ImportModule("dlbridge._futures"));
-      tqdm = checked(PyObject_CallMethod(module.get(), "progress_bar", nullptr));
-    }
+    if (progress == Py_True) tqdm = call_python("dlbridge._futures", "progress_bar", "()");
     StartedCopies copies = start_stagings(xs, request, static_cast<bool>(tqdm));
     Reference bar;
     if (tqdm)

@@ -82,13 +82,10 @@ PyMODINIT_FUNC PyInit__numpy() {
     if (!PyErr_Occurred()) PyErr_SetString(PyExc_ImportError, error.what());
     return nullptr;
   }
-  PyObject* numpy = PyImport_ImportModule("numpy");
-  PyObject* type = numpy ? PyObject_GetAttrString(numpy, "ndarray") : nullptr;
-  Py_XDECREF(numpy);
-  if (type == nullptr) return nullptr;
   static Adapter adapter = make_adapter();
-  g_ndarray = type;
-  adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(type);
-
-  return translated([] { return new_adapter_module(g_module, adapter); });
+  return translated([] {
+    g_ndarray = python_attribute("numpy", "ndarray").release();
+    adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(g_ndarray);
+    return new_adapter_module(g_module, adapter);
+  });
 }

@@ -179,11 +179,10 @@ PyMODINIT_FUNC DLBRIDGE_INIT(DLBRIDGE_TORCH_MODULE)() {
     return nullptr;
   }
   dlbridge::set_default_num_threads([] { return at::get_num_threads(); });
-  PyObject* errors = PyImport_ImportModule("dlbridge._errors");
-  WriteRefused::type = errors ? PyObject_GetAttrString(errors, "WriteRefused") : nullptr;
-  Py_XDECREF(errors);
-  if (WriteRefused::type == nullptr) return nullptr;
-  dlbridge::set_write_refusal([] { throw WriteRefused(); }, is_replaced);
   static Adapter adapter = make_adapter();
-  return translated([] { return new_adapter_module(g_module, adapter); });
+  return translated([] {
+    WriteRefused::type = python_attribute("dlbridge._errors", "WriteRefused").release();
+    dlbridge::set_write_refusal([] { throw WriteRefused(); }, is_replaced);
+    return new_adapter_module(g_module, adapter);
+  });
 }

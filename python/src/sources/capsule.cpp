@@ -1,10 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sources/capsule.h"
 
+#include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstring>
 #include <string>
+#include <string_view>
 #include <thread>
 
 #include "dlbridge/managed_tensor.h"
@@ -133,12 +136,11 @@ bool is_signature_error() noexcept {
   PyObject *type, *value, *traceback;
   PyErr_Fetch(&type, &value, &traceback);
   const Reference text(value ? PyObject_Str(value) : nullptr);
-  const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-  const bool signature =
-      message != nullptr && (std::strstr(message, "keyword argument") != nullptr ||
-                             std::strstr(message, "max_version") != nullptr ||
-                             std::strstr(message, "incompatible function arguments") != nullptr);
-  if (!text) PyErr_Clear();
+  PyErr_Clear();
+  const std::string_view message = utf8_of(text.get()).value_or("");
+  const bool signature = std::ranges::any_of(
+      std::array{"keyword argument", "max_version", "incompatible function arguments"},
+      [&](const char* sign) { return message.find(sign) != message.npos; });
   PyErr_Restore(type, value, traceback);
   return signature;
 }

@@ -14,18 +14,9 @@ constexpr ReasonSet kNeedsFramework =
     ReasonSet(ErrorCode::byte_order) | ErrorCode::stride_not_multiple | ErrorCode::conj_bit |
     ErrorCode::neg_bit | ErrorCode::zero_tensor | ErrorCode::copy_on_write;
 
-// Throws the TypeError with this text, a str.
-[[noreturn]] void throw_type_error_of(PyObject* text) {
-  const char* message = PyUnicode_AsUTF8(text);
-  if (message == nullptr) throw_pending();
-  throw_type_error(message);
-}
-
 // The message names a call that works for this object, which Python finds (dlbridge/_advice.py).
 [[noreturn]] void refuse_no_producer(PyObject* x) {
-  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
-  const Reference text = checked(PyObject_CallMethod(module.get(), "no_producer", "(O)", x));
-  throw_type_error_of(text.get());
+  throw_type_error(text_of(call_python("dlbridge._advice", "no_producer", "(O)", x).get()));
 }
 
 // TensorFlow's __dlpack__ ends the process for some dtypes (dlbridge/_advice.py).
@@ -99,11 +90,9 @@ void Source::open_as_array(PyObject* x) {
   const Reference memory = PyObject_CheckBuffer(x) != 0
                                ? checked(parked_at_exit([x] { return PyMemoryView_FromObject(x); }))
                                : Reference(Py_NewRef(Py_None));
-  const Reference module = checked(PyImport_ImportModule("dlbridge._arrays"));
-  const Reference found = checked(parked_at_exit(
-      [&] { return PyObject_CallMethod(module.get(), "array_over", "OO", x, memory.get()); }));
+  const Reference found = call_python("dlbridge._arrays", "array_over", "(OO)", x, memory.get());
   if (found.get() == Py_None) refuse_no_producer(x);
-  if (PyUnicode_Check(found.get())) throw_type_error_of(found.get());
+  if (PyUnicode_Check(found.get())) throw_type_error(text_of(found.get()));
   capsule_ = Reference(Py_NewRef(PyTuple_GET_ITEM(found.get(), 0)));
   original_ = x;
   object_ = capsule_.get();

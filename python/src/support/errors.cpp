@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support/errors.h"
 
-#include <cstring>
 #include <new>
 
 namespace dlbridge::python {
@@ -17,18 +16,22 @@ PyObject* exchange_error_type() noexcept {
   return type;
 }
 
-// A message may quote bytes of a foreign object, such as a capsule's name, that are no UTF-8.
-Reference text_of(const char* message) noexcept {
-  return Reference(
-      PyUnicode_DecodeUTF8(message, static_cast<Py_ssize_t>(std::strlen(message)), "replace"));
-}
-
 }  // namespace
 
 void throw_pending() { throw Error(ErrorCode::python_exception, "", "a Python exception is set"); }
 
 void throw_type_error(std::string message) {
   throw Error(ErrorCode::unsupported_type, "type", std::move(message));
+}
+
+std::string text_of(PyObject* str) {
+  const char* text = PyUnicode_AsUTF8(str);
+  if (text == nullptr) throw_pending();
+  return text;
+}
+
+Reference python_attribute(const char* module, const char* name) {
+  return checked(PyObject_GetAttrString(checked(PyImport_ImportModule(module)).get(), name));
 }
 
 void throw_taken(Error* error) { throw Error(*std::unique_ptr<Error>(error)); }
@@ -66,7 +69,7 @@ void set_exception(const Error& error) noexcept {
     return;
   }
   PyErr_Clear();  // of a call whose failure the error describes
-  const Reference message = text_of(error.what());
+  const Reference message(new_str(error.what()));
   if (!message) return;
   if (error.code() == ErrorCode::unsupported_type) {
     PyErr_SetObject(PyExc_TypeError, message.get());
@@ -75,7 +78,7 @@ void set_exception(const Error& error) noexcept {
   PyObject* type = exchange_error_type();
   if (type == nullptr) return;
   const std::string code(name(error.code()));
-  const Reference field = text_of(error.field().c_str());
+  const Reference field(new_str(error.field()));
   if (!field) return;
   const Reference exception(
       PyObject_CallFunction(type, "OsO", message.get(), code.c_str(), field.get()));

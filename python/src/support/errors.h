@@ -36,6 +36,22 @@ inline Reference checked(PyObject* result) {
   return Reference(result);
 }
 
+/// The text of a str. Throws where it has no UTF-8.
+std::string text_of(PyObject* str);
+
+/// An attribute of a Python module, which is imported if need be. Throws what that raises.
+Reference python_attribute(const char* module, const char* name);
+
+/// Calls a function of a Python module. `format` is that of Py_BuildValue for the tuple of the
+/// arguments, such as "(Oi)". Throws what the function raises.
+template <typename... Arguments>
+Reference call_python(const char* module, const char* function, const char* format,
+                      Arguments... arguments) {
+  const Reference called = python_attribute(module, function);
+  return checked(parked_at_exit(
+      [&] { return PyObject_CallFunction(called.get(), format, arguments...); }));
+}
+
 /// Throws an Error that crossed a module boundary, if there is one; takes it.
 [[noreturn]] void throw_taken(Error* error);
 [[gnu::always_inline]] inline void check(Error* error) {

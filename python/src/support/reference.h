@@ -67,6 +67,12 @@ inline PyObject* tuple_of(std::span<const int64_t> values) noexcept {
   return tuple.release();
 }
 
+/// A new str. Bytes that are no UTF-8, as in the name of a foreign object, are replaced. Null with a
+/// Python exception set where there is no memory left.
+inline PyObject* new_str(std::string_view text) noexcept {
+  return PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace");
+}
+
 /// The text of a str; nothing where `object` is no str, or has no UTF-8.
 inline std::optional<std::string_view> utf8_of(PyObject* object) noexcept {
   if (object == nullptr || !PyUnicode_Check(object)) return std::nullopt;

@@ -24,11 +24,6 @@ namespace dlbridge::python {
 
 namespace {
 
-PyObject* text_of(const std::string& text) {
-  return checked(PyUnicode_FromStringAndSize(text.data(), static_cast<Py_ssize_t>(text.size())))
-      .release();
-}
-
 PyObject* repr(PyObject* self) {
   return translated([&] {
     const TensorView& view = unpack_tensor(self).view();
@@ -38,7 +33,7 @@ PyObject* repr(PyObject* self) {
     char address[32];
     std::snprintf(address, sizeof address, "%#llx",
                   reinterpret_cast<unsigned long long>(view.data));
-    return text_of("dlbridge.Tensor(shape=" + list(view.extents()) + ", strides=" +
+    return new_str("dlbridge.Tensor(shape=" + list(view.extents()) + ", strides=" +
                    list(view.stride_elements()) + ", dtype=" + DType(view.dtype).name() +
                    ", device=" + Device(view.device).name() + ", data_ptr=" + address +
                    (view.access == Access::writable ? "" : ", read_only") +
@@ -47,21 +42,24 @@ PyObject* repr(PyObject* self) {
 }
 
 // The methods that Python writes.
-PyObject* call_python(const char* module_name, const char* function, PyObject* self) {
-  const Reference module(PyImport_ImportModule(module_name));
-  return module ? PyObject_CallMethod(module.get(), function, "O", self) : nullptr;
-}
-
 PyObject* repr_html(PyObject* self, PyObject*) {
-  return call_python("dlbridge._html", "tensor", self);
+  return translated([&] { return call_python("dlbridge._html", "tensor", "(O)", self).release(); });
 }
 
 PyObject* jax_array(PyObject* self, PyObject*) {
-  return call_python("dlbridge._arrays", "jax_array", self);
+  return translated(
+      [&] { return call_python("dlbridge._arrays", "jax_array", "(O)", self).release(); });
 }
 
 PyObject* to_bytes(PyObject* self, PyObject*) {
-  return call_python("dlbridge._arrays", "to_bytes", self);
+  return translated(
+      [&] { return call_python("dlbridge._arrays", "to_bytes", "(O)", self).release(); });
+}
+
+PyObject* reduce(PyObject* self, PyObject* protocol) {
+  return translated([&] {
+    return call_python("dlbridge._pickling", "reduce_tensor", "(OO)", self, protocol).release();
+  });
 }
 
 // ---- Attributes
@@ -81,9 +79,9 @@ PyGetSetDef g_attributes[] = {
         "shape", "Extents, one for each dimension."),
     attribute<[](const Tensor& t) { return tuple_of(t.view().stride_elements()); }>(
         "strides", "Strides in elements (not bytes), one for each dimension."),
-    attribute<[](const Tensor& t) { return text_of(DType(t.view().dtype).name()); }>(
+    attribute<[](const Tensor& t) { return new_str(DType(t.view().dtype).name()); }>(
         "dtype", "Name of the element type, such as `float32`."),
-    attribute<[](const Tensor& t) { return text_of(Device(t.view().device).name()); }>(
+    attribute<[](const Tensor& t) { return new_str(Device(t.view().device).name()); }>(
         "device", "Device of the memory, such as `cpu` or `cuda:0`."),
     attribute<[](const Tensor& t) { return PyLong_FromLong(t.view().ndim); }>(
         "ndim", "Number of dimensions."),
@@ -212,14 +210,6 @@ PyObject* method(PyObject* self, PyObject* const* args, Py_ssize_t nargs, PyObje
 template <CopyMode mode>
 PyObject* copied(PyObject* self, PyObject*) {
   return translated([&] { return convert(self, tensor_adapter(), Request{.copy = mode}); });
-}
-
-PyObject* reduce(PyObject* self, PyObject* protocol) {
-  return translated([&] {
-    const Reference module = checked(PyImport_ImportModule("dlbridge._pickling"));
-    return checked(PyObject_CallMethod(module.get(), "reduce_tensor", "OO", self, protocol))
-        .release();
-  });
 }
 
 // Every Tensor has memory: there is no empty one to construct.

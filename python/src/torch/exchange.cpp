@@ -158,10 +158,8 @@ NamedDType& named(PyObject* dtype) {
   for (NamedDType& row : g_torch->dtypes) {
     if (row.object == dtype) return row;
   }
-  const Reference text = checked(PyObject_Str(dtype));
-  const char* name = PyUnicode_AsUTF8(text.get());
-  if (name == nullptr) throw_pending();
-  g_torch->dtypes.push_back({Py_NewRef(dtype), {}, name});
+  const Reference name = checked(PyObject_Str(dtype));
+  g_torch->dtypes.push_back({Py_NewRef(dtype), {}, text_of(name.get())});
   return g_torch->dtypes.back();
 }
 
@@ -366,11 +364,10 @@ Error* finish(PyObject* made, PyObject** out) noexcept {
   PyErr_Fetch(&type, &value, &traceback);
   const Reference owned[] = {Reference(type), Reference(value), Reference(traceback)};
   const Reference text(value ? PyObject_Str(value) : nullptr);
-  const char* message = text ? PyUnicode_AsUTF8(text.get()) : nullptr;
-  if (message == nullptr) PyErr_Clear();
+  PyErr_Clear();
   throw Error(ErrorCode::framework_error, "tensor",
-              std::string("torch could not copy the tensor: ") +
-                  (message ? message : "it did not say why"));
+              "torch could not copy the tensor: " +
+                  std::string(utf8_of(text.get()).value_or("it did not say why")));
 }
 
 void copy_into(PyObject* target, PyObject* source) {
