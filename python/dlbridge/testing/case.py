@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +23,7 @@ DTYPES = (
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
     "complex64", "complex128", "bfloat16", "float8_e4m3fn", "float8_e5m2",
 )  # fmt: skip
+E = TypeVar("E", bound=BaseException)
 #: How long a case waits for something that has to happen.
 PATIENCE_SECONDS = 15.0
 
@@ -48,17 +51,23 @@ CASES: list[Case] = []
 
 def case(
     suite: str = "gpu", topic: str = "", /, **parameters: Iterable[Any]
-) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Registers a function of a Bench: once for every combination of its parameters.
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function of a Bench, perhaps an async one: once for every combination of its parameters.
 
     Without a topic it is that of the module's name.
     """
 
-    def register(function: Callable[..., None]) -> Callable[..., None]:
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
         named = topic or function.__module__.rpartition(".cases_")[2]
+
+        def run(*bench: Bench, **arguments: Any) -> None:
+            ended = function(*bench, **arguments)
+            if inspect.iscoroutine(ended):
+                asyncio.run(ended)
+
         for values in itertools.product(*parameters.values()):
             arguments = dict(zip(parameters, values, strict=True))
-            CASES.append(Case(named, function.__name__, arguments, function, suite))
+            CASES.append(Case(named, function.__name__, arguments, run, suite))
         return function
 
     return register
@@ -111,6 +120,10 @@ class Bench:
         buffer = self.elements(dtype, layout.size)
         return self.provider.array(buffer, layout, stream), layout.of(buffer).copy()
 
+    def on_host(self, layout: str, dtype: str = "float32") -> Array:
+        """An array of NumPy that must not be written."""
+        return LAYOUTS[layout].of(self.elements(dtype, LAYOUTS[layout].size))
+
     def target(self, x: Any) -> Any:
         """An array of the framework as `out=` takes it."""
         tensor = dlbridge.from_dlpack(x)
@@ -132,15 +145,23 @@ class Bench:
                 f"{ours[first : first + 8].tobytes().hex()}, expected {theirs[first : first + 8].tobytes().hex()}"
             )
 
-    def refusal(self, codes: str | tuple[str, ...], call: Callable[[], Any]) -> dlbridge.ExchangeError:
-        """The ExchangeError of one of these codes that the call raises."""
-        codes = (codes,) if isinstance(codes, str) else codes
+    def same_taken(self, tensor: Any, expected: Array) -> None:
+        """Fails where the framework reads something else in what it takes of a dlbridge.Tensor."""
+        self.same(self.provider.read(self.provider.take(tensor, None)), expected)
+
+    def raised(self, kind: type[E], call: Callable[[], Any]) -> E:
+        """The exception of this kind that the call raises."""
         try:
             call()
-        except dlbridge.ExchangeError as error:
-            assert error.code in codes, f"refused with the code {error.code} ({error}), expected {' or '.join(codes)}"
+        except kind as error:
             return error.with_traceback(None)
-        raise AssertionError(f"nothing was refused; expected the code {' or '.join(codes)}")
+        raise AssertionError(f"nothing was refused; expected {kind.__name__}")
+
+    def refusal(self, code: str, call: Callable[[], Any]) -> dlbridge.ExchangeError:
+        """The ExchangeError of this code that the call raises."""
+        error = self.raised(dlbridge.ExchangeError, call)
+        assert error.code == code, f"refused with the code {error.code} ({error}), expected {code}"
+        return error
 
     @contextlib.contextmanager
     def held(self, stream: Any) -> Iterator[Hold]:

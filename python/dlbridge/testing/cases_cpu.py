@@ -9,6 +9,7 @@ import gc
 import sys
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -35,14 +36,22 @@ def foreign(bench: Bench, layout: str = "dense", dtype: str = "float32") -> tupl
     return array, dlbridge.from_dlpack(array)
 
 
-def taken(bench: Bench, tensor: Any) -> Any:
-    """The framework's array over it. What the framework refuses is skipped."""
+def attempted(call: Callable[..., Any], *arguments: Any, **keywords: Any) -> tuple[Any, Exception | None]:
+    """What the call returns, and the exception with which the framework refuses it. Unsupported passes through."""
     try:
-        return bench.provider.take(tensor, None)
+        return call(*arguments, **keywords), None
     except Unsupported:
         raise
     except Exception as error:
+        return None, error.with_traceback(None)
+
+
+def taken(bench: Bench, tensor: Any) -> Any:
+    """The framework's array over it. What the framework refuses is skipped."""
+    got, error = attempted(bench.provider.take, tensor, None)
+    if error is not None:
         raise Unsupported(f"{bench.provider.name} refuses it with {type(error).__name__}") from error
+    return got
 
 
 def exported(x: Any, **keywords: Any) -> Any:
@@ -152,14 +161,10 @@ def read_only_taken(bench: Bench) -> None:
     array, _ = foreign(bench)
     before = array.tobytes()
     array.flags.writeable = False
-    try:
-        got = bench.provider.take(dlbridge.from_dlpack(array), None)
-    except Unsupported:
-        raise
-    except Exception:
-        return
-    with contextlib.suppress(Exception):
-        bench.provider.overwrite(got, 0x5A, None)
+    got, error = attempted(bench.provider.take, dlbridge.from_dlpack(array), None)
+    if error is None:
+        with contextlib.suppress(Exception):
+            bench.provider.overwrite(got, 0x5A, None)
     assert array.tobytes() == before, "read-only memory was written"
 
 
@@ -236,14 +241,10 @@ def taken_memory(bench: Bench, thread: bool) -> None:
 def other_device(bench: Bench) -> None:
     """__dlpack__(dl_device=) of a GPU is refused, or exports memory of that GPU."""
     x, _ = bench.on_device()
-    try:
-        capsule = exported(x, dl_device=(2, 0), max_version=NEWEST)
-    except Unsupported:
-        raise
-    except Exception:
-        return
-    device = dlbridge.from_dlpack(capsule).device
-    assert device == "cuda:0", f"dl_device=(2, 0) was asked for, the export is on {device}"
+    capsule, error = attempted(exported, x, dl_device=(2, 0), max_version=NEWEST)
+    if error is None:
+        device = dlbridge.from_dlpack(capsule).device
+        assert device == "cuda:0", f"dl_device=(2, 0) was asked for, the export is on {device}"
 
 
 @cpu_case("refusals")
@@ -258,12 +259,7 @@ def refused_memory(bench: Bench, dtype: str) -> None:
     """Memory that is refused, as of a type that the framework does not have, is given back."""
     array = np.zeros(4, element_type(dtype))
     tensor, alive = dlbridge.from_dlpack(array), weakref.ref(array)
-    try:
-        bench.provider.take(tensor, None)
-    except Unsupported:
-        raise
-    except Exception:
-        pass
+    attempted(bench.provider.take, tensor, None)
     del array, tensor
     gc.collect()
     assert alive() is None, "the memory was not given back"

@@ -57,26 +57,22 @@ def to_numpy_out(bench: Bench, layout: str, dtype: str) -> None:
 @case(layout=LAYOUTS, dtype=DTYPES)
 def from_dlpack(bench: Bench, layout: str, dtype: str) -> None:
     """from_dlpack(array, device=...): a dlbridge.Tensor that the framework takes."""
-    buffer = bench.elements(dtype, LAYOUTS[layout].size)
-    host = LAYOUTS[layout].of(buffer)
-    tensor = dlbridge.from_dlpack(host, device=bench.provider.device)
-    taken = bench.provider.take(tensor, None)
-    bench.same(bench.provider.read(taken), host.copy())
+    host = bench.on_host(layout, dtype)
+    bench.same_taken(dlbridge.from_dlpack(host, device=bench.provider.device), host)
 
 
 @case(layout=LAYOUTS, dtype=DTYPES)
 def to_framework(bench: Bench, layout: str, dtype: str) -> None:
     """The call that makes arrays of the framework itself, such as to_torch(array, device=...)."""
-    host = LAYOUTS[layout].of(bench.elements(dtype, LAYOUTS[layout].size))
-    bench.same(bench.provider.read(bench.provider.to_device(host)), host.copy())
+    host = bench.on_host(layout, dtype)
+    bench.same(bench.provider.read(bench.provider.to_device(host)), host)
 
 
 @case(layout=LAYOUTS, dtype=ITEM_SIZES)
 def stage_to_device(bench: Bench, layout: str, dtype: str) -> None:
     """stage(array, device=..., to="dlpack").result()"""
-    host = LAYOUTS[layout].of(bench.elements(dtype, LAYOUTS[layout].size))
-    tensor = dlbridge.stage(host, device=bench.provider.device, to="dlpack").result()
-    bench.same(bench.provider.read(bench.provider.take(tensor, None)), host.copy())
+    host = bench.on_host(layout, dtype)
+    bench.same_taken(dlbridge.stage(host, device=bench.provider.device, to="dlpack").result(), host)
 
 
 @case(layout=WRITABLE, dtype=ITEM_SIZES)
@@ -86,7 +82,7 @@ def out_on_device(bench: Bench, layout: str, dtype: str) -> None:
     host = bench.elements(dtype, before.size).reshape(before.shape)
     target = bench.target(x)
     assert dlbridge.stage(host, out=target).result() is target
-    bench.same(bench.provider.read(x), host.copy())
+    bench.same(bench.provider.read(x), host)
 
 
 @case(dtype=DTYPES)

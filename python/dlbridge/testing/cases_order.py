@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import time
 from typing import Any
@@ -12,7 +13,6 @@ import numpy as np
 import dlbridge
 
 from .case import PATIENCE_SECONDS, Bench, case, wait_for
-from .layouts import LAYOUTS
 
 SIZES = ("dense", "transposed", "large", "large_transposed")
 FLAT = ("dense", "large")
@@ -161,11 +161,7 @@ def timeouts(bench: Bench, layout: str) -> None:
     with bench.late(layout) as (x, expected, own, hold):
         future = dlbridge.stage(x, device="cpu", stream=own)
         for wait in (future.result, future.synchronize):
-            try:
-                wait(timeout=0.02)
-            except TimeoutError:
-                continue
-            raise AssertionError(f"{wait.__name__}(timeout=0.02) did not time out")
+            bench.raised(TimeoutError, functools.partial(wait, timeout=0.02))
         hold.release()
         future.synchronize(timeout=PATIENCE_SECONDS)
         bench.same(future.result(), expected)
@@ -184,27 +180,25 @@ def one_result(bench: Bench) -> None:
 @case(layout=FLAT)
 def pageable_source_is_read(bench: Bench, layout: str) -> None:
     """Host to device: an ordinary array may be written when the call has returned."""
-    host, kept = host_array(bench, layout)
+    kept = bench.on_host(layout)
+    host = kept.copy()
     future = dlbridge.stage(host, device=bench.provider.device, to="dlpack")
     host.view(np.uint8)[...] = 0x33
-    tensor = future.result(PATIENCE_SECONDS)
-    bench.same(bench.provider.read(bench.provider.take(tensor, None)), kept)
+    bench.same_taken(future.result(PATIENCE_SECONDS), kept)
 
 
 @case(layout=FLAT)
 def borrowed_source(bench: Bench, layout: str) -> None:
     """borrow=True: the array is read until the Future is done, and held until then."""
-    host, kept = host_array(bench, layout)
-    future = dlbridge.stage(host, device=bench.provider.device, to="dlpack", borrow=True)
-    del host
-    tensor = future.result(PATIENCE_SECONDS)
-    bench.same(bench.provider.read(bench.provider.take(tensor, None)), kept)
+    kept = bench.on_host(layout)
+    future = dlbridge.stage(kept.copy(), device=bench.provider.device, to="dlpack", borrow=True)
+    bench.same_taken(future.result(PATIENCE_SECONDS), kept)
 
 
 @case(layout=FLAT)
 def pinned_source(bench: Bench, layout: str) -> None:
     """Pinned memory is read until the Future is done; until then it is not reused."""
-    values, kept = host_array(bench, layout)
+    values = bench.on_host(layout)
     own = bench.provider.new_stream()
     target, _ = bench.on_device(layout, stream=own)
     pinned = dlbridge.pinned_empty(values.shape, values.dtype)
@@ -217,7 +211,7 @@ def pinned_source(bench: Bench, layout: str) -> None:
             other.view(np.uint8)[...] = 0x44
         hold.release()
         future.synchronize(PATIENCE_SECONDS)
-    bench.same(bench.provider.read(target), kept)
+    bench.same(bench.provider.read(target), values)
 
 
 @case(layout=SIZES)
@@ -262,7 +256,7 @@ def own_tensors_on_another_stream(bench: Bench, size: int) -> None:
     going = [dlbridge.stage(pinned, out=target, stream=own) for target in targets]
     for future, target in zip(going, targets, strict=True):
         future.synchronize(PATIENCE_SECONDS)
-        bench.same(bench.provider.read(bench.provider.take(target, None)), pinned)
+        bench.same_taken(target, pinned)
 
 
 @case()
@@ -294,9 +288,3 @@ def capture(bench: Bench, layout: str) -> None:
     with bench.provider.capture(own):  # of another stream
         got = dlbridge.stage(of_other, device="cpu", stream=other).result(PATIENCE_SECONDS)
     bench.same(got, expected_of_other)
-
-
-def host_array(bench: Bench, layout: str) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """A writable array on the host, and a copy of it."""
-    values = LAYOUTS[layout].of(bench.elements("float32", LAYOUTS[layout].size))
-    return values.copy(), values.copy()

@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -30,16 +28,14 @@ def device_not_named(bench: Bench) -> None:
 def copies_forbidden(bench: Bench) -> None:
     """copy=False with a device that is another one."""
     x, _ = bench.on_device()
-    error = refused(lambda: dlbridge.to_numpy(x, device="cpu", copy=False))
-    assert isinstance(error, (BufferError, ValueError)), error
+    bench.refusal("copy_forbidden", lambda: dlbridge.to_numpy(x, device="cpu", copy=False))
 
 
 @case(stream=(0, -2, -100))
 def stream_that_is_none(bench: Bench, stream: int) -> None:
     """Numbers that DLPack forbids."""
     x, _ = bench.on_device()
-    error = refused(lambda: dlbridge.stage(x, device="cpu", stream=stream))
-    assert isinstance(error, (dlbridge.ExchangeError, ValueError)), error
+    bench.refusal("stream_invalid", lambda: dlbridge.stage(x, device="cpu", stream=stream))
 
 
 @case()
@@ -47,16 +43,13 @@ def stream_of_a_wrong_kind(bench: Bench) -> None:
     """An object that is no stream."""
     x, _ = bench.on_device()
     for wrong in ("1", 1.5, object()):
-        error = refused(functools.partial(dlbridge.stage, x, device="cpu", stream=wrong))
-        assert isinstance(error, TypeError), repr(error)
+        bench.raised(TypeError, functools.partial(dlbridge.stage, x, device="cpu", stream=wrong))
 
 
 @case(device=("cuda:999", "gpu", "cuda:-1", "tpu:0"))
 def device_that_is_none(bench: Bench, device: str) -> None:
     """Devices that are not there."""
-    host = np.zeros(3)
-    error = refused(lambda: dlbridge.from_dlpack(host, device=device))
-    assert isinstance(error, (dlbridge.ExchangeError, ValueError)), repr(error)
+    bench.raised(dlbridge.ExchangeError, lambda: dlbridge.from_dlpack(np.zeros(3), device=device))
 
 
 @case()
@@ -80,14 +73,4 @@ def read_only_out(bench: Bench) -> None:
 def nothing_to_stage(bench: Bench) -> None:
     """An object that is no array."""
     for wrong in (object(), "text", 3):
-        error = refused(functools.partial(dlbridge.stage, wrong, device="cpu"))
-        assert isinstance(error, TypeError), repr(error)
-
-
-def refused(call: Callable[[], Any]) -> Exception:
-    """What the call raises."""
-    try:
-        call()
-    except Exception as error:
-        return error
-    raise AssertionError("nothing was refused")
+        bench.raised(TypeError, functools.partial(dlbridge.stage, wrong, device="cpu"))

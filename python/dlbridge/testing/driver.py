@@ -57,11 +57,11 @@ class Driver:
         if error != 0:
             raise DriverError(f"{name} answers {error}")
 
-    @contextlib.contextmanager
-    def _inside(self) -> Iterator[None]:
+    def _inside(self, name: str, *arguments: Any) -> None:
+        """Calls with the device's context."""
         self._call("cuCtxPushCurrent_v2", self._context)
         try:
-            yield
+            self._call(name, *arguments)
         finally:
             self._call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
 
@@ -70,87 +70,74 @@ class Driver:
     def allocate(self, size: int) -> int:
         """Device memory; its address."""
         address = ctypes.c_uint64()
-        with self._inside():
-            self._call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
+        self._inside("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(size, 1)))
         return address.value
 
     def free(self, address: int) -> None:
         """Gives it back. Waits for the device."""
-        with self._inside():
-            self._call("cuMemFree_v2", ctypes.c_uint64(address))
+        self._inside("cuMemFree_v2", ctypes.c_uint64(address))
 
     def pinned(self, size: int) -> np.ndarray[Any, Any]:
         """Bytes of host memory that the device reaches. Never given back: a test run needs little of it."""
         address = ctypes.c_void_p()
-        with self._inside():
-            self._call("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(max(size, 1)), _HOST_MAPPED)
+        self._inside("cuMemHostAlloc", ctypes.byref(address), ctypes.c_size_t(max(size, 1)), _HOST_MAPPED)
         assert address.value is not None
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(address.value))
 
     def to_device(self, address: int, pinned: np.ndarray[Any, Any], stream: int) -> None:
         """Enqueues a copy out of pinned()."""
-        with self._inside():
-            source = ctypes.c_void_p(pinned.ctypes.data)
-            self._call(
-                "cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, ctypes.c_size_t(pinned.size), _h(stream)
-            )
+        source = ctypes.c_void_p(pinned.ctypes.data)
+        self._inside("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(address), source, ctypes.c_size_t(pinned.size), _h(stream))
 
     def to_host(self, address: int, size: int) -> np.ndarray[Any, Any]:
         """A copy, after all work of the device."""
         target = np.empty(size, np.uint8)
         self.synchronize()
         if size > 0:
-            with self._inside():
-                where = ctypes.c_void_p(target.ctypes.data)
-                self._call("cuMemcpyDtoH_v2", where, ctypes.c_uint64(address), ctypes.c_size_t(size))
+            where = ctypes.c_void_p(target.ctypes.data)
+            self._inside("cuMemcpyDtoH_v2", where, ctypes.c_uint64(address), ctypes.c_size_t(size))
         return target
 
     def fill(self, address: int, byte: int, size: int, stream: int) -> None:
         """Enqueues the setting of bytes."""
-        with self._inside():
-            self._call(
-                "cuMemsetD8Async", ctypes.c_uint64(address), ctypes.c_ubyte(byte), ctypes.c_size_t(size), _h(stream)
-            )
+        self._inside(
+            "cuMemsetD8Async", ctypes.c_uint64(address), ctypes.c_ubyte(byte), ctypes.c_size_t(size), _h(stream)
+        )
 
     # ---- Streams
 
     def synchronize(self) -> None:
         """Waits for all work of the device."""
-        with self._inside():
-            self._call("cuCtxSynchronize")
+        self._inside("cuCtxSynchronize")
 
     def new_stream(self) -> int:
         """The handle of a stream that waits for no other one. Never destroyed: frameworks may keep the handle."""
         stream = ctypes.c_void_p()
-        with self._inside():
-            self._call("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
+        self._inside("cuStreamCreate", ctypes.byref(stream), _NON_BLOCKING)
         return int(stream.value or 0)
 
     def hold(self, stream: int) -> DriverHold:
         """Keeps what the stream is given from now on from running."""
         word = self.pinned(4).view(np.uint32)
         word[0] = 0
-        with self._inside():
-            waiting = ctypes.c_uint64(word.ctypes.data)  # pinned memory has one address for host and device
-            try:
-                self._call("cuStreamWaitValue32_v2", _h(stream), waiting, ctypes.c_uint32(1), _WAIT_EQUAL)
-            except (DriverError, AttributeError) as error:
-                raise Unsupported(f"this driver holds no stream up: {error}") from error
+        waiting = ctypes.c_uint64(word.ctypes.data)  # pinned memory has one address for host and device
+        try:
+            self._inside("cuStreamWaitValue32_v2", _h(stream), waiting, ctypes.c_uint32(1), _WAIT_EQUAL)
+        except (DriverError, AttributeError) as error:
+            raise Unsupported(f"this driver holds no stream up: {error}") from error
         return DriverHold(word)
 
     @contextlib.contextmanager
     def capture(self, stream: int) -> Iterator[None]:
         """Captures the stream into a graph, which is thrown away."""
         graph = ctypes.c_void_p()
-        with self._inside():
-            self._call("cuStreamBeginCapture_v2", _h(stream), _RELAXED)
+        self._inside("cuStreamBeginCapture_v2", _h(stream), _RELAXED)
         try:
             yield
         finally:
-            with self._inside():
-                self._call("cuStreamEndCapture", _h(stream), ctypes.byref(graph))
-                if graph.value:
-                    self._call("cuGraphDestroy", graph)
+            self._inside("cuStreamEndCapture", _h(stream), ctypes.byref(graph))
+            if graph.value:
+                self._inside("cuGraphDestroy", graph)
 
 
 class DriverHold:

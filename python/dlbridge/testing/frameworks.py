@@ -5,34 +5,48 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+import dlbridge
+
 from . import driver
+from .case import element_type
 from .layouts import Layout
 from .providers import Array, Hold, Provider, Unsupported
 
 LEGACY = 1  # DLPack's number of the legacy default stream
 
 
-class OnDevice(Provider):
+class Package(Provider):
+    """A framework that is a package, imported when it is tested."""
+
+    package = ""  # where it is not `name`
+    _module: Any
+
+    def why_not(self) -> str | None:
+        """It can be imported, or not."""
+        try:
+            self._module = importlib.import_module(self.package or self.name)
+        except ImportError as error:
+            return f"{self.name} is not installed, or cannot be imported: {error}"
+        return None
+
+
+class OnDevice(Package):
     """What is common to frameworks whose streams are handles of CUDA: the driver knows them."""
 
-    def __init__(self) -> None:
-        self._driver: Any = None
-        self._kept: list[Any] = []  # host memory that copies may still read
+    _driver: driver.Driver
 
     def open(self) -> None:
         """Needs a device."""
         self._driver = driver.Driver()
 
     def close(self) -> None:
-        """Lets go of what copies have read."""
+        """Waits for what was left."""
         self._driver.synchronize()
-        self._kept.clear()
 
     def synchronize(self) -> None:
         """By the driver, so everybody's work."""
@@ -45,17 +59,15 @@ class OnDevice(Provider):
 
     def hold(self, stream: Any) -> Hold:
         """A wait for a word of host memory."""
-        hold: Hold = self._driver.hold(self.handle(stream))
-        return hold
+        return self._driver.hold(self.handle(stream))
 
     def capture(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         """In the mode that forbids others nothing."""
-        capture: contextlib.AbstractContextManager[Any] = self._driver.capture(self.handle(stream))
-        return capture
+        return self._driver.capture(self.handle(stream))
 
     def staged(self, buffer: Array) -> Array:
         """The same bytes in pinned memory, which an asynchronous copy may read."""
-        pinned: Array = self._driver.pinned(buffer.nbytes)
+        pinned = self._driver.pinned(buffer.nbytes)
         pinned[:] = buffer.view(np.uint8)
         return pinned
 
@@ -125,7 +137,7 @@ class CudaMemory(OnDevice):
 
     def new_stream(self) -> int:
         """A number."""
-        return int(self._driver.new_stream())
+        return self._driver.new_stream()
 
     def number(self, stream: Any) -> int:
         """Its handle; without a stream the legacy one."""
@@ -139,8 +151,6 @@ class OwnTensors(CudaMemory):
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """Waits for the copy: so it is no work of any stream."""
-        import dlbridge
-
         if not layout.row_major:
             raise Unsupported("dlbridge.Tensor has no views")
         return dlbridge.from_dlpack(layout.of(buffer), device=self.device)
@@ -150,79 +160,79 @@ class OwnTensors(CudaMemory):
         self._driver.fill(x.data_ptr, byte, x.nbytes, self.handle(stream))
 
 
-class Torch(OnDevice):
-    """torch.Tensor."""
+class TorchArrays(Package):
+    """torch.Tensor, wherever it lies."""
 
     name = "torch"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._torch: Any = None
+    def seen(self, flat: Any, buffer: Array, layout: Layout) -> Any:
+        """The bytes `flat` of the buffer as the layout says."""
+        if any(stride < 0 for stride in layout.strides):
+            raise Unsupported("torch.Tensor has no negative strides")
+        dtype = getattr(self._module, buffer.dtype.name, None)
+        if not isinstance(dtype, self._module.dtype):
+            raise Unsupported(f"torch has no {buffer.dtype.name}")
+        return flat.view(dtype).as_strided(layout.shape, layout.strides, layout.offset)
+
+    def read(self, x: Any) -> Array:
+        """Its bytes, through Tensor.numpy()."""
+        flat = x.cpu().contiguous().reshape(-1).view(self._module.uint8).numpy()
+        dtype = element_type(str(x.dtype).removeprefix("torch."))
+        read: Array = flat.view(dtype).reshape(tuple(x.shape)).copy()
+        return read
+
+
+class Torch(TorchArrays, OnDevice):
+    """torch.Tensor on a GPU."""
 
     def why_not(self) -> str | None:
         """torch with CUDA, and a device that it sees."""
-        if importlib.util.find_spec("torch") is None:
-            return "torch is not installed"
-        self._torch = importlib.import_module("torch")
-        if not self._torch.cuda.is_available():
-            cuda = "is built without CUDA" if self._torch.version.cuda is None else "sees no GPU"
-            return f"torch {self._torch.__version__} {cuda}"
+        if (missing := super().why_not()) is not None:
+            return missing
+        if not self._module.cuda.is_available():
+            cuda = "is built without CUDA" if self._module.version.cuda is None else "sees no GPU"
+            return f"torch {self._module.__version__} {cuda}"
         return driver.why_not()
-
-    def _dtype(self, dtype: np.dtype[Any]) -> Any:
-        found = getattr(self._torch, {"bool": "bool"}.get(dtype.name, dtype.name), None)
-        if not isinstance(found, self._torch.dtype):
-            raise Unsupported(f"torch has no {dtype.name}")
-        return found
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """A copy out of torch's pinned memory, in the stream's order."""
-        if any(stride < 0 for stride in layout.strides):
-            raise Unsupported("torch.Tensor has no negative strides")
-        dtype = self._dtype(buffer.dtype)
-        host = self._torch.from_numpy(buffer.view(np.uint8)).pin_memory()
+        host = self._module.from_numpy(buffer.view(np.uint8)).pin_memory()
         with self.current(stream):
-            flat = self._torch.empty(host.shape, dtype=self._torch.uint8, device=self.device)
+            flat = self._module.empty(host.shape, dtype=self._module.uint8, device=self.device)
             flat.copy_(host, non_blocking=True)
-            return flat.view(dtype).as_strided(layout.shape, layout.strides, layout.offset)
+            return self.seen(flat, buffer, layout)
 
     def read(self, x: Any) -> Array:
-        """Tensor.cpu(), bytes through Tensor.numpy()."""
-        self._torch.cuda.synchronize()
-        host = x.cpu().contiguous()
-        flat = host.reshape(-1).view(self._torch.uint8).numpy()
-        dtype = np.dtype(str(x.dtype).removeprefix("torch."))
-        read: Array = flat.view(dtype).reshape(tuple(x.shape)).copy()
-        return read
+        """After all work of torch's."""
+        self._module.cuda.synchronize()
+        return super().read(x)
 
     def take(self, tensor: Any, stream: Any) -> Any:
         """torch.from_dlpack."""
         with self.current(stream):
-            return self._torch.from_dlpack(tensor)
+            return self._module.from_dlpack(tensor)
 
     def to_device(self, host: Array) -> Any:
         """dlbridge.to_torch, in memory of torch's allocator."""
-        import dlbridge
-
         return dlbridge.to_torch(host, device=self.device)
 
     def overwrite(self, x: Any, byte: int, stream: Any) -> None:
         """fill_ over the storage."""
         with self.current(stream):
-            self._torch.empty(0, dtype=self._torch.uint8, device=self.device).set_(x.untyped_storage()).fill_(byte)
+            self._module.empty(0, dtype=self._module.uint8, device=self.device).set_(x.untyped_storage()).fill_(byte)
 
     def new_stream(self) -> Any:
         """torch.cuda.Stream."""
-        return self._torch.cuda.Stream()
+        return self._module.cuda.Stream()
 
     def number(self, stream: Any) -> int:
         """Its handle."""
-        stream = self._torch.cuda.current_stream() if stream is None else stream
+        stream = self._module.cuda.current_stream() if stream is None else stream
         return int(stream.cuda_stream) or LEGACY
 
     def current(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         """torch.cuda.stream."""
-        current: contextlib.AbstractContextManager[Any] = self._torch.cuda.stream(stream)
+        current: contextlib.AbstractContextManager[Any] = self._module.cuda.stream(stream)
         return current
 
 
@@ -231,22 +241,15 @@ class CuPy(OnDevice):
 
     name = "cupy"
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._cupy: Any = None
-
     def why_not(self) -> str | None:
         """CuPy, and a device that it sees."""
-        if importlib.util.find_spec("cupy") is None:
-            return "CuPy is not installed"
-        self._cupy = importlib.import_module("cupy")
-        if not self._cupy.is_available():
-            return f"CuPy {self._cupy.__version__} sees no GPU"
-        return driver.why_not()
+        if (missing := super().why_not()) is not None:
+            return missing
+        return driver.why_not() if self._module.is_available() else f"CuPy {self._module.__version__} sees no GPU"
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """A copy out of pinned memory, in the stream's order."""
-        cupy = self._cupy
+        cupy = self._module
         with self.current(stream):
             try:
                 flat = cupy.empty(buffer.shape, buffer.dtype)
@@ -260,13 +263,13 @@ class CuPy(OnDevice):
     def read(self, x: Any) -> Array:
         """cupy.asnumpy."""
         self._driver.synchronize()
-        read: Array = self._cupy.asnumpy(x)
+        read: Array = self._module.asnumpy(x)
         return read
 
     def take(self, tensor: Any, stream: Any) -> Any:
         """cupy.from_dlpack."""
         with self.current(stream):
-            return self._cupy.from_dlpack(tensor)
+            return self._module.from_dlpack(tensor)
 
     def overwrite(self, x: Any, byte: int, stream: Any) -> None:
         """Over all of its memory."""
@@ -274,11 +277,11 @@ class CuPy(OnDevice):
 
     def new_stream(self) -> Any:
         """cupy.cuda.Stream."""
-        return self._cupy.cuda.Stream(non_blocking=True)
+        return self._module.cuda.Stream(non_blocking=True)
 
     def number(self, stream: Any) -> int:
         """Its handle."""
-        stream = self._cupy.cuda.get_current_stream() if stream is None else stream
+        stream = self._module.cuda.get_current_stream() if stream is None else stream
         return int(stream.ptr) or LEGACY
 
     def current(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
@@ -292,21 +295,13 @@ class CuPy(OnDevice):
 class Numba(OnDevice):
     """numba.cuda's device arrays, which have `__cuda_array_interface__` alone."""
 
-    name = "numba"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._cuda: Any = None
+    name, package = "numba", "numba.cuda"
 
     def why_not(self) -> str | None:
         """Numba's CUDA target, and a device that it sees."""
-        if importlib.util.find_spec("numba") is None:
-            return "Numba is not installed"
-        try:
-            self._cuda = importlib.import_module("numba.cuda")
-        except ImportError as error:
-            return f"Numba's CUDA target cannot be imported: {error}"
-        return driver.why_not() if self._cuda.is_available() else "Numba sees no GPU"
+        if (missing := super().why_not()) is not None:
+            return missing
+        return driver.why_not() if self._module.is_available() else "Numba sees no GPU"
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """A view of a device array that was filled in the stream's order."""
@@ -316,7 +311,7 @@ class Numba(OnDevice):
         if buffer.size == 0:
             raise Unsupported("Numba's device arrays are not empty")
         own = 0 if stream is None else stream
-        flat = self._cuda.device_array(buffer.shape, buffer.dtype, stream=own)
+        flat = self._module.device_array(buffer.shape, buffer.dtype, stream=own)
         self._driver.to_device(flat.device_ctypes_pointer.value, self.staged(buffer), self.handle(stream))
         memory = flat.gpu_data.view(layout.offset * buffer.itemsize)
         strides = tuple(stride * buffer.itemsize for stride in layout.strides)
@@ -341,7 +336,7 @@ class Numba(OnDevice):
 
     def new_stream(self) -> Any:
         """numba.cuda.stream."""
-        return self._cuda.stream()
+        return self._module.stream()
 
     def number(self, stream: Any) -> int:
         """Its handle."""
@@ -351,23 +346,19 @@ class Numba(OnDevice):
         return int(getattr(handle, "value", handle) or LEGACY)
 
 
-class Jax(Provider):
+class Jax(Package):
     """jax.Array: no strides, no writes, no streams that can be named."""
 
     name = "jax"
 
-    def __init__(self) -> None:
-        self._jax: Any = None
-
     def why_not(self) -> str | None:
         """JAX with a CUDA backend."""
-        if importlib.util.find_spec("jax") is None:
-            return "JAX is not installed"
-        self._jax = importlib.import_module("jax")
+        if (missing := super().why_not()) is not None:
+            return missing
         try:
-            self._jax.devices("cuda")
+            self._module.devices("cuda")
         except RuntimeError as error:
-            return f"JAX {self._jax.__version__} sees no GPU: {str(error).splitlines()[0]}"
+            return f"JAX {self._module.__version__} sees no GPU: {str(error).splitlines()[0]}"
         return driver.why_not()
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
@@ -378,7 +369,7 @@ class Jax(Provider):
             raise Unsupported("arrays of JAX are row-major")
         if buffer.dtype.itemsize == 8 and buffer.dtype.kind in "iuf" or buffer.dtype == np.complex128:
             raise Unsupported(f"JAX has {buffer.dtype.name} in another mode only")
-        return self._jax.device_put(layout.of(buffer).copy(), self._jax.devices("cuda")[0])
+        return self._module.device_put(layout.of(buffer).copy(), self._module.devices("cuda")[0])
 
     def read(self, x: Any) -> Array:
         """numpy.asarray, which waits."""
@@ -386,11 +377,11 @@ class Jax(Provider):
 
     def take(self, tensor: Any, stream: Any) -> Any:
         """jax.dlpack.from_dlpack."""
-        return self._jax.dlpack.from_dlpack(tensor)
+        return self._module.dlpack.from_dlpack(tensor)
 
     def synchronize(self) -> None:
         """An array that was computed after all others."""
-        self._jax.block_until_ready(self._jax.device_put(0, self._jax.devices("cuda")[0]) + 1)
+        self._module.block_until_ready(self._module.device_put(0, self._module.devices("cuda")[0]) + 1)
 
 
 FRAMEWORKS: dict[str, Callable[[], Provider]] = {

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -12,31 +11,15 @@ import numpy as np
 
 import dlbridge
 
-from .case import element_type
+from .frameworks import Package, TorchArrays
 from .layouts import Layout
 from .providers import Array, Provider, Unsupported
 
 
-class HostFramework(Provider):
-    """A package that is imported when it is tested."""
-
-    device = "cpu"
-
-    def __init__(self) -> None:
-        self._module: Any = None
-
-    def why_not(self) -> str | None:
-        """It is installed, or not."""
-        if importlib.util.find_spec(self.name) is None:
-            return f"{self.name} is not installed"
-        self._module = importlib.import_module(self.name)
-        return None
-
-
-class HostNumpy(HostFramework):
+class HostNumpy(Package):
     """numpy.ndarray."""
 
-    name = "numpy"
+    name, device = "numpy", "cpu"
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Array:
         """A view of a copy."""
@@ -66,27 +49,14 @@ class HostNumpy(HostFramework):
         x[...] = np.full(x.itemsize, byte, np.uint8).view(x.dtype)[0]
 
 
-class HostTorch(HostFramework):
+class HostTorch(TorchArrays):
     """torch.Tensor."""
 
-    name = "torch"
+    device = "cpu"
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """A view of a tensor that owns its memory."""
-        if any(stride < 0 for stride in layout.strides):
-            raise Unsupported("torch.Tensor has no negative strides")
-        dtype = getattr(self._module, buffer.dtype.name, None)
-        if not isinstance(dtype, self._module.dtype):
-            raise Unsupported(f"torch has no {buffer.dtype.name}")
-        flat = self._module.tensor(buffer.view(np.uint8)).view(dtype)
-        return flat.as_strided(layout.shape, layout.strides, layout.offset)
-
-    def read(self, x: Any) -> Array:
-        """Its bytes, through Tensor.numpy()."""
-        flat = x.contiguous().reshape(-1).view(self._module.uint8).numpy()
-        dtype = element_type(str(x.dtype).removeprefix("torch."))
-        read: Array = flat.view(dtype).reshape(tuple(x.shape)).copy()
-        return read
+        return self.seen(self._module.tensor(buffer.view(np.uint8)), buffer, layout)
 
     def take(self, tensor: Any, stream: Any) -> Any:
         """dlbridge.to_torch: torch.from_dlpack makes read-only memory writable."""
@@ -101,10 +71,10 @@ class HostTorch(HostFramework):
         x.copy_(self._module.tensor([byte] * x.element_size(), dtype=self._module.uint8).view(x.dtype)[0])
 
 
-class HostJax(HostFramework):
+class HostJax(Package):
     """jax.Array, which is never writable."""
 
-    name = "jax"
+    name, device = "jax", "cpu"
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
         """A copy, in row-major order as all arrays of JAX."""

@@ -23,6 +23,14 @@ def counts(outcomes: Sequence[Outcome]) -> Counter[str]:
     return Counter(outcome.state for outcome in outcomes)
 
 
+def by_framework(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
+    """Those of each framework."""
+    own: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        own.setdefault(outcome.framework, []).append(outcome)
+    return own
+
+
 def summary(outcomes: Sequence[Outcome]) -> str:
     """The last line."""
     counted = counts(outcomes)
@@ -45,11 +53,9 @@ def skips(outcomes: Sequence[Outcome]) -> list[str]:
 
 def table(outcomes: Sequence[Outcome]) -> list[str]:
     """A row for each framework and a column for each topic: what passed, and what did not."""
-    frameworks = list(dict.fromkeys(outcome.framework for outcome in outcomes))
     topics = sorted(dict.fromkeys(outcome.topic for outcome in outcomes), key="provider".__eq__)
     rows = [["framework", *topics, *STATES]]
-    for framework in frameworks:
-        own = [outcome for outcome in outcomes if outcome.framework == framework]
+    for framework, own in by_framework(outcomes).items():
         cells = [_cell(counts([outcome for outcome in own if outcome.topic == topic])) for topic in topics]
         rows.append([framework, *cells, *(str(counts(own)[state]) for state in STATES)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -66,8 +72,8 @@ def _cell(counted: Counter[str]) -> str:
 def to_json(outcomes: Sequence[Outcome], reasons: dict[str, str]) -> str:
     """Everything."""
     frameworks: dict[str, Any] = {}
-    for name in dict.fromkeys(outcome.framework for outcome in outcomes):
-        counted = counts([outcome for outcome in outcomes if outcome.framework == name])
+    for name, own in by_framework(outcomes).items():
+        counted = counts(own)
         frameworks[name] = {**{state: counted[state] for state in STATES}, "reason": reasons.get(name)}
     document = {
         "dlbridge": dict(dlbridge.build_info()),
@@ -92,8 +98,7 @@ def to_json(outcomes: Sequence[Outcome], reasons: dict[str, str]) -> str:
 def to_junit(outcomes: Sequence[Outcome]) -> str:
     """A suite for each framework."""
     root = ElementTree.Element("testsuites", name="dlbridge.testing")
-    for framework in dict.fromkeys(outcome.framework for outcome in outcomes):
-        own = [outcome for outcome in outcomes if outcome.framework == framework]
+    for framework, own in by_framework(outcomes).items():
         counted = counts(own)
         suite = ElementTree.SubElement(
             root,
