@@ -5,7 +5,9 @@ Types are asked by `type(x)`: what `x.__class__` says may be code of the object.
 """
 
 import dataclasses
+import itertools
 import re
+import sys
 from typing import Any
 
 import numpy
@@ -13,13 +15,17 @@ import numpy
 from ._errors import ExchangeError
 
 _EXPECTED = "expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object with __dlpack__"
-# The call that gives an array, for packages whose objects have __array__ and no to_numpy().
-_ARRAY_CALLS = {"h5py": "x[()]", "zarr": "x[()]", "xarray": "x.to_dataarray().to_numpy()"}
-# The same for objects that have not even that, by the method of their class which makes it.
-_DENSE_CALLS = {
+# The call that gives an array, by package and a method of the class.
+_ARRAY_CALLS = {
     ("scipy", "toarray"): "x.toarray(), a dense copy, or x.data, the elements that are stored",
     ("polars", "collect"): "x.collect().to_numpy()",
     ("cv2", "get"): "x.get()",
+    ("h5py", "__array__"): "x[()]",
+    ("zarr", "__array__"): "x[()]",
+    ("xarray", "to_dataarray"): "x[name].to_numpy(), one of its variables",
+    ("tensorflow", "value"): "x.value()",
+    ("", "to_numpy"): "x.to_numpy()",
+    ("", "__array__"): "numpy.asarray(x)",
 }
 # A copy of an array on a GPU by its own package: on the host, on the GPU.
 _OWN_COPIES = {
@@ -89,9 +95,15 @@ def field_names(x: Any) -> list[str]:
 
 
 def _type_name(x: Any) -> str:
+    """The name of the class in the first of its packages that exports it, such as polars.Series."""
     kind = type(x)
     name, module = type.__dict__["__qualname__"].__get__(kind), kind.__dict__.get("__module__", "")
-    return f"{module}.{name}" if isinstance(module, str) and module not in ("", "builtins") else str(name)
+    if not isinstance(module, str) or module in ("", "builtins"):
+        return str(name)
+    for package in itertools.accumulate(module.split("."), "{}.{}".format):
+        if getattr(sys.modules.get(package), "__dict__", {}).get(name) is kind:
+            return f"{package}.{name}"
+    return f"{module}.{name}"
 
 
 def _advice(x: Any) -> str:
@@ -107,17 +119,11 @@ def _advice(x: Any) -> str:
         return f"{_EXPECTED}: pass numpy.asarray(x)"
     if _type_name(x).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":
         return f"{_EXPECTED}: pass jax.random.key_data(x)"
-    if _has(x, "__array__"):
-        call = "x.to_numpy()" if _has(x, "to_numpy") else _ARRAY_CALLS.get(_package(x), "numpy.asarray(x)")
-        return f"{_EXPECTED}: pass {call}"
-    for (package, method), call in _DENSE_CALLS.items():
-        if _package(x) == package and _has(x, method):
+    methods = {method for base in type(x).__mro__ for method in base.__dict__}
+    for (package, method), call in _ARRAY_CALLS.items():
+        if package in ("", _package(x)) and method in methods:
             return f"{_EXPECTED}: pass {call}"
     return _EXPECTED
-
-
-def _has(x: Any, method: str) -> bool:
-    return any(method in base.__dict__ for base in type(x).__mro__)
 
 
 def _package(x: Any) -> str:

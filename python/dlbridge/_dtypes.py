@@ -6,8 +6,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-from collections.abc import Mapping
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _core
@@ -62,4 +61,27 @@ def _held(target: str) -> frozenset[DType]:
     return frozenset(DType(*row) for row in _core._dtypes(target))
 
 
-dtypes: Mapping[str, DType] = MappingProxyType({row[0]: DType(*row) for row in _core._dtypes("dlpack")})
+class _DTypes(Mapping[str, DType]):
+    """The element types of DLPack by name: a read-only mapping from str to DType.
+
+    >>> "bfloat16" in dlbridge.dtypes, dlbridge.dtypes["bfloat16"].bits
+    (True, 16)
+    """
+
+    def __init__(self) -> None:
+        self._rows = {row[0]: DType(*row) for row in _core._dtypes("dlpack")}
+
+    def __getitem__(self, name: str) -> DType:
+        return self._rows[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __repr__(self) -> str:
+        return f"dlbridge.dtypes({', '.join(self)})"
+
+
+dtypes: Mapping[str, DType] = _DTypes()

@@ -273,8 +273,8 @@ SharedBytes* share_again(c10::StorageImpl& storage, c10::DeleterFnPtr deleter) n
 }  // namespace
 
 const char* const kWriteRefused =
-    "the tensor shares read-only memory, and on_write=\"raise\" refuses to write it: write to "
-    "x.clone(), or convert with on_write=\"copy\" or copy=None. Calls that ask for a writable "
+    "the memory is read-only, and on_write=\"raise\" refuses a write to it: write to x.clone(), or "
+    "convert with on_write=\"copy\" or copy=None. Calls that ask for a writable "
     "pointer, such as x.numpy(), x.data_ptr() and code of torch.compile, are refused, too: "
     "dlbridge.to_numpy(x) returns a read-only array";
 

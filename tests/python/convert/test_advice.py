@@ -276,6 +276,13 @@ def test_objects_without_dense_memory_name_their_own_call(make: Any, to: str) ->
     assert dlbridge.to_numpy(TARGETS[to](advised)).tolist() == [[1, 0], [0, 1]]
 
 
+def test_types_have_the_name_that_users_import() -> None:
+    x = torch.utils.data.TensorDataset(torch.ones(1))
+    assert type(x).__module__ == "torch.utils.data.dataset"
+    with pytest.raises(TypeError, match=r"^x is torch\.utils\.data\.TensorDataset; "):
+        dlbridge.to_numpy(x)
+
+
 # ---- memory on a GPU: the calls are those of the object's own package ----
 
 COPIES = {"torch": "x.cpu()", "cupy": "x.get()", "jaxlib.xla": "jax.device_get(x)", "numba.cuda": "x.copy_to_host()"}

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import pydoc
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,8 @@ def test_rows_are_what_conversions_make(name: str) -> None:
         assert again.dtype == x.dtype
 
 
-def test_mapping_is_read_only() -> None:
+def test_mapping_has_help_of_its_own_and_is_read_only() -> None:
+    assert "element types of DLPack" in pydoc.render_doc(dlbridge.dtypes)
     with pytest.raises(TypeError):
         dlbridge.dtypes["x"] = dlbridge.dtypes["bool"]  # type: ignore[index]
 
