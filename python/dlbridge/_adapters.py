@@ -79,7 +79,11 @@ def torch_tier() -> Tier:
     for name in [wanted] if wanted else TIERS:
         missing = _MISSING[name](found)
         if missing is None:
-            because = f"{TIER_VARIABLE} asks for it" if wanted else "; ".join(passed_over) or _direct_reason()
+            because = (
+                f"{TIER_VARIABLE} asks for it"
+                if wanted
+                else "; ".join(passed_over) or f"its module for torch {_torch_minor()} fits"
+            )
             return Tier(name, because)
         passed_over.append(f"not {name}: {missing}")
     newest = _build_facts.TORCH_MINORS[-1] if _build_facts.TORCH_MINORS else "2.10 or later"
@@ -97,16 +101,6 @@ def _torch_module() -> str:
     return "_torch_" + _torch_minor().replace(".", "_")
 
 
-def _direct_versions() -> str:
-    """The versions of torch that there are modules for."""
-    minors = _build_facts.TORCH_MINORS
-    return f"torch {minors[0]}" + (f" to {minors[-1]}" if len(minors) > 1 else "")
-
-
-def _direct_reason() -> str:
-    return f"its module for torch {_torch_minor()} fits"
-
-
 def _direct_missing(found: str) -> str | None:
     import torch
 
@@ -115,9 +109,10 @@ def _direct_missing(found: str) -> str | None:
             f"dlbridge was built without its torch adapter ({_build_facts.TORCH_WHY}): in its sources run pip install "
             "--force-reinstall --no-deps --no-cache-dir . now that torch is there"
         )
-    minor = _torch_minor()
-    if minor not in _build_facts.TORCH_MINORS:
-        return f"torch is {found}, dlbridge has direct adapters for {_direct_versions()}"
+    minor, minors = _torch_minor(), _build_facts.TORCH_MINORS
+    if minor not in minors:
+        versions = minors[0] + (f" to {minors[-1]}" if len(minors) > 1 else "")
+        return f"torch is {found}, dlbridge has direct adapters for torch {versions}"
     if not torch._C._GLIBCXX_USE_CXX11_ABI:
         return f"torch is {found} of the C++ ABI before GCC 5, dlbridge's adapter for torch {minor} of the one since"
     if torch.version.debug:

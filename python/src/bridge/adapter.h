@@ -32,9 +32,10 @@ struct Adapter {
   bool threaded_casts = false;
 
   /// Returns true if `x` is an object of this framework, subclasses included. Decides by the real
-  /// type: `__class__` may claim another.
+  /// type: `__class__` may claim another. Null in adapters that are not registered.
   bool (*accepts)(PyObject* x) noexcept = nullptr;
   /// Fills a loan that owns nothing; sets `original` where the original storage is known already.
+  /// Null where sources/ fills it itself.
   Error* (*describe)(PyObject* x, Loan* loan) noexcept = nullptr;
   /// Makes a described loan an owning one.
   Error* (*acquire)(PyObject* x, Loan* loan) noexcept = nullptr;

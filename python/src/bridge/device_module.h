@@ -6,17 +6,20 @@
 // caller owns; after an Error nothing was consumed. Streams are numbered as DLPack does: 1 legacy,
 // 2 per-thread, -1 none, else a handle.
 //
-// No function needs the GIL, and none that may call CUDA runs with it: in the table that _core uses
-// each of them releases the GIL for its duration, and so do the deleters of the Loans that they
-// return. A thread of the driver's may hold a lock of CUDA's while it waits for the GIL
-// (https://github.com/pytorch/pytorch/issues/132520, https://github.com/rapidsai/rmm/issues/2028).
+// No function needs the GIL. Those that may call CUDA release it for their duration, and so do the
+// deleters of the Loans that they return: a thread of the driver's may hold a lock of CUDA's while
+// it waits for the GIL (https://github.com/pytorch/pytorch/issues/132520,
+// https://github.com/rapidsai/rmm/issues/2028).
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <new>
 #include <string>
 #include <vector>
 
 #include "bridge/adapter.h"
+#include "dlbridge/python_object/gil.h"
 #include "dlbridge/staging_backend.h"
 
 namespace dlbridge::python {
@@ -128,9 +131,27 @@ struct DeviceModule {
   bool (*shares_managed)(int32_t device) noexcept = nullptr;
 };
 
-/// The deleter of `loan`, which may call CUDA, is called without the GIL from here on. Where there
-/// was no `original`, it is what the deleter was.
-void call_deleter_without_gil(Loan& loan) noexcept;
+/// guarded() without the GIL.
+template <typename Body>
+Error* guarded_without_gil(Body&& body) noexcept {
+  return without_gil([&] { return guarded(body); });
+}
+
+inline void release_without_gil(void* context) noexcept {
+  const std::unique_ptr<Deleter> deleter(static_cast<Deleter*>(context));
+  without_gil([&] { deleter->release(deleter->context); });
+}
+
+/// The deleter of `loan`, which may call CUDA, is called without the GIL from here on; where there
+/// is no memory left, as before. Where there was no `original`, it is what the deleter was.
+inline void call_deleter_without_gil(Loan& loan) noexcept {
+  if (!loan.owns_memory()) return;
+  if (!loan.original) loan.original = loan.deleter();
+  if (auto* inner = new (std::nothrow) Deleter(loan.deleter())) {
+    static_cast<void>(loan.release_deleter());
+    loan.attach({inner, release_without_gil});
+  }
+}
 
 /// The module, loaded now if need be; null where there is none in this build, or it cannot be
 /// loaded. No exception is set. Does not call CUDA. Needs the GIL.

@@ -11,6 +11,18 @@
 namespace dlbridge::python {
 namespace {
 
+// Refuses an argument that is a word: another word by an ExchangeError, another kind by a
+// TypeError.
+[[noreturn]] void refuse_word(const char* name, PyObject* value, const std::string& expected) {
+  const std::string text = std::string(name) + " is " + repr_of(value) + "; expected " + expected;
+  if (!PyUnicode_Check(value)) throw_type_error(text);
+  throw Error(ErrorCode::invalid_argument, name, text);
+}
+
+bool is_word(PyObject* value, const char* word) noexcept {
+  return PyUnicode_Check(value) && PyUnicode_CompareWithASCIIString(value, word) == 0;
+}
+
 // Returns true for a torch.device, and for its name such as "mps" where torch is imported.
 bool is_device_of_torch(PyObject* device) {
   if (std::string_view(Py_TYPE(device)->tp_name) == "torch.device") return true;
@@ -28,23 +40,19 @@ bool is_device_of_torch(PyObject* device) {
                     ", to which nothing is copied here; expected a CPU or CUDA device: pass "
                     "dlbridge.to_torch(x).to(device)");
   }
-  throw Error(ErrorCode::invalid_device, "device",
-              "device is " + repr_of(device) +
-                  "; expected None, \"cpu\", \"cuda:0\" and the like, a torch.device or a DLPack "
-                  "pair such as (1, 0)");
+  const std::string text =
+      "device is " + repr_of(device) +
+      "; expected None, \"cpu\", \"cuda:0\" and the like, a torch.device or a DLPack pair such as "
+      "(1, 0)";
+  if (!PyUnicode_Check(device) && !PyTuple_Check(device) && !attribute_of(device, "type"))
+    throw_type_error(text);
+  throw Error(ErrorCode::invalid_device, "device", text);
 }
 
 // A pair of integers (IntEnum members included).
 std::optional<DLDevice> parse_pair(PyObject* pair) {
   const auto device = device_of_pair(pair);
   return device && device->is_known() && device->id() >= 0 ? device : std::nullopt;
-}
-
-// The attribute; null where it cannot be read.
-Reference attribute_of(PyObject* object, const char* name) {
-  Reference value(PyObject_GetAttrString(object, name));
-  if (!value) clear_exception();
-  return value;
 }
 
 // torch.device and its like: a type in words and an index or None.
@@ -107,31 +115,21 @@ CopyMode parse_copy(PyObject* copy) {
   if (copy == Py_True) return CopyMode::always;
   if (copy == Py_False) return CopyMode::never;
   if (copy == Py_None) return CopyMode::if_needed;
-  if (PyUnicode_Check(copy) && PyUnicode_CompareWithASCIIString(copy, "named") == 0)
-    return CopyMode::unset;
-  throw_type_error("copy is " + repr_of(copy) +
-                   "; expected True, False or None, or \"named\", the default");
+  if (is_word(copy, "named")) return CopyMode::unset;
+  refuse_word("copy", copy, "True, False or None, or \"named\", the default");
 }
 
 bool parse_row_major(PyObject* order) {
-  if (PyUnicode_Check(order)) {
-    if (PyUnicode_CompareWithASCIIString(order, "C") == 0) return true;
-    if (PyUnicode_CompareWithASCIIString(order, "K") == 0) return false;
-  }
-  throw Error(ErrorCode::invalid_argument, "order",
-              "order is " + repr_of(order) +
-                  "; expected \"C\", row-major, or \"K\", the default: the order of x");
+  if (is_word(order, "C")) return true;
+  if (is_word(order, "K")) return false;
+  refuse_word("order", order, "\"C\", row-major, or \"K\", the default: the order of x");
 }
 
 OnWrite parse_on_write(PyObject* on_write) {
   if (on_write == Py_None) return OnWrite::unset;
-  if (PyUnicode_Check(on_write)) {
-    if (PyUnicode_CompareWithASCIIString(on_write, "raise") == 0) return OnWrite::raise;
-    if (PyUnicode_CompareWithASCIIString(on_write, "copy") == 0) return OnWrite::copy;
-  }
-  throw Error(
-      ErrorCode::invalid_argument, "on_write",
-      "on_write is " + repr_of(on_write) + "; expected \"raise\", \"copy\" or None, the default");
+  if (is_word(on_write, "raise")) return OnWrite::raise;
+  if (is_word(on_write, "copy")) return OnWrite::copy;
+  refuse_word("on_write", on_write, "\"raise\", \"copy\" or None, the default");
 }
 
 std::optional<DLDevice> parse_device(PyObject* device) {
@@ -149,12 +147,18 @@ std::optional<DLDevice> parse_device(PyObject* device) {
   return parsed;
 }
 
+std::vector<int64_t> parse_shape(PyObject* shape) {
+  const bool one = PyIndex_Check(shape) != 0;
+  if (!one && Py_TYPE(shape)->tp_iter == nullptr && !PySequence_Check(shape))
+    throw_wrong_type("shape", shape, "an integer or several, such as (2, 3)");
+  return numbers_of(checked(one ? PyTuple_Pack(1, shape) : PySequence_Tuple(shape)).get());
+}
+
 const Adapter& parse_target(PyObject* to) {
   const auto name = utf8_of(to);
   if (const Adapter* adapter = name ? find_adapter(*name) : nullptr) return *adapter;
-  throw Error(ErrorCode::invalid_argument, "to",
-              (to == nullptr ? "to was not given" : "to is " + repr_of(to)) + "; expected one of " +
-                  adapter_names());
+  if (to == nullptr) throw_type_error("to was not given; expected one of " + adapter_names());
+  refuse_word("to", to, "one of " + adapter_names());
 }
 
 Request read_request(const CallArguments& call, const Adapter& target) {
@@ -187,18 +191,15 @@ Request read_request(const CallArguments& call, const Adapter& target) {
 
 Reference array_of_scalar(PyObject* x, bool copy_named) {
   if (!copy_named || adapter_by_type(Py_TYPE(x)) != nullptr) return {};
-  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
-  Reference array = checked(PyObject_CallMethod(module.get(), "array_of_scalar", "(O)", x));
+  Reference array = call_python("dlbridge._advice", "array_of_scalar", "(O)", x);
   return array.get() == Py_None ? Reference() : std::move(array);
 }
 
 bool wants_versioned(PyObject* max_version) {
   if (max_version == Py_None) return false;
   if (!PyTuple_Check(max_version) || PyTuple_GET_SIZE(max_version) != 2 ||
-      !PyLong_Check(PyTuple_GET_ITEM(max_version, 0))) {
-    throw_type_error(std::string("max_version is ") + Py_TYPE(max_version)->tp_name +
-                     "; expected None or a pair (major, minor)");
-  }
+      !PyLong_Check(PyTuple_GET_ITEM(max_version, 0)))
+    throw_wrong_type("max_version", max_version, "None or a pair (major, minor)");
   const long major = PyLong_AsLong(PyTuple_GET_ITEM(max_version, 0));
   if (PyErr_Occurred()) throw_pending();
   return major >= 1;
@@ -208,9 +209,10 @@ DLDevice export_device(PyObject* dl_device, DLDevice place) {
   if (dl_device == Py_None) return place;
   const auto asked = parse_pair(dl_device);
   if (!asked) {
-    throw Error(ErrorCode::invalid_device, "device",
-                "dl_device is " + repr_of(dl_device) +
-                    "; expected None or a DLPack pair such as (1, 0), the CPU");
+    const std::string text = "dl_device is " + repr_of(dl_device) +
+                             "; expected None or a DLPack pair such as (1, 0), the CPU";
+    if (!PyTuple_Check(dl_device)) throw_type_error(text);
+    throw Error(ErrorCode::invalid_device, "device", text);
   }
   const DeviceType type = Device(*asked).type();
   if (type == DeviceType::cpu && Device(place).is_host()) return *asked;

@@ -6,6 +6,7 @@
 
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "bridge/adapter.h"
 
@@ -62,6 +63,9 @@ bool parse_row_major(PyObject* order);
 /// None, "cpu", "cuda:1", (type, id), or an object with `type` and `index` such as torch.device.
 /// Throws Error (invalid_device).
 std::optional<DLDevice> parse_device(PyObject* device);
+
+/// A shape: an integer, or an iterable of integers.
+std::vector<int64_t> parse_shape(PyObject* shape);
 
 /// The adapter that a name such as "numpy" means, loaded if need be. Throws Error
 /// (invalid_argument).

@@ -240,9 +240,4 @@ PyObject* map_container(PyObject* x, const char* root,
   return Walk(root, convert).convert(x, nullptr).release();
 }
 
-PyObject* convert_container(PyObject* x, const Adapter& target, const Request& request,
-                            LeafConversion* convert_leaf) {
-  return map_container(x, "x", [&](PyObject* leaf) { return convert_leaf(leaf, target, request); });
-}
-
 }  // namespace dlbridge::python

@@ -6,8 +6,6 @@
 
 #include <functional>
 
-#include "bridge/adapter.h"
-
 namespace dlbridge::python {
 
 /// Returns true for a dict, a list or a tuple that does not hold numbers alone, and a dataclass
@@ -15,18 +13,11 @@ namespace dlbridge::python {
 /// object.
 bool is_container(PyObject* x) noexcept;
 
-/// Converts one leaf: a new reference. Throws.
-using LeafConversion = PyObject*(PyObject* x, const Adapter& target, const Request& request);
-
 /// A new container of the same structure whose leaves are what `convert` returns for them, a new
 /// reference each; None stays. An object that is found twice is converted once. `x` may be a leaf
 /// itself. Throws the error of the first leaf that fails, with its path (`root["image"][3]`) in the
 /// message. Needs the GIL.
 PyObject* map_container(PyObject* x, const char* root,
                         const std::function<PyObject*(PyObject*)>& convert);
-
-/// The same for conversions to a target, where `x` is called x.
-PyObject* convert_container(PyObject* x, const Adapter& target, const Request& request,
-                            LeafConversion* convert_leaf);
 
 }  // namespace dlbridge::python

@@ -98,7 +98,9 @@ PyObject* convert(PyObject* x, const Adapter& target) {
 PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {
   Source source;
   if (!source.open_known(x)) {
-    if (is_container(x)) return convert_container(x, target, request, convert_leaf);
+    if (is_container(x))
+      return map_container(x, "x",
+                           [&](PyObject* leaf) { return convert_leaf(leaf, target, request); });
     source.open_slow(x);
   }
   return convert_opened(source, target, request);
@@ -106,9 +108,7 @@ PyObject* convert(PyObject* x, const Adapter& target, const Request& request) {
 
 PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyObject* out) {
   if (Py_TYPE(out) != target.exact_types[0] && !target.accepts(out)) {
-    throw_type_error(std::string("out is ") + Py_TYPE(out)->tp_name +
-                     "; expected a numpy.ndarray: "
-                     "pass numpy.empty(x.shape, dtype)");
+    throw_wrong_type("out", out, "a numpy.ndarray: pass numpy.empty(x.shape, dtype)");
   }
   Source source;
   source.open(x);

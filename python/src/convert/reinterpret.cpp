@@ -40,23 +40,10 @@ DLDataType parse_dtype(PyObject* object) {
   return dtype;
 }
 
-// An integer or a sequence of integers, of which one may be -1: what is left. `room` counts
-// elements.
-std::vector<int64_t> parse_shape(PyObject* shape, int64_t room) {
+// The shape of `room` elements; one extent may be -1: what is left.
+std::vector<int64_t> complete_shape(PyObject* shape, int64_t room) {
   if (shape == Py_None) return {room};
-  std::vector<int64_t> extents;
-  if (PyIndex_Check(shape)) {
-    extents.push_back(PyNumber_AsSsize_t(shape, PyExc_OverflowError));
-    if (PyErr_Occurred()) throw_pending();
-  } else {
-    const Reference items =
-        checked(PySequence_Fast(shape, "shape is no integer and no sequence of integers"));
-    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(items.get()); ++i) {
-      extents.push_back(
-          PyNumber_AsSsize_t(PySequence_Fast_GET_ITEM(items.get(), i), PyExc_OverflowError));
-      if (PyErr_Occurred()) throw_pending();
-    }
-  }
+  std::vector<int64_t> extents = parse_shape(shape);
   int64_t others = 1;
   int64_t* open = nullptr;
   for (int64_t& extent : extents) {
@@ -121,7 +108,7 @@ PyObject* reinterpret(PyObject* x, DLDataType dtype, PyObject* shape, int64_t of
                         std::to_string(itemsize) + ", the size of " + DType(dtype).name() +
                         ": pass shape= for fewer elements");
   }
-  const std::vector<int64_t> extents = parse_shape(shape, (size - offset) / itemsize);
+  const std::vector<int64_t> extents = complete_shape(shape, (size - offset) / itemsize);
   DLTensor tensor{};
   tensor.data = bytes.data == nullptr ? nullptr : static_cast<char*>(bytes.data) + offset;
   tensor.device = bytes.device;

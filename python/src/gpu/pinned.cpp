@@ -30,24 +30,6 @@ void check_pool(Error* error) {
   }
 }
 
-// The shape of pinned_empty: an integer or an iterable of them.
-std::vector<int64_t> parse_shape(PyObject* shape) {
-  const Reference items =
-      PyIndex_Check(shape) ? checked(PyTuple_Pack(1, shape)) : checked(PySequence_Tuple(shape));
-  std::vector<int64_t> extents;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i) {
-    const Reference number = checked(PyNumber_Index(PyTuple_GET_ITEM(items.get(), i)));
-    const int64_t value = PyLong_AsLongLong(number.get());
-    if (PyErr_Occurred()) throw_pending();
-    if (value < 0) {
-      throw Error(ErrorCode::negative_extent, "shape",
-                  "shape has an extent of " + std::to_string(value) + "; expected 0 or more");
-    }
-    extents.push_back(value);
-  }
-  return extents;
-}
-
 PyObject* pinned_empty(PyObject*, PyObject* args, PyObject* keywords) {
   static constexpr const char* kNames[] = {"shape", "dtype", nullptr};
   return translated([&] {
@@ -56,6 +38,11 @@ PyObject* pinned_empty(PyObject*, PyObject* args, PyObject* keywords) {
     const Adapter& numpy = adapter_named("numpy");
     const DeviceModule& module = require_device_module();
     const std::vector<int64_t> extents = parse_shape(shape);
+    for (const int64_t extent : extents) {
+      if (extent < 0)
+        throw Error(ErrorCode::negative_extent, "shape",
+                    "shape has an extent of " + std::to_string(extent) + "; expected 0 or more");
+    }
     Loan like;
     like.set_rank(static_cast<int32_t>(extents.size()));
     std::copy(extents.begin(), extents.end(), like.shape());

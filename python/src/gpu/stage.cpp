@@ -124,7 +124,8 @@ bool is_tensor(PyObject* x) {
       PyType_Check(x)) {
     return false;
   }
-  return static_cast<bool>(dlpack_method_of(x)) || static_cast<bool>(cuda_array_interface_of(x));
+  return static_cast<bool>(dlpack_method_of(x)) ||
+         static_cast<bool>(attribute_of(x, kCudaArrayAttribute));
 }
 
 // The tensors of a container.
@@ -295,8 +296,7 @@ StartedCopies start_staging(PyObject* x, const StagingRequest& request) {
   if (request.out != nullptr) {
     asked.target = adapter_for(request.out);
     if (asked.target == nullptr) {
-      throw_type_error(std::string("out is ") + Py_TYPE(request.out)->tp_name +
-                       "; expected a numpy.ndarray, a torch.Tensor or a dlbridge.Tensor");
+      throw_wrong_type("out", request.out, "a numpy.ndarray, a torch.Tensor or a dlbridge.Tensor");
     }
     check(asked.target->describe(request.out, &out_memory));
     if (request.device && !Device::same_place(*request.device, out_memory.view().device)) {
@@ -351,8 +351,7 @@ StartedCopies start_stagings(PyObject* xs, const StagingRequest& request, bool i
   copies.target = &default_target(*request.device);
   const bool kept = is_tensor(xs) || is_container(xs);
   if (!kept && Py_TYPE(xs)->tp_iter == nullptr && !PySequence_Check(xs)) {
-    throw_type_error(std::string("xs is ") + Py_TYPE(xs)->tp_name +
-                     "; expected a dict, list, tuple or dataclass of tensors: pass [x] for one");
+    throw_wrong_type("xs", xs, "a dict, list, tuple or dataclass of tensors: pass [x] for one");
   }
   const Reference root = kept ? Reference(Py_NewRef(xs)) : checked(PySequence_List(xs));
   Leaves leaves;

@@ -18,14 +18,10 @@ intptr_t to_handle(PyObject* number) {
 
 // The attribute as a number; frameworks write 0 for the legacy stream.
 std::optional<intptr_t> handle_attribute(PyObject* object, const char* name) {
-  Reference value(PyObject_GetAttrString(object, name));
-  if (!value) {
-    clear_exception();
-    return std::nullopt;
-  }
+  Reference value = attribute_of(object, name);
+  if (!value) return std::nullopt;
   if (!PyLong_Check(value.get())) {  // numba's is a ctypes pointer
-    value = Reference(PyObject_GetAttrString(value.get(), "value"));
-    if (!value) clear_exception();
+    value = attribute_of(value.get(), "value");
     if (value && value.get() == Py_None) return kLegacyStream;
     if (!value || !PyLong_Check(value.get())) return std::nullopt;
   }
@@ -35,14 +31,10 @@ std::optional<intptr_t> handle_attribute(PyObject* object, const char* name) {
 
 // The CUDA stream protocol: a pair of a version and the handle.
 std::optional<intptr_t> handle_by_protocol(PyObject* object) {
-  const Reference method(PyObject_GetAttrString(object, "__cuda_stream__"));
-  if (!method) {
-    clear_exception();
-    return std::nullopt;
-  }
-  const Reference pair(PyCallable_Check(method.get()) ? PyObject_CallNoArgs(method.get())
-                                                      : Py_NewRef(method.get()));
-  if (!pair) throw_pending();
+  const Reference method = attribute_of(object, "__cuda_stream__");
+  if (!method) return std::nullopt;
+  const Reference pair = checked(PyCallable_Check(method.get()) ? PyObject_CallNoArgs(method.get())
+                                                                : Py_NewRef(method.get()));
   if (!PyTuple_Check(pair.get()) || PyTuple_GET_SIZE(pair.get()) != 2 ||
       !PyLong_Check(PyTuple_GET_ITEM(pair.get(), 1))) {
     return std::nullopt;
@@ -87,9 +79,9 @@ std::optional<intptr_t> parse_stream(PyObject* stream) {
   for (const char* name : {"cuda_stream", "ptr", "handle"}) {
     if (const auto handle = handle_attribute(stream, name)) return require_number(*handle);
   }
-  throw_type_error(std::string("stream is ") + Py_TYPE(stream)->tp_name +
-                   "; expected None, an integer, or a stream of torch, CuPy, numba or any object "
-                   "with __cuda_stream__");
+  throw_wrong_type("stream", stream,
+                   "None, an integer, or a stream of torch, CuPy, numba or any object with "
+                   "__cuda_stream__");
 }
 
 intptr_t order_for(const Source& source, const Adapter& target) {
@@ -109,10 +101,8 @@ intptr_t order_for(const Source& source, const Adapter& target) {
 }
 
 void order_export(PyObject* stream, const TensorView& view, intptr_t own, const Loan& loan) {
-  if (stream != Py_None && !PyLong_Check(stream)) {
-    throw_type_error(std::string("stream is ") + Py_TYPE(stream)->tp_name +
-                     "; expected an integer or None");
-  }
+  if (stream != Py_None && !PyLong_Check(stream))
+    throw_wrong_type("stream", stream, "an integer or None");
   if (!Device(view.device).is_cuda()) {
     if (stream == Py_None || !Device(view.device).is_host()) return;
     throw Error(

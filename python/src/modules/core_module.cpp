@@ -20,7 +20,6 @@
 #include "gpu/bindings.h"
 #include "sources/capsule.h"
 #include "support/dtype_argument.h"
-#include "tensor/class.h"
 #include "tensor/exports.h"
 #include "tensor/value.h"
 
@@ -155,20 +154,6 @@ nb::list dtypes_of(const std::string& name) {
   return rows;
 }
 
-PyObject* register_capsule(PyObject*, PyObject* capsule) {
-  return translated([&] {
-    register_adapter(capsule);
-    return Py_NewRef(Py_None);
-  });
-}
-
-PyObject* register_device(PyObject*, PyObject* capsule) {
-  return translated([&] {
-    register_device_module(capsule);
-    return Py_NewRef(Py_None);
-  });
-}
-
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
 PyMethodDef g_functions[] = {
     {"to_torch", as_c_function(entry<Function::to_torch>), kFast,
@@ -244,7 +229,7 @@ if `x` is not contiguous or on a GPU.
 Return a Plan: what a conversion would do and why, without doing it.
 
 `to` is `"torch"`, `"numpy"` or `"dlpack"`; the other arguments are those of to_torch(). Refusals are plans
-too. Raises ExchangeError for wrong arguments, and TypeError for an object without elements.
+too. Raises ExchangeError for wrong values, and TypeError for wrong kinds, such as an object without elements.
 
 >>> plan = dlbridge.explain(np.arange(3.0)[::-1], "torch")
 >>> plan.verdict, plan.reasons, plan.bytes
@@ -292,9 +277,6 @@ CPUs that the process may use.
 True
 
 .. versionadded:: 0.1.0)"},
-    {"_register_adapter", register_capsule, METH_O, "Register the adapter of a module's capsule."},
-    {"_register_device_module", register_device, METH_O,
-     "Register the device module of a capsule."},
     {nullptr, nullptr, 0, nullptr},
 };
 
@@ -314,6 +296,12 @@ NB_MODULE(_core, module) {
       set_exception(error);
     }
   });
+  module.def(
+      "_register_adapter", [](nb::handle capsule) { register_adapter(capsule.ptr()); },
+      nb::arg("capsule"), "Register the adapter of a module's capsule.");
+  module.def(
+      "_register_device_module", [](nb::handle capsule) { register_device_module(capsule.ptr()); },
+      nb::arg("capsule"), "Register the device module of a capsule.");
   module.def("_expect_adapter", expect_adapter, nb::arg("name"), nb::arg("module"), nb::arg("type"),
              "Announce an adapter that dlbridge._adapters.load(name) registers when it is needed.");
   module.def("_add_immutable_module", add_immutable_module, nb::arg("name"),

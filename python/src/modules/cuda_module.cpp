@@ -34,14 +34,14 @@ cuda::StageOptions options_of(const StagingOptions& options) noexcept {
 std::atomic<bool> g_asked{false};  // CUDA has been started, or could not be
 
 Error* unavailable() noexcept {
-  return guarded([] {
+  return guarded_without_gil([] {
     g_asked = true;
     cuda::start();  // so that plans, which hold the GIL, ask about devices without calling CUDA
   });
 }
 
 Error* describe(std::string* out) noexcept {
-  return guarded([out] {
+  return guarded_without_gil([out] {
     const cuda::Availability found = g_asked ? cuda::availability() : cuda::driver_presence();
     *out = "for CUDA " + cuda::version_text(found.runtime_version) + " or later, ";
     if (!found.usable) {
@@ -57,203 +57,167 @@ Error* describe(std::string* out) noexcept {
   });
 }
 
-Error* start_to_host(Loan* sources, size_t count, int32_t device, intptr_t producer,
-                     const StagingOptions* options, PendingStaging** out) noexcept {
-  return guarded([&] {
-    auto pending = std::make_unique<PendingStaging>();
-    pending->future = cuda::stage_to_host_async(std::span(sources, count), on(device, producer),
-                                                options_of(*options));
-    *out = pending.release();
-  });
-}
-
-Error* start_to_host_into(Loan* source, Loan* target, intptr_t producer,
-                          const StagingOptions* options, PendingStaging** out) noexcept {
-  return guarded([&] {
-    auto pending = std::make_unique<PendingStaging>();
-    const Stream stream = on(source->view().device.device_id, producer);
-    pending->future = cuda::stage_to_host_async(std::move(*source), std::move(*target), stream,
-                                                options_of(*options));
-    *out = pending.release();
-  });
-}
-
-Error* start_to_device(Loan* source, Loan* target, intptr_t consumer, const StagingOptions* options,
-                       PendingStaging** out) noexcept {
-  return guarded([&] {
-    auto pending = std::make_unique<PendingStaging>();
-    const Stream stream = on(target->view().device.device_id, consumer);
-    pending->future = cuda::stage_to_device_async(std::move(*source), std::move(*target), stream,
-                                                  options_of(*options));
-    *out = pending.release();
-  });
-}
-
-Error* to_host_through_ring(const TensorView* source, const TensorView* out,
-                            intptr_t producer) noexcept {
-  return guarded(
-      [&] { cuda::stage_to_host(*source, *out, on(source->device.device_id, producer)); });
-}
-
-Error* copy_on_device(const TensorView* source, const TensorView* target,
-                      intptr_t stream) noexcept {
-  return guarded([&] {
-    StagingBackend* backend = find_staging(source->device, target->device);
-    if (backend == nullptr)
-      throw Error(ErrorCode::no_staging, "device", "nothing copies on this device");
-    backend->copy(*source, *target, on(source->device.device_id, stream));
-  });
-}
-
-bool fits_pool(int64_t bytes) noexcept {
-  bool fits = false;
-  delete guarded([&] { fits = cuda::pinned_stats().has_room_for(static_cast<size_t>(bytes)); });
-  return fits;
-}
-
-bool is_pinned(const TensorView* view) noexcept {
-  bool pinned = false;
-  delete guarded([&] { pinned = cuda::is_page_locked(*view); });
-  return pinned;
-}
-
-Error* strategy(const TensorView* source, DLDevice target, std::vector<std::string>* out) noexcept {
-  return guarded([&] { *out = cuda::staging_strategy(*source, target); });
-}
-
-bool done(const PendingStaging* pending) noexcept { return pending->future.done(); }
-
-bool never_completes(const PendingStaging* pending) noexcept {
-  return getpid() != pending->process && !pending->future.done();
-}
-
-size_t size(const PendingStaging* pending) noexcept { return pending->future.size(); }
-
-Error* result(const PendingStaging* pending, size_t index, Loan* out) noexcept {
-  return guarded([&] { *out = pending->future.result(index); });
-}
-
-Error* fd(const PendingStaging* pending, int* out) noexcept {
-  return guarded([&] { *out = pending->future.fd(); });
-}
-
-void drop(PendingStaging* pending) noexcept { delete pending; }
-
-Error* order(int32_t device, intptr_t earlier, intptr_t later) noexcept {
-  return guarded([&] { cuda::order_streams(on(device, earlier), on(device, later)); });
-}
-
-Error* reached(int32_t device, intptr_t stream, PendingStaging** out) noexcept {
-  return guarded([&] {
-    auto pending = std::make_unique<PendingStaging>();
-    pending->future = cuda::when_reached(on(device, stream));
-    *out = pending.release();
-  });
-}
-
-Error* import_stream(int32_t device, intptr_t* out) noexcept {
-  return guarded([&] { *out = reinterpret_cast<intptr_t>(cuda::import_stream(device).handle); });
-}
-
-Error* allocation_stream(int32_t device, intptr_t* out) noexcept {
-  return guarded(
-      [&] { *out = reinterpret_cast<intptr_t>(cuda::allocation_stream(device).handle); });
-}
-
-Error* device_empty(const TensorView* like, DLDataType dtype, int32_t device, intptr_t stream,
-                    Loan* out) noexcept {
-  return guarded([&] {
-    TensorView shape = *like;
-    shape.dtype = dtype;
-    *out = cuda::device_empty(shape, on(device, stream));
-  });
-}
-
-bool record_deleter(const Deleter* deleter, int32_t device, intptr_t stream) noexcept {
-  bool ours = false;
-  delete guarded([&] { ours = cuda::record_device_stream(*deleter, on(device, stream)); });
-  return ours;
-}
-
-Error* record_pinned(const void* address, int32_t device, intptr_t stream, bool* held) noexcept {
-  return guarded([&] { *held = cuda::record_stream(address, on(device, stream)); });
-}
-
-Error* pinned_empty(const TensorView* like, Loan* out) noexcept {
-  return guarded([&] { *out = cuda::pinned_empty(*like); });
-}
-
-Error* pool_statistics(PoolStatistics* out) noexcept {
-  return guarded([&] {
-    const cuda::PinnedStats stats = cuda::pinned_stats();
-    *out = {stats.registered, stats.limit,       stats.free,    stats.owned,
-            stats.in_flight,  stats.quarantined, stats.leaked,  stats.hits,
-            stats.misses,     stats.grows,       stats.refused, stats.register_failed};
-  });
-}
-
-Error* set_pool_limit(size_t bytes) noexcept {
-  return guarded([&] { cuda::set_pinned_limit(bytes); });
-}
-
-Error* reserve_pinned(size_t bytes) noexcept {
-  return guarded([&] { cuda::reserve_pinned(bytes); });
-}
-
-Error* trim_pinned(size_t keep_bytes, size_t* freed) noexcept {
-  return guarded([&] { *freed = cuda::trim_pinned(keep_bytes); });
-}
-
-Error* device_of_pointer(const void* address, int32_t* out) noexcept {
-  return guarded([&] { *out = cuda::device_of_address(address); });
-}
-
-Error* device_of_pinned(const void* address, int32_t* out) noexcept {
-  return guarded([&] { *out = cuda::device_of_pinned(address); });
-}
-
-bool shares_managed(int32_t device) noexcept {
-  bool shares = false;
-  delete guarded([&] { shares = cuda::shares_managed_memory(device); });
-  return shares;
-}
-
-DeviceModule make_module() noexcept {
-  DeviceModule module;
-  module.in_use = cuda::in_use;
-  module.unavailable = unavailable;
-  module.describe = describe;
-  module.start_to_host = start_to_host;
-  module.start_to_host_into = start_to_host_into;
-  module.start_to_device = start_to_device;
-  module.to_host_through_ring = to_host_through_ring;
-  module.copy_on_device = copy_on_device;
-  module.fits_pool = fits_pool;
-  module.is_pinned = is_pinned;
-  module.strategy = strategy;
-  module.done = done;
-  module.never_completes = never_completes;
-  module.size = size;
-  module.result = result;
-  module.fd = fd;
-  module.drop = drop;
-  module.order = order;
-  module.reached = reached;
-  module.import_stream = import_stream;
-  module.allocation_stream = allocation_stream;
-  module.device_empty = device_empty;
-  module.record_deleter = record_deleter;
-  module.record_pinned = record_pinned;
-  module.pinned_empty = pinned_empty;
-  module.pool_statistics = pool_statistics;
-  module.set_pool_limit = set_pool_limit;
-  module.reserve_pinned = reserve_pinned;
-  module.trim_pinned = trim_pinned;
-  module.device_of_pointer = device_of_pointer;
-  module.device_of_pinned = device_of_pinned;
-  module.shares_managed = shares_managed;
-  return module;
-}
+DeviceModule g_device = {
+    .in_use = cuda::in_use,
+    .unavailable = unavailable,
+    .describe = describe,
+    .start_to_host =
+        [](Loan* sources, size_t count, int32_t device, intptr_t producer,
+           const StagingOptions* options, PendingStaging** out) noexcept {
+          return guarded_without_gil([&] {
+            *out = new PendingStaging{cuda::stage_to_host_async(
+                std::span(sources, count), on(device, producer), options_of(*options))};
+          });
+        },
+    .start_to_host_into =
+        [](Loan* source, Loan* target, intptr_t producer, const StagingOptions* options,
+           PendingStaging** out) noexcept {
+          return guarded_without_gil([&] {
+            const Stream stream = on(source->view().device.device_id, producer);
+            *out = new PendingStaging{cuda::stage_to_host_async(
+                std::move(*source), std::move(*target), stream, options_of(*options))};
+          });
+        },
+    .start_to_device =
+        [](Loan* source, Loan* target, intptr_t consumer, const StagingOptions* options,
+           PendingStaging** out) noexcept {
+          return guarded_without_gil([&] {
+            const Stream stream = on(target->view().device.device_id, consumer);
+            *out = new PendingStaging{cuda::stage_to_device_async(
+                std::move(*source), std::move(*target), stream, options_of(*options))};
+          });
+        },
+    .to_host_through_ring =
+        [](const TensorView* source, const TensorView* out, intptr_t producer) noexcept {
+          return guarded_without_gil(
+              [&] { cuda::stage_to_host(*source, *out, on(source->device.device_id, producer)); });
+        },
+    .copy_on_device =
+        [](const TensorView* source, const TensorView* target, intptr_t stream) noexcept {
+          return guarded_without_gil([&] {
+            StagingBackend* backend = find_staging(source->device, target->device);
+            if (backend == nullptr)
+              throw Error(ErrorCode::no_staging, "device", "nothing copies on this device");
+            backend->copy(*source, *target, on(source->device.device_id, stream));
+          });
+        },
+    .fits_pool =
+        [](int64_t bytes) noexcept {
+          bool fits = false;
+          delete guarded_without_gil(
+              [&] { fits = cuda::pinned_stats().has_room_for(static_cast<size_t>(bytes)); });
+          return fits;
+        },
+    .is_pinned =
+        [](const TensorView* view) noexcept {
+          bool pinned = false;
+          delete guarded_without_gil([&] { pinned = cuda::is_page_locked(*view); });
+          return pinned;
+        },
+    .strategy =
+        [](const TensorView* source, DLDevice target, std::vector<std::string>* out) noexcept {
+          return guarded_without_gil([&] { *out = cuda::staging_strategy(*source, target); });
+        },
+    .done = [](const PendingStaging* pending) noexcept { return pending->future.done(); },
+    .never_completes =
+        [](const PendingStaging* pending) noexcept {
+          return getpid() != pending->process && !pending->future.done();
+        },
+    .size = [](const PendingStaging* pending) noexcept { return pending->future.size(); },
+    .result =
+        [](const PendingStaging* pending, size_t index, Loan* out) noexcept {
+          return guarded_without_gil([&] {
+            *out = pending->future.result(index);
+            call_deleter_without_gil(*out);
+          });
+        },
+    .fd = [](const PendingStaging* pending,
+             int* out) noexcept { return guarded([&] { *out = pending->future.fd(); }); },
+    .drop = [](PendingStaging* pending) noexcept { without_gil([=] { delete pending; }); },
+    .order =
+        [](int32_t device, intptr_t earlier, intptr_t later) noexcept {
+          return guarded_without_gil(
+              [&] { cuda::order_streams(on(device, earlier), on(device, later)); });
+        },
+    .reached =
+        [](int32_t device, intptr_t stream, PendingStaging** out) noexcept {
+          return guarded_without_gil(
+              [&] { *out = new PendingStaging{cuda::when_reached(on(device, stream))}; });
+        },
+    .import_stream =
+        [](int32_t device, intptr_t* out) noexcept {
+          return guarded_without_gil(
+              [&] { *out = reinterpret_cast<intptr_t>(cuda::import_stream(device).handle); });
+        },
+    .allocation_stream =
+        [](int32_t device, intptr_t* out) noexcept {
+          return guarded_without_gil(
+              [&] { *out = reinterpret_cast<intptr_t>(cuda::allocation_stream(device).handle); });
+        },
+    .device_empty =
+        [](const TensorView* like, DLDataType dtype, int32_t device, intptr_t stream,
+           Loan* out) noexcept {
+          return guarded_without_gil([&] {
+            TensorView shape = *like;
+            shape.dtype = dtype;
+            *out = cuda::device_empty(shape, on(device, stream));
+            call_deleter_without_gil(*out);
+          });
+        },
+    .record_deleter =
+        [](const Deleter* deleter, int32_t device, intptr_t stream) noexcept {
+          bool ours = false;
+          delete guarded([&] { ours = cuda::record_device_stream(*deleter, on(device, stream)); });
+          return ours;
+        },
+    .record_pinned =
+        [](const void* address, int32_t device, intptr_t stream, bool* held) noexcept {
+          return guarded_without_gil(
+              [&] { *held = cuda::record_stream(address, on(device, stream)); });
+        },
+    .pinned_empty =
+        [](const TensorView* like, Loan* out) noexcept {
+          return guarded_without_gil([&] {
+            *out = cuda::pinned_empty(*like);
+            call_deleter_without_gil(*out);
+          });
+        },
+    .pool_statistics =
+        [](PoolStatistics* out) noexcept {
+          return guarded_without_gil([&] {
+            const cuda::PinnedStats stats = cuda::pinned_stats();
+            *out = {stats.registered, stats.limit,       stats.free,    stats.owned,
+                    stats.in_flight,  stats.quarantined, stats.leaked,  stats.hits,
+                    stats.misses,     stats.grows,       stats.refused, stats.register_failed};
+          });
+        },
+    .set_pool_limit =
+        [](size_t bytes) noexcept {
+          return guarded_without_gil([&] { cuda::set_pinned_limit(bytes); });
+        },
+    .reserve_pinned =
+        [](size_t bytes) noexcept {
+          return guarded_without_gil([&] { cuda::reserve_pinned(bytes); });
+        },
+    .trim_pinned =
+        [](size_t keep_bytes, size_t* freed) noexcept {
+          return guarded_without_gil([&] { *freed = cuda::trim_pinned(keep_bytes); });
+        },
+    .device_of_pointer =
+        [](const void* address, int32_t* out) noexcept {
+          return guarded_without_gil([&] { *out = cuda::device_of_address(address); });
+        },
+    .device_of_pinned =
+        [](const void* address, int32_t* out) noexcept {
+          return guarded_without_gil([&] { *out = cuda::device_of_pinned(address); });
+        },
+    .shares_managed =
+        [](int32_t device) noexcept {
+          bool shares = false;
+          delete guarded_without_gil([&] { shares = cuda::shares_managed_memory(device); });
+          return shares;
+        },
+};
 
 PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_cuda", "The CUDA module of dlbridge.", -1};
 
@@ -262,9 +226,8 @@ PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_cuda", "The CUDA module of dlbr
 
 PyMODINIT_FUNC PyInit__cuda() {
   using namespace dlbridge::python;
-  static DeviceModule device = make_module();
   return translated([] {
     dlbridge::cuda::register_cuda_staging();
-    return new_capsule_module(g_module, "device", &device, kDeviceModuleCapsule);
+    return new_capsule_module(g_module, "device", &g_device, kDeviceModuleCapsule);
   });
 }

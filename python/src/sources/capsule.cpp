@@ -84,8 +84,6 @@ bool has_name(PyObject* capsule, const char* expected) noexcept {
   return name != nullptr && std::strcmp(name, expected) == 0;
 }
 
-bool accepts(PyObject* x) noexcept { return is_capsule(x); }
-
 Error* describe(PyObject* x, Loan* loan) noexcept {
   return guarded([&] {
     if (has_name(x, kVersioned)) {
@@ -120,14 +118,16 @@ Error* acquire(PyObject* x, Loan* loan) noexcept {
   });
 }
 
-const Adapter g_capsule_adapter = [] {
-  Adapter adapter;
-  adapter.traits = &neutral_traits();
-  adapter.accepts = accepts;
-  adapter.describe = describe;
-  adapter.acquire = acquire;
-  return adapter;
-}();
+const Adapter g_capsule_adapter{
+    .traits = &neutral_traits(), .describe = describe, .acquire = acquire};
+
+// The attribute, or null where x has none. Throws what its getter raises.
+Reference method_of(PyObject* x, const char* name) {
+  Reference method(parked_at_exit([&] { return PyObject_GetAttrString(x, name); }));
+  if (!method && !PyErr_ExceptionMatches(PyExc_AttributeError)) throw_pending();
+  if (!method) PyErr_Clear();
+  return method;
+}
 
 // Returns true if the pending TypeError says that a keyword is unknown; it may come from inside the
 // producer, too.
@@ -179,11 +179,8 @@ Deleter foreign_deleter(DLManagedTensorVersioned* managed) noexcept {
 const Adapter& capsule_adapter() noexcept { return g_capsule_adapter; }
 
 Reference dlpack_method_of(PyObject* x) {
-  Reference method(parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack__"); }));
-  if (method) return method.get() == Py_None ? Reference() : std::move(method);
-  if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw_pending();
-  PyErr_Clear();
-  return method;
+  Reference method = method_of(x, "__dlpack__");
+  return method.get() == Py_None ? Reference() : std::move(method);
 }
 
 std::optional<Device> device_of_pair(PyObject* pair) {
@@ -199,13 +196,8 @@ std::optional<Device> device_of_pair(PyObject* pair) {
 }
 
 std::optional<Device> dlpack_device_of(PyObject* x) {
-  const Reference method(
-      parked_at_exit([x] { return PyObject_GetAttrString(x, "__dlpack_device__"); }));
-  if (!method) {
-    if (!PyErr_ExceptionMatches(PyExc_AttributeError)) throw_pending();
-    PyErr_Clear();
-    return std::nullopt;
-  }
+  const Reference method = method_of(x, "__dlpack_device__");
+  if (!method) return std::nullopt;
   const Reference pair = checked(parked_at_exit([&] { return PyObject_CallNoArgs(method.get()); }));
   return device_of_pair(pair.get());
 }

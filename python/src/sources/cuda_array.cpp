@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "sources/cuda_array.h"
 
+#include <algorithm>
 #include <charconv>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -28,15 +30,12 @@ PyObject* entry(PyObject* interface, const char* name) noexcept {
 std::string found(PyObject* value) { return value == nullptr ? "missing" : repr_of(value); }
 
 std::vector<int64_t> read_integers(PyObject* tuple, const char* field) {
-  std::vector<int64_t> numbers;
-  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i) {
-    numbers.push_back(PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, i)));
-    if (numbers.back() == -1 && PyErr_Occurred()) {
-      clear_exception();
-      refuse(field, repr_of(tuple), "a tuple of integers");
-    }
+  try {
+    return numbers_of(tuple);
+  } catch (const Error&) {
+    clear_exception();
+    refuse(field, repr_of(tuple), "a tuple of integers");
   }
-  return numbers;
 }
 
 // Strides in elements; those of interface are in bytes.
@@ -61,34 +60,16 @@ DLDataType parse_typestr(PyObject* value) {
   const char* rest = std::from_chars(text.data() + 2, end, bytes).ptr;
   if (text[0] == '>' && bytes > 1)
     refuse("typestr", repr_of(value), "native byte order: little-endian");
-  const auto type = [&](TypeCode code) -> DLDataType {
-    if (rest != end) refuse("typestr", repr_of(value), "a type string such as \"<f4\"");
-    return DType(code, bytes <= 16 ? bytes * 8 : 0);
-  };
-  DLDataType dtype{};
-  switch (text[1]) {
-    case 'b':
-      dtype = type(TypeCode::boolean);
-      break;
-    case 'i':
-      dtype = type(TypeCode::int_);
-      break;
-    case 'u':
-      dtype = type(TypeCode::uint);
-      break;
-    case 'f':
-      dtype = type(TypeCode::float_);
-      break;
-    case 'c':
-      dtype = type(TypeCode::complex);
-      break;
-    default:
-      throw Error(ErrorCode::unsupported_dtype, "typestr",
-                  "dtype is " + repr_of(value) +
-                      ", which DLPack cannot say: export it with __dlpack__, or view it as "
-                      "unsigned integers");
+  const auto* kind = std::ranges::find(kTypestrKinds, text[1], &std::pair<char, TypeCode>::first);
+  if (kind == std::end(kTypestrKinds)) {
+    throw Error(ErrorCode::unsupported_dtype, "typestr",
+                "dtype is " + repr_of(value) +
+                    ", which DLPack cannot say: export it with __dlpack__, or view it as unsigned "
+                    "integers");
   }
-  if (!DType(dtype).is_known()) {
+  if (rest != end) refuse("typestr", repr_of(value), "a type string such as \"<f4\"");
+  const DType dtype(kind->second, bytes <= 16 ? bytes * 8 : 0);
+  if (!dtype.is_known()) {
     throw Error(ErrorCode::unsupported_dtype, "typestr",
                 "dtype is " + repr_of(value) + ", which DLPack does not have");
   }
@@ -108,30 +89,14 @@ intptr_t parse_interface_stream(PyObject* value) {
   return stream;
 }
 
-Error* nothing_to_describe(PyObject*, Loan*) noexcept { return nullptr; }
-
 Error* acquire(PyObject* x, Loan* loan) noexcept {
   loan->attach(hold(x));
   return nullptr;
 }
 
-const Adapter g_adapter = [] {
-  Adapter adapter;
-  adapter.traits = &neutral_traits();
-  adapter.accepts = [](PyObject*) noexcept { return false; };
-  adapter.describe = nothing_to_describe;
-  adapter.acquire = acquire;
-  return adapter;
-}();
+const Adapter g_adapter{.traits = &neutral_traits(), .acquire = acquire};
 
 }  // namespace
-
-Reference cuda_array_interface_of(PyObject* x) {
-  Reference interface(
-      parked_at_exit([x] { return PyObject_GetAttrString(x, kCudaArrayAttribute); }));
-  if (!interface) clear_exception();
-  return interface;
-}
 
 void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream) {
   if (!PyDict_Check(interface)) refuse("", repr_of(interface), "a dict");

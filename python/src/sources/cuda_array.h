@@ -6,14 +6,21 @@
 
 #include <Python.h>
 
+#include <utility>
+
 #include "bridge/adapter.h"
+#include "dlbridge/dtype.h"
 
 namespace dlbridge::python {
 
 inline constexpr const char* kCudaArrayAttribute = "__cuda_array_interface__";
 
-/// The attribute of `x`, or null where it has none.
-Reference cuda_array_interface_of(PyObject* x);
+/// The letters of NumPy's type strings, such as 'f' in "<f4".
+inline constexpr std::pair<char, TypeCode> kTypestrKinds[] = {{'b', TypeCode::boolean},
+                                                              {'i', TypeCode::int_},
+                                                              {'u', TypeCode::uint},
+                                                              {'f', TypeCode::float_},
+                                                              {'c', TypeCode::complex}};
 
 /// Describes the memory that `interface` names in a loan that owns nothing, and the stream after
 /// which its elements are valid; where it names none: the legacy stream.

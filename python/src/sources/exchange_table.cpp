@@ -16,14 +16,7 @@ namespace {
 
 Error* acquired_already(PyObject*, Loan*) noexcept { return nullptr; }
 
-const Adapter g_exchange_adapter = [] {
-  Adapter adapter;
-  adapter.traits = &neutral_traits();
-  adapter.accepts = [](PyObject*) noexcept { return false; };
-  adapter.describe = acquired_already;
-  adapter.acquire = acquired_already;
-  return adapter;
-}();
+const Adapter g_exchange_adapter{.traits = &neutral_traits(), .acquire = acquired_already};
 
 }  // namespace
 

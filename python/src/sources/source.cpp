@@ -66,7 +66,7 @@ void Source::open_slow(PyObject* x) {
 void Source::open_by_protocol(PyObject* x) {
   const Reference method = dlpack_method_of(x);
   if (!method) {
-    const Reference interface = cuda_array_interface_of(x);
+    const Reference interface = attribute_of(x, kCudaArrayAttribute);
     if (!interface) return open_as_array(x);
     adapter_ = &cuda_array_adapter();
     return describe_cuda_array(interface.get(), loan_, stream_);

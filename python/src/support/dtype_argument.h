@@ -49,10 +49,11 @@ std::vector<DType> dtypes_where(Holds holds) {
     if (!names.empty()) names += ", ";
     names += dtype.name();
   }
-  throw Error(ErrorCode::invalid_dtype, "dtype",
-              "dtype is " + repr_of(object) +
-                  (is_type ? ", which DLPack does not have" : ", which names no type") +
-                  "; expected a dtype of NumPy or torch, or one of the names " + names);
+  const std::string text = "dtype is " + repr_of(object) +
+                           (is_type ? ", which DLPack does not have" : ", which names no type") +
+                           "; expected a dtype of NumPy or torch, or one of the names " + names;
+  if (!is_type && !PyUnicode_Check(object)) throw_type_error(text);
+  throw Error(ErrorCode::invalid_dtype, "dtype", text);
 }
 
 /// The type of a name of torch, without "torch." before it; "float" is float32.

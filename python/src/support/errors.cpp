@@ -24,10 +24,29 @@ void throw_type_error(std::string message) {
   throw Error(ErrorCode::unsupported_type, "type", std::move(message));
 }
 
+void throw_wrong_type(const char* name, PyObject* found, const char* expected) {
+  throw_type_error(std::string(name) + " is " + Py_TYPE(found)->tp_name + "; expected " + expected);
+}
+
+Reference attribute_of(PyObject* object, const char* name) {
+  Reference value(parked_at_exit([&] { return PyObject_GetAttrString(object, name); }));
+  if (!value) clear_exception();
+  return value;
+}
+
 std::string text_of(PyObject* str) {
   const char* text = PyUnicode_AsUTF8(str);
   if (text == nullptr) throw_pending();
   return text;
+}
+
+std::vector<int64_t> numbers_of(PyObject* tuple) {
+  std::vector<int64_t> numbers(static_cast<size_t>(PyTuple_GET_SIZE(tuple)));
+  for (size_t i = 0; i < numbers.size(); ++i) {
+    numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, static_cast<Py_ssize_t>(i)));
+    if (numbers[i] == -1 && PyErr_Occurred()) throw_pending();
+  }
+  return numbers;
 }
 
 Reference python_attribute(const char* module, const char* name) {

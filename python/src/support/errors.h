@@ -10,6 +10,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "dlbridge/error.h"
 #include "dlbridge/python_object/interpreter_exit.h"
@@ -22,6 +23,9 @@ namespace dlbridge::python {
 
 /// Throws the Error that becomes a TypeError.
 [[noreturn]] void throw_type_error(std::string message);
+
+/// The same for an argument: "NAME is TYPE; expected EXPECTED".
+[[noreturn]] void throw_wrong_type(const char* name, PyObject* found, const char* expected);
 
 /// Clears the exception of a call that may fail. Throws it where it is no Exception: what ends a
 /// program (KeyboardInterrupt, SystemExit) passes through.
@@ -36,8 +40,14 @@ inline Reference checked(PyObject* result) {
   return Reference(result);
 }
 
+/// An attribute; null where it cannot be read. Throws as clear_exception() does.
+Reference attribute_of(PyObject* object, const char* name);
+
 /// The text of a str. Throws where it has no UTF-8.
 std::string text_of(PyObject* str);
+
+/// The integers of a tuple. Throws what Python raises for other objects and those beyond 64 bits.
+std::vector<int64_t> numbers_of(PyObject* tuple);
 
 /// An attribute of a Python module, which is imported if need be. Throws what that raises.
 Reference python_attribute(const char* module, const char* name);
@@ -48,8 +58,8 @@ template <typename... Arguments>
 Reference call_python(const char* module, const char* function, const char* format,
                       Arguments... arguments) {
   const Reference called = python_attribute(module, function);
-  return checked(parked_at_exit(
-      [&] { return PyObject_CallFunction(called.get(), format, arguments...); }));
+  return checked(
+      parked_at_exit([&] { return PyObject_CallFunction(called.get(), format, arguments...); }));
 }
 
 /// Throws an Error that crossed a module boundary, if there is one; takes it.

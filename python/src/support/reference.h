@@ -67,8 +67,8 @@ inline PyObject* tuple_of(std::span<const int64_t> values) noexcept {
   return tuple.release();
 }
 
-/// A new str. Bytes that are no UTF-8, as in the name of a foreign object, are replaced. Null with a
-/// Python exception set where there is no memory left.
+/// A new str. Bytes that are no UTF-8, as in the name of a foreign object, are replaced. Null with
+/// a Python exception set where there is no memory left.
 inline PyObject* new_str(std::string_view text) noexcept {
   return PyUnicode_DecodeUTF8(text.data(), static_cast<Py_ssize_t>(text.size()), "replace");
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The Python class dlbridge.Tensor.
-#include "tensor/class.h"
+#include "tensor/exports.h"
 
 #include <array>
 #include <cstdio>
@@ -17,7 +17,6 @@
 #include "gpu/streams.h"
 #include "sources/capsule.h"
 #include "sources/exchange_table.h"
-#include "tensor/exports.h"
 #include "tensor/value.h"
 
 namespace dlbridge::python {
@@ -111,30 +110,6 @@ PyGetSetDef g_attributes[] = {
 
 // ---- Methods
 
-// The loan that __dlpack__ exports: the memory itself, or a copy of it.
-Loan loan_for_export(Tensor& self, CopyMode copy) {
-  if (copy != CopyMode::always) return self.share();
-  const TensorView& view = self.view();
-  const Request request{.copy = CopyMode::always};
-  const Plan decision = plan(view, neutral_traits(), request);
-  if (decision.verdict == Verdict::refuse) throw refusal(view, neutral_traits(), request, decision);
-  Loan loan = allocate_like(view);
-  copy_elements(view, loan.view(), true);
-  return loan;
-}
-
-// A copy on the memory's own device: a capsule of a new Tensor there.
-PyObject* copy_for_export(PyObject* self, PyObject* stream, bool versioned) {
-  const Reference copied(convert(self, tensor_adapter(), {.copy = CopyMode::always}));
-  const Reference method = checked(PyObject_GetAttrString(copied.get(), "__dlpack__"));
-  const Reference none = checked(PyTuple_New(0));
-  const Reference keywords =
-      checked(versioned ? Py_BuildValue("{s:O,s:(ii)}", "stream", stream, "max_version",
-                                        kDLPackMajor, kDLPackMinor)
-                        : Py_BuildValue("{s:O}", "stream", stream));
-  return checked(PyObject_Call(method.get(), none.get(), keywords.get())).release();
-}
-
 // A refusal reaches the user of a consumer that asks for a legacy capsule, such as JAX.
 PyObject* legacy_capsule(Loan&& loan) {
   try {
@@ -148,22 +123,22 @@ PyObject* legacy_capsule(Loan&& loan) {
   }
 }
 
-PyObject* dlpack(PyObject* self_object, PyObject* args, PyObject* keywords) {
+PyObject* dlpack(PyObject* self, PyObject* args, PyObject* keywords) {
   static constexpr const char* kNames[] = {"stream", "max_version", "dl_device", "copy", nullptr};
   return translated([&] {
     PyObject *stream = Py_None, *max_version = Py_None, *dl_device = Py_None, *copy = Py_None;
     read(args, keywords, "|$OOOO:__dlpack__", kNames, &stream, &max_version, &dl_device, &copy);
-    Tensor& self = unpack_tensor(self_object);
-    const TensorView& view = self.view();
-    const bool host = Device(view.device).is_host();
     const bool versioned = wants_versioned(max_version);
-    const CopyMode mode = parse_copy(copy);
-    const bool copies = mode == CopyMode::always && host;
-    const DLDevice place = copies ? DLDevice(Device(DeviceType::cpu)) : view.device;
+    const bool copies = parse_copy(copy) == CopyMode::always;
+    const DLDevice own = unpack_tensor(self).view().device;
+    const DLDevice place =
+        copies && Device(own).is_host() ? DLDevice(Device(DeviceType::cpu)) : own;
     const DLDevice device = export_device(dl_device, place);
-    if (!host && mode == CopyMode::always) return copy_for_export(self_object, stream, versioned);
-    Loan loan = loan_for_export(self, mode);
-    order_export(stream, view, self.stream, loan);
+    const Reference exported(copies ? convert(self, tensor_adapter(), {.copy = CopyMode::always})
+                                    : Py_NewRef(self));
+    Tensor& tensor = unpack_tensor(exported.get());
+    Loan loan = tensor.share();
+    order_export(stream, tensor.view(), tensor.stream, loan);
     loan.view().device = device;
     // Consumers that compare strides take a dimension of size 1 for a gap otherwise.
     canonical_strides(loan.view(), loan.strides());

@@ -2,6 +2,8 @@
 // __cuda_array_interface__ and __array_interface__ of dlbridge.Tensor.
 #include "sources/cuda_array.h"
 
+#include <algorithm>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -15,30 +17,12 @@ namespace {
 
 // Kind and size as NumPy writes them; empty where it has no code.
 std::string typestr_of(DType type) {
-  char kind = 0;
-  switch (type.code()) {
-    case TypeCode::int_:
-      kind = 'i';
-      break;
-    case TypeCode::uint:
-      kind = 'u';
-      break;
-    case TypeCode::float_:
-      kind = 'f';
-      break;
-    case TypeCode::complex:
-      kind = 'c';
-      break;
-    case TypeCode::boolean:
-      kind = 'b';
-      break;
-    default:
-      return {};
-  }
-  if (type.lanes() != 1 || type.is_subbyte()) return {};
+  const auto* kind =
+      std::ranges::find(kTypestrKinds, type.code(), &std::pair<char, TypeCode>::second);
+  if (kind == std::end(kTypestrKinds) || type.lanes() != 1 || type.is_subbyte()) return {};
   if (type.code() == TypeCode::complex && type.bits() < 64) return {};
   const char order = type.itemsize() == 1 ? '|' : '<';
-  return std::string{order, kind} + std::to_string(type.itemsize());
+  return std::string{order, kind->first} + std::to_string(type.itemsize());
 }
 
 [[noreturn]] void refuse_attribute(const char* name, const std::string& why) {

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// What a dlbridge.Tensor offers to consumers: the buffer protocol, pickling, the DLPack exchange
-// table, __cuda_array_interface__, __array_interface__; and what the package offers to extension
-// modules.
+// The class dlbridge.Tensor and what it offers to consumers: the buffer protocol, pickling, the
+// DLPack exchange table, __cuda_array_interface__, __array_interface__; and what the package offers
+// to extension modules.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -20,6 +20,9 @@ int get_buffer(PyObject* self, Py_buffer* out, int flags) noexcept;
 
 /// The slot Py_bf_releasebuffer.
 void release_buffer(PyObject* self, Py_buffer* buffer) noexcept;
+
+/// Adds the class dlbridge.Tensor to the module and its adapter to the registry. Throws.
+void bind_tensor(PyObject* module);
 
 /// Adds _dense_bytes and _tensor_over to the module, which dlbridge._pickling uses.
 void bind_pickling(nanobind::module_& module);

@@ -18,8 +18,7 @@ namespace {
 Reference handle_for_extension(PyObject* x) {
   Reference handle = checked(handle_of(x));
   if (Py_TYPE(handle.get()) != tensor_type)  // of a container, whose leaves were converted
-    throw_type_error(std::string("x is ") + Py_TYPE(x)->tp_name +
-                     "; expected one array: pass its elements one by one");
+    throw_wrong_type("x", x, "one array: pass its elements one by one");
   const Tensor& tensor = unpack_tensor(handle.get());
   order_export(Py_None, tensor.view(), tensor.stream, tensor.loan);
   return handle;

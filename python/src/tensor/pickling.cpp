@@ -10,8 +10,7 @@
 #include <tuple>
 #include <vector>
 
-#include "convert/host.h"
-#include "dlbridge/copy.h"
+#include "convert/convert.h"
 #include "dlbridge/layout.h"
 #include "dlbridge/validate.h"
 #include "support/errors.h"
@@ -49,23 +48,16 @@ bool is_dense(const TensorView& view, const Dims& strides) noexcept {
   return true;
 }
 
-// The memory of `self` itself, or a dense copy of it.
-Loan dense_memory(Tensor& self, bool dense) {
-  const TensorView& view = self.view();
-  if (dense) return self.share();
-  Loan loan = allocate_like(view);
-  copy_elements(view, loan.view(), true);
-  return loan;
-}
-
 // A uint8 vector over the elements' memory, their strides in it, and DLPack's flag word for them.
 std::tuple<nb::object, Dims, uint32_t> dense_bytes(nb::handle tensor) {
-  Tensor& self = expect_tensor(tensor.ptr());
-  const TensorView& view = self.view();
+  const TensorView& view = expect_tensor(tensor.ptr()).view();
   require_picklable(view);
   Dims strides(static_cast<size_t>(view.ndim));
   dense_strides_like(view, strides.data());
-  Loan loan = dense_memory(self, is_dense(view, strides));
+  const Reference dense(is_dense(view, strides)
+                            ? Py_NewRef(tensor.ptr())
+                            : convert(tensor.ptr(), tensor_adapter(), {.copy = CopyMode::always}));
+  Loan loan = unpack_tensor(dense.get()).share();
   const int64_t bytes = view.nbytes();
   loan.set_rank(1);
   loan.shape()[0] = bytes;

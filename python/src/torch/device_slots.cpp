@@ -30,9 +30,8 @@ Error* current_stream(PyObject*, int32_t device, intptr_t* out) noexcept {
 
 bool has_device() noexcept {
   bool found = false;
-  delete guarded([&] {
-    found = PyObject_IsTrue(call_python(kModule, "has_cuda", "()").get()) == 1;
-  });
+  delete guarded(
+      [&] { found = PyObject_IsTrue(call_python(kModule, "has_cuda", "()").get()) == 1; });
   PyErr_Clear();
   return found;
 }
@@ -52,15 +51,11 @@ Error* device_empty(const TensorView* like, DLDataType dtype, int32_t device,
 }
 
 Error* record_stream(PyObject* tensor, int32_t device, intptr_t stream) noexcept {
-  return guarded([&] {
-    call_python(kModule, "record_stream", "(Oin)", tensor, device, stream);
-  });
+  return guarded([&] { call_python(kModule, "record_stream", "(Oin)", tensor, device, stream); });
 }
 
 Error* materialize(PyObject* tensor, PyObject** out) noexcept {
-  return guarded([&] {
-    *out = call_python(kModule, "materialized", "(O)", tensor).release();
-  });
+  return guarded([&] { *out = call_python(kModule, "materialized", "(O)", tensor).release(); });
 }
 
 Error* piece(PyObject* bytes, const TensorView* like, int64_t offset, PyObject** out) noexcept {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "torch/exchange.h"
-
+// dlbridge._torch_exchange: the torch adapter through torch's DLPack exchange table, without
+// torch's headers: one binary for every torch from 2.10 on. Refuses what the direct adapter refuses
+// (dlbridge/torch_common/ is shared with it). docs/tiers.md lists what it cannot keep.
 #include <dlpack/dlpack.h>
 
 #include <cstring>
@@ -10,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "bridge/capsule_module.h"
 #include "bridge/exchange_table.h"
 #include "dlbridge/copy.h"
 #include "dlbridge/managed_tensor.h"
@@ -189,15 +191,6 @@ uint64_t keys_beyond_plain(PyObject* x) {
   return g_torch->keys->beyond_plain(keys);
 }
 
-std::vector<int64_t> to_numbers(PyObject* tuple) {
-  std::vector<int64_t> numbers(static_cast<size_t>(PyTuple_GET_SIZE(tuple)));
-  for (size_t i = 0; i < numbers.size(); ++i) {
-    numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, static_cast<Py_ssize_t>(i)));
-    if (numbers[i] == -1 && PyErr_Occurred()) throw_pending();
-  }
-  return numbers;
-}
-
 // The end of both ways of describing: checks that the storage holds all elements, and holds it.
 // The storage is held, not the tensor, whose memory `set_` and `.data =` exchange.
 void describe_storage(PyObject* storage, int64_t offset, int64_t reach, Loan& loan) {
@@ -222,7 +215,7 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
     throw_pending();
   }
   TensorView& view = loan.view();
-  const int64_t reach = torch_common::copy_layout(to_numbers(shape), to_numbers(strides), loan);
+  const int64_t reach = torch_common::copy_layout(numbers_of(shape), numbers_of(strides), loan);
   describe_dtype(dtype, view);
   view.device = std::strcmp(device, "cpu") == 0 ? Device(DeviceType::cpu)
                                                 : Device(DeviceType::cuda, static_cast<int>(index));
@@ -416,12 +409,18 @@ Adapter make_adapter() noexcept {
   return adapter;
 }
 
+PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_torch_exchange",
+                        "The torch adapter of dlbridge, exchange tier.", -1};
+
 }  // namespace
-
-Adapter& torch_exchange_adapter() {
-  if (g_torch == nullptr) g_torch = new Torch;
-  static Adapter adapter = make_adapter();
-  return adapter;
-}
-
 }  // namespace dlbridge::python
+
+// Raises ImportError where torch lacks what the adapter needs.
+PyMODINIT_FUNC PyInit__torch_exchange() {
+  using namespace dlbridge::python;
+  return translated([] {
+    if (g_torch == nullptr) g_torch = new Torch;
+    static Adapter adapter = make_adapter();
+    return new_adapter_module(g_module, adapter);
+  });
+}

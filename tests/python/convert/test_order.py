@@ -81,7 +81,7 @@ def test_no_copy_forbids_what_order_names(target: str) -> None:
     assert np.shares_memory(np.asarray(TARGETS[target](IMAGE, order="C", copy=False)), IMAGE)
 
 
-@pytest.mark.parametrize("order", ["F", "A", "", "c", None, 1])
+@pytest.mark.parametrize("order", ["F", "A", "", "c"])
 def test_other_orders_are_refused(order: object) -> None:
     for convert in (*TARGETS.values(), lambda x, **named: dlbridge.explain(x, "torch", **named)):
         with pytest.raises(dlbridge.ExchangeError, match='expected "C", row-major, or "K"') as refused:
