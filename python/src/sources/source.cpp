@@ -19,12 +19,6 @@ constexpr ReasonSet kNeedsFramework =
   throw_type_error(text_of(call_python("dlbridge._advice", "no_producer", "(O)", x).get()));
 }
 
-// TensorFlow's __dlpack__ ends the process for some dtypes (dlbridge/_advice.py).
-void refuse_opaque_elements(PyObject* x) {
-  const Reference module = checked(PyImport_ImportModule("dlbridge._advice"));
-  checked(PyObject_CallMethod(module.get(), "refuse_opaque_elements", "(O)", x));
-}
-
 // Returns true if the buffer of x is read-only.
 bool has_read_only_buffer(PyObject* x) {
   if (PyObject_CheckBuffer(x) == 0) return false;
@@ -72,7 +66,7 @@ void Source::open_by_protocol(PyObject* x) {
     return describe_cuda_array(interface.get(), loan_, stream_);
   }
   const bool immutable = is_immutable_producer(Py_TYPE(x));
-  if (immutable) refuse_opaque_elements(x);
+  if (immutable) call_python("dlbridge._advice", "refuse_opaque_elements", "(O)", x);
   choose_stream(x);
   capsule_ = call_dlpack(x, method.get(), stream_);
   original_ = x;
