@@ -167,7 +167,8 @@ bool is_mapped(const at::DataPtr& data) {
   return mapped;
 }
 
-// Called under the storage's lock.
+// Called under the storage's lock. Other threads may read the address without it: it stays the
+// same.
 SharedBytes* swap_to_shared(c10::StorageImpl& storage) {
   auto* bytes = new SharedBytes(storage);
   at::DataPtr& data = storage._mutable_data_ptr_no_checks();
