@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Extension modules that hold a capsule for _core and nothing else.
+// Extension modules that hold a capsule for _core and nothing else; the tables in such capsules.
 #pragma once
 
 #include <Python.h>
@@ -17,6 +17,20 @@ inline PyObject* new_capsule_module(PyModuleDef& definition, const char* attribu
   const Reference capsule = checked(PyCapsule_New(table, kind, nullptr));
   if (PyModule_AddObjectRef(module.get(), attribute, capsule.get()) < 0) throw_pending();
   return module.release();
+}
+
+/// The table of such a capsule. Throws ImportError where it is of another build.
+template <typename Table>
+const Table* table_of(PyObject* capsule, const char* kind) {
+  const auto* table = static_cast<const Table*>(PyCapsule_GetPointer(capsule, kind));
+  if (table == nullptr) throw_pending();
+  if (table->struct_size != sizeof(Table) || table->core != &neutral_traits()) {
+    PyErr_Format(PyExc_ImportError,
+                 "dlbridge: a %s of another build of dlbridge was loaded: reinstall dlbridge",
+                 kind);
+    throw_pending();
+  }
+  return table;
 }
 
 inline PyObject* new_adapter_module(PyModuleDef& definition, Adapter& adapter) {

@@ -4,7 +4,7 @@
 #include <atomic>
 #include <memory>
 
-#include "support/reference.h"
+#include "bridge/capsule_module.h"
 
 namespace dlbridge::python {
 namespace {
@@ -66,16 +66,7 @@ const DeviceModule& require_device_module() {
 }
 
 void register_device_module(PyObject* capsule) {
-  const auto* module =
-      static_cast<const DeviceModule*>(PyCapsule_GetPointer(capsule, kDeviceModuleCapsule));
-  if (module == nullptr) throw_pending();
-  if (module->struct_size != sizeof(DeviceModule) || module->core != &neutral_traits()) {
-    PyErr_SetString(
-        PyExc_ImportError,
-        "dlbridge: a device module of another build of dlbridge was loaded: reinstall dlbridge");
-    throw_pending();
-  }
-  g_module.store(module, std::memory_order_release);
+  g_module.store(table_of<DeviceModule>(capsule, kDeviceModuleCapsule), std::memory_order_release);
 }
 
 }  // namespace dlbridge::python

@@ -5,6 +5,8 @@
 #include <atomic>
 #include <vector>
 
+#include "bridge/capsule_module.h"
+
 namespace dlbridge::python {
 namespace {
 
@@ -138,15 +140,7 @@ void add_adapter(const Adapter* adapter) {
 }
 
 void register_adapter(PyObject* capsule) {
-  const auto* adapter = static_cast<const Adapter*>(PyCapsule_GetPointer(capsule, kAdapterCapsule));
-  if (adapter == nullptr) throw_pending();
-  if (adapter->struct_size != sizeof(Adapter) || adapter->core != &neutral_traits()) {
-    PyErr_SetString(
-        PyExc_ImportError,
-        "dlbridge: an adapter module of another build of dlbridge was loaded: reinstall dlbridge");
-    throw_pending();
-  }
-  add_adapter(adapter);
+  add_adapter(table_of<Adapter>(capsule, kAdapterCapsule));
 }
 
 void expect_adapter(const char* name, const char* module, const char* type) {

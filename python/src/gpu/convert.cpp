@@ -51,12 +51,6 @@ void open_for_device(Source& source, const Adapter& target, const Request& reque
   made.open(holder.get());
 }
 
-// A pinned source is read until the copy is done; a pageable one was read on return.
-void finish_to_device(const Staging& staging, bool pinned) {
-  if (pinned) staging.wait();
-  if (staging.done()) staging.result(0);  // says what went wrong
-}
-
 PyObject* to_device(Source& source, const Adapter& target, const Request& request,
                     const Plan& decision) {
   const DeviceModule& module = require_device_module();
@@ -75,7 +69,8 @@ PyObject* to_device(Source& source, const Adapter& target, const Request& reques
   from.acquire();
   const Staging staging =
       start_to_device(module, std::move(from.loan()), std::move(made.memory), made.stream, options);
-  finish_to_device(staging, pinned);
+  if (pinned) staging.wait();  // it is read until then; a pageable source was read on return
+  if (staging.done()) staging.result(0);  // says what went wrong
   return made.object.release();
 }
 

@@ -19,10 +19,7 @@ bool arrives_as_it_is(const TensorView& view, const Adapter& target) {
 }
 
 void wait_for_stream(const DeviceModule& module, int32_t device, intptr_t stream) {
-  PendingStaging* pending = nullptr;
-  check(module.reached(device, stream, &pending));
-  const Staging reached(module, pending);
-  reached.wait();
+  Staging(module, module.reached, device, stream).wait();
 }
 
 Source& plain(Source& source, Source& made, Reference& holder) {
@@ -45,9 +42,8 @@ Staging start_to_host(const DeviceModule& module, Source& source, intptr_t produ
   const int32_t device = source.view().device.device_id;
   if (bytes > kSmallBytes && !module.fits_pool(bytes)) wait_for_stream(module, device, producer);
   source.acquire();
-  PendingStaging* pending = nullptr;
-  check(module.start_to_host(&source.loan(), 1, device, producer, &options, &pending));
-  return Staging(module, pending);
+  return Staging(module, module.start_to_host, &source.loan(), size_t{1}, device, producer,
+                 &options);
 }
 
 Staging start_to_host_into(const DeviceModule& module, Source& source, const Adapter& target,
@@ -55,9 +51,7 @@ Staging start_to_host_into(const DeviceModule& module, Source& source, const Ada
                            const StagingOptions& options) {
   source.acquire();
   check(target.acquire(out, &memory));
-  PendingStaging* pending = nullptr;
-  check(module.start_to_host_into(&source.loan(), &memory, producer, &options, &pending));
-  return Staging(module, pending);
+  return Staging(module, module.start_to_host_into, &source.loan(), &memory, producer, &options);
 }
 
 Staging start_to_device(const DeviceModule& module, Loan&& source, Loan&& target, intptr_t consumer,
@@ -66,9 +60,7 @@ Staging start_to_device(const DeviceModule& module, Loan&& source, Loan&& target
   const int32_t device = target.view().device.device_id;
   if (bytes > 4 * kSmallBytes && !options.borrow && !module.is_pinned(&source.view()))
     wait_for_stream(module, device, consumer);
-  PendingStaging* pending = nullptr;
-  check(module.start_to_device(&source, &target, consumer, &options, &pending));
-  return Staging(module, pending);
+  return Staging(module, module.start_to_device, &source, &target, consumer, &options);
 }
 
 DeviceTarget allocate_on_device(const DeviceModule& module, const Adapter& target,

@@ -203,10 +203,8 @@ void start_on_host(StartedCopies& copies, Leaves& leaves, const StagingRequest& 
       loans.push_back(std::move(from.loan()));
     }
     const DeviceModule& module = require_device_module();
-    PendingStaging* pending = nullptr;
-    check(module.start_to_host(loans.data(), loans.size(), places[first].device,
-                               places[first].stream, &request.options, &pending));
-    copies.operations.emplace_back(module, pending);
+    copies.operations.emplace_back(module, module.start_to_host, loans.data(), loans.size(),
+                                   places[first].device, places[first].stream, &request.options);
   }
 }
 

@@ -41,9 +41,7 @@ bool Staging::wait(double seconds) const {
       if (left <= 0) return done();
       sleep = static_cast<int>(std::min<double>(sleep, left + 1));
     }
-    PyThreadState* state = PyEval_SaveThread();
-    const int answer = poll(&readable, 1, sleep);
-    parked_at_exit([state] { PyEval_RestoreThread(state); });
+    const int answer = without_gil([&] { return poll(&readable, 1, sleep); });
     if (PyErr_CheckSignals() != 0)
       throw Error(ErrorCode::python_exception, "", "a signal's handler raised");
     if (answer > 0 || done() || module_->never_completes(pending_)) return true;

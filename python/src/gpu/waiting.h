@@ -15,8 +15,11 @@ namespace dlbridge::python {
 class Staging {
  public:
   Staging() noexcept = default;
-  Staging(const DeviceModule& module, PendingStaging* pending) noexcept
-      : module_(&module), pending_(pending) {}
+  /// Starts one: calls a function of the module that writes a PendingStaging last. Throws Error.
+  template <typename Start, typename... Arguments>
+  Staging(const DeviceModule& module, Start start, Arguments... arguments) : module_(&module) {
+    check(start(arguments..., &pending_));
+  }
   Staging(Staging&& other) noexcept
       : module_(other.module_), pending_(std::exchange(other.pending_, nullptr)) {}
   Staging& operator=(Staging&& other) noexcept {

@@ -54,20 +54,18 @@ Error* parse_dtype(PyObject* dtype, DLDataType* out) noexcept {
   });
 }
 
-Adapter make_adapter() noexcept {
-  Adapter adapter;
-  adapter.traits = &numpy_traits();
-  adapter.accepts = accepts;
-  adapter.describe = describe;
-  adapter.acquire = acquire;
-  adapter.wrap = wrap;
-  adapter.empty = empty;
-  adapter.fill = fill;
-  adapter.cast = cast;
-  adapter.parse_dtype = parse_dtype;
-  adapter.extend = load_ml_dtypes;
-  return adapter;
-}
+Adapter g_adapter = {
+    .traits = &numpy_traits(),
+    .accepts = accepts,
+    .describe = describe,
+    .acquire = acquire,
+    .wrap = wrap,
+    .empty = empty,
+    .fill = fill,
+    .cast = cast,
+    .parse_dtype = parse_dtype,
+    .extend = load_ml_dtypes,
+};
 
 PyModuleDef g_module = {PyModuleDef_HEAD_INIT, "_numpy", "The NumPy adapter of dlbridge.", -1};
 
@@ -82,10 +80,9 @@ PyMODINIT_FUNC PyInit__numpy() {
     if (!PyErr_Occurred()) PyErr_SetString(PyExc_ImportError, error.what());
     return nullptr;
   }
-  static Adapter adapter = make_adapter();
   return translated([] {
     g_ndarray = python_attribute("numpy", "ndarray").release();
-    adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(g_ndarray);
-    return new_adapter_module(g_module, adapter);
+    g_adapter.exact_types[0] = reinterpret_cast<PyTypeObject*>(g_ndarray);
+    return new_adapter_module(g_module, g_adapter);
   });
 }

@@ -58,69 +58,42 @@ struct NamedDType {
   ReasonDetail detail = {};  // of a type without one, once it was met
 };
 
-// The functions of torch that this adapter calls, taken once from dlbridge._torch_calls. References
-// are never dropped: torch lives as long as the process.
-class Torch {
- public:
+constexpr const char* kCalls = "dlbridge._torch_calls";
+
+// A function of torch that this adapter calls, or a type. References are never dropped: torch lives
+// as long as the process.
+PyObject* taken(const char* name) { return python_attribute(kCalls, name).release(); }
+
+struct Torch {
   Torch();
+  void find_dtype(DType dtype, const char* name);
 
-  PyTypeObject* tensor_type;
-  PyTypeObject* parameter_type;
-  PyObject* dispatch_keys;
-  PyObject* raw_repr;
-  PyObject* is_copy_on_write;
-  PyObject* is_grad_enabled;
-  PyObject* untyped_storage;
-  PyObject* storage_nbytes;
-  PyObject* storage_offset;
-  PyObject* dtype;
-  PyObject* requires_grad;
-  PyObject* dispatch_stack_length;
-  PyObject* functorch_level;
-  PyObject* lift;
-  PyObject* look;
-  PyObject* copy_into;
-  PyObject* guard;
+  PyTypeObject* tensor_type = reinterpret_cast<PyTypeObject*>(taken("tensor_type"));
+  PyTypeObject* parameter_type = reinterpret_cast<PyTypeObject*>(taken("parameter_type"));
+  PyObject* dispatch_keys = taken("dispatch_keys");
+  PyObject* raw_repr = taken("raw_repr");
+  PyObject* is_copy_on_write = taken("is_copy_on_write");
+  PyObject* is_grad_enabled = taken("is_grad_enabled");
+  PyObject* untyped_storage = taken("untyped_storage");
+  PyObject* storage_nbytes = taken("storage_nbytes");
+  PyObject* storage_offset = taken("storage_offset");
+  PyObject* dtype = taken("dtype");
+  PyObject* requires_grad = taken("requires_grad");
+  PyObject* dispatch_stack_length = taken("dispatch_stack_length");
+  PyObject* functorch_level = taken("functorch_level");
+  PyObject* lift = taken("lift");
+  PyObject* look = taken("look");
+  PyObject* copy_into = taken("copy_into");
+  PyObject* guard = taken("guard");
 
-  const DLPackExchangeAPI* table;
+  const DLPackExchangeAPI* table = exchange_table_of(tensor_type);
   std::optional<torch_common::KeyJudge> keys;
   std::deque<NamedDType> dtypes;  // those without a DLPack type are added when they are met
   DTypeSet ambiguous;             // DLPack types that stand for more than one of torch's
   TargetTraits traits = torch_common::kTraitsWithoutDTypes;
-
- private:
-  PyObject* attribute(const char* name) {
-    return checked(PyObject_GetAttrString(calls_, name)).release();
-  }
-  void find_dtype(DType dtype, const char* name);
-
-  PyObject* calls_;
 };
 
 Torch::Torch() {
-  calls_ = checked(PyImport_ImportModule("dlbridge._torch_calls")).release();
-  tensor_type = reinterpret_cast<PyTypeObject*>(attribute("tensor_type"));
-  parameter_type = reinterpret_cast<PyTypeObject*>(attribute("parameter_type"));
-  const std::pair<PyObject**, const char*> names[] = {
-      {&dispatch_keys, "dispatch_keys"},
-      {&raw_repr, "raw_repr"},
-      {&is_copy_on_write, "is_copy_on_write"},
-      {&is_grad_enabled, "is_grad_enabled"},
-      {&untyped_storage, "untyped_storage"},
-      {&storage_nbytes, "storage_nbytes"},
-      {&storage_offset, "storage_offset"},
-      {&dtype, "dtype"},
-      {&requires_grad, "requires_grad"},
-      {&dispatch_stack_length, "dispatch_stack_length"},
-      {&functorch_level, "functorch_level"},
-      {&lift, "lift"},
-      {&look, "look"},
-      {&copy_into, "copy_into"},
-      {&guard, "guard"},
-  };
-  for (const auto& [member, name] : names) *member = attribute(name);
-
-  table = exchange_table_of(tensor_type);
   if (table == nullptr || table->managed_tensor_to_py_object_no_sync == nullptr ||
       table->dltensor_from_py_object_no_sync == nullptr) {
     PyErr_SetString(PyExc_ImportError,
@@ -128,10 +101,9 @@ Torch::Torch() {
                     "or later");
     throw_pending();
   }
-  traits.raises_on_write = Reference(attribute("set_guard")).get() != Py_None;
-  const Reference key_bits(attribute("key_bits"));
-  keys.emplace([&](const char* name) {
-    return static_cast<uint64_t>(to_int(checked(PyObject_CallFunction(key_bits.get(), "s", name))));
+  traits.raises_on_write = python_attribute(kCalls, "set_guard").get() != Py_None;
+  keys.emplace([](const char* name) {
+    return static_cast<uint64_t>(to_int(call_python(kCalls, "key_bits", "(s)", name)));
   });
   for (const DType type : torch_common::kDTypes) find_dtype(type, type.name().c_str());
   find_dtype(kFloat4Pair, "float4_e2m1fn_x2");
@@ -145,7 +117,7 @@ Torch::Torch() {
 }
 
 void Torch::find_dtype(DType type, const char* name) {
-  const Reference found = checked(PyObject_CallMethod(calls_, "dtype_named", "s", name));
+  const Reference found = call_python(kCalls, "dtype_named", "(s)", name);
   if (found.get() == Py_None) return;
   dtypes.push_back({Py_NewRef(found.get()), type, name});
   if (type == kFloat4Pair)
