@@ -67,7 +67,7 @@ def register_transport() -> None:
 def _device_named(device: str) -> str:
     try:
         named = torch.device(device)
-    except (RuntimeError, TypeError):
+    except RuntimeError:
         named = None
     if named is None or named.type not in ("cpu", "cuda"):
         raise ExchangeError(

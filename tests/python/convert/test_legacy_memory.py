@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dlbridge import explain, from_dlpack, to_numpy, to_torch
-from support import direct_tier, read_only, refusal
+from support import copies_on_write, read_only, refusal
 
 
 class Legacy:
@@ -87,7 +87,7 @@ def test_legacy_memory_of_immutable_producers_is_read_only(make: Callable[[], An
     assert not to_numpy(make(), assume_writable=True).flags.writeable
 
 
-@direct_tier
+@copies_on_write
 def test_legacy_memory_is_guarded() -> None:
     t = to_torch(np.zeros(4, np.float32).__dlpack__(), on_write="copy")
     before = torch._C._data_address(t)

@@ -15,11 +15,11 @@ import torch
 
 import dlbridge
 from dlbridge import explain, from_dlpack, to_numpy, to_torch
-from support import TORCH_TIER, cdata, direct_tier, read_only, refusal
+from support import COPIES_ON_WRITE, cdata, copies_on_write, read_only, refusal
 
-# Torch raises an error of its own in the tier exchange.
-REFUSED: type[Exception] = dlbridge.ExchangeError if TORCH_TIER == "direct" else RuntimeError
-MODES = ["raise", pytest.param("copy", marks=direct_tier)]
+# Torch raises an error of its own before 2.13 and in the tier exchange.
+REFUSED: type[Exception] = dlbridge.ExchangeError if COPIES_ON_WRITE else RuntimeError
+MODES = ["raise", pytest.param("copy", marks=copies_on_write)]
 
 
 def array() -> np.ndarray:
@@ -94,7 +94,7 @@ def test_the_memory_lives_as_long_as_the_tensor() -> None:
     assert handle.numpy().sum() == 60
 
 
-@direct_tier
+@copies_on_write
 @pytest.mark.parametrize("mode", ["raise", "copy"])
 def test_exports_come_back_to_the_storage(mode: Any) -> None:
     t = to_torch(array(), on_write=mode)
@@ -119,16 +119,16 @@ def test_only_to_torch_takes_it() -> None:
         to_numpy(array(), on_write="raise")  # type: ignore[call-overload]
 
 
-@direct_tier
+@copies_on_write
 def test_a_write_to_memory_that_overlaps_itself_is_refused() -> None:
     windows = np.lib.stride_tricks.sliding_window_view(np.arange(6.0), 3)
     assert to_torch(windows, on_write="raise").sum() == 30
     assert refusal(lambda: to_torch(windows, on_write="copy")).code == "overlap"
 
 
-def test_the_tier_exchange_cannot_copy() -> None:
-    if TORCH_TIER == "direct":
-        pytest.skip("the tier direct can")
+def test_the_tier_exchange_and_older_torch_cannot_copy() -> None:
+    if COPIES_ON_WRITE:
+        pytest.skip("the tier direct can, since torch 2.13")
     error = refusal(lambda: to_torch(array(), on_write="copy"))
     assert (error.code, error.field) == ("on_write_unsupported", "on_write")
 
@@ -183,13 +183,13 @@ def test_a_write_raises(mapped: np.ndarray, write: Callable[[torch.Tensor], Any]
         with pytest.raises(REFUSED) as caught:
             write(t)
     np.testing.assert_array_equal(to_numpy(t), before)
-    if TORCH_TIER == "direct":
+    if COPIES_ON_WRITE:
         error = caught.value
         assert (error.code, error.field) == ("read_only", "storage")  # type: ignore[attr-defined]
         assert "x.clone()" in str(error) and "to_numpy" in str(error)
 
 
-@direct_tier
+@copies_on_write
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_a_write_copies_once(mapped: np.ndarray, write: Callable[[torch.Tensor], Any]) -> None:
     expected = torch.from_numpy(mapped.copy())
@@ -220,7 +220,7 @@ def test_autograd_reads_it(mapped: np.ndarray) -> None:
         torch.optim.SGD(layer.parameters(), lr=1.0).step()
 
 
-@direct_tier
+@copies_on_write
 def test_threads_that_write_first_at_once_copy_once() -> None:
     """Each of 8 threads writes its part of a fresh tensor, 200 times. A second copy would lose some of them."""
     threads, part = 8, 16 * 1024
@@ -244,7 +244,7 @@ def test_threads_that_write_first_at_once_copy_once() -> None:
     assert not source.any()
 
 
-@direct_tier
+@copies_on_write
 def test_readers_keep_the_memory_before_the_first_write() -> None:
     """A thread that reads while another writes first has the address of the memory before."""
     source = read_only(np.ones(1 << 20, np.float32))
@@ -256,7 +256,7 @@ def test_readers_keep_the_memory_before_the_first_write() -> None:
     assert (np.ctypeslib.as_array((np.ctypeslib.ctypes.c_float * (1 << 20)).from_address(address)) == 1).all()
 
 
-@direct_tier
+@copies_on_write
 def test_inductor_refuses_or_copies_once() -> None:
     """Its code takes writable pointers. An address is never built in: a further array gives its own values."""
     compiled = torch.compile(lambda t: t * 2)

@@ -23,7 +23,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 from dlbridge import ExchangeError, to_torch
-from support import direct_tier
+from support import copies_on_write
 
 WRITERS = {
     "_batch_norm_with_update", "_native_batch_norm_legit", "cauchy", "exponential", "geometric", "log_normal",
@@ -57,7 +57,7 @@ def operators() -> Iterator[tuple[str, Any]]:
             yield ".".join(filter(None, [operator.name, operator.variant_test_name])), operator
 
 
-@direct_tier
+@copies_on_write
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("mode", ["raise", "copy"])
 def test_operators_that_read_copy_nothing(mode: Any) -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.multiprocessing
 
 from dlbridge import ExchangeError, from_dlpack, to_numpy, to_torch
-from support import direct_tier, read_only
+from support import copies_on_write, read_only
 
 
 def load(data: bytes) -> Any:
@@ -45,7 +45,7 @@ WAYS: dict[str, Callable[[Any], Any]] = {
 }
 
 
-@pytest.mark.parametrize("mode", ["raise", pytest.param("copy", marks=direct_tier)])
+@pytest.mark.parametrize("mode", ["raise", pytest.param("copy", marks=copies_on_write)])
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_it_arrives_as_an_ordinary_tensor(way: Callable[[Any], Any], mode: Any) -> None:
     """Twice: what the receiver writes does not come back."""
@@ -76,7 +76,7 @@ def test_other_tensors_pickle_as_before() -> None:
     assert WAYS["pickle"](torch.eye(2).to_sparse()).is_sparse
 
 
-@pytest.mark.parametrize("mode", ["raise", pytest.param("copy", marks=direct_tier)])
+@pytest.mark.parametrize("mode", ["raise", pytest.param("copy", marks=copies_on_write)])
 def test_a_shallow_copy_is_guarded(mode: Any) -> None:
     memory = bytes(16)
     t = to_torch(memory, on_write=mode)
@@ -89,7 +89,7 @@ def test_a_shallow_copy_is_guarded(mode: Any) -> None:
     assert memory == bytes(16)
 
 
-@direct_tier
+@copies_on_write
 @pytest.mark.parametrize("strategy", ["file_descriptor", "file_system"])
 @pytest.mark.parametrize("mode", ["raise", "copy"])
 def test_share_memory_moves_the_elements(mode: Any, strategy: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +110,7 @@ def test_share_memory_moves_the_elements(mode: Any, strategy: str, monkeypatch: 
     assert torch._C._data_address(other) == address and from_dlpack(other).read_only
 
 
-@direct_tier
+@copies_on_write
 def test_modules_share_their_memory() -> None:
     layer = torch.nn.Linear(4, 3)
     layer.weight = torch.nn.Parameter(to_torch(read_only(np.ones((3, 4), np.float32)), on_write="raise"))

@@ -39,6 +39,13 @@ TARGETS: dict[str, Callable[..., Any]] = {
 TORCH_TIER = dlbridge.build_info()["torch_tier"]
 # For what no other tier keeps (docs/tiers.md); elsewhere these are not collected.
 direct_tier = pytest.mark.direct_tier
+COPIES_ON_WRITE = "copy" in dlbridge.build_info()["on_write"]
+# For what a guard does in torch 2.13 and later alone.
+copies_on_write = (
+    pytest.mark.skipif(not COPIES_ON_WRITE, reason="this torch does not copy on write")
+    if TORCH_TIER == "direct"
+    else direct_tier
+)
 
 
 def address(x: Any) -> int:
