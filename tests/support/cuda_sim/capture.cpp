@@ -2,7 +2,7 @@
 // Stream capture: what it forbids, to whom, and what breaks it.
 #include <stdexcept>
 
-#include "state.h"
+#include "simulator.h"
 
 namespace dlbridge::cuda_sim {
 
@@ -68,19 +68,23 @@ void State::capture_wait(StreamState& stream, EventState& event) {
   capture.streams[&stream].join(event.captured);
 }
 
-CUresult State::begin_capture(StreamState& stream, CUstreamCaptureMode mode) {
+CUresult Simulator::begin_capture(CUstream handle, CUstreamCaptureMode mode) {
+  const Locked state = locked();
+  StreamState& stream = state->named_stream(handle);
   if (stream.kind == StreamState::legacy) return CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
   if (stream.capture != nullptr) return CUDA_ERROR_ILLEGAL_STATE;
   stream.capture = std::make_shared<Capture>();
   stream.capture->origin = &stream;
   stream.capture->mode = mode;
-  stream.capture->thread = thread().id;
+  stream.capture->thread = state->thread().id;
   stream.capture->streams[&stream];
-  captures.push_back(stream.capture);
+  state->captures.push_back(stream.capture);
   return CUDA_SUCCESS;
 }
 
-CUresult State::end_capture(StreamState& stream) {
+CUresult Simulator::end_capture(CUstream handle) {
+  const Locked state = locked();
+  StreamState& stream = state->named_stream(handle);
   const std::shared_ptr<Capture> capture = stream.capture;
   if (capture == nullptr || capture->origin != &stream) throw std::invalid_argument("no capture");
   bool joined = true;
@@ -90,7 +94,7 @@ CUresult State::end_capture(StreamState& stream) {
     other->capture = nullptr;
   }
   capture->ended = true;
-  std::erase(captures, capture);
+  std::erase(state->captures, capture);
   if (capture->invalidated) return CUDA_ERROR_STREAM_CAPTURE_INVALIDATED;
   return joined ? CUDA_SUCCESS : CUDA_ERROR_STREAM_CAPTURE_UNJOINED;
 }

@@ -29,13 +29,15 @@ DeviceState* State::current(const ThreadState& thread) {
   return &devices.at(contexts.at(thread.contexts.back()).device);
 }
 
+void State::make_primary(DeviceState& device) {
+  device.active = true;
+  device.id = ++context_ids;
+}
+
 void State::activate(int device) {
   DeviceState& made = devices.at(device);
   made.used_by_runtime = true;
-  if (made.active) return;
-  made.active = true;
-  made.id = ++context_ids;
-  made.dead = CUDA_SUCCESS;
+  if (!made.active) make_primary(made);
 }
 
 void State::kill(int device, CUresult code) {
@@ -160,8 +162,7 @@ void device_primary_ctx_retain(Caller& caller, CUcontext* context, CUdevice devi
   if (!wanted.active) {
     state.report(ReportKind::context_created,
                  "device_primary_ctx_retain made the context of cuda:" + std::to_string(device));
-    wanted.active = true;
-    wanted.id = ++state.context_ids;
+    state.make_primary(wanted);
   }
   ++wanted.retained;
   *context = state.primary_context(device);
@@ -181,10 +182,7 @@ void device_primary_ctx_release(Caller& caller, CUdevice device) {
       [&](const StreamState& each) { in_use = in_use || (each.counted && each.device == device); });
   state.events.each_alive(
       [&](const EventState& each) { in_use = in_use || each.device == device; });
-  if (in_use)
-    state.report(ReportKind::context_destroyed,
-                 "the last reference to the context of cuda:" + std::to_string(device) +
-                     " was released while streams or events lived in it");
+  if (in_use) state.report(ReportKind::context_destroyed, "cuda:" + std::to_string(device));
   state.lose(device);
 }
 

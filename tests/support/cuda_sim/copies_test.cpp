@@ -122,14 +122,9 @@ TEST(SimRegistration, NonPortableIsOneContexts) {
   }
 }
 
-class SimPageable : public testing::Test {
- protected:
-  static Config config(Pageable way) { return {.schedule = Schedule::lazy, .pageable = way}; }
+TEST(SimPageable, SynchronousCopyBlocksUntilDone) {
+  CopyWorld world(kCount, {.schedule = Schedule::lazy, .pageable = Pageable::synchronous});
   Bytes host = pattern(kCount, 1);
-};
-
-TEST_F(SimPageable, SynchronousCopyBlocksUntilDone) {
-  CopyWorld world(kCount, config(Pageable::synchronous));
   world.sim.hold();
   std::thread copier = world.thread([&] {
     world.copy(world.memory, host.data(), kCount, world.copies);
@@ -143,8 +138,9 @@ TEST_F(SimPageable, SynchronousCopyBlocksUntilDone) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST_F(SimPageable, StagedCopyHasReadSource) {
-  CopyWorld world(kCount, config(Pageable::staged));
+TEST(SimPageable, StagedCopyHasReadSource) {
+  CopyWorld world(kCount, {.schedule = Schedule::lazy, .pageable = Pageable::staged});
+  Bytes host = pattern(kCount, 1);
   world.copy(world.memory, host.data(), kCount, world.copies);
   world.sim.host_wrote(host.data(), kCount);
   std::fill(host.begin(), host.end(), uint8_t{0});
@@ -158,10 +154,11 @@ TEST_F(SimPageable, StagedCopyHasReadSource) {
   EXPECT_NO_REPORTS(world);
 }
 
-TEST_F(SimPageable, EachWayIsDrawn) {
+TEST(SimPageable, EachWayIsDrawn) {
   int pending = 0;
   for (uint64_t seed = 1; seed <= 30; ++seed) {
     CopyWorld world(kCount, schedule(Schedule::lazy, seed));
+    const Bytes host(kCount);
     world.copy(world.memory, host.data(), kCount, world.copies);
     pending += world.sim.pending_operations() != 0;
     world.sim.finish();

@@ -39,9 +39,7 @@ bool is_one_copy(const PackParams& params) {
 StreamState& stream_of_kernel(Caller& caller, CUstream handle, KernelId kernel) {
   StreamState& stream = caller.usable_stream(handle);
   if (stream.device != caller.device())
-    caller.refuse(ReportKind::wrong_context,
-                  "on the " + stream.name() + " while cuda:" + std::to_string(caller.device()) +
-                      " is current",
+    caller.refuse(ReportKind::wrong_context, "on the " + stream.name() + ", which is not current",
                   CUDA_ERROR_INVALID_HANDLE);
   if (caller.device_state().loaded.insert(kernel).second)
     caller.state.report(ReportKind::lazy_kernel_load,
@@ -55,14 +53,6 @@ void add_access(Caller& caller, Operation& kernel, ByteSet bytes, bool write, T*
   kernel.accesses.push_back(caller.state.access(std::move(bytes), write, caller.device()));
   address =
       reinterpret_cast<T*>(reinterpret_cast<uintptr_t>(address) + kernel.accesses.back().alias());
-}
-
-// Why a kernel of `device` cannot reach memory; empty if it can.
-std::string trouble_with(const Place& place, int device) {
-  if (!place.trouble.empty()) return place.trouble;
-  if (place.kind == Place::pageable) return "pageable memory";
-  const bool elsewhere = place.kind == Place::device && place.allocation->device != device;
-  return elsewhere ? "memory of another device" : "";
 }
 
 // Enqueues a kernel, whose accesses are pairs of a source and a target. It kills the device where
@@ -81,9 +71,11 @@ void submit_kernel(Caller& caller, StreamState& stream, const OperationPtr& kern
   };
   for (size_t i = 0; i < kernel->accesses.size(); ++i) {
     const Access& access = kernel->accesses[i];
-    const std::string trouble = trouble_with(access.place, device);
-    if (!trouble.empty()) {
-      state.report(access.place.report, kernel->text + ": " + trouble);
+    const Place& place = access.place;
+    const bool elsewhere = place.kind == Place::device && place.of_device != device;
+    if (!place.trouble.empty() || place.kind == Place::pageable || elsewhere) {
+      state.report(place.report,
+                   kernel->text + " reaches memory that is not there. " + place.trouble);
       kernel->accesses.clear();
       kernel->run = [&state, device] { state.kill(device, CUDA_ERROR_ILLEGAL_ADDRESS); };
       break;

@@ -56,7 +56,7 @@ size_t State::registered_bytes() const {
 
 Place State::place_of(uintptr_t begin, uintptr_t end, int device) {
   const auto broken = [&](const std::string& why, ReportKind report = ReportKind::bad_argument) {
-    return Place{Place::none, nullptr, nullptr, hex(begin) + ".." + hex(end) + why, report};
+    return Place{Place::none, nullptr, -2, hex(begin) + ".." + hex(end) + why, report};
   };
   const auto after = allocations.upper_bound(begin);
   if (after != allocations.begin()) {
@@ -65,7 +65,7 @@ Place State::place_of(uintptr_t begin, uintptr_t end, int device) {
       if (found->freed) return broken(" lies in freed memory", ReportKind::use_after_destroy);
       if (end > found->end())
         return broken(" reaches past its allocation, which ends at " + hex(found->end()));
-      return {.kind = found->managed ? Place::managed : Place::device, .allocation = found};
+      return {found->managed ? Place::managed : Place::device, found, found->device, "", {}};
     }
   }
   if (after != allocations.end() && after->first < end)
@@ -80,8 +80,7 @@ Place State::place_of(uintptr_t begin, uintptr_t end, int device) {
   // What is registered for one context alone is ordinary memory to the others.
   const bool pinned = found != nullptr && ((found->flags & CU_MEMHOSTREGISTER_PORTABLE) != 0 ||
                                            found->device == device);
-  if (!pinned) return {};
-  return {.kind = Place::pinned, .registration = found};
+  return pinned ? Place{Place::pinned, nullptr, found->device, "", {}} : Place{};
 }
 
 Access State::access(ByteSet bytes, bool write, int device) {
@@ -133,22 +132,19 @@ std::shared_ptr<Mapping> reusable(State& state, const StreamState& stream, size_
 void pointer_get_attributes(Caller& caller, unsigned count, CUpointer_attribute* asked,
                             void** answers, const void* pointer) {
   const Place place = place_of(caller, pointer);
-  const bool pinned = place.kind == Place::pinned;
   for (unsigned i = 0; i < count; ++i) {
     int& answer = *static_cast<int*>(answers[i]);
     switch (asked[i]) {
       case CU_POINTER_ATTRIBUTE_MEMORY_TYPE:
-        answer = place.on_device() ? int{CU_MEMORYTYPE_DEVICE}
-                 : pinned          ? int{CU_MEMORYTYPE_HOST}
-                                   : 0;
+        answer = place.on_device()             ? int{CU_MEMORYTYPE_DEVICE}
+                 : place.kind == Place::pinned ? int{CU_MEMORYTYPE_HOST}
+                                               : 0;
         break;
       case CU_POINTER_ATTRIBUTE_IS_MANAGED:
         answer = place.kind == Place::managed ? 1 : 0;
         break;
       case CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL:
-        answer = place.on_device() ? place.allocation->device
-                 : pinned          ? place.registration->device
-                                   : -2;
+        answer = place.of_device;
         break;
     }
   }

@@ -133,9 +133,10 @@ void* Simulator::managed_alloc(size_t bytes, int device) {
   return reinterpret_cast<void*>(state->allocate(bytes, device, true)->begin());
 }
 
-void Simulator::write(void* device_memory, const void* bytes, size_t count) {
+void Simulator::write(void* device_memory, const std::vector<uint8_t>& bytes) {
   const Locked state = locked();
-  if (count != 0) std::memcpy(bytes_at(*state.state, device_memory, count), bytes, count);
+  if (!bytes.empty())
+    std::memcpy(bytes_at(*state.state, device_memory, bytes.size()), bytes.data(), bytes.size());
 }
 
 std::vector<uint8_t> Simulator::read(const void* device_memory, size_t count) const {

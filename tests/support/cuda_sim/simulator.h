@@ -36,10 +36,7 @@ class Simulator {
   void device_free(void* memory);
   void* managed_alloc(size_t bytes, int device = 1);
   /// Device memory behind the back of all streams; no access in the sense of the race detection.
-  void write(void* device_memory, const void* bytes, size_t count);
-  void write(void* device_memory, const std::vector<uint8_t>& bytes) {
-    write(device_memory, bytes.data(), bytes.size());
-  }
+  void write(void* device_memory, const std::vector<uint8_t>& bytes);
   std::vector<uint8_t> read(const void* device_memory, size_t count) const;
 
   // The host as an actor. Says what test code (or code under test) does with memory itself.
@@ -62,9 +59,8 @@ class Simulator {
   void enqueue_kernel(CUstream stream, std::vector<Range> reads, std::vector<Range> writes,
                       std::function<void(const std::vector<void*>&)> body = {});
   /// A host function as cuLaunchHostFunc enqueues it. It runs on a thread that holds the driver's
-  /// lock, for which all calls of the table wait. A call by `body` is reported, and where `body`
-  /// does not end, a call that waits for it is reported and goes on: each may hold what the other
-  /// needs (numba-cuda#317, rmm#2028).
+  /// lock, for which all calls of the table wait. Reported are calls by `body`, and one that waits
+  /// too long: each may hold what the other needs (numba-cuda#317, rmm#2028).
   void enqueue_host_function(CUstream stream, std::function<void()> body);
   /// A kernel that kills its device when it runs.
   void enqueue_fault(CUstream stream, CUresult code);
@@ -83,8 +79,7 @@ class Simulator {
     const Locked state = locked();
     state->go(state->named_stream(stream).held);
   }
-  /// Waits until `count` threads are blocked in a synchronising call or by a host function, which
-  /// may call this too. False after ten seconds.
+  /// Waits until `count` threads are blocked in calls. False after ten seconds.
   bool wait_until_blocked(int count) const;
   /// Runs everything that may run, and the host knows that it is over.
   void finish();
@@ -101,8 +96,7 @@ class Simulator {
   }
   /// make_context, and the calling thread's current one from now on.
   void use_device(int device);
-  /// A context of `device` besides the primary one, as cuCtxCreate makes it; current on the calling
-  /// thread.
+  /// A context besides the primary one, as cuCtxCreate makes it: current on the calling thread.
   CUcontext use_user_context(int device) {
     const Locked state = locked();
     return state->thread().contexts.emplace_back(state->make_context(device, false));
@@ -119,8 +113,7 @@ class Simulator {
   bool context_active(int device) const { return locked()->devices.at(device).active; }
   /// The devices of the calling thread's stack of contexts, the current one last.
   std::vector<int> context_stack() const;
-  /// Destroys the device's context with all that lives in it, as cudaDeviceReset does: memory,
-  /// streams and events are gone, registrations of it too.
+  /// Destroys the device's context with all that lives in it, as cudaDeviceReset does.
   void reset_device(int device) { locked()->lose(device); }
 
   // Streams of the tests: not counted, not subject to faults, no leak.
@@ -140,24 +133,14 @@ class Simulator {
 
   // Stream capture, as cuStreamBeginCapture and cuStreamEndCapture, the latter on the stream where
   // the capture began.
-  CUresult begin_capture(CUstream stream,
-                         CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL) {
-    const Locked state = locked();
-    return state->begin_capture(state->named_stream(stream), mode);
-  }
-  CUresult end_capture(CUstream stream) {
-    const Locked state = locked();
-    return state->end_capture(state->named_stream(stream));
-  }
-  /// Operations that went into captures instead of running.
-  size_t captured_operations() const { return locked()->captured; }
-  /// The calling thread's mode.
-  CUstreamCaptureMode capture_mode() const { return locked()->thread().mode; }
+  CUresult begin_capture(CUstream stream, CUstreamCaptureMode mode = CU_STREAM_CAPTURE_MODE_GLOBAL);
+  CUresult end_capture(CUstream stream);
+  size_t captured_operations() const { return locked()->captured; }  ///< which do not run
+  CUstreamCaptureMode capture_mode() const { return locked()->thread().mode; }  ///< this thread's
 
   // Failure.
   void fail(Fault fault) { locked()->faults.push_back(std::move(fault)); }
   void clear_faults() { locked()->faults.clear(); }
-  /// How many of the faults asked for have struck.
   int faults_struck() const { return locked()->struck; }
   /// From now on every call of this device answers `code`; what is pending never ends.
   void kill_device(int device, CUresult code) { locked()->kill(device, code); }
@@ -170,9 +153,7 @@ class Simulator {
   /// All reports and the trace of operations, for failure messages. Empty without a report.
   std::string complaint() const;
   void clear_reports() { locked()->reports.clear(); }
-  /// Calls of a member of CudaApi so far.
-  uint64_t calls(const std::string& function) const;
-  /// Calls of any member that can fail.
+  uint64_t calls(const std::string& function) const;  ///< of a member of CudaApi
   uint64_t total_calls() const { return locked()->total; }
   std::string trace() const;
   /// Flags of every stream (event) created through the table so far.

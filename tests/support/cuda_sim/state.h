@@ -73,7 +73,7 @@ struct Registration {
 struct Place {
   enum Kind { pageable, pinned, device, managed, none } kind = pageable;
   std::shared_ptr<Allocation> allocation;
-  const Registration* registration = nullptr;
+  int of_device = -2;   // where it is allocated or registered
   std::string trouble;  // of none
   ReportKind report = ReportKind::bad_argument;
   bool on_device() const { return kind == device || kind == managed; }
@@ -132,9 +132,7 @@ struct Operation {
 };
 
 inline OperationPtr operation(std::string text) {
-  auto made = std::make_shared<Operation>();
-  made->text = std::move(text);
-  return made;
+  return std::make_shared<Operation>(Operation{.text = std::move(text)});
 }
 
 struct Capture {
@@ -258,7 +256,8 @@ struct State {
   CUcontext make_context(int device, bool green);  // besides the primary one
   CUresult dead(int device) const { return devices.at(device).dead; }
   DeviceState* current(const ThreadState& thread);
-  void activate(int device);
+  void activate(int device);  // as the runtime does
+  void make_primary(DeviceState& device);
   void kill(int device, CUresult code);
   void lose(int device);
 
@@ -325,8 +324,6 @@ struct State {
   /// The captures of blocking streams, which forbid the use of the legacy one.
   std::vector<Capture*> captures_in_the_way(const StreamState& legacy) const;
   void capture_wait(StreamState& stream, EventState& event);
-  CUresult begin_capture(StreamState& stream, CUstreamCaptureMode mode);
-  CUresult end_capture(StreamState& stream);
 
   // simulator.cpp
   void report(ReportKind kind, std::string text);

@@ -156,14 +156,10 @@ StreamState& asked_stream(Caller& caller, CUstream handle) {
   throw CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED;
 }
 
-void check_flags(unsigned flags, unsigned known) {
-  if ((flags & ~known) != 0) throw CUDA_ERROR_INVALID_VALUE;
-}
-
 }  // namespace
 
 void stream_create_with_flags(Caller& caller, CUstream* stream, unsigned flags) {
-  check_flags(flags, CU_STREAM_NON_BLOCKING);
+  if ((flags & ~unsigned{CU_STREAM_NON_BLOCKING}) != 0) throw CUDA_ERROR_INVALID_VALUE;
   caller.state.wait_for_running(caller.lock);
   const CUcontext context = caller.thread.contexts.back();
   *stream = caller.state.new_stream(StreamState::created, context, flags, true).handle;
@@ -177,7 +173,7 @@ void stream_destroy(Caller& caller, CUstream handle) {
 }
 
 void stream_wait_event(Caller& caller, CUstream handle, CUevent event_handle, unsigned flags) {
-  check_flags(flags, CU_EVENT_WAIT_EXTERNAL);
+  if (flags != 0) throw CUDA_ERROR_INVALID_VALUE;
   EventState& event = caller.event(event_handle);
   StreamState& stream = caller.stream(handle);
   stream.used_through_table = true;
@@ -220,7 +216,8 @@ void thread_exchange_stream_capture_mode(Caller& caller, CUstreamCaptureMode* mo
 }
 
 void event_create_with_flags(Caller& caller, CUevent* handle, unsigned flags) {
-  check_flags(flags, CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING | CU_EVENT_INTERPROCESS);
+  constexpr unsigned kKnown = CU_EVENT_BLOCKING_SYNC | CU_EVENT_DISABLE_TIMING;
+  if ((flags & ~kKnown) != 0) throw CUDA_ERROR_INVALID_VALUE;
   EventState& event = caller.state.events.all.emplace_back();
   event.device = caller.device();
   event.context = caller.thread.contexts.back();
