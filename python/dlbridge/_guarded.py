@@ -7,6 +7,7 @@ a copy. The reducers here give torch a tensor over the same memory without the g
 
 import copy
 import copyreg
+import weakref
 from multiprocessing.context import get_spawning_popen
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -26,12 +27,13 @@ def _is_guarded(t: torch.Tensor) -> bool:
 
 
 def _alias_of(storage: torch.UntypedStorage) -> torch.UntypedStorage:
-    """A storage without a guard over the memory of `storage`, the same each time: pickles keep what is shared."""
-    alias = getattr(storage, _ALIAS, None)
+    """A storage without a guard over the memory of `storage`, the same while it lives: pickles keep what is shared."""
+    known = getattr(storage, _ALIAS, None)
+    alias: torch.UntypedStorage | None = known() if known else None
     if alias is None:
         memory = torch.empty(0, dtype=torch.uint8).set_(storage)
         alias = torch.utils.dlpack.from_dlpack(_core.from_dlpack(memory)).untyped_storage()
-        setattr(storage, _ALIAS, alias)
+        setattr(storage, _ALIAS, weakref.ref(alias))
     return alias
 
 

@@ -8,6 +8,7 @@ import io
 import pickle
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,17 @@ def test_share_memory_moves_the_elements(mode: Any, strategy: str, monkeypatch: 
     assert not from_dlpack(t).read_only
     assert exported.__array_interface__["data"][0] == address and exported[1, 0] == source[1, 0] == 4
     assert torch._C._data_address(other) == address and from_dlpack(other).read_only
+
+
+@copies_on_write
+def test_share_memory_releases_the_memory_before() -> None:
+    source = read_only(np.zeros(4))
+    released = weakref.ref(source)
+    t = to_torch(source, on_write="raise")
+    del source
+    assert torch.equal(save([t, t[1:]])[1], t[1:])
+    t.share_memory_()
+    assert released() is None
 
 
 @copies_on_write
