@@ -44,6 +44,7 @@ def _fresh_dynamo() -> Iterator[None]:
     counters.clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # also the warnings that Dynamo gives once a process
+        warnings.filterwarnings("ignore", "The given buffer is not writable")  # torch.export.load() of torch 2.11
         torch._dynamo.utils.warn_once_cache.clear()
         yield
     torch._dynamo.reset()
@@ -178,7 +179,6 @@ def test_export_refuses_shared_memory(strict: bool, function: Any, error: type[E
         exported(function, strict=strict)
 
 
-@pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.11 loads it so
 def test_array_in_exported_program_is_a_constant() -> None:
     a = np.arange(3.0)
     program = exported(lambda x: x * dlbridge.to_torch(a), strict=False)
