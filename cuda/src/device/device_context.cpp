@@ -38,15 +38,12 @@ DeviceContext::DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
 }
 
 DeviceContext::~DeviceContext() {
-  std::optional<CallGuard> guard;
-  try {
-    guard.emplace(api_, context_);
-  } catch (const Error&) {
-    // The device is gone; what follows does what is left to do on the host.
+  {
+    bool gone = false;  // then what follows does what is left to do on the host
+    const CallGuard guard(api_, context_, &gone);
+    work_.reset();  // first: copy streams have events
+    events_.reset();
   }
-  work_.reset();  // first: rings have events
-  events_.reset();
-  guard.reset();
   api_.device_primary_ctx_release(index_);
 }
 

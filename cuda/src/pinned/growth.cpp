@@ -249,6 +249,9 @@ void PinnedPool::stop(Clock::duration longest) noexcept {
   stopping_ = true;
   wake_.notify_all();
   changed_.wait_for(lock, longest, [this] { return !thread_runs_ && growing_ == 0; });
+  const bool over = !thread_runs_ && thread_.joinable();
+  lock.unlock();
+  if (over) thread_.join();
 }
 
 void PinnedPool::end() {

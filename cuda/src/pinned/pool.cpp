@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <iterator>
-#include <optional>
 
 #include "runtime/cuda_error.h"
 #include "runtime/guards.h"
@@ -273,12 +272,9 @@ void PinnedPool::poll(size_t most, bool wait, bool may_be_urgent) {
   }
   std::list<Batch> fresh(1);
   Batch& newest = fresh.front();
-  std::optional<CallGuard> guard;
-  try {
-    guard.emplace(api_, context_.load());
-  } catch (const Error&) {
-    return;  // the context is gone
-  }
+  bool gone = false;
+  const CallGuard guard(api_, context_.load(), &gone);
+  if (gone) return;
 
   BlockSet passed;
   BlockSet failed;
@@ -306,15 +302,12 @@ void PinnedPool::poll(size_t most, bool wait, bool may_be_urgent) {
     const auto batch = next++;
     const int state = poll_events(batch->fence.events);
     if (state == 0) continue;
-    while (!batch->blocks.empty()) {
-      BlockSet::node_type block = batch->blocks.extract(batch->blocks.begin());
-      const bool has_tickets = !block.value()->tickets.empty();
-      (state < 0 ? failed : has_tickets ? pending_ : passed).insert(std::move(block));
-    }
+    (state < 0 ? failed : pending_).merge(batch->blocks);
     batches_.erase(batch);
   }
-  for (auto next = pending_.begin(); most > 0 && next != pending_.end(); --most) {
+  for (auto next = pending_.begin(); most > 0 && next != pending_.end();) {
     const auto block = next++;
+    if (!(*block)->tickets.empty()) --most;
     const int state = poll_events((*block)->tickets);
     if (state != 0) (state > 0 ? passed : failed).insert(pending_.extract(block));
   }

@@ -10,7 +10,6 @@
 #include <cerrno>
 #include <cstdint>
 #include <cstdio>
-#include <optional>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -138,12 +137,9 @@ void PinnedSegment::shrink() noexcept {
 }
 
 void PinnedSegment::unregister(const CudaApi& api) noexcept {
-  std::optional<CallGuard> guard;
-  try {
-    guard.emplace(api, context_);
-  } catch (const Error&) {
-    return;  // the context is gone: what it registered stays mapped
-  }
+  bool gone = false;
+  const CallGuard guard(api, context_, &gone);
+  if (gone) return;  // what the context registered stays mapped
   while (registered_ > 0) {
     const size_t piece = (registered_ - 1) / piece_bytes_ * piece_bytes_;
     const CUresult error = api.host_unregister(data_ + piece);

@@ -31,16 +31,20 @@ CUresult read_attributes(const CudaApi& api, const void* address,
   return answer;
 }
 
-CallGuard::CallGuard(const CudaApi& api, CUcontext context) : api_(api) {
-  check(api_.ctx_get_current(&callers_), "cuCtxGetCurrent");
+CallGuard::CallGuard(const CudaApi& api, CUcontext context, bool* gone) : api_(api) {
+  CUresult answer = api_.ctx_get_current(&callers_);
   if (callers_ != context) {
-    check(api_.ctx_push_current(context), "cuCtxPushCurrent");
+    answer = api_.ctx_push_current(context);
     pushed_ = true;
   }
-  api_.thread_exchange_stream_capture_mode(&mode_);
+  if (gone == nullptr) check(answer, "cuCtxPushCurrent");
+  entered_ = answer == CUDA_SUCCESS;
+  if (gone != nullptr) *gone = !entered_;
+  if (entered_) api_.thread_exchange_stream_capture_mode(&mode_);
 }
 
 CallGuard::~CallGuard() {
+  if (!entered_) return;
   api_.thread_exchange_stream_capture_mode(&mode_);
   if (!pushed_) return;
   CUcontext mine = nullptr;

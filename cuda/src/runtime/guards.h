@@ -34,8 +34,8 @@ CUresult read_attributes(const CudaApi& api, const void* address,
 /// mode. Restores both.
 class CallGuard {
  public:
-  /// Throws Error (device_failed).
-  CallGuard(const CudaApi& api, CUcontext context);
+  /// Throws Error (device_failed) if the context is gone; with `gone` it tells there instead.
+  CallGuard(const CudaApi& api, CUcontext context, bool* gone = nullptr);
   ~CallGuard();
   CallGuard(const CallGuard&) = delete;
   CallGuard& operator=(const CallGuard&) = delete;
@@ -46,6 +46,7 @@ class CallGuard {
   const CudaApi& api_;
   CUcontext callers_ = nullptr;
   bool pushed_ = false;
+  bool entered_ = false;
   CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 

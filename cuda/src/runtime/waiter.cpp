@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "runtime/waiter.h"
 
-#include <optional>
 #include <string>
 #include <system_error>
 
@@ -74,12 +73,8 @@ void Waiter::run() noexcept {
     work.splice(work.end(), posted_, posted_.begin());
     lock.unlock();
     {
-      std::optional<CallGuard> guard;
-      try {
-        guard.emplace(api_, context_);
-      } catch (const Error&) {
-        // The context is gone: the work fails, too.
-      }
+      bool gone = false;  // then the work fails, too
+      const CallGuard guard(api_, context_, &gone);
       work.front()();
       work.clear();
     }
