@@ -103,7 +103,7 @@ MISTAKES = [
             "runtime/guards.cpp", (("  if (!pushed_) return;\n", "  return;\n"),),
             "*CallersThread.KeepsItsContexts/large"),
     Mistake("no_capture_relax", "calls are made in the capture mode that is found",
-            "runtime/guards.cpp", (("api_.thread_exchange_stream_capture_mode(&mode_);", ""),),
+            "runtime/guards.cpp", (("api_.thread_exchange_stream_capture_mode(&mode_);", ";"),),
             "*CapturesOfOthers.SurviveOtherThreads/large"),
     Mistake("no_capture_check", "it is not checked whether the stream is being captured",
             "device/call.cpp",
