@@ -64,7 +64,9 @@ def array_of_scalar(x: Any) -> Any:
 
 def no_producer(x: Any) -> str:
     """The message for an object that no conversion can start from."""
-    return f"x is {_type_name(x)}; {_advice(x)}"
+    if _is_a(x, type):
+        return f"x is the class {_name_of(x)}; {_EXPECTED}"
+    return f"x is {_name_of(type(x))}; {_advice(x)}"
 
 
 def refuse_opaque_elements(x: Any) -> None:
@@ -94,10 +96,9 @@ def field_names(x: Any) -> list[str]:
     return [field.name for field in dataclasses.fields(x)]
 
 
-def _type_name(x: Any) -> str:
-    """The name of the class in the first of its packages that exports it, such as polars.Series."""
-    kind = type(x)
-    name, module = type.__dict__["__qualname__"].__get__(kind), kind.__dict__.get("__module__", "")
+def _name_of(kind: type) -> str:
+    """The name of a class in the first of its packages that exports it, such as polars.Series."""
+    name, module = (type.__dict__[key].__get__(kind) for key in ("__qualname__", "__module__"))
     if not isinstance(module, str) or module in ("", "builtins"):
         return str(name)
     for package in itertools.accumulate(module.split("."), "{}.{}".format):
@@ -117,7 +118,7 @@ def _advice(x: Any) -> str:
         return f"{_EXPECTED}: pass numpy.asarray(list(x))"
     if _is_a(x, (list, tuple)) and _holds_numbers(x):
         return f"{_EXPECTED}: pass numpy.asarray(x)"
-    if _type_name(x).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":
+    if _name_of(type(x)).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":
         return f"{_EXPECTED}: pass jax.random.key_data(x)"
     methods = {method for base in type(x).__mro__ for method in base.__dict__}
     for (package, method), call in _ARRAY_CALLS.items():

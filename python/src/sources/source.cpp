@@ -45,6 +45,7 @@ bool Source::open_known(PyObject* x) {
 
 void Source::open_slow(PyObject* x) {
   object_ = x;
+  if (PyType_Check(x)) refuse_no_producer(x);  // a class has the methods of its objects
   adapter_ = adapter_for(x);
   if (adapter_ == nullptr && is_capsule(x)) adapter_ = &capsule_adapter();
   if (adapter_ != nullptr) return check(adapter_->describe(object_, &loan_));

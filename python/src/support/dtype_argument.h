@@ -72,8 +72,10 @@ std::vector<DType> dtypes_where(Holds holds) {
 /// "torch." is before them. Throws Error (invalid_dtype, byte_order).
 [[gnu::cold]] inline DLDataType parse_named_dtype(PyObject* object, const TargetTraits& target) {
   const bool of_torch = is_torch_dtype(object);
+  const bool of_dlpack = PyTuple_Check(object) && !PyTuple_CheckExact(object);  // dlbridge.DType
   const Reference text = of_torch                  ? checked(PyObject_Str(object))
                          : PyUnicode_Check(object) ? Reference(Py_NewRef(object))
+                         : of_dlpack               ? attribute_of(object, "name")
                                                    : Reference();
   const auto name = utf8_of(text.get());
   constexpr std::string_view kPrefix = "torch.";

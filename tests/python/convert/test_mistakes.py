@@ -22,6 +22,7 @@ MISTAKES: list[tuple[str, str, str, Callable[[], Any] | None]] = [
     ("to_torch(x)", "copy=None", "to_torch(x, copy=None)", lambda: ARRAY[::-1]),
     ("to_torch(x)", 'on_write="raise"', 'to_torch(x, on_write="raise")', lambda: read_only(np.ones(3))),
     ("to_torch(x)", "numpy.asarray(x)", "to_torch(numpy.asarray(x))", lambda: [1, 2, 3]),
+    ("to_torch(numpy.ndarray)", "x is the class numpy.ndarray", "to_torch(numpy.ones(3))", None),
     ("to_torch(x)", "numpy.asarray(list(x))", "to_torch(numpy.asarray(list(x)))", lambda: {1, 2}),
     ("to_torch(x)", "numpy.asarray(x)", "to_torch(numpy.asarray(x))", lambda: 3.0),
     ("to_torch(x)", "numpy.lib.recfunctions.structured_to_unstructured(x)",

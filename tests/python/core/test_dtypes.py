@@ -38,6 +38,8 @@ def test_rows_are_what_conversions_make(name: str) -> None:
         assert (handle.dtype, tensor.code, tensor.bits, tensor.lanes) == row
         again = handle.numpy() if isinstance(x, np.ndarray) else handle.torch()
         assert again.dtype == x.dtype
+    if row.numpy:
+        assert dlbridge.to_numpy(made[0], dtype=row).dtype == row.numpy
 
 
 def test_mapping_has_help_of_its_own_and_is_read_only() -> None:
