@@ -21,7 +21,7 @@ import dlbridge
 from support import direct_tier
 
 PAGES = [path for pattern in ("*.md", "docs/**/*.md") for path in sorted(ROOT.glob(pattern))]
-FENCE = re.compile(r"(?:^<!-- (gpu|skip)(?:: (.*))? -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"(?:^<!-- (gpu|skip)(?:: ([^\n]*))? -->\n)?^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @dataclass
