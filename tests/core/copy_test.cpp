@@ -421,6 +421,13 @@ TEST(CastHost, HalvesAndBrainFloats) {
     EXPECT_EQ(back[4], INFINITY);
     EXPECT_EQ(back[6], 5.9604645e-8F);
     EXPECT_EQ(back[9], 2048.0F);
+    // Each is nearer to another half than the float between is: a cast by way of it rounds twice.
+    const double fine[] = {1 + 0x1p-11 + 0x1p-40, -(1 + 0x3p-11 - 0x1p-40), 65519.9999999, -1e300,
+                           0x1p-25 + 0x1p-60};
+    const uint16_t nearest[] = {0x3C01, 0xBC01, 0x7BFF, 0xFC00, 0x0001};
+    ASSERT_TRUE(cast_host(Shaped({5}, {1}, test::kFloat64, const_cast<double*>(fine)).view(),
+                          Shaped({5}, {1}, half, halves).view()));
+    EXPECT_EQ(std::memcmp(halves, nearest, sizeof nearest), 0);
   }
   const uint16_t brain[] = {0x3F80, 0xC020, 0x7F80};
   float wide[3] = {};

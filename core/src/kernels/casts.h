@@ -158,6 +158,26 @@ bool float_to_half(char* dst, const char* src, int64_t count) noexcept {
     store<uint16_t>(dst + 2 * i, _cvtss_sh(load<float>(src + 4 * i), kNearest));
   return true;
 }
+
+// `value` with the precision of a float and, where that drops something, its last bit set: what is
+// rounded to half then has been rounded once.
+[[gnu::always_inline]] inline float round_to_odd(double value) noexcept {
+  constexpr uint64_t kDropped = (uint64_t{1} << 29) - 1;
+  const auto bits = __builtin_bit_cast(uint64_t, value);
+  const uint64_t carry = ((bits & kDropped) + kDropped) & (kDropped + 1);
+  return static_cast<float>(__builtin_bit_cast(double, (bits | carry) & ~kDropped));
+}
+bool double_to_half(char* dst, const char* src, int64_t count) noexcept {
+  const auto* from = reinterpret_cast<const Unaligned<double>::Type*>(src);
+  constexpr int64_t kBlock = 256;
+  float block[kBlock];
+  for (int64_t begin = 0; begin < count; begin += kBlock) {
+    const int64_t n = smaller(kBlock, count - begin);
+    for (int64_t i = 0; i < n; ++i) block[i] = round_to_odd(from[begin + i]);
+    float_to_half(dst + 2 * begin, reinterpret_cast<const char*>(block), n);
+  }
+  return true;
+}
 #endif
 
 template <typename From, typename To>
@@ -179,6 +199,8 @@ constexpr Converter converter_of() noexcept {
     return half_to_float;
   } else if constexpr (kSame<From, float> && kSame<To, Half>) {
     return float_to_half;
+  } else if constexpr (kSame<From, double> && kSame<To, Half>) {
+    return double_to_half;
 #endif
   } else {
     return nullptr;
