@@ -20,6 +20,7 @@ import numpy as np
 
 import dlbridge
 
+HOST = "127.0.0.1"  # the name "localhost" need not resolve
 # Takes a dlbridge.Tensor on the GPU, returns an array of a framework on the GPU; does not wait.
 Compute = Callable[[Any], Any]
 
@@ -48,7 +49,7 @@ async def send(writer: asyncio.StreamWriter, matrix: np.ndarray) -> None:
 
 
 async def serve(compute: Compute, port: int = 0) -> asyncio.Server:
-    """Answers on localhost until it is closed."""
+    """Answers on this machine until it is closed."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -57,12 +58,12 @@ async def serve(compute: Compute, port: int = 0) -> asyncio.Server:
         finally:
             writer.close()
 
-    return await asyncio.start_server(answer, "localhost", port, limit=1 << 20)
+    return await asyncio.start_server(answer, HOST, port, limit=1 << 20)
 
 
 async def ask(port: int, matrix: np.ndarray) -> np.ndarray:
     """The server's answer for a matrix."""
-    reader, writer = await asyncio.open_connection("localhost", port, limit=1 << 20)
+    reader, writer = await asyncio.open_connection(HOST, port, limit=1 << 20)
     await send(writer, matrix)
     answer = await receive(reader)
     writer.close()

@@ -129,7 +129,8 @@ def test_memory_is_reused_when_the_result_is_gone(share_memory):
 
 
 @needs_dcp
-def test_saving_in_another_process(group, tmp_path):
+def test_saving_in_another_process(group, tmp_path, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")  # torch asks for the name of the machine, which need not resolve
     state, _, _ = trained_state()
     expected = [x.clone() for x in tensors_of(state)]
     stager = DcpStager(share_memory=True)
