@@ -70,9 +70,7 @@ def no_producer(x: Any) -> str:
 
 
 def refuse_opaque_elements(x: Any) -> None:
-    """Raises for tensors of TensorFlow whose elements are objects of its own: its __dlpack__ ends the process."""
-    if _package(x) != "tensorflow":
-        return
+    """Raises for a tensor of TensorFlow whose elements are objects of its own: its __dlpack__ ends the process."""
     name = getattr(getattr(x, "dtype", None), "name", None)
     if name in _OPAQUE:
         raise ExchangeError(
@@ -98,9 +96,9 @@ def field_names(x: Any) -> list[str]:
 
 def _name_of(kind: type) -> str:
     """The name of a class in the first of its packages that exports it, such as polars.Series."""
-    name, module = (type.__dict__[key].__get__(kind) for key in ("__qualname__", "__module__"))
-    if not isinstance(module, str) or module in ("", "builtins"):
-        return str(name)
+    name, module = str(type.__dict__["__qualname__"].__get__(kind)), _module_of(kind)
+    if module in ("", "builtins"):
+        return name
     for package in itertools.accumulate(module.split("."), "{}.{}".format):
         if getattr(sys.modules.get(package), "__dict__", {}).get(name) is kind:
             return f"{package}.{name}"
@@ -118,7 +116,7 @@ def _advice(x: Any) -> str:
         return f"{_EXPECTED}: pass numpy.asarray(list(x))"
     if _is_a(x, (list, tuple)) and _holds_numbers(x):
         return f"{_EXPECTED}: pass numpy.asarray(x)"
-    if _name_of(type(x)).startswith("jax.") and type(x).__name__ == "PRNGKeyArray":
+    if _package(x) == "jax" and type(x).__name__ == "PRNGKeyArray":
         return f"{_EXPECTED}: pass jax.random.key_data(x)"
     methods = {method for base in type(x).__mro__ for method in base.__dict__}
     for (package, method), call in _ARRAY_CALLS.items():
@@ -129,8 +127,13 @@ def _advice(x: Any) -> str:
 
 def _package(x: Any) -> str:
     """The top package of the class, such as "pandas"; "" where it has none."""
-    module = type(x).__dict__.get("__module__", "")
-    return module.partition(".")[0] if isinstance(module, str) else ""
+    return _module_of(type(x)).partition(".")[0]
+
+
+def _module_of(kind: type) -> str:
+    """The module of a class, also of one that C defines; "" where that is no text."""
+    module = type.__dict__["__module__"].__get__(kind)
+    return module if isinstance(module, str) else ""
 
 
 def _holds_numbers(x: Any) -> bool:

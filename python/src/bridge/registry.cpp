@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "bridge/registry.h"
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <vector>
@@ -149,14 +150,16 @@ void expect_adapter(const char* name, const char* module, const char* type) {
 
 void add_immutable_module(const char* name) { immutable_modules().push_back(name); }
 
-bool is_immutable_producer(PyTypeObject* type) {
+bool is_of_package(PyTypeObject* type, std::string_view package) {
   const Reference module(PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__module__"));
   if (!module) PyErr_Clear();
   const std::string_view found = utf8_of(module.get()).value_or("");
-  for (const std::string& name : immutable_modules()) {
-    if (found == name || (found.starts_with(name) && found[name.size()] == '.')) return true;
-  }
-  return false;
+  return found == package || (found.starts_with(package) && found[package.size()] == '.');
+}
+
+bool is_immutable_producer(PyTypeObject* type) {
+  return std::ranges::any_of(immutable_modules(),
+                             [type](const std::string& name) { return is_of_package(type, name); });
 }
 
 }  // namespace dlbridge::python

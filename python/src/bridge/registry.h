@@ -72,6 +72,9 @@ void register_adapter(PyObject* capsule);
 /// objects of `module`.`type` are its.
 void expect_adapter(const char* name, const char* module, const char* type);
 
+/// Returns true if the type's module is `package` or lies in it.
+bool is_of_package(PyTypeObject* type, std::string_view package);
+
 /// Announces a module whose arrays are never writable though a legacy capsule cannot say so.
 void add_immutable_module(const char* name);
 

@@ -66,8 +66,8 @@ void Source::open_by_protocol(PyObject* x) {
     adapter_ = &cuda_array_adapter();
     return describe_cuda_array(interface.get(), loan_, stream_);
   }
-  const bool immutable = is_immutable_producer(Py_TYPE(x));
-  if (immutable) call_python("dlbridge._advice", "refuse_opaque_elements", "(O)", x);
+  if (is_of_package(Py_TYPE(x), "tensorflow"))
+    call_python("dlbridge._advice", "refuse_opaque_elements", "(O)", x);
   choose_stream(x);
   capsule_ = call_dlpack(x, method.get(), stream_);
   original_ = x;
@@ -76,7 +76,7 @@ void Source::open_by_protocol(PyObject* x) {
   check(adapter_->describe(object_, &loan_));
   Access& access = loan_.view().access;
   if (access != Access::read_only &&
-      (immutable || (access == Access::unknown && has_read_only_buffer(x))))
+      (is_immutable_producer(Py_TYPE(x)) || (access == Access::unknown && has_read_only_buffer(x))))
     access = Access::read_only;
 }
 
