@@ -13,16 +13,10 @@ namespace dlbridge::cuda {
 
 struct CudaApi {
 #define DRIVER(member, symbol, parameters) CUresult(*member) parameters;
+#define OWN(member, parameters) CUresult(*member) parameters;
 #include "runtime/cuda_api.def"
+#undef OWN
 #undef DRIVER
-
-  /// Starts a kernel of pack_kernels.cu in `stream` order. `params` is copied before the call
-  /// returns. An empty copy starts nothing. Requires: params as plan_copy makes them (copy_plan.h),
-  /// device addresses; runs that do not overlap.
-  CUresult (*launch)(KernelId kernel, const PackParams& params, CUstream stream);
-  CUresult (*gather)(const GatherParams& params, CUstream stream);
-  /// Loads all kernels on the current device, so that no later launch synchronises to do it.
-  CUresult (*preload_kernels)();
 };
 
 /// pack_kernels.ptx as it is, and the names of its kernels.

@@ -39,10 +39,8 @@ class Calls : public StagingTest {
  private:
   std::map<std::string, uint64_t> counts() {
     std::map<std::string, uint64_t> all;
-#define RUNTIME(member, symbol) all[#member] = sim().calls(#member);
-#define DRIVER(member, symbol, version) all[#member] = sim().calls(#member);
+#define DRIVER(member, symbol, parameters) all[#member] = sim().calls(#member);
 #include "runtime/cuda_api.def"
-#undef RUNTIME
 #undef DRIVER
     for (const char* kernel : {"gather", "launch"}) all[kernel] = sim().calls(kernel);
     return all;

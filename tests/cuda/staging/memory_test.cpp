@@ -46,14 +46,11 @@ struct Generous<kMember> {
 
 cuda::CudaApi generous() {
   cuda::CudaApi api{};
-#define RUNTIME(member, symbol) api.member = &Generous<&cuda::CudaApi::member>::call;
-#define DRIVER(member, symbol, version) RUNTIME(member, symbol)
+#define OWN(member, parameters) api.member = &Generous<&cuda::CudaApi::member>::call;
+#define DRIVER(member, symbol, parameters) OWN(member, parameters)
 #include "runtime/cuda_api.def"
-#undef RUNTIME
 #undef DRIVER
-  api.launch = &Generous<&cuda::CudaApi::launch>::call;
-  api.gather = &Generous<&cuda::CudaApi::gather>::call;
-  api.preload_kernels = &Generous<&cuda::CudaApi::preload_kernels>::call;
+#undef OWN
   return api;
 }
 

@@ -136,17 +136,14 @@ Found& alive(const Caller& caller, Found* found) {
 void set_interpreter_check(bool (*holds_lock)()) { g_holds_interpreter_lock = holds_lock; }
 
 void fill_table(cuda::CudaApi& table) {
-#define FUNCTION(member)                                                                \
+#define OWN(member, parameters)                                                         \
   table.member = [](auto... arguments) {                                                \
     return call(#member, [&](Caller& each) { functions::member(each, arguments...); }); \
   };
-#define DRIVER(member, symbol, parameters) FUNCTION(member)
+#define DRIVER(member, symbol, parameters) OWN(member, parameters)
 #include "runtime/cuda_api.def"
 #undef DRIVER
-  FUNCTION(launch)
-  FUNCTION(gather)
-  FUNCTION(preload_kernels)
-#undef FUNCTION
+#undef OWN
 }
 
 void Caller::refuse(ReportKind kind, const std::string& why, CUresult code) const {

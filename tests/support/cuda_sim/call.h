@@ -38,14 +38,11 @@ struct WithCaller<CUresult (*)(Parameters...)> {
 /// One function for each member of CudaApi, of its name and parameters.
 namespace functions {
 
-#define FUNCTION(member) WithCaller<decltype(cuda::CudaApi::member)>::Function member;
-#define DRIVER(member, symbol, parameters) FUNCTION(member)
+#define OWN(member, parameters) WithCaller<decltype(cuda::CudaApi::member)>::Function member;
+#define DRIVER(member, symbol, parameters) OWN(member, parameters)
 #include "runtime/cuda_api.def"
 #undef DRIVER
-FUNCTION(launch)
-FUNCTION(gather)
-FUNCTION(preload_kernels)
-#undef FUNCTION
+#undef OWN
 
 }  // namespace functions
 }  // namespace dlbridge::cuda_sim

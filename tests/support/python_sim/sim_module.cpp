@@ -151,11 +151,11 @@ nb::list reports(const Gpu& gpu) {
 
 nb::dict counts(const Gpu& gpu) {
   nb::dict all;
-#define DRIVER(member, symbol, parameters) all[#member] = gpu.sim().calls(#member);
+#define OWN(member, parameters) all[#member] = gpu.sim().calls(#member);
+#define DRIVER(member, symbol, parameters) OWN(member, parameters)
 #include "runtime/cuda_api.def"
 #undef DRIVER
-  for (const char* each : {"gather", "launch", "preload_kernels"})
-    all[each] = gpu.sim().calls(each);
+#undef OWN
   return all;
 }
 
