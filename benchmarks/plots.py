@@ -126,13 +126,17 @@ def tables(overhead: dict[str, Any], copies: dict[str, list[dict[str, Any]]]) ->
             for name, all_ in ratios.items()
         ),
     )
-    for table, pick in (("layouts", "all"), ("contiguous", "median"), ("casts", "median")):
+    for table, corner, pick in (
+        ("layouts", "layout", "all"),
+        ("contiguous", "call", "median"),
+        ("casts", "cast", "median"),
+    ):
         cells: dict[tuple[str, str], list[float]] = {}
         for race in copies[table]:
             call, kind, size = race["name"].rsplit(", ", 2)
             key = (kind, f"{call.partition('(')[0]}, {size}") if table == "casts" else (call, size)
             cells.setdefault(key, []).append(race["ratio"])
-        yield from _grid({"layouts": "layout", "contiguous": "call", "casts": "cast"}[table], cells, pick)
+        yield from _grid(corner, cells, pick)
 
 
 def main() -> None:

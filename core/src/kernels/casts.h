@@ -107,6 +107,7 @@ bool cast_float_run(char* dst, const char* src, int64_t count) noexcept {
   constexpr auto kEnd = power<From>(8 * sizeof(To) - kSigned);
   constexpr auto kNarrowEnd = power<From>(31);
   constexpr From kAboveMinusOne = -1 + 1 / power<From>(sizeof(From) == 4 ? 24 : 53);
+  constexpr From kLeast = kSigned ? -kEnd : kAboveMinusOne;
   constexpr int64_t kBlock = 1024;
   for (int64_t begin = 0; begin < count; begin += kBlock) {
     const int64_t end = smaller(count, begin + kBlock);
@@ -120,16 +121,16 @@ bool cast_float_run(char* dst, const char* src, int64_t count) noexcept {
     const auto all_below = [largest](From past) {
       return largest < __builtin_bit_cast(Pattern, past);
     };
-    const auto all_within = [&](From least, From past) {
-      Pattern within = 1;
+    const auto all_fit = [&] {  // values at the edges, too
+      Pattern fit = 1;
       for (int64_t i = begin; i < end; ++i)
-        within &= static_cast<Pattern>(from[i] >= least) & static_cast<Pattern>(from[i] < past);
-      return within != 0;
+        fit &= static_cast<Pattern>(from[i] >= kLeast) & static_cast<Pattern>(from[i] < kEnd);
+      return fit != 0;
     };
     // Through 32 bits where they are enough.
     if (!kCastsLong && kEnd > kNarrowEnd && all_below(kNarrowEnd)) {
       for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(static_cast<int32_t>(from[i]));
-    } else if (all_below(kEnd) || all_within(kSigned ? -kEnd : kAboveMinusOne, kEnd)) {
+    } else if (all_below(kEnd) || all_fit()) {
       for (int64_t i = begin; i < end; ++i) to[i] = static_cast<To>(from[i]);
     } else {
       return false;
