@@ -20,28 +20,25 @@ constexpr int64_t kMinTiledExtent = 8;
 // Elements that are this far apart share no memory transaction.
 constexpr int64_t kSectorBytes = 32;
 
+// Two views as nested loops around runs, which are contiguous on both sides.
+struct Walk {
+  std::byte* source;
+  std::byte* target;
+  int64_t itemsize;  // packed sub-byte types: of bytes
+  int64_t run_bytes;
+  int32_t rank;
+  // The loops around a run, as coalesce() has them. Extents above 1, so there are fewer than 63 of
+  // them: their product is a number of bytes.
+  std::array<LoopDim, PackParams::kMaxRank> dims;
+};
+
 bool is_packed(const TensorView& view) noexcept {
   return DType(view.dtype).is_subbyte() && !view.subbyte_padded;
 }
 
-// Two views as nested loops over the same elements.
-struct Walk {
-  std::byte* source;
-  std::byte* target;
-  int64_t itemsize;
-  int32_t rank = 0;
-  // As coalesce() has them. Extents above 1, so there are fewer than 64 of them: their product is a
-  // number of bytes.
-  std::array<LoopDim, PackParams::kMaxRank> dims;
-
-  bool is_run(const LoopDim& dim) const noexcept {
-    return dim.src_stride_bytes == itemsize && dim.dst_stride_bytes == itemsize;
-  }
-};
-
-// Target strides become positive; dimensions are sorted by them and merged where both sides allow
-// it. Requires: not empty.
-Walk walk_of(const TensorView& source, const TensorView& target) noexcept {
+// Target strides become positive, but for elements without addresses; dimensions are sorted by them
+// and merged where both sides allow it. Requires: not empty. Throws what plan_copy() does.
+Walk walk_of(const TensorView& source, const TensorView& target) {
   std::array<int64_t, PackParams::kMaxRank> shape;
   std::array<int64_t, PackParams::kMaxRank> source_strides;
   std::array<int64_t, PackParams::kMaxRank> target_strides;
@@ -51,14 +48,15 @@ Walk walk_of(const TensorView& source, const TensorView& target) noexcept {
   from.strides = source_strides.data();
   to.strides = target_strides.data();
   int32_t rank = 0;
-  Walk walk;
-  walk.itemsize = target.itemsize();
+  const bool packed = is_packed(target);
+  Walk walk;  // not initialised: most of it is not used
+  walk.itemsize = walk.run_bytes = target.itemsize();
   walk.source = static_cast<std::byte*>(source.data);
   walk.target = static_cast<std::byte*>(target.data);
   for (int32_t i = 0; i < target.ndim; ++i) {
     const int64_t last = target.shape[i] - 1;
     if (last == 0) continue;
-    const int64_t sign = target.strides[i] < 0 ? -1 : 1;
+    const int64_t sign = target.strides[i] < 0 && !packed ? -1 : 1;
     if (sign < 0) {
       walk.source += last * source.strides[i] * walk.itemsize;
       walk.target += last * target.strides[i] * walk.itemsize;
@@ -69,38 +67,25 @@ Walk walk_of(const TensorView& source, const TensorView& target) noexcept {
   }
   from.ndim = to.ndim = rank;
   walk.rank = coalesce(to, from, walk.dims.data());
-  return walk;
-}
-
-// Packed elements below a byte have no addresses of their own, so strides are not made positive
-// here.
-void require_one_run(const TensorView& source, const TensorView& target) {
-  std::array<LoopDim, PackParams::kMaxRank> dims;
-  const int32_t rank = coalesce(target, source, dims.data());
-  const int64_t itemsize = target.itemsize();
-  if (rank == 0 ||
-      (rank == 1 && dims[0].dst_stride_bytes == itemsize && dims[0].src_stride_bytes == itemsize)) {
-    return;
+  const LoopDim& inner = walk.dims[0];
+  if (walk.rank > 0 && inner.src_stride_bytes == walk.itemsize &&
+      inner.dst_stride_bytes == walk.itemsize) {
+    walk.run_bytes *= inner.extent;
+    std::copy_n(walk.dims.begin() + 1, --walk.rank, walk.dims.begin());
   }
-  const DType dtype(target.dtype);
-  throw Error(
-      ErrorCode::packed_subbyte, "dtype",
-      "dtype is " + dtype.name() + ", packed at " + std::to_string(dtype.item_bits()) +
-          " bits an element, with strides that are not dense and alike on both sides; only "
-          "whole bytes can be moved: pass a contiguous array, or one padded to whole bytes");
-}
-
-// The runs of a walk (contiguous on both sides) and the dimensions around them.
-struct Runs {
-  int64_t bytes;
-  const LoopDim* outer;
-  int32_t rank;
-};
-
-Runs runs_of(const Walk& walk) noexcept {
-  if (walk.rank > 0 && walk.is_run(walk.dims[0]))
-    return {walk.dims[0].extent * walk.itemsize, walk.dims.data() + 1, walk.rank - 1};
-  return {walk.itemsize, walk.dims.data(), walk.rank};
+  if (packed && walk.rank > 0) {
+    const DType dtype(target.dtype);
+    throw Error(
+        ErrorCode::packed_subbyte, "dtype",
+        "dtype is " + dtype.name() + ", packed at " + std::to_string(dtype.item_bits()) +
+            " bits an element, with strides that are not dense and alike on both sides; only "
+            "whole bytes can be moved: pass a contiguous array, or one padded to whole bytes");
+  }
+  if (packed) {
+    walk.itemsize = 1;
+    walk.run_bytes = target.nbytes();
+  }
+  return walk;
 }
 
 bool is_pitch(int64_t stride_bytes, int64_t width) noexcept {
@@ -111,37 +96,34 @@ bool is_plane(int64_t stride_bytes, int64_t rows, int64_t pitch) noexcept {
   return stride_bytes % pitch == 0 && stride_bytes / pitch >= rows;
 }
 
-bool plan_rows(const Runs& runs, CopyStep& step) noexcept {
-  if (runs.rank < 1 || runs.rank > 2) return false;
-  const LoopDim& row = runs.outer[0];
-  if (!is_pitch(row.src_stride_bytes, runs.bytes) || !is_pitch(row.dst_stride_bytes, runs.bytes))
+bool plan_rows(const Walk& walk, CopyStep& step) noexcept {
+  if (walk.rank < 1 || walk.rank > 2) return false;
+  const LoopDim& row = walk.dims[0];
+  if (!is_pitch(row.src_stride_bytes, walk.run_bytes) ||
+      !is_pitch(row.dst_stride_bytes, walk.run_bytes)) {
     return false;
+  }
+  step.dims = {{{walk.run_bytes, 1, 1}, row, {}}};
   step.kind = CopyKind::rows;
-  step.width = runs.bytes;
-  step.rows = row.extent;
-  step.source_pitch = row.src_stride_bytes;
-  step.target_pitch = row.dst_stride_bytes;
-  if (runs.rank == 1) return true;
-  const LoopDim& plane = runs.outer[1];
+  if (walk.rank == 1) return true;
+  const LoopDim& plane = walk.dims[1];
   if (!is_plane(plane.src_stride_bytes, row.extent, row.src_stride_bytes) ||
       !is_plane(plane.dst_stride_bytes, row.extent, row.dst_stride_bytes)) {
     return false;
   }
+  step.dims[2] = plane;
   step.kind = CopyKind::boxes;
-  step.planes = plane.extent;
-  step.source_plane_bytes = plane.src_stride_bytes;
-  step.target_plane_bytes = plane.dst_stride_bytes;
   return true;
 }
 
 // The largest unit that divides a run and at whose multiples all of them begin, on both sides.
-int32_t unit_of(const Walk& walk, const Runs& runs) noexcept {
-  uint64_t bits = kMaxUnit | static_cast<uint64_t>(runs.bytes) |
+int32_t unit_of(const Walk& walk) noexcept {
+  uint64_t bits = kMaxUnit | static_cast<uint64_t>(walk.run_bytes) |
                   reinterpret_cast<uintptr_t>(walk.source) |
                   reinterpret_cast<uintptr_t>(walk.target);
-  for (int32_t i = 0; i < runs.rank; ++i) {
-    bits |= static_cast<uint64_t>(runs.outer[i].src_stride_bytes) |
-            static_cast<uint64_t>(runs.outer[i].dst_stride_bytes);
+  for (int32_t i = 0; i < walk.rank; ++i) {
+    bits |= static_cast<uint64_t>(walk.dims[i].src_stride_bytes) |
+            static_cast<uint64_t>(walk.dims[i].dst_stride_bytes);
   }
   return 1 << std::countr_zero(bits);
 }
@@ -159,18 +141,18 @@ void add_dim(PackParams& params, const LoopDim& dim) noexcept {
   params.target_stride_bytes[at] = dim.dst_stride_bytes;
 }
 
-void plan_pack(const Walk& walk, const Runs& runs, CopyStep& step) noexcept {
+void plan_pack(const Walk& walk, CopyStep& step) noexcept {
   PackParams& params = step.pack;
   step.kind = CopyKind::pack;
   params.source = walk.source;
   params.target = walk.target;
   params.rank = 0;
-  params.element_bytes = unit_of(walk, runs);
+  params.element_bytes = unit_of(walk);
   params.count = step.bytes / params.element_bytes;
-  if (runs.bytes != params.element_bytes)
+  if (walk.run_bytes != params.element_bytes)
     add_dim(params,
-            {runs.bytes / params.element_bytes, params.element_bytes, params.element_bytes});
-  for (int32_t i = 0; i < runs.rank; ++i) add_dim(params, runs.outer[i]);
+            {walk.run_bytes / params.element_bytes, params.element_bytes, params.element_bytes});
+  for (int32_t i = 0; i < walk.rank; ++i) add_dim(params, walk.dims[i]);
   // The dimension that is innermost in the source comes second, where tiles look for it.
   for (int32_t i = 2; i < params.rank; ++i) {
     if (!benefits_from_tiles(params, i)) continue;
@@ -183,27 +165,28 @@ void plan_pack(const Walk& walk, const Runs& runs, CopyStep& step) noexcept {
 
 }  // namespace
 
+CopyStep flat_copy(const void* source, void* target, int64_t bytes) noexcept {
+  CopyStep step;  // not initialised: most of it is not used
+  step.kind = CopyKind::flat;
+  step.source = static_cast<const std::byte*>(source);
+  step.target = static_cast<std::byte*>(target);
+  step.bytes = bytes;
+  step.dims[0] = {bytes, 1, 1};
+  return step;
+}
+
 CopyStep plan_copy(const TensorView& source, const TensorView& target, int64_t min_row_bytes) {
   assert(source.ndim == target.ndim);
-  CopyStep step;  // not initialised: most of it is not used
-  step.source = static_cast<const std::byte*>(source.data);
-  step.target = static_cast<std::byte*>(target.data);
-  step.bytes = 0;
-  step.kind = CopyKind::empty;
-  if (target.is_empty()) return step;
-  step.bytes = target.nbytes();
-  step.kind = CopyKind::flat;
-  if (is_packed(target)) {
-    require_one_run(source, target);
+  if (target.is_empty()) {
+    CopyStep step = flat_copy(source.data, target.data, 0);
+    step.kind = CopyKind::empty;
     return step;
   }
   const Walk walk = walk_of(source, target);
-  step.source = walk.source;
-  step.target = walk.target;
-  const Runs runs = runs_of(walk);
-  if (runs.rank == 0) return step;
-  if (runs.bytes >= min_row_bytes && plan_rows(runs, step)) return step;
-  plan_pack(walk, runs, step);
+  CopyStep step = flat_copy(walk.source, walk.target, target.nbytes());
+  if (walk.rank == 0) return step;
+  if (walk.run_bytes >= min_row_bytes && plan_rows(walk, step)) return step;
+  plan_pack(walk, step);
   return step;
 }
 
@@ -219,40 +202,31 @@ Pieces::Pieces(const TensorView& source, const TensorView& target, int64_t max_b
     : source_(source), target_(target) {
   assert(max_bytes > 0 && source.ndim == target.ndim);
   if (target.is_empty()) return;
-  Walk walk;
-  if (is_packed(target)) {
-    require_one_run(source, target);
-    source_.dtype = target_.dtype = DType(TypeCode::uint, 8);
-    walk.source = static_cast<std::byte*>(source.data);
-    walk.target = static_cast<std::byte*>(target.data);
-    walk.itemsize = 1;
-    walk.rank = 1;
-    walk.dims[0] = {target.nbytes(), 1, 1};
-  } else {
-    walk = walk_of(source, target);
-    if (walk.rank == 0) walk.dims[walk.rank++] = {1, walk.itemsize, walk.itemsize};
-  }
+  const Walk walk = walk_of(source, target);
+  if (is_packed(target)) source_.dtype = target_.dtype = DType(TypeCode::uint, 8);
   source_begin_ = walk.source;
   target_begin_ = walk.target;
-  for (int32_t i = 0; i < walk.rank; ++i) {
-    const LoopDim& dim = walk.dims[walk.rank - 1 - i];
-    whole_[i] = shape_[i] = dim.extent;
-    begin_[i] = 0;
-    source_strides_[i] = dim.src_stride_bytes / walk.itemsize;
-    target_strides_[i] = dim.dst_stride_bytes / walk.itemsize;
-  }
+  int32_t rank = 0;
+  const auto add_inside = [&](const LoopDim& dim) {
+    whole_[rank] = shape_[rank] = dim.extent;
+    source_strides_[rank] = dim.src_stride_bytes / walk.itemsize;
+    target_strides_[rank++] = dim.dst_stride_bytes / walk.itemsize;
+  };
+  for (int32_t i = walk.rank - 1; i >= 0; --i) add_inside(walk.dims[i]);
+  add_inside({walk.run_bytes / walk.itemsize, walk.itemsize, walk.itemsize});
   for (TensorView* view : {&source_, &target_}) {
     view->shape = shape_.data();
-    view->ndim = walk.rank;
+    view->ndim = rank;
   }
   source_.strides = source_strides_.data();
   target_.strides = target_strides_.data();
 
   int64_t inner_bytes = walk.itemsize;  // of one index of cut_
-  cut_ = walk.rank - 1;
+  cut_ = rank - 1;
   while (cut_ > 0 && inner_bytes * whole_[cut_] <= max_bytes) inner_bytes *= whole_[cut_--];
   step_ = std::clamp<int64_t>(max_bytes / inner_bytes, 1, whole_[cut_]);
-  count_ = (whole_[cut_] - 1) / step_ + 1;
+  steps_ = (whole_[cut_] - 1) / step_ + 1;
+  count_ = steps_;
   for (int32_t i = 0; i < cut_; ++i) {
     count_ *= whole_[i];
     shape_[i] = 1;
@@ -261,21 +235,15 @@ Pieces::Pieces(const TensorView& source, const TensorView& target, int64_t max_b
 
 bool Pieces::next() noexcept {
   if (index_ == count_) return false;
-  if (index_++ > 0) {
-    bytes_before_ += bytes();
-    int32_t dim = cut_;
-    begin_[dim] += step_;
-    while (begin_[dim] >= whole_[dim]) {
-      begin_[dim] = 0;
-      ++begin_[--dim];
-    }
-  }
-  shape_[cut_] = std::min(step_, whole_[cut_] - begin_[cut_]);
-  int64_t source_offset = 0;
-  int64_t target_offset = 0;
-  for (int32_t i = 0; i <= cut_; ++i) {
-    source_offset += begin_[i] * source_strides_[i];
-    target_offset += begin_[i] * target_strides_[i];
+  const int64_t begin = index_ % steps_ * step_;
+  int64_t outside = index_++ / steps_;
+  shape_[cut_] = std::min(step_, whole_[cut_] - begin);
+  int64_t source_offset = begin * source_strides_[cut_];
+  int64_t target_offset = begin * target_strides_[cut_];
+  for (int32_t i = cut_ - 1; i >= 0; --i) {
+    source_offset += outside % whole_[i] * source_strides_[i];
+    target_offset += outside % whole_[i] * target_strides_[i];
+    outside /= whole_[i];
   }
   source_.data = source_begin_ + source_offset * source_.itemsize();
   target_.data = target_begin_ + target_offset * target_.itemsize();

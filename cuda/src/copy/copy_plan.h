@@ -28,23 +28,22 @@ enum class CopyKind : uint8_t {
   pack,   ///< a kernel on the device: both sides must be device memory
 };
 
-/// One copy. The fields after `target` are set only for the kinds named with them.
+/// One copy. Not initialised: each kind sets what it uses.
 struct CopyStep {
   CopyKind kind;
   const std::byte* source;  ///< lowest address that the copy starts from; pack: first element
   std::byte* target;
-  int64_t bytes;  ///< all: how much arrives
+  int64_t bytes;  ///< how much arrives
 
-  int64_t width;  ///< rows, boxes: bytes of one row
-  int64_t rows;   ///< rows, boxes: of one plane
-  int64_t source_pitch;
-  int64_t target_pitch;
-  int64_t planes;              ///< boxes
-  int64_t source_plane_bytes;  ///< boxes: a multiple of source_pitch, at least rows of them
-  int64_t target_plane_bytes;
+  /// The bytes of a run, at strides of 1; rows, boxes: the rows of a plane, by their pitch; boxes:
+  /// planes, by multiples of the pitch, at least the rows of one apart.
+  std::array<LoopDim, 3> dims;
 
   PackParams pack;
 };
+
+/// The copy of one run of bytes.
+CopyStep flat_copy(const void* source, void* target, int64_t bytes) noexcept;
 
 /// Below this width a kernel through device memory is faster than a 2D copy.
 inline constexpr int64_t kMinRowBytes = 4096;
@@ -85,26 +84,19 @@ class Pieces {
 
   const TensorView& source() const noexcept { return source_; }
   const TensorView& target() const noexcept { return target_; }
-  /// Bytes of this piece's elements.
-  int64_t bytes() const noexcept { return source_.nbytes(); }
-  /// Bytes of the pieces before this one: where it begins in a dense target.
-  int64_t bytes_before() const noexcept { return bytes_before_; }
-  /// How many pieces there are in all.
-  int64_t count() const noexcept { return count_; }
 
  private:
   TensorView source_;
   TensorView target_;
   std::byte* source_begin_ = nullptr;
   std::byte* target_begin_ = nullptr;
-  int64_t bytes_before_ = 0;
-  int64_t count_ = 0;
   int32_t cut_ = 0;    // dimensions outside it stand at one index, those inside are whole
   int64_t step_ = 0;   // extent of a piece along cut_
+  int64_t steps_ = 0;  // pieces along cut_
+  int64_t count_ = 0;
   int64_t index_ = 0;  // pieces given out
   // Outermost first.
   std::array<int64_t, PackParams::kMaxRank> whole_;
-  std::array<int64_t, PackParams::kMaxRank> begin_;
   std::array<int64_t, PackParams::kMaxRank> shape_;
   std::array<int64_t, PackParams::kMaxRank> source_strides_;
   std::array<int64_t, PackParams::kMaxRank> target_strides_;

@@ -189,20 +189,18 @@ bool Operation::gather(std::span<const GatherParams::Run> runs) {
     const auto is_in_slot = [&](size_t k) {
       return k < runs.size() && place_of(k) + runs[k].bytes <= slot_bytes_;
     };
-    CopyStep transfer{};
+    int64_t bytes = 0;  // in the slot
     while (is_in_slot(i)) {
       GatherParams params{};
       for (; params.count < GatherParams::kMaxRuns && is_in_slot(i); ++i) {
         params.runs[params.count++] = {runs[i].source, slot + place_of(i), runs[i].bytes};
-        transfer.bytes = place_of(i) + runs[i].bytes;
+        bytes = place_of(i) + runs[i].bytes;
       }
       check(device_.api().gather(params, kernels_), "a gather kernel");
     }
     own_.filled(kernels_, transfers_);
-    transfer.kind = CopyKind::flat;
-    transfer.source = slot;
-    transfer.target = begin;
-    issue(device_.api(), engine_.pool(), transfer, Direction::to_host, transfers_);
+    issue(device_.api(), engine_.pool(), flat_copy(slot, begin, bytes), Direction::to_host,
+          transfers_);
     own_.read(transfers_);
   }
   last_transfer_ = transfers_;
