@@ -40,9 +40,8 @@ Call::Call(std::span<const TensorView> on_device, Stream given) : Call(device_of
 }
 
 void Call::require_address(const TensorView& view) const {
-  PointerAttributes attributes;
-  const CUresult answer = read_attributes(engine.api(), view.data, attributes);
-  device.require_alive_after(answer, "cuPointerGetAttributes");
+  const PointerAttributes attributes = attributes_of(engine.api(), view.data);
+  device.require_alive_after(attributes.answer, "cuPointerGetAttributes");
   const bool on_device = attributes.kind == MemoryKind::device;
   if (!on_device && attributes.kind != MemoryKind::managed) {
     throw Error(

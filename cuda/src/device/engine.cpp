@@ -217,17 +217,11 @@ int Engine::device_with_primary(CUcontext context) noexcept {
   return -1;
 }
 
-PointerAttributes Engine::attributes_of(const void* address) const noexcept {
-  PointerAttributes found;
-  read_attributes(api_, address, found);
-  return found;
-}
-
 PointerAttributes Engine::find(const void* address) {
   const CUcontext context = context_in_use();
   if (context == nullptr) return {};  // then CUDA knows no memory
   const CallGuard guard(api_, context);
-  return attributes_of(address);
+  return attributes_of(api_, address);
 }
 
 CUcontext Engine::context_in_use() {

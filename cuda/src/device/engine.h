@@ -50,10 +50,7 @@ class Engine final : public FenceSource {
   /// Returns the device whose primary context this is, or -1. Does not ask the context: a green one
   /// may be current to another thread, and only to one.
   int device_with_primary(CUcontext context) noexcept;
-  /// What CUDA knows about an address: MemoryKind::pageable if nothing. Requires: a context
-  /// is current.
-  PointerAttributes attributes_of(const void* address) const noexcept;
-  /// The same in a context_in_use(), if there is one.
+  /// attributes_of() in a context_in_use(), if there is one.
   PointerAttributes find(const void* address);
 
   /// Returns a context for queries and registrations: of a device of this engine, else of a device

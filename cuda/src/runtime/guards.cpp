@@ -12,23 +12,21 @@ Capture capture_of(const CudaApi& api, CUstream stream) noexcept {
           answer == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT || status != CU_STREAM_CAPTURE_STATUS_NONE};
 }
 
-CUresult read_attributes(const CudaApi& api, const void* address,
-                         PointerAttributes& found) noexcept {
+PointerAttributes attributes_of(const CudaApi& api, const void* address) noexcept {
   CUpointer_attribute asked[] = {CU_POINTER_ATTRIBUTE_MEMORY_TYPE, CU_POINTER_ATTRIBUTE_IS_MANAGED,
                                  CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL};
   unsigned type = 0;
   unsigned managed = 0;
   int device = -1;
   void* answers[] = {&type, &managed, &device};
-  found = {};
   // Success, with zeros, for memory that CUDA does not know.
-  const CUresult answer = api.pointer_get_attributes(3, asked, answers, address);
-  if (answer != CUDA_SUCCESS) return answer;
+  PointerAttributes found{api.pointer_get_attributes(3, asked, answers, address)};
+  if (found.answer != CUDA_SUCCESS) return found;
   if (type == CU_MEMORYTYPE_HOST) found.kind = MemoryKind::pinned;
   if (type == CU_MEMORYTYPE_DEVICE) found.kind = MemoryKind::device;
   if (type != 0 && managed != 0) found.kind = MemoryKind::managed;
   if (type != 0) found.device = device;
-  return answer;
+  return found;
 }
 
 CallGuard::CallGuard(const CudaApi& api, CUcontext context, bool* gone) : api_(api) {

@@ -22,12 +22,13 @@ enum class MemoryKind : uint8_t { pageable, pinned, device, managed };
 
 /// What CUDA knows of an address.
 struct PointerAttributes {
+  CUresult answer;                         ///< what CUDA said to the question
   MemoryKind kind = MemoryKind::pageable;  ///< also if CUDA does not know it
   int device = -1;                         ///< that it is on, or was registered with
 };
-/// Returns what CUDA answers to the question.
-CUresult read_attributes(const CudaApi& api, const void* address,
-                         PointerAttributes& found) noexcept;
+
+/// Requires: a context is current.
+PointerAttributes attributes_of(const CudaApi& api, const void* address) noexcept;
 
 /// Makes `context` current, at the cost of one query where it is already, and allows this thread
 /// allocation, registration, queries and synchronisation while another thread captures in global

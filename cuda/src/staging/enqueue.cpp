@@ -182,7 +182,7 @@ bool is_pinned(Engine& engine, const TensorView& view) {
   const auto* address = static_cast<const std::byte*>(view.data);
   const auto* first = address - range->before;
   if (engine.pool().holds(first)) return true;
-  const PointerAttributes found = engine.attributes_of(first);
+  const PointerAttributes found = attributes_of(engine.api(), first);
   if (found.kind == MemoryKind::device) {
     throw Error(ErrorCode::invalid_device, "data",
                 "data is memory of cuda:" + std::to_string(found.device) +
@@ -190,7 +190,7 @@ bool is_pinned(Engine& engine, const TensorView& view) {
                     ": fix the producer");
   }
   return found.kind == MemoryKind::pinned &&
-         engine.attributes_of(address + range->after - 1).kind == MemoryKind::pinned;
+         attributes_of(engine.api(), address + range->after - 1).kind == MemoryKind::pinned;
 }
 
 Loan each_once(const TensorView& view) {

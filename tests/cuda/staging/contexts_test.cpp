@@ -64,9 +64,7 @@ TEST_F(AnyContext, PinnedPrefersCurrentContext) {
   use_device(1);
   TestTensor& like = host({{1000}});
   const Loan memory = cuda::pinned_empty(like.view());
-  cuda::PointerAttributes found;
-  EXPECT_EQ(cuda::read_attributes(sim().api(), memory.view().data, found), CUDA_SUCCESS);
-  EXPECT_EQ(found.device, 1);
+  EXPECT_EQ(cuda::attributes_of(sim().api(), memory.view().data).device, 1);
   EXPECT_EQ(sim().leaks().retained_contexts, 1u) << "that of the other device is not retained";
 }
 

@@ -97,11 +97,10 @@ class StagingLayouts : public StagingTest {
   }
 
   bool is_pinned(uintptr_t address) {
-    cuda::PointerAttributes attributes;
-    in_context(1, [&] {
-      cuda::read_attributes(sim().api(), reinterpret_cast<void*>(address), attributes);
-    });
-    return attributes.kind == cuda::MemoryKind::pinned;
+    cuda::PointerAttributes found;
+    in_context(1,
+               [&] { found = cuda::attributes_of(sim().api(), reinterpret_cast<void*>(address)); });
+    return found.kind == cuda::MemoryKind::pinned;
   }
 
   // Everything is made once, so that later calls are those of copies alone.

@@ -62,8 +62,7 @@ TEST(SimCapture, UnsafeCallsAreForbiddenAndOthersNot) {
       .thread([&] {
         world.copy(world.host.data(), world.memory, 64, stream);
         world.order(stream, world.stream());
-        cuda::PointerAttributes attributes;
-        EXPECT_CUDA(cuda::read_attributes(world.api, memory, attributes));
+        EXPECT_CUDA(cuda::attributes_of(world.api, memory).answer);
         EXPECT_EQ(world.status_of(captured), CU_STREAM_CAPTURE_STATUS_ACTIVE);
         EXPECT_NO_REPORTS(world);
         void* more = nullptr;

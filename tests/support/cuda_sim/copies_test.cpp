@@ -115,9 +115,9 @@ TEST(SimRegistration, NonPortableIsOneContexts) {
     World world;
     PinnedBytes host(world.api, kCount, flags);
     world.sim.use_device(0);
-    cuda::PointerAttributes attributes;
-    ASSERT_CUDA(cuda::read_attributes(world.api, host.data(), attributes));
-    EXPECT_EQ(attributes.kind, flags != 0 ? cuda::MemoryKind::pinned : cuda::MemoryKind::pageable);
+    const cuda::PointerAttributes found = cuda::attributes_of(world.api, host.data());
+    ASSERT_CUDA(found.answer);
+    EXPECT_EQ(found.kind, flags != 0 ? cuda::MemoryKind::pinned : cuda::MemoryKind::pageable);
     world.sim.use_device(1);
   }
 }
