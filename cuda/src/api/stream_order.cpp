@@ -10,8 +10,7 @@ void order_streams(Stream earlier, Stream later) {
   Call call(Engine::get().device(later.device.device_id), later);
   const CheckedStream from = call.checked(earlier);
   const CheckedStream to = call.stream;
-  if (!from.ordered || !to.ordered || from.handle == to.handle) return;
-  call.run([&] { call.device.order(from.handle, to.handle); });
+  if (from.ordered && to.ordered) call.run([&] { call.device.order(from.handle, to.handle); });
 }
 
 Future when_reached(Stream stream) {

@@ -28,9 +28,8 @@ int64_t CopyStream::reserve(int64_t bytes, EventPool& events, CUstream allocatio
   // A power of two, so that the slots grow a few times only.
   auto wanted = static_cast<int64_t>(
       std::bit_ceil(static_cast<uint64_t>(std::clamp(bytes, kSmallestSlotBytes, kSlotBytes))));
-  for (Slot& slot : slots_) {
-    if (!slot.filled) slot.filled = events.take();
-    if (!slot.read) slot.read = events.take();
+  for (PooledEvent& read : reads_) {
+    if (!read) read = events.take();
   }
   void* memory = nullptr;
   CUresult answer = CUDA_ERROR_OUT_OF_MEMORY;
@@ -43,13 +42,13 @@ int64_t CopyStream::reserve(int64_t bytes, EventPool& events, CUstream allocatio
   check(answer, "cuMemAllocAsync");
   try {
     if (memory_ != nullptr) {
-      for (const Slot& slot : slots_)
-        check(api_.stream_wait_event(copies(), slot.read.get(), 0), "cuStreamWaitEvent");
+      for (const PooledEvent& read : reads_)
+        check(api_.stream_wait_event(copies(), read.get(), 0), "cuStreamWaitEvent");
       free_slots();
     }
     // Until the memory is there, no slot has been read.
-    for (const Slot& slot : slots_)
-      check(api_.event_record(slot.read.get(), allocations), "cuEventRecord");
+    for (const PooledEvent& read : reads_)
+      check(api_.event_record(read.get(), allocations), "cuEventRecord");
   } catch (...) {
     api_.free_async(memory, allocations);
     throw;
@@ -67,18 +66,12 @@ void CopyStream::free_slots() noexcept {
 
 std::byte* CopyStream::enter(CUstream first) {
   current_ = 1 - current_;
-  check(api_.stream_wait_event(first, slots_[current_].read.get(), 0), "cuStreamWaitEvent");
+  check(api_.stream_wait_event(first, reads_[current_].get(), 0), "cuStreamWaitEvent");
   return memory_ + static_cast<int64_t>(current_) * slot_bytes_;
 }
 
-void CopyStream::filled(CUstream first, CUstream second) {
-  const PooledEvent& event = slots_[current_].filled;
-  check(api_.event_record(event.get(), first), "cuEventRecord");
-  if (first != second) check(api_.stream_wait_event(second, event.get(), 0), "cuStreamWaitEvent");
-}
-
 void CopyStream::read(CUstream second) {
-  check(api_.event_record(slots_[current_].read.get(), second), "cuEventRecord");
+  check(api_.event_record(reads_[current_].get(), second), "cuEventRecord");
 }
 
 }  // namespace dlbridge::cuda

@@ -51,17 +51,10 @@ class CopyStream {
   /// The next slot; the calls that follow are about it. `first` is the stream that will fill it,
   /// which waits until the slot's last content was read.
   std::byte* enter(CUstream first);
-  /// `first` has filled it: `second` may read it.
-  void filled(CUstream first, CUstream second);
   /// The read of it was enqueued on `second`.
   void read(CUstream second);
 
  private:
-  struct Slot {
-    PooledEvent filled;
-    PooledEvent read;
-  };
-
   void free_slots() noexcept;
 
   const CudaApi& api_;
@@ -69,7 +62,7 @@ class CopyStream {
   OwnedStream kernels_;
   std::byte* memory_ = nullptr;
   int64_t slot_bytes_ = 0;
-  std::array<Slot, 2> slots_;
+  std::array<PooledEvent, 2> reads_;  // the last ones of both slots
   size_t current_ = 1;
 };
 

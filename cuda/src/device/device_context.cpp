@@ -103,6 +103,7 @@ CUstream DeviceContext::import_stream() {
 }
 
 void DeviceContext::order(CUstream earlier, CUstream later) {
+  if (earlier == later) return;
   const PooledEvent there = events().take();
   check(api_.event_record(there.get(), earlier), "cuEventRecord");
   check(api_.stream_wait_event(later, there.get(), 0), "cuStreamWaitEvent");

@@ -66,8 +66,8 @@ class DeviceContext {
   /// The thread that frees memory when the streams that used it have run.
   Waiter& frees() noexcept { return *work_->frees; }
 
-  /// Makes later work of `later` wait for the work that `earlier` has enqueued. Requires: the
-  /// context is current. Throws Error (device_failed).
+  /// Makes later work of `later`, if it is another stream, wait for the work that `earlier` has
+  /// enqueued. Requires: the context is current. Throws Error (device_failed).
   void order(CUstream earlier, CUstream later);
 
   EventPool& events() noexcept { return *events_; }

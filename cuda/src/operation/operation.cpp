@@ -111,7 +111,7 @@ void Operation::copy(const TensorView& source, const TensorView& target, Directi
     return copy_through_slots(source, target, kind == Direction::to_host);
   if (kind != Direction::on_device)
     last_transfer_ = copies_;
-  else if (unpacked_ && kernels_ != copies_)
+  else if (unpacked_)
     device_.order(kernels_, copies_);
   enqueue(step, kind, copies_);
 }
@@ -162,7 +162,7 @@ void Operation::copy_through_slots(const TensorView& source, const TensorView& t
     const std::lock_guard lock(own_.mutex);
     slot.data = own_.enter(first);
     enqueue(plan_copy(from, slot), to_host ? Direction::on_device : Direction::to_device, first);
-    own_.filled(first, second);
+    device_.order(first, second);
     enqueue(plan_copy(slot, to), to_host ? Direction::to_host : Direction::on_device, second);
     own_.read(second);
   }
@@ -198,7 +198,7 @@ bool Operation::gather(std::span<const GatherParams::Run> runs) {
       }
       check(device_.api().gather(params, kernels_), "a gather kernel");
     }
-    own_.filled(kernels_, transfers_);
+    device_.order(kernels_, transfers_);
     issue(device_.api(), engine_.pool(), flat_copy(slot, begin, bytes), Direction::to_host,
           transfers_);
     own_.read(transfers_);
@@ -214,7 +214,7 @@ void Operation::record_transfer(const PooledEvent& event) {
 void Operation::end(bool outer_waits) {
   const CudaApi& api = device_.api();
   for (const CUstream other : {kernels_, transfers_}) {
-    if (other != nullptr && other != copies_) device_.order(other, copies_);
+    if (other != nullptr) device_.order(other, copies_);
   }
   check(api.event_record(done_.get(), copies_), "cuEventRecord");
   if (outer_waits && outer_.ordered && !on_outer_stream_)
