@@ -174,7 +174,7 @@ MISTAKES = [
             "DeviceMemory.FreedAfterDestroyedStream"),
     Mistake("fence_skips_other_devices", "dropped results wait for the devices of this module alone",
             "device/engine.cpp",
-            (("DeviceContext* device = met(i);", "DeviceContext* device = devices_[static_cast<size_t>(i)].load();"),),
+            (("      if (device.has_context() && device.alive()", "      if (device.started() && device.alive()"),),
             "StagingHazards.DroppedResultWaitsForOtherDevices"),
     Mistake("fence_joins_streams", "a fence is recorded on a legacy stream that is busy",
             "device/engine.cpp",

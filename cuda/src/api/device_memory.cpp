@@ -66,11 +66,11 @@ class DeviceBlock {
     if (Engine::existing() != &block->engine_ || !device.alive()) return;
     try {
       const CallGuard guard(device.api(), device.context());
-      if (block->is_captured()) {
+      if (!block->record_users()) {
         const std::lock_guard lock(g_waiting_mutex);
         block->next_ = std::exchange(g_waiting, block.get());
         static_cast<void>(block.release());
-      } else if (block->record_users()) {
+      } else if (block->is_unused()) {
         block->free();
       } else {
         Waiter::Work work = device.frees().prepare([given] {
@@ -99,8 +99,10 @@ class DeviceBlock {
   }
 
  private:
-  // Whether a stream that used it is being captured.
-  bool is_captured() {
+  // Records what the streams that used it have to do. Returns false if one of them is being
+  // captured.
+  bool record_users() {
+    used_.clear();
     for (CUstream& user : users_) {
       Capture capture = capture_of(device_.api(), user);
       if (!capture.active && capture.answer != CUDA_SUCCESS &&
@@ -109,22 +111,20 @@ class DeviceBlock {
         user = CU_STREAM_LEGACY;
         capture = capture_of(device_.api(), user);
       }
-      if (capture.active) return true;
+      if (capture.active) return false;
       check(capture.answer, "cuStreamIsCapturing");
-    }
-    return false;
-  }
-
-  // Returns true if all that its users had to do has been done.
-  bool record_users() {
-    bool passed = true;
-    for (const CUstream user : users_) {
       PooledEvent event = device_.events().take();
       check(device_.api().event_record(event.get(), user), "cuEventRecord");
-      passed = passed && device_.api().event_query(event.get()) == CUDA_SUCCESS;
       used_.push_back(std::move(event));
     }
-    return passed;
+    return true;
+  }
+
+  // Returns true if all that was recorded has been done.
+  bool is_unused() const {
+    return std::ranges::all_of(used_, [&](const PooledEvent& event) {
+      return device_.api().event_query(event.get()) == CUDA_SUCCESS;
+    });
   }
 
   // Frees the memory once the events have passed. Requires: the device's context is current.
@@ -189,15 +189,11 @@ int32_t device_of_address(const void* address) {
 
 bool shares_managed_memory(int32_t device_id) {
   Engine& engine = Engine::get();
+  engine.require_index(device_id);
   int concurrent = 0;
-  const CUresult answer = engine.api().device_get_attribute(
-      &concurrent, CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, device_id);
-  if (answer == CUDA_ERROR_INVALID_DEVICE) {
-    throw Error(
-        ErrorCode::invalid_device, "device",
-        "device is cuda:" + std::to_string(device_id) + ", which this machine does not have");
-  }
-  check(answer, "cuDeviceGetAttribute");
+  check(engine.api().device_get_attribute(&concurrent,
+                                          CU_DEVICE_ATTRIBUTE_CONCURRENT_MANAGED_ACCESS, device_id),
+        "cuDeviceGetAttribute");
   return concurrent != 0;
 }
 

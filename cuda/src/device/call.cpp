@@ -41,7 +41,7 @@ Call::Call(std::span<const TensorView> on_device, Stream given) : Call(device_of
 
 void Call::require_address(const TensorView& view) const {
   const PointerAttributes attributes = attributes_of(engine.api(), view.data);
-  device.require_alive_after(attributes.answer, "cuPointerGetAttributes");
+  if (device.fails_with(attributes.answer)) check(attributes.answer, "cuPointerGetAttributes");
   const bool on_device = attributes.kind == MemoryKind::device;
   if (!on_device && attributes.kind != MemoryKind::managed) {
     throw Error(
@@ -64,6 +64,10 @@ CheckedStream Call::checked(Stream given) const {
     throw Error(ErrorCode::stream_invalid, "stream",
                 "stream is " + std::to_string(number) + "; " + why);
   };
+  const auto require_known = [&](CUresult answer, const char* call) {
+    if (device.fails_with(answer)) check(answer, call);
+    if (answer != CUDA_SUCCESS) refuse("CUDA does not know it (" + error_name(answer) + ")");
+  };
   const auto refuse_device = [&](int owner) {
     throw Error(ErrorCode::stream_invalid, "stream",
                 "the stream belongs to cuda:" + std::to_string(owner) + ", the tensor is on cuda:" +
@@ -79,14 +83,12 @@ CheckedStream Call::checked(Stream given) const {
   if (number < 0) refuse("expected 1, 2, -1 for no ordering, or a CUstream");
   auto* handle = static_cast<CUstream>(given.handle);
   const Capture capture = capture_of(engine.api(), handle);
-  device.require_alive_after(capture.answer, "cuStreamIsCapturing");
   if (capture.active) {
     throw Error(ErrorCode::stream_capturing, "stream",
                 "the stream is being captured into a CUDA graph, which cannot hold a staging: "
                 "stage before or after the capture");
   }
-  if (capture.answer != CUDA_SUCCESS)
-    refuse("CUDA does not know it (" + error_name(capture.answer) + ")");
+  require_known(capture.answer, "cuStreamIsCapturing");
   const char* const foreign_context =
       "it belongs to a context that is not the device's primary one, as cuCtxCreate and green "
       "contexts make them: pass a stream of the primary context";
@@ -99,9 +101,7 @@ CheckedStream Call::checked(Stream given) const {
     return {handle, true};
   }
   CUcontext context = nullptr;
-  const CUresult answer = engine.api().stream_get_ctx(handle, &context);
-  device.require_alive_after(answer, "cuStreamGetCtx");
-  if (answer != CUDA_SUCCESS) refuse("CUDA does not know it (" + error_name(answer) + ")");
+  require_known(engine.api().stream_get_ctx(handle, &context), "cuStreamGetCtx");
   if (context != device.context()) {
     const int owner = engine.device_with_primary(context);
     if (owner >= 0) refuse_device(owner);

@@ -31,27 +31,44 @@ DeviceContext::Work::Work(const CudaApi& api, CUcontext context)
   if (has_kernels) check(loaded, "loading the kernels");
 }
 
-DeviceContext::DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
-    : api_(api), index_(device), pool_(pool), events_(std::in_place, api) {
-  check(api_.device_primary_ctx_retain(&context_, device), "cuDevicePrimaryCtxRetain");
-  if (api_.ctx_get_id(context_, &context_id_) != CUDA_SUCCESS) context_id_ = 0;
-}
-
 DeviceContext::~DeviceContext() {
+  if (context() == nullptr) return;
   {
     bool gone = false;  // then what follows does what is left to do on the host
-    const CallGuard guard(api_, context_, &gone);
+    const CallGuard guard(api_, context(), &gone);
     work_.reset();  // first: copy streams have events
     events_.reset();
   }
   api_.device_primary_ctx_release(index_);
 }
 
-void DeviceContext::start() {
+// Requires: the lock.
+void DeviceContext::retain() {
+  if (context() != nullptr) return;
+  CUcontext retained = nullptr;
+  check(api_.device_primary_ctx_retain(&retained, index_), "cuDevicePrimaryCtxRetain");
+  if (api_.ctx_get_id(retained, &context_id_) != CUDA_SUCCESS) context_id_ = 0;
+  context_.store(retained, std::memory_order_release);
+}
+
+bool DeviceContext::has_context() {
+  if (context() != nullptr) return true;
+  unsigned flags = 0;
+  int active = 0;
+  if (api_.device_primary_ctx_get_state(index_, &flags, &active) != CUDA_SUCCESS || active == 0)
+    return false;
   const std::lock_guard lock(mutex_);
-  if (started_) return;
-  const CallGuard guard(api_, context_);
-  work_.emplace(api_, context_);
+  retain();
+  return true;
+}
+
+void DeviceContext::start() {
+  if (started()) return;
+  const std::lock_guard lock(mutex_);
+  if (started()) return;
+  retain();
+  const CallGuard guard(api_, context());
+  work_.emplace(api_, context());
   started_.store(true, std::memory_order_release);
 }
 
@@ -109,7 +126,8 @@ void DeviceContext::order(CUstream earlier, CUstream later) {
   check(api_.stream_wait_event(later, there.get(), 0), "cuStreamWaitEvent");
 }
 
-void DeviceContext::require_alive() const {
+void DeviceContext::require_alive() {
+  if (!context_lives()) mark_dead(CUDA_ERROR_CONTEXT_IS_DESTROYED);
   const CUresult cause = cause_.load();
   if (cause == CUDA_SUCCESS) return;
   throw CudaError(cause, ErrorCode::device_failed,
@@ -124,10 +142,12 @@ void DeviceContext::mark_dead(CUresult cause) noexcept {
   cause_.compare_exchange_strong(expected, cause);
 }
 
+// False if the primary context was destroyed since it was retained, as by cudaDeviceReset(): all
+// handles of this module in it are stale.
 bool DeviceContext::context_lives() const noexcept {
   if (context_id_ == 0) return true;
   unsigned long long id = 0;
-  const CUresult answer = api_.ctx_get_id(context_, &id);
+  const CUresult answer = api_.ctx_get_id(context(), &id);
   if (answer == CUDA_SUCCESS) return id == context_id_;
   return answer != CUDA_ERROR_CONTEXT_IS_DESTROYED && answer != CUDA_ERROR_INVALID_CONTEXT;
 }
@@ -140,10 +160,6 @@ bool DeviceContext::fails_with(CUresult error) noexcept {
   }
   mark_dead(error);
   return true;
-}
-
-void DeviceContext::require_alive_after(CUresult error, const char* call) {
-  if (fails_with(error)) check(error, call);
 }
 
 }  // namespace dlbridge::cuda

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // DeviceContext: the primary context, copy streams and events of one device, and whether it failed.
-// Created on first use of the device, kept until the engine ends. Thread: any.
+// Made in two steps, as the device is used, and kept until the engine ends. Thread: any.
 #pragma once
 
 #include <atomic>
@@ -26,16 +26,20 @@ class DeviceContext {
   static constexpr size_t kImports = 3;
   static constexpr size_t kWaiters = 8;
 
-  /// Retains the primary context of `device`. Throws Error (device_failed). Informs `pool` when the
-  /// device fails.
-  DeviceContext(const CudaApi& api, int device, PinnedPool& pool);
+  /// Calls no CUDA. Informs `pool` when the device fails.
+  DeviceContext(const CudaApi& api, int device, PinnedPool& pool)
+      : api_(api), index_(device), pool_(pool), events_(std::in_place, api) {}
   DeviceContext(const DeviceContext&) = delete;
   DeviceContext& operator=(const DeviceContext&) = delete;
   /// Requires: stopped, all events back.
   ~DeviceContext();
 
-  /// Makes the streams, all but those of kernels, unless that was done: a creation may wait for
-  /// running work, so it must not come with a copy. Throws Error (device_failed).
+  /// Returns true if the device has a primary context, made by this module or another library, and
+  /// retains it. Makes no streams. Throws Error (device_failed).
+  bool has_context();
+  /// Retains the primary context, which that creates if there is none, and makes the streams, all
+  /// but those of kernels, unless that was done: a creation may wait for running work, so it must
+  /// not come with a copy. Throws Error (device_failed).
   void start();
   bool started() const noexcept { return started_.load(std::memory_order_acquire); }
   /// Returns false if the driver compiles no kernels for the device: it copies, but packs and
@@ -44,7 +48,8 @@ class DeviceContext {
 
   const CudaApi& api() const noexcept { return api_; }
   int index() const noexcept { return index_; }
-  CUcontext context() const noexcept { return context_; }
+  /// The primary context; null unless has_context() or started.
+  CUcontext context() const noexcept { return context_.load(std::memory_order_acquire); }
 
   /// Returns a waiter for work after `producer` (a stream's number or handle): the one that already
   /// serves it, else the least busy. Requires: started.
@@ -70,6 +75,7 @@ class DeviceContext {
   /// enqueued. Requires: the context is current. Throws Error (device_failed).
   void order(CUstream earlier, CUstream later);
 
+  /// Requires: has_context() or started.
   EventPool& events() noexcept { return *events_; }
 
   /// Waits for the operations and ends the threads. Requires: no operation is begun meanwhile.
@@ -77,8 +83,9 @@ class DeviceContext {
   /// Whether no operation is in flight.
   bool idle() noexcept;
 
-  /// Throws Error (device_failed) if the device has failed permanently.
-  void require_alive() const;
+  /// Throws Error (device_failed) if the device has failed permanently. Requires: has_context() or
+  /// started.
+  void require_alive();
   bool alive() const noexcept { return cause_.load() == CUDA_SUCCESS; }
   /// Marks the device as failed: no further call is made on it, and memory that its work may use is
   /// leaked.
@@ -87,11 +94,6 @@ class DeviceContext {
   /// context was destroyed. The answer of a call about a stream of another library is not enough:
   /// its handle may be stale.
   bool fails_with(CUresult error) noexcept;
-  /// As fails_with(); throws Error (device_failed) for such an error of `call`.
-  void require_alive_after(CUresult error, const char* call);
-  /// Returns false if the primary context was destroyed, as by cudaDeviceReset(), since it was
-  /// retained: all handles of this module in it are stale.
-  bool context_lives() const noexcept;
 
  private:
   // What start() makes.
@@ -105,11 +107,14 @@ class DeviceContext {
     bool has_kernels = true;
   };
 
+  void retain();
+  bool context_lives() const noexcept;
+
   const CudaApi& api_;
   int index_;
   PinnedPool& pool_;
-  CUcontext context_ = nullptr;
-  unsigned long long context_id_ = 0;
+  std::atomic<CUcontext> context_{nullptr};
+  unsigned long long context_id_ = 0;  // 0: not known
   std::atomic<CUresult> cause_{CUDA_SUCCESS};
   std::optional<EventPool> events_;
   std::mutex mutex_;

@@ -98,13 +98,14 @@ Availability availability() {
 Engine::Engine(const CudaApi& api, size_t piece_bytes, const Availability& found)
     : api_(api),
       found_(found),
-      devices_(static_cast<size_t>(found.device_count)),
-      pool_(api, *this, pinned::default_limit("/", variable), piece_bytes, kPoolIdleAge) {}
+      pool_(api, *this, pinned::default_limit("/", variable), piece_bytes, kPoolIdleAge) {
+  for (int i = 0; i < found.device_count; ++i) devices_.emplace_back(api, i, pool_);
+}
 
 void Engine::end() {
-  for_each_device([](DeviceContext& device) { device.stop(); });
+  for (DeviceContext& device : devices_) device.stop();
   pool_.end();  // first: its events are those of the devices
-  for (auto& slot : devices_) delete slot.exchange(nullptr);
+  devices_.clear();
 }
 
 Engine* Engine::existing() noexcept {
@@ -138,64 +139,30 @@ Engine& Engine::get() {
   return *g_engine.load();
 }
 
-DeviceContext& Engine::meet(int index) {
-  const std::lock_guard lock(mutex_);
-  auto& slot = devices_[static_cast<size_t>(index)];
-  if (slot.load() == nullptr)
-    slot.store(new DeviceContext(api_, index, pool_), std::memory_order_release);
-  return *slot.load();
-}
-
-DeviceContext& Engine::open(int index) {
-  DeviceContext& device = meet(index);
-  device.start();
-  return device;
-}
-
-CUresult Engine::primary_context(int index) const noexcept {
-  unsigned flags = 0;
-  int active = 0;
-  const CUresult answer = api_.device_primary_ctx_get_state(index, &flags, &active);
-  return answer == CUDA_SUCCESS && active == 0 ? CUDA_ERROR_INVALID_CONTEXT : answer;
-}
-
-// Returns a device whose primary context is active, made by this module or another library, else
-// null. Makes no streams.
-DeviceContext* Engine::met(int index) {
-  const auto& slot = devices_[static_cast<size_t>(index)];
-  if (DeviceContext* device = slot.load(std::memory_order_acquire)) return device;
-  return primary_context(index) == CUDA_SUCCESS ? &meet(index) : nullptr;
+void Engine::require_index(int index) const {
+  const int count = static_cast<int>(devices_.size());
+  if (index >= 0 && index < count) return;
+  throw Error(ErrorCode::invalid_device, "device",
+              "device is cuda:" + std::to_string(index) + ", which this machine does not have; " +
+                  "its devices are cuda:0 to cuda:" + std::to_string(count - 1));
 }
 
 DeviceContext& Engine::device(int index) {
-  DeviceContext* found = nullptr;
-  if (index >= 0 && index < device_count())
-    found = devices_[static_cast<size_t>(index)].load(std::memory_order_acquire);
-  if (found != nullptr && found->started()) [[likely]] {
-    if (!found->context_lives()) found->mark_dead(CUDA_ERROR_CONTEXT_IS_DESTROYED);
-    found->require_alive();
-    return *found;
-  }
-  const CUresult answer =
-      index < device_count() ? primary_context(index) : CUDA_ERROR_INVALID_DEVICE;
-  if (answer != CUDA_SUCCESS) {
+  require_index(index);
+  DeviceContext& found = devices_[static_cast<size_t>(index)];
+  if (!found.has_context()) {
     throw Error(ErrorCode::invalid_device, "device",
                 "device is cuda:" + std::to_string(index) +
-                    (answer != CUDA_ERROR_INVALID_CONTEXT
-                         ? ", which this machine does not have"
-                         : ", on which the CUDA runtime has allocated nothing yet: what is to be "
-                           "staged has to be there first"));
+                    ", on which the CUDA runtime has allocated nothing yet: what is to be staged "
+                    "has to be there first");
   }
-  return open(index);
+  return started(index);
 }
 
 DeviceContext& Engine::started(int index) {
-  if (index < 0 || index >= device_count()) {
-    throw Error(ErrorCode::invalid_device, "device",
-                "device is cuda:" + std::to_string(index) + ", which this machine does not have; " +
-                    "its devices are cuda:0 to cuda:" + std::to_string(device_count() - 1));
-  }
-  DeviceContext& found = open(index);
+  require_index(index);
+  DeviceContext& found = devices_[static_cast<size_t>(index)];
+  found.start();
   found.require_alive();
   return found;
 }
@@ -209,10 +176,9 @@ int Engine::device_of_context(CUcontext context) const noexcept {
   return device;
 }
 
-int Engine::device_with_primary(CUcontext context) noexcept {
-  for (int i = 0; i < device_count(); ++i) {
-    const DeviceContext* device = met(i);
-    if (device != nullptr && device->context() == context) return i;
+int Engine::device_with_primary(CUcontext context) {
+  for (DeviceContext& device : devices_) {
+    if (device.has_context() && device.context() == context) return device.index();
   }
   return -1;
 }
@@ -225,33 +191,29 @@ PointerAttributes Engine::find(const void* address) {
 }
 
 CUcontext Engine::context_in_use() {
-  CUdevice current = -1;
-  api_.ctx_get_device(&current);  // fails where none is current
-  CUcontext found = nullptr;
-  for_each_device([&](const DeviceContext& device) {
-    if (device.alive() && (found == nullptr || device.index() == current)) found = device.context();
-  });
-  if (found != nullptr) return found;
-  int chosen = -1;
-  for (int i = 0; i < device_count(); ++i) {
-    if (primary_context(i) == CUDA_SUCCESS && (chosen < 0 || i == current)) chosen = i;
+  CUdevice current = 0;
+  if (api_.ctx_get_device(&current) != CUDA_SUCCESS) current = 0;  // no context is current
+  DeviceContext* failed = nullptr;
+  for (size_t i = 0; i < devices_.size(); ++i) {
+    DeviceContext& device = devices_[(static_cast<size_t>(current) + i) % devices_.size()];
+    if (!device.has_context()) continue;
+    if (device.alive()) return device.context();
+    failed = &device;
   }
-  return chosen < 0 ? nullptr : device(chosen).context();
+  if (failed != nullptr) failed->require_alive();
+  return nullptr;
 }
 
 CUcontext Engine::any_context() {
-  if (const CUcontext found = context_in_use()) return found;
-  // No device has a context yet: memory is registered with the first one.
-  DeviceContext& first = open(0);
-  first.require_alive();
-  return first.context();
+  const CUcontext found = context_in_use();
+  return found != nullptr ? found : started(0).context();
 }
 
 bool Engine::drain(double seconds) noexcept {
   const auto until = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
   while (true) {
     bool idle = true;
-    for_each_device([&](DeviceContext& device) { idle &= !device.alive() || device.idle(); });
+    for (DeviceContext& device : devices_) idle &= !device.alive() || device.idle();
     if (idle) return true;
     if (std::chrono::steady_clock::now() >= until) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
@@ -282,10 +244,9 @@ bool Engine::fence(DeviceContext& device, bool urgent, Fence& fence) {
 
 Fence Engine::fence(bool urgent) noexcept {
   Fence all;
-  for (int i = 0; i < device_count(); ++i) {
+  for (DeviceContext& device : devices_) {
     try {
-      DeviceContext* device = met(i);
-      if (device != nullptr && device->alive() && !fence(*device, urgent, all)) all.later = true;
+      if (device.has_context() && device.alive() && !fence(device, urgent, all)) all.later = true;
     } catch (const std::exception&) {
       all.failed = true;
     }

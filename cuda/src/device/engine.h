@@ -3,9 +3,7 @@
 // pool. Created on first use; not destroyed at process exit.
 #pragma once
 
-#include <atomic>
-#include <mutex>
-#include <vector>
+#include <deque>
 
 #include "device/device_context.h"
 #include "dlbridge/cuda/device.h"
@@ -39,8 +37,10 @@ class Engine final : public FenceSource {
   const CudaApi& api() const noexcept { return api_; }
   PinnedPool& pool() noexcept { return pool_; }
 
-  /// Returns a device that has a primary context. Throws Error (invalid_device if it has none,
-  /// device_failed if it failed).
+  /// Throws Error (invalid_device) unless this machine has the device.
+  void require_index(int index) const;
+  /// Returns a device that has a primary context, started. Throws Error (invalid_device if it has
+  /// none, device_failed if it failed).
   DeviceContext& device(int index);
   /// The same; creates the primary context if there is none.
   DeviceContext& started(int index);
@@ -49,12 +49,12 @@ class Engine final : public FenceSource {
   int device_of_context(CUcontext context) const noexcept;
   /// Returns the device whose primary context this is, or -1. Does not ask the context: a green one
   /// may be current to another thread, and only to one.
-  int device_with_primary(CUcontext context) noexcept;
+  int device_with_primary(CUcontext context);
   /// attributes_of() in a context_in_use(), if there is one.
   PointerAttributes find(const void* address);
 
-  /// Returns a context for queries and registrations: of a device of this engine, else of a device
-  /// that has one, the current device first. Null if none has. Throws Error (device_failed).
+  /// Returns a primary context for queries and registrations: of a device that has one, the current
+  /// device first. Null if none has. Throws Error (device_failed).
   CUcontext context_in_use();
   /// The same; creates that of the first device if none has one.
   CUcontext any_context();
@@ -67,25 +67,12 @@ class Engine final : public FenceSource {
   int numa_node() noexcept override;
 
  private:
-  int device_count() const noexcept { return static_cast<int>(devices_.size()); }
-  DeviceContext& meet(int index);
-  DeviceContext& open(int index);
-  DeviceContext* met(int index);
-  CUresult primary_context(int index) const noexcept;
   bool fence(DeviceContext& device, bool urgent, Fence& fence);
-  /// Calls visit(DeviceContext&) for every device of this engine.
-  template <typename Visit>
-  void for_each_device(Visit&& visit) noexcept {
-    for (auto& slot : devices_) {
-      if (DeviceContext* device = slot.load(std::memory_order_acquire)) visit(*device);
-    }
-  }
 
   const CudaApi& api_;
   const Availability found_;
   const unsigned forks_ = forks();
-  std::mutex mutex_;  // held while a device is opened
-  std::vector<std::atomic<DeviceContext*>> devices_;
+  std::deque<DeviceContext> devices_;
   PinnedPool pool_;
 };
 
