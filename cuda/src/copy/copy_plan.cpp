@@ -149,9 +149,8 @@ void plan_pack(const Walk& walk, CopyStep& step) noexcept {
   params.rank = 0;
   params.element_bytes = unit_of(walk);
   params.count = step.bytes / params.element_bytes;
-  if (walk.run_bytes != params.element_bytes)
-    add_dim(params,
-            {walk.run_bytes / params.element_bytes, params.element_bytes, params.element_bytes});
+  const int64_t unit = params.element_bytes;
+  if (walk.run_bytes != unit) add_dim(params, {walk.run_bytes / unit, unit, unit});
   for (int32_t i = 0; i < walk.rank; ++i) add_dim(params, walk.dims[i]);
   // The dimension that is innermost in the source comes second, where tiles look for it.
   for (int32_t i = 2; i < params.rank; ++i) {

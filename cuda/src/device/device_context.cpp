@@ -79,9 +79,8 @@ void DeviceContext::stop() noexcept {
 }
 
 bool DeviceContext::idle() noexcept {
-  const std::lock_guard lock(mutex_);
-  return !started_ || std::ranges::none_of(work_->waiters,
-                                           [](const Waiter& each) { return each.in_flight > 0; });
+  return !started() || std::ranges::none_of(work_->waiters,
+                                            [](const Waiter& each) { return each.in_flight > 0; });
 }
 
 WaiterUse DeviceContext::waiter_for(void* producer) {
