@@ -13,6 +13,7 @@
 #include <functional>
 #include <map>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <utility>
 #include <vector>
@@ -35,6 +36,15 @@ class CountingApi {
       return g_current->event_create(event, flags);
     };
     table_.event_destroy = [](CUevent event) { return g_current->event_destroy(event); };
+    table_.event_query = [](CUevent event) { return g_current->on_query(event); };
+    table_.ctx_get_device = [](CUdevice* device) {
+      *device = 0;
+      return CUDA_SUCCESS;
+    };
+    table_.device_get_attribute = [](int* value, CUdevice_attribute, CUdevice) {
+      *value = g_current->numa_node;
+      return CUDA_SUCCESS;
+    };
     table_.thread_exchange_stream_capture_mode = [](CUstreamCaptureMode* mode) {
       std::swap(*mode, g_mode);
       return CUDA_SUCCESS;
@@ -64,6 +74,9 @@ class CountingApi {
 
   /// Called before every call below, with no lock of this held.
   std::function<void()> on_call;
+  /// The answer to a query of an event.
+  std::function<CUresult(CUevent)> on_query;
+  int numa_node = -1;  ///< of the device
   /// The call with this number, counted from 1, fails, and so do `failures` - 1 after it.
   void fail_at(size_t number, CUresult error, size_t failures = 1) {
     const std::lock_guard lock(mutex_);
@@ -163,16 +176,17 @@ class CountingApi {
 };
 
 /// Fences of one device, and tickets: both pass at once unless held back.
-class TestFences final : public cuda::FenceSource {
+class TestFences {
  public:
-  explicit TestFences(const CountingApi& api) : api_(api), events_(api.table()) {}
-  ~TestFences() override = default;
+  explicit TestFences(CountingApi& api) : api_(api), events_(api.table()) {
+    api.on_query = [this](CUevent event) { return passed(event); };
+  }
 
   /// A ticket that passes when the test says pass(), or fail().
   cuda::PooledEvent ticket() {
     cuda::PooledEvent event = events_.take();
     const std::lock_guard lock(mutex_);
-    states_[event.get()] = 0;
+    states_[event.get()] = CUDA_ERROR_NOT_READY;
     fences_.erase(event.get());  // it may have been one before
     return event;
   }
@@ -181,21 +195,20 @@ class TestFences final : public cuda::FenceSource {
     pass(event.get());
     return event;
   }
-  void pass(CUevent event) { set(event, 1); }
-  void fail(CUevent event) { set(event, -1); }
+  void pass(CUevent event) { set(event, CUDA_SUCCESS); }
+  void fail(CUevent event) { set(event, CUDA_ERROR_LAUNCH_FAILED); }
 
   /// From now on fences do not pass, until pass_fences().
-  void hold_fences() { new_fences_ = 0; }
-  void pass_new_fences() { new_fences_ = 1; }
+  void hold_fences() { new_fences_ = CUDA_ERROR_NOT_READY; }
   void pass_fences() {
-    pass_new_fences();
+    new_fences_ = CUDA_SUCCESS;
     const std::lock_guard lock(mutex_);
-    for (const CUevent event : fences_) states_[event] = 1;
+    for (const CUevent event : fences_) states_[event] = CUDA_SUCCESS;
   }
-  void fail_fences() { new_fences_ = -1; }
+  void fail_fences() { new_fences_ = CUDA_ERROR_LAUNCH_FAILED; }
   /// From now on a fence passes when it is asked for `count` times.
   void pass_fences_after(int count) {
-    new_fences_ = 0;
+    hold_fences();
     patience_ = count;
   }
   std::atomic<bool> no_device{false};    ///< fences are empty
@@ -204,36 +217,33 @@ class TestFences final : public cuda::FenceSource {
   std::atomic<int> taken{0};             ///< fences
   std::atomic<int> polls{0};
 
-  cuda::Fence fence(bool) noexcept override {
+  std::optional<cuda::Fence> operator()(bool) {
     if (api_.on_call) api_.on_call();
     ++taken;
+    if (capturing) return std::nullopt;
+    if (fence_fails) throw Error(ErrorCode::device_failed, "device", "no fence");
     cuda::Fence fence;
-    fence.failed = fence_fails;
-    fence.later = capturing;
-    if (no_device || fence_fails || capturing) return fence;
-    try {
-      fence.events.push_back(ticket());
-    } catch (const Error&) {
-      fence.failed = true;
-      return fence;
-    }
+    if (no_device) return fence;
+    fence.push_back(ticket());
     const std::lock_guard lock(mutex_);
-    const CUevent event = fence.events.back().get();
+    const CUevent event = fence.back().get();
     states_[event] = new_fences_;
     fences_.insert(event);
     return fence;
   }
-  int passed(const cuda::PooledEvent& event) noexcept override {
+
+ private:
+  CUresult passed(CUevent event) {
     if (api_.on_call) api_.on_call();
     ++polls;
     const std::lock_guard lock(mutex_);
-    int& state = states_.at(event.get());
-    if (patience_ > 0 && state == 0 && fences_.contains(event.get()) && --patience_ == 0) state = 1;
+    CUresult& state = states_.at(event);
+    if (patience_ > 0 && state == CUDA_ERROR_NOT_READY && fences_.contains(event) &&
+        --patience_ == 0)
+      state = CUDA_SUCCESS;
     return state;
   }
-
- private:
-  void set(CUevent event, int state) {
+  void set(CUevent event, CUresult state) {
     const std::lock_guard lock(mutex_);
     states_[event] = state;
   }
@@ -241,9 +251,9 @@ class TestFences final : public cuda::FenceSource {
   const CountingApi& api_;
   cuda::EventPool events_;
   std::mutex mutex_;
-  std::map<CUevent, int> states_;
+  std::map<CUevent, CUresult> states_;
   std::set<CUevent> fences_;
-  std::atomic<int> new_fences_{1};
+  std::atomic<CUresult> new_fences_{CUDA_SUCCESS};
   int patience_ = 0;
 };
 

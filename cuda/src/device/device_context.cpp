@@ -34,8 +34,8 @@ DeviceContext::Work::Work(const CudaApi& api, CUcontext context)
 DeviceContext::~DeviceContext() {
   if (context() == nullptr) return;
   {
-    bool gone = false;  // then what follows does what is left to do on the host
-    const CallGuard guard(api_, context(), &gone);
+    // Not entered: what follows does what is left to do on the host.
+    const CallGuard guard(api_, context(), std::nothrow);
     work_.reset();  // first: copy streams have events
     events_.reset();
   }

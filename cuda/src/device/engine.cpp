@@ -99,7 +99,9 @@ Availability availability() {
 Engine::Engine(const CudaApi& api, size_t piece_bytes, const Availability& found)
     : api_(api),
       found_(found),
-      pool_(api, *this, pinned::default_limit("/", variable), piece_bytes, kPoolIdleAge) {
+      pool_(
+          api, [this](bool urgent) { return fence(urgent); }, pinned::default_limit("/", variable),
+          piece_bytes, kPoolIdleAge) {
   for (int i = 0; i < found.device_count; ++i) devices_.emplace_back(api, i, pool_);
 }
 
@@ -226,49 +228,25 @@ bool drain(double seconds) noexcept {
   return engine == nullptr || engine->drain(seconds);
 }
 
-// Returns false if the blocks have to go on waiting. Blocking streams wait for an event on the
-// legacy stream, and it for them, so that it couples streams that have nothing to do with each
-// other: if it is not urgent, it is recorded only where they have nothing to do.
-bool Engine::fence(DeviceContext& device, bool urgent, Fence& fence) {
-  const CallGuard guard(api_, device.context());
-  if (capture_of(api_, CU_STREAM_LEGACY).active) return false;  // recording would end the capture
-  // The legacy stream's handle stands for all blocking streams (CUDA programming guide, prohibited
-  // operations of stream capture).
-  if (api_.stream_query(CU_STREAM_LEGACY) != CUDA_SUCCESS && !urgent) return false;
-  PooledEvent event = device.events().take();
-  const CUresult recorded = api_.event_record(event.get(), CU_STREAM_LEGACY);
-  device.fails_with(recorded);
-  check(recorded, "cuEventRecord");
-  fence.events.push_back(std::move(event));
-  return true;
-}
-
-Fence Engine::fence(bool urgent) noexcept {
-  Fence all;
+// Blocking streams wait for an event on the legacy stream, and it for them, so that it couples
+// streams that have nothing to do with each other: if it is not urgent, it is recorded only where
+// they have nothing to do.
+std::optional<Fence> Engine::fence(bool urgent) {
+  Fence fence;
   for (DeviceContext& device : devices_) {
-    try {
-      if (device.has_context() && device.alive() && !fence(device, urgent, all)) all.later = true;
-    } catch (const std::exception&) {
-      all.failed = true;
-    }
+    if (!device.has_context() || !device.alive()) continue;
+    const CallGuard guard(api_, device.context());
+    // Recording would end the capture. The legacy stream's handle stands for all blocking streams
+    // (CUDA programming guide, prohibited operations of stream capture).
+    if (capture_of(api_, CU_STREAM_LEGACY).active) return std::nullopt;
+    if (api_.stream_query(CU_STREAM_LEGACY) != CUDA_SUCCESS && !urgent) return std::nullopt;
+    PooledEvent event = device.events().take();
+    const CUresult recorded = api_.event_record(event.get(), CU_STREAM_LEGACY);
+    device.fails_with(recorded);
+    check(recorded, "cuEventRecord");
+    fence.push_back(std::move(event));
   }
-  return all;
-}
-
-int Engine::passed(const PooledEvent& event) noexcept {
-  const CUresult answer = api_.event_query(event.get());
-  if (answer == CUDA_ERROR_NOT_READY) return 0;
-  return answer == CUDA_SUCCESS ? 1 : -1;
-}
-
-int Engine::numa_node() noexcept {
-  CUdevice device = -1;
-  int node = -1;
-  if (api_.ctx_get_device(&device) != CUDA_SUCCESS) return -1;
-  // Fails before CUDA 12.2.
-  const CUresult answer =
-      api_.device_get_attribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, device);
-  return answer == CUDA_SUCCESS ? node : -1;
+  return fence;
 }
 
 }  // namespace dlbridge::cuda

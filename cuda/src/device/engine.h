@@ -4,6 +4,7 @@
 #pragma once
 
 #include <deque>
+#include <optional>
 
 #include "device/device_context.h"
 #include "dlbridge/cuda/device.h"
@@ -13,7 +14,7 @@
 
 namespace dlbridge::cuda {
 
-class Engine final : public FenceSource {
+class Engine {
  public:
   /// `piece_bytes`: the most that the pool registers in one call. Requires: `found` is usable.
   Engine(const CudaApi& api, size_t piece_bytes, const Availability& found);
@@ -62,12 +63,8 @@ class Engine final : public FenceSource {
   /// Waits until no operation is in flight.
   bool drain(double seconds) noexcept;
 
-  Fence fence(bool urgent) noexcept override;
-  int passed(const PooledEvent& event) noexcept override;
-  int numa_node() noexcept override;
-
  private:
-  bool fence(DeviceContext& device, bool urgent, Fence& fence);
+  std::optional<Fence> fence(bool urgent);
 
   const CudaApi& api_;
   const Availability found_;

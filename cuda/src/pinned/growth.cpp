@@ -32,19 +32,20 @@ pinned::Block* PinnedPool::take_slowly(size_t capacity) {
   const size_t least = pinned::whole_pages(capacity);
   Lock lock(mutex_);
   for (int polls = 0;;) {
-    if (Block* const block = take_free(capacity, true)) return block;
+    if (Block* const block = take_listed(capacity, false)) return block;
+    if (Block* const block = take_merged(capacity)) return block;
     // One thread at a time adds a shared segment: it will do for the others too.
     if (shared && shared_growth_) {
       changed_.wait(lock, [this] { return !shared_growth_; });
       continue;
     }
     if (allows(least)) break;
-    if (open_whole(capacity)) continue;
-    const size_t coming = bytes_in(State::in_flight) + bytes_in(State::deferred);
+    if (Block* const block = take_listed(capacity, true)) return block;
+    const size_t coming = count_.in_flight + count_.quarantined;
     if (coming < capacity || (polls++ >= kLeastPolls && Clock::now() >= deadline)) {
       ++count_.refused;
       if (least <= count_.limit) wanted_ = std::max(wanted_, least);
-      wake_.notify_one();
+      changed_.notify_all();
       return nullptr;
     }
     lock.unlock();
@@ -56,11 +57,12 @@ pinned::Block* PinnedPool::take_slowly(size_t capacity) {
   size_t size = least;
   if (shared) {
     size_t wish = 0;
-    for (const Segment& each : segments_) wish += each.whole ? 0 : each.memory.size();
+    for (const Segment& each : segments_)
+      wish += each.memory.size() <= kLargestShared ? each.memory.size() : 0;
     wish = std::min({wish, kLargestShared, count_.limit - used()});
     size = std::max(least, wish / kHuge * kHuge);
   }
-  Block* const block = grow(lock, size, !shared, false) ? take_free(capacity, true) : nullptr;
+  Block* const block = grow(lock, size, false) ? take_listed(capacity, false) : nullptr;
   if (block == nullptr) ++count_.refused;
   return block;
 }
@@ -75,7 +77,7 @@ void PinnedPool::reserve(size_t bytes) {
                     std::to_string(count_.limit) + ", of which " + std::to_string(used()) +
                     " are registered: raise it with set_pinned_limit");
   }
-  if (grow(lock, size, false, true)) return;
+  if (grow(lock, size, true)) return;
   throw Error(ErrorCode::out_of_memory, "pinned memory",
               "CUDA did not register all of " + std::to_string(bytes) +
                   " bytes; what it registered stays, and the limit is now " +
@@ -83,67 +85,52 @@ void PinnedPool::reserve(size_t bytes) {
                   ": reserve less, or look for a limit of the container or the virtual machine");
 }
 
-// Registers a segment of `bytes`, which becomes free blocks: of a reservation piece by piece.
-// Returns false where it is not registered whole: what is stays usable, and the limit is what is
-// registered then, so that later takes do not ask the driver again. Releases the lock meanwhile.
-bool PinnedPool::grow(Lock& lock, size_t bytes, bool whole, bool reserved) {
-  const bool shared = !whole && !reserved;
-  growing_ += bytes;
+// Registers a segment of `bytes`, which becomes free blocks: that of a reservation piece by piece,
+// another one at the end. Returns false where it is not registered whole: what is stays usable, and
+// if it was refused the limit is what is registered then, so that later takes do not ask the driver
+// again. Releases the lock meanwhile.
+bool PinnedPool::grow(Lock& lock, size_t bytes, bool reserved) {
+  const bool shared = bytes <= kLargestShared && !reserved;
   shared_growth_ |= shared;
+  growing_ += bytes;
+  size_t left = bytes;
   std::list<Segment> made;
   Segment* segment = nullptr;
-  Blocks::node_type record;
-  size_t left = bytes;
-  // Makes a free block of what was registered. Requires: the lock.
-  const auto publish = [&] {
-    const size_t fresh = segment->memory.registered() - segment->usable;
-    if (fresh == 0) return;
+  bool refused = false;
+  std::exception_ptr failure;
+  do {
+    lock.unlock();
+    Blocks::node_type record;
+    try {
+      record = new_record();
+      if (segment == nullptr) segment = &made.emplace_back(bytes, piece_bytes_, reserved);
+      do {
+        refused = segment->memory.register_next(api_) == 0;
+      } while (!refused && !reserved && segment->memory.registered() < bytes);
+    } catch (const CudaError&) {
+      failure = std::current_exception();
+    } catch (const Error&) {
+      refused = true;  // there is no room to map it
+    } catch (...) {
+      failure = std::current_exception();
+    }
+    lock.lock();
+    const size_t done = bytes - left;
+    const size_t fresh = segment == nullptr ? 0 : segment->memory.registered() - done;
+    if (fresh == 0) break;
     segments_.splice(segments_.end(), made);
     Block& block = record.mapped();
-    record.key() = block.data = segment->memory.data() + segment->usable;
+    record.key() = block.data = segment->memory.data() + done;
     block.segment = segment;
     block.bytes = fresh;
-    segment->usable += fresh;
     left -= fresh;
     growing_ -= fresh;
     count_.registered += fresh;
-    bytes_[static_cast<size_t>(State::owned)] += fresh;
+    count_.owned += fresh;
     make_free(&blocks_.insert(std::move(record)).position->second);
-  };
+  } while (left > 0 && !refused && !failure && !stopping_);
 
-  lock.unlock();
-  bool refused = false;
-  std::exception_ptr failure;
-  try {
-    record = new_record();
-    segment = &made.emplace_back(bytes, piece_bytes_, fences_.numa_node(), whole, reserved);
-    bool stopped = false;
-    for (size_t done = 0; done < bytes && !refused && !stopped;) {
-      const size_t piece = segment->memory.register_next(api_);
-      refused = piece == 0;
-      done += piece;
-      context_.store(segment->memory.context());
-      if (!reserved || refused) continue;
-      const Lock relock(mutex_);
-      publish();
-      stopped = stopping_;
-      record = new_record();
-    }
-  } catch (const CudaError&) {
-    failure = std::current_exception();
-  } catch (const Error&) {
-    refused = true;  // there is no room to map it
-  } catch (...) {
-    failure = std::current_exception();
-  }
-  lock.lock();
-
-  // A reservation that is whole may have been trimmed already.
-  if (segment != nullptr && left > 0) {
-    segment->whole = whole && segment->memory.registered() == bytes;
-    if (record) publish();
-    if (left > 0 && made.empty()) segment->memory.shrink();
-  }
+  if (left > 0 && left < bytes) segment->memory.shrink();
   growing_ -= left;
   if (refused) {
     ++count_.register_failed;
@@ -158,30 +145,30 @@ bool PinnedPool::grow(Lock& lock, size_t bytes, bool whole, bool reserved) {
 
 // ---- Giving memory back
 
-size_t PinnedPool::unregister_idle(Clock::time_point before, size_t bytes, bool reserved_too) {
+// Unregisters the segments that are idle since `before`, and the longest idle ones until that is
+// `least` bytes. Returns the bytes unregistered, which count as owned meanwhile.
+size_t PinnedPool::unregister_idle(Clock::time_point before, size_t least, bool reserved_too) {
   std::list<Segment> idle;
   size_t taken = 0;
   {
     const Lock lock(mutex_);
-    while (taken < bytes) {
+    while (true) {
       auto oldest = segments_.end();
       for (auto each = segments_.begin(); each != segments_.end(); ++each) {
-        if (!each->idle() || each->idle_since >= before || (each->reserved && !reserved_too))
-          continue;
+        if (!each->idle() || (each->reserved && !reserved_too)) continue;
         if (oldest == segments_.end() || each->idle_since < oldest->idle_since) oldest = each;
       }
-      if (oldest == segments_.end()) break;
+      if (oldest == segments_.end() || (taken >= least && oldest->idle_since >= before)) break;
       taken += oldest->memory.size();
       auto block = blocks_.find(oldest->memory.data());
       while (block != blocks_.end() && block->second.segment == &*oldest) {
-        (oldest->whole ? whole_ : free_).erase(&block->second);
+        free_.erase(&block->second);
         block = blocks_.erase(block);
       }
       idle.splice(idle.end(), segments_, oldest);
     }
-    count_.registered -= taken;
-    bytes_[static_cast<size_t>(State::free)] -= taken;
-    shrinking_ += taken;
+    count_.free -= taken;
+    count_.owned += taken;
   }
   size_t leaked = 0;
   for (Segment& segment : idle) {
@@ -190,9 +177,9 @@ size_t PinnedPool::unregister_idle(Clock::time_point before, size_t bytes, bool 
   }
   idle.clear();
   const Lock lock(mutex_);
-  shrinking_ -= taken;
-  count_.registered += leaked;
-  bytes_[static_cast<size_t>(State::leaked)] += leaked;
+  count_.owned -= taken;
+  count_.leaked += leaked;
+  count_.registered -= taken - leaked;
   return taken - leaked;
 }
 
@@ -200,7 +187,7 @@ size_t PinnedPool::trim(size_t keep_bytes) {
   poll();
   const size_t registered = stats().registered;
   if (registered <= keep_bytes) return 0;
-  return unregister_idle(Clock::time_point::max(), registered - keep_bytes, true);
+  return unregister_idle(Clock::time_point::min(), registered - keep_bytes, true);
 }
 
 void PinnedPool::set_limit(size_t limit) {
@@ -217,20 +204,15 @@ void PinnedPool::tidy(Clock::time_point before) {
   {
     const Lock lock(mutex_);
     const size_t wanted = std::exchange(wanted_, 0);
-    Block* const fits = wanted > 0 ? take_listed(wanted) : nullptr;  // free since it was refused
-    if (fits != nullptr)
-      list_free(fits);
-    else if (wanted > 0 && wanted <= count_.limit && !allows(wanted))
-      missing = used() - (count_.limit - wanted);
+    if (wanted > largest() && wanted <= count_.limit) missing = used() - (count_.limit - wanted);
   }
-  unregister_idle(before, SIZE_MAX, false);
-  if (missing > 0) unregister_idle(Clock::time_point::max(), missing, false);
+  unregister_idle(before, missing, false);
 }
 
 void PinnedPool::run_thread() noexcept {
   Lock lock(mutex_);
   while (true) {
-    wake_.wait_for(lock, idle_age_ / 2, [this] { return stopping_ || wanted_ > 0; });
+    changed_.wait_for(lock, idle_age_ / 2, [this] { return stopping_ || wanted_ > 0; });
     if (stopping_) break;
     lock.unlock();
     try {
@@ -247,7 +229,7 @@ void PinnedPool::run_thread() noexcept {
 void PinnedPool::stop(Clock::duration longest) noexcept {
   Lock lock(mutex_);
   stopping_ = true;
-  wake_.notify_all();
+  changed_.notify_all();
   changed_.wait_for(lock, longest, [this] { return !thread_runs_ && growing_ == 0; });
   const bool over = !thread_runs_ && thread_.joinable();
   lock.unlock();
@@ -255,8 +237,7 @@ void PinnedPool::stop(Clock::duration longest) noexcept {
 }
 
 void PinnedPool::end() {
-  stop({});
-  if (thread_.joinable()) thread_.join();
+  stop();
   for (const auto deadline = Clock::now() + kLongestEnd; Clock::now() < deadline;) {
     trim(0);
     const PinnedStats now = stats();

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <filesystem>
-#include <string>
 
 namespace dlbridge::cuda::pinned {
 

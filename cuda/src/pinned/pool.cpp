@@ -13,8 +13,14 @@ namespace {
 using pinned::Block;
 using pinned::BlockSet;
 
-// Blocks whose tickets one call of poll_if_due() polls.
-constexpr size_t kPolledAtEnd = 64;
+// From this many quarantined bytes on poll_if_due() records a fence, so that it has passed when the
+// blocks are needed.
+constexpr size_t kWaitingBytes = size_t{1} << 20;
+// From this many, or a quarter of the limit, on a fence is urgent.
+constexpr size_t kUrgentBytes = size_t{64} << 20;
+
+// Whether a block of `bytes` may serve a request of `capacity` without being cut.
+bool is_close(size_t bytes, size_t capacity) noexcept { return bytes - capacity <= capacity / 4; }
 
 void put(BlockSet& set, Block* block) noexcept { set.insert(std::move(block->node)); }
 
@@ -49,9 +55,9 @@ void PinnedBlock::leak() && noexcept {
   pool.make_leaked(block);
 }
 
-PinnedPool::PinnedPool(const CudaApi& api, FenceSource& fences, size_t limit, size_t piece_bytes,
+PinnedPool::PinnedPool(const CudaApi& api, FenceSource fences, size_t limit, size_t piece_bytes,
                        Clock::duration idle_age)
-    : api_(api), fences_(fences), piece_bytes_(piece_bytes), idle_age_(idle_age) {
+    : api_(api), fences_(std::move(fences)), piece_bytes_(piece_bytes), idle_age_(idle_age) {
   count_.limit = limit;
   if (idle_age == Clock::duration::zero()) return;
   try {
@@ -62,44 +68,41 @@ PinnedPool::PinnedPool(const CudaApi& api, FenceSource& fences, size_t limit, si
   }
 }
 
-PinnedPool::~PinnedPool() {
-  stop({});
-  if (thread_.joinable()) thread_.join();
-}
+PinnedPool::~PinnedPool() { stop(); }
 
 // ---- Free blocks
 
-void PinnedPool::move(Block* block, State to) noexcept {
-  if (block->state == State::free) block->segment->free -= block->bytes;
-  bytes_[static_cast<size_t>(block->state)] -= block->bytes;
-  bytes_[static_cast<size_t>(to)] += block->bytes;
+void PinnedPool::move(Block* block, pinned::State to) noexcept {
+  if (block->state == &PinnedStats::free) block->segment->free -= block->bytes;
+  count_.*block->state -= block->bytes;
+  count_.*to += block->bytes;
   block->state = to;
 }
 
 void PinnedPool::make_leaked(Block* block) noexcept {
   for (PooledEvent& ticket : block->tickets) ticket.leak();
   block->tickets.clear();
-  move(block, State::leaked);
+  move(block, &PinnedStats::leaked);
 }
 
 void PinnedPool::make_free(Block* block) noexcept {
-  move(block, State::free);
+  move(block, &PinnedStats::free);
   Segment& segment = *block->segment;
   segment.free += block->bytes;
   if (segment.idle()) segment.idle_since = Clock::now();
   list_free(block);
 }
 
-// Puts a free block into its set; null is ignored. Outside of segments of one block no free block
-// crosses the border of two pieces, so neither does a block that is cut from it.
+// Puts a free block into the set; null is ignored. Unless it is whole it crosses no border of two
+// pieces, so neither does a block that is cut from it.
 void PinnedPool::list_free(Block* block) noexcept {
   while (block != nullptr) {
     Block* rest = nullptr;
-    if (block->bytes > piece_bytes_ && !block->segment->whole) {
+    if (block->bytes > piece_bytes_ && !block->is_whole()) {
       const PinnedSegment& memory = block->segment->memory;
       rest = cut(block, memory.bytes_to_seam(static_cast<size_t>(block->data - memory.data())));
     }
-    put(block->segment->whole ? whole_ : free_, block);
+    put(free_, block);
     block = rest;
   }
 }
@@ -126,7 +129,7 @@ Block* PinnedPool::cut(Block* block, size_t bytes) noexcept {
     Block& rest = record.mapped();
     record.key() = rest.data = block->data + bytes;
     rest.segment = block->segment;
-    rest.state = State::free;
+    rest.state = &PinnedStats::free;
     rest.bytes = std::exchange(block->bytes, bytes) - bytes;
     return &blocks_.insert(std::move(record)).position->second;
   } catch (const std::bad_alloc&) {
@@ -134,39 +137,38 @@ Block* PinnedPool::cut(Block* block, size_t bytes) noexcept {
   }
 }
 
-// An owned block of at least `capacity` from what is free, or null.
-Block* PinnedPool::take_free(size_t capacity, bool merges) noexcept {
-  Block* block = take_listed(capacity);
-  if (block == nullptr && merges) block = merge_run(capacity);
-  if (block == nullptr) return nullptr;
-  if (!block->segment->whole) list_free(cut(block, capacity));
-  move(block, State::owned);
+// Makes a free block, which is not in the set, an owned one of `capacity`.
+Block* PinnedPool::own(Block* block, size_t capacity) noexcept {
+  if (!block->is_whole() || !is_close(block->bytes, capacity)) list_free(cut(block, capacity));
+  move(block, &PinnedStats::owned);
   return block;
 }
 
-// The smallest block that is large enough. A segment of one large block serves requests of nearly
-// its size only: a small block would keep it from its next use.
-Block* PinnedPool::take_listed(size_t capacity) noexcept {
-  const auto cuttable = free_.lower_bound(capacity);
-  const auto whole = whole_.lower_bound(capacity);
-  if (whole != whole_.end() && (*whole)->bytes - capacity <= capacity / 4 &&
-      (cuttable == free_.end() || (*whole)->bytes <= (*cuttable)->bytes))
-    return take_out(whole_, whole);
-  return cuttable == free_.end() ? nullptr : take_out(free_, cuttable);
+// An owned block from the smallest free one that is large enough, or null. A whole one serves
+// requests of nearly its size only, unless `cuts_whole`: a small block would keep it from its next
+// use.
+Block* PinnedPool::take_listed(size_t capacity, bool cuts_whole) noexcept {
+  auto best = free_.lower_bound(capacity);
+  while (best != free_.end() && (*best)->is_whole() && !cuts_whole &&
+         !is_close((*best)->bytes, capacity))
+    ++best;
+  return best == free_.end() ? nullptr : own(take_out(free_, best), capacity);
 }
 
-// Merges the first run of free neighbours that is long enough.
-Block* PinnedPool::merge_run(size_t capacity) noexcept {
+// An owned block from the first run of free neighbours that is long enough, or null.
+Block* PinnedPool::take_merged(size_t capacity) noexcept {
   for (const Segment& segment : segments_) {
-    if (segment.whole || segment.free < capacity) continue;
+    if (segment.free < capacity) continue;
     auto first = blocks_.find(segment.memory.data());
+    if (first->second.is_whole()) continue;
     size_t run = 0;
     for (auto next = first; next != blocks_.end() && next->second.segment == &segment; ++next) {
       const Block& block = next->second;
       const auto offset = static_cast<size_t>(block.data - segment.memory.data());
-      if (block.state != State::free || (offset % piece_bytes_ == 0 && capacity <= piece_bytes_))
+      if (block.state != &PinnedStats::free ||
+          (offset % piece_bytes_ == 0 && capacity <= piece_bytes_))
         run = 0;
-      if (block.state != State::free) continue;
+      if (block.state != &PinnedStats::free) continue;
       if (run == 0) first = next;
       run += block.bytes;
       if (run < capacity) continue;
@@ -174,20 +176,10 @@ Block* PinnedPool::merge_run(size_t capacity) noexcept {
         take_out(free_, free_.find(&each->second));
       blocks_.erase(std::next(first), std::next(next));
       first->second.bytes = run;
-      return &first->second;
+      return own(&first->second, capacity);
     }
   }
   return nullptr;
-}
-
-// Allows that the smallest free segment of one block that is large enough is cut.
-bool PinnedPool::open_whole(size_t capacity) noexcept {
-  const auto best = whole_.lower_bound(capacity);
-  if (best == whole_.end()) return false;
-  Block* const block = take_out(whole_, best);
-  block->segment->whole = false;
-  list_free(block);
-  return true;
 }
 
 // ---- Takes and releases
@@ -196,7 +188,7 @@ PinnedBlock PinnedPool::take(size_t bytes) {
   const size_t capacity = pinned::capacity_for(bytes);
   {
     const Lock lock(mutex_);
-    if (Block* const block = take_free(capacity, false)) [[likely]] {
+    if (Block* const block = take_listed(capacity, false)) [[likely]] {
       ++count_.hits;
       return PinnedBlock(block);
     }
@@ -216,8 +208,8 @@ void PinnedPool::free(Block* block, PooledEvent ticket) noexcept {
   }
   if (block->tickets.empty()) [[likely]]
     return make_free(block);
-  move(block, State::in_flight);
-  put(retired_, block);
+  move(block, &PinnedStats::in_flight);
+  put(in_flight_, block);
 }
 
 void PinnedPool::release_result(void* context) noexcept {
@@ -225,17 +217,16 @@ void PinnedPool::release_result(void* context) noexcept {
   PinnedPool& pool = *block->pool;
   if (pool.forked()) return;
   const Lock lock(pool.mutex_);
-  pool.move(block, State::deferred);
+  pool.move(block, &PinnedStats::quarantined);
   put(pool.released_, block);
-  pool.released_bytes_ += block->bytes;
-  if (pool.released_bytes_ >= kWaitingBytes)
+  if (pool.count_.quarantined >= kWaitingBytes)
     pool.needs_poll_.store(true, std::memory_order_relaxed);
 }
 
 bool PinnedPool::add_ticket(const void* address, PooledEvent event) {
   const Lock lock(mutex_);
   Block* const block = block_at(address);
-  if (block == nullptr || block->state != State::owned) return false;
+  if (block == nullptr || block->state != &PinnedStats::owned) return false;
   block->tickets.push_back(std::move(event));
   return true;
 }
@@ -245,10 +236,10 @@ bool PinnedPool::add_ticket(const void* address, PooledEvent event) {
 // 1: all have passed; 0: not yet; -1: a device failed. Those that passed are taken out.
 int PinnedPool::poll_events(std::vector<PooledEvent>& events) noexcept {
   bool failed = false;
-  std::erase_if(events, [&](PooledEvent& event) {
-    const int passed = failed ? 0 : fences_.passed(event);
-    failed |= passed < 0;
-    return passed > 0;
+  std::erase_if(events, [&](const PooledEvent& event) {
+    const CUresult answer = failed ? CUDA_ERROR_NOT_READY : api_.event_query(event.get());
+    failed |= answer != CUDA_SUCCESS && answer != CUDA_ERROR_NOT_READY;
+    return answer == CUDA_SUCCESS;
   });
   if (!failed) return events.empty() ? 1 : 0;
   for (PooledEvent& event : events) event.leak();
@@ -256,80 +247,71 @@ int PinnedPool::poll_events(std::vector<PooledEvent>& events) noexcept {
   return -1;
 }
 
-// Polls the fences, and the tickets of `most` blocks. Without `wait` it leaves the work to a thread
-// that polls already; with it, what another thread is about to find is found on return.
-void PinnedPool::poll(size_t most, bool wait, bool may_be_urgent) {
-  std::unique_lock polling(poll_mutex_, std::defer_lock);
-  if (wait) {
-    polling.lock();
-  } else if (!polling.try_lock()) {
-    return;
-  }
-  {
-    const Lock lock(mutex_);
-    pending_.merge(retired_);
-    if (released_.empty() && batches_.empty() && pending_.empty()) return;
-  }
-  std::list<Batch> fresh(1);
-  Batch& newest = fresh.front();
-  bool gone = false;
-  const CallGuard guard(api_, context_.load(), &gone);
-  if (gone) return;
+void PinnedPool::poll_locked(bool may_be_urgent, bool tickets_too) noexcept {
+  Lock lock(mutex_);
+  if (released_.empty() && fenced_.empty() && (in_flight_.empty() || !tickets_too)) return;
+  const CUcontext context = segments_.back().memory.context();
+  lock.unlock();
+  const CallGuard guard(api_, context, std::nothrow);
+  if (!guard.entered()) return;
 
-  BlockSet passed;
+  BlockSet waiting;  // for their tickets
   BlockSet failed;
-  bool urgent = false;
-  {
-    const Lock lock(mutex_);
-    const bool much = bytes_in(State::deferred) >= std::min(kUrgentBytes, count_.limit / 4);
-    urgent = batches_.empty() && (stopping_ || (may_be_urgent && much));  // one at a time
-    newest.blocks.swap(released_);
-    released_bytes_ = 0;
-  }
-  if (!newest.blocks.empty()) {
-    newest.fence = fences_.fence(urgent);
+  const auto poll_fence = [&] {
+    const int state = fence_ ? poll_events(*fence_) : 0;
+    if (state == 0) return;
+    (state > 0 ? waiting : failed).merge(fenced_);
+    fence_.reset();
+  };
+  poll_fence();
+  BlockSet released;
+  BlockSet retired;
+  lock.lock();
+  if (!fence_) released.swap(released_);
+  if (tickets_too) retired.swap(in_flight_);
+  const bool much = count_.quarantined >= std::min(kUrgentBytes, count_.limit / 4);
+  const bool urgent = stopping_ || (may_be_urgent && much);
+  lock.unlock();
+  waiting.merge(retired);
+  fenced_.merge(released);
+  if (!fence_ && !fenced_.empty()) {
+    try {
+      fence_ = fences_(urgent);
+    } catch (const std::exception&) {
+      failed.merge(fenced_);
+    }
     // Of a device that failed the fence says nothing. Read after it: a failure is counted before
     // fences leave the device out.
     const unsigned failures = failures_.load();
-    for (auto next = newest.blocks.begin(); next != newest.blocks.end();) {
+    for (auto next = fenced_.begin(); next != fenced_.end();) {
       const auto block = next++;
-      if (newest.fence.failed || (*block)->failures != failures)
-        failed.insert(newest.blocks.extract(block));
+      if ((*block)->failures != failures) failed.insert(fenced_.extract(block));
     }
-    if (!newest.fence.later) batches_.splice(batches_.end(), fresh);
+    poll_fence();
   }
-  for (auto next = batches_.begin(); next != batches_.end();) {
-    const auto batch = next++;
-    const int state = poll_events(batch->fence.events);
-    if (state == 0) continue;
-    (state < 0 ? failed : pending_).merge(batch->blocks);
-    batches_.erase(batch);
-  }
-  for (auto next = pending_.begin(); most > 0 && next != pending_.end();) {
+  BlockSet passed;
+  for (auto next = waiting.begin(); next != waiting.end();) {
     const auto block = next++;
-    if (!(*block)->tickets.empty()) --most;
     const int state = poll_events((*block)->tickets);
-    if (state != 0) (state > 0 ? passed : failed).insert(pending_.extract(block));
+    if (state != 0) (state > 0 ? passed : failed).insert(waiting.extract(block));
   }
 
-  const Lock lock(mutex_);
+  lock.lock();
   while (!passed.empty()) make_free(take_out(passed, passed.begin()));
   while (!failed.empty()) make_leaked(take_out(failed, failed.begin()));
-  if (!fresh.empty()) {  // they go on waiting
-    for (const Block* block : newest.blocks) released_bytes_ += block->bytes;
-    released_.merge(newest.blocks);
-  }
-  needs_poll_.store(!batches_.empty() || released_bytes_ >= kWaitingBytes,
-                    std::memory_order_relaxed);
+  in_flight_.merge(waiting);
+  needs_poll_.store(fence_ || count_.quarantined >= kWaitingBytes, std::memory_order_relaxed);
+}
+
+void PinnedPool::poll(bool may_be_urgent) noexcept {
+  const std::lock_guard polling(poll_mutex_);
+  poll_locked(may_be_urgent, true);
 }
 
 void PinnedPool::poll_if_due() noexcept {
   if (!needs_poll_.load(std::memory_order_relaxed)) return;
-  try {
-    poll(kPolledAtEnd, false, true);
-  } catch (const std::bad_alloc&) {
-    // The next call tries again.
-  }
+  const std::unique_lock polling(poll_mutex_, std::try_to_lock);
+  if (polling) poll_locked(true, false);
 }
 
 // ---- Asking
@@ -345,7 +327,7 @@ Block* PinnedPool::block_at(const void* address) const noexcept {
 bool PinnedPool::holds(const void* address) const noexcept {
   const Lock lock(mutex_);
   const Block* const block = block_at(address);
-  return block != nullptr && block->state == State::owned;
+  return block != nullptr && block->state == &PinnedStats::owned;
 }
 
 size_t PinnedPool::bytes_to_seam(const void* address) const noexcept {
@@ -357,19 +339,16 @@ size_t PinnedPool::bytes_to_seam(const void* address) const noexcept {
       static_cast<size_t>(static_cast<const std::byte*>(address) - memory.data()));
 }
 
+size_t PinnedPool::largest() const noexcept {
+  const size_t free = free_.empty() ? 0 : (*free_.rbegin())->bytes;
+  const size_t most = std::max(free, allows(pinned::kHuge) ? count_.limit - used() : 0);
+  return most == 0 ? 0 : pinned::served_by(most);
+}
+
 PinnedStats PinnedPool::stats() const noexcept {
   const Lock lock(mutex_);
   PinnedStats stats = count_;
-  stats.free = bytes_in(State::free);
-  stats.owned = bytes_in(State::owned);
-  stats.in_flight = bytes_in(State::in_flight);
-  stats.quarantined = bytes_in(State::deferred);
-  stats.leaked = bytes_in(State::leaked);
-  if (allows(pinned::kHuge)) stats.largest = pinned::served_by(count_.limit - used());
-  for (const BlockSet* set : {&free_, &whole_}) {
-    if (set->empty()) continue;
-    stats.largest = std::max(stats.largest, pinned::served_by((*set->rbegin())->bytes));
-  }
+  stats.largest = largest();
   return stats;
 }
 

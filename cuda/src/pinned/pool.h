@@ -3,25 +3,26 @@
 //
 // A block is in exactly one State, and the bytes of the five add up to the bytes registered, which
 // never exceed the limit. Blocks up to 8 MiB are cut from shared segments and from reserved ones;
-// neighbours are merged where a take finds nothing else. A larger block is a segment of its own, or
-// is cut from a reserved segment.
+// neighbours are merged where a take finds nothing else. A larger block is a segment of its own,
+// which is cut at the limit only, or is cut from a reserved segment.
 //
 // Owns: the segments. Thread: any. CUDA is called by take, reserve, trim, set_limit, poll and
 // poll_if_due only, with no lock held that a release takes; take and reserve require a CallGuard.
 // In the child of a fork releases do nothing, and nothing else may be called.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <bit>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <list>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <thread>
 #include <utility>
@@ -36,25 +37,14 @@
 
 namespace dlbridge::cuda {
 
-/// The events that must complete before a released block may be reused.
-struct Fence {
-  std::vector<PooledEvent> events;  ///< none: no device is in use, nothing to wait for
-  bool later = false;               ///< not now: the blocks go on waiting
-  bool failed = false;              ///< a device failed: the blocks are leaked
-};
+/// Events on the legacy streams of the devices in use; none if no device is. When all are complete,
+/// the blocks that were released before may be reused.
+using Fence = std::vector<PooledEvent>;
 
-/// Records and queries fences. Called from any thread, without a lock of the pool.
-class FenceSource {
- public:
-  virtual ~FenceSource() = default;
-  /// Records an event on the legacy stream of every device in use, unless that stream is capturing,
-  /// or is busy and it is not urgent.
-  virtual Fence fence(bool urgent) noexcept = 0;
-  /// 1 done, 0 not yet, -1 the device failed.
-  virtual int passed(const PooledEvent& event) noexcept = 0;
-  /// The NUMA node of the host that is nearest to the current device; -1: not known.
-  virtual int numa_node() noexcept { return -1; }
-};
+/// Records a fence, unless a legacy stream is capturing, or is busy and it is not urgent. Throws
+/// std::exception if a device failed. Called from any thread, without a lock of the pool that a
+/// release takes.
+using FenceSource = std::function<std::optional<Fence>(bool urgent)>;
 
 class PinnedPool;
 
@@ -84,24 +74,22 @@ constexpr size_t served_by(size_t bytes) noexcept {
   return bytes / step * step;
 }
 
-enum class State : uint8_t {
-  free,
-  owned,      ///< by a PinnedBlock, or the Deleter made from it
-  in_flight,  ///< retired with tickets: events that the host has not seen complete yet
-  deferred,   ///< released by a caller, whose own copies may still use it: waits for a fence
-  leaked      ///< a failed device may still write to it, or could when a caller held it
-};
+/// Where the bytes of a block are counted. A block is
+///   free,
+///   owned        by a PinnedBlock, or the Deleter made from it,
+///   in_flight    with tickets: events that the host has not seen complete yet,
+///   quarantined  if its owner dropped it, whose own copies may still use it: it waits for a fence,
+///   leaked       if a failed device may still write to it, or could when a caller held it.
+using State = size_t PinnedStats::*;
 
 struct Segment {
   PinnedSegment memory;
-  bool whole;         // one large block, which is not cut
-  bool reserved;      // stays registered when it is idle
-  size_t usable = 0;  // bytes that have become blocks
+  bool reserved;  // stays registered when it is idle
   size_t free = 0;
   std::chrono::steady_clock::time_point idle_since{};  // when the last block became free
 
-  Segment(size_t bytes, size_t piece_bytes, int node, bool is_whole, bool is_reserved)
-      : memory(bytes, piece_bytes, node), whole(is_whole), reserved(is_reserved) {}
+  Segment(size_t bytes, size_t piece_bytes, bool is_reserved)
+      : memory(bytes, piece_bytes), reserved(is_reserved) {}
   bool idle() const noexcept { return free == memory.size(); }
 };
 
@@ -119,10 +107,15 @@ struct Block {
   Segment* segment = nullptr;
   std::byte* data = nullptr;
   size_t bytes = 0;
-  State state = State::owned;
+  State state = &PinnedStats::owned;
   BlockSet::node_type node;  // empty while the block is in a set
   std::vector<PooledEvent> tickets;
   unsigned failures = 0;  // of devices, when a caller was given it
+
+  /// Whether it is a large block that is a segment of its own.
+  bool is_whole() const noexcept {
+    return bytes > kLargestShared && bytes == segment->memory.size() && !segment->reserved;
+  }
 };
 
 inline bool Smaller::operator()(const Block* a, const Block* b) const noexcept {
@@ -176,7 +169,7 @@ class PinnedPool {
   /// `limit`: bytes that may be registered at any time. `piece_bytes`: how much is registered in
   /// one call, a multiple of 8 MiB; tests make it small. `idle_age`: how long a segment stays
   /// unused before a thread of the pool unregisters it; 0: there is no thread.
-  PinnedPool(const CudaApi& api, FenceSource& fences, size_t limit,
+  PinnedPool(const CudaApi& api, FenceSource fences, size_t limit,
              size_t piece_bytes = PinnedSegment::kPieceBytes, Clock::duration idle_age = {});
   PinnedPool(const PinnedPool&) = delete;
   PinnedPool& operator=(const PinnedPool&) = delete;
@@ -202,10 +195,12 @@ class PinnedPool {
   /// may cross; 0 where the pool does not hold it.
   size_t bytes_to_seam(const void* address) const noexcept;
 
-  /// Records a fence for what waits for one, and frees what has passed. `may_be_urgent`: also where
-  /// that makes streams wait for each other, if much memory waits.
-  void poll(bool may_be_urgent = true) { poll(SIZE_MAX, true, may_be_urgent); }
-  /// As poll() if much memory waits; otherwise does nothing. Called at the end of every operation.
+  /// Records a fence for what waits for one, and frees what has passed; what the poll of another
+  /// thread finds is free on return, too. `may_be_urgent`: records it even where that makes streams
+  /// wait for each other, if much memory waits.
+  void poll(bool may_be_urgent = true) noexcept;
+  /// Records and polls a fence if much memory waits for one and no other thread polls. Called at
+  /// the end of every operation.
   void poll_if_due() noexcept;
   /// Leaks the blocks that callers hold or have released so far: a device failed and may still use
   /// them.
@@ -219,8 +214,8 @@ class PinnedPool {
   /// What the pool's thread does: unregisters segments that are idle since `before`, and what takes
   /// that were refused need; not reserved ones.
   void tidy(Clock::time_point before);
-  /// Ends the thread and reservations; waits for them at most so long. For the process's exit.
-  void stop(Clock::duration longest) noexcept;
+  /// Ends the thread and reservations; waits for them at most so long.
+  void stop(Clock::duration longest = std::chrono::hours(24)) noexcept;
   /// For tests that replace the engine: waits at most a second for blocks in flight and deferred,
   /// then unregisters everything. Blocks that are held stay mapped, so the pool must stay, too.
   void end();
@@ -232,84 +227,64 @@ class PinnedPool {
   using Block = pinned::Block;
   using BlockSet = pinned::BlockSet;
   using Segment = pinned::Segment;
-  using State = pinned::State;
   using Lock = std::unique_lock<std::mutex>;
   using Blocks = std::map<const std::byte*, Block>;
-
-  // From this many deferred bytes on poll_if_due() records a fence, so that it has passed when the
-  // blocks are needed.
-  static constexpr size_t kWaitingBytes = size_t{1} << 20;
-  // From this many, or a quarter of the limit, on a fence is urgent.
-  static constexpr size_t kUrgentBytes = size_t{64} << 20;
-
-  /// Blocks that were released before one fence.
-  struct Batch {
-    Fence fence;
-    BlockSet blocks;
-  };
 
   bool forked() const noexcept { return forks() != forks_; }
   void free(Block* block, PooledEvent ticket) noexcept;
   static void release_result(void* block) noexcept;
 
   // pool.cpp: blocks. Require: the lock.
-  void move(Block* block, State to) noexcept;
+  void move(Block* block, pinned::State to) noexcept;
   void make_leaked(Block* block) noexcept;
   void make_free(Block* block) noexcept;
   void list_free(Block* block) noexcept;
   Blocks::node_type new_record();
   Block* cut(Block* block, size_t bytes) noexcept;
-  Block* take_free(size_t capacity, bool merges) noexcept;
-  Block* take_listed(size_t capacity) noexcept;
-  Block* merge_run(size_t capacity) noexcept;
-  bool open_whole(size_t capacity) noexcept;
+  Block* own(Block* block, size_t capacity) noexcept;
+  Block* take_listed(size_t capacity, bool cuts_whole) noexcept;
+  Block* take_merged(size_t capacity) noexcept;
   Block* block_at(const void* address) const noexcept;
-  size_t used() const noexcept { return count_.registered + growing_ + shrinking_; }
+  size_t largest() const noexcept;
+  size_t used() const noexcept { return count_.registered + growing_; }
   bool allows(size_t bytes) const noexcept {
     return bytes <= count_.limit && used() <= count_.limit - bytes;
   }
-  size_t bytes_in(State state) const noexcept { return bytes_[static_cast<size_t>(state)]; }
 
-  // pool.cpp: tickets and fences
+  // pool.cpp: tickets and fences. poll_locked() requires poll_mutex_.
   int poll_events(std::vector<PooledEvent>& events) noexcept;
-  void poll(size_t most, bool wait, bool may_be_urgent);
+  void poll_locked(bool may_be_urgent, bool tickets_too) noexcept;
 
   // growth.cpp: segments, the limit, the thread
   Block* take_slowly(size_t capacity);
-  bool grow(Lock& lock, size_t bytes, bool whole, bool reserved);
-  size_t unregister_idle(Clock::time_point before, size_t bytes, bool reserved_too);
+  bool grow(Lock& lock, size_t bytes, bool reserved);
+  size_t unregister_idle(Clock::time_point before, size_t least, bool reserved_too);
   void run_thread() noexcept;
 
   const CudaApi& api_;
-  FenceSource& fences_;
+  const FenceSource fences_;
   const size_t piece_bytes_;
   const Clock::duration idle_age_;
   const unsigned forks_ = forks();
-  std::atomic<unsigned> failures_{0};        // of devices
-  std::atomic<bool> needs_poll_{false};      // whether poll_if_due() has anything to do
-  std::atomic<CUcontext> context_{nullptr};  // in which memory was registered last
+  std::atomic<unsigned> failures_{0};    // of devices
+  std::atomic<bool> needs_poll_{false};  // whether poll_if_due() has anything to do
 
   // Taken before mutex_, never by a release: held while CUDA is asked for events.
   std::mutex poll_mutex_;
-  std::list<Batch> batches_;  // deferred, behind a fence
-  BlockSet pending_;          // in flight, or past their fence with tickets of their own
+  std::optional<Fence> fence_;  // recorded, not known to have passed: one at a time
+  BlockSet fenced_;             // quarantined, released before fence_ or before it is recorded
 
   mutable std::mutex mutex_;
-  std::condition_variable changed_;  // a growth has ended, or the thread
-  std::condition_variable wake_;     // of the thread
+  std::condition_variable changed_;  // something that a growth or the thread does, or waits for
   Blocks blocks_;                    // all of them, by address
   std::list<Segment> segments_;
-  BlockSet free_;      // to be cut as needed
-  BlockSet whole_;     // free, segments of their own
-  BlockSet released_;  // deferred, no fence recorded yet
-  BlockSet retired_;   // in flight, not yet in pending_
-  size_t released_bytes_ = 0;
-  std::array<size_t, 5> bytes_{};  // by State
-  PinnedStats count_;              // all but what bytes_ has
-  size_t growing_ = 0;             // allowed, not yet registered
-  size_t shrinking_ = 0;           // taken out, not yet unregistered
-  size_t wanted_ = 0;              // the largest segment that was refused since the last tidy()
-  bool shared_growth_ = false;     // a thread is registering a shared segment
+  BlockSet free_;
+  BlockSet released_;           // quarantined, not yet in fenced_
+  BlockSet in_flight_;          // or quarantined: past their fence, with tickets of their own
+  PinnedStats count_;           // all but `largest`
+  size_t growing_ = 0;          // allowed, not yet registered
+  size_t wanted_ = 0;           // the largest segment that was refused since the last tidy()
+  bool shared_growth_ = false;  // a thread is registering a shared segment
   bool stopping_ = false;
   bool thread_runs_ = false;
   std::thread thread_;

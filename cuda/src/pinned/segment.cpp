@@ -56,9 +56,16 @@ std::byte* map_aligned(size_t bytes) {
   return base;
 }
 
-// Optional: memory of another node is slower to copy from. libnuma would be one more dependency.
-void prefer_node(std::byte* data, size_t bytes, int node) noexcept {
+// Prefers the NUMA node of the host that is nearest to the current device. Optional: memory of
+// another node is slower to copy from. libnuma would be one more dependency.
+void prefer_near_node(const CudaApi& api, std::byte* data, size_t bytes) noexcept {
   constexpr int kPreferred = 1;  // MPOL_PREFERRED of <linux/mempolicy.h>
+  CUdevice device = -1;
+  int node = -1;
+  if (api.ctx_get_device(&device) != CUDA_SUCCESS) return;
+  // Fails before CUDA 12.2.
+  if (api.device_get_attribute(&node, CU_DEVICE_ATTRIBUTE_HOST_NUMA_ID, device) != CUDA_SUCCESS)
+    return;
   if (node < 0 || node >= 64) return;
   const uint64_t nodes = uint64_t{1} << node;
   syscall(SYS_mbind, data, bytes, kPreferred, &nodes, 65, 0);
@@ -100,10 +107,8 @@ int mapping_flags(const char* release) noexcept {
   return (copies_for_child ? MAP_PRIVATE : MAP_SHARED) | MAP_ANONYMOUS;
 }
 
-PinnedSegment::PinnedSegment(size_t bytes, size_t piece_bytes, int node)
-    : data_(map_aligned(bytes)), size_(bytes), piece_bytes_(piece_bytes) {
-  prefer_node(data_, size_, node);
-}
+PinnedSegment::PinnedSegment(size_t bytes, size_t piece_bytes)
+    : data_(map_aligned(bytes)), size_(bytes), piece_bytes_(piece_bytes) {}
 
 PinnedSegment::~PinnedSegment() { shrink(); }
 
@@ -114,8 +119,11 @@ size_t PinnedSegment::bytes_to_seam(size_t offset) const noexcept {
 size_t PinnedSegment::register_next(const CudaApi& api) {
   std::byte* const piece = data_ + registered_;
   const size_t bytes = std::min(piece_bytes_, size_ - registered_);
+  if (registered_ == 0) {
+    check(api.ctx_get_current(&context_), "cuCtxGetCurrent");
+    prefer_near_node(api, data_, size_);
+  }
   touch_all(piece, bytes);
-  if (registered_ == 0) check(api.ctx_get_current(&context_), "cuCtxGetCurrent");
   const CUresult error =
       api.host_register(piece, bytes, CU_MEMHOSTREGISTER_PORTABLE | CU_MEMHOSTREGISTER_DEVICEMAP);
   if (error != CUDA_SUCCESS) {
@@ -137,9 +145,8 @@ void PinnedSegment::shrink() noexcept {
 }
 
 void PinnedSegment::unregister(const CudaApi& api) noexcept {
-  bool gone = false;
-  const CallGuard guard(api, context_, &gone);
-  if (gone) return;  // what the context registered stays mapped
+  const CallGuard guard(api, context_, std::nothrow);
+  if (!guard.entered()) return;  // what the context registered stays mapped
   while (registered_ > 0) {
     const size_t piece = (registered_ - 1) / piece_bytes_ * piece_bytes_;
     const CUresult error = api.host_unregister(data_ + piece);

@@ -24,9 +24,8 @@ class PinnedSegment {
   /// The longest stretch that is registered in one call.
   static constexpr size_t kPieceBytes = size_t{1} << 30;
 
-  /// Maps `bytes`, a multiple of kGranularity, preferably on the NUMA node `node` (-1: anywhere).
-  /// Throws Error (out_of_memory).
-  explicit PinnedSegment(size_t bytes, size_t piece_bytes = kPieceBytes, int node = -1);
+  /// Maps `bytes`, a multiple of kGranularity. Throws Error (out_of_memory).
+  explicit PinnedSegment(size_t bytes, size_t piece_bytes = kPieceBytes);
   PinnedSegment(const PinnedSegment&) = delete;
   PinnedSegment& operator=(const PinnedSegment&) = delete;
   /// Unmaps what is not registered. What is stays mapped until the process ends: the driver would
@@ -43,8 +42,9 @@ class PinnedSegment {
   size_t bytes_to_seam(size_t offset) const noexcept;
 
   /// Touches the next piece, on several threads where that pays, and registers it for all devices.
-  /// Returns its bytes, or 0 where the driver refuses. Requires: a CallGuard. Throws Error
-  /// (device_failed) if the device failed.
+  /// The first one chooses the NUMA node: that of the current device. Returns the piece's bytes, or
+  /// 0 where the driver refuses. Requires: a CallGuard. Throws Error (device_failed) if the device
+  /// failed.
   size_t register_next(const CudaApi& api);
 
   /// Unmaps what is not registered; size() is registered() from then on.

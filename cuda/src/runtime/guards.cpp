@@ -29,20 +29,22 @@ PointerAttributes attributes_of(const CudaApi& api, const void* address) noexcep
   return found;
 }
 
-CallGuard::CallGuard(const CudaApi& api, CUcontext context, bool* gone) : api_(api) {
-  CUresult answer = api_.ctx_get_current(&callers_);
+CallGuard::CallGuard(const CudaApi& api, CUcontext context)
+    : CallGuard(api, context, std::nothrow) {
+  check(entered_, "cuCtxPushCurrent");
+}
+
+CallGuard::CallGuard(const CudaApi& api, CUcontext context, std::nothrow_t) noexcept
+    : api_(api), entered_(api.ctx_get_current(&callers_)) {
   if (callers_ != context) {
-    answer = api_.ctx_push_current(context);
+    entered_ = api_.ctx_push_current(context);
     pushed_ = true;
   }
-  if (gone == nullptr) check(answer, "cuCtxPushCurrent");
-  entered_ = answer == CUDA_SUCCESS;
-  if (gone != nullptr) *gone = !entered_;
-  if (entered_) api_.thread_exchange_stream_capture_mode(&mode_);
+  if (entered()) api_.thread_exchange_stream_capture_mode(&mode_);
 }
 
 CallGuard::~CallGuard() {
-  if (!entered_) return;
+  if (!entered()) return;
   api_.thread_exchange_stream_capture_mode(&mode_);
   if (!pushed_) return;
   CUcontext mine = nullptr;

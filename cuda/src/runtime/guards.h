@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <new>
 
 #include "runtime/cuda_api.h"
 
@@ -35,11 +36,14 @@ PointerAttributes attributes_of(const CudaApi& api, const void* address) noexcep
 /// mode. Restores both.
 class CallGuard {
  public:
-  /// Throws Error (device_failed) if the context is gone; with `gone` it tells there instead.
-  CallGuard(const CudaApi& api, CUcontext context, bool* gone = nullptr);
+  /// Throws Error (device_failed) if the context is gone.
+  CallGuard(const CudaApi& api, CUcontext context);
+  /// Does nothing if the context is gone.
+  CallGuard(const CudaApi& api, CUcontext context, std::nothrow_t) noexcept;
   ~CallGuard();
   CallGuard(const CallGuard&) = delete;
   CallGuard& operator=(const CallGuard&) = delete;
+  bool entered() const noexcept { return entered_ == CUDA_SUCCESS; }
   /// The context that was current before, or null.
   CUcontext callers() const noexcept { return callers_; }
 
@@ -47,7 +51,7 @@ class CallGuard {
   const CudaApi& api_;
   CUcontext callers_ = nullptr;
   bool pushed_ = false;
-  bool entered_ = false;
+  CUresult entered_;
   CUstreamCaptureMode mode_ = CU_STREAM_CAPTURE_MODE_RELAXED;
 };
 

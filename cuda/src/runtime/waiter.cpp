@@ -73,8 +73,7 @@ void Waiter::run() noexcept {
     work.splice(work.end(), posted_, posted_.begin());
     lock.unlock();
     {
-      bool gone = false;  // then the work fails, too
-      const CallGuard guard(api_, context_, &gone);
+      const CallGuard guard(api_, context_, std::nothrow);  // not entered: the work fails, too
       work.front()();
       work.clear();
     }

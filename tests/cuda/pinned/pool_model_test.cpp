@@ -23,7 +23,7 @@ constexpr size_t kMiB = size_t{1} << 20;
 class Model {
  public:
   explicit Model(uint32_t seed)
-      : random_(seed), fences_(api_), pool_(api_.table(), fences_, limit_) {}
+      : random_(seed), fences_(api_), pool_(api_.table(), std::ref(fences_), limit_) {}
 
   void run(int steps) {
     for (int i = 0; i < steps && !::testing::Test::HasFailure(); ++i) {

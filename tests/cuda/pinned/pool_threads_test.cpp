@@ -68,7 +68,7 @@ class PinnedPoolThreads : public ::testing::Test {
 };
 
 TEST_F(PinnedPoolThreads, OtherThreadsFreeBlocks) {
-  PinnedPool pool(api_.table(), fences_, 64 * kMiB);
+  PinnedPool pool(api_.table(), std::ref(fences_), 64 * kMiB);
   Exchange exchange;
   std::atomic<int> done{0};
   std::thread watcher([&] {
@@ -118,7 +118,7 @@ TEST_F(PinnedPoolThreads, OtherThreadsFreeBlocks) {
 }
 
 TEST_F(PinnedPoolThreads, TrimRunsConcurrently) {
-  PinnedPool pool(api_.table(), fences_, 64 * kMiB);
+  PinnedPool pool(api_.table(), std::ref(fences_), 64 * kMiB);
   std::atomic<bool> stop{false};
   std::thread trimmer([&] {
     for (size_t i = 0; !stop; ++i) {
@@ -150,7 +150,7 @@ TEST_F(PinnedPoolThreads, NoRaceBreaksTheLimit) {
   // Slow enough that growing and giving back overlap.
   api_.on_call = [] { std::this_thread::sleep_for(std::chrono::microseconds(300)); };
   for (const size_t limit : {6 * kMiB, 34 * kMiB}) {
-    PinnedPool pool(api_.table(), fences_, limit);
+    PinnedPool pool(api_.table(), std::ref(fences_), limit);
     std::atomic<int> given{0};
     run_threads(16, [&](int seed) {
       std::mt19937 random(static_cast<uint32_t>(seed));
@@ -174,13 +174,13 @@ TEST_F(PinnedPoolThreads, NoRaceBreaksTheLimit) {
 }
 
 TEST_F(PinnedPoolThreads, ConcurrentMissesShareSegment) {
-  PinnedPool pool(api_.table(), fences_, 256 * kMiB);
+  PinnedPool pool(api_.table(), std::ref(fences_), 256 * kMiB);
   run_threads(16, [&](int) { EXPECT_TRUE(pool.take(64)); });
   EXPECT_EQ(pool.stats().grows, 1u);
 }
 
 TEST_F(PinnedPoolThreads, FailedGrowthWakesOthers) {
-  PinnedPool pool(api_.table(), fences_, 256 * kMiB);
+  PinnedPool pool(api_.table(), std::ref(fences_), 256 * kMiB);
   for (int round = 0; round < 20; ++round) {
     api_.fail_at(1, CUDA_ERROR_ILLEGAL_ADDRESS, 3);
     std::atomic<int> failed{0};
@@ -201,7 +201,8 @@ TEST_F(PinnedPoolThreads, FailedGrowthWakesOthers) {
 
 TEST_F(PinnedPoolThreads, TakesAndTrimsDuringReservations) {
   // The limit is beyond all that is asked for: a busy machine may not run the trimmer for long.
-  PinnedPool pool(api_.table(), fences_, 4096 * kMiB, 8 * kMiB, std::chrono::microseconds(100));
+  PinnedPool pool(api_.table(), std::ref(fences_), 4096 * kMiB, 8 * kMiB,
+                  std::chrono::microseconds(100));
   std::atomic<bool> stop{false};
   std::thread trimmer([&] {
     while (!stop) pool.trim(0);
