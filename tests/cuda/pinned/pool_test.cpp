@@ -159,6 +159,8 @@ TEST_F(PinnedPoolTest, LargeBlockIsCutAtTheLimitOnly) {
   blocks.clear();
   EXPECT_EQ(pool_->take(20 * kMiB).data(), place);
   EXPECT_EQ(stats().refused, 0u);
+  pool_->set_limit(256 * kMiB);
+  EXPECT_NE(pool_->take(4 * kMiB).data(), place) << "it is whole again";
 }
 
 TEST_F(PinnedPoolTest, BlockFitsOnePiece) {
@@ -308,6 +310,8 @@ TEST_F(PinnedPoolTest, PollIfDueFencesLargeResults) {
   fences_->hold_fences();
   const Deleter small = pool_->take(64 * kKiB).into_deleter();
   const Deleter large = pool_->take(2 * kMiB).into_deleter();
+  const CUevent ticket = retire(64).event;
+  fences_->polls = 0;
   release(small);
   pool_->poll_if_due();
   EXPECT_EQ(fences_->taken, 0) << "not worth a call of CUDA";
@@ -315,10 +319,11 @@ TEST_F(PinnedPoolTest, PollIfDueFencesLargeResults) {
   pool_->poll_if_due();
   pool_->poll_if_due();
   EXPECT_EQ(fences_->taken, 1);
-  EXPECT_EQ(fences_->polls, 2);
+  EXPECT_EQ(fences_->polls, 2) << "of the fence alone: takes poll the tickets";
   fences_->pass_fences();
+  fences_->pass(ticket);
   pool_->poll_if_due();
-  expect_bytes(0, 0, 0, 0);
+  expect_bytes(0, 256, 0, 0);
   const int polls = fences_->polls;
   pool_->poll_if_due();
   EXPECT_EQ(fences_->polls, polls) << "nothing is left to ask for";
