@@ -31,15 +31,25 @@ class StepSkipped(Exception):
     """The same, where nothing is wrong."""
 
 
+#: Of every program: what a hang was doing is printed, JAX leaves memory to the others, and Numba frees nothing while a
+#: stream is held.
+VARIABLES = {
+    "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",
+    "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+    "NUMBA_CUDA_MAX_PENDING_DEALLOCS_COUNT": "100000",
+}
+
+
 def environment() -> dict[str, str]:
     """Ours, with the tools that came with this Python (cmake, ninja) where there are no others."""
     path = os.environ.get("PATH", "") + os.pathsep + str(Path(sys.executable).parent)
-    return {**os.environ, "PATH": path, "PYTHONUNBUFFERED": "1", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    return {**os.environ, **VARIABLES, "PATH": path}
 
 
 def end(process: subprocess.Popen[str]) -> None:
-    """Ends the whole group that it leads."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
+    """Ends the whole group that it leads. Python says first where its threads are."""
+    for how in (signal.SIGABRT, signal.SIGKILL):
         try:
             os.killpg(process.pid, how)
             process.wait(2)
@@ -82,7 +92,8 @@ def call(
                 lines.put(line)
             lines.put(None)
 
-        threading.Thread(target=read, daemon=True).start()
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
         deadline = time.monotonic() + max(seconds, 1)
         patience = max(start, silence)
         try:
@@ -94,6 +105,10 @@ def call(
             return process.wait(max(deadline - time.monotonic(), 1))
         except (queue.Empty, subprocess.TimeoutExpired):
             file.write("-- ended: no line for too long, or the time was up\n")
+            end(process)
+            reader.join(1)  # a process outside of the group may keep the pipe open
+            while not lines.empty():
+                file.write(lines.get() or "")
             return LATE
         finally:
             end(process)

@@ -121,16 +121,13 @@ def read(path: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what builds, and of the frameworks."""
+    """Of Python and the frameworks."""
     facts = {"Python": platform.python_version(), "executable": sys.executable}
     for name in PACKAGES:
         try:
             facts[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    for name in ("nvcc", "g++", "cmake"):
-        lines = run(name, "--version").strip().splitlines()
-        facts[name] = next((line for line in lines if re.search(r"\d+\.\d+", line)), "none").strip()
     return facts
 
 
@@ -157,13 +154,13 @@ def fingerprint(with_gpu: bool) -> dict[str, str]:
     for name, file in (("transparent huge pages", "enabled"), ("of shared memory", "shmem_enabled")):
         mode = re.search(r"\[(\w+)\]", read(f"/sys/kernel/mm/transparent_hugepage/{file}"))
         facts[name] = mode[1] if mode else "unknown"
-    return {**facts, **versions(), **commit()}
+    return {**facts, **versions()}
 
 
 def sentence(facts: dict[str, str], reason: str) -> str:
     """The first line of the results: what was found out, in one line."""
     shown = ("GPU", "driver", "kernel", "CPU", "processors", "memory", "memory.max", "locked memory, most",
-             "transparent huge pages", "Python", *PACKAGES, "commit")  # fmt: skip
+             "transparent huge pages", "Python", *PACKAGES, "packages", "commit")  # fmt: skip
     return "; ".join([*([reason] if reason else []), *(f"{name} {facts[name]}" for name in shown if name in facts)])
 
 

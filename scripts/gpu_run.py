@@ -34,13 +34,11 @@ from gpu_calls import (
 )
 from gpu_report import Document
 
-#: The seconds of each step, if nothing has to be built. A step gets its share of what is left: more where the steps
-#: before it took less than theirs.
+#: The seconds of each step, which gets its share of what is left: more where the steps before it took less than theirs.
 PLAN = {
-    "build": 0, "probe": 25, "tests": 45, "held-tests": 15, "timings": 55, "interop": 80, "held-interop": 70,
+    "probe": 25, "tests": 45, "held-tests": 15, "timings": 55, "interop": 80, "held-interop": 70,
     "bars": 145, "python": 60, "sanitizer": 30, "process": 35,
 }  # fmt: skip
-MOST_BUILD_SECONDS = 240
 NO_GPU = 3
 BAD_STATES = ("failed", "hung", "crashed")
 FRAMEWORKS = ("torch", "cupy", "numba", "jax")
@@ -73,8 +71,6 @@ class Run:
 
 def share(steps: Sequence[str], name: str, left: float) -> float:
     """The seconds that a step gets of those left, beside the chosen steps after it."""
-    if name == "build":
-        return min(left, MOST_BUILD_SECONDS)
     later = [step for step in PLAN if step in steps and list(PLAN).index(step) >= list(PLAN).index(name)]
     return left * PLAN[name] / sum(PLAN[step] for step in later)
 
@@ -364,25 +360,8 @@ def sanitizer(run: Run, seconds: float) -> str:
 # ---- The run
 
 
-def build(run: Run, seconds: float) -> str:
-    """Builds what was not brought along."""
-    deadline = time.monotonic() + seconds
-    programs = any(gpu_build.find(f"**/{name}") is None for name in (TESTS, *BARS, PROBE))
-    try:
-        package = bool(package_folder())
-    except StepSkipped:
-        package = False
-    if gpu_build.folders[0] != gpu_build.BUILD and not programs and package:
-        return "everything was brought along"
-    if gpu_build.folders[0] == gpu_build.BUILD:
-        programs = True  # what is in build/gpu may be old
-    return "; ".join(
-        gpu_build.build(run.out / "build.log", lambda: deadline - time.monotonic(), sys.executable, programs)
-    )
-
-
 STEPS: dict[str, Callable[[Run, float], str]] = {
-    "build": build, "probe": probe, "tests": tests, "held-tests": tests_held, "timings": timings, "interop": interop,
+    "probe": probe, "tests": tests, "held-tests": tests_held, "timings": timings, "interop": interop,
     "held-interop": held_interop, "bars": bars, "python": python, "sanitizer": sanitizer, "process": process,
 }  # fmt: skip
 
@@ -454,7 +433,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("outdir", type=folder, nargs="?", help="folder for results.md, results.json and logs")
     parser.add_argument("--prepare", action="store_true", help="build what a run needs into --prepared, and end")
     parser.add_argument("--prepared", type=folder, default=gpu_build.PREPARED, help="default: build/gpu-prepared")
-    parser.add_argument("--python", default=sys.executable, help="the one that --prepare builds the package for")
+    parser.add_argument(
+        "--python", nargs="+", default=[sys.executable], help="those that --prepare builds the package for"
+    )
     parser.add_argument("--steps", type=steps, default=list(STEPS), metavar=",".join(STEPS))
     parser.add_argument("--seconds", type=float, default=sum(PLAN.values()), help="the time limit")
     parser.add_argument("--seed", type=int, default=1, help="of the order of turns; a repetition takes another one")
@@ -473,21 +454,23 @@ def main() -> int:
     os.chdir(ROOT)
     if options.prepare:
         return gpu_build.prepare(options.prepared, options.python)
+    prepared = gpu_build.use(options.prepared)
+    if not prepared:
+        print(f"{options.prepared} holds nothing that was prepared: call scripts/gpu --prepare first")
+        return 1
     out: Path = options.outdir
     out.mkdir(parents=True, exist_ok=True)
     for log in out.glob("*.log"):
         log.unlink()
     architecture, reason = gpu_fingerprint.capability()
     run = Run(out, Document(out), options, begin + options.seconds, architecture, reason)
-    facts = gpu_fingerprint.fingerprint(with_gpu=not reason)
-    if prepared := gpu_build.use_prepared(options.prepared):
-        facts["prepared"] = prepared
+    facts = gpu_fingerprint.fingerprint(with_gpu=not reason) | prepared
     run.document.set_fingerprint(facts)
     run.document.set_found(gpu_fingerprint.sentence(facts, reason))
     print("\n".join([run.document.content["found"], *(f"{name}: {fact}" for name, fact in facts.items())]))
     for name in options.steps:
         step = STEPS[name]
-        if reason and name != "build":
+        if reason:
             step = lambda run, _, name=name: dry(run, name)  # noqa: E731
         perform(run, name, step)
     failed = run.document.failed()

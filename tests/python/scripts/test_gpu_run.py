@@ -8,7 +8,6 @@ import math
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -179,7 +178,7 @@ class TestFingerprint:
     def test_fingerprint_is_text(self):
         facts = gpu_fingerprint.fingerprint(with_gpu=False)
         assert all(isinstance(fact, str) and fact for fact in facts.values())
-        assert {"CPU", "memory", "kernel", "Python", "numpy", "nvcc"} <= facts.keys()
+        assert {"CPU", "memory", "kernel", "Python", "numpy"} <= facts.keys()
 
     def test_sentence_names_versions_and_limits(self):
         facts = {"GPU": "H200", "ECC": "on", "memory": "12.0 GiB", "memory.max": "max", "torch": "2.11.0"}
@@ -256,10 +255,9 @@ def program(folder, name, *lines):
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A folder that stands for a build."""
-    monkeypatch.setattr(gpu_build, "folders", [tmp_path])
-    monkeypatch.setattr(gpu_build, "BUILD", tmp_path)
-    monkeypatch.delenv("DLBRIDGE_PACKAGE", raising=False)
+    """A folder that stands for a prepared one, and for the one where it is built."""
+    monkeypatch.setattr(gpu_build, "folder", tmp_path)
+    monkeypatch.setattr(gpu_build, "BUILD", tmp_path / "build")
     return tmp_path
 
 
@@ -282,7 +280,7 @@ class TestPlan:
 
     def test_each_step_gets_its_seconds(self):
         left = 560.0
-        for name, planned in list(gpu_run.PLAN.items())[1:]:
+        for name, planned in gpu_run.PLAN.items():
             assert gpu_run.share(list(gpu_run.STEPS), name, left) == pytest.approx(planned)
             left -= planned
 
@@ -292,7 +290,6 @@ class TestPlan:
         assert gpu_run.share(chosen, "bars", (bars + python) / 2) == pytest.approx(bars / 2)
         assert gpu_run.share(chosen, "bars", 2 * (bars + python)) == pytest.approx(2 * bars)
         assert gpu_run.share(chosen, "python", 30) == pytest.approx(30)
-        assert gpu_run.share(list(gpu_run.STEPS), "build", 560) == gpu_run.MOST_BUILD_SECONDS
 
     def test_steps_without_time_are_skipped(self, folder):
         state, note = performed(
@@ -308,6 +305,12 @@ class TestCalls:
         assert gpu_calls.call(command, tmp_path / "log", 1, lines.append) == gpu_calls.LATE
         assert lines == ["started"]
         assert "started" in (tmp_path / "log").read_text()
+
+    def test_killed_python_says_where_it_hangs(self, tmp_path):
+        hangs = "def waits():\n    print('waiting')\n    time.sleep(60)\n"
+        command = [sys.executable, "-c", f"import time\n{hangs}waits()"]
+        assert gpu_calls.call(command, tmp_path / "log", 30, silence=0.5, start=20) == gpu_calls.LATE
+        assert "in waits" in (tmp_path / "log").read_text()
 
     def test_call_returns_status(self, tmp_path):
         assert gpu_calls.call(["sh", "-c", 'exit "$CODE"'], tmp_path / "log", 30, CODE="7") == 7
@@ -362,110 +365,55 @@ class TestCalls:
 
 
 class TestBuild:
-    def header(self, path, minor):
-        path.parent.mkdir(parents=True)
-        path.write_text(f"#define DLPACK_MAJOR_VERSION 1\n#define DLPACK_MINOR_VERSION {minor}\n")
+    def prepare(self, folder, monkeypatch, *pythons):
+        """What prepare() ends with, and the commands that it ran, with a cmake that makes what it is asked for."""
+        cmake = (
+            f'echo "$@" >> {folder}/ran',
+            'case "$1" in',
+            '--install) mkdir -p "$6/dlbridge/lib"; touch "$6/dlbridge/_core.so";;',
+            f'--build) for name in {" ".join(gpu_build.PROGRAMS)}; do cp /bin/true "$2/$name"; done;;',
+            '*) mkdir -p "$4";;',
+            "esac",
+        )
+        path = f"{program(folder / 'tools', 'cmake', *cmake).parent}:{os.environ['PATH']}"
+        monkeypatch.setattr(gpu_build, "environment", lambda: {"PATH": path})
+        monkeypatch.setenv("PATH", path)
+        monkeypatch.setenv("LD_LIBRARY_PATH", "")
+        status = gpu_build.prepare(folder / "prepared", list(pythons))
+        return status, (folder / "ran").read_text().splitlines() if (folder / "ran").exists() else []
 
-    def test_first_recent_dlpack_header_wins(self, folder, monkeypatch):
-        monkeypatch.delenv("DLPACK_INCLUDE_DIR", raising=False)
-        with pytest.raises(gpu_build.StepFailed, match="none at all"):
-            gpu_build.dlpack_folder([folder])
-        self.header(folder / "torch" / "include" / "ATen" / "dlpack.h", 1)
-        with pytest.raises(gpu_build.StepFailed, match=r"dlpack.h is 1.1.*DLPACK_INCLUDE_DIR"):
-            gpu_build.dlpack_folder([folder])
-        self.header(folder / "jaxlib" / "include" / "dlpack" / "dlpack.h", 3)
-        found = gpu_build.dlpack_folder([folder]) / "dlpack" / "dlpack.h"
-        assert "VERSION 3" in found.read_text()
-        self.header(folder / "carried" / "dlpack" / "dlpack" / "dlpack.h", 4)
-        monkeypatch.setattr(gpu_build, "folders", [folder / "carried", folder])
-        gpu_build.dlpack_folder([folder])
-        assert "VERSION 4" in found.read_text()
-        monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
-        assert gpu_build.dlpack_folder([]) == Path("/given")
+    def test_prepared_folder_is_used(self, folder, monkeypatch, capsys):
+        monkeypatch.setattr(gpu_build, "abi", lambda python=sys.executable: f"abi-{Path(python).name}")
+        status, ran = self.prepare(folder, monkeypatch, "/bin/3.11", "/bin/3.12")
+        assert status == 0 and "MiB" in capsys.readouterr().out
+        (first,), (second,) = ([line for line in ran if f"abi-{minor} -G" in line] for minor in ("3.11", "3.12"))
+        assert "-DDLBRIDGE_BENCHMARKS=ON" in first and "-DDLBRIDGE_BENCHMARKS=OFF" in second  # programs are built once
+        assert [gpu_build.PROBE in line for line in ran if line.startswith("--build")] == [True, False]
 
-    def build(self, folder, monkeypatch, *tools):
-        """The note of the step, and the commands that ran, where only these tools are installed."""
-        for tool in tools:
-            program(folder / "tools", tool, f'echo {tool} "$@" >> {folder}/ran')
-        monkeypatch.setattr(gpu_calls, "environment", lambda: {"PATH": f"{folder}/tools"})
-        monkeypatch.setattr(gpu_build, "environment", gpu_calls.environment)
-        monkeypatch.setattr(gpu_build, "answer_of", lambda *_: "True")
-        monkeypatch.setenv("DLBRIDGE_GTEST_DIR", str(folder / "no googletest"))
-        monkeypatch.delenv("DLBRIDGE_CUDA_TOOLKIT_DIR", raising=False)
-        state, note = performed(run_of(folder, steps=["build"]), "build", gpu_run.build)
-        ran = (folder / "ran").read_text() if (folder / "ran").exists() else ""
-        return state, note, ran
-
-    def test_missing_compiler_and_cmake_are_named(self, folder, monkeypatch):
-        monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
-        state, note, _ = self.build(folder, monkeypatch)
-        assert state == "failed"
-        assert "there is no nvcc" in note and "there is no cmake" in note and "no GoogleTest" in note
-
-    def test_missing_header_ends_only_what_needs_it(self, folder, monkeypatch):
-        monkeypatch.delenv("DLPACK_INCLUDE_DIR", raising=False)
-        monkeypatch.setattr(sys, "path", [])
-        state, note, ran = self.build(folder, monkeypatch, "nvcc", "cmake")
-        assert state == "failed" and "no dlpack.h" in note
-        assert "probe.cpp" in ran and "cmake" not in ran
-
-    def test_missing_googletest_ends_only_the_tests(self, folder, monkeypatch):
-        monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
-        state, note, ran = self.build(folder, monkeypatch, "nvcc", "cmake")
-        assert state == "done" and "no GoogleTest" in note
-        assert "-DDLBRIDGE_TESTS=OFF" in ran and "dlbridge_cuda_bars" in ran and gpu_build.TESTS not in ran
-
-    def test_prepared_folder_is_used(self, folder, monkeypatch):
+        assert gpu_build.use(folder / "none") == {}
         monkeypatch.setenv("LD_LIBRARY_PATH", "/old")
-        carried = folder / "carried"
-        for name in (gpu_build.TESTS, *gpu_build.BARS, gpu_build.PROBE):
-            program(carried, name)
-        program(carried, f"package/dlbridge/_core{gpu_build.extension()}")
-        facts = {"extension": ".so", "commit": "abc"}
-        (carried / "prepared.json").write_text(json.dumps(facts))
-        assert gpu_build.use_prepared(folder / "none") == ""
-        assert gpu_build.folders == [folder]
-        assert gpu_build.use_prepared(carried) == "abc, .so"
-        assert os.environ["LD_LIBRARY_PATH"] == f"{carried}/lib:/old"
-        assert gpu_build.program(gpu_build.PROBE).parent == carried
-        assert gpu_build.package_folder() == carried / "package"
-        monkeypatch.setattr(gpu_build, "build", lambda *_: pytest.fail("nothing had to be built"))
-        assert performed(run_of(folder, steps=["build"]), "build", gpu_run.build)[0] == "done"
-
-    def test_package_of_another_python_is_built_anew(self, folder, monkeypatch):
-        carried = folder / "carried"
-        for name in (gpu_build.TESTS, *gpu_build.BARS, gpu_build.PROBE):
-            program(carried, name)
-        program(carried, "package/dlbridge/_core.cpython-39-x86_64-linux-gnu.so")
-        monkeypatch.setattr(gpu_build, "folders", [carried, folder])
-        built = []
-        monkeypatch.setattr(gpu_build, "build", lambda *arguments: built.append(arguments) or [])
-        assert performed(run_of(folder, steps=["build"]), "build", gpu_run.build)[0] == "done"
-        assert built[0][-1] is False  # the package alone
-
-    def test_missing_python_leaves_the_package_out(self, folder, monkeypatch):
-        monkeypatch.setattr(gpu_build, "must", lambda command, *_: built.append(" ".join(command)))
-        monkeypatch.setattr(gpu_build, "googletest", lambda *_: [])
-        monkeypatch.setenv("DLPACK_INCLUDE_DIR", "/given")
-        built = []
-        (lack,) = gpu_build.build(folder / "log", lambda: 60, "/no/python3.12", "90")
-        assert "there is no /no/python3.12" in lack
-        assert "-DDLBRIDGE_PYTHON=OFF" in built[1] and "_core" not in built[2]
-        assert gpu_build.extension("/no/python3.12") == ""
-
-    def test_given_package_is_used(self, folder, monkeypatch):
-        monkeypatch.setenv("DLBRIDGE_PACKAGE", str(folder))
-        with pytest.raises(gpu_build.StepFailed, match="holds no built dlbridge"):
-            gpu_build.package_folder()
-        program(folder, "dlbridge/_core.cpython.so")
-        assert gpu_build.package_folder() == folder
+        prepared = folder / "prepared"
+        assert gpu_build.use(prepared)["packages"] == "abi-3.11, abi-3.12"
+        libraries = [f"{prepared}/abi-{minor}/dlbridge/lib" for minor in ("3.11", "3.12")]
+        assert os.environ["LD_LIBRARY_PATH"].split(":") == [*libraries, "/old"]
+        assert gpu_build.program(gpu_build.PROBE).parent == prepared
+        monkeypatch.setattr(gpu_build, "abi", lambda: "abi-3.12")
         monkeypatch.setenv("PYTHONPATH", "/elsewhere")
-        assert gpu_run.package_path() == {"PYTHONPATH": f"{folder}:/elsewhere"}
+        assert gpu_run.package_path() == {"PYTHONPATH": f"{prepared}/abi-3.12:/elsewhere"}
+        monkeypatch.setattr(gpu_build, "abi", lambda: "abi-3.13")
+        with pytest.raises(gpu_build.StepSkipped, match=r"no package was prepared for this Python, abi-3\.13"):
+            gpu_build.package_folder()
 
-    def test_copies_are_stripped(self, tmp_path):
-        source = shutil.which("sh")
-        gpu_build.copy(Path(source).resolve(), tmp_path / "in" / "sh")
-        assert subprocess.run([tmp_path / "in" / "sh", "-c", "exit 5"], check=False).returncode == 5
+    def test_what_cannot_be_prepared_is_named(self, folder, monkeypatch, capsys):
+        assert self.prepare(folder, monkeypatch, "/no/python3.12") == (1, [])
+        assert capsys.readouterr().out == "there is no /no/python3.12\n"
+        program(folder / "tools", "cmake", "echo a reason; exit 7")
+        assert gpu_build.prepare(folder / "prepared", [sys.executable]) == 1
+        assert re.match(r"\$ cmake .*\na reason\ncmake -S \. ended with 7: see", capsys.readouterr().out)
+
+    def test_folder_that_cannot_be_carried_is_an_error(self, folder, monkeypatch):
+        monkeypatch.setattr(gpu_build, "MOST_BYTES", 1000)
+        assert self.prepare(folder, monkeypatch, sys.executable)[0] == 1
 
 
 class TestSteps:
@@ -507,9 +455,8 @@ class TestSteps:
 
     def package(self, folder, *lines):
         """A package whose suite has two cases."""
-        package = folder / "package" / "dlbridge"
-        program(package, f"_core{gpu_build.extension()}")
-        (package / "testing").mkdir()
+        package = folder / gpu_build.abi() / "dlbridge"
+        (package / "testing").mkdir(parents=True)
         (package / "__init__.py").touch()
         (package / "testing" / "__init__.py").touch()
         (package / "testing" / "cases_order.py").write_text("def late(bench):\n    with bench.held(1):\n        pass\n")
@@ -592,18 +539,6 @@ class TestSteps:
 
 
 class TestProbe:
-    def test_program_lists_its_cases(self, tmp_path):
-        if shutil.which("nvcc") is None:
-            pytest.skip("there is no nvcc")
-        source = ROOT / "benchmarks" / "cuda" / "probe.cpp"
-        made = tmp_path / "probe"
-        strict = "-Xcompiler=-Wall,-Wextra,-Werror"
-        subprocess.run(["nvcc", "-std=c++20", strict, str(source), "-o", str(made)], check=True)
-        names = subprocess.run([made, "--list"], capture_output=True, text=True, check=True).stdout.splitlines()
-        assert len(names) == len(set(names)) and {"versions", "connections", "time: calls"} <= set(names)
-        wrong = subprocess.run([made, "versions", "nothing"], capture_output=True, text=True, check=False)
-        assert wrong.returncode == 2 and "no case is called 'nothing'" in wrong.stderr
-
     def test_script_answers_as_the_program_does(self):
         def run(*arguments):
             done = subprocess.run(
@@ -626,20 +561,24 @@ class TestCommand:
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
-        [((), "outdir"), (("out", "--steps", "build,fly"), "no step is called fly; expected some of build, probe")],
+        [((), "outdir"), (("out", "--steps", "probe,fly"), "no step is called fly; expected some of probe, tests")],
     )
     def test_wrong_arguments(self, arguments, message, tmp_path):
         done = self.run(tmp_path, *arguments)
         assert done.returncode == 2
         assert message in done.stderr
 
+    def test_nothing_prepared(self, tmp_path):
+        done = self.run(tmp_path, "out", "--prepared", "none")
+        assert done.returncode == 1 and "call scripts/gpu --prepare first" in done.stdout
+
     @pytest.mark.skipif(not gpu_fingerprint.capability()[1], reason="this machine has a GPU")
     def test_dry_run(self, tmp_path):
         program(tmp_path / "carried", gpu_build.PROBE, 'printf "versions\\ntime: a\\n"')
-        facts = {"extension": ".so", "commit": "abc"}
+        facts = {"packages": "cpython-39", "commit": "abc"}
         (tmp_path / "carried" / "prepared.json").write_text(json.dumps(facts))
         done = self.run(tmp_path, "out", "--prepared", "carried", "--steps", "timings")
         assert done.returncode == 3, done.stdout + done.stderr
-        assert done.stdout.splitlines()[0].startswith("no ")
+        assert re.match("no .*; packages cpython-39; commit abc$", done.stdout.splitlines()[0])
         assert "  time: a\n" in done.stdout and f"1 cases would run in {gpu_run.PLAN['timings']} s" in done.stdout
         assert "1 cases would run" in (tmp_path / "out" / "results.md").read_text()
