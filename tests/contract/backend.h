@@ -39,7 +39,7 @@ class Backend {
 
   /// One that does not wait for the legacy stream, as frameworks make them.
   virtual Stream make_stream() = 0;
-  /// Work of producers and consumers, in stream order. What was read is there once it has run.
+  /// Work of producers and consumers, in stream order. What was read is there after synchronize().
   virtual void enqueue_write(Stream stream, void* memory, Bytes bytes) = 0;
   virtual std::shared_ptr<const Bytes> enqueue_read(Stream stream, const void* memory,
                                                     size_t bytes) = 0;

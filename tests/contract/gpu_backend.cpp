@@ -4,13 +4,13 @@
 //
 // While a host function holds a stream, nothing may pin, unpin or free memory: CUDA may let that
 // wait for the device, and the test that would let the stream go waits behind it. So what the tests
-// need of such memory is there before, and what they free meanwhile is freed at the end.
+// need of such memory is there before, and what they free meanwhile is freed at the end. Nor may
+// other streams have host functions: CUDA may run all of them on one thread.
 #include <cuda_runtime_api.h>
 
 #include <atomic>
 #include <chrono>
 #include <cstring>
-#include <deque>
 #include <set>
 #include <stdexcept>
 #include <thread>
@@ -55,12 +55,6 @@ class TransitMemory {
 
   void* memory_ = nullptr;  // until the process ends
   size_t used_ = 0;
-};
-
-struct Transit {
-  uint8_t* memory;
-  size_t bytes;
-  std::shared_ptr<Bytes> arrived;
 };
 
 // The pool as it is before its first use, but with some small free blocks, enough for
@@ -141,24 +135,18 @@ class GpuBackend final : public Backend {
     return cuda::stream_of(0, stream);
   }
   void enqueue_write(Stream stream, void* memory, Bytes bytes) override {
-    Transit& transit = make_transit(bytes.size());
-    std::memcpy(transit.memory, bytes.data(), bytes.size());
-    check(
-        cudaMemcpyAsync(memory, transit.memory, bytes.size(), cudaMemcpyDefault, handle_of(stream)),
-        "cudaMemcpyAsync");
+    uint8_t* const transit = take_transit(bytes.size());
+    std::memcpy(transit, bytes.data(), bytes.size());
+    check(cudaMemcpyAsync(memory, transit, bytes.size(), cudaMemcpyDefault, handle_of(stream)),
+          "cudaMemcpyAsync");
   }
   std::shared_ptr<const Bytes> enqueue_read(Stream stream, const void* memory,
                                             size_t bytes) override {
-    Transit& transit = make_transit(bytes);
-    transit.arrived = std::make_shared<Bytes>();
-    check(cudaMemcpyAsync(transit.memory, memory, bytes, cudaMemcpyDefault, handle_of(stream)),
+    uint8_t* const transit = take_transit(bytes);
+    check(cudaMemcpyAsync(transit, memory, bytes, cudaMemcpyDefault, handle_of(stream)),
           "cudaMemcpyAsync");
-    const auto arrive = [](void* context) {
-      auto* self = static_cast<Transit*>(context);
-      self->arrived->assign(self->memory, self->memory + self->bytes);
-    };
-    check(cudaLaunchHostFunc(handle_of(stream), arrive, &transit), "cudaLaunchHostFunc");
-    return transit.arrived;
+    reads_.push_back({stream.handle, transit, bytes, std::make_shared<Bytes>()});
+    return reads_.back().arrived;
   }
   void hold(Stream stream) override {
     held_ = true;
@@ -171,6 +159,11 @@ class GpuBackend final : public Backend {
   void go() override { held_ = false; }
   void synchronize(Stream stream) override {
     check(cudaStreamSynchronize(handle_of(stream)), "cudaStreamSynchronize");
+    std::erase_if(reads_, [&](const Read& read) {
+      if (read.stream != stream.handle) return false;
+      read.arrived->assign(read.transit, read.transit + read.bytes);
+      return true;
+    });
   }
   void host_reads(const void*, size_t) override {}
 
@@ -184,23 +177,30 @@ class GpuBackend final : public Backend {
   }
 
  private:
-  Transit& make_transit(size_t bytes) {
+  struct Read {
+    void* stream;
+    const uint8_t* transit;
+    size_t bytes;
+    std::shared_ptr<Bytes> arrived;
+  };
+
+  uint8_t* take_transit(size_t bytes) {
     uint8_t* memory = TransitMemory::get().take(bytes);
-    if (memory == nullptr && !held_) {  // everything so far can be waited for
+    if (memory == nullptr && !held_ && reads_.empty()) {  // everything so far can be waited for
       check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
       TransitMemory::get().clear();
       memory = TransitMemory::get().take(bytes);
     }
     if (memory == nullptr)
       throw std::runtime_error("the test uses more transit memory than there is");
-    return transits_.emplace_back(memory, bytes, nullptr);
+    return memory;
   }
 
   int devices_;
   const size_t limit_ = cuda::pinned_stats().limit;
   std::set<void*> allocated_;
   std::vector<cudaStream_t> streams_;
-  std::deque<Transit> transits_;
+  std::vector<Read> reads_;
   std::atomic<bool> held_{false};
 };
 
