@@ -32,7 +32,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.ArgumentParser, argpars
     parser.add_argument("--json", type=Path, metavar="PATH")
     parser.add_argument("--junit", type=Path, metavar="PATH")
     parser.add_argument("--list", action="store_true", help="names of cases, and nothing else")
-    parser.add_argument("--verbose", action="store_true", help="a line for every case")
+    parser.add_argument("--verbose", action="store_true", help="a line for every framework and case")
     return parser, parser.parse_args(arguments)
 
 
@@ -61,7 +61,11 @@ def main(arguments: list[str] | None = None) -> int:
         elif options.verbose:
             print(f"{outcome.state} {outcome.framework} {outcome.name} {outcome.message}".rstrip(), flush=True)
 
-    runner = Runner(options.seconds, show)
+    def opened(name: str) -> None:
+        if options.verbose:
+            print(f"opened {name}", flush=True)
+
+    runner = Runner(options.seconds, show, opened=opened)
     try:
         for provider, spec in providers:
             if runner.hanging:

@@ -18,6 +18,7 @@ from .layouts import Layout
 from .providers import Array, Hold, Provider, Unsupported
 
 LEGACY = 1  # DLPack's number of the legacy default stream
+POOL_BYTES = 16 << 20
 
 
 class Package(Provider):
@@ -58,18 +59,24 @@ class OnDevice(Package):
         return 0 if number == LEGACY else number
 
     def hold(self, stream: Any) -> Hold:
-        """A wait for a word of host memory."""
+        """A wait for a word of host memory. The pool has room for what is staged meanwhile: growing may wait for the
+        device."""
+        if dlbridge.pool_stats().free < POOL_BYTES:
+            with contextlib.suppress(dlbridge.ExchangeError):
+                dlbridge.reserve_pinned(POOL_BYTES)
         return self._driver.hold(self.handle(stream))
 
     def capture(self, stream: Any) -> contextlib.AbstractContextManager[Any]:
         """In the mode that forbids others nothing."""
         return self._driver.capture(self.handle(stream))
 
-    def staged(self, buffer: Array) -> Array:
-        """The same bytes in pinned memory, which an asynchronous copy may read."""
+    def send(self, buffer: Array, address: int, stream: Any) -> None:
+        """Enqueues a copy to device memory, out of pinned memory."""
+        if buffer.nbytes == 0:
+            return
         pinned = self._driver.pinned(buffer.nbytes)
         pinned[:] = buffer.view(np.uint8)
-        return pinned
+        self._driver.to_device(address, pinned, self.handle(stream))
 
 
 class DeviceArray:
@@ -109,10 +116,9 @@ class CudaMemory(OnDevice):
         """A copy out of pinned memory, in the stream's order."""
         if buffer.dtype.str[1] == "V":
             raise Unsupported(f"__cuda_array_interface__ has no name for {buffer.dtype}")
-        number = LEGACY if stream is None else self.number(stream)
-        made = DeviceArray(self._driver, self._driver.allocate(buffer.nbytes), layout, buffer.dtype, number)
-        if buffer.nbytes > 0:
-            self._driver.to_device(made.address, self.staged(buffer), 0 if number == LEGACY else number)
+        address = self._driver.allocate(buffer.nbytes)
+        made = DeviceArray(self._driver, address, layout, buffer.dtype, self.number(stream))
+        self.send(buffer, made.address, stream)
         return made
 
     def read(self, x: Any) -> Array:
@@ -195,11 +201,10 @@ class Torch(TorchArrays, OnDevice):
         return driver.why_not()
 
     def array(self, buffer: Array, layout: Layout, stream: Any) -> Any:
-        """A copy out of torch's pinned memory, in the stream's order."""
-        host = self._module.from_numpy(buffer.view(np.uint8)).pin_memory()
+        """A copy out of pinned memory, in the stream's order."""
         with self.current(stream):
-            flat = self._module.empty(host.shape, dtype=self._module.uint8, device=self.device)
-            flat.copy_(host, non_blocking=True)
+            flat = self._module.empty(buffer.nbytes, dtype=self._module.uint8, device=self.device)
+            self.send(buffer, flat.data_ptr(), stream)
             return self.seen(flat, buffer, layout)
 
     def read(self, x: Any) -> Array:
@@ -255,8 +260,7 @@ class CuPy(OnDevice):
                 flat = cupy.empty(buffer.shape, buffer.dtype)
             except (TypeError, ValueError) as error:
                 raise Unsupported(f"CuPy has no {buffer.dtype.name}: {error}") from error
-            if buffer.nbytes > 0:
-                self._driver.to_device(flat.data.ptr, self.staged(buffer), self.handle(stream))
+            self.send(buffer, flat.data.ptr, stream)
             strides = [stride * buffer.itemsize for stride in layout.strides]
             return cupy.lib.stride_tricks.as_strided(flat[layout.offset :], layout.shape, strides)
 
@@ -312,7 +316,7 @@ class Numba(OnDevice):
             raise Unsupported("Numba's device arrays are not empty")
         own = 0 if stream is None else stream
         flat = self._module.device_array(buffer.shape, buffer.dtype, stream=own)
-        self._driver.to_device(flat.device_ctypes_pointer.value, self.staged(buffer), self.handle(stream))
+        self.send(buffer, flat.device_ctypes_pointer.value, stream)
         memory = flat.gpu_data.view(layout.offset * buffer.itemsize)
         strides = tuple(stride * buffer.itemsize for stride in layout.strides)
         made = devicearray.DeviceNDArray(layout.shape, strides, buffer.dtype, stream=own, gpu_data=memory)
@@ -335,8 +339,8 @@ class Numba(OnDevice):
         )
 
     def new_stream(self) -> Any:
-        """numba.cuda.stream."""
-        return self._module.stream()
+        """A stream of the driver's: those of numba.cuda.stream() wait for the legacy one."""
+        return self._module.external_stream(self._driver.new_stream())
 
     def number(self, stream: Any) -> int:
         """Its handle."""

@@ -74,15 +74,22 @@ class Worker:
 
 
 class Runner:
-    """Runs and collects. `show` is called with every outcome."""
+    """Runs and collects. `opened` is called with a framework's name before its cases, `show` with every outcome."""
 
-    def __init__(self, seconds: float, show: Callable[[Outcome], None], case_seconds: float = CASE_SECONDS) -> None:
+    def __init__(
+        self,
+        seconds: float,
+        show: Callable[[Outcome], None],
+        case_seconds: float = CASE_SECONDS,
+        opened: Callable[[str], None] = lambda name: None,
+    ) -> None:
         self.outcomes: list[Outcome] = []
         self.reasons: dict[str, str] = {}  # by framework: why none of its cases could run
         self.hanging = False
         self._deadline = time.monotonic() + seconds
         self._show = show
         self._case_seconds = case_seconds
+        self._opened = opened
 
     def run(self, provider: Provider, spec: str, cases: list[Case]) -> None:
         """All cases against one framework."""
@@ -98,6 +105,7 @@ class Runner:
             self.reasons[provider.name] = reason[0]
             self._skip(provider, cases, reason[0])
             return worker.end()
+        self._opened(provider.name)
         for number, case in enumerate(cases):
             if time.monotonic() > self._deadline:
                 self._skip(provider, cases[number:], "the time was up")

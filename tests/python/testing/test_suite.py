@@ -238,8 +238,9 @@ def test_mistakes_are_found(mistake, tmp_path):
 @needs_simulator
 def test_no_mistake_no_failure():
     only = "|".join(f"^{re.escape(name)}$" for name in FOUND_BY.values() if not name.startswith("provider"))
-    done = suite("--provider", "wrong_providers:Unreported", "--only", only)
+    done = suite("--provider", "wrong_providers:Unreported", "--only", only, "--verbose")
     assert done.returncode == 0, done.stdout[-2000:]
+    assert done.stdout.startswith("opened "), done.stdout[:200]
 
 
 HOST_MISTAKES = {  # case -> a mistake that it has to find
@@ -371,6 +372,36 @@ def test_driver_holds_streams():
     hold.release()
     assert library.memory[0].view(np.uint32)[0] == 1
     assert library.calls.count("cuCtxPushCurrent_v2") == library.calls.count("cuCtxPopCurrent_v2") > 0
+
+
+def test_nothing_is_pinned_or_freed_while_a_stream_is_held():
+    library = FakeDriver()
+    one = driver.Driver(library=library)
+    before = len(library.calls)
+    hold, other = one.hold(one.new_stream()), one.hold(one.new_stream())
+    first, second = one.pinned(100), one.pinned(100)
+    one.free(0x700)
+    hold.release()
+    one.free(0x701)
+    assert not {"cuMemHostAlloc", "cuMemFree_v2", "cuCtxSynchronize"} & set(library.calls[before:])
+    other.release()
+    first[:], second[:] = 1, 2
+    hold.release()
+    assert np.all(first == 1) and np.all(second == 2)
+    one.free(0x702)
+    assert library.calls.count("cuMemFree_v2") == 3
+
+
+def test_pinned_memory_is_used_again_after_the_device():
+    library = FakeDriver()
+    one = driver.Driver(library=library)
+    size = library.memory[0].size // 2
+    first, second, third = (one.pinned(size) for _ in range(3))
+    assert np.shares_memory(first, third) and not np.shares_memory(first, second)
+    assert library.calls.count("cuCtxSynchronize") == 1 == library.calls.count("cuMemHostAlloc")
+    hold = one.hold(0)
+    assert not np.shares_memory(one.pinned(size), first)
+    hold.release()
 
 
 def test_holds_expire():
