@@ -21,34 +21,12 @@ std::atomic<Engine*> g_engine{nullptr};  // never destroyed at exit: results may
 size_t g_piece_bytes = PinnedSegment::kPieceBytes;  // guarded by g_mutex
 
 constexpr int kSecondsAtExit = 2;
-
 constexpr auto kPoolIdleAge = std::chrono::seconds(30);
+// CUDA 12.0, of drivers from 525: the pack kernels are PTX of that version.
+constexpr int kLeastVersion = 12000;
 
 // A copy of getenv() with the type that default_limit() takes.
 const char* variable(const char* name) { return std::getenv(name); }
-
-}  // namespace
-
-const CudaApi& cuda_api() noexcept {
-  const CudaApi* injected = g_injected.load();
-  return injected != nullptr ? *injected : driver_table();
-}
-
-void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
-  const std::lock_guard lock(g_mutex);
-  static auto& former = *new std::vector<Engine*>;  // their pools own memory of held results
-  if (Engine* engine = g_engine.exchange(nullptr)) {
-    engine->end();
-    former.push_back(engine);
-  }
-  g_injected.store(api);
-  g_piece_bytes = piece_bytes != 0 ? piece_bytes : PinnedSegment::kPieceBytes;
-}
-
-namespace {
-
-// CUDA 12.0, of drivers from 525: the pack kernels are PTX of that version.
-constexpr int kLeastVersion = 12000;
 
 // Says why `found` is not usable.
 void add_reason(Availability& found, CUresult error) {
@@ -69,6 +47,22 @@ void add_reason(Availability& found, CUresult error) {
 }
 
 }  // namespace
+
+const CudaApi& cuda_api() noexcept {
+  const CudaApi* injected = g_injected.load();
+  return injected != nullptr ? *injected : driver_table();
+}
+
+void inject_cuda_api(const CudaApi* api, size_t piece_bytes) {
+  const std::lock_guard lock(g_mutex);
+  static auto& former = *new std::vector<Engine*>;  // their pools own memory of held results
+  if (Engine* engine = g_engine.exchange(nullptr)) {
+    engine->end();
+    former.push_back(engine);
+  }
+  g_injected.store(api);
+  g_piece_bytes = piece_bytes != 0 ? piece_bytes : PinnedSegment::kPieceBytes;
+}
 
 void start() { Engine::get(); }
 
