@@ -20,6 +20,7 @@ _ARRAY_CALLS = {
     ("scipy", "toarray"): "x.toarray(), a dense copy, or x.data, the elements that are stored",
     ("polars", "collect"): "x.collect().to_numpy()",
     ("cv2", "get"): "x.get()",
+    ("zarr", "array_keys"): "x[name][()], one of its arrays",
     ("h5py", "__array__"): "x[()]",
     ("zarr", "__array__"): "x[()]",
     ("xarray", "to_dataarray"): "x[name].to_numpy(), one of its variables",
@@ -89,7 +90,12 @@ def at_path(message: str, path: str) -> str:
     return said if path in said else f"{path}: {said}"
 
 
-def field_names(x: Any) -> list[str]:
+def is_record(kind: type) -> bool:
+    """Whether a dataclass has public fields alone. Private ones are the state of another kind of object: zarr.Group."""
+    return not any(name.startswith("_") for name in field_names(kind))
+
+
+def field_names(kind: type) -> list[str]:
     """The names of a dataclass's fields; ClassVar and InitVar are none."""
     return [field.name for field in dataclasses.fields(x)]
 

@@ -74,6 +74,12 @@ def of_jax() -> tuple[Any, np.ndarray]:
     return x, np.asarray(x)
 
 
+def of_zarr() -> Any:
+    group = library("zarr").group()
+    group.create_array("t", data=VALUES)
+    return group
+
+
 def of_tensorflow(variable: bool) -> tuple[Any, np.ndarray]:
     tensorflow = library("tensorflow")
     x = tensorflow.Variable(VALUES) if variable else tensorflow.constant(VALUES)
@@ -128,6 +134,7 @@ SOURCES: dict[str, Callable[[Path], tuple[Any, Any]]] = {
     "cv2.UMat": lambda _: (library("cv2").UMat(VALUES), None),
     "h5py.Dataset": lambda folder: (of_hdf5(folder), None),
     "zarr.Array": lambda _: (library("zarr").array(VALUES), None),
+    "zarr.Group": lambda _: (of_zarr(), None),
     "xarray.DataArray in memory": lambda _: of_xarray("DataArray"),
     "xarray.Dataset": lambda _: of_xarray("Dataset"),
     "jax.Array": lambda _: of_jax(),
@@ -194,6 +201,7 @@ def test_row(source: str, call: str, memory: str, tmp_path: Path) -> None:
         "cv2.UMat",
         "h5py.Dataset",
         "zarr.Array",
+        "zarr.Group",
         "xarray.DataArray in memory",
         "xarray.Dataset",
         "tensorflow.Variable",

@@ -206,7 +206,7 @@ class Walk {
   // Fields are set as object.__setattr__ sets them: frozen dataclasses are converted, too.
   Reference convert_dataclass(PyObject* x, const Step* step) {
     Reference result = copy_of(x);
-    const Reference names = call_python("dlbridge._advice", "field_names", "(O)", x);
+    const Reference names = call_python("dlbridge._advice", "field_names", "(O)", Py_TYPE(x));
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(names.get()); ++i) {
       const Step here{
           .outer = step, .key = PyList_GET_ITEM(names.get(), i), .index = 0, .field = true};
@@ -224,15 +224,15 @@ class Walk {
 
 }  // namespace
 
-bool is_container(PyObject* x) noexcept {
+bool is_container(PyObject* x) {
   if (PyDict_CheckExact(x)) return true;
   if (PyList_CheckExact(x) || PyTuple_CheckExact(x)) return !holds_numbers(x);
   if (has_attribute(Py_TYPE(x), "__dlpack__")) return false;
   if (PyDict_Check(x)) return true;
   if (PyList_Check(x) || PyTuple_Check(x)) return !holds_numbers(x);
-  // zarr.Array is a dataclass, and one array.
   return has_attribute(Py_TYPE(x), "__dataclass_fields__") &&
-         !has_attribute(Py_TYPE(x), "__array__");
+         !has_attribute(Py_TYPE(x), "__array__") &&
+         call_python("dlbridge._advice", "is_record", "(O)", Py_TYPE(x)).get() == Py_True;
 }
 
 PyObject* map_container(PyObject* x, const char* root,

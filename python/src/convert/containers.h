@@ -8,10 +8,10 @@
 
 namespace dlbridge::python {
 
-/// Returns true for a dict, a list or a tuple that does not hold numbers alone, and a dataclass
-/// without __array__; subclasses included, unless they are DLPack producers. Calls nothing of the
-/// object.
-bool is_container(PyObject* x) noexcept;
+/// Returns true for a dict, a list or a tuple that does not hold numbers alone, and a dataclass of
+/// public fields without __array__; subclasses included, unless they are DLPack producers. Calls
+/// nothing of the object.
+bool is_container(PyObject* x);
 
 /// A new container of the same structure whose leaves are what `convert` returns for them, a new
 /// reference each; None stays. An object that is found twice is converted once. `x` may be a leaf

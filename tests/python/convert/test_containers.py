@@ -187,6 +187,21 @@ def test_producers_are_leaves() -> None:
     assert dlbridge.to_numpy([Producer()])[0].tolist() == [0.0, 1.0, 2.0]
 
 
+def test_a_dataclass_with_private_fields_is_a_leaf() -> None:
+    """As zarr.Group and zarr.Array, which read a file when they are asked for elements."""
+
+    @dataclasses.dataclass(frozen=True)
+    class Group:
+        _group: Any
+        array_keys: ClassVar[Any] = None
+
+    Group.__module__ = "zarr.core.group"
+    group = Group(Batch(array(), 3))
+    for copy in (False, None, True):
+        with pytest.raises(TypeError, match=r"^x\['a'\] is .*Group; expected .*: pass x\['a'\]\[name\]\[\(\)\]"):
+            dlbridge.to_torch({"a": group}, copy=copy)
+
+
 def test_out_takes_no_container() -> None:
     with pytest.raises(TypeError, match="x is dict"):
         dlbridge.to_numpy({"a": array()}, out=array())
