@@ -105,11 +105,30 @@ void cast_into(const Source& source, const Adapter& target, const TensorView& ds
   check(target.cast(&plain.view(), &dst));
 }
 
+// Returns true if the framework has the dtype, perhaps in a package that is loaded here.
+bool can_hold(const Adapter& adapter, DLDataType dtype) noexcept {
+  if (adapter.traits->dtypes.contains(dtype)) return true;
+  return adapter.traits->dtypes_missing.contains(dtype) && adapter.extend != nullptr &&
+         adapter.extend() && adapter.traits->dtypes.contains(dtype);
+}
+
+// The adapter that casts to `dtype` in the place of `target`'s. Frameworks differ in what becomes
+// of a value that a float8 cannot hold: the source's own casts to float8 for every target, NumPy
+// where the source has none.
+const Adapter& caster_for(const Source& source, const Adapter& target, DType dtype) {
+  const bool float8 =
+      dtype.code() >= TypeCode::float8_e3m4 && dtype.code() <= TypeCode::float8_e8m0fnu;
+  if (!float8) return target;
+  const Adapter& own = source.adapter();
+  const Adapter& caster = own.fill != nullptr ? own : adapter_named("numpy");
+  return can_hold(caster, dtype) ? caster : target;
+}
+
 void fill(const Source& source, const Adapter& target, const Plan& decision, const TensorView& dst,
           bool fresh) {
   if (decision.reasons.has(ErrorCode::float4_packing))
     return run_copy(dst.nbytes(), [&] { repack_float4(source.view(), dst); });
-  if (decision.casts) return cast_into(source, target, dst);
+  if (decision.casts) return cast_into(source, caster_for(source, target, dst.dtype), dst);
   if (source.needs_framework()) return check(source.adapter().fill(source.object(), &dst));
   copy_elements(source.view(), dst, fresh);
 }
@@ -162,13 +181,6 @@ bool can_fill_in_place(const Source& source, const Plan& decision, const TensorV
   if (ranges_intersect(source.view(), out)) return false;
   if (!decision.casts && !source.needs_framework()) return true;
   return negative_stride_dimension(out) < 0 && is_aligned(out);
-}
-
-// Returns true if the framework has the dtype, perhaps in a package that is loaded here.
-bool can_hold(const Adapter& adapter, DLDataType dtype) noexcept {
-  if (adapter.traits->dtypes.contains(dtype)) return true;
-  return adapter.traits->dtypes_missing.contains(dtype) && adapter.extend != nullptr &&
-         adapter.extend() && adapter.traits->dtypes.contains(dtype);
 }
 
 // Managed memory that the host shares counts as the host's where the target lives there.

@@ -58,7 +58,7 @@ COMPLEX = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float32", "int16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float32", "int16", "bfloat16", "float8_e4m3fn"])
 @pytest.mark.parametrize("source", COMPLEX)
 @pytest.mark.parametrize("target", ["torch", "numpy"])
 def test_dropped_imaginary_parts_warn_once(
@@ -194,6 +194,26 @@ def test_casts_round_as_torch_does(to: str) -> None:
     assert raw(dlbridge.to_torch(a, dtype=to)) == raw(expected)
     assert raw(dlbridge.to_numpy(torch.from_numpy(a), dtype=to)) == raw(expected)
     assert raw(dlbridge.to_numpy(a, dtype=to)) == raw(a.astype(DTYPE_PAIRS[to][0]))
+
+
+OUT_OF_RANGE = [1.0, 449.0, 1e6, -1e6, np.inf, -np.inf, np.nan, 0.0, -1.0, 1e-30]
+
+
+@pytest.mark.parametrize("to", ["float8_e4m3fn", "float8_e8m0fnu", "float8_e5m2"])
+@pytest.mark.parametrize("dtype", ["float32", "complex64", "complex128"])
+@pytest.mark.parametrize("threads", [1, 4])
+@pytest.mark.filterwarnings("ignore::numpy.exceptions.ComplexWarning")
+def test_the_source_decides_what_a_float8_cannot_hold(threads: int, dtype: str, to: str) -> None:
+    a = np.array(OUT_OF_RANGE).astype(dtype)
+    t = torch.from_numpy(a)
+    with np.errstate(all="ignore"):
+        by_numpy = raw(a.real.astype(DTYPE_PAIRS[to][0]))
+    by_torch = raw((t.real if t.is_complex() else t).to(getattr(torch, to)))
+    sources = ((a, by_numpy), (t, by_torch), (dlbridge.from_dlpack(a), by_numpy), (dlbridge.from_dlpack(t), by_numpy))
+    dlbridge.set_num_threads(threads)
+    for x, expected in sources:
+        assert raw(dlbridge.to_numpy(x, dtype=to)) == raw(dlbridge.to_torch(x, dtype=to)) == expected
+    dlbridge.set_num_threads(0)
 
 
 def test_complex32_casts_into_numpy() -> None:
