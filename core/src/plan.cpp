@@ -23,6 +23,9 @@ constexpr ReasonSet reasons_with_remedy(Remedy wanted) {
 
 constexpr ReasonSet kRemediedByCopy = reasons_with_remedy(Remedy::copy);
 constexpr ReasonSet kRemediedByCast = reasons_with_remedy(Remedy::dtype);
+// Those whose remedy makes a copy of a known size.
+constexpr ReasonSet kRemedyCopies =
+    kRemediedByCopy | reasons_with_remedy(Remedy::device) | ErrorCode::copy_forbidden;
 
 ReasonSet float4_reasons(const TensorView& view, const TargetTraits& target) noexcept {
   const DType type(view.dtype);
@@ -210,6 +213,8 @@ Plan detail::plan_slow(const TensorView& view, const TargetTraits& target,
   const bool copy_named = makes_memory || request.copy >= CopyMode::if_needed;
   if (!reasons.without(copy_named ? kRemediedByCopy : ReasonSet{}).empty()) {
     result.verdict = Verdict::refuse;
+    const bool has_dtype = result.casts || !view.reasons.has(ErrorCode::unsupported_dtype);
+    if (!has_dtype || !kRemedyCopies.has(reasons.first())) result.bytes = 0;
   } else if (result.stages) {
     result.verdict = Verdict::stage;
   } else if (result.casts) {

@@ -12,17 +12,15 @@ from typing import Any
 
 import numpy
 
-from ._errors import ExchangeError
-
 _EXPECTED = "expected a numpy.ndarray, a torch.Tensor, a dlbridge.Tensor, a DLPack capsule or an object with __dlpack__"
 # The call that gives an array, by package and a method of the class.
 _ARRAY_CALLS = {
     ("scipy", "toarray"): "x.toarray(), a dense copy, or x.data, the elements that are stored",
     ("polars", "collect"): "x.collect().to_numpy()",
     ("cv2", "get"): "x.get()",
-    ("zarr", "array_keys"): "x[name][()], one of its arrays",
     ("h5py", "__array__"): "x[()]",
     ("zarr", "__array__"): "x[()]",
+    ("zarr", "array_keys"): "x[name][()], one of its arrays",
     ("xarray", "to_dataarray"): "x[name].to_numpy(), one of its variables",
     ("tensorflow", "value"): "x.value()",
     ("", "to_numpy"): "x.to_numpy()",
@@ -70,13 +68,16 @@ def no_producer(x: Any) -> str:
     return f"x is {_name_of(type(x))}; {_advice(x)}"
 
 
-def refuse_opaque_elements(x: Any) -> None:
-    """Raises for a tensor of TensorFlow whose elements are objects of its own: its __dlpack__ ends the process."""
+def opaque_elements(x: Any) -> str:
+    """The message for a tensor of TensorFlow whose elements are objects of its own; "" for others."""
     name = getattr(getattr(x, "dtype", None), "name", None)
-    if name in _OPAQUE:
-        raise ExchangeError(
-            f"dtype is {name}, which DLPack does not have: {_OPAQUE[name]}", "unsupported_dtype", "dtype"
-        )
+    return f"dtype is {name}, which DLPack does not have: {_OPAQUE[name]}" if name in _OPAQUE else ""
+
+
+def refused_out(message: str) -> str:
+    """The message about an array that cannot be written, said of out=."""
+    found = at_path(re.split("[:;]", message)[0], "out")
+    return f"{found}: pass a plain, writable array such as numpy.empty(x.shape, dtype)"
 
 
 def own_copy(x: Any, to_host: bool) -> str:
@@ -97,7 +98,7 @@ def is_record(kind: type) -> bool:
 
 def field_names(kind: type) -> list[str]:
     """The names of a dataclass's fields; ClassVar and InitVar are none."""
-    return [field.name for field in dataclasses.fields(x)]
+    return [field.name for field in dataclasses.fields(kind)]
 
 
 def _name_of(kind: type) -> str:

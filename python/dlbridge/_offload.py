@@ -40,7 +40,8 @@ class Offload:
                 'dlbridge.to_numpy(x, device="cpu") for a tensor'
             )
         groups: dict[Any, list[torch.Tensor]] = {}
-        devices = set() if device is None else {torch.device(device)}
+        named = _core._device_named(device)
+        devices = set() if named is None else {torch.device(named)}
         for name, x in [*module.named_parameters(), *module.named_buffers()]:
             if (
                 type(x.data) is not torch.Tensor

@@ -82,6 +82,7 @@ def reserve_pinned(bytes: int, background: bool = True, progress: bool = False) 
     """
     from concurrent.futures import Future, wait  # here, since few programs reserve
 
+    bytes = _core._byte_count(bytes)
     future: Future[int] = Future()
     before = pool_stats().registered  # raises where there is no GPU
     bar = progress_bar("B", unit_scale=True, unit_divisor=1024)(bytes) if progress else None

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import torch
 
 from . import _core
-from ._errors import ExchangeError
 
 __all__ = ["register", "register_transport"]
 
@@ -40,8 +39,7 @@ def register(on_write: _OnWrite = "copy", device: str | None = None) -> None:
     from ray.util import register_serializer
 
     _core.to_torch(bytes(1), on_write=on_write)
-    if device is not None:
-        device = _device_named(device)
+    device = _core._device_named(device)
     register_serializer(
         torch.Tensor, serializer=functools.partial(_reduce, on_write=on_write, device=device), deserializer=_rebuild
     )
@@ -62,18 +60,6 @@ def register_transport() -> None:
     from . import _ray_transport
 
     _ray_transport.register()
-
-
-def _device_named(device: str) -> str:
-    try:
-        named = torch.device(device)
-    except RuntimeError:
-        named = None
-    if named is None or named.type not in ("cpu", "cuda"):
-        raise ExchangeError(
-            f'device is {device!r}; expected "cpu", or a GPU such as "cuda:0"', "invalid_device", "device"
-        )
-    return "cpu" if named.type == "cpu" else str(named)
 
 
 def _is_dense(t: torch.Tensor) -> bool:

@@ -107,7 +107,7 @@ TEST_F(CApiPlan, ObeysTheRequest) {
       {"dtype", DLBRIDGE_COPY_UNSET, DLBRIDGE_NAMED_DTYPE, DLBRIDGE_CAST, 48, nullptr},
       {"dtype, never", DLBRIDGE_COPY_NEVER, DLBRIDGE_NAMED_DTYPE, DLBRIDGE_REFUSE, 48,
        "copy_forbidden"},
-      {"device", DLBRIDGE_COPY_UNSET, DLBRIDGE_NAMED_DEVICE, DLBRIDGE_REFUSE, 24,
+      {"device", DLBRIDGE_COPY_UNSET, DLBRIDGE_NAMED_DEVICE, DLBRIDGE_REFUSE, 0,
        "unsupported_device"},
   };
   VersionedProducer producer;

@@ -180,7 +180,8 @@ typedef struct dlb_plan_result {
   size_t message_length;     ///< bytes of the whole message
   int32_t reasons_capacity;  ///< in
   int32_t reasons_count;     ///< how many reasons there are; the most important come first
-  int64_t bytes;             ///< written into new memory; refused: what the remedy would copy
+  int64_t bytes;             ///< written into new memory; refused: what the remedy would copy, 0
+                             ///< where that is unknown or no copy
   int32_t verdict;           ///< a dlb_verdict
   int32_t casts;             ///< 1: the dtype changes
   int32_t stages;            ///< 1: the device changes

@@ -145,7 +145,8 @@ struct Plan {
   bool casts = false;   ///< the dtype changes
   bool stages = false;  ///< the device changes
   ReasonSet reasons;  ///< refuse: all reasons; copy: why sharing is not possible (empty: asked for)
-  int64_t bytes = 0;  ///< written into new memory; 0 when shared; refused: what the remedy copies
+  int64_t bytes = 0;  ///< written into new memory; 0 when shared. Refused: what the remedy copies,
+                      ///< 0 where that is unknown or no copy
 };
 
 namespace detail {

@@ -11,12 +11,9 @@
 namespace dlbridge::python {
 namespace {
 
-// Refuses an argument that is a word: another word by an ExchangeError, another kind by a
-// TypeError.
+// Refuses an argument that is a word.
 [[noreturn]] void refuse_word(const char* name, PyObject* value, const std::string& expected) {
-  const std::string text = std::string(name) + " is " + repr_of(value) + "; expected " + expected;
-  if (!PyUnicode_Check(value)) throw_type_error(text);
-  throw Error(ErrorCode::invalid_argument, name, text);
+  refuse_argument(name, value, PyUnicode_Check(value), expected);
 }
 
 bool is_word(PyObject* value, const char* word) noexcept {
@@ -40,13 +37,12 @@ bool is_device_of_torch(PyObject* device) {
                     ", to which nothing is copied here; expected a CPU or CUDA device: pass "
                     "dlbridge.to_torch(x).to(device)");
   }
-  const std::string text =
-      "device is " + repr_of(device) +
-      "; expected None, \"cpu\", \"cuda:0\" and the like, a torch.device or a DLPack pair such as "
-      "(1, 0)";
-  if (!PyUnicode_Check(device) && !PyTuple_Check(device) && !attribute_of(device, "type"))
-    throw_type_error(text);
-  throw Error(ErrorCode::invalid_device, "device", text);
+  const bool right_kind =
+      PyUnicode_Check(device) || PyTuple_Check(device) || attribute_of(device, "type");
+  refuse_argument(
+      "device", device, right_kind,
+      "None, \"cpu\", \"cuda:0\" and the like, a torch.device or a DLPack pair such as (1, 0)",
+      ErrorCode::invalid_device);
 }
 
 // A pair of integers (IntEnum members included).
@@ -62,10 +58,9 @@ std::optional<DLDevice> parse_device_object(PyObject* object) {
   const auto text = utf8_of(type.get());
   const auto device = text && index ? Device::parse(*text) : std::nullopt;
   if (!device || index.get() == Py_None) return device;
-  const long id = PyLong_AsLong(index.get());
-  clear_exception();
-  if (id < 0 || id > INT32_MAX) return std::nullopt;
-  return Device(device->type(), static_cast<int32_t>(id));
+  const auto id = integer_of(index.get());
+  if (!id || *id < 0 || *id > INT32_MAX) return std::nullopt;
+  return Device(device->type(), static_cast<int32_t>(*id));
 }
 
 [[noreturn]] void refuse_keyword(const char* function, PyObject* name,
@@ -147,11 +142,28 @@ std::optional<DLDevice> parse_device(PyObject* device) {
   return parsed;
 }
 
+std::optional<DLDevice> parse_cpu_or_cuda(PyObject* device) {
+  const auto parsed = parse_device(device);
+  if (parsed && parsed->device_type != kDLCPU && parsed->device_type != kDLCUDA)
+    refuse_device(device);
+  return parsed;
+}
+
+bool parse_bool(const char* name, PyObject* value) {
+  if (!PyBool_Check(value)) refuse_argument(name, value, false, "True or False");
+  return value == Py_True;
+}
+
 std::vector<int64_t> parse_shape(PyObject* shape) {
-  const bool one = PyIndex_Check(shape) != 0;
-  if (!one && Py_TYPE(shape)->tp_iter == nullptr && !PySequence_Check(shape))
-    throw_wrong_type("shape", shape, "an integer or several, such as (2, 3)");
-  return numbers_of(checked(one ? PyTuple_Pack(1, shape) : PySequence_Tuple(shape)).get());
+  constexpr const char* kExpected = "an integer of 64 bits or several, such as (2, 3)";
+  if (const auto extent = integer_of(shape)) return {*extent};
+  const bool several = Py_TYPE(shape)->tp_iter != nullptr || PySequence_Check(shape);
+  const Reference items = checked(several ? PySequence_Tuple(shape) : PyTuple_Pack(1, shape));
+  if (const auto extents = integers_of(items.get())) return *extents;
+  bool integers = true;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(items.get()); ++i)
+    integers = integers && PyIndex_Check(PyTuple_GET_ITEM(items.get(), i));
+  refuse_argument("shape", shape, integers, kExpected);
 }
 
 const Adapter& parse_target(PyObject* to) {
@@ -169,12 +181,8 @@ Request read_request(const CallArguments& call, const Adapter& target) {
     throw Error(ErrorCode::invalid_argument, "order",
                 "order=\"C\" and out= were given; the layout is that of out: leave order= out");
   }
-  if (call.assume_writable != nullptr) {
-    if (!PyBool_Check(call.assume_writable))
-      throw_type_error("assume_writable is " + repr_of(call.assume_writable) +
-                       "; expected True or False, the default");
-    request.assume_writable = call.assume_writable == Py_True;
-  }
+  if (call.assume_writable != nullptr)
+    request.assume_writable = parse_bool("assume_writable", call.assume_writable);
   if (call.on_write != nullptr) request.on_write = parse_on_write(call.on_write);
   if (request.on_write != OnWrite::unset && target.wrap_guarded == nullptr)
     throw_type_error("on_write= is not taken here: pass it to to_torch()");
@@ -197,23 +205,21 @@ Reference array_of_scalar(PyObject* x, bool copy_named) {
 
 bool wants_versioned(PyObject* max_version) {
   if (max_version == Py_None) return false;
-  if (!PyTuple_Check(max_version) || PyTuple_GET_SIZE(max_version) != 2 ||
-      !PyLong_Check(PyTuple_GET_ITEM(max_version, 0)))
-    throw_wrong_type("max_version", max_version, "None or a pair (major, minor)");
-  const long major = PyLong_AsLong(PyTuple_GET_ITEM(max_version, 0));
-  if (PyErr_Occurred()) throw_pending();
-  return major >= 1;
+  const bool pair = PyTuple_Check(max_version) && PyTuple_GET_SIZE(max_version) == 2;
+  const auto major = pair ? integer_of(PyTuple_GET_ITEM(max_version, 0)) : std::nullopt;
+  if (!major)
+    refuse_argument("max_version", max_version,
+                    pair && PyLong_Check(PyTuple_GET_ITEM(max_version, 0)),
+                    "None or a pair (major, minor)");
+  return *major >= 1;
 }
 
 DLDevice export_device(PyObject* dl_device, DLDevice place) {
   if (dl_device == Py_None) return place;
   const auto asked = parse_pair(dl_device);
-  if (!asked) {
-    const std::string text = "dl_device is " + repr_of(dl_device) +
-                             "; expected None or a DLPack pair such as (1, 0), the CPU";
-    if (!PyTuple_Check(dl_device)) throw_type_error(text);
-    throw Error(ErrorCode::invalid_device, "device", text);
-  }
+  if (!asked)
+    refuse_argument("dl_device", dl_device, PyTuple_Check(dl_device),
+                    "None or a DLPack pair such as (1, 0), the CPU", ErrorCode::invalid_device);
   const DeviceType type = Device(*asked).type();
   if (type == DeviceType::cpu && Device(place).is_host()) return *asked;
   // The id of host memory says nothing.

@@ -64,6 +64,12 @@ bool parse_row_major(PyObject* order);
 /// Throws Error (invalid_device).
 std::optional<DLDevice> parse_device(PyObject* device);
 
+/// The same where only the CPU and CUDA devices will do.
+std::optional<DLDevice> parse_cpu_or_cuda(PyObject* device);
+
+/// True or False.
+bool parse_bool(const char* name, PyObject* value);
+
 /// A shape: an integer, or an iterable of integers.
 std::vector<int64_t> parse_shape(PyObject* shape);
 

@@ -43,18 +43,6 @@ std::string shape_text(std::span<const int64_t> extents) {
   return repr_of(checked(tuple_of(extents)).get());
 }
 
-void check_out(const TensorView& out) {
-  if (!out.reasons.empty() || out.access != Access::writable) {
-    throw Error(out.access != Access::writable ? ErrorCode::read_only : out.reasons.first(), "out",
-                "out is not a writable array that DLPack can describe: pass a plain, writable "
-                "ndarray such as numpy.empty(x.shape, dtype)");
-  }
-  if (has_partial_overlap(out) || broadcast_dimension(out) >= 0) {
-    throw Error(ErrorCode::overlap, "out",
-                "out's elements overlap each other: pass an array without overlap");
-  }
-}
-
 constexpr Request kNothingNamed;
 
 PyObject* convert_leaf(PyObject* x, const Adapter& target, const Request& request) {
@@ -114,11 +102,11 @@ PyObject* convert_into(PyObject* x, const Adapter& target, Request request, PyOb
   source.open(x);
   Loan memory;
   check(target.describe(out, &memory));
-  check_out(memory.view());
+  require_out(memory.view(), target);
   if (request.dtype && !(DType(*request.dtype) == DType(memory.view().dtype))) {
     throw Error(ErrorCode::invalid_dtype, "dtype",
-                "dtype is " + DType(*request.dtype).name() + ", but out is " +
-                    DType(memory.view().dtype).name() + ": leave dtype out");
+                "dtype is " + DType(*request.dtype).name() + ", but out's is " +
+                    DType(memory.view().dtype).name() + ": leave dtype= out");
   }
   request.into_existing = true;
   request.dtype = memory.view().dtype;

@@ -313,6 +313,18 @@ Error refusal_of(const Source& source, const Adapter& target, const Request& req
   return Error(error.code(), error.field(), error.what() + own_copy(source, stays));
 }
 
+void require_out(const TensorView& out, const Adapter& target) {
+  Plan refused;
+  refused.reasons = out.reasons;
+  if (out.access != Access::writable) refused.reasons.add(ErrorCode::read_only);
+  if (refused.reasons.empty() && (has_partial_overlap(out) || broadcast_dimension(out) >= 0))
+    refused.reasons.add(ErrorCode::overlap);
+  if (refused.reasons.empty()) return;
+  const Error error = refusal(out, *target.traits, {}, refused);
+  throw Error(error.code(), "out",
+              text_of(call_python("dlbridge._advice", "refused_out", "(s)", error.what()).get()));
+}
+
 void copy_elements(const TensorView& src, const TensorView& dst, bool fresh) {
   run_copy(dst.nbytes(), [&] { copy_host(src, dst, fresh); });
 }

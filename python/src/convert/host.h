@@ -19,6 +19,9 @@ Plan plan_for(Source& source, const Adapter& target, Request& request);
 Error refusal_of(const Source& source, const Adapter& target, const Request& request,
                  const Plan& decision);
 
+/// Throws where `out`, the view of an array of `target`, cannot be written element by element.
+void require_out(const TensorView& out, const Adapter& target);
+
 /// copy_host(), without the GIL where the copy is large.
 void copy_elements(const TensorView& src, const TensorView& dst, bool fresh);
 

@@ -92,16 +92,17 @@ void require_plain_bytes(const TensorView& view) {
   }
 }
 
-PyObject* reinterpret(PyObject* x, DLDataType dtype, PyObject* shape, int64_t offset) {
+PyObject* reinterpret(PyObject* x, DLDataType dtype, PyObject* shape, PyObject* begin) {
   Source source;
   source.open(x);
   const TensorView& bytes = source.view();
   require_plain_bytes(bytes);
   const int64_t size = bytes.nbytes();
   const int64_t itemsize = DType(dtype).itemsize();
+  const int64_t offset = begin == nullptr ? 0 : integer_of(begin).value_or(-1);
   if (offset < 0 || offset > size) {
-    refuse("offset", "offset is " + std::to_string(offset) + "; expected 0 to " +
-                         std::to_string(size) + " bytes, the size of x");
+    refuse_argument("offset", begin, PyIndex_Check(begin),
+                    "0 to " + std::to_string(size) + " bytes, the size of x");
   }
   if (shape == Py_None && (size - offset) % itemsize != 0) {
     refuse("shape", std::to_string(size - offset) + " bytes are no multiple of " +
@@ -128,9 +129,8 @@ PyObject* reinterpret(PyObject* x, DLDataType dtype, PyObject* shape, int64_t of
 PyObject* from_buffer(PyObject*, PyObject* args, PyObject* keywords) noexcept {
   static constexpr const char* kNames[] = {"", "dtype", "shape", "offset", nullptr};
   return translated([&] {
-    PyObject *x = nullptr, *dtype = nullptr, *shape = Py_None;
-    Py_ssize_t offset = 0;
-    read(args, keywords, "OO|On:from_buffer", kNames, &x, &dtype, &shape, &offset);
+    PyObject *x = nullptr, *dtype = nullptr, *shape = Py_None, *offset = nullptr;
+    read(args, keywords, "OO|OO:from_buffer", kNames, &x, &dtype, &shape, &offset);
     return reinterpret(x, parse_dtype(dtype), shape, offset);
   });
 }

@@ -38,15 +38,11 @@ class Future {
   bool wait(const nb::object& timeout) {
     using Clock = std::chrono::steady_clock;
     const double seconds = timeout.is_none() ? -1 : PyFloat_AsDouble(timeout.ptr());
-    if (PyErr_Occurred()) {
-      clear_exception();
-      throw_type_error("timeout is " + repr_of(timeout.ptr()) +
-                       "; expected None or a number of seconds, such as 1.5");
-    }
-    if (!timeout.is_none() && !(seconds >= 0)) {
-      throw Error(ErrorCode::invalid_argument, "timeout",
-                  "timeout is " + repr_of(timeout.ptr()) + "; expected None or seconds from 0 on");
-    }
+    const bool number = !PyErr_Occurred() || PyErr_ExceptionMatches(PyExc_OverflowError);
+    clear_exception();
+    if (!timeout.is_none() && !(seconds >= 0))
+      refuse_argument("timeout", timeout.ptr(), number,
+                      "None or a number of seconds from 0 on, such as 1.5");
     const auto begin = Clock::now();
     for (size_t i = 0; i < copies_.operations.size(); ++i) {
       const double passed = std::chrono::duration<double>(Clock::now() - begin).count();
@@ -116,8 +112,8 @@ PyObject* stage(PyObject*, PyObject* args, PyObject* keywords) {
   return translated([&] {
     PyObject *x = nullptr, *device = Py_None, *stream = Py_None, *out = Py_None, *to = Py_None;
     PyObject *snapshot = Py_True, *borrow = Py_False;
-    read(args, keywords, "O|$OOOOO!O!:stage", kNames, &x, &device, &stream, &out, &to, &PyBool_Type,
-         &snapshot, &PyBool_Type, &borrow);
+    read(args, keywords, "O|$OOOOOO:stage", kNames, &x, &device, &stream, &out, &to, &snapshot,
+         &borrow);
     StagingRequest request;
     request.device = parse_device(device);
     request.stream = parse_stream(stream);
@@ -128,8 +124,8 @@ PyObject* stage(PyObject*, PyObject* args, PyObject* keywords) {
                     "out was given, which is the result: leave to out");
       request.out = out;
     }
-    request.options.snapshot = snapshot == Py_True;
-    request.options.borrow = borrow == Py_True;
+    request.options.snapshot = parse_bool("snapshot", snapshot);
+    request.options.borrow = parse_bool("borrow", borrow);
     return nb::cast(Future(start_staging(x, request), {})).release().ptr();
   });
 }
@@ -139,15 +135,15 @@ PyObject* stage_many(PyObject*, PyObject* args, PyObject* keywords) {
   return translated([&] {
     PyObject *xs = nullptr, *device = Py_None, *stream = Py_None;
     PyObject *snapshot = Py_True, *progress = Py_False;
-    read(args, keywords, "O|$OOO!O!:stage_many", kNames, &xs, &device, &stream, &PyBool_Type,
-         &snapshot, &PyBool_Type, &progress);
+    read(args, keywords, "O|$OOOO:stage_many", kNames, &xs, &device, &stream, &snapshot, &progress);
     StagingRequest request;
     request.device = parse_device(device);
     if (!request.device) request.device = Device(DeviceType::cpu);
     request.stream = parse_stream(stream);
-    request.options.snapshot = snapshot == Py_True;
+    request.options.snapshot = parse_bool("snapshot", snapshot);
     Reference tqdm;
-    if (progress == Py_True) tqdm = call_python("dlbridge._futures", "progress_bar", "()");
+    if (parse_bool("progress", progress))
+      tqdm = call_python("dlbridge._futures", "progress_bar", "()");
     StartedCopies copies = start_stagings(xs, request, static_cast<bool>(tqdm));
     Reference bar;
     if (tqdm)

@@ -36,7 +36,6 @@ PyObject* pinned_empty(PyObject*, PyObject* args, PyObject* keywords) {
     PyObject *shape = nullptr, *dtype = nullptr;
     read(args, keywords, "O|O:pinned_empty", kNames, &shape, &dtype);
     const Adapter& numpy = adapter_named("numpy");
-    const DeviceModule& module = require_device_module();
     const std::vector<int64_t> extents = parse_shape(shape);
     for (const int64_t extent : extents) {
       if (extent < 0)
@@ -56,7 +55,7 @@ PyObject* pinned_empty(PyObject*, PyObject* args, PyObject* keywords) {
                   "the array would have more than 2**63 bytes");
     compact_strides(like.view().extents(), like.strides());
     Loan memory;
-    check_pool(module.pinned_empty(&like.view(), &memory));
+    check_pool(require_device_module().pinned_empty(&like.view(), &memory));
     return wrapped(numpy, std::move(memory)).release();
   });
 }
@@ -70,18 +69,10 @@ nb::tuple pool_stats() {
 
 // An argument that counts bytes. `example` ends the message.
 size_t parse_bytes(PyObject* bytes, const char* name, const char* example) {
-  const Reference number(PyNumber_Index(bytes));
-  if (!number) {
-    clear_exception();
-    throw_type_error(std::string(name) + " is " + repr_of(bytes) +
-                     "; expected an integer, such as " + example);
-  }
-  const Py_ssize_t count = PyLong_AsSsize_t(number.get());
-  if (count == -1 && PyErr_Occurred()) PyErr_Clear();
-  if (count < 0) {
-    throw Error(ErrorCode::invalid_argument, name,
-                std::string(name) + " is " + repr_of(bytes) + "; expected 0 to 2**63 - 1");
-  }
+  const int64_t count = integer_of(bytes).value_or(-1);
+  if (count < 0)
+    refuse_argument(name, bytes, PyIndex_Check(bytes),
+                    std::string("an integer from 0 to 2**63 - 1, such as ") + example);
   return static_cast<size_t>(count);
 }
 
@@ -96,13 +87,12 @@ PyObject* set_pool_limit(PyObject*, PyObject* args, PyObject* keywords) {
   });
 }
 
-PyObject* reserve_pinned(PyObject*, PyObject* bytes) {
-  return translated([&] {
-    const size_t count = parse_bytes(bytes, "bytes", "1 << 30 for 1 GiB");
-    check_pool(require_device_module().reserve_pinned(count));
-    return Py_NewRef(Py_None);
-  });
+// The argument of reserve_pinned(), checked before there is a GPU.
+size_t byte_count(nb::handle bytes) {
+  return parse_bytes(bytes.ptr(), "bytes", "1 << 30 for 1 GiB");
 }
+
+void reserve_pinned(size_t bytes) { check_pool(require_device_module().reserve_pinned(bytes)); }
 
 PyObject* trim_pinned(PyObject*, PyObject* args, PyObject* keywords) {
   static constexpr const char* kNames[] = {"keep_bytes", nullptr};
@@ -175,7 +165,6 @@ Raises ExchangeError without a GPU and for a negative number, TypeError for no i
 1073741824
 
 .. versionadded:: 0.1.0)"},
-    {"_reserve_pinned", reserve_pinned, METH_O, nullptr},
     {"trim_pinned", as_c_function(trim_pinned), kKeywords,
      R"(trim_pinned(keep_bytes=0)
 --
@@ -211,6 +200,8 @@ True
 
 void bind_pinned(nb::module_& module) {
   module.def("_pool_stats", pool_stats, nb::sig("def _pool_stats() -> tuple[int, ...]"));
+  module.def("_byte_count", byte_count);
+  module.def("_reserve_pinned", reserve_pinned);
   module.def("_describe_device_module", describe_device_module,
              nb::sig("def _describe_device_module() -> str | None"));
   if (PyModule_AddFunctions(module.ptr(), g_functions) < 0) throw nb::python_error();

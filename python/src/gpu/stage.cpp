@@ -302,6 +302,7 @@ StartedCopies start_staging(PyObject* x, const StagingRequest& request) {
                   "device is " + Device(*request.device).name() + ", but out is on " +
                       Device(out_memory.view().device).name() + ": leave device out");
     }
+    require_out(out_memory.view(), *asked.target);
     asked.device = out_memory.view().device;
   }
   if (!asked.device) {

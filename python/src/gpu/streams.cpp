@@ -10,13 +10,22 @@
 namespace dlbridge::python {
 namespace {
 
-intptr_t to_handle(PyObject* number) {
-  const Py_ssize_t handle = PyLong_AsSsize_t(number);
-  if (handle == -1 && PyErr_Occurred()) throw_pending();
-  return handle;
+// The handle that a number is.
+intptr_t handle_of(PyObject* number) {
+  const auto handle = integer_of(number);
+  if (handle && *handle != 0 && *handle >= kNoSync) return *handle;
+  refuse_argument("stream", number, true,
+                  "1 for the legacy stream, 2 for the per-thread one, -1 for no ordering, or a "
+                  "stream's handle",
+                  ErrorCode::stream_invalid);
 }
 
-// The attribute as a number; frameworks write 0 for the legacy stream.
+// The same for one that a framework's object has: frameworks write 0 for the legacy stream.
+intptr_t handle_of_object(PyObject* number) {
+  return integer_of(number) == 0 ? kLegacyStream : handle_of(number);
+}
+
+// The attribute as a number.
 std::optional<intptr_t> handle_attribute(PyObject* object, const char* name) {
   Reference value = attribute_of(object, name);
   if (!value) return std::nullopt;
@@ -25,8 +34,7 @@ std::optional<intptr_t> handle_attribute(PyObject* object, const char* name) {
     if (value && value.get() == Py_None) return kLegacyStream;
     if (!value || !PyLong_Check(value.get())) return std::nullopt;
   }
-  const intptr_t handle = to_handle(value.get());
-  return handle == 0 ? kLegacyStream : handle;
+  return handle_of_object(value.get());
 }
 
 // The CUDA stream protocol: a pair of a version and the handle.
@@ -39,18 +47,7 @@ std::optional<intptr_t> handle_by_protocol(PyObject* object) {
       !PyLong_Check(PyTuple_GET_ITEM(pair.get(), 1))) {
     return std::nullopt;
   }
-  const intptr_t handle = to_handle(PyTuple_GET_ITEM(pair.get(), 1));
-  return handle == 0 ? kLegacyStream : handle;
-}
-
-intptr_t require_number(intptr_t stream) {
-  if (stream == 0 || stream < kNoSync) {
-    throw Error(ErrorCode::stream_invalid, "stream",
-                "stream is " + std::to_string(stream) +
-                    "; expected 1 for the legacy stream, 2 for the per-thread one, -1 for no "
-                    "ordering, or a stream's handle");
-  }
-  return stream;
+  return handle_of_object(PyTuple_GET_ITEM(pair.get(), 1));
 }
 
 // The allocator of the framework whose memory this is does not reuse it before the work of `stream`
@@ -74,10 +71,10 @@ void record_with_framework(const TensorView& view, const Loan& loan, intptr_t st
 
 std::optional<intptr_t> parse_stream(PyObject* stream) {
   if (stream == nullptr || stream == Py_None) return std::nullopt;
-  if (PyLong_Check(stream)) return require_number(to_handle(stream));
-  if (const auto handle = handle_by_protocol(stream)) return require_number(*handle);
+  if (PyLong_Check(stream)) return handle_of(stream);
+  if (const auto handle = handle_by_protocol(stream)) return handle;
   for (const char* name : {"cuda_stream", "ptr", "handle"}) {
-    if (const auto handle = handle_attribute(stream, name)) return require_number(*handle);
+    if (const auto handle = handle_attribute(stream, name)) return handle;
   }
   throw_wrong_type("stream", stream,
                    "None, an integer, or a stream of torch, CuPy, numba or any object with "
@@ -109,7 +106,7 @@ void order_export(PyObject* stream, const TensorView& view, intptr_t own, const 
         ErrorCode::invalid_argument, "stream",
         "stream is " + repr_of(stream) + ", but host memory has no streams: pass stream=None");
   }
-  const intptr_t later = stream == Py_None ? kLegacyStream : require_number(to_handle(stream));
+  const intptr_t later = stream == Py_None ? kLegacyStream : handle_of(stream);
   if (later == kNoSync || view.is_empty()) return;
   const DeviceModule* module = usable_device_module();
   if (module == nullptr) return;  // no work runs here that could be ordered

@@ -69,7 +69,18 @@ void add_staging_steps(const Source& source, const Request& request,
   if (stage != steps.end()) steps.insert(stage + 1, found.begin(), found.end());
 }
 
-Explanation explain_source(Source& source, const Adapter& target, Request request) {
+Explanation explain_source(PyObject* x, const Adapter& target, Request request) {
+  Source source;
+  try {
+    source.open(x);
+  } catch (const Error& error) {
+    if (error.code() >= ErrorCode::reason_count_) throw;
+    return {.verdict = "refuse",
+            .reasons = {std::string(name(error.code()))},
+            .bytes = 0,
+            .path = {},
+            .message = error.what()};
+  }
   const Plan decision = plan_for(source, target, request);
   Explanation answer;
   answer.verdict = name(decision.verdict);
@@ -94,9 +105,8 @@ PyObject* explain(PyObject*, PyObject* const* args, Py_ssize_t nargs, PyObject* 
     Request request = read_request(call, target);
     const Reference array = array_of_scalar(call.x, request.copy >= CopyMode::if_needed);
     if (array) request.copy = CopyMode::always;  // the scalar itself has no memory to share
-    Source source;
-    source.open(array ? array.get() : call.x);
-    return nb::cast(explain_source(source, target, request)).release().ptr();
+    PyObject* x = array ? array.get() : call.x;
+    return nb::cast(explain_source(x, target, request)).release().ptr();
   });
 }
 
@@ -126,13 +136,11 @@ PyObject* shares_memory(PyObject*, PyObject* const* args, Py_ssize_t nargs) {
 
 PyObject* set_threads(PyObject*, PyObject* count) {
   return translated([&] {
-    const long n = PyLong_AsLong(count);
-    if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError)) {
-      clear_exception();
-      throw_type_error("n is " + repr_of(count) + "; expected an integer, such as 4");
-    }
-    PyErr_Clear();
-    set_num_threads(n < 0 ? -1 : static_cast<int>(std::min(n, long{INT_MAX})));
+    const int64_t n = integer_of(count).value_or(-1);
+    if (n < 0)
+      refuse_argument("n", count, PyIndex_Check(count),
+                      "an integer of 64 bits from 0 on, such as 4");
+    set_num_threads(static_cast<int>(std::min(n, int64_t{INT_MAX})));
     return Py_NewRef(Py_None);
   });
 }
@@ -152,6 +160,12 @@ nb::list dtypes_of(const std::string& name) {
   for (const DType dtype : dtypes_where(holds))
     rows.append(nb::make_tuple(dtype.name(), DLDataType(dtype).code, dtype.bits(), dtype.lanes()));
   return rows;
+}
+
+// The name of the CPU or CUDA device that `device` means; None for None.
+nb::object device_named(nb::handle device) {
+  const auto parsed = parse_cpu_or_cuda(device.ptr());
+  return parsed ? nb::object(nb::str(Device(*parsed).name().c_str())) : nb::none();
 }
 
 constexpr int kFast = METH_FASTCALL | METH_KEYWORDS;
@@ -309,6 +323,7 @@ NB_MODULE(_core, module) {
   module.def("_dtypes", dtypes_of, nb::arg("target"),
              nb::sig("def _dtypes(target: str) -> list[tuple[str, int, int, int]]"),
              "Name, code, bits and lanes of each type that the target holds.");
+  module.def("_device_named", device_named, nb::arg("device").none());
   nb::class_<Explanation>(module, "Plan",
                           R"(What a conversion will do: the result of explain().
 
@@ -323,7 +338,7 @@ A notebook shows it as a table and a drawing.
       .def_ro("reasons", &Explanation::reasons, "Codes of the reasons against sharing.")
       .def_ro("bytes", &Explanation::bytes,
               "Bytes written into new memory; 0 when shared. When refused: what the remedy would "
-              "copy.")
+              "copy, 0 where that is unknown or no copy.")
       .def_ro("path", &Explanation::path, "The steps, in order; empty when refused.")
       .def_ro("message", &Explanation::message, "One sentence; when refused, the error's.")
       .def("__repr__", repr)

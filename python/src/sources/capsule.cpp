@@ -185,14 +185,11 @@ Reference dlpack_method_of(PyObject* x) {
 
 std::optional<Device> device_of_pair(PyObject* pair) {
   if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2) return std::nullopt;
-  const long type = PyLong_AsLong(PyTuple_GET_ITEM(pair, 0));
-  const long id = PyErr_Occurred() ? 0 : PyLong_AsLong(PyTuple_GET_ITEM(pair, 1));
-  if (PyErr_Occurred()) {
-    clear_exception();
+  const auto type = integer_of(PyTuple_GET_ITEM(pair, 0));
+  const auto id = integer_of(PyTuple_GET_ITEM(pair, 1));
+  if (!type || !id || *type != static_cast<int32_t>(*type) || *id != static_cast<int32_t>(*id))
     return std::nullopt;
-  }
-  if (type != static_cast<int32_t>(type) || id != static_cast<int32_t>(id)) return std::nullopt;
-  return Device(static_cast<DeviceType>(type), static_cast<int32_t>(id));
+  return Device(static_cast<DeviceType>(*type), static_cast<int32_t>(*id));
 }
 
 std::optional<Device> dlpack_device_of(PyObject* x) {

@@ -30,12 +30,8 @@ PyObject* entry(PyObject* interface, const char* name) noexcept {
 std::string found(PyObject* value) { return value == nullptr ? "missing" : repr_of(value); }
 
 std::vector<int64_t> read_integers(PyObject* tuple, const char* field) {
-  try {
-    return numbers_of(tuple);
-  } catch (const Error&) {
-    clear_exception();
-    refuse(field, repr_of(tuple), "a tuple of integers");
-  }
+  if (auto integers = integers_of(tuple)) return *std::move(integers);
+  refuse(field, repr_of(tuple), "a tuple of integers of 64 bits");
 }
 
 // Strides in elements; those of interface are in bytes.
@@ -79,8 +75,7 @@ DLDataType parse_typestr(PyObject* value) {
 // None and a missing entry: Numba exports None for what it made on the legacy stream.
 intptr_t parse_interface_stream(PyObject* value) {
   if (value == nullptr || value == Py_None) return kLegacyStream;
-  const Py_ssize_t stream = PyLong_Check(value) ? PyLong_AsSsize_t(value) : 0;
-  if (PyErr_Occurred()) PyErr_Clear();
+  const int64_t stream = PyLong_Check(value) ? integer_of(value).value_or(0) : 0;
   if (stream <= 0) {
     throw Error(ErrorCode::stream_invalid, "stream",
                 std::string(kCudaArrayAttribute) + "[\"stream\"] is " + repr_of(value) +
@@ -101,8 +96,8 @@ const Adapter g_adapter{.traits = &neutral_traits(), .acquire = acquire};
 void describe_cuda_array(PyObject* interface, Loan& loan, intptr_t& stream) {
   if (!PyDict_Check(interface)) refuse("", repr_of(interface), "a dict");
   PyObject* version = entry(interface, "version");
-  const long number = version && PyLong_Check(version) ? PyLong_AsLong(version) : -1;
-  if (number < 2) refuse("version", found(version), "2 or 3");
+  if (version == nullptr || integer_of(version).value_or(-1) < 2)
+    refuse("version", found(version), "2 or 3");
   PyObject* mask = entry(interface, "mask");
   if (mask != nullptr && mask != Py_None) {
     throw Error(ErrorCode::masked_array, "mask",

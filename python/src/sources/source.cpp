@@ -19,6 +19,13 @@ constexpr ReasonSet kNeedsFramework =
   throw_type_error(text_of(call_python("dlbridge._advice", "no_producer", "(O)", x).get()));
 }
 
+// Throws for a tensor of TensorFlow whose __dlpack__ ends the process.
+void refuse_opaque_elements(PyObject* x) {
+  const std::string text =
+      text_of(call_python("dlbridge._advice", "opaque_elements", "(O)", x).get());
+  if (!text.empty()) throw Error(ErrorCode::unsupported_dtype, "dtype", text);
+}
+
 // Returns true if the buffer of x is read-only.
 bool has_read_only_buffer(PyObject* x) {
   if (PyObject_CheckBuffer(x) == 0) return false;
@@ -66,8 +73,7 @@ void Source::open_by_protocol(PyObject* x) {
     adapter_ = &cuda_array_adapter();
     return describe_cuda_array(interface.get(), loan_, stream_);
   }
-  if (is_of_package(Py_TYPE(x), "tensorflow"))
-    call_python("dlbridge._advice", "refuse_opaque_elements", "(O)", x);
+  if (is_of_package(Py_TYPE(x), "tensorflow")) refuse_opaque_elements(x);
   choose_stream(x);
   capsule_ = call_dlpack(x, method.get(), stream_);
   original_ = x;

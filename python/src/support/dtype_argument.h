@@ -49,11 +49,9 @@ std::vector<DType> dtypes_where(Holds holds) {
     if (!names.empty()) names += ", ";
     names += dtype.name();
   }
-  const std::string text = "dtype is " + repr_of(object) +
-                           (is_type ? ", which DLPack does not have" : ", which names no type") +
-                           "; expected a dtype of NumPy or torch, or one of the names " + names;
-  if (!is_type && !PyUnicode_Check(object)) throw_type_error(text);
-  throw Error(ErrorCode::invalid_dtype, "dtype", text);
+  refuse_argument("dtype", object, is_type || PyUnicode_Check(object),
+                  "a dtype of NumPy or torch that DLPack has, or one of the names " + names,
+                  ErrorCode::invalid_dtype);
 }
 
 /// The type of a name of torch, without "torch." before it; "float" is float32.

@@ -28,6 +28,13 @@ void throw_wrong_type(const char* name, PyObject* found, const char* expected) {
   throw_type_error(std::string(name) + " is " + Py_TYPE(found)->tp_name + "; expected " + expected);
 }
 
+void refuse_argument(const char* name, PyObject* value, bool right_kind,
+                     const std::string& expected, ErrorCode code) {
+  const std::string text = std::string(name) + " is " + repr_of(value) + "; expected " + expected;
+  if (!right_kind) throw_type_error(text);
+  throw Error(code, name, text);
+}
+
 Reference attribute_of(PyObject* object, const char* name) {
   Reference value(parked_at_exit([&] { return PyObject_GetAttrString(object, name); }));
   if (!value) clear_exception();
@@ -40,13 +47,21 @@ std::string text_of(PyObject* str) {
   return text;
 }
 
-std::vector<int64_t> numbers_of(PyObject* tuple) {
-  std::vector<int64_t> numbers(static_cast<size_t>(PyTuple_GET_SIZE(tuple)));
-  for (size_t i = 0; i < numbers.size(); ++i) {
-    numbers[i] = PyLong_AsLongLong(PyTuple_GET_ITEM(tuple, static_cast<Py_ssize_t>(i)));
-    if (numbers[i] == -1 && PyErr_Occurred()) throw_pending();
+std::optional<int64_t> integer_of(PyObject* object) {
+  const int64_t number = PyLong_AsLongLong(object);
+  if (number != -1 || !PyErr_Occurred()) return number;
+  clear_exception();
+  return std::nullopt;
+}
+
+std::optional<std::vector<int64_t>> integers_of(PyObject* tuple) {
+  std::vector<int64_t> integers;
+  for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(tuple); ++i) {
+    const auto integer = integer_of(PyTuple_GET_ITEM(tuple, i));
+    if (!integer) return std::nullopt;
+    integers.push_back(*integer);
   }
-  return numbers;
+  return integers;
 }
 
 Reference python_attribute(const char* module, const char* name) {

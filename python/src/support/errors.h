@@ -8,6 +8,7 @@
 #include <Python.h>
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +27,12 @@ namespace dlbridge::python {
 
 /// The same for an argument: "NAME is TYPE; expected EXPECTED".
 [[noreturn]] void throw_wrong_type(const char* name, PyObject* found, const char* expected);
+
+/// Refuses an argument, "NAME is VALUE; expected EXPECTED": an object of the right kind by an
+/// ExchangeError, another one by a TypeError.
+[[noreturn]] void refuse_argument(const char* name, PyObject* value, bool right_kind,
+                                  const std::string& expected,
+                                  ErrorCode code = ErrorCode::invalid_argument);
 
 /// Clears the exception of a call that may fail. Throws it where it is no Exception: what ends a
 /// program (KeyboardInterrupt, SystemExit) passes through.
@@ -46,8 +53,12 @@ Reference attribute_of(PyObject* object, const char* name);
 /// The text of a str. Throws where it has no UTF-8.
 std::string text_of(PyObject* str);
 
-/// The integers of a tuple. Throws what Python raises for other objects and those beyond 64 bits.
-std::vector<int64_t> numbers_of(PyObject* tuple);
+/// The integer that an object is; nothing where it is none or has more than 64 bits. Throws as
+/// clear_exception() does.
+std::optional<int64_t> integer_of(PyObject* object);
+
+/// The integers of a tuple; nothing where one item is none.
+std::optional<std::vector<int64_t>> integers_of(PyObject* tuple);
 
 /// An attribute of a Python module, which is imported if need be. Throws what that raises.
 Reference python_attribute(const char* module, const char* name);

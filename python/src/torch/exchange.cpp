@@ -187,7 +187,12 @@ void describe_by_attributes(PyObject* x, Loan& loan) {
     throw_pending();
   }
   TensorView& view = loan.view();
-  const int64_t reach = torch_common::copy_layout(numbers_of(shape), numbers_of(strides), loan);
+  const auto extents = integers_of(shape), steps = integers_of(strides);
+  if (!extents || !steps) {
+    view.reasons.add(ErrorCode::symbolic_shape);
+    return;
+  }
+  const int64_t reach = torch_common::copy_layout(*extents, *steps, loan);
   describe_dtype(dtype, view);
   view.device = std::strcmp(device, "cpu") == 0 ? Device(DeviceType::cpu)
                                                 : Device(DeviceType::cuda, static_cast<int>(index));

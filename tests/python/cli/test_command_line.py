@@ -108,7 +108,7 @@ def test_no_arguments_print_help(dlbridge_command):
         ("explain FILE --to jax", r"argument --to: invalid choice: 'jax' \(choose from "),
         ("explain FILE --to numpy --copy maybe", r"argument --copy: invalid choice: 'maybe'"),
         ("explain FILE --to numpy --device warp", r"device is 'warp'; expected None, \"cpu\", "),
-        ("explain FILE --to numpy --dtype float31", r"dtype is 'float31', which names no type; expected "),
+        ("explain FILE --to numpy --dtype float31", r"dtype is 'float31'; expected "),
         ("explain FILE --to numpy --member b", r"\S+/a.npy has no array 'b'$"),
         (
             "explain missing.npy --to numpy",

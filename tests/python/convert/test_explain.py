@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import types
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,31 @@ def test_cuda_arrays_without_a_gpu(to: str, request_: dict[str, Any]) -> None:
     # A build without the CUDA module cannot say what the machine lacks.
     has_module = importlib.util.find_spec("dlbridge._cuda") is not None
     assert error.code in (("no_driver", "driver_too_old", "no_device") if has_module else ("no_staging", "no_driver"))
+
+
+class Masked(CudaArray):
+    __cuda_array_interface__ = CudaArray.__cuda_array_interface__ | {"mask": f4()}
+
+
+class Dates(CudaArray):
+    __cuda_array_interface__ = CudaArray.__cuda_array_interface__ | {"typestr": "<M8[s]"}
+
+
+class Strings:
+    __module__ = "tensorflow.python.framework.ops"
+    dtype = types.SimpleNamespace(name="string")
+    __dlpack__ = __dlpack_device__ = lambda self, **_: pytest.fail("TensorFlow ends the process here")
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"), [(Masked, "masked_array"), (Dates, "unsupported_dtype"), (Strings, "unsupported_dtype")]
+)
+@pytest.mark.parametrize("to", TARGETS)
+def test_what_opening_refuses_is_a_plan(to: str, kind: type, reason: str) -> None:
+    plan = dlbridge.explain(kind(), to)
+    error = refusal(lambda: TARGETS[to](kind()))
+    assert (plan.verdict, plan.reasons, plan.bytes, plan.path) == ("refuse", [reason], 0, [])
+    assert (error.code, str(error)) == (reason, plan.message)
 
 
 # ---- no side effects ----

@@ -571,6 +571,60 @@ def test_wrong_values_are_refused_and_wrong_kinds_are_type_errors(keyword: str, 
             call(wrong)
 
 
+class HugeStream:
+    cuda_stream = 2**70
+
+
+class HugeDevice:
+    type, index = "cuda", 2**70
+
+
+@pytest.mark.parametrize(
+    ("call", "field"),
+    [
+        (lambda n: dlbridge.to_torch(np.zeros(3), device=(1, n)), "device"),
+        (lambda _: dlbridge.to_torch(np.zeros(3), device=HugeDevice()), "device"),
+        (lambda n: dlbridge.stage(np.zeros(3), device="cuda:0", stream=n), "stream"),
+        (lambda _: dlbridge.stage(np.zeros(3), device="cuda:0", stream=HugeStream()), "stream"),
+        (lambda n: dlbridge.record_stream(np.zeros(3), n), "stream"),
+        (lambda n: dlbridge.pinned_empty((2, n)), "shape"),
+        (lambda n: dlbridge.from_buffer(bytes(8), "uint8", n), "shape"),
+        (lambda n: dlbridge.from_buffer(bytes(8), "uint8", offset=n), "offset"),
+        (lambda n: dlbridge.from_dlpack(np.zeros(3)).__dlpack__(max_version=(n, 0)), "max_version"),
+        (lambda n: dlbridge.from_dlpack(np.zeros(3)).__dlpack__(dl_device=(n, 0)), "dl_device"),
+        (dlbridge.set_num_threads, "n"),
+        (dlbridge.set_pool_limit, "bytes"),
+        (dlbridge.trim_pinned, "keep_bytes"),
+        (dlbridge.reserve_pinned, "bytes"),
+    ],
+)
+@pytest.mark.parametrize("number", [2**70, -(2**70), 2**63])
+def test_integers_beyond_64_bits_are_wrong_values(call: Callable[[int], Any], field: str, number: int) -> None:
+    error = refusal(lambda: call(number))
+    assert error.field == field
+    assert re.match(rf"{field} is .*; expected ", str(error))
+
+
+@pytest.mark.parametrize(
+    ("call", "named"),
+    [
+        (lambda: dlbridge.stage(np.zeros(3), device="cuda:0", snapshot=None), "snapshot is None"),
+        (lambda: dlbridge.stage(np.zeros(3), device="cuda:0", borrow=1), "borrow is 1"),
+        (lambda: dlbridge.stage_many([np.zeros(3)], snapshot="no"), "snapshot is 'no'"),
+        (lambda: dlbridge.stage_many([np.zeros(3)], progress=1), "progress is 1"),
+        (lambda: dlbridge.to_torch(np.zeros(3), assume_writable=0), "assume_writable is 0"),
+        (lambda: dlbridge.from_buffer(bytes(8), "uint8", offset="a"), "offset is 'a'"),
+        (lambda: dlbridge.pinned_empty("a"), "shape is 'a'"),
+        (lambda: dlbridge.pinned_empty((2.5,)), r"shape is \(2.5,\)"),
+        (lambda: dlbridge.pinned_empty(3, dtype=3.5), "dtype is 3.5"),
+        (lambda: dlbridge.reserve_pinned("a"), "bytes is 'a'"),
+    ],
+)
+def test_wrong_kinds_are_named_before_a_gpu_is_asked_for(call: Callable[[], Any], named: str) -> None:
+    with pytest.raises(TypeError, match=f"^{named}; expected "):
+        call()
+
+
 # ---- the exception ----
 
 

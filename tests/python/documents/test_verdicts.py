@@ -333,14 +333,16 @@ def expect(case: Case, cell: Cell, request: Request) -> Expected | None:
     if said == "copy":
         return Expected("copy", cell.code if cell.kind == "copy" and "out" not in request.keywords else "", copy_bytes)
     if not case.can_be_cast and names_other and said in ("cast", "code") and cell.kind != "kind":
-        return Expected("refuse", case.cast)
+        return Expected("refuse", case.cast, 0)
     if said == "cast":
         return Expected("cast", bytes=case.cast_bytes)
     if said == "code":
-        return Expected("refuse", cell.code, copy_bytes if cell.kind == "copy" else None)
+        return Expected("refuse", cell.code, copy_bytes if cell.kind == "copy" else 0)
     if said == "no_driver":
         said = without_gpu()
-    return Expected("refuse", said, case.cast_bytes if said == "copy_forbidden" and names_other else None)
+    if said == "copy_forbidden":
+        return Expected("refuse", said, case.cast_bytes if names_other else None)
+    return Expected("refuse", said, 0)
 
 
 def native(like: Any) -> Any:

@@ -252,6 +252,9 @@ def test_unfit_out_on_gpu_is_refused(gpu):
     fake = late(gpu, random_array("float32", (4, 6)))
     assert refusal(lambda: stage(fake, out=np.empty((6, 4), np.float32))).code == "shape_mismatch"
     assert refusal(lambda: stage(fake, out=np.empty((4, 6), np.int32))).code == "unsupported_dtype"
+    for out, code in ((np.empty((4, 6), ">f4"), "byte_order"), (np.ma.ones((4, 6), np.float32), "masked_array")):
+        error = refusal(lambda out=out: stage(fake, out=out))
+        assert (error.code, error.field) == (code, "out")
     with pytest.raises(TypeError, match="out is list"):
         stage(fake, out=[1, 2])
     assert fake.exported == fake.released

@@ -235,7 +235,7 @@ def test_other_memory_is_refused() -> None:
         dlbridge.from_buffer(3, "uint8")
     with pytest.raises(TypeError):
         dlbridge.from_buffer(b"1234", "uint8", 1.5)
-    with pytest.raises(dlbridge.ExchangeError, match="names no type"):
+    with pytest.raises(dlbridge.ExchangeError, match="dtype is 'no such type'; expected "):
         dlbridge.from_buffer(b"1234", "no such type")
 
 

@@ -98,6 +98,12 @@ def test_on_the_cpu_it_says_that_nothing_moves():
     assert model.weight.data_ptr() == address
 
 
+@pytest.mark.parametrize(("device", "code"), [("foo", "invalid_device"), ("mps", "unsupported_device")])
+def test_other_devices_are_refused(device, code):
+    error = refusal(lambda: offload(torch.nn.Linear(3, 3), device=device))
+    assert (error.code, error.field) == (code, "device")
+
+
 def test_other_weights_are_refused():
     model = torch.nn.Module()
     model.register_buffer("m", torch.eye(3).to_sparse())
