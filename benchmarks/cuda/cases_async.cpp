@@ -94,7 +94,7 @@ void duplex(Session& session, const Bar& bar, int64_t bytes) {
         const Stopwatch watch;
         const auto there = cuda::stage_to_host_async(acquire(from_device), stream_of(down));
         const auto back =
-            cuda::stage_to_device_async(acquire(sent.view()), acquire(to_device), stream_of(up));
+            cuda::stage_async(acquire(sent.view()), acquire(to_device), stream_of(up));
         there.wait();
         back.wait();
         const double seconds = watch.seconds();

@@ -111,7 +111,7 @@ void to_host(Session& session, const Bar& warm, const Bar& fresh, int64_t bytes)
 
   const auto bring = [&](void* to, Look look) {
     const TensorView out = shape.view({kDLCPU, 0}, to);
-    const double seconds = timed([&] { cuda::stage_to_host(source, out, producer); });
+    const double seconds = timed([&] { cuda::stage(source, out, producer); });
     expect_content(out, source, kSeed, look);
     spoil(out);
     return seconds;
@@ -148,7 +148,7 @@ void to_device(Session& session, const Bar& bar, int64_t bytes) {
              "cudaMemsetAsync");
         must(cudaStreamSynchronize(session.stream()), "cudaStreamSynchronize");
         const double seconds = timed([&] {
-          cuda::stage_to_device(source, target, consumer);
+          cuda::stage(source, target, consumer);
           must(cudaStreamSynchronize(session.stream()), "cudaStreamSynchronize");
         });
         expect_device_content(target, source, kSeed, looks.next());

@@ -113,7 +113,7 @@ void to_transposed(Session& session, const Bar& bar, int64_t side) {
              "cudaMemsetAsync");
         synchronize();
         const double seconds = timed([&] {
-          cuda::stage_to_device(pinned.view(), target, consumer);
+          cuda::stage(pinned.view(), target, consumer);
           synchronize();
         });
         expect_device_content(target, pinned.view(), kSeed, looks.next());

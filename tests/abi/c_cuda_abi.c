@@ -56,18 +56,12 @@ static const struct {
   dlb_status (*availability)(dlb_cuda_info*);
   dlb_status (*register_staging)(void);
   dlb_status (*drain)(double, int32_t*);
-  dlb_status (*stage_to_host)(view, intptr_t, const dlb_cuda_options*, dlb_tensor**);
-  dlb_status (*stage_to_host_into)(view, view, intptr_t, const dlb_cuda_options*);
-  dlb_status (*stage_to_device)(view, view, intptr_t, const dlb_cuda_options*);
-  dlb_status (*many_to_host)(const view*, size_t, intptr_t, const dlb_cuda_options*, dlb_tensor**);
-  dlb_status (*many_to_device)(const view*, const view*, size_t, intptr_t, const dlb_cuda_options*);
-  dlb_status (*to_host_async)(dlb_tensor*, intptr_t, const dlb_cuda_options*, dlb_future**);
-  dlb_status (*into_async)(dlb_tensor*, dlb_tensor*, intptr_t, const dlb_cuda_options*,
-                           dlb_future**);
-  dlb_status (*to_device_async)(dlb_tensor*, dlb_tensor*, intptr_t, const dlb_cuda_options*,
-                                dlb_future**);
-  dlb_status (*many_to_host_async)(dlb_tensor* const*, size_t, intptr_t, const dlb_cuda_options*,
-                                   dlb_future**);
+  dlb_status (*stage_to_host)(const view*, size_t, intptr_t, const dlb_cuda_options*, dlb_tensor**);
+  dlb_status (*stage)(const view*, const view*, size_t, intptr_t);
+  dlb_status (*stage_to_host_async)(dlb_tensor* const*, size_t, intptr_t, const dlb_cuda_options*,
+                                    dlb_future**);
+  dlb_status (*stage_async)(dlb_tensor* const*, dlb_tensor* const*, size_t, intptr_t,
+                            const dlb_cuda_options*, dlb_future**);
   dlb_status (*done)(const dlb_future*, int32_t*);
   dlb_status (*wait)(const dlb_future*, double, int32_t*);
   dlb_status (*count)(const dlb_future*, size_t*);
@@ -84,14 +78,9 @@ static const struct {
                 dlb_cuda_register_staging,
                 dlb_cuda_drain,
                 dlb_cuda_stage_to_host,
-                dlb_cuda_stage_to_host_into,
-                dlb_cuda_stage_to_device,
-                dlb_cuda_stage_many_to_host,
-                dlb_cuda_stage_many_to_device,
+                dlb_cuda_stage,
                 dlb_cuda_stage_to_host_async,
-                dlb_cuda_stage_to_host_into_async,
-                dlb_cuda_stage_to_device_async,
-                dlb_cuda_stage_many_to_host_async,
+                dlb_cuda_stage_async,
                 dlb_future_done,
                 dlb_future_wait,
                 dlb_future_count,

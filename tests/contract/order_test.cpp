@@ -52,8 +52,8 @@ class StagingOrder : public Contract {
   // The first call of all makes streams, kernels and pinned memory, which may take the device.
   void warm_up() {
     Bytes host(kBytes);
-    cuda::stage_to_host(device_view(memory_), host_view(host), stream());
-    cuda::stage_to_device(host_view(host), device_view(memory_), stream());
+    cuda::stage(device_view(memory_), host_view(host), stream());
+    cuda::stage(host_view(host), device_view(memory_), stream());
     backend().synchronize(stream());
   }
 
@@ -77,7 +77,7 @@ TEST_F(StagingOrder, DroppedFutureStillCompletes) {
   backend().enqueue_write(stream(), memory_, produced_);
   Bytes host(kBytes, kPoison);
   static_cast<void>(
-      cuda::stage_to_host_async(acquire(device_view(memory_)), acquire(host_view(host)), stream()));
+      cuda::stage_async(acquire(device_view(memory_)), acquire(host_view(host)), stream()));
   EXPECT_EQ(released_.count(), 0);
   EXPECT_FALSE(cuda::drain(0.02));
   backend().go();
@@ -91,7 +91,7 @@ TEST_F(StagingOrder, ToDeviceWaitsForConsumer) {
   Bytes host = produced_;
   backend().hold(stream());
   const auto before = backend().enqueue_read(stream(), memory_, kBytes);
-  cuda::stage_to_device(host_view(host), device_view(memory_), stream());
+  cuda::stage(host_view(host), device_view(memory_), stream());
   std::ranges::fill(host, uint8_t{0xEE});
   const auto after = backend().enqueue_read(stream(), memory_, kBytes);
   backend().go();
@@ -117,7 +117,7 @@ TEST_F(StagingOrder, HeldStreamDelaysNoOther) {
   cuda::Future held = cuda::stage_to_host_async(acquire(device_view(memory_)), stream());
   const Loan result = cuda::stage_to_host(device_view(other_), other);
   Bytes host = produced_;
-  cuda::stage_to_device(host_view(host), device_view(other_), other);
+  cuda::stage(host_view(host), device_view(other_), other);
   const auto after = backend().enqueue_read(other, other_, kBytes);
   backend().synchronize(other);
   EXPECT_EQ(*after, produced_);
@@ -130,8 +130,8 @@ TEST_F(StagingOrder, CopiesIntoOneTargetKeepOrder) {
   Bytes first = pattern(kBytes, 2);
   Bytes second = pattern(kBytes, 3);
   for (Bytes* bytes : {&first, &second}) {
-    static_cast<void>(cuda::stage_to_device_async(acquire(host_view(*bytes)),
-                                                  acquire(device_view(memory_)), stream()));
+    static_cast<void>(
+        cuda::stage_async(acquire(host_view(*bytes)), acquire(device_view(memory_)), stream()));
   }
   const auto after = backend().enqueue_read(stream(), memory_, kBytes);
   backend().synchronize(stream());
@@ -141,7 +141,7 @@ TEST_F(StagingOrder, CopiesIntoOneTargetKeepOrder) {
 
 TEST_F(StagingOrder, RoundTripKeepsOrder) {
   Bytes host = produced_;
-  cuda::stage_to_device(host_view(host), device_view(memory_), stream());
+  cuda::stage(host_view(host), device_view(memory_), stream());
   expect_produced(cuda::stage_to_host_async(acquire(device_view(memory_)), stream()).result());
 }
 

@@ -96,7 +96,7 @@ std::vector<Refusal> of_device_side(test::Shaped Pair::* side, const char* field
        {ErrorCode::unsupported_device, field, {"opencl:0", "CUDA", "to the host first"}}},
       {"host_memory",
        [side](Pair& p) { (p.*side).fields().device = kCpu; },
-       {ErrorCode::unsupported_device, field, {"cpu", "CUDA", "copy_host"}}},
+       {ErrorCode::unsupported_device, "device", {"host", "CUDA", "copy_host"}}},
       {"host_memory_that_claims_to_be_on_the_device",
        [side](Pair& p) {
          static uint8_t memory[4096];
@@ -123,11 +123,6 @@ std::vector<Refusal> of_host_side(test::Shaped Pair::* side, const char* field) 
       {"metal_memory",
        [side](Pair& p) { (p.*side).fields().device = Device(DeviceType::metal); },
        {ErrorCode::unsupported_device, field, {"metal:0", "host", "its own library"}}},
-      {"device_memory",
-       [side](Pair& p) {
-         (p.*side).fields().device = Device(DeviceType::cuda, p.stream.device.device_id);
-       },
-       {ErrorCode::unsupported_device, field, {"cuda:", "host", "stage_to_host"}}},
       {"device_memory_that_claims_to_be_on_the_host",
        [side](Pair& p) {
          const bool is_source = side == &Pair::source;
@@ -149,7 +144,8 @@ std::vector<Refusal> of_host_side(test::Shaped Pair::* side, const char* field) 
 
 std::vector<Refusal> to_host_refusals() {
   std::vector<Refusal> all = of_both();
-  for (const auto& more : {of_device_side(&Pair::source, "x"), of_host_side(&Pair::target, "out")})
+  for (const auto& more :
+       {of_device_side(&Pair::source, "x"), of_host_side(&Pair::target, "target")})
     all.insert(all.end(), more.begin(), more.end());
   return all;
 }
@@ -227,18 +223,17 @@ class RefusingToDevice : public Refusing {};
 // Rule: 25
 TEST_P(RefusingToHost, SaysWhyAndTakesNothing) {
   check(
-      true, [](Pair& p) { cuda::stage_to_host(p.source.view(), p.target.view(), p.stream); },
+      true, [](Pair& p) { cuda::stage(p.source.view(), p.target.view(), p.stream); },
       [](Loan&& source, Loan&& target, Stream stream) {
-        static_cast<void>(cuda::stage_to_host_async(std::move(source), std::move(target), stream));
+        static_cast<void>(cuda::stage_async(std::move(source), std::move(target), stream));
       });
 }
 
 TEST_P(RefusingToDevice, SaysWhyAndTakesNothing) {
   check(
-      false, [](Pair& p) { cuda::stage_to_device(p.source.view(), p.target.view(), p.stream); },
+      false, [](Pair& p) { cuda::stage(p.source.view(), p.target.view(), p.stream); },
       [](Loan&& source, Loan&& target, Stream stream) {
-        static_cast<void>(
-            cuda::stage_to_device_async(std::move(source), std::move(target), stream));
+        static_cast<void>(cuda::stage_async(std::move(source), std::move(target), stream));
       });
 }
 
@@ -275,7 +270,7 @@ TEST_F(RefusedBatch, TwoDevices) {
 
   const test::Shaped host({4, 4});
   const TensorView sources[] = {host.view(), host.view()};
-  expect_refused(refusal, [&] { cuda::stage_to_device(sources, views, stream()); });
+  expect_refused(refusal, [&] { cuda::stage(sources, views, stream()); });
 }
 
 TEST_F(RefusedBatch, OneTensorMismatches) {
@@ -292,7 +287,11 @@ TEST_F(RefusedBatch, OneTensorMismatches) {
   host.data = memory.data();
   const TensorView sources[] = {host, host};
   expect_refused({ErrorCode::invalid_argument, "targets", {"1", "2", "expected"}},
-                 [&] { cuda::stage_to_device(sources, targets, stream()); });
+                 [&] { cuda::stage(sources, targets, stream()); });
+  const TensorView there_and_back[] = {host, good};
+  const TensorView back_and_there[] = {good, host};
+  expect_refused({ErrorCode::invalid_argument, "targets", {"expected one direction"}},
+                 [&] { cuda::stage(there_and_back, back_and_there, stream()); });
 }
 
 // Nibbles that are transposed, far apart, or one for all.
@@ -324,16 +323,16 @@ TEST_P(RefusedPacked, HasNoAddresses) {
     EXPECT_EQ(released.count(), 0);
   };
   expect_refused(refusal, [&] { static_cast<void>(cuda::stage_to_host(there, stream())); });
-  expect_refused(refusal, [&] { cuda::stage_to_host(there, out, stream()); });
-  expect_refused(refusal, [&] { cuda::stage_to_device(source, target, stream()); });
+  expect_refused(refusal, [&] { cuda::stage(there, out, stream()); });
+  expect_refused(refusal, [&] { cuda::stage(source, target, stream()); });
   refused(there, out, [&](Loan&& from, Loan&&) {
     static_cast<void>(cuda::stage_to_host_async(std::move(from), stream()));
   });
   refused(there, out, [&](Loan&& from, Loan&& to) {
-    static_cast<void>(cuda::stage_to_host_async(std::move(from), std::move(to), stream()));
+    static_cast<void>(cuda::stage_async(std::move(from), std::move(to), stream()));
   });
   refused(source, target, [&](Loan&& from, Loan&& to) {
-    static_cast<void>(cuda::stage_to_device_async(std::move(from), std::move(to), stream()));
+    static_cast<void>(cuda::stage_async(std::move(from), std::move(to), stream()));
   });
   EXPECT_EQ(memory, Bytes(4096, kPoison));
 }

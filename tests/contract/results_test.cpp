@@ -143,18 +143,18 @@ TEST_F(StagedResults, NeedNoPinnedMemory) {
     if (async) {
       std::reverse(source.begin(), source.end());
       cuda::Future future =
-          cuda::stage_to_device_async(acquired(on_host(source)), acquired(device), stream());
+          cuda::stage_async(acquired(on_host(source)), acquired(device), stream());
       const Bytes expected = source;
       std::fill(source.begin(), source.end(), kPoison);  // it has been read
-      future = cuda::stage_to_host_async(acquired(device), acquired(on_host(memory)), stream());
+      future = cuda::stage_async(acquired(device), acquired(on_host(memory)), stream());
       EXPECT_TRUE(future.wait(60));
       EXPECT_TRUE(memory == expected);
       future = {};
       EXPECT_TRUE(comes_true([&] { return released.count() == 5; }));
     } else {
-      cuda::stage_to_device(on_host(source), device, stream());
+      cuda::stage(on_host(source), device, stream());
       std::fill(source.begin(), source.end(), kPoison);  // it has been read
-      cuda::stage_to_host(device, on_host(memory), stream());
+      cuda::stage(device, on_host(memory), stream());
       EXPECT_TRUE(memory == sent);
     }
   }
@@ -200,7 +200,7 @@ TEST_F(StagedResults, OfManagedMemoryMatch) {
   TensorView host = source;
   host.device = Device(DeviceType::cpu);
   host.data = sent.data();
-  cuda::stage_to_device(host, source, stream());
+  cuda::stage(host, source, stream());
   const auto after = backend().enqueue_read(stream(), memory, sent.size());
   backend().synchronize(stream());
   EXPECT_EQ(*after, sent);
@@ -261,7 +261,7 @@ TEST_F(StagedResults, OfEmptyBatchNeedNoDevice) {
   EXPECT_EQ(released.count(), 2);
   ASSERT_EQ(future.size(), 2u);
   for (size_t i = 0; i < 2; ++i) expect_fresh(future.result(i).view(), view, true);
-  cuda::stage_to_device(std::span<const TensorView>(), std::span<const TensorView>(), stream());
+  cuda::stage(std::span<const TensorView>(), std::span<const TensorView>(), stream());
 }
 
 // ---- pinned_empty

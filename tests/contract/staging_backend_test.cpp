@@ -50,6 +50,25 @@ TEST_F(CudaStagingBackend, RegistersOnce) {
   register_staging(*first);
 }
 
+TEST_F(CudaStagingBackend, CopiesEachWay) {
+  const Bytes content = pattern(64, 3);
+  Bytes source = content;
+  Bytes target(64, kPoison);
+  const test::Shaped shaped({64}, {1}, test::kUint8);
+  std::vector<TensorView> steps(4, shaped.view());
+  steps[0].data = source.data();
+  steps[1].data = backend().allocate(64);
+  steps[2].data = backend().allocate(64);
+  steps[3].data = target.data();
+  steps[1].device = steps[2].device = gpu();
+  for (size_t i = 0; i + 1 < steps.size(); ++i) {
+    StagingBackend* staging = find_staging(steps[i].device, steps[i + 1].device);
+    ASSERT_NE(staging, nullptr);
+    staging->copy(steps[i], steps[i + 1], stream());
+  }
+  EXPECT_EQ(target, content);
+}
+
 TEST_F(CudaStagingBackend, MakesPlansStage) {
   test::Shaped source({4, 4});
   source.fields().device = gpu();

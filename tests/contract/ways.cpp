@@ -49,13 +49,6 @@ class HostMemory {
   std::span<uint8_t> bytes_;
 };
 
-StagingBackend& staging_between(Device from, Device to) {
-  cuda::register_cuda_staging();
-  StagingBackend* backend = find_staging(from, to);
-  if (backend == nullptr) throw std::runtime_error("no StagingBackend connects the two");
-  return *backend;
-}
-
 // A block that a placement would have after the copy.
 Bytes copied(const Placement& from, Bytes source, const Placement& to) {
   Bytes target(to.block_bytes(), kPoison);
@@ -97,14 +90,8 @@ class HostCheck {
 
   void run(const Way& way) {
     switch (way.call) {
-      case Way::backend:
-        return into(false, [&](const TensorView& out) {
-          staging_between(source().device, out.device).copy(source(), out, stream_);
-        });
       case Way::into:
-        if (way.has(Way::async)) return into_async(way.has(Way::pinned));
-        return into(way.has(Way::pinned),
-                    [&](const TensorView& out) { cuda::stage_to_host(source(), out, stream_); });
+        return way.has(Way::async) ? into_async(way.has(Way::pinned)) : into(way.has(Way::pinned));
       case Way::fresh:
         if (way.has(Way::async)) return fresh_async(way.has(Way::row_major));
         return expect_result(
@@ -120,10 +107,9 @@ class HostCheck {
  private:
   TensorView source() const { return device_.view(); }
 
-  template <typename Copy>
-  void into(bool pinned, Copy&& copy) {
+  void into(bool pinned) {
     HostMemory host(to_.block_bytes(), pinned);
-    copy(to_.view(host.bytes().data()));
+    cuda::stage(source(), to_.view(host.bytes().data()), stream_);
     host_reads(backend_, host.bytes());
     EXPECT_TRUE(same(host.bytes(), copied(from_, content_, to_)));
   }
@@ -135,8 +121,7 @@ class HostCheck {
     Loan source_loan = test::loan_of(source(), source_released);
     Loan out_loan = test::loan_of(to_.view(host.bytes().data()), out_released);
     {
-      const Future future =
-          cuda::stage_to_host_async(std::move(source_loan), std::move(out_loan), stream_);
+      const Future future = cuda::stage_async(std::move(source_loan), std::move(out_loan), stream_);
       EXPECT_FALSE(source_loan.owns_memory());
       EXPECT_FALSE(out_loan.owns_memory());
       EXPECT_EQ(future.size(), 1u);
@@ -236,10 +221,7 @@ class DeviceCheck {
   void run(const Way& way) {
     if (way.call == Way::batch) return run_batch();
     if (way.has(Way::async)) return run_async(way);
-    if (way.call == Way::backend)
-      staging_between(source().device, target().device).copy(source(), target(), stream_);
-    else
-      cuda::stage_to_device(source(), target(), stream_);
+    cuda::stage(source(), target(), stream_);
     expect_arrived();
   }
 
@@ -269,9 +251,8 @@ class DeviceCheck {
     Loan source_loan = test::loan_of(source(), source_released);
     Loan target_loan = test::loan_of(target(), target_released);
     {
-      const Future future =
-          cuda::stage_to_device_async(std::move(source_loan), std::move(target_loan), stream_,
-                                      {.borrow = way.has(Way::borrow)});
+      const Future future = cuda::stage_async(std::move(source_loan), std::move(target_loan),
+                                              stream_, {.borrow = way.has(Way::borrow)});
       EXPECT_FALSE(source_loan.owns_memory());
       EXPECT_FALSE(target_loan.owns_memory());
       if (!way.has(Way::pinned) && !way.has(Way::borrow) && has_edges(stream_)) {
@@ -300,7 +281,7 @@ class DeviceCheck {
     nothing.device = target().device;
     const TensorView sources[] = {small.view(small_source.data()), empty.view(), source()};
     const TensorView targets[] = {other.view(), nothing, target()};
-    cuda::stage_to_device(sources, targets, stream_);
+    cuda::stage(sources, targets, stream_);
     std::ranges::fill(small_source, kOverwritten);
     expect_arrived();
     EXPECT_TRUE(same(other.read(), copied(small, small_content, small)));
@@ -315,13 +296,24 @@ class DeviceCheck {
   Bytes expected_;
 };
 
-void check_on_device(Backend& backend, const Spec& source, const Spec& target, Stream stream) {
+void check_on_device(Backend& backend, const Way& way, const Spec& source, const Spec& target,
+                     Stream stream) {
   const Placement from(source);
   const Placement to(target);
   const Bytes content = pattern(from.block_bytes(), 1);
   const OnDevice there(backend, from, content);
   const OnDevice here(backend, to, Bytes(to.block_bytes(), kPoison));
-  staging_between(there.view().device, here.view().device).copy(there.view(), here.view(), stream);
+  Future future;
+  ReleaseCounter released;
+  if (way.has(Way::async)) {
+    future = cuda::stage_async(test::loan_of(there.view(), released),
+                               test::loan_of(here.view(), released), stream);
+    if (!has_edges(stream)) {
+      EXPECT_TRUE(future.wait());
+    }
+  } else {
+    cuda::stage(there.view(), here.view(), stream);
+  }
   if (has_edges(stream)) {
     const auto seen = backend.enqueue_read(stream, here.block(), to.block_bytes());
     backend.synchronize(stream);
@@ -330,6 +322,11 @@ void check_on_device(Backend& backend, const Spec& source, const Spec& target, S
     EXPECT_TRUE(same(here.read(), copied(from, content, to)));
   }
   EXPECT_TRUE(same(there.read(), content));
+  if (!future) return;
+  EXPECT_EQ(future.result().view().data, here.view().data);
+  EXPECT_EQ(released.count(), 1);
+  future = {};
+  EXPECT_TRUE(comes_true([&] { return released.count() == 2; }));
 }
 
 }  // namespace
@@ -339,8 +336,7 @@ const std::vector<Way>& ways_to(Side side) {
   using enum Way::Call;
   using enum Way::Option;
   static const std::vector<Way> ways[] = {
-      {{"backend", host, backend},
-       {"out", host, into},
+      {{"out", host, into},
        {"out_pinned", host, into, pinned},
        {"out_async", host, into, async},
        {"out_pinned_async", host, into, async | pinned},
@@ -350,20 +346,19 @@ const std::vector<Way>& ways_to(Side side) {
        {"fresh_row_major_async", host, fresh, async | row_major},
        {"batch", host, batch},
        {"batch_async", host, batch, async}},
-      {{"backend", device, backend},
-       {"stage", device, into},
+      {{"stage", device, into},
        {"stage_pinned", device, into, pinned},
        {"async", device, into, async},
        {"async_pinned", device, into, async | pinned},
        {"async_borrow", device, into, async | borrow},
        {"batch", device, batch}},
-      {{"backend", on_device, backend}}};
+      {{"on_device", on_device, into}, {"on_device_async", on_device, into, async}}};
   return ways[static_cast<size_t>(side)];
 }
 
 void check_way(Backend& backend, const Way& way, const Spec& source, const Spec& target,
                Stream stream) try {
-  if (way.to == Side::on_device) return check_on_device(backend, source, target, stream);
+  if (way.to == Side::on_device) return check_on_device(backend, way, source, target, stream);
   if (way.to == Side::device)
     return DeviceCheck(backend, source, target, stream, way.has(Way::pinned)).run(way);
   HostCheck check(backend, source, target, stream);

@@ -20,10 +20,9 @@ enum class Side : uint8_t { host, device, on_device };
 /// A call that moves a tensor.
 struct Way {
   enum Call : uint8_t {
-    backend,  ///< StagingBackend::copy
-    into,     ///< memory of the caller's
-    fresh,    ///< a result of the library's own
-    batch,    ///< among other tensors
+    into,   ///< memory of the caller's
+    fresh,  ///< a result of the library's own
+    batch,  ///< among other tensors
   };
   enum Option : unsigned {
     async = 1,

@@ -35,7 +35,7 @@ struct StagingPath {
   Layout layout;
   HostSide side;
   cuda::StageOptions options = {};
-  int batch = 0;  ///< tensors in one call; 0: the call for one
+  int batch = 1;  ///< tensors in one call
   bool ordered = true;
   bool pool = true;  ///< false: the pool's limit allows nothing meanwhile
 
@@ -77,7 +77,7 @@ inline std::vector<StagingPath> staging_paths() {
       {"small_to_spread", true, false, small, Side::spread},
       {"large_to_spread", true, false, large, Side::spread},
       {"strided_to_pinned", true, false, strided, Side::foreign_pinned},
-      {"large_without_edges", true, false, large, Side::fresh, {}, 0, false},
+      {"large_without_edges", true, false, large, Side::fresh, {}, 1, false},
       {"batch", true, false, little, Side::fresh, {}, 3},
       {"small_batch", true, false, small, Side::fresh, {}, 3},
       {"small_async", true, true, small, Side::fresh},
@@ -91,6 +91,8 @@ inline std::vector<StagingPath> staging_paths() {
       {"gathered", true, false, small, Side::fresh, {}, 5},
       {"gathered_async", true, true, small, Side::fresh, {}, 5},
       {"batch_async", true, true, little, Side::fresh, {}, 3},
+      {"batch_to_out", true, false, little, Side::pageable, {}, 3},
+      {"batch_to_out_async", true, true, little, Side::pageable, {}, 3},
       {"small_sent", false, false, small, Side::pageable},
       {"large_sent", false, false, large, Side::pageable},
       {"strided_sent", false, false, strided, Side::pageable},
@@ -99,8 +101,10 @@ inline std::vector<StagingPath> staging_paths() {
       {"large_sent_spread", false, false, large, Side::spread},
       {"large_sent_from_pinned", false, false, large, Side::foreign_pinned},
       {"strided_sent_from_pinned", false, false, strided, Side::foreign_pinned},
-      {"large_sent_without_edges", false, false, large, Side::pageable, {}, 0, false},
+      {"large_sent_without_edges", false, false, large, Side::pageable, {}, 1, false},
       {"batch_sent", false, false, little, Side::pageable, {}, 3},
+      {"batch_sent_async", false, true, little, Side::pageable, {}, 3},
+      {"batch_sent_async_borrowed", false, true, little, Side::pageable, {.borrow = true}, 3},
       {"large_sent_async", false, true, large, Side::pageable},
       {"strided_sent_async", false, true, strided, Side::pageable},
       {"strided_sent_spread_async", false, true, strided, Side::spread},
@@ -109,37 +113,37 @@ inline std::vector<StagingPath> staging_paths() {
       {"small_async_watched", true, true, small, Side::fresh, {.spin_seconds = 60}},
       {"small_to_out_async_watched", true, true, small, Side::pageable, {.spin_seconds = 60}},
       {"small_sent_async_watched", false, true, small, Side::pageable, {.spin_seconds = 60}},
-      {"rows_unpinned", true, false, rows, Side::pageable, {}, 0, true, false},
-      {"reordered_unpinned", true, true, reordered, Side::fresh, {}, 0, true, false},
-      {"large_to_spread_unpinned", true, true, large, Side::spread, {}, 0, true, false},
-      {"strided_to_spread_unpinned", true, false, little, Side::spread, {}, 0, true, false},
-      {"large_to_pinned_unpinned", true, false, large, Side::foreign_pinned, {}, 0, true, false},
-      {"rows_sent_unpinned", false, false, rows, Side::pageable, {}, 0, true, false},
-      {"strided_sent_spread_unpinned", false, true, little, Side::spread, {}, 0, true, false},
+      {"rows_unpinned", true, false, rows, Side::pageable, {}, 1, true, false},
+      {"reordered_unpinned", true, true, reordered, Side::fresh, {}, 1, true, false},
+      {"large_to_spread_unpinned", true, true, large, Side::spread, {}, 1, true, false},
+      {"strided_to_spread_unpinned", true, false, little, Side::spread, {}, 1, true, false},
+      {"large_to_pinned_unpinned", true, false, large, Side::foreign_pinned, {}, 1, true, false},
+      {"rows_sent_unpinned", false, false, rows, Side::pageable, {}, 1, true, false},
+      {"strided_sent_spread_unpinned", false, true, little, Side::spread, {}, 1, true, false},
       {"strided_sent_from_pinned_unpinned",
        false,
        true,
        little,
        Side::foreign_pinned,
        {},
-       0,
+       1,
        true,
        false},
-      {"small_unpinned", true, false, small, Side::fresh, {}, 0, true, false},
-      {"strided_to_out_unpinned", true, false, little, Side::pageable, {}, 0, true, false},
-      {"broadcast_unpinned", true, false, broadcast, Side::fresh, {}, 0, true, false},
-      {"large_to_out_async_unpinned", true, true, large, Side::pageable, {}, 0, true, false},
+      {"small_unpinned", true, false, small, Side::fresh, {}, 1, true, false},
+      {"strided_to_out_unpinned", true, false, little, Side::pageable, {}, 1, true, false},
+      {"broadcast_unpinned", true, false, broadcast, Side::fresh, {}, 1, true, false},
+      {"large_to_out_async_unpinned", true, true, large, Side::pageable, {}, 1, true, false},
       {"batch_async_unpinned", true, true, little, Side::fresh, {}, 3, true, false},
-      {"large_sent_unpinned", false, false, large, Side::pageable, {}, 0, true, false},
+      {"large_sent_unpinned", false, false, large, Side::pageable, {}, 1, true, false},
       {"batch_sent_unpinned", false, false, little, Side::pageable, {}, 3, true, false},
-      {"strided_sent_async_unpinned", false, true, little, Side::pageable, {}, 0, true, false},
+      {"strided_sent_async_unpinned", false, true, little, Side::pageable, {}, 1, true, false},
       {"large_sent_async_borrowed_unpinned",
        false,
        true,
        large,
        Side::pageable,
        {.borrow = true},
-       0,
+       1,
        true,
        false},
   };
@@ -193,7 +197,7 @@ class StagingPathTest : public StagingTest {
       Layout spread = dense;
       for (int64_t& stride : spread.strides) stride *= 2;
       spread = {spread.shape, spread.strides, spread.dtype};
-      for (int i = 0; i < std::max(path.batch, 1); ++i) {
+      for (int i = 0; i < path.batch; ++i) {
         used.on_device.push_back(&device(path.layout, how.seed));
         if (path.side == HostSide::pageable || path.side == HostSide::spread) {
           const bool is_dense = path.side == HostSide::pageable;
@@ -258,33 +262,28 @@ class StagingPathTest : public StagingTest {
     std::vector<Loan> loans;
     std::vector<Loan> results;
     cuda::Future future;
-    TestTensor& x = *used.on_device[0];
     const bool fresh = path.side == HostSide::fresh;
     if (path.async) {
       for (TestTensor* each : used.on_device) loans.push_back(each->acquire());
     }
-    Loan out = path.async && !fresh ? used.on_host[0]->acquire() : Loan();
+    std::vector<Loan> outs;
+    if (path.async && !fresh) {
+      for (TestTensor* each : used.on_host) outs.push_back(each->acquire());
+    }
     const auto start = [&] {
       if (!path.async && !fresh) {
-        cuda::stage_to_host(x.view(), used.on_host[0]->view(), producer, path.options);
-      } else if (!path.async && path.batch > 0) {
-        results = cuda::stage_to_host(views(used.on_device), producer, path.options);
+        cuda::stage(views(used.on_device), views(used.on_host), producer);
       } else if (!path.async) {
-        results.push_back(cuda::stage_to_host(x.view(), producer, path.options));
-      } else if (path.batch > 0) {
-        future = cuda::stage_to_host_async(loans, producer, path.options);
+        results = cuda::stage_to_host(views(used.on_device), producer, path.options);
       } else if (fresh) {
-        future = cuda::stage_to_host_async(std::move(loans[0]), producer, path.options);
+        future = cuda::stage_to_host_async(loans, producer, path.options);
       } else {
-        future =
-            cuda::stage_to_host_async(std::move(loans[0]), std::move(out), producer, path.options);
+        future = cuda::stage_async(loans, outs, producer, path.options);
       }
     };
     if (const std::optional<Error> error = error_of(start)) {
       for (const Loan& loan : loans) EXPECT_TRUE(loan.owns_memory());
-      if (path.async && !fresh && !how.dies) {
-        EXPECT_TRUE(out.owns_memory());
-      }
+      for (const Loan& out : outs) EXPECT_TRUE(out.owns_memory() || how.dies);
       expect_the_callers(used.on_device);
       expect_the_callers(used.on_host);
       return error;
@@ -318,24 +317,21 @@ class StagingPathTest : public StagingTest {
   std::optional<Error> send(const StagingPath& path, const Tensors& used, const Walk& how) {
     const Stream consumer = outer(path, used.stream);
     cuda::Future future;
-    Loan source = path.async ? used.on_host[0]->acquire() : Loan();
-    Loan target = path.async ? used.on_device[0]->acquire() : Loan();
+    std::vector<Loan> sources;
+    std::vector<Loan> targets;
+    if (path.async) {
+      for (TestTensor* each : used.on_host) sources.push_back(each->acquire());
+      for (TestTensor* each : used.on_device) targets.push_back(each->acquire());
+    }
     const auto start = [&] {
-      if (path.async) {
-        future = cuda::stage_to_device_async(std::move(source), std::move(target), consumer,
-                                             path.options);
-      } else if (path.batch > 0) {
-        cuda::stage_to_device(views(used.on_host), views(used.on_device), consumer, path.options);
-      } else {
-        cuda::stage_to_device(used.on_host[0]->view(), used.on_device[0]->view(), consumer,
-                              path.options);
-      }
+      if (path.async)
+        future = cuda::stage_async(sources, targets, consumer, path.options);
+      else
+        cuda::stage(views(used.on_host), views(used.on_device), consumer);
     };
     if (const std::optional<Error> error = error_of(start)) {
-      if (path.async) {
-        EXPECT_TRUE(source.owns_memory());
-        EXPECT_TRUE(target.owns_memory() || how.dies);
-      }
+      for (const Loan& source : sources) EXPECT_TRUE(source.owns_memory());
+      for (const Loan& target : targets) EXPECT_TRUE(target.owns_memory() || how.dies);
       expect_the_callers(used.on_device);
       expect_the_callers(used.on_host);
       return error;
@@ -353,7 +349,7 @@ class StagingPathTest : public StagingTest {
     if (future) {
       const std::optional<Error> error = error_of([&] { static_cast<void>(future.result()); });
       if (!error || !how.dies) {
-        EXPECT_EQ(used.on_host[0]->releases(), 1);
+        for (const TestTensor* each : used.on_host) EXPECT_EQ(each->releases(), 1);
       }
       if (error) return error;
     }

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <span>
+#include <initializer_list>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,38 +48,33 @@ StageOptions options_of(const dlb_cuda_options* given) {
   return out;
 }
 
-Loan described(const DLManagedTensorVersioned* managed) {
-  Loan loan;
-  describe_managed(managed, loan);
-  return loan;
-}
-
-// The descriptors of a batch, and their views.
-struct Batch {
+// The tensors of a call, as descriptors that are borrowed or handles that are shared.
+class Batch {
+ public:
   Batch(const DLManagedTensorVersioned* const* managed, size_t count, const char* field) {
     if (count > 0) required(managed, field);
-    loans.reserve(count);
-    for (size_t i = 0; i < count; ++i)
-      views.push_back(loans.emplace_back(described(managed[i])).view());
+    loans.resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      describe_managed(managed[i], loans[i]);
+      views.push_back(loans[i].view());
+    }
   }
-  // The stream `handle` of the device that the first one is on.
-  Stream stream(intptr_t handle) const {
-    return stream_of(views.empty() ? 0 : views.front().device.device_id, handle);
+  Batch(dlb_tensor* const* handles, size_t count, const char* field) {
+    if (count > 0) required(handles, field);
+    for (size_t i = 0; i < count; ++i) loans.push_back(share_handle(handles[i], field));
   }
 
   std::vector<Loan> loans;
   std::vector<TensorView> views;
 };
 
-Stream stream_beside(const Loan& on_device, intptr_t handle) {
-  return stream_of(on_device.view().device.device_id, handle);
-}
-
-// A Future of what `start` starts.
-template <typename Start>
-dlb_status start_into(dlb_future** future, const dlb_cuda_options* options,
-                      Start&& start) noexcept {
-  return make_into(future, "future", [&] { return new dlb_future(start(options_of(options))); });
+// The stream `handle` of the device that the first tensor on a device is on.
+Stream stream_beside(std::initializer_list<const Batch*> sides, intptr_t handle) {
+  for (const Batch* side : sides) {
+    if (side->loans.empty() || !Device(side->loans[0].view().device).is_cuda()) continue;
+    return stream_of(side->loans[0].view().device.device_id, handle);
+  }
+  return stream_of(0, handle);
 }
 
 double seconds_of(double seconds) {
@@ -119,44 +114,17 @@ dlb_status dlb_cuda_drain(double seconds, int32_t* drained) noexcept {
   return guarded([&] { required(drained, "drained") = drain(seconds_of(seconds)); });
 }
 
-// ---- Staging that is over when the call returns
+// ---- Staging
 
-dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* source, intptr_t producer,
-                                  const dlb_cuda_options* options, dlb_tensor** result) noexcept {
-  return make_into(result, "result", [&] {
-    const StageOptions how = options_of(options);
-    const Loan from = described(source);
-    return make_handle(stage_to_host(from.view(), stream_beside(from, producer), how));
-  });
-}
-
-dlb_status dlb_cuda_stage_to_host_into(const DLManagedTensorVersioned* source,
-                                       const DLManagedTensorVersioned* destination,
-                                       intptr_t producer,
-                                       const dlb_cuda_options* options) noexcept {
-  return guarded([&] {
-    const StageOptions how = options_of(options);
-    const Loan from = described(source);
-    const Loan to = described(destination);
-    stage_to_host(from.view(), to.view(), stream_beside(from, producer), how);
-  });
-}
-
-dlb_status dlb_cuda_stage_to_device(const DLManagedTensorVersioned* source,
-                                    const DLManagedTensorVersioned* target, intptr_t consumer,
-                                    const dlb_cuda_options* options) noexcept {
-  return dlb_cuda_stage_many_to_device(&source, &target, 1, consumer, options);
-}
-
-dlb_status dlb_cuda_stage_many_to_host(const DLManagedTensorVersioned* const* sources, size_t count,
-                                       intptr_t producer, const dlb_cuda_options* options,
-                                       dlb_tensor** results) noexcept {
+dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* const* sources, size_t count,
+                                  intptr_t producer, const dlb_cuda_options* options,
+                                  dlb_tensor** results) noexcept {
   return guarded([&] {
     if (count > 0) required(results, "results");
     std::fill_n(results, count, nullptr);
     const StageOptions how = options_of(options);
     const Batch from(sources, count, "sources");
-    std::vector<Loan> loans = stage_to_host(from.views, from.stream(producer), how);
+    std::vector<Loan> loans = stage_to_host(from.views, stream_beside({&from}, producer), how);
     try {
       for (size_t i = 0; i < count; ++i) results[i] = make_handle(std::move(loans[i]));
     } catch (...) {
@@ -166,62 +134,35 @@ dlb_status dlb_cuda_stage_many_to_host(const DLManagedTensorVersioned* const* so
   });
 }
 
-dlb_status dlb_cuda_stage_many_to_device(const DLManagedTensorVersioned* const* sources,
-                                         const DLManagedTensorVersioned* const* targets,
-                                         size_t count, intptr_t consumer,
-                                         const dlb_cuda_options* options) noexcept {
+dlb_status dlb_cuda_stage(const DLManagedTensorVersioned* const* sources,
+                          const DLManagedTensorVersioned* const* targets, size_t count,
+                          intptr_t stream) noexcept {
   return guarded([&] {
-    const StageOptions how = options_of(options);
     const Batch from(sources, count, "sources");
     const Batch to(targets, count, "targets");
-    stage_to_device(from.views, to.views, to.stream(consumer), how);
+    stage(from.views, to.views, stream_beside({&from, &to}, stream));
   });
 }
 
-// ---- Staging that goes on after the call
-
-dlb_status dlb_cuda_stage_to_host_async(dlb_tensor* source, intptr_t producer,
+dlb_status dlb_cuda_stage_to_host_async(dlb_tensor* const* sources, size_t count, intptr_t producer,
                                         const dlb_cuda_options* options,
                                         dlb_future** future) noexcept {
-  return start_into(future, options, [&](const StageOptions& how) {
-    Loan from = share_handle(source, "source");
-    const Stream stream = stream_beside(from, producer);
-    return stage_to_host_async(std::move(from), stream, how);
+  return make_into(future, "future", [&] {
+    const StageOptions how = options_of(options);
+    Batch from(sources, count, "sources");
+    return new dlb_future(stage_to_host_async(from.loans, stream_beside({&from}, producer), how));
   });
 }
 
-dlb_status dlb_cuda_stage_to_host_into_async(dlb_tensor* source, dlb_tensor* destination,
-                                             intptr_t producer, const dlb_cuda_options* options,
-                                             dlb_future** future) noexcept {
-  return start_into(future, options, [&](const StageOptions& how) {
-    Loan from = share_handle(source, "source");
-    Loan to = share_handle(destination, "destination");
-    const Stream stream = stream_beside(from, producer);
-    return stage_to_host_async(std::move(from), std::move(to), stream, how);
-  });
-}
-
-dlb_status dlb_cuda_stage_to_device_async(dlb_tensor* source, dlb_tensor* target, intptr_t consumer,
-                                          const dlb_cuda_options* options,
-                                          dlb_future** future) noexcept {
-  return start_into(future, options, [&](const StageOptions& how) {
-    Loan from = share_handle(source, "source");
-    Loan to = share_handle(target, "target");
-    const Stream stream = stream_beside(to, consumer);
-    return stage_to_device_async(std::move(from), std::move(to), stream, how);
-  });
-}
-
-dlb_status dlb_cuda_stage_many_to_host_async(dlb_tensor* const* sources, size_t count,
-                                             intptr_t producer, const dlb_cuda_options* options,
-                                             dlb_future** future) noexcept {
-  return start_into(future, options, [&](const StageOptions& how) {
-    if (count > 0) required(sources, "sources");
-    std::vector<Loan> from;
-    for (size_t i = 0; i < count; ++i) from.push_back(share_handle(sources[i], "sources"));
-    const Stream stream =
-        count == 0 ? stream_of(0, producer) : stream_beside(from.front(), producer);
-    return stage_to_host_async(std::span(from), stream, how);
+dlb_status dlb_cuda_stage_async(dlb_tensor* const* sources, dlb_tensor* const* targets,
+                                size_t count, intptr_t stream, const dlb_cuda_options* options,
+                                dlb_future** future) noexcept {
+  return make_into(future, "future", [&] {
+    const StageOptions how = options_of(options);
+    Batch from(sources, count, "sources");
+    Batch to(targets, count, "targets");
+    return new dlb_future(
+        stage_async(from.loans, to.loans, stream_beside({&from, &to}, stream), how));
   });
 }
 

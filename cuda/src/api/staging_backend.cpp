@@ -2,30 +2,10 @@
 // Core's StagingBackend over the staging functions.
 #include "dlbridge/staging_backend.h"
 
-#include "device/call.h"
 #include "dlbridge/cuda/staging.h"
-#include "operation/operation.h"
-#include "staging/enqueue.h"
 
 namespace dlbridge::cuda {
 namespace {
-
-// On one device: in the stream's own order, without an event.
-void copy_on_device(const TensorView& source, const TensorView& target, Stream stream) {
-  require_same(source, target);
-  Engine::get();
-  if (source.is_empty()) return;
-  const TensorView views[] = {source, target};
-  Call call(views, stream);
-  Operation operation(call);
-  operation.begin();
-  operation.copy(source, target, Direction::on_device);
-  operation.end(false);
-  if (call.stream.ordered)
-    operation.leave();
-  else
-    operation.wait();
-}
 
 class CudaStagingBackend final : public StagingBackend {
  public:
@@ -47,11 +27,7 @@ class CudaStagingBackend final : public StagingBackend {
   }
 
   void copy(const TensorView& source, const TensorView& target, Stream stream) override {
-    const bool from_device = Device(source.device).is_cuda();
-    if (from_device && Device(target.device).is_cuda())
-      return copy_on_device(source, target, stream);
-    if (from_device) return stage_to_host(source, target, stream);
-    stage_to_device(source, target, stream);
+    stage(source, target, stream);
   }
 };
 

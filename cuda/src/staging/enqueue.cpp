@@ -110,15 +110,16 @@ Loan spread_out(const TensorView& once, const TensorView& like) {
 }
 
 // Copies each broadcast element once; the host repeats it.
-void enqueue_once_to_host(Operation& operation, const TensorView& source, const TensorView& target,
+bool enqueue_once_to_host(Operation& operation, const TensorView& source, const TensorView& target,
                           Waits waits) {
   static_cast<void>(plan_copy(source, target));  // refuses elements that have no addresses
   const Loan once = each_once(source);
   std::optional<Loan> scratch = pinned_scratch(operation, once.view());
   const bool pinned = scratch.has_value();
   if (!pinned) scratch = pageable_scratch(operation, once.view());
-  enqueue_to_host(operation, once.view(), scratch->view(), pinned, waits);
+  enqueue(operation, once.view(), scratch->view(), Direction::to_host, pinned, waits);
   operation.copy_on_host(spread_out(scratch->view(), source).view(), target);
+  return false;
 }
 
 // Copies each broadcast element once, to its first place in the target. The device repeats it from
@@ -129,7 +130,8 @@ bool enqueue_once_to_device(Operation& operation, const TensorView& source,
   Loan from;
   from.describe(target);
   std::copy_n(once.view().shape, target.ndim, from.shape());
-  const bool read = enqueue_to_device(operation, once.view(), from.view(), pinned);
+  const bool read =
+      enqueue(operation, once.view(), from.view(), Direction::to_device, pinned, Waits::allowed);
   for (int32_t i = 0; i < target.ndim; ++i) {
     if (from.shape()[i] == target.shape[i]) continue;
     from.shape()[i] = target.shape[i] - 1;  // the first one is there
@@ -145,36 +147,6 @@ bool enqueue_once_to_device(Operation& operation, const TensorView& source,
 }
 
 }  // namespace
-
-void require_device_memory(const TensorView& view, const char* field) {
-  if (Device(view.device).is_cuda()) return;
-  throw Error(
-      ErrorCode::unsupported_device, field,
-      std::string(field) + " is on " + Device(view.device).name() +
-          "; expected memory of a CUDA device" +
-          (Device(view.device).is_host() ? ": make it there, or copy on the host with copy_host"
-                                         : ": copy it to the host first, with its own library"));
-}
-
-void require_host_memory(const TensorView& view, const char* field) {
-  if (Device(view.device).is_host()) return;
-  throw Error(ErrorCode::unsupported_device, field,
-              std::string(field) + " is on " + Device(view.device).name() +
-                  "; expected host memory" +
-                  (Device(view.device).is_cuda() ? ": copy it there with stage_to_host"
-                                                 : ": copy it there first, with its own library"));
-}
-
-void require_same(const TensorView& source, const TensorView& target) {
-  // Both count as host memory: managed memory has one address on both sides.
-  TensorView from = source;
-  TensorView to = target;
-  from.device = to.device = Device(DeviceType::cpu);
-  require_copyable(from, to);
-  // Refuses packed sub-byte elements without addresses.
-  if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
-    static_cast<void>(plan_copy(source, target));
-}
 
 bool is_pinned(Engine& engine, const TensorView& view) {
   const auto range = byte_range(view.extents(), view.stride_elements(), view.itemsize());
@@ -202,49 +174,41 @@ Loan each_once(const TensorView& view) {
   return once;
 }
 
-// The last resort of both, where the pool's limit allows not even a ring: the driver copies through
-// memory of its own, slowly.
-
-void enqueue_to_host(Operation& operation, const TensorView& source, const TensorView& target,
-                     bool pinned, Waits waits) {
-  if (source.is_empty()) return;
-  if (broadcast_dimension(source) >= 0)
-    return enqueue_once_to_host(operation, source, target, waits);
-  const bool at_once = Operation::can_copy(source, target, Direction::to_host);
-  if (pinned && at_once && operation.copy_pinned(source, target, Direction::to_host)) return;
+bool enqueue(Operation& operation, const TensorView& source, const TensorView& target,
+             Direction direction, bool pinned, Waits waits) {
+  if (source.is_empty()) return true;
+  if (direction == Direction::on_device) {
+    operation.copy(source, target, direction);
+    return true;
+  }
+  const bool to_host = direction == Direction::to_host;
+  if (broadcast_dimension(source) >= 0) {
+    return to_host ? enqueue_once_to_host(operation, source, target, waits)
+                   : enqueue_once_to_device(operation, source, target, pinned);
+  }
+  const bool at_once = Operation::can_copy(source, target, direction);
+  if (pinned && at_once && operation.copy_pinned(source, target, direction)) return false;
   std::optional<Loan> scratch;
   if (target.nbytes() <= kOneBlockBytes || waits == Waits::avoided)
     scratch = pinned_scratch(operation, target);
+  const bool read = scratch.has_value();
   if (!scratch) {
-    if (copy_through_ring(operation, source, target, Direction::to_host)) return;
-    if (at_once) return operation.copy(source, target, Direction::to_host);
-    scratch = pageable_scratch(operation, target);
-  }
-  operation.copy(source, scratch->view(), Direction::to_host);
-  operation.copy_on_host(scratch->view(), target);
-}
-
-bool enqueue_to_device(Operation& operation, const TensorView& source, const TensorView& target,
-                       bool pinned) {
-  if (source.is_empty()) return true;
-  if (broadcast_dimension(source) >= 0)
-    return enqueue_once_to_device(operation, source, target, pinned);
-  const bool at_once = Operation::can_copy(source, target, Direction::to_device);
-  if (pinned && at_once && operation.copy_pinned(source, target, Direction::to_device))
-    return false;
-  std::optional<Loan> scratch;
-  if (target.nbytes() <= kOneBlockBytes) scratch = pinned_scratch(operation, target);
-  const bool read = scratch.has_value();  // else the driver may still read what it is given
-  if (!scratch) {
-    if (copy_through_ring(operation, source, target, Direction::to_device)) return true;
+    if (copy_through_ring(operation, source, target, direction)) return true;
+    // The pool's limit allows not even a ring: the driver copies through memory of its own, slowly,
+    // and may still read what it is given.
     if (at_once) {
-      operation.copy(source, target, Direction::to_device);
+      operation.copy(source, target, direction);
       return false;
     }
     scratch = pageable_scratch(operation, target);
   }
-  copy_host(source, scratch->view());
-  operation.copy(scratch->view(), target, Direction::to_device);
+  if (to_host) {
+    operation.copy(source, scratch->view(), direction);
+    operation.copy_on_host(scratch->view(), target);
+  } else {
+    copy_host(source, scratch->view());
+    operation.copy(scratch->view(), target, direction);
+  }
   return read;
 }
 

@@ -21,6 +21,9 @@ namespace {
 constexpr int64_t kSmallBytes = 64 * 1024;
 constexpr int64_t kAlignment = 64;  // of the results of a batch
 
+// Fewer small tensors are copied one by one: a kernel and a copy cost as much.
+constexpr size_t kFewestGathered = 4;
+
 // Without a snapshot the producer's next kernel runs beside the copy.
 Operation::Runs runs_for(const StageOptions& options, int64_t bytes) {
   const bool watched = options.spin_seconds > 0 && bytes <= kSmallBytes;
@@ -41,6 +44,14 @@ int64_t total_bytes(std::span<const TensorView> views) {
                                aligned_bytes);
 }
 
+template <typename Loans>
+std::vector<TensorView> views_of(const Loans& loans) {
+  std::vector<TensorView> views;
+  views.reserve(loans.size());
+  for (const auto& loan : loans) views.push_back(loan.view());
+  return views;
+}
+
 Future::Results shared(std::vector<Loan> loans) {
   Future::Results results;
   results.reserve(loans.size());
@@ -48,33 +59,108 @@ Future::Results shared(std::vector<Loan> loans) {
   return results;
 }
 
-// Fewer small tensors are copied one by one: a kernel and a copy cost as much.
-constexpr size_t kFewestGathered = 4;
+// ---- What is copied
 
-// Enqueues the copies of a batch to its results, loans of any kind. Small tensors that follow each
-// other go together.
-template <typename Results>
-void enqueue_batch(Operation& operation, std::span<const TensorView> sources,
-                   const Results& results, bool pinned, Waits waits) {
-  operation.begin();
-  std::vector<GatherParams::Run> runs;
-  size_t next = 0;
-  const auto is_small_run = [&](size_t i) {
-    if (!pinned || sources[i].nbytes() > Operation::kGatherBytes) return false;
-    const CopyStep step = plan_copy(sources[i], results[i].view());
-    if (step.kind == CopyKind::flat) runs.push_back({step.source, step.target, step.bytes});
-    return step.kind == CopyKind::flat || step.kind == CopyKind::empty;
-  };
-  while (next < sources.size()) {
-    const size_t first = next;
-    runs.clear();
-    while (next < sources.size() && is_small_run(next)) ++next;
-    if (runs.size() >= kFewestGathered && operation.gather(runs)) continue;
-    next = std::max(next, first + 1);
-    for (size_t i = first; i < next; ++i)
-      enqueue_to_host(operation, sources[i], results[i].view(), pinned, waits);
-  }
+void require_device(bool found, const TensorView& view, const char* field, const char* expected) {
+  if (found) return;
+  const Device device(view.device);
+  throw Error(ErrorCode::unsupported_device, field,
+              std::string(field) + " is on " + device.name() + "; expected " + expected +
+                  (device.is_host() ? ": copy on the host with copy_host"
+                                    : ": copy it to the host first, with its own library"));
 }
+
+void require_on_device(std::span<const TensorView> sources) {
+  for (const TensorView& source : sources)
+    require_device(Device(source.device).is_cuda(), source, "x", "memory of a CUDA device");
+}
+
+Direction direction_of(const TensorView& source, const TensorView& target) {
+  const Device from(source.device);
+  const Device to(target.device);
+  const char* const either = "memory of a CUDA device or of the host";
+  require_device(from.is_host() || from.is_cuda(), source, "x", either);
+  require_device(to.is_host() || to.is_cuda(), target, "target", either);
+  if (from.is_host() && to.is_host()) {
+    throw Error(ErrorCode::unsupported_device, "device",
+                "x and target are both on the host; expected one of them on a CUDA device: copy on "
+                "the host with copy_host");
+  }
+  if (to.is_host()) return Direction::to_host;
+  return from.is_host() ? Direction::to_device : Direction::on_device;
+}
+
+void require_same(const TensorView& source, const TensorView& target) {
+  // Both count as host memory: managed memory has one address on both sides.
+  TensorView from = source;
+  TensorView to = target;
+  from.device = to.device = Device(DeviceType::cpu);
+  require_copyable(from, to);
+  // Refuses packed sub-byte elements without addresses.
+  if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
+    static_cast<void>(plan_copy(source, target));
+}
+
+// The copies of one call.
+struct Copies {
+  /// Throws Error where they do not fit each other.
+  Copies(std::vector<TensorView> from, std::vector<TensorView> to)
+      : sources(std::move(from)), targets(std::move(to)) {
+    if (sources.size() != targets.size()) {
+      throw Error(ErrorCode::invalid_argument, "targets",
+                  "there are " + std::to_string(targets.size()) + " targets for " +
+                      std::to_string(sources.size()) + " sources; expected one each");
+    }
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const Direction found = direction_of(sources[i], targets[i]);
+      if (i > 0 && found != direction) {
+        throw Error(ErrorCode::invalid_argument, "targets",
+                    "the batch has copies of different directions; expected one direction: make a "
+                    "batch of each");
+      }
+      direction = found;
+      require_same(sources[i], targets[i]);
+    }
+  }
+
+  std::vector<TensorView> on_device() const {
+    std::vector<TensorView> views;
+    if (direction != Direction::to_device) views = sources;
+    if (direction != Direction::to_host) views.insert(views.end(), targets.begin(), targets.end());
+    return views;
+  }
+
+  void find_pinned(Engine& engine) {
+    for (size_t i = 0; i < sources.size(); ++i) {
+      const TensorView& on_host = direction == Direction::to_host ? targets[i] : sources[i];
+      pinned.push_back(direction == Direction::on_device || is_pinned(engine, on_host));
+    }
+  }
+
+  std::vector<TensorView> sources;
+  std::vector<TensorView> targets;
+  Direction direction = Direction::to_host;
+  std::vector<bool> pinned;  // the host side of each
+  std::vector<Loan> kept;    // what the views of sources refer to after the call
+};
+
+// The memory on the host that an operation reads after the call.
+struct Reads {
+  bool pageable = false;
+  bool pinned = false;
+};
+
+Reads enqueue_all(Operation& operation, const Copies& copies, Waits waits) {
+  Reads reads;
+  for (size_t i = 0; i < copies.sources.size(); ++i) {
+    const bool read = enqueue(operation, copies.sources[i], copies.targets[i], copies.direction,
+                              copies.pinned[i], waits);
+    if (!read) (copies.pinned[i] ? reads.pinned : reads.pageable) = true;
+  }
+  return reads;
+}
+
+// ---- Fresh results
 
 // Allocates results. One block of the pool holds all of them, pageable memory each one if the limit
 // does not allow the block. Each refers to the slab, which owns the block after success. Returns
@@ -107,10 +193,32 @@ std::vector<Loan> empty_results(std::span<const TensorView> sources) {
   return results;
 }
 
-// What a waiter does for an operation whose copies are enqueued.
-Waiter::Work completion_of(const std::shared_ptr<Operation>& operation) {
-  return operation->waiter().prepare([operation] { operation->complete(); });
+// Enqueues the copies to fresh results, loans of any kind. Small tensors that follow each other go
+// together.
+template <typename Results>
+void enqueue_results(Operation& operation, std::span<const TensorView> sources,
+                     const Results& results, bool pinned, Waits waits) {
+  operation.begin();
+  std::vector<GatherParams::Run> runs;
+  size_t next = 0;
+  const auto is_small_run = [&](size_t i) {
+    if (!pinned || sources[i].nbytes() > Operation::kGatherBytes) return false;
+    const CopyStep step = plan_copy(sources[i], results[i].view());
+    if (step.kind == CopyKind::flat) runs.push_back({step.source, step.target, step.bytes});
+    return step.kind == CopyKind::flat || step.kind == CopyKind::empty;
+  };
+  while (next < sources.size()) {
+    const size_t first = next;
+    runs.clear();
+    while (next < sources.size() && is_small_run(next)) ++next;
+    if (runs.size() >= kFewestGathered && operation.gather(runs)) continue;
+    next = std::max(next, first + 1);
+    for (size_t i = first; i < next; ++i)
+      enqueue(operation, sources[i], results[i].view(), Direction::to_host, pinned, waits);
+  }
 }
+
+// ---- Futures
 
 // Lets an operation go on after the call. Requires: it holds all that it uses.
 Future go_on(std::shared_ptr<Operation> operation, Waiter::Work&& work,
@@ -122,47 +230,11 @@ Future go_on(std::shared_ptr<Operation> operation, Waiter::Work&& work,
   return Future(std::move(operation), std::move(results));
 }
 
-// The waiter's thread reads the source.
-Future copy_later(Call& call, Loan& source, Loan& target) {
-  auto operation = std::make_shared<Operation>(call, Operation::Runs::on_copy_stream);
-  SharedLoan from{Loan()};  // `source` and `target` once nothing can fail
-  SharedLoan to{Loan()};
-  auto results = std::make_shared<const Future::Results>(1, to);
-  Waiter::Work work =
-      operation->waiter().prepare([operation, &read = from.view(), &written = to.view()] {
-        operation->complete([&] {
-          const CallGuard guard(operation->engine().api(), operation->device().context());
-          enqueue_to_device(*operation, read, written, false);
-          operation->end(false);
-        });
-      });
-  operation->expect_loans(2);
-  operation->begin();
-  from.loan() = std::move(source);
-  to.loan() = std::move(target);
-  operation->hold(from.reference());
-  operation->hold(to.reference());
-  return go_on(std::move(operation), std::move(work), std::move(results), 0);
-}
-
-// The memory of `given` in a Future; it stays with the caller if that throws.
-Future ended_with(Loan& source, Loan& given) {
-  SharedLoan target{Loan()};
-  Future future = cuda::ended_with({target});
-  target.loan() = std::move(given);
-  source.reset();
-  return future;
-}
-
 }  // namespace
-
-Loan stage_to_host(const TensorView& source, Stream producer, const StageOptions& options) {
-  return std::move(stage_to_host(std::span(&source, 1), producer, options).front());
-}
 
 std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream producer,
                                 const StageOptions& options) {
-  for (const TensorView& source : sources) require_device_memory(source, "x");
+  require_on_device(sources);
   Engine::get();
   if (all_empty(sources)) return empty_results(sources);
   Call call(sources, producer);
@@ -170,44 +242,19 @@ std::vector<Loan> stage_to_host(std::span<const TensorView> sources, Stream prod
     std::vector<Loan> results;
     Operation operation(call);
     const bool pinned = allocate_results(results, operation, sources, options);
-    enqueue_batch(operation, sources, results, pinned, Waits::allowed);
+    enqueue_results(operation, sources, results, pinned, Waits::allowed);
     operation.end(false);
     operation.wait();
     return results;
   });
 }
 
-void stage_to_host(const TensorView& source, const TensorView& out, Stream producer,
-                   const StageOptions&) {
-  require_device_memory(source, "x");
-  require_host_memory(out, "out");
-  require_same(source, out);
-  Engine::get();
-  if (source.is_empty()) return;
-  Call call(std::span(&source, 1), producer);
-  const bool pinned = is_pinned(call.engine, out);
-  call.run([&] {
-    Operation operation(call);
-    operation.begin();
-    enqueue_to_host(operation, source, out, pinned, Waits::allowed);
-    operation.end(false);
-    operation.wait();
-  });
-}
-
-Future stage_to_host_async(Loan&& source, Stream producer, const StageOptions& options) {
-  return stage_to_host_async(std::span<Loan>(&source, 1), producer, options);
-}
-
 Future stage_to_host_async(std::span<Loan> sources, Stream producer, const StageOptions& options) {
-  std::vector<TensorView> views;
-  for (const Loan& source : sources) {
-    require_device_memory(source.view(), "x");
-    views.push_back(source.view());
-  }
+  const std::vector<TensorView> views = views_of(sources);
+  require_on_device(views);
   Engine::get();
   if (all_empty(views)) {
-    Future future = cuda::ended_with(shared(empty_results(views)));
+    Future future = ended_with(shared(empty_results(views)));
     for (Loan& source : sources) source.reset();
     return future;
   }
@@ -215,11 +262,11 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
   return call.run([&] {
     std::shared_ptr<const Future::Results> results;
     auto operation = std::make_shared<Operation>(call, runs_for(options, total_bytes(views)));
-    Waiter::Work work = completion_of(operation);
+    Waiter::Work work = operation->waiter().prepare([operation] { operation->complete(); });
     std::vector<Loan> fresh;
     const bool pinned = allocate_results(fresh, *operation, views, options);
     results = std::make_shared<const Future::Results>(shared(std::move(fresh)));
-    enqueue_batch(*operation, views, *results, pinned, Waits::avoided);
+    enqueue_results(*operation, views, *results, pinned, Waits::avoided);
     operation->expect_loans(sources.size());
     operation->end(options.snapshot);
     for (Loan& source : sources) operation->hold(source.release_deleter());
@@ -227,94 +274,79 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
   });
 }
 
-Future stage_to_host_async(Loan&& source, Loan&& out, Stream producer,
-                           const StageOptions& options) {
-  const TensorView& from = source.view();
-  require_device_memory(from, "x");
-  require_host_memory(out.view(), "out");
-  require_same(from, out.view());
+void stage(std::span<const TensorView> sources, std::span<const TensorView> targets,
+           Stream stream) {
+  Copies copies({sources.begin(), sources.end()}, {targets.begin(), targets.end()});
   Engine::get();
-  if (from.is_empty()) return ended_with(source, out);
-  Call call(std::span(&from, 1), producer);
-  const bool pinned = is_pinned(call.engine, out.view());
-  return call.run([&] {
-    auto operation = std::make_shared<Operation>(call, runs_for(options, from.nbytes()));
-    Waiter::Work work = completion_of(operation);
-    SharedLoan target{Loan()};  // `out` once nothing can fail
-    auto results = std::make_shared<const Future::Results>(1, target);
-    operation->begin();
-    enqueue_to_host(*operation, from, out.view(), pinned, Waits::avoided);
-    operation->expect_loans(2);
-    operation->end(options.snapshot);
-    target.loan() = std::move(out);
-    operation->hold(target.reference());
-    operation->hold(source.release_deleter());
-    return go_on(std::move(operation), std::move(work), std::move(results), options.spin_seconds);
-  });
-}
-
-void stage_to_device(const TensorView& source, const TensorView& target, Stream consumer,
-                     const StageOptions& options) {
-  stage_to_device(std::span(&source, 1), std::span(&target, 1), consumer, options);
-}
-
-void stage_to_device(std::span<const TensorView> sources, std::span<const TensorView> targets,
-                     Stream consumer, const StageOptions&) {
-  if (sources.size() != targets.size()) {
-    throw Error(ErrorCode::invalid_argument, "targets",
-                "there are " + std::to_string(targets.size()) + " targets for " +
-                    std::to_string(sources.size()) + " sources; expected one each");
-  }
-  for (size_t i = 0; i < sources.size(); ++i) {
-    require_host_memory(sources[i], "x");
-    require_device_memory(targets[i], "target");
-    require_same(sources[i], targets[i]);
-  }
-  Engine::get();
-  if (all_empty(targets)) return;
-  Call call(targets, consumer);
-  std::vector<bool> pinned;
-  for (const TensorView& source : sources) pinned.push_back(is_pinned(call.engine, source));
+  if (all_empty(sources)) return;
+  Call call(copies.on_device(), stream);
+  copies.find_pinned(call.engine);
   call.run([&] {
     Operation operation(call);
     operation.begin();
-    bool read = true;
-    for (size_t i = 0; i < sources.size(); ++i)
-      read &= enqueue_to_device(operation, sources[i], targets[i], pinned[i]);
+    const Reads reads = enqueue_all(operation, copies, Waits::allowed);
     operation.end(true);
-    if (read && call.stream.ordered)
-      operation.leave();
-    else
+    if (copies.direction == Direction::to_host || reads.pageable || reads.pinned ||
+        !call.stream.ordered)
       operation.wait();
+    else
+      operation.leave();
   });
 }
 
-Future stage_to_device_async(Loan&& source, Loan&& target, Stream consumer,
-                             const StageOptions& options) {
-  const TensorView& to = target.view();
-  require_host_memory(source.view(), "x");
-  require_device_memory(to, "target");
-  require_same(source.view(), to);
+Future stage_async(std::span<Loan> sources, std::span<Loan> targets, Stream stream,
+                   const StageOptions& options) {
+  const auto copies = std::make_shared<Copies>(views_of(sources), views_of(targets));
   Engine::get();
-  if (to.is_empty()) return ended_with(source, target);
-  Call call(std::span(&to, 1), consumer);
-  const bool pinned = is_pinned(call.engine, source.view());
+  Future::Results to = shared(std::vector<Loan>(targets.size()));
+  const auto take_targets = [&]() noexcept {  // once nothing can fail
+    for (size_t i = 0; i < to.size(); ++i) to[i].loan() = std::move(targets[i]);
+  };
+  if (all_empty(copies->sources)) {
+    Future future = ended_with(to);
+    take_targets();
+    for (Loan& source : sources) source.reset();
+    return future;
+  }
+  Call call(copies->on_device(), stream);
+  copies->find_pinned(call.engine);
+  const bool to_host = copies->direction == Direction::to_host;
+  // Then the waiter's thread reads the sources.
+  const bool later = options.borrow && copies->direction == Direction::to_device &&
+                     std::ranges::find(copies->pinned, false) != copies->pinned.end();
   return call.run([&] {
-    if (options.borrow && !pinned) return copy_later(call, source, target);
-    auto operation = std::make_shared<Operation>(call);
-    Waiter::Work work = completion_of(operation);
-    SharedLoan held{Loan()};  // `target` once nothing can fail
-    auto results = std::make_shared<const Future::Results>(1, held);
+    using Runs = Operation::Runs;
+    const Runs runs = to_host ? runs_for(options, total_bytes(copies->sources))
+                      : later ? Runs::on_copy_stream
+                              : Runs::on_outer_stream;
+    auto operation = std::make_shared<Operation>(call, runs);
+    auto results = std::make_shared<const Future::Results>(to);
+    Waiter::Work work = operation->waiter().prepare([operation, copies, later] {
+      if (!later) return operation->complete();
+      operation->complete([&] {
+        const CallGuard guard(operation->engine().api(), operation->device().context());
+        enqueue_all(*operation, *copies, Waits::allowed);
+        operation->end(false);
+      });
+    });
     operation->begin();
-    const bool read = enqueue_to_device(*operation, source.view(), to, pinned);
-    operation->expect_loans(2);
-    operation->end(true);
-    held.loan() = std::move(target);
-    operation->hold(held.reference());
-    operation->hold(source.release_deleter());
-    if (read || pinned)
-      return go_on(std::move(operation), std::move(work), std::move(results), options.spin_seconds);
-    operation->complete();  // a pageable source has been read on return
+    Reads reads;
+    if (!later) reads = enqueue_all(*operation, *copies, to_host ? Waits::avoided : Waits::allowed);
+    if (later) copies->kept.resize(sources.size());
+    operation->expect_loans(2 * sources.size());
+    if (!later) operation->end(!to_host || options.snapshot);
+    take_targets();
+    for (size_t i = 0; i < to.size(); ++i) {
+      operation->hold(to[i].reference());
+      operation->hold(sources[i].release_deleter());
+      if (!later) continue;
+      copies->sources[i] = (copies->kept[i] = std::move(sources[i])).view();
+      copies->targets[i] = to[i].view();
+    }
+    if (to_host || !reads.pageable)
+      return go_on(std::move(operation), std::move(work), std::move(results),
+                   later ? 0 : options.spin_seconds);
+    operation->complete();
     return Future(std::move(operation), std::move(results));
   });
 }

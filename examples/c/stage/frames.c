@@ -15,7 +15,7 @@ int gpu_is_usable(void) {
 dlb_status write_frames(dlb_tensor* const* frames, size_t count, intptr_t stream,
                         void (*write)(const DLManagedTensorVersioned*)) {
   dlb_future* coming = NULL;
-  dlb_status status = dlb_cuda_stage_many_to_host_async(frames, count, stream, NULL, &coming);
+  dlb_status status = dlb_cuda_stage_to_host_async(frames, count, stream, NULL, &coming);
   if (status != DLBRIDGE_OK) return status;
   for (size_t i = 0; i < count && status == DLBRIDGE_OK; ++i) {
     dlb_tensor* frame = NULL;
@@ -40,7 +40,7 @@ dlb_status send_mask(float value, const DLManagedTensorVersioned* target, intptr
   if (status == DLBRIDGE_OK) {
     float* values = (float*)source->dl_tensor.data;
     for (int64_t i = 0; i < like->shape[0] * like->shape[1]; ++i) values[i] = value;
-    status = dlb_cuda_stage_to_device(source, target, stream, NULL); /* returns after the read */
+    status = dlb_cuda_stage(&source, &target, 1, stream); /* returns after the read */
   }
   dlb_tensor_release(mask);
   return status;

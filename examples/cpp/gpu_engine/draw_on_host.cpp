@@ -20,7 +20,7 @@ void draw(const dlbridge::TensorView& picture, uint8_t value, dlbridge::Stream s
   dlbridge::Loan target;  // without a deleter: the engine outlives its stream's work
   target.describe(picture);
   // The operation holds the pinned memory until the GPU has read it.
-  (void)dlbridge::cuda::stage_to_device_async(std::move(drawn), std::move(target), stream);
+  (void)dlbridge::cuda::stage_async(std::move(drawn), std::move(target), stream);
 }
 
 }  // namespace engine

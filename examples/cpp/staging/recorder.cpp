@@ -40,7 +40,7 @@ Future send_mask(float value, Loan&& target, Stream stream) {
   auto* first = static_cast<float*>(mask.view().data);
   std::fill(first, first + mask.view().size(), value);
   // The GPU reads the mask until the Future is done; the operation holds it.
-  return dlbridge::cuda::stage_to_device_async(std::move(mask), std::move(target), stream);
+  return dlbridge::cuda::stage_async(std::move(mask), std::move(target), stream);
 }
 
 }  // namespace recorder

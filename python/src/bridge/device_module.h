@@ -59,20 +59,14 @@ struct DeviceModule {
   /// Starts a staging of `count` sources on one device to fresh host memory. Owns: the sources.
   Error* (*start_to_host)(Loan* sources, size_t count, int32_t device, intptr_t producer,
                           const StagingOptions* options, PendingStaging** out) noexcept = nullptr;
-  /// Into existing host memory. Owns: both. Waits where `out` is large and pageable.
-  Error* (*start_to_host_into)(Loan* source, Loan* out, intptr_t producer,
-                               const StagingOptions* options,
-                               PendingStaging** pending) noexcept = nullptr;
-  /// To device memory. Owns: both. Waits until a pageable source has been read.
-  Error* (*start_to_device)(Loan* source, Loan* target, intptr_t consumer,
-                            const StagingOptions* options,
-                            PendingStaging** pending) noexcept = nullptr;
-  /// Into pageable host memory through a ring that the calling thread works. Borrows. Waits.
-  Error* (*to_host_through_ring)(const TensorView* source, const TensorView* out,
-                                 intptr_t producer) noexcept = nullptr;
-  /// Between memory of one device, in the order of `stream`. Borrows both.
-  Error* (*copy_on_device)(const TensorView* source, const TensorView* target,
-                           intptr_t stream) noexcept = nullptr;
+  /// Into existing memory: to the host, to a device, or on one. Owns: both. Waits until a pageable
+  /// source has been read, and where a pageable target is large.
+  Error* (*start)(Loan* source, Loan* target, intptr_t stream, const StagingOptions* options,
+                  PendingStaging** out) noexcept = nullptr;
+  /// The same without a PendingStaging: returns when the host may read the target, or with the copy
+  /// in the order of `stream`. Borrows both.
+  Error* (*copy)(const TensorView* source, const TensorView* target,
+                 intptr_t stream) noexcept = nullptr;
   /// Whether fresh host memory of so many bytes would be pinned.
   bool (*fits_pool)(int64_t bytes) noexcept = nullptr;
   /// Whether all of a host view is page-locked.

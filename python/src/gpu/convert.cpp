@@ -68,7 +68,7 @@ PyObject* to_device(Source& source, const Adapter& target, const Request& reques
   const StagingOptions options = to_device_options(from.view().nbytes(), pinned);
   from.acquire();
   const Staging staging =
-      start_to_device(module, std::move(from.loan()), std::move(made.memory), made.stream, options);
+      start(module, std::move(from.loan()), std::move(made.memory), made.stream, options);
   if (pinned) staging.wait();  // it is read until then; a pageable source was read on return
   if (staging.done()) staging.result(0);  // says what went wrong
   return made.object.release();
@@ -117,16 +117,17 @@ PyObject* stage_into(Source& source, const Adapter& target, const Plan& decision
   }
   const intptr_t producer = from.stream();
   const int64_t bytes = from.view().nbytes();
-  if (bytes > kSmallBytes && !module.is_pinned(&memory.view())) {
-    // This thread copies through the ring, once there is something to copy.
-    wait_for_stream(module, from.view().device.device_id, producer);
-    from.acquire();
-    check(target.acquire(out, &memory));
-    check(module.to_host_through_ring(&from.view(), &memory.view(), producer));
+  const bool by_ring = bytes > kSmallBytes && !module.is_pinned(&memory.view());
+  // This thread copies through the ring, once there is something to copy.
+  if (by_ring) wait_for_stream(module, from.view().device.device_id, producer);
+  from.acquire();
+  check(target.acquire(out, &memory));
+  if (by_ring) {
+    check(module.copy(&from.view(), &memory.view(), producer));
     return Py_NewRef(out);
   }
   const Staging staging =
-      start_to_host_into(module, from, target, out, memory, producer, for_waiting(bytes));
+      start(module, std::move(from.loan()), std::move(memory), producer, for_waiting(bytes));
   staging.wait();
   staging.result(0);
   return Py_NewRef(out);
@@ -145,7 +146,7 @@ PyObject* copy_on_device(Source& source, const Adapter& target) {
                                           in_order ? std::optional(earlier) : std::nullopt);
   check(module.order(device.device_id, earlier, fresh.stream));
   from.acquire();
-  check(module.copy_on_device(&from.view(), &fresh.memory.view(), fresh.stream));
+  check(module.copy(&from.view(), &fresh.memory.view(), fresh.stream));
   // Later writes to the source wait for the copy.
   check(module.order(device.device_id, fresh.stream, earlier));
   return fresh.object.release();

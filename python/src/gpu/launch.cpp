@@ -46,21 +46,14 @@ Staging start_to_host(const DeviceModule& module, Source& source, intptr_t produ
                  &options);
 }
 
-Staging start_to_host_into(const DeviceModule& module, Source& source, const Adapter& target,
-                           PyObject* out, Loan& memory, intptr_t producer,
-                           const StagingOptions& options) {
-  source.acquire();
-  check(target.acquire(out, &memory));
-  return Staging(module, module.start_to_host_into, &source.loan(), &memory, producer, &options);
-}
-
-Staging start_to_device(const DeviceModule& module, Loan&& source, Loan&& target, intptr_t consumer,
-                        const StagingOptions& options) {
-  const int64_t bytes = target.view().nbytes();
-  const int32_t device = target.view().device.device_id;
-  if (bytes > 4 * kSmallBytes && !options.borrow && !module.is_pinned(&source.view()))
-    wait_for_stream(module, device, consumer);
-  return Staging(module, module.start_to_device, &source, &target, consumer, &options);
+Staging start(const DeviceModule& module, Loan&& source, Loan&& target, intptr_t stream,
+              const StagingOptions& options) {
+  if (const Device device(target.view().device); !device.is_host()) {
+    const bool is_large = target.view().nbytes() > 4 * kSmallBytes;
+    if (is_large && !options.borrow && !module.is_pinned(&source.view()))
+      wait_for_stream(module, device.id(), stream);
+  }
+  return Staging(module, module.start, &source, &target, stream, &options);
 }
 
 DeviceTarget allocate_on_device(const DeviceModule& module, const Adapter& target,

@@ -33,14 +33,9 @@ void wait_for_stream(const DeviceModule& module, int32_t device, intptr_t stream
 Staging start_to_host(const DeviceModule& module, Source& source, intptr_t producer,
                       const StagingOptions& options);
 
-/// Into `out`, an object of `target`'s that `memory` describes.
-Staging start_to_host_into(const DeviceModule& module, Source& source, const Adapter& target,
-                           PyObject* out, Loan& memory, intptr_t producer,
-                           const StagingOptions& options);
-
-/// Into device memory; consumes both loans.
-Staging start_to_device(const DeviceModule& module, Loan&& source, Loan&& target, intptr_t consumer,
-                        const StagingOptions& options);
+/// Into existing memory; consumes both loans.
+Staging start(const DeviceModule& module, Loan&& source, Loan&& target, intptr_t stream,
+              const StagingOptions& options);
 
 /// Fresh memory on a device: an object of a framework, an owning loan of its memory, and the stream
 /// in whose order it may be used.

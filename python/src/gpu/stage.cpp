@@ -102,8 +102,8 @@ void start_on_device(StartedCopies& copies, StagedLeaf& leaf, Opened& one,
   one.from->acquire();
   leaf.operation = copies.operations.size();
   leaf.object = std::move(fresh.object);
-  copies.operations.push_back(start_to_device(
-      module, std::move(one.from->loan()), std::move(fresh.memory), fresh.stream, request.options));
+  copies.operations.push_back(start(module, std::move(one.from->loan()), std::move(fresh.memory),
+                                    fresh.stream, request.options));
 }
 
 // ---- Many
@@ -248,8 +248,8 @@ void start_small_on_device(StartedCopies& copies, Leaves& leaves, const std::vec
   const DLDevice device = block.memory.view().device;
   const Deleter original = block.memory.original;
   const size_t operation = copies.operations.size();
-  copies.operations.push_back(start_to_device(module, std::move(host), std::move(block.memory),
-                                              block.stream, request.options));
+  copies.operations.push_back(
+      start(module, std::move(host), std::move(block.memory), block.stream, request.options));
   for (size_t k = 0; k < small.size(); ++k) {
     StagedLeaf& leaf = copies.leaves[small[k]];
     leaf.operation = operation;
@@ -328,20 +328,18 @@ StartedCopies start_staging(PyObject* x, const StagingRequest& request) {
     return copies;
   }
   leaf.object = Reference(Py_NewRef(request.out));
-  if (Device(*asked.device).is_host()) {
-    copies.operations.push_back(start_to_host_into(module, *one.from, *asked.target, request.out,
-                                                   out_memory, one.stream, request.options));
-    return copies;
+  intptr_t stream = one.stream;
+  if (!Device(*asked.device).is_host()) {
+    Source onto;
+    onto.open(request.out);
+    stream = producer_stream(module, onto, request.stream);
+    if (stream != kNoSync && asked.target->set_stream != nullptr)
+      asked.target->set_stream(request.out, stream);
   }
-  Source onto;
-  onto.open(request.out);
-  const intptr_t consumer = producer_stream(module, onto, request.stream);
-  if (consumer != kNoSync && asked.target->set_stream != nullptr)
-    asked.target->set_stream(request.out, consumer);
-  check(asked.target->acquire(request.out, &out_memory));
   one.from->acquire();
-  copies.operations.push_back(start_to_device(module, std::move(one.from->loan()),
-                                              std::move(out_memory), consumer, request.options));
+  check(asked.target->acquire(request.out, &out_memory));
+  copies.operations.push_back(
+      start(module, std::move(one.from->loan()), std::move(out_memory), stream, request.options));
   return copies;
 }
 

@@ -26,6 +26,10 @@ namespace {
 
 Stream on(int32_t device, intptr_t stream) noexcept { return cuda::stream_of(device, stream); }
 
+int32_t device_of(const TensorView& source, const TensorView& target) noexcept {
+  return (Device(source.device).is_host() ? target : source).device.device_id;
+}
+
 cuda::StageOptions options_of(const StagingOptions& options) noexcept {
   return {
       .snapshot = options.snapshot, .borrow = options.borrow, .spin_seconds = options.spin_seconds};
@@ -69,37 +73,19 @@ DeviceModule g_device = {
                 std::span(sources, count), on(device, producer), options_of(*options))};
           });
         },
-    .start_to_host_into =
-        [](Loan* source, Loan* target, intptr_t producer, const StagingOptions* options,
+    .start =
+        [](Loan* source, Loan* target, intptr_t stream, const StagingOptions* options,
            PendingStaging** out) noexcept {
           return guarded_without_gil([&] {
-            const Stream stream = on(source->view().device.device_id, producer);
-            *out = new PendingStaging{cuda::stage_to_host_async(
-                std::move(*source), std::move(*target), stream, options_of(*options))};
+            const Stream beside = on(device_of(source->view(), target->view()), stream);
+            *out = new PendingStaging{cuda::stage_async(std::move(*source), std::move(*target),
+                                                        beside, options_of(*options))};
           });
         },
-    .start_to_device =
-        [](Loan* source, Loan* target, intptr_t consumer, const StagingOptions* options,
-           PendingStaging** out) noexcept {
-          return guarded_without_gil([&] {
-            const Stream stream = on(target->view().device.device_id, consumer);
-            *out = new PendingStaging{cuda::stage_to_device_async(
-                std::move(*source), std::move(*target), stream, options_of(*options))};
-          });
-        },
-    .to_host_through_ring =
-        [](const TensorView* source, const TensorView* out, intptr_t producer) noexcept {
-          return guarded_without_gil(
-              [&] { cuda::stage_to_host(*source, *out, on(source->device.device_id, producer)); });
-        },
-    .copy_on_device =
+    .copy =
         [](const TensorView* source, const TensorView* target, intptr_t stream) noexcept {
-          return guarded_without_gil([&] {
-            StagingBackend* backend = find_staging(source->device, target->device);
-            if (backend == nullptr)
-              throw Error(ErrorCode::no_staging, "device", "nothing copies on this device");
-            backend->copy(*source, *target, on(source->device.device_id, stream));
-          });
+          return guarded_without_gil(
+              [&] { cuda::stage(*source, *target, on(device_of(*source, *target), stream)); });
         },
     .fits_pool =
         [](int64_t bytes) noexcept {

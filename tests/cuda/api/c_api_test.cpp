@@ -154,13 +154,13 @@ TEST_F(CApiCuda, ForkedChildIsRefused) {
   ManagedTensor kept;
   const DLManagedTensorVersioned* source = borrow(kept, x);
   Handle first;
-  ASSERT_OK(dlb_cuda_stage_to_host(source, kLegacy, nullptr, &first.tensor));
+  ASSERT_OK(dlb_cuda_stage_to_host(&source, 1, kLegacy, nullptr, &first.tensor));
   cuda_sim::wait_for_other_threads();
   const pid_t child = fork();
   if (child == 0) {
     dlb_tensor* result = nullptr;
     const bool refused =
-        dlb_cuda_stage_to_host(source, kLegacy, nullptr, &result) == DLBRIDGE_DEVICE_FAILED &&
+        dlb_cuda_stage_to_host(&source, 1, kLegacy, nullptr, &result) == DLBRIDGE_DEVICE_FAILED &&
         result == nullptr && std::strcmp(last_error().code, "after_fork") == 0;
     _exit(refused ? 0 : 1);
   }
@@ -196,14 +196,14 @@ TEST_F(CApiCuda, StageToHostMakesHandle) {
   TestTensor& x = device(Layout({4, 6}, {1, 4}));
   const CUstream producer = stream();
   produce(producer, x, 2);
-  ManagedTensor source;
+  ManagedTensor kept;
+  const DLManagedTensorVersioned* source = borrow(kept, x);
   Handle kept_order;
   Handle row_major;
   const auto options = flags(DLBRIDGE_CUDA_ROW_MAJOR);
   const auto handle_of_stream = reinterpret_cast<intptr_t>(producer);
-  ASSERT_OK(
-      dlb_cuda_stage_to_host(borrow(source, x), handle_of_stream, nullptr, &kept_order.tensor));
-  ASSERT_OK(dlb_cuda_stage_to_host(source.get(), handle_of_stream, &options, &row_major.tensor));
+  ASSERT_OK(dlb_cuda_stage_to_host(&source, 1, handle_of_stream, nullptr, &kept_order.tensor));
+  ASSERT_OK(dlb_cuda_stage_to_host(&source, 1, handle_of_stream, &options, &row_major.tensor));
   EXPECT_EQ(elements_of(kept_order), elements_with(x, 2));
   EXPECT_EQ(elements_of(row_major), elements_with(x, 2));
   const DLManagedTensorVersioned* shown = kept_order.borrowed();
@@ -222,18 +222,17 @@ TEST_F(CApiCuda, StageToHostMakesHandle) {
 
 TEST_F(CApiCuda, StagesIntoGivenMemory) {
   start({.schedule = Schedule::lazy});
+  ManagedTensor kept[3];
   TestTensor& x = device(Layout({100, 30}));
   TestTensor& out = host(Layout({100, 30}, {1, 100}), 9);
   TestTensor& target = device(Layout({100, 30}), 4);
-  ManagedTensor source;
-  ManagedTensor destination;
-  ManagedTensor to;
-  ASSERT_OK(
-      dlb_cuda_stage_to_host_into(borrow(source, x), borrow(destination, out), kLegacy, nullptr));
+  const DLManagedTensorVersioned* source = borrow(kept[0], x);
+  const DLManagedTensorVersioned* destination = borrow(kept[1], out);
+  const DLManagedTensorVersioned* to = borrow(kept[2], target);
+  ASSERT_OK(dlb_cuda_stage(&source, &destination, 1, kLegacy));
   EXPECT_EQ(elements(out), elements_with(x, 1));
   const CUstream consumer = stream();
-  ASSERT_OK(dlb_cuda_stage_to_device(destination.get(), borrow(to, target),
-                                     reinterpret_cast<intptr_t>(consumer), nullptr));
+  ASSERT_OK(dlb_cuda_stage(&destination, &to, 1, reinterpret_cast<intptr_t>(consumer)));
   const auto seen = consume(consumer, target);
   sim().synchronize(consumer);
   EXPECT_EQ(*seen, elements(out));
@@ -247,7 +246,7 @@ TEST_F(CApiCuda, ManyGoInOneOperation) {
   const DLManagedTensorVersioned* sources[] = {borrow(kept[0], first), borrow(kept[1], none),
                                                borrow(kept[2], second)};
   dlb_tensor* results[3] = {poison<dlb_tensor>(), poison<dlb_tensor>(), poison<dlb_tensor>()};
-  ASSERT_OK(dlb_cuda_stage_many_to_host(sources, 3, kLegacy, nullptr, results));
+  ASSERT_OK(dlb_cuda_stage_to_host(sources, 3, kLegacy, nullptr, results));
   Handle handles[3];
   for (int i = 0; i < 3; ++i) handles[i].tensor = results[i];
   EXPECT_EQ(elements_of(handles[0]), elements_with(first, 1));
@@ -258,11 +257,11 @@ TEST_F(CApiCuda, ManyGoInOneOperation) {
   ManagedTensor kept_target;
   const DLManagedTensorVersioned* targets[] = {borrow(kept_target, target)};
   const DLManagedTensorVersioned* back[] = {handles[0].borrowed()};
-  ASSERT_OK(dlb_cuda_stage_many_to_device(back, targets, 1, DLBRIDGE_CUDA_NO_SYNC, nullptr));
+  ASSERT_OK(dlb_cuda_stage(back, targets, 1, DLBRIDGE_CUDA_NO_SYNC));
   EXPECT_EQ(elements(target), elements_with(first, 1));
 
-  EXPECT_OK(dlb_cuda_stage_many_to_host(nullptr, 0, kLegacy, nullptr, nullptr));
-  EXPECT_OK(dlb_cuda_stage_many_to_device(nullptr, nullptr, 0, kLegacy, nullptr));
+  EXPECT_OK(dlb_cuda_stage_to_host(nullptr, 0, kLegacy, nullptr, nullptr));
+  EXPECT_OK(dlb_cuda_stage(nullptr, nullptr, 0, kLegacy));
 }
 
 TEST_F(CApiCuda, RefusedBatchMakesNothing) {
@@ -272,7 +271,7 @@ TEST_F(CApiCuda, RefusedBatchMakesNothing) {
   broken->dl_tensor.ndim = -1;
   const DLManagedTensorVersioned* sources[] = {borrow(kept[0], good), broken};
   dlb_tensor* results[2] = {poison<dlb_tensor>(), poison<dlb_tensor>()};
-  expect_failure(dlb_cuda_stage_many_to_host(sources, 2, kLegacy, nullptr, results),
+  expect_failure(dlb_cuda_stage_to_host(sources, 2, kLegacy, nullptr, results),
                  DLBRIDGE_INVALID_DESCRIPTOR, "invalid_ndim", "ndim");
   EXPECT_EQ(results[0], nullptr);
   EXPECT_EQ(results[1], nullptr);
@@ -288,7 +287,7 @@ TEST_F(CApiCuda, AsyncHoldsItsShare) {
   sim().hold();
   Handle source(x.acquire());
   FutureHandle going;
-  ASSERT_OK(dlb_cuda_stage_to_host_async(source.tensor, reinterpret_cast<intptr_t>(producer),
+  ASSERT_OK(dlb_cuda_stage_to_host_async(&source.tensor, 1, reinterpret_cast<intptr_t>(producer),
                                          nullptr, &going.future));
   source.release();
   EXPECT_EQ(x.releases(), 0);
@@ -323,7 +322,7 @@ TEST_F(CApiCuda, WaitsOfAnyLengthEnd) {
   for (const double seconds : {1e300, std::numeric_limits<double>::infinity(), -1e300}) {
     FutureHandle going;
     sim().hold();
-    ASSERT_OK(dlb_cuda_stage_to_host_async(source.tensor, kLegacy, nullptr, &going.future));
+    ASSERT_OK(dlb_cuda_stage_to_host_async(&source.tensor, 1, kLegacy, nullptr, &going.future));
     std::thread waker([this] {
       EXPECT_TRUE(sim().wait_until_blocked(1));
       sim().go();
@@ -333,7 +332,7 @@ TEST_F(CApiCuda, WaitsOfAnyLengthEnd) {
   }
   int32_t done = -1;
   FutureHandle going;
-  ASSERT_OK(dlb_cuda_stage_to_host_async(source.tensor, kLegacy, nullptr, &going.future));
+  ASSERT_OK(dlb_cuda_stage_to_host_async(&source.tensor, 1, kLegacy, nullptr, &going.future));
   expect_invalid(dlb_future_wait(going.future, std::nan(""), &done), "seconds");
   expect_invalid(dlb_cuda_drain(std::nan(""), &done), "seconds");
 }
@@ -345,8 +344,8 @@ TEST_F(CApiCuda, AsyncIntoHoldsBoth) {
   {
     Handle source(x.acquire());
     Handle destination(out.acquire());
-    ASSERT_OK(dlb_cuda_stage_to_host_into_async(source.tensor, destination.tensor, kLegacy, nullptr,
-                                                &going.future));
+    ASSERT_OK(dlb_cuda_stage_async(&source.tensor, &destination.tensor, 1, kLegacy, nullptr,
+                                   &going.future));
   }
   Handle result = going.result();
   EXPECT_EQ(result.borrowed()->dl_tensor.data, out.view().data);
@@ -371,11 +370,11 @@ TEST_F(CApiCuda, BorrowDefersTheRead) {
     FutureHandle earlier;
     sim().hold();
     // What is in flight on the same stream keeps the thread busy that would read for us.
-    ASSERT_OK(dlb_cuda_stage_to_host_async(before.tensor, kLegacy, nullptr, &earlier.future));
+    ASSERT_OK(dlb_cuda_stage_to_host_async(&before.tensor, 1, kLegacy, nullptr, &earlier.future));
     const uint64_t copies = sim().calls("memcpy_async");
     // The whole of it fits the ring's slots, so the call returns while the device stands still.
     ASSERT_OK(
-        dlb_cuda_stage_to_device_async(source.tensor, to.tensor, kLegacy, &options, &going.future));
+        dlb_cuda_stage_async(&source.tensor, &to.tensor, 1, kLegacy, &options, &going.future));
     EXPECT_EQ(sim().calls("memcpy_async") > copies, !borrow);
     if (!borrow) fill(x, 8);  // too late to be seen
     sim().go();
@@ -393,14 +392,14 @@ TEST_F(CApiCuda, ManyGoAsynchronously) {
     Handle a(first.acquire());
     Handle b(second.acquire());
     dlb_tensor* const sources[] = {a.tensor, b.tensor};
-    ASSERT_OK(dlb_cuda_stage_many_to_host_async(sources, 2, kLegacy, nullptr, &going.future));
+    ASSERT_OK(dlb_cuda_stage_to_host_async(sources, 2, kLegacy, nullptr, &going.future));
   }
   EXPECT_EQ(going.count(), 2u);
   const Handle results[] = {going.result(0), going.result(1)};
   EXPECT_EQ(elements_of(results[0]), elements_with(first, 1));
   EXPECT_EQ(elements_of(results[1]), elements_with(second, 3));
   FutureHandle empty;
-  ASSERT_OK(dlb_cuda_stage_many_to_host_async(nullptr, 0, kLegacy, nullptr, &empty.future));
+  ASSERT_OK(dlb_cuda_stage_to_host_async(nullptr, 0, kLegacy, nullptr, &empty.future));
   EXPECT_EQ(empty.count(), 0u);
 }
 
@@ -412,7 +411,7 @@ TEST_F(CApiCuda, NoSnapshotFlagSkipsWait) {
     const auto options = flags(bits);
     FutureHandle going;
     sim().hold();
-    ASSERT_OK(dlb_cuda_stage_to_host_async(source.tensor, reinterpret_cast<intptr_t>(producer),
+    ASSERT_OK(dlb_cuda_stage_to_host_async(&source.tensor, 1, reinterpret_cast<intptr_t>(producer),
                                            &options, &going.future));
     produce(producer, x, 6);
     sim().go();
@@ -436,7 +435,7 @@ TEST_F(CApiCuda, DeviceFailureRepeats) {
   lost = source.tensor;
   EXPECT_NE(lost, nullptr);
   FutureHandle going;
-  ASSERT_OK(dlb_cuda_stage_to_host_async(source.tensor, reinterpret_cast<intptr_t>(producer),
+  ASSERT_OK(dlb_cuda_stage_to_host_async(&source.tensor, 1, reinterpret_cast<intptr_t>(producer),
                                          nullptr, &going.future));
   sim().go();
   for (int i = 0; i < 2; ++i) {
@@ -449,7 +448,7 @@ TEST_F(CApiCuda, DeviceFailureRepeats) {
   }
   EXPECT_TRUE(going.done());
   auto* later = poison<dlb_future>();
-  expect_failure(dlb_cuda_stage_to_host_async(source.tensor, kLegacy, nullptr, &later),
+  expect_failure(dlb_cuda_stage_to_host_async(&source.tensor, 1, kLegacy, nullptr, &later),
                  DLBRIDGE_DEVICE_FAILED, "device_failed", "device");
   EXPECT_EQ(later, nullptr);
 }
@@ -461,8 +460,8 @@ TEST_F(CApiCuda, DropNeitherWaitsNorCancels) {
   Handle source(x.acquire());
   Handle destination(out.acquire());
   dlb_future* future = nullptr;
-  ASSERT_OK(dlb_cuda_stage_to_host_into_async(source.tensor, destination.tensor, kLegacy, nullptr,
-                                              &future));
+  ASSERT_OK(
+      dlb_cuda_stage_async(&source.tensor, &destination.tensor, 1, kLegacy, nullptr, &future));
   EXPECT_OK(dlb_future_drop(future));
   EXPECT_OK(dlb_future_drop(nullptr));
   sim().go();
@@ -570,28 +569,17 @@ class CApiCudaArguments : public CApiCuda {
     Handle on_host(y.acquire());
     const DLManagedTensorVersioned* from = on_device.borrowed();
     const DLManagedTensorVersioned* to = on_host.borrowed();
-    dlb_tensor* const sources[] = {on_device.tensor};
     auto* tensor = poison<dlb_tensor>();
-    dlb_tensor* tensors[] = {poison<dlb_tensor>()};
-    dlb_future* futures[4];
-    std::fill(std::begin(futures), std::end(futures), poison<dlb_future>());
-    const dlb_status found[] = {
-        dlb_cuda_stage_to_host(from, stream, options, &tensor),
-        dlb_cuda_stage_to_host_into(from, to, stream, options),
-        dlb_cuda_stage_to_device(to, from, stream, options),
-        dlb_cuda_stage_many_to_host(&from, 1, stream, options, tensors),
-        dlb_cuda_stage_many_to_device(&to, &from, 1, stream, options),
-        dlb_cuda_stage_to_host_async(on_device.tensor, stream, options, &futures[0]),
-        dlb_cuda_stage_to_host_into_async(on_device.tensor, on_host.tensor, stream, options,
-                                          &futures[1]),
-        dlb_cuda_stage_to_device_async(on_host.tensor, on_device.tensor, stream, options,
-                                       &futures[2]),
-        dlb_cuda_stage_many_to_host_async(sources, 1, stream, options, &futures[3]),
+    dlb_future* futures[] = {poison<dlb_future>(), poison<dlb_future>()};
+    std::vector<dlb_status> found = {
+        dlb_cuda_stage_to_host(&from, 1, stream, options, &tensor),
+        dlb_cuda_stage_to_host_async(&on_device.tensor, 1, stream, options, &futures[0]),
+        dlb_cuda_stage_async(&on_host.tensor, &on_device.tensor, 1, stream, options, &futures[1]),
     };
-    for (const dlb_status each : found) EXPECT_EQ(each, status) << &each - found;
+    if (options == nullptr) found.push_back(dlb_cuda_stage(&to, &from, 1, stream));
+    for (const dlb_status& each : found) EXPECT_EQ(each, status) << &each - found.data();
     EXPECT_STREQ(last_error().code, code) << last_error().message;
     EXPECT_EQ(tensor, nullptr);
-    EXPECT_EQ(tensors[0], nullptr);
     for (const dlb_future* future : futures) EXPECT_EQ(future, nullptr);
     EXPECT_EQ(x.releases() + y.releases(), 0);
   }
@@ -618,23 +606,22 @@ TEST_F(CApiCuda, NullIsNamed) {
   const DLManagedTensorVersioned* from = source.borrowed();
   dlb_future* future = nullptr;
   dlb_tensor* tensor = nullptr;
+  dlb_tensor* const none = nullptr;
   int32_t number = 0;
   size_t count = 0;
   expect_invalid(dlb_cuda_availability(nullptr), "dlb_cuda_info");
   expect_invalid(dlb_cuda_drain(0, nullptr), "drained");
-  expect_invalid(dlb_cuda_stage_to_host(from, kLegacy, nullptr, nullptr), "result");
-  expect_invalid(dlb_cuda_stage_many_to_host(&from, 1, kLegacy, nullptr, nullptr), "results");
-  expect_invalid(dlb_cuda_stage_many_to_host(nullptr, 1, kLegacy, nullptr, &tensor), "sources");
-  expect_invalid(dlb_cuda_stage_many_to_device(&from, nullptr, 1, kLegacy, nullptr), "targets");
-  expect_invalid(dlb_cuda_stage_to_host_async(source.tensor, kLegacy, nullptr, nullptr), "future");
-  expect_invalid(dlb_cuda_stage_to_host_async(nullptr, kLegacy, nullptr, &future), "source");
-  expect_invalid(
-      dlb_cuda_stage_to_host_into_async(source.tensor, nullptr, kLegacy, nullptr, &future),
-      "destination");
-  expect_invalid(dlb_cuda_stage_to_device_async(source.tensor, nullptr, kLegacy, nullptr, &future),
-                 "target");
-  expect_invalid(dlb_cuda_stage_many_to_host_async(nullptr, 1, kLegacy, nullptr, &future),
-                 "sources");
+  expect_invalid(dlb_cuda_stage_to_host(&from, 1, kLegacy, nullptr, nullptr), "results");
+  expect_invalid(dlb_cuda_stage_to_host(nullptr, 1, kLegacy, nullptr, &tensor), "sources");
+  expect_invalid(dlb_cuda_stage(&from, nullptr, 1, kLegacy), "targets");
+  expect_invalid(dlb_cuda_stage_to_host_async(&source.tensor, 1, kLegacy, nullptr, nullptr),
+                 "future");
+  expect_invalid(dlb_cuda_stage_to_host_async(nullptr, 1, kLegacy, nullptr, &future), "sources");
+  expect_invalid(dlb_cuda_stage_to_host_async(&none, 1, kLegacy, nullptr, &future), "sources");
+  expect_invalid(dlb_cuda_stage_async(&source.tensor, nullptr, 1, kLegacy, nullptr, &future),
+                 "targets");
+  expect_invalid(dlb_cuda_stage_async(&source.tensor, &none, 1, kLegacy, nullptr, &future),
+                 "targets");
   expect_invalid(dlb_future_done(nullptr, &number), "future");
   expect_invalid(dlb_future_wait(nullptr, 0, &number), "future");
   expect_invalid(dlb_future_count(nullptr, &count), "future");
@@ -643,25 +630,24 @@ TEST_F(CApiCuda, NullIsNamed) {
   expect_invalid(dlb_cuda_pinned_empty(DLDataType(kFloat32), 0, nullptr, nullptr), "result");
   expect_invalid(dlb_cuda_pinned_stats(nullptr), "dlb_pinned_stats");
   expect_invalid(dlb_cuda_record_stream(nullptr, 0, kLegacy, nullptr), "held");
-  expect_failure(dlb_cuda_stage_to_host(nullptr, kLegacy, nullptr, &tensor),
+  from = nullptr;
+  expect_failure(dlb_cuda_stage_to_host(&from, 1, kLegacy, nullptr, &tensor),
                  DLBRIDGE_INVALID_DESCRIPTOR, "null_descriptor", "descriptor");
 }
 
 TEST_F(CApiCuda, RefusesWhatCannotBeCopied) {
-  TestTensor& x = device(Layout({4}));
-  TestTensor& other_shape = host(Layout({5}));
-  TestTensor& y = host(Layout({4}));
-  Handle source(x.acquire());
-  ManagedTensor kept[2];
-  expect_failure(dlb_cuda_stage_to_host_into(source.borrowed(), borrow(kept[0], other_shape),
-                                             kLegacy, nullptr),
-                 DLBRIDGE_REFUSED, "shape_mismatch", "shape");
+  ManagedTensor kept[3];
+  const DLManagedTensorVersioned* x = borrow(kept[0], device(Layout({4})));
+  const DLManagedTensorVersioned* other_shape = borrow(kept[1], host(Layout({5})));
+  const DLManagedTensorVersioned* y = borrow(kept[2], host(Layout({4})));
+  expect_failure(dlb_cuda_stage(&x, &other_shape, 1, kLegacy), DLBRIDGE_REFUSED, "shape_mismatch",
+                 "shape");
   dlb_tensor* result = nullptr;
-  expect_failure(dlb_cuda_stage_to_host(borrow(kept[1], y), kLegacy, nullptr, &result),
-                 DLBRIDGE_REFUSED, "unsupported_device", "x");
+  expect_failure(dlb_cuda_stage_to_host(&y, 1, kLegacy, nullptr, &result), DLBRIDGE_REFUSED,
+                 "unsupported_device", "x");
   // An address of the host in a descriptor that names the device.
-  const_cast<DLManagedTensorVersioned*>(kept[1].get())->dl_tensor.device = {kDLCUDA, 1};
-  expect_failure(dlb_cuda_stage_to_host(kept[1].get(), kLegacy, nullptr, &result),
+  const_cast<DLManagedTensorVersioned*>(y)->dl_tensor.device = {kDLCUDA, 1};
+  expect_failure(dlb_cuda_stage_to_host(&y, 1, kLegacy, nullptr, &result),
                  DLBRIDGE_INVALID_ARGUMENT, "invalid_device", "data");
 }
 

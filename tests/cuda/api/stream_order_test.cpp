@@ -251,7 +251,7 @@ TEST_F(StreamOrder, ImportStreamServesConsumer) {
     TestTensor& target = device({{size}});
     TestTensor& source = host({{size}}, 2);
     static_cast<void>(consume(handle, target));
-    cuda::stage_to_device(source.view(), target.view(), imported);
+    cuda::stage(source.view(), target.view(), imported);
     const auto seen = consume(handle, target);
     sim().synchronize(handle);
     EXPECT_EQ(*seen, pattern(target.span(), 2));

@@ -64,8 +64,8 @@ TEST_P(StagingAsync, DroppedFutureStillCompletes) {
   free_on_release(target);
   Held held(sim());
   static_cast<void>(cuda::stage_to_host_async(x.acquire(), on(stream())));
-  static_cast<void>(cuda::stage_to_host_async(y.acquire(), out.acquire(), on(stream())));
-  static_cast<void>(cuda::stage_to_device_async(source.acquire(), target.acquire(), on(stream())));
+  static_cast<void>(cuda::stage_async(y.acquire(), out.acquire(), on(stream())));
+  static_cast<void>(cuda::stage_async(source.acquire(), target.acquire(), on(stream())));
   EXPECT_EQ(x.releases() + y.releases() + out.releases() + target.releases(), 0);
   held.go();
   EXPECT_TRUE(cuda::drain(10));
@@ -77,8 +77,7 @@ TEST_P(StagingAsync, PinnedSourceIsReadLater) {
   TestTensor& target = device({{size()}});
   TestTensor& source = foreign_pinned({{size()}}, 2);
   Held held(sim());
-  const cuda::Future future =
-      cuda::stage_to_device_async(source.acquire(), target.acquire(), on(stream()));
+  const cuda::Future future = cuda::stage_async(source.acquire(), target.acquire(), on(stream()));
   EXPECT_EQ(source.releases(), 0);
   EXPECT_FALSE(future.done());
   held.go();
@@ -94,10 +93,9 @@ TEST_P(StagingAsync, BorrowedSourceIsReadLater) {
   const CUstream consumer = stream();
   Held held(sim());
   // The copy stream's thread is busy with this one, so the next one waits for its turn.
-  const cuda::Future before =
-      cuda::stage_to_device_async(first.acquire(), target.acquire(), on(consumer));
-  const cuda::Future future = cuda::stage_to_device_async(source.acquire(), target.acquire(),
-                                                          on(consumer), {.borrow = true});
+  const cuda::Future before = cuda::stage_async(first.acquire(), target.acquire(), on(consumer));
+  const cuda::Future future =
+      cuda::stage_async(source.acquire(), target.acquire(), on(consumer), {.borrow = true});
   fill(source, 4);  // not allowed in earnest; here it shows that nothing was read yet
   EXPECT_EQ(source.releases(), 0);
   held.go();
@@ -218,7 +216,7 @@ TEST_F(StagingThreads, StartOncePerProducer) {
   static_cast<void>(cuda::stage_to_host(x.view(), on(producer)));
   const size_t before = threads();  // that of the pinned pool included
   static_cast<void>(cuda::stage_to_host(x.view(), on(producer)));
-  cuda::stage_to_device(host({{kSmall}}).view(), device({{kSmall}}).view(), on(producer));
+  cuda::stage(host({{kSmall}}).view(), device({{kSmall}}).view(), on(producer));
   EXPECT_EQ(threads(), before) << "no asynchronous wait";
   for (int i = 0; i < 20; ++i)
     EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(producer)).wait(10));
@@ -243,7 +241,7 @@ TEST_F(SlowProducers, DelayNoOther) {
     EXPECT_EQ(elements(cuda::stage_to_host_async(x.acquire(), on(quick)).result()),
               elements_with(x, 3));
     EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(quick))), elements_with(x, 3));
-    cuda::stage_to_device(host({{kLarge}}, 4).view(), x.view(), on(quick));
+    cuda::stage(host({{kLarge}}, 4).view(), x.view(), on(quick));
     sim().synchronize(quick);
     EXPECT_EQ(elements(x), elements_with(x, 4));
   }
@@ -353,7 +351,7 @@ TEST_F(StagingBeyondTheLimit, PageableTargetCopiesAtOnce) {
   cuda::set_pinned_limit(size_t{4} << 20);
   const CUstream producer = stream();
   produce(producer, x, 2);
-  const cuda::Future future = cuda::stage_to_host_async(x.acquire(), out.acquire(), on(producer));
+  const cuda::Future future = cuda::stage_async(x.acquire(), out.acquire(), on(producer));
   produce(producer, x, 3);
   EXPECT_TRUE(elements(future.result()) == elements_with(x, 2));
 }

@@ -72,10 +72,10 @@ TEST_F(Calls, AreThoseOfTheTable) {
   };
   found += calls_of("4 MB to the host, asynchronous", asynchronous, true);
   found += calls_of("4 MB of pinned memory to the device",
-                    [&] { cuda::stage_to_device(pinned.view(), large.view(), on_caller); });
+                    [&] { cuda::stage(pinned.view(), large.view(), on_caller); });
   TestTensor& target = device({{16}});
   found += calls_of("64 B of pageable memory to the device",
-                    [&] { cuda::stage_to_device(pageable.view(), target.view(), on_caller); });
+                    [&] { cuda::stage(pageable.view(), target.view(), on_caller); });
   std::ifstream file(DLBRIDGE_CALLS_FILE);
   std::stringstream expected;
   expected << file.rdbuf();

@@ -243,9 +243,9 @@ TEST_F(DeadDevice, IsNoticedByEveryWait) {
       std::thread waiting([&] {
         error = error_of([&] {
           if (to_host)
-            cuda::stage_to_host(x.view(), on_host.view(), on(caller));
+            cuda::stage(x.view(), on_host.view(), on(caller));
           else
-            cuda::stage_to_device(on_host.view(), x.view(), on(caller));
+            cuda::stage(on_host.view(), x.view(), on(caller));
         });
       });
       while (sim().calls("event_query") + sim().calls("event_synchronize") == 0)

@@ -76,9 +76,9 @@ TEST_F(StagingHazards, SlotWaitsForItsCopy) {
     TestTensor& source = host({{size}}, 4);
     const CUstream consumer = stream();
     sim().hold_stream(consumer);
-    cuda::stage_to_device(source.view(), a.view(), on(consumer));
+    cuda::stage(source.view(), a.view(), on(consumer));
     fill(source, 5);
-    for (int i = 0; i < copies; ++i) cuda::stage_to_device(source.view(), b.view(), on(consumer));
+    for (int i = 0; i < copies; ++i) cuda::stage(source.view(), b.view(), on(consumer));
     EXPECT_GT(cuda::pinned_stats().in_flight, 0u);
     sim().go_stream(consumer);
     sim().synchronize(consumer);
@@ -93,12 +93,12 @@ TEST_F(StagingHazards, SlotInFlightBlocksNoOther) {
   TestTensor& source = host({{kSmall}}, 4);
   const CUstream slow = stream();
   sim().hold_stream(slow);
-  cuda::stage_to_device(source.view(), a.view(), on(slow));
+  cuda::stage(source.view(), a.view(), on(slow));
   const size_t registered = cuda::pinned_stats().registered;
   const CUstream quick = stream();
   TestTensor& b = device({{kSmall}}, 3);
   for (int i = 0; i < 2000; ++i) {
-    cuda::stage_to_device(source.view(), b.view(), on(quick));
+    cuda::stage(source.view(), b.view(), on(quick));
     sim().synchronize(quick);
   }
   EXPECT_EQ(cuda::pinned_stats().registered, registered) << "blocks are used again";

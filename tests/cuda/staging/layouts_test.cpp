@@ -124,8 +124,7 @@ TEST_P(StagingCalls, ToPinnedHostFollowLayout) {
   TestTensor& there = device(Layout(each.shape, each.device));
   TestTensor& here = foreign_pinned(Layout(each.shape, each.host), 2);
   warm_up();
-  const Calls calls =
-      during([&] { cuda::stage_to_host(there.view(), here.view(), on(warm_stream())); });
+  const Calls calls = during([&] { cuda::stage(there.view(), here.view(), on(warm_stream())); });
   EXPECT_EQ(calls, each.to_host);
   EXPECT_EQ(elements(here), elements_with(there, 1));
 }
@@ -135,8 +134,7 @@ TEST_P(StagingCalls, FromPinnedHostFollowLayout) {
   TestTensor& there = device(Layout(each.shape, each.device), 2);
   TestTensor& here = foreign_pinned(Layout(each.shape, each.host));
   warm_up();
-  const Calls calls =
-      during([&] { cuda::stage_to_device(here.view(), there.view(), on(warm_stream())); });
+  const Calls calls = during([&] { cuda::stage(here.view(), there.view(), on(warm_stream())); });
   EXPECT_EQ(calls, each.to_device);
   sim().synchronize(warm_stream());
   EXPECT_EQ(elements(there), elements_with(here, 1));
@@ -191,7 +189,7 @@ TEST_F(StagingLayouts, BroadcastElementsCrossOnce) {
     TestTensor& target = device(Layout(each.shape), 2);
     TestTensor& here = host(Layout(each.shape, each.strides));
     const auto send = [&] {
-      cuda::stage_to_device(here.view(), target.view(), on(warm_stream()));
+      cuda::stage(here.view(), target.view(), on(warm_stream()));
       sim().synchronize(warm_stream());
     };
     EXPECT_EQ(bytes_crossing(send), once);
@@ -211,13 +209,13 @@ TEST_F(StagingLayouts, EmptyTensorsCallNothing) {
     const Stream stream = on(warm_stream());
     const uint64_t before = sim().total_calls();
     static_cast<void>(cuda::stage_to_host(there, stream));
-    cuda::stage_to_host(there, here, stream);
+    cuda::stage(there, here, stream);
     static_cast<void>(cuda::stage_to_host(batch, stream));
     static_cast<void>(cuda::stage_to_host_async(loan_of(there), stream));
-    static_cast<void>(cuda::stage_to_host_async(loan_of(there), loan_of(here), stream));
-    cuda::stage_to_device(here, there, stream);
-    cuda::stage_to_device(here_batch, batch, stream);
-    static_cast<void>(cuda::stage_to_device_async(loan_of(here), loan_of(there), stream));
+    static_cast<void>(cuda::stage_async(loan_of(there), loan_of(here), stream));
+    cuda::stage(here, there, stream);
+    cuda::stage(here_batch, batch, stream);
+    static_cast<void>(cuda::stage_async(loan_of(here), loan_of(there), stream));
     EXPECT_EQ(sim().total_calls(), before);
   }
 }
@@ -228,12 +226,10 @@ TEST_F(StagingLayouts, StridedUsesLittleDeviceMemory) {
   TestTensor& there = device(strided);
   TestTensor& here = host(Layout({10, 1 << 20}), 2);
   sim().reset_peaks();
-  const Calls down =
-      during([&] { cuda::stage_to_host(there.view(), here.view(), on(warm_stream())); });
+  const Calls down = during([&] { cuda::stage(there.view(), here.view(), on(warm_stream())); });
   EXPECT_EQ(elements(here), elements_with(there, 1));
   fill(here, 3);
-  const Calls up =
-      during([&] { cuda::stage_to_device(here.view(), there.view(), on(warm_stream())); });
+  const Calls up = during([&] { cuda::stage(here.view(), there.view(), on(warm_stream())); });
   sim().synchronize(warm_stream());
   EXPECT_EQ(elements(there), elements_with(here, 3));
   EXPECT_LE(sim().peak_async_bytes(), size_t{64} << 20);
@@ -258,7 +254,7 @@ TEST_F(StagingLayouts, BatchPiecesSuitLargestTensor) {
   TestTensor& large_target = device(Layout({1000, 1000}, {1, 1000}, kFloat64), 2);
   const TensorView targets[] = {small_target.view(), large_target.view()};
   const TensorView back[] = {results[0].view(), results[1].view()};
-  const Calls up = during([&] { cuda::stage_to_device(back, targets, on(warm_stream())); });
+  const Calls up = during([&] { cuda::stage(back, targets, on(warm_stream())); });
   sim().synchronize(warm_stream());
   EXPECT_EQ(elements(large_target), elements_with(large, 1));
   EXPECT_LE(up.kernels, 4u);
@@ -299,10 +295,10 @@ TEST_F(StagingLayouts, HugeElementsPassWhole) {
   for (const Dims& strides : {Dims{1}, Dims{2}}) {
     TestTensor& there = device(Layout({3}, strides, huge));
     TestTensor& here = host(Layout({3}, {2}, huge), 2);
-    cuda::stage_to_host(there.view(), here.view(), on(warm_stream()));
+    cuda::stage(there.view(), here.view(), on(warm_stream()));
     EXPECT_EQ(elements(here), elements_with(there, 1));
     fill(here, 3);
-    cuda::stage_to_device(here.view(), there.view(), on(warm_stream()));
+    cuda::stage(here.view(), there.view(), on(warm_stream()));
     sim().synchronize(warm_stream());
     EXPECT_EQ(elements(there), elements_with(here, 3));
   }

@@ -143,7 +143,7 @@ TEST_F(StagingWithoutMemory, OutKeepsLoans) {
         return loans;
       },
       [&](std::vector<Loan>& loans) {
-        return cuda::stage_to_host_async(std::move(loans[0]), std::move(loans[1]), on(producer_));
+        return cuda::stage_async(std::move(loans[0]), std::move(loans[1]), on(producer_));
       });
 }
 
@@ -160,8 +160,8 @@ TEST_F(StagingWithoutMemory, ToDeviceKeepsLoans) {
           return loans;
         },
         [&](std::vector<Loan>& loans) {
-          return cuda::stage_to_device_async(std::move(loans[0]), std::move(loans[1]),
-                                             on(producer_), {.borrow = borrow});
+          return cuda::stage_async(std::move(loans[0]), std::move(loans[1]), on(producer_),
+                                   {.borrow = borrow});
         });
   }
 }

@@ -86,10 +86,10 @@ TEST_F(StagingOrder, SmallCopiesUseCallersStream) {
   produce(producer, x, 2);
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(producer))), elements_with(x, 2));
   TestTensor& out = host({{kSmall}});
-  cuda::stage_to_host(x.view(), out.view(), on(producer));
+  cuda::stage(x.view(), out.view(), on(producer));
   EXPECT_EQ(elements(out), elements_with(x, 2));
   TestTensor& target = device({{kSmall}}, 7);
-  cuda::stage_to_device(out.view(), target.view(), on(producer));
+  cuda::stage(out.view(), target.view(), on(producer));
   EXPECT_EQ(sim().used_streams(), std::vector{producer});
   EXPECT_EQ(sim().calls("stream_wait_event"), 0u);
   EXPECT_EQ(sim().calls("event_record"), 3u);  // one end each
@@ -131,7 +131,7 @@ TEST_F(StagingOrder, StreamsAreFewAndMadeAtOnce) {
   for (int i = 0; i < 20; ++i) {
     EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
     EXPECT_TRUE(cuda::stage_to_host_async(strided.acquire(), on(stream())).wait(10));
-    cuda::stage_to_device(pageable.view(), target.view(), on(producer));
+    cuda::stage(pageable.view(), target.view(), on(producer));
     static_cast<void>(cuda::import_stream(1));
     static_cast<void>(cuda::allocation_stream(1));
   }
@@ -173,10 +173,10 @@ TEST_F(StagingOrder, WaitsSleepOnUntimedEvents) {
   start({.schedule = Schedule::lazy});
   TestTensor& x = device({{1'000'000}});
   TestTensor& out = host({{1'000'000}});
-  cuda::stage_to_host(x.view(), out.view(), on(stream()));
+  cuda::stage(x.view(), out.view(), on(stream()));
   EXPECT_EQ(elements(out), elements_with(x, 1));
   EXPECT_TRUE(cuda::stage_to_host_async(x.acquire(), on(stream())).wait(10));
-  cuda::stage_to_device(out.view(), x.view(), on(stream()));
+  cuda::stage(out.view(), x.view(), on(stream()));
   EXPECT_EQ(sim().spinning_waits(), 0u);
 }
 
@@ -188,11 +188,11 @@ TEST_F(StagingOrder, RingSlotsWaitForReuse) {
   TestTensor& x = device(every_second);
   TestTensor& out = host({{2'000'000}});
   const CUstream caller = stream();
-  cuda::stage_to_host(x.view(), out.view(), on(caller));
+  cuda::stage(x.view(), out.view(), on(caller));
   EXPECT_EQ(elements(out), elements_with(x, 1));
   EXPECT_EQ(elements(cuda::stage_to_host(x.view(), on(caller))), elements_with(x, 1));
   TestTensor& target = device(every_second, 9);
-  cuda::stage_to_device(out.view(), target.view(), on(caller));
+  cuda::stage(out.view(), target.view(), on(caller));
   std::fill_n(out.memory(), out.span(), uint8_t{0});  // it has been read
   sim().synchronize(caller);
   EXPECT_EQ(elements(target), elements_with(x, 1));

@@ -43,13 +43,12 @@ TEST_P(WithoutCuda, EveryCallSaysWhy) {
   Loan other = source.acquire();
   const std::function<void()> calls[] = {
       [&] { static_cast<void>(cuda::stage_to_host(x, numbered(1, 0))); },
-      [&] { cuda::stage_to_host(x, source.view(), numbered(1, 0)); },
+      [&] { cuda::stage(x, source.view(), numbered(1, 0)); },
       [&] { static_cast<void>(cuda::stage_to_host(std::span(&x, 1), numbered(1, 0))); },
       [&] { static_cast<void>(cuda::stage_to_host_async(std::move(loan), numbered(1, 0))); },
-      [&] { cuda::stage_to_device(source.view(), x, numbered(1, 0)); },
+      [&] { cuda::stage(source.view(), x, numbered(1, 0)); },
       [&] {
-        static_cast<void>(
-            cuda::stage_to_device_async(std::move(other), std::move(loan), numbered(1, 0)));
+        static_cast<void>(cuda::stage_async(std::move(other), std::move(loan), numbered(1, 0)));
       },
       [&] { static_cast<void>(cuda::pinned_empty(source.view())); },
       [&] { static_cast<void>(cuda::pinned_stats()); },

@@ -22,7 +22,7 @@ class StagingSeams : public StagingTest {
       EXPECT_GT(cuda::pinned_stats().owned, size_t{3} * kPiece);
       EXPECT_TRUE(elements(result) == elements_with(x, 2));
       TestTensor& target = device(layout, 3);
-      cuda::stage_to_device(result.view(), target.view(), on(caller));
+      cuda::stage(result.view(), target.view(), on(caller));
       sim().synchronize(caller);
       EXPECT_TRUE(elements(target) == elements_with(x, 2));
     }
@@ -54,10 +54,10 @@ TEST_F(StagingSeams, DoNotConcernPageableMemory) {
   TestTensor& x = device({{2'700'001}});
   TestTensor& out = host({{2'700'001}});
   const CUstream caller = stream();
-  cuda::stage_to_host(x.view(), out.view(), on(caller));
+  cuda::stage(x.view(), out.view(), on(caller));
   EXPECT_TRUE(elements(out) == elements_with(x, 1));
   fill(out, 5);
-  cuda::stage_to_device(out.view(), x.view(), on(caller));
+  cuda::stage(out.view(), x.view(), on(caller));
   sim().synchronize(caller);
   EXPECT_TRUE(elements(x) == elements_with(x, 5));
 }
@@ -84,11 +84,11 @@ TEST_F(StagingSeams, ForeignPiecesCountAsPageable) {
   pieces([&](uint8_t* at, size_t bytes) {
     EXPECT_EQ(sim().api().host_register(at, bytes, CU_MEMHOSTREGISTER_PORTABLE), CUDA_SUCCESS);
   });
-  cuda::stage_to_host(x.view(), out.view(), on(stream()));
+  cuda::stage(x.view(), out.view(), on(stream()));
   EXPECT_EQ(elements(out), elements_with(x, 2));
   fill(out, 4);
   const CUstream consumer = stream();
-  cuda::stage_to_device(out.view(), x.view(), on(consumer));
+  cuda::stage(out.view(), x.view(), on(consumer));
   sim().synchronize(consumer);
   EXPECT_EQ(elements(x), elements_with(out, 4));
   EXPECT_EQ(sim().reports_of(cuda_sim::ReportKind::seam_crossed), 2u) << "how it was found out";

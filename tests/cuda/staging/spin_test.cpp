@@ -44,17 +44,17 @@ class SpinWait : public StagingTest, public testing::WithParamInterface<Call> {
       case Call::strided:
         return cuda::stage_to_host_async(x_->acquire(), outer, options);
       case Call::out:
-        return cuda::stage_to_host_async(x_->acquire(), on_host(false).acquire(), outer, options);
+        return cuda::stage_async(x_->acquire(), on_host(false).acquire(), outer, options);
       case Call::pinned_out:
-        return cuda::stage_to_host_async(x_->acquire(), on_host(true).acquire(), outer, options);
+        return cuda::stage_async(x_->acquire(), on_host(true).acquire(), outer, options);
       case Call::batch: {
         Loan loans[] = {x_->acquire(), device({{1}}).acquire()};
         return cuda::stage_to_host_async(loans, outer, options);
       }
       case Call::sent:
-        return cuda::stage_to_device_async(on_host(false).acquire(), x_->acquire(), outer, options);
+        return cuda::stage_async(on_host(false).acquire(), x_->acquire(), outer, options);
       case Call::sent_pinned:
-        return cuda::stage_to_device_async(on_host(true).acquire(), x_->acquire(), outer, options);
+        return cuda::stage_async(on_host(true).acquire(), x_->acquire(), outer, options);
     }
     return {};
   }

@@ -133,7 +133,7 @@ TEST_P(StagingStrategy, ToDeviceMatchesCalls) {
     const uint64_t blocks = blocks_taken();
     const CUstream consumer = stream();
     TestTensor& target = device(Layout(GetParam().layout.shape));
-    cuda::stage_to_device(x.view(), target.view(), on(consumer));
+    cuda::stage(x.view(), target.view(), on(consumer));
     sim().synchronize(consumer);
     EXPECT_EQ(elements(target), elements_with(x, 3));
     const uint64_t used = blocks_taken() - blocks;

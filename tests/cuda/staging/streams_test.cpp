@@ -39,12 +39,12 @@ TEST_P(NumberedStreams, OrderWithCallersWork) {
   produce(handle(), x, 4);
   EXPECT_EQ(elements(future.result()), elements_with(x, 3));
   TestTensor& source = host({{GetParam().size}}, 5);
-  cuda::stage_to_device(source.view(), x.view(), named());
+  cuda::stage(source.view(), x.view(), named());
   const auto read = consume(handle(), x);
   sim().synchronize(handle());
   EXPECT_EQ(*read, pattern(x.span(), 5));
   fill(source, 6);
-  const cuda::Future sent = cuda::stage_to_device_async(source.acquire(), x.acquire(), named());
+  const cuda::Future sent = cuda::stage_async(source.acquire(), x.acquire(), named());
   const auto read_again = consume(handle(), x);
   EXPECT_TRUE(sent.wait(10));
   sim().synchronize(handle());
@@ -61,7 +61,7 @@ TEST_P(NumberedStreams, BelongToCallingThread) {
     EXPECT_EQ(elements(future.result()), elements_with(x, 2));
     TestTensor& source = host({{GetParam().size}}, 4);
     const cuda::Future sent =
-        cuda::stage_to_device_async(source.acquire(), x.acquire(), named(), {.borrow = true});
+        cuda::stage_async(source.acquire(), x.acquire(), named(), {.borrow = true});
     EXPECT_TRUE(sent.wait(10));
     EXPECT_EQ(elements(x), elements_with(x, 4));
   });
@@ -114,14 +114,14 @@ class RefusedStreams : public StagingTest {
     Loan b = source.acquire();
     const std::function<void()> calls[] = {
         [&] { static_cast<void>(cuda::stage_to_host(x.view(), given)); },
-        [&] { cuda::stage_to_host(x.view(), out.view(), given); },
+        [&] { cuda::stage(x.view(), out.view(), given); },
         [&] { static_cast<void>(cuda::stage_to_host(views, given)); },
         [&] { static_cast<void>(cuda::stage_to_host_async(std::move(a), given)); },
-        [&] { static_cast<void>(cuda::stage_to_host_async(std::move(a), std::move(b), given)); },
+        [&] { static_cast<void>(cuda::stage_async(std::move(a), std::move(b), given)); },
         [&] { static_cast<void>(cuda::stage_to_host_async(loans, given)); },
-        [&] { cuda::stage_to_device(source.view(), x.view(), given); },
-        [&] { cuda::stage_to_device(hosts, std::span(views, 1), given); },
-        [&] { static_cast<void>(cuda::stage_to_device_async(std::move(b), std::move(a), given)); },
+        [&] { cuda::stage(source.view(), x.view(), given); },
+        [&] { cuda::stage(hosts, std::span(views, 1), given); },
+        [&] { static_cast<void>(cuda::stage_async(std::move(b), std::move(a), given)); },
     };
     int index = 0;
     for (const auto& call : calls) {

@@ -27,8 +27,8 @@ TEST_P(Unpinned, SourceIsHeldUntilDone) {
       TestTensor& source = pinned ? foreign_pinned(dense, 2) : host(dense, 2);
       const size_t pinned_by_test = sim().registered_bytes();
       sim().hold();
-      const cuda::Future future = cuda::stage_to_device_async(source.acquire(), target.acquire(),
-                                                              on(stream()), {.borrow = !pinned});
+      const cuda::Future future =
+          cuda::stage_async(source.acquire(), target.acquire(), on(stream()), {.borrow = !pinned});
       EXPECT_FALSE(future.wait(0.05));
       EXPECT_EQ(source.releases() + target.releases(), 0) << "the device has yet to read it";
       sim().go();
@@ -45,12 +45,12 @@ TEST_P(Unpinned, BroadcastSourceCrossesOnce) {
   TestTensor& source = host({{50, 40, 300}, {300, 0, 1}}, 3);
   TestTensor& target = device({{50, 40, 300}}, 9);
   const CUstream caller = stream();
-  cuda::stage_to_device(source.view(), target.view(), on(caller));
+  cuda::stage(source.view(), target.view(), on(caller));
   fill(source, 4);
   sim().synchronize(caller);
   EXPECT_TRUE(elements(target) == elements_with(source, 3));
   const cuda::Future future =
-      cuda::stage_to_device_async(source.acquire(), target.acquire(), on(caller), {.borrow = true});
+      cuda::stage_async(source.acquire(), target.acquire(), on(caller), {.borrow = true});
   EXPECT_TRUE(future.wait(10));
   EXPECT_TRUE(elements(target) == elements_with(source, 4));
   EXPECT_EQ(sim().peak_registered_bytes(), 0u);
@@ -71,10 +71,10 @@ TEST_P(UnpinnedLimit, IsKeptWithoutBlocking) {
   TestTensor& out = host(Layout({400'000}, std::vector<int64_t>{2}));
   const CUstream caller = stream();
   produce(caller, x, 2);
-  cuda::stage_to_host(x.view(), out.view(), on(caller));
+  cuda::stage(x.view(), out.view(), on(caller));
   EXPECT_TRUE(elements(out) == elements_with(x, 2));
   TestTensor& target = device({{400'000}}, 9);
-  cuda::stage_to_device(out.view(), target.view(), on(caller));
+  cuda::stage(out.view(), target.view(), on(caller));
   sim().synchronize(caller);
   EXPECT_TRUE(elements(target) == elements(out));
   EXPECT_LE(sim().peak_registered_bytes(), GetParam());

@@ -94,81 +94,50 @@ DLBRIDGE_API dlb_status dlb_cuda_drain(double seconds, int32_t* drained) DLBRIDG
 
 // ---- Staging that is over when the call returns
 //
-// Descriptors are borrowed for the call; dlb_tensor_borrow shows a handle as one. A call that fails
-// leaves nothing running.
+// `count` copies in one operation, between one device and the host, or on that device. Descriptors
+// are borrowed for the call; dlb_tensor_borrow shows a handle as one. A call that fails leaves
+// nothing running.
 
-/// Copies the device tensor `source`, after what `producer` has enqueued, into fresh host memory:
-/// pinned, above the pool's limit pageable; dense, writable. Owns: on success `*result` is one
-/// share that the caller gives back with dlb_tensor_release. On failure nothing was made.
-DLBRIDGE_API dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* source,
-                                               intptr_t producer, const dlb_cuda_options* options,
-                                               dlb_tensor** result) DLBRIDGE_NOEXCEPT;
+/// Copies device tensors, after what `producer` has enqueued, into fresh host memory: one pinned
+/// block, above the pool's limit pageable; each result dense, writable. Owns: on success results[0]
+/// to results[count - 1] are each one share that the caller gives back with dlb_tensor_release. On
+/// failure nothing was made, and all are null.
+DLBRIDGE_API dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* const* sources,
+                                               size_t count, intptr_t producer,
+                                               const dlb_cuda_options* options,
+                                               dlb_tensor** results) DLBRIDGE_NOEXCEPT;
 
-/// The same into `destination`, host memory of the same shape and dtype in any layout. After a
-/// failure of the device its elements are undefined. Owns: nothing changes hands.
-DLBRIDGE_API dlb_status dlb_cuda_stage_to_host_into(
-    const DLManagedTensorVersioned* source, const DLManagedTensorVersioned* destination,
-    intptr_t producer, const dlb_cuda_options* options) DLBRIDGE_NOEXCEPT;
-
-/// Copies the host tensor `source` into `target`, device memory of the same shape and dtype in any
-/// layout. Returns once the source has been read; what is enqueued on `consumer` from then on sees
-/// the elements. With DLBRIDGE_CUDA_NO_SYNC it returns when they have arrived. Owns: nothing
-/// changes hands.
-DLBRIDGE_API dlb_status dlb_cuda_stage_to_device(const DLManagedTensorVersioned* source,
-                                                 const DLManagedTensorVersioned* target,
-                                                 intptr_t consumer,
-                                                 const dlb_cuda_options* options) DLBRIDGE_NOEXCEPT;
-
-/// dlb_cuda_stage_to_host for `count` tensors of one device in one operation: one pinned block
-/// holds all results. Owns: on success results[0] to results[count - 1] are each one share that the
-/// caller gives back with dlb_tensor_release. On failure nothing was made, and all are null.
-DLBRIDGE_API dlb_status dlb_cuda_stage_many_to_host(const DLManagedTensorVersioned* const* sources,
-                                                    size_t count, intptr_t producer,
-                                                    const dlb_cuda_options* options,
-                                                    dlb_tensor** results) DLBRIDGE_NOEXCEPT;
-
-/// dlb_cuda_stage_to_device for `count` pairs, the targets on one device, in one operation. Owns:
-/// nothing changes hands.
-DLBRIDGE_API dlb_status dlb_cuda_stage_many_to_device(
-    const DLManagedTensorVersioned* const* sources, const DLManagedTensorVersioned* const* targets,
-    size_t count, intptr_t consumer, const dlb_cuda_options* options) DLBRIDGE_NOEXCEPT;
+/// Copies sources[i] into targets[i], of the same shape and dtype in any layout, in the order of
+/// `stream`. To the host it returns when the host may read the targets; otherwise once the sources
+/// have been read, and what is enqueued on `stream` from then on sees the elements; with
+/// DLBRIDGE_CUDA_NO_SYNC when they have arrived. After a failure of the device the elements are
+/// undefined. Owns: nothing changes hands.
+DLBRIDGE_API dlb_status dlb_cuda_stage(const DLManagedTensorVersioned* const* sources,
+                                       const DLManagedTensorVersioned* const* targets, size_t count,
+                                       intptr_t stream) DLBRIDGE_NOEXCEPT;
 
 // ---- Staging that goes on after the call
-// These take handles and hold a share in each until the copy is done. The caller keeps its own
+//
+// These take handles and hold a share in each until the copies are done. The caller keeps its own
 // shares and may release them at once. A call that fails changes nothing.
 
-/// Starts what dlb_cuda_stage_to_host does. Owns: on success `*future` is the caller's, for
-/// dlb_future_drop, and the operation holds a share in `source` until done. On failure nothing was
-/// made.
-DLBRIDGE_API dlb_status dlb_cuda_stage_to_host_async(dlb_tensor* source, intptr_t producer,
+/// Starts what dlb_cuda_stage_to_host does; result i of the future is that of sources[i]. Owns: on
+/// success `*future` is the caller's, for dlb_future_drop, and the operation holds a share in every
+/// source until done. On failure nothing was made.
+DLBRIDGE_API dlb_status dlb_cuda_stage_to_host_async(dlb_tensor* const* sources, size_t count,
+                                                     intptr_t producer,
                                                      const dlb_cuda_options* options,
                                                      dlb_future** future) DLBRIDGE_NOEXCEPT;
 
-/// The same into `destination`, which must not be used until done. Owns: on success `*future` is
-/// the caller's, for dlb_future_drop, and the operation holds a share in both until done. On
+/// Starts what dlb_cuda_stage does; result i of the future is targets[i]. Targets on the host must
+/// not be used until done. A pinned source is read until done and may not be written before; a
+/// pageable one was read on return, unless DLBRIDGE_CUDA_BORROW is set. Owns: on success `*future`
+/// is the caller's, for dlb_future_drop, and the operation holds a share in all until done. On
 /// failure nothing was made.
-DLBRIDGE_API dlb_status dlb_cuda_stage_to_host_into_async(dlb_tensor* source,
-                                                          dlb_tensor* destination,
-                                                          intptr_t producer,
-                                                          const dlb_cuda_options* options,
-                                                          dlb_future** future) DLBRIDGE_NOEXCEPT;
-
-/// Starts what dlb_cuda_stage_to_device does. A pinned source is read until done and may not be
-/// written before; a pageable one was read on return, unless DLBRIDGE_CUDA_BORROW is set. Owns: on
-/// success `*future` is the caller's, for dlb_future_drop, and the operation holds a share in both
-/// until done. On failure nothing was made.
-DLBRIDGE_API dlb_status dlb_cuda_stage_to_device_async(dlb_tensor* source, dlb_tensor* target,
-                                                       intptr_t consumer,
-                                                       const dlb_cuda_options* options,
-                                                       dlb_future** future) DLBRIDGE_NOEXCEPT;
-
-/// Starts what dlb_cuda_stage_many_to_host does; result i of the future is that of sources[i].
-/// Owns: on success `*future` is the caller's, for dlb_future_drop, and the operation holds a share
-/// in every source until done. On failure nothing was made.
-DLBRIDGE_API dlb_status dlb_cuda_stage_many_to_host_async(dlb_tensor* const* sources, size_t count,
-                                                          intptr_t producer,
-                                                          const dlb_cuda_options* options,
-                                                          dlb_future** future) DLBRIDGE_NOEXCEPT;
+DLBRIDGE_API dlb_status dlb_cuda_stage_async(dlb_tensor* const* sources, dlb_tensor* const* targets,
+                                             size_t count, intptr_t stream,
+                                             const dlb_cuda_options* options,
+                                             dlb_future** future) DLBRIDGE_NOEXCEPT;
 
 // ---- Futures
 

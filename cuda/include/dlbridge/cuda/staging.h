@@ -14,6 +14,7 @@
 
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dlbridge/cuda/device.h"
@@ -33,8 +34,8 @@ struct StageOptions {
   /// To device, asynchronous: returns before a pageable source was read. Until the Future is done
   /// the source must not be written and the target not used on any stream.
   bool borrow = false;
-  /// To host, without `out`: the result is row-major. Otherwise it keeps the source's order of
-  /// dimensions, which avoids a transposition.
+  /// stage_to_host: the results are row-major. Otherwise they keep the sources' order
+  /// of dimensions, which avoids a transposition.
   bool row_major = false;
   /// Asynchronous: the calling thread polls for the end this many seconds before it returns.
   double spin_seconds = 0;
@@ -45,50 +46,50 @@ struct StageOptions {
 /// driver_too_old, no_device, after_fork).
 DLBRIDGE_API std::vector<std::string> staging_strategy(const TensorView& source, DLDevice target);
 
-/// Copies a device tensor into fresh host memory and returns when the host may read it. The memory
-/// is pinned and pooled, above the pool's limit pageable; dense, writable, marked IS_COPIED.
-/// Stream: reads the source after the work that `producer` has enqueued.
-[[nodiscard]] DLBRIDGE_API Loan stage_to_host(const TensorView& source, Stream producer,
-                                              const StageOptions& options = {});
-
-/// Copies a device tensor into `out`, host memory of the same shape and dtype, in any layout.
-DLBRIDGE_API void stage_to_host(const TensorView& source, const TensorView& out, Stream producer,
-                                const StageOptions& options = {});
-
-/// Starts stage_to_host. Owns: holds `source` (which must own its memory or outlive the work) until
-/// the copy is done; if the call throws, it stays the caller's. Dropping the Future never waits.
-[[nodiscard]] DLBRIDGE_API Future stage_to_host_async(Loan&& source, Stream producer,
-                                                      const StageOptions& options = {});
-
-/// The same into `out`, which is held too and must not be used until done. Another thread writes a
-/// pageable `out` at the end, from a pinned block; if the pool's limit does not allow that block,
-/// the call copies before it returns.
-[[nodiscard]] DLBRIDGE_API Future stage_to_host_async(Loan&& source, Loan&& out, Stream producer,
-                                                      const StageOptions& options = {});
-
-/// Copies host memory into `target`, device memory of the same shape and dtype, in any layout.
-/// Returns once the source has been read; later work on `consumer` sees the data.
-/// With kNoSync it returns when the data has arrived.
-DLBRIDGE_API void stage_to_device(const TensorView& source, const TensorView& target,
-                                  Stream consumer, const StageOptions& options = {});
-
-/// Starts stage_to_device. Owns: holds both until done; if the call throws, they stay the caller's.
-/// A pinned source must not be written until done; a pageable one has been read on return, unless
-/// options.borrow is set.
-[[nodiscard]] DLBRIDGE_API Future stage_to_device_async(Loan&& source, Loan&& target,
-                                                        Stream consumer,
-                                                        const StageOptions& options = {});
-
-/// The same for many tensors of one device, in one operation: one pinned block holds all results,
-/// each aligned to 64 bytes.
+/// Copies device tensors of one device into fresh host memory and returns when the host may read
+/// it. The memory is one pinned block of the pool, above its limit pageable; each result is dense,
+/// writable, aligned to 64 bytes and marked IS_COPIED. Stream: reads the sources after the work
+/// that `producer` has enqueued.
 [[nodiscard]] DLBRIDGE_API std::vector<Loan> stage_to_host(std::span<const TensorView> sources,
                                                            Stream producer,
                                                            const StageOptions& options = {});
+[[nodiscard]] inline Loan stage_to_host(const TensorView& source, Stream producer,
+                                        const StageOptions& options = {}) {
+  return std::move(stage_to_host(std::span(&source, 1), producer, options).front());
+}
+
+/// Starts stage_to_host. Owns: holds the sources (which must own their memory or outlive the work)
+/// until the copy is done; if the call throws, they stay the caller's. Dropping the Future never
+/// waits.
 [[nodiscard]] DLBRIDGE_API Future stage_to_host_async(std::span<Loan> sources, Stream producer,
                                                       const StageOptions& options = {});
-DLBRIDGE_API void stage_to_device(std::span<const TensorView> sources,
-                                  std::span<const TensorView> targets, Stream consumer,
-                                  const StageOptions& options = {});
+[[nodiscard]] inline Future stage_to_host_async(Loan&& source, Stream producer,
+                                                const StageOptions& options = {}) {
+  return stage_to_host_async(std::span(&source, 1), producer, options);
+}
+
+/// Copies each source into the target of the same number: memory of the same shape and dtype in any
+/// layout. One side is on one device, the other on the host or on the same device, alike for all.
+/// Stream: reads and writes after the work that `stream` has enqueued, whose later work sees the
+/// elements. To the host it returns when the host may read them, else once the sources have been
+/// read; with kNoSync, when the elements have arrived.
+DLBRIDGE_API void stage(std::span<const TensorView> sources, std::span<const TensorView> targets,
+                        Stream stream);
+inline void stage(const TensorView& source, const TensorView& target, Stream stream) {
+  stage(std::span(&source, 1), std::span(&target, 1), stream);
+}
+
+/// Starts stage(). Owns: holds both sides until done; if the call throws, they stay the caller's. A
+/// target on the host must not be used until done: another thread writes a pageable one at the end,
+/// from a pinned block; if the pool's limit does not allow that block, the call copies before it
+/// returns. A pinned source must not be written until done; a pageable one has been read on return,
+/// unless options.borrow is set.
+[[nodiscard]] DLBRIDGE_API Future stage_async(std::span<Loan> sources, std::span<Loan> targets,
+                                              Stream stream, const StageOptions& options = {});
+[[nodiscard]] inline Future stage_async(Loan&& source, Loan&& target, Stream stream,
+                                        const StageOptions& options = {}) {
+  return stage_async(std::span(&source, 1), std::span(&target, 1), stream, options);
+}
 
 /// Registers this module with core, so that plans use it (find_staging). Idempotent.
 DLBRIDGE_API void register_cuda_staging();
