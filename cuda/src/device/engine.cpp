@@ -228,17 +228,20 @@ bool drain(double seconds) noexcept {
 std::optional<Fence> Engine::fence(bool urgent) {
   Fence fence;
   for (DeviceContext& device : devices_) {
-    if (!device.has_context() || !device.alive()) continue;
-    const CallGuard guard(api_, device.context());
-    // Recording would end the capture. The legacy stream's handle stands for all blocking streams
-    // (CUDA programming guide, prohibited operations of stream capture).
-    if (capture_of(api_, CU_STREAM_LEGACY).active) return std::nullopt;
-    if (api_.stream_query(CU_STREAM_LEGACY) != CUDA_SUCCESS && !urgent) return std::nullopt;
-    PooledEvent event = device.events().take();
-    const CUresult recorded = api_.event_record(event.get(), CU_STREAM_LEGACY);
-    device.fails_with(recorded);
-    check(recorded, "cuEventRecord");
-    fence.push_back(std::move(event));
+    try {
+      if (!device.has_context() || !device.alive()) continue;
+      const CallGuard guard(api_, device.context());
+      // Recording would end the capture. The legacy stream's handle stands for all blocking streams
+      // (CUDA programming guide, prohibited operations of stream capture).
+      if (capture_of(api_, CU_STREAM_LEGACY).active) return std::nullopt;
+      if (api_.stream_query(CU_STREAM_LEGACY) != CUDA_SUCCESS && !urgent) return std::nullopt;
+      PooledEvent event = device.events().take();
+      check(api_.event_record(event.get(), CU_STREAM_LEGACY), "cuEventRecord");
+      fence.push_back(std::move(event));
+    } catch (const CudaError& error) {
+      device.fails_with(error.cuda_code());  // then the next fence leaves it out
+      throw;
+    }
   }
   return fence;
 }

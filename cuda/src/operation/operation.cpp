@@ -177,7 +177,7 @@ bool Operation::gather(std::span<const GatherParams::Run> runs) {
   try {
     prepare_slots(end - first);
   } catch (const CudaError& error) {
-    if (error.code() != ErrorCode::out_of_memory) throw;
+    if (error.code() == ErrorCode::device_failed) throw;
     return false;
   }
   bytes_ += end - first;

@@ -95,7 +95,7 @@ class Operation final : public FutureState {
   void copy(const TensorView& source, const TensorView& target, Direction kind);
   /// Copies small runs of device memory to one page-locked block, in which the targets lie one
   /// behind the other: a kernel collects them in the device's slots, whence they go as one. Returns
-  /// false, with nothing done, if the device has no kernels or no room for slots. Requires:
+  /// false, with nothing done, if the device has no kernels, no memory pools or no room. Requires:
   /// kGatherBytes at most in each. Throws Error (device_failed).
   bool gather(std::span<const GatherParams::Run> runs);
   static constexpr int64_t kGatherBytes = 64 * 1024;

@@ -278,7 +278,7 @@ void PinnedPool::poll_locked(bool may_be_urgent, bool tickets_too) noexcept {
     try {
       fence_ = fences_(urgent);
     } catch (const std::exception&) {
-      failed.merge(fenced_);
+      // The next poll tries again.
     }
     // Of a device that failed the fence says nothing. Read after it: a failure is counted before
     // fences leave the device out.

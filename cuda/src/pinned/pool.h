@@ -42,8 +42,8 @@ namespace dlbridge::cuda {
 using Fence = std::vector<PooledEvent>;
 
 /// Records a fence, unless a legacy stream is capturing, or is busy and it is not urgent. Throws
-/// std::exception if a device failed. Called from any thread, without a lock of the pool that a
-/// release takes.
+/// std::exception if CUDA refuses one; the blocks go on waiting. Called from any thread, without a
+/// lock of the pool that a release takes.
 using FenceSource = std::function<std::optional<Fence>(bool urgent)>;
 
 class PinnedPool;

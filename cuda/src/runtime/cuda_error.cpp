@@ -14,8 +14,10 @@ bool is_sticky(CUresult error) noexcept {
 void check(CUresult result, const char* call) {
   if (result == CUDA_SUCCESS) [[likely]]
     return;
-  const bool memory = result == CUDA_ERROR_OUT_OF_MEMORY;
-  throw CudaError(result, memory ? ErrorCode::out_of_memory : ErrorCode::device_failed,
+  ErrorCode reason = ErrorCode::device_failed;
+  if (result == CUDA_ERROR_OUT_OF_MEMORY) reason = ErrorCode::out_of_memory;
+  if (result == CUDA_ERROR_NOT_SUPPORTED) reason = ErrorCode::unsupported_device;
+  throw CudaError(result, reason,
                   std::string(call) + " failed with " + error_name(result) + " (" +
                       std::to_string(static_cast<int>(result)) + ")");
 }

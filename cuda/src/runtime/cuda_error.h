@@ -20,7 +20,7 @@ class CudaError : public Error {
   CUresult cuda_code_;
 };
 
-/// Throws CudaError (device_failed, or out_of_memory) unless `result`
+/// Throws CudaError (device_failed, out_of_memory, unsupported_device) unless `result`
 /// is success. `call` names the function.
 void check(CUresult result, const char* call);
 

@@ -50,18 +50,18 @@ class PackKernels {
   /// Loads every kernel into the current context.
   CUresult load() {
     const std::lock_guard lock(mutex_);
-    if (library_ == nullptr) {
-      const CUresult answer =
+    CUresult answer = CUDA_SUCCESS;
+    if (library_ == nullptr)
+      answer =
           library_load_data_(&library_, kPackKernelsPtx, nullptr, nullptr, 0, nullptr, nullptr, 0);
-      if (answer != CUDA_SUCCESS) return answer;
-    }
-    for (size_t i = 0; i < kernels_.size(); ++i) {
+    for (size_t i = 0; i < kernels_.size() && answer == CUDA_SUCCESS; ++i) {
       CUfunction loaded = nullptr;
-      CUresult answer = library_get_kernel_(&kernels_[i], library_, pack_kernel_name(i).c_str());
+      // Not again for another device: launches read it meanwhile.
+      if (kernels_[i] == nullptr)
+        answer = library_get_kernel_(&kernels_[i], library_, pack_kernel_name(i).c_str());
       if (answer == CUDA_SUCCESS) answer = kernel_get_function_(&loaded, kernels_[i]);
-      if (answer != CUDA_SUCCESS) return answer;
     }
-    return CUDA_SUCCESS;
+    return answer;
   }
 
   /// Requires: load() succeeded; otherwise an error.

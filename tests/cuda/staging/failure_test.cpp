@@ -307,14 +307,16 @@ TEST_F(DeadDevice, ResetIsReported) {
   sim().clear_reports();
 }
 
-// ---- A device that the kernels were not built for
+// ---- A device that the kernels were not built for, or that has no memory pools
 
 class NoKernels : public StagingTest {};
 
 TEST_F(NoKernels, DeviceStillCopies) {
-  for (const CUresult answer : {CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_JIT_COMPILER_NOT_FOUND}) {
-    start();
-    sim().fail({"preload_kernels", 1, answer});
+  for (const CUresult answer : {CUDA_ERROR_NO_BINARY_FOR_GPU, CUDA_ERROR_JIT_COMPILER_NOT_FOUND,
+                                CUDA_ERROR_NOT_SUPPORTED}) {
+    const bool pools = answer != CUDA_ERROR_NOT_SUPPORTED;
+    start({.memory_pools = pools});
+    if (pools) sim().fail({"preload_kernels", 1, answer});
     std::vector<TensorView> sources;
     for (uint32_t i = 0; i < 8; ++i) sources.push_back(device({{100}}, i).view());
     const auto results = cuda::stage_to_host(sources, on(stream()));

@@ -213,6 +213,37 @@ TEST_F(StagingHazards, OneFenceIsInFlight) {
   sim().synchronize(users);
 }
 
+// As when another thread's capture forbids it, between the question and the event.
+TEST_F(StagingHazards, RefusedFenceIsTriedAgain) {
+  TestTensor& x = device({{kHuge}}, 2);
+  Loan result = cuda::stage_to_host(x.view(), on(stream()));
+  wait_for_fences();
+  result.reset();
+  sim().fail({"event_record", 1, CUDA_ERROR_STREAM_CAPTURE_IMPLICIT});
+  EXPECT_GT(cuda::pinned_stats().quarantined, 0u);
+  wait_for_fences();
+  const cuda::PinnedStats stats = cuda::pinned_stats();
+  EXPECT_EQ(stats.free, stats.registered);
+}
+
+// Another library resets a device on which nothing is staged.
+TEST_F(StagingHazards, FenceLeavesOutResetDevice) {
+  start({.active = {0, 1}});
+  expect_losses();
+  TestTensor& x = device({{kHuge}}, 2);
+  cuda::stage_to_host(x.view(), on(stream())).reset();
+  wait_for_fences();
+  sim().reset_device(0);
+  cuda::stage_to_host(x.view(), on(stream())).reset();
+  wait_for_fences();  // notices it: the device may have used the result
+  const size_t leaked = cuda::pinned_stats().leaked;
+  for (int i = 0; i < 3; ++i) cuda::stage_to_host(x.view(), on(stream())).reset();
+  wait_for_fences();
+  EXPECT_EQ(cuda::pinned_stats().leaked, leaked);
+  cuda::inject_cuda_api(&sim().api());  // destroys events of the context that is gone
+  sim().clear_reports();
+}
+
 TEST_F(StagingHazards, DroppedResultWaitsForRecorded) {
   allow_one_huge_block();
   const CUstream users = stream();  // non-blocking

@@ -57,6 +57,8 @@ struct Config {
   size_t max_registered_bytes_total = SIZE_MAX;
   /// What malloc_async may have in use.
   size_t device_memory_bytes = SIZE_MAX;
+  /// Otherwise malloc_async answers NotSupported, as with some vGPU profiles.
+  bool memory_pools = true;
   /// The device gives out one block again after the other, as an allocator does; otherwise no
   /// address twice.
   bool reuse_addresses = false;

@@ -162,6 +162,7 @@ void malloc_async(Caller& caller, void** pointer, size_t bytes, CUstream handle)
   State& state = caller.state;
   StreamState& stream = caller.usable_stream(handle);
   *pointer = nullptr;
+  if (!state.config.memory_pools) throw CUDA_ERROR_NOT_SUPPORTED;
   if (bytes == 0) return;
   const size_t limit = state.config.device_memory_bytes;
   if (bytes > limit || state.async_bytes > limit - bytes) throw CUDA_ERROR_OUT_OF_MEMORY;
