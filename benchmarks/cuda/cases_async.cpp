@@ -89,7 +89,7 @@ void duplex(Session& session, const Bar& bar, int64_t bytes) {
     spoil(got);
   };
   const Contender ours{
-      "stage_to_host_async and stage_to_device_async", [&, looks = FirstThorough()]() mutable {
+      "stage_to_host_async and stage_async", [&, looks = FirstThorough()]() mutable {
         spoil_target();
         const Stopwatch watch;
         const auto there = cuda::stage_to_host_async(acquire(from_device), stream_of(down));

@@ -143,7 +143,7 @@ void to_device(Session& session, const Bar& bar, int64_t bytes) {
   Bound bound(Way::to_device, other.data(), elsewhere.data(), bytes, session.stream());
 
   const Contender ours{
-      "stage_to_device + cudaStreamSynchronize", [&, looks = FirstThorough()]() mutable {
+      "stage + cudaStreamSynchronize", [&, looks = FirstThorough()]() mutable {
         must(cudaMemsetAsync(memory.data(), 0xee, static_cast<size_t>(bytes), session.stream()),
              "cudaMemsetAsync");
         must(cudaStreamSynchronize(session.stream()), "cudaStreamSynchronize");

@@ -108,7 +108,7 @@ void to_transposed(Session& session, const Bar& bar, int64_t side) {
     must(cudaStreamSynchronize(session.stream()), "cudaStreamSynchronize");
   };
   const Contender ours{
-      "stage_to_device, transposed", [&, looks = FirstThorough()]() mutable {
+      "stage, transposed", [&, looks = FirstThorough()]() mutable {
         must(cudaMemsetAsync(memory.data(), 0xee, static_cast<size_t>(bytes), session.stream()),
              "cudaMemsetAsync");
         synchronize();

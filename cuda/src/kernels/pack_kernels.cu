@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The pack kernels: the bodies of pack_body.h as __global__ functions, one for each unit that a
 // thread moves. scripts/ptx compiles this file to pack_kernels.ptx, which the driver compiles for
-// the device; pack_kernels.cpp launches them.
+// the device; driver_table.cpp launches them.
 #include "kernels/pack_body.h"
 
 namespace dlbridge::cuda {
@@ -23,7 +23,7 @@ __device__ __forceinline__ int64_t all_threads() { return int64_t{gridDim.x} * k
 
 }  // namespace
 
-// The names are those that pack_kernels.cpp asks for.
+// The names are those that driver_table.cpp asks for.
 #define DLBRIDGE_KERNEL extern "C" __global__ void __launch_bounds__(kPackThreads)
 #define DLBRIDGE_KERNELS_OF(bytes, Unit)                                         \
   DLBRIDGE_KERNEL strided_##bytes(const __grid_constant__ PackParams params) {   \
