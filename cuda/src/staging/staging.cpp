@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <array>
-#include <numeric>
 #include <string>
 #include <utility>
 
@@ -39,9 +38,19 @@ int64_t aligned_bytes(const TensorView& view) {
   return (view.nbytes() + kAlignment - 1) / kAlignment * kAlignment;
 }
 
+// The bytes of a block for all results. Throws Error (out_of_memory) if no block can have so many.
 int64_t total_bytes(std::span<const TensorView> views) {
-  return std::transform_reduce(views.begin(), views.end(), int64_t{0}, std::plus<>(),
-                               aligned_bytes);
+  int64_t total = 0;
+  for (const TensorView& view : views) {
+    if (__builtin_add_overflow(total, view.nbytes(), &total) ||
+        __builtin_add_overflow(total, kAlignment - 1, &total)) {
+      throw Error(ErrorCode::out_of_memory, "memory",
+                  "the results have more bytes than memory has addresses: stage fewer, or the "
+                  "elements before they are repeated");
+    }
+    total -= total % kAlignment;
+  }
+  return total;
 }
 
 template <typename Loans>
@@ -70,9 +79,17 @@ void require_device(bool found, const TensorView& view, const char* field, const
                                     : ": copy it to the host first, with its own library"));
 }
 
+// Refuses elements of packed sub-byte types that have no addresses.
+void require_addresses(const TensorView& source, const TensorView& target) {
+  if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
+    static_cast<void>(plan_copy(source, target));
+}
+
 void require_on_device(std::span<const TensorView> sources) {
-  for (const TensorView& source : sources)
+  for (const TensorView& source : sources) {
     require_device(Device(source.device).is_cuda(), source, "x", "memory of a CUDA device");
+    require_addresses(source, dense_like(source).view());
+  }
 }
 
 Direction direction_of(const TensorView& source, const TensorView& target) {
@@ -96,9 +113,7 @@ void require_same(const TensorView& source, const TensorView& target) {
   TensorView to = target;
   from.device = to.device = Device(DeviceType::cpu);
   require_copyable(from, to);
-  // Refuses packed sub-byte elements without addresses.
-  if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
-    static_cast<void>(plan_copy(source, target));
+  require_addresses(source, target);
 }
 
 // The copies of one call.
@@ -267,8 +282,11 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
     const bool pinned = allocate_results(fresh, *operation, views, options);
     results = std::make_shared<const Future::Results>(shared(std::move(fresh)));
     enqueue_results(*operation, views, *results, pinned, Waits::avoided);
-    operation->expect_loans(sources.size());
+    operation->expect_loans(2 * sources.size());
     operation->end(options.snapshot);
+    for (const SharedLoan& result : *results) {
+      if (!pinned) operation->hold(result.reference());  // every Future may be dropped before
+    }
     for (Loan& source : sources) operation->hold(source.release_deleter());
     return go_on(std::move(operation), std::move(work), std::move(results), options.spin_seconds);
   });

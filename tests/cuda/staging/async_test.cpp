@@ -73,6 +73,52 @@ TEST_P(StagingAsync, DroppedFutureStillCompletes) {
   EXPECT_EQ(elements(out), elements_with(y, 2));
 }
 
+// The host repeats the elements, or the driver copies, after the call.
+TEST_F(StagingTest, DroppedFutureKeepsPageableResults) {
+  start({.pageable = cuda_sim::Pageable::deferred});
+  cuda::set_pinned_limit(0);
+  for (const Layout& layout : {Layout({100, 300}, {0, 1}), Layout({20'000})}) {
+    TestTensor& x = device(layout);
+    const CUstream producer = stream();
+    sim().hold_stream(producer);
+    static_cast<void>(cuda::stage_to_host_async(x.acquire(), on(producer)));
+    // The memory of the result, if it is free: a result is aligned to 64 bytes.
+    std::vector<std::vector<uint8_t>> others(50);
+    for (std::vector<uint8_t>& other : others) other.assign(x.view().nbytes() + 63, 7);
+    sim().go_stream(producer);
+    EXPECT_TRUE(cuda::drain(10));
+    for (const std::vector<uint8_t>& other : others)
+      EXPECT_EQ(std::ranges::count(other, 7), x.nbytes() + 63);
+  }
+}
+
+TEST_F(StagingTest, SumOfSizesMayNotOverflow) {
+  TestTensor& x = device(Layout({1}));
+  const test::Shaped repeated({int64_t{1} << 60}, {0});
+  TensorView huge = repeated.view();
+  huge.data = x.view().data;
+  huge.device = x.view().device;
+  const TensorView views[] = {huge, huge, huge, huge, x.view()};
+  const std::optional<Error> error =
+      error_of([&] { static_cast<void>(cuda::stage_to_host(views, on(stream()))); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(error->code(), ErrorCode::out_of_memory);
+}
+
+TEST_F(StagingTest, ElementsWithoutAddressesAreRefusedFirst) {
+  TestTensor& x = device(Layout({1000}));
+  const test::Shaped nibbles({3, 5}, {1, 3}, DType(TypeCode::uint, 4));
+  TensorView packed = nibbles.view();
+  packed.data = x.view().data;
+  packed.device = x.view().device;
+  const TensorView views[] = {x.view(), packed};
+  const std::optional<Error> error =
+      error_of([&] { static_cast<void>(cuda::stage_to_host(views, on(stream()))); });
+  ASSERT_TRUE(error);
+  EXPECT_EQ(error->code(), ErrorCode::packed_subbyte);
+  EXPECT_EQ(sim().calls("memcpy_async"), 0u);
+}
+
 TEST_P(StagingAsync, PinnedSourceIsReadLater) {
   TestTensor& target = device({{size()}});
   TestTensor& source = foreign_pinned({{size()}}, 2);

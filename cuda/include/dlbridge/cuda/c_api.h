@@ -108,9 +108,10 @@ DLBRIDGE_API dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* c
                                                dlb_tensor** results) DLBRIDGE_NOEXCEPT;
 
 /// Copies sources[i] into targets[i], of the same shape and dtype in any layout, in the order of
-/// `stream`. To the host it returns when the host may read the targets; otherwise once the sources
-/// have been read, and what is enqueued on `stream` from then on sees the elements; with
-/// DLBRIDGE_CUDA_NO_SYNC when they have arrived. After a failure of the device the elements are
+/// `stream`, whose later work sees the elements. To the host it returns when the host may read the
+/// targets, from the host when the sources have been read, on one device at once: until the stream
+/// has made the copy the source must neither be freed nor written on another one. With
+/// DLBRIDGE_CUDA_NO_SYNC it returns when the elements have arrived. After a failure of the device the elements are
 /// undefined. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_stage(const DLManagedTensorVersioned* const* sources,
                                        const DLManagedTensorVersioned* const* targets, size_t count,

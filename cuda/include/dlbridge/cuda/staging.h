@@ -8,8 +8,10 @@
 // call and wait for its Future in slices. All throw Error:
 // no_driver, driver_too_old, no_device, after_fork, stream_invalid, stream_capturing (before
 // anything was enqueued; the capture stays valid), invalid_device (the address is not on the view's
-// device), device_failed, out_of_memory, and what require_copyable throws. A call that throws
-// leaves its arguments to the caller and nothing running.
+// device), unsupported_device, invalid_argument (a batch whose sizes or directions differ),
+// packed_subbyte, device_failed, out_of_memory, and what require_copyable throws; and
+// std::bad_alloc without ordinary memory. A call that throws leaves its arguments to the caller and
+// nothing running.
 #pragma once
 
 #include <span>
@@ -37,7 +39,8 @@ struct StageOptions {
   /// stage_to_host: the results are row-major. Otherwise they keep the sources' order
   /// of dimensions, which avoids a transposition.
   bool row_major = false;
-  /// Asynchronous: the calling thread polls for the end this many seconds before it returns.
+  /// Asynchronous: the calling thread polls for the end this many seconds before it returns. A copy
+  /// of up to 64 KiB then runs on the caller's stream, also without a snapshot.
   double spin_seconds = 0;
 };
 
@@ -70,9 +73,11 @@ DLBRIDGE_API std::vector<std::string> staging_strategy(const TensorView& source,
 
 /// Copies each source into the target of the same number: memory of the same shape and dtype in any
 /// layout. One side is on one device, the other on the host or on the same device, alike for all.
-/// Stream: reads and writes after the work that `stream` has enqueued, whose later work sees the
-/// elements. To the host it returns when the host may read them, else once the sources have been
-/// read; with kNoSync, when the elements have arrived.
+/// Only the two of a pair are checked for overlap. Stream: reads and writes after the work that
+/// `stream` has enqueued, whose later work sees the elements. To the host it returns when the host
+/// may read them, from the host when the sources have been read, on one device at once: until the
+/// stream has made the copy the source must neither be freed nor written on another one. With
+/// kNoSync it returns when the elements have arrived.
 DLBRIDGE_API void stage(std::span<const TensorView> sources, std::span<const TensorView> targets,
                         Stream stream);
 inline void stage(const TensorView& source, const TensorView& target, Stream stream) {
@@ -81,8 +86,8 @@ inline void stage(const TensorView& source, const TensorView& target, Stream str
 
 /// Starts stage(). Owns: holds both sides until done; if the call throws, they stay the caller's. A
 /// target on the host must not be used until done: another thread writes a pageable one at the end,
-/// from a pinned block; if the pool's limit does not allow that block, the call copies before it
-/// returns. A pinned source must not be written until done; a pageable one has been read on return,
+/// from a pinned block; if the pool's limit does not allow that block, the call may wait for the
+/// copy. A pinned source must not be written until done; a pageable one has been read on return,
 /// unless options.borrow is set.
 [[nodiscard]] DLBRIDGE_API Future stage_async(std::span<Loan> sources, std::span<Loan> targets,
                                               Stream stream, const StageOptions& options = {});
