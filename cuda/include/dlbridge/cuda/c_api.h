@@ -111,8 +111,8 @@ DLBRIDGE_API dlb_status dlb_cuda_stage_to_host(const DLManagedTensorVersioned* c
 /// `stream`, whose later work sees the elements. To the host it returns when the host may read the
 /// targets, from the host when the sources have been read, on one device at once: until the stream
 /// has made the copy the source must neither be freed nor written on another one. With
-/// DLBRIDGE_CUDA_NO_SYNC it returns when the elements have arrived. After a failure of the device the elements are
-/// undefined. Owns: nothing changes hands.
+/// DLBRIDGE_CUDA_NO_SYNC it returns when the elements have arrived. After a failure of the device
+/// the elements are undefined. Owns: nothing changes hands.
 DLBRIDGE_API dlb_status dlb_cuda_stage(const DLManagedTensorVersioned* const* sources,
                                        const DLManagedTensorVersioned* const* targets, size_t count,
                                        intptr_t stream) DLBRIDGE_NOEXCEPT;
