@@ -62,7 +62,8 @@ pinned::Block* PinnedPool::take_slowly(size_t capacity) {
     wish = std::min({wish, kLargestShared, count_.limit - used()});
     size = std::max(least, wish / kHuge * kHuge);
   }
-  Block* const block = grow(lock, size, false) ? take_listed(capacity, false) : nullptr;
+  Block* block = grow(lock, size, false) ? take_listed(capacity, false) : nullptr;
+  if (block == nullptr) block = take_merged(capacity);  // pieces are smaller
   if (block == nullptr) ++count_.refused;
   return block;
 }
