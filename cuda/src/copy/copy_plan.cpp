@@ -32,10 +32,6 @@ struct Walk {
   std::array<LoopDim, PackParams::kMaxRank> dims;
 };
 
-bool is_packed(const TensorView& view) noexcept {
-  return DType(view.dtype).is_subbyte() && !view.subbyte_padded;
-}
-
 // Target strides become positive, but for elements without addresses; dimensions are sorted by them
 // and merged where both sides allow it. Requires: not empty. Throws what plan_copy() does.
 Walk walk_of(const TensorView& source, const TensorView& target) {
@@ -163,6 +159,10 @@ void plan_pack(const Walk& walk, CopyStep& step) noexcept {
 }
 
 }  // namespace
+
+bool is_packed(const TensorView& view) noexcept {
+  return DType(view.dtype).is_subbyte() && !view.subbyte_padded;
+}
 
 CopyStep flat_copy(const void* source, void* target, int64_t bytes) noexcept {
   CopyStep step;  // not initialised: most of it is not used

@@ -45,6 +45,9 @@ struct CopyStep {
 /// The copy of one run of bytes.
 CopyStep flat_copy(const void* source, void* target, int64_t bytes) noexcept;
 
+/// Returns true for elements below a byte that are not padded: they have no addresses of their own.
+bool is_packed(const TensorView& view) noexcept;
+
 /// Below this width a kernel through device memory is faster than a 2D copy.
 inline constexpr int64_t kMinRowBytes = 4096;
 

@@ -79,16 +79,11 @@ void require_device(bool found, const TensorView& view, const char* field, const
                                     : ": copy it to the host first, with its own library"));
 }
 
-// Refuses elements of packed sub-byte types that have no addresses.
-void require_addresses(const TensorView& source, const TensorView& target) {
-  if (DType(source.dtype).is_subbyte() && !source.subbyte_padded)
-    static_cast<void>(plan_copy(source, target));
-}
-
 void require_on_device(std::span<const TensorView> sources) {
   for (const TensorView& source : sources) {
     require_device(Device(source.device).is_cuda(), source, "x", "memory of a CUDA device");
-    require_addresses(source, dense_like(source).view());
+    // Refuses strides that would move elements without addresses.
+    if (is_packed(source)) static_cast<void>(plan_copy(source, dense_like(source).view()));
   }
 }
 
@@ -113,7 +108,7 @@ void require_same(const TensorView& source, const TensorView& target) {
   TensorView to = target;
   from.device = to.device = Device(DeviceType::cpu);
   require_copyable(from, to);
-  require_addresses(source, target);
+  if (is_packed(source)) static_cast<void>(plan_copy(source, target));
 }
 
 // The copies of one call.
@@ -284,8 +279,8 @@ Future stage_to_host_async(std::span<Loan> sources, Stream producer, const Stage
     enqueue_results(*operation, views, *results, pinned, Waits::avoided);
     operation->expect_loans(2 * sources.size());
     operation->end(options.snapshot);
-    for (const SharedLoan& result : *results) {
-      if (!pinned) operation->hold(result.reference());  // every Future may be dropped before
+    if (!pinned) {  // they must outlive the operation, and every Future may be dropped before
+      for (const SharedLoan& result : *results) operation->hold(result.reference());
     }
     for (Loan& source : sources) operation->hold(source.release_deleter());
     return go_on(std::move(operation), std::move(work), std::move(results), options.spin_seconds);

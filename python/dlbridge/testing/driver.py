@@ -188,7 +188,7 @@ class DriverHold:
 
     def release(self) -> None:
         """Lets the stream go on."""
-        if not self.released:  # the word may be somebody else's after that
+        if not self.released:  # another hold may use the word by then
             self._word[0] = 1
             self.released = True
         self._timer.cancel()
